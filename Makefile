@@ -1,0 +1,41 @@
+# `make run` serves on port 8000; `make test` runs every test. Both need only Python 3.11 or later, git and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test test-fast lint bench clean
+
+run: $(VENV)/.installed
+	$(BIN)/peerservers serve $(ARGS)
+
+test: $(VENV)/.installed-test
+	tests/prepare
+	$(MAKE) lint
+	$(BIN)/pytest $(ARGS)
+
+# Everything but the tests with real clients.
+test-fast: $(VENV)/.installed-test
+	$(BIN)/pytest tests/unit tests/integration $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-test
+	tests/prepare
+	$(BIN)/python -m benchmarks.relay $(ARGS)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/web/node_modules

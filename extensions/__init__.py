@@ -1,0 +1,1 @@
+"""Extensions that come with the tracker. Each is a `tracker.extension.Extension`, registered like a third party's."""

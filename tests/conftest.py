@@ -1,0 +1,139 @@
+"""Trackers to test against: real ones in their own processes, on free loopback ports."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+WEB = Path(__file__).parent / "web"
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The event loop that the tracker runs on."""
+    return uvloop.EventLoopPolicy()
+
+
+def unavailable(what: str) -> None:
+    """Skip the test because `what` is not on this machine; where all tests are required, fail it."""
+    if os.environ.get("REQUIRE_ALL_TESTS"):
+        pytest.fail(f"{what} is needed and not installed", pytrace=False)
+    pytest.skip(f"{what} is not installed")
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class TrackerProcess:
+    """A `peerservers serve` in its own process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, host: str) -> None:
+        self.process = process
+        self.host = host
+        self.port = 0
+        self.log: list[dict[str, Any]] = []
+        self._listening = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.ensure_future(self._read_log())
+
+    @property
+    def url(self) -> str:
+        """Its WebSocket URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ws://{host}:{self.port}/"
+
+    @classmethod
+    async def start(
+        cls, *arguments: str, host: str = "127.0.0.1", port: int = 0, env: dict[str, str] | None = None
+    ) -> "TrackerProcess":
+        """Start one and wait until it listens; fails with its log if it does not."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "tracker", "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+        )
+        tracker = cls(process, host)
+        tracker.port = await asyncio.wait_for(tracker._listening, 20)
+        return tracker
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """An HTTP GET: status and body."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        return int(head.split()[1]), body.decode()
+
+    async def stats(self) -> dict[str, Any]:
+        """What `/stats.json` says."""
+        result: dict[str, Any] = json.loads((await self.get("/stats.json"))[1])
+        return result
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """One metric's value, 0 if it is not there."""
+        wanted = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        prefix = f"{name}{{{wanted}}} " if wanted else f"{name} "
+        lines = (await self.get("/metrics"))[1].splitlines()
+        return next((float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)), 0.0)
+
+    async def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it; its exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(with_signal)
+        code = await asyncio.wait_for(self.process.wait(), 20)
+        await self._reader
+        return code
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What it logged as an error, tracebacks included."""
+        return [line for line in self.log if line.get("level") in ("error", "critical", None) or "exception" in line]
+
+    async def _read_log(self) -> None:
+        assert self.process.stderr
+        async for line in self.process.stderr:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {"event": line.decode(errors="replace").rstrip()}
+            self.log.append(event)
+            if event["event"] == "listening" and not self._listening.done():
+                self._listening.set_result(event["port"])
+        if not self._listening.done():
+            self._listening.set_exception(RuntimeError(f"the tracker did not start: {self.log}"))
+
+
+StartTracker = Callable[..., Awaitable[TrackerProcess]]
+
+
+@pytest.fixture
+async def start_tracker() -> AsyncIterator[StartTracker]:
+    """Starts trackers; at the end each must stop with code 0 and have complained about nothing."""
+    started: list[TrackerProcess] = []
+
+    async def start(*arguments: str, **options: Any) -> TrackerProcess:
+        started.append(await TrackerProcess.start(*arguments, **options))
+        return started[-1]
+
+    yield start
+    codes = [await tracker.stop() for tracker in started]
+    assert [line for tracker in started for line in tracker.complaints()] == []
+    assert all(code in (0, -signal.SIGKILL) for code in codes), codes
+
+
+@pytest.fixture
+async def tracker(start_tracker: StartTracker) -> TrackerProcess:
+    """A tracker with default settings."""
+    return await start_tracker()

@@ -1,0 +1,82 @@
+"""A WebSocket subprotocol that an extension serves: one `Channel` per connection."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from picows import WSCloseCode
+
+from tracker.reasons import Reason
+from tracker.websocket import Owner, WebSocket
+
+MAX_QUEUE: Final = 1 << 20
+"""Bytes received and not yet taken, beyond which the socket is not read."""
+
+
+class ChannelClosed(Exception):
+    """No more messages will come, nor can any be sent."""
+
+
+class Channel(WebSocket):
+    """Messages to and from one WebSocket, for an extension's coroutine.
+
+    `handler` runs as a task from the handshake on; when it returns or raises, the socket is closed.
+    """
+
+    __slots__ = ("_arrived", "_handler", "_messages", "_queued", "_task")
+
+    def __init__(self, owner: Owner, handler: Callable[["Channel"], Awaitable[None]]) -> None:
+        super().__init__(owner)
+        self._handler = handler
+        self._messages: deque[tuple[bytes, bool]] = deque()
+        self._queued = 0
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def remote_address(self) -> str:
+        """The IP address of the other side, or of the proxy in front of it."""
+        return str(self.transport.underlying_transport.get_extra_info("peername")[0])
+
+    async def receive(self) -> tuple[bytes, bool]:
+        """The next message, and whether it came as text (UTF-8, not checked). Raises `ChannelClosed`."""
+        while not self._messages:
+            if self.reason is not None:
+                raise ChannelClosed(self.reason.value)
+            self._arrived.clear()
+            await self._arrived.wait()
+        payload, is_text = self._messages.popleft()
+        if self._queued > MAX_QUEUE >= self._queued - len(payload) and self.reason is None:
+            self.transport.underlying_transport.resume_reading()
+        self._queued -= len(payload)
+        return payload, is_text
+
+    def on_ws_connected(self, transport: object) -> None:
+        """Start the handler."""
+        super().on_ws_connected(transport)  # type: ignore[arg-type]
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def received(self, payload: bytes, is_text: bool, now: float) -> None:  # noqa: ARG002
+        """Queue one message for `receive`."""
+        self._messages.append((payload, is_text))
+        if self._queued <= MAX_QUEUE < self._queued + len(payload):
+            self.transport.underlying_transport.pause_reading()
+        self._queued += len(payload)
+        self._arrived.set()
+
+    def ended(self) -> None:
+        """Wake the handler, which finds the channel closed."""
+        self._arrived.set()
+
+    async def _run(self) -> None:
+        try:
+            await self._handler(self)
+        except ChannelClosed:
+            pass
+        except Exception:
+            structlog.get_logger().exception("channel_failed")
+            self.close(WSCloseCode.INTERNAL_ERROR, Reason.INTERNAL_ERROR)
+        else:
+            self.close(WSCloseCode.OK, Reason.CLOSED_BY_EXTENSION)

@@ -1,0 +1,114 @@
+"""The command `peerservers`."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tracker import __version__
+from tracker.check import check as run_check
+from tracker.config import ConfigError, Settings, default_toml, load
+from tracker.extension import discover
+from tracker.identity import IdentityError, load_or_create, tracker_id
+from tracker.logs import configure
+from tracker.server import StartError, run
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="PEERSERVERS_CONFIG",
+    help="Configuration file (TOML).",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="peerservers")
+def cli() -> None:
+    """A WebTorrent tracker whose extensions let peers meet across trackers."""
+
+
+@cli.command()
+@config_option
+@click.option("--host", multiple=True, help="Address to listen on; may be repeated.")
+@click.option("--port", type=int, help="TCP port.")
+@click.option("--public-url", help="How other trackers reach this one (ws:// or wss://).")
+@click.option("--state-dir", type=click.Path(file_okay=False), help="Directory of the identity key and other state.")
+@click.option("--log-level", help="debug, info, warning or error.")
+@click.option("--log-format", help="text or json.")
+def serve(
+    config_file: Path | None,
+    host: tuple[str, ...],
+    port: int | None,
+    public_url: str | None,
+    state_dir: str | None,
+    log_level: str | None,
+    log_format: str | None,
+) -> None:
+    """Run the tracker.
+
+    Every setting can also be given as PEERSERVERS_SECTION__KEY in the environment; see `peerservers config`.
+    """
+    server = {"host": list(host) or None, "port": port, "public_url": public_url, "state_dir": state_dir}
+    overrides = {"server": _given(server), "log": _given({"level": log_level, "format": log_format})}
+
+    def settings() -> Settings:
+        return load(config_file, overrides)
+
+    loaded = settings()
+    configure(loaded.log.level, loaded.log.format)
+    sys.exit(run(loaded, discover(), settings))
+
+
+@cli.command()
+@click.argument("url")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def check(url: str, timeout: float, as_json: bool) -> None:
+    """Play two peers against any WebTorrent tracker and report what works.
+
+    Exits with 0 if peers can meet there, otherwise with 1.
+    """
+    report = asyncio.run(run_check(url, timeout))
+    click.echo(report.as_json() if as_json else report.as_table())
+    sys.exit(0 if report.peers_can_meet else 1)
+
+
+@cli.command()
+@config_option
+@click.option("--state-dir", type=click.Path(file_okay=False), help="Directory of the identity key.")
+def identity(config_file: Path | None, state_dir: str | None) -> None:
+    """Print this tracker's public key, its id among trackers; made on first use."""
+    settings = load(config_file, {"server": _given({"state_dir": state_dir})})
+    click.echo(tracker_id(load_or_create(settings.server.state_dir)))
+
+
+@cli.command()
+def config() -> None:
+    """Print the default configuration, with comments (TOML)."""
+    click.echo(default_toml({name: extension.Settings for name, extension in discover().items()}), nl=False)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def main() -> None:
+    """Run the command line. What an operator got wrong is one line and exit code 2, never a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except (ConfigError, IdentityError, StartError) as error:
+        _fail(str(error))
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _fail(text: str) -> None:
+    click.echo(f"peerservers: {text}", err=True)
+    sys.exit(2)

@@ -1,0 +1,334 @@
+"""Applies messages to swarms and says what to send to whom (sans I/O; clock and randomness are passed in).
+
+Times are seconds on any monotonic clock. Invariants, checked by `Hub.check`:
+
+1. No swarm is empty: a swarm without local peers does not exist, whatever remote members it had.
+2. Every peer of a connection is a member of its swarm, and every member is among its connection's peers.
+3. `seeders` and `leechers` are the sums over all swarms (local peers only).
+4. Those of each swarm (`tracker.swarm`).
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tracker.protocol import (
+    NO_INFO_HASH,
+    Announce,
+    Answer,
+    Malformed,
+    Offer,
+    Scrape,
+    announce_reply,
+    decode,
+    failure,
+    is_id,
+    relayed_answer,
+    relayed_offers,
+    scrape_reply,
+    token,
+)
+from tracker.reasons import Reason
+from tracker.swarm import Connection, Peer, Random, RemoteMember, Swarm
+
+Outgoing = list[tuple[Any, bytes]]
+"""Frames to send, in order: (connection, JSON in UTF-8)."""
+
+
+class Observer(Protocol):
+    """What the hub tells the extensions. Calls must return at once and must not raise."""
+
+    def swarm_opened(self, swarm: Swarm) -> None: ...
+    def swarm_changed(self, swarm: Swarm) -> None: ...
+    def swarm_closed(self, swarm: Swarm) -> None: ...
+    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None: ...
+    def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None: ...
+    def answer_unplaced(self, swarm: Swarm, answer: Answer) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the hub is told to do; times in seconds."""
+
+    announce_interval: int = 120
+    max_offers: int = 20
+    peer_timeout: float = 3600
+    full_scrape: bool = False
+    max_scrape: int = 256
+    max_swarms_per_connection: int = 2000
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running totals, read by the metrics."""
+
+    announces: int = 0
+    answers: int = 0
+    scrapes: int = 0
+    replies: int = 0
+    offers_relayed: int = 0
+    answers_relayed: int = 0
+    offers_handed_over: int = 0
+    answers_handed_over: int = 0
+    failures: int = 0
+    dropped: Counter[Reason] = field(default_factory=Counter)
+
+
+class Hub:
+    """All swarms that have a peer here."""
+
+    def __init__(self, rules: Rules, random: Random, observer: Observer | None = None) -> None:
+        self.rules = rules
+        self.random = random
+        self.observer = observer
+        self.swarms: dict[str, Swarm] = {}
+        self.seeders = 0
+        self.leechers = 0
+        self.tally = Tally()
+
+    def receive(self, connection: Connection, payload: bytes, now: float) -> Outgoing:
+        """Apply one frame (its payload, JSON in UTF-8) from a connection; what to send because of it.
+
+        A frame that is no message is answered with a failure and raises the connection's `strikes` by one; a message
+        lowers them by one. Raises `UnicodeDecodeError` if the payload is not UTF-8.
+        """
+        try:
+            message = decode(payload, self.rules.max_offers)
+            if type(message) is Announce:
+                out = self._announce(connection, message, now)
+            elif type(message) is Answer:
+                out = self._answer(connection, message, now)
+            else:
+                assert isinstance(message, Scrape)
+                out = self._scrape(connection, message)
+        except Malformed as malformed:
+            connection.strikes += 1
+            return [(connection, self.refuse(malformed))]
+        if connection.strikes:
+            connection.strikes -= 1
+        return out
+
+    def refuse(self, malformed: Malformed) -> bytes:
+        """Count a failure; the frame that tells the client."""
+        self.tally.failures += 1
+        self.tally.dropped[malformed.reason] += 1
+        return failure(malformed)
+
+    def close(self, connection: Connection) -> None:
+        """A connection has ended: the peers it still owns leave."""
+        for peer in list(connection.peers):
+            self._leave(peer)
+
+    def expire(self, connection: Connection, now: float) -> None:
+        """Let those of a live connection's peers go that have been silent for `peer_timeout`."""
+        overdue = now - self.rules.peer_timeout
+        for peer in [peer for peer in connection.peers if peer.seen < overdue]:
+            self.tally.dropped[Reason.SILENT_PEER] += 1
+            self._leave(peer)
+
+    def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:
+        """A new remote member of a swarm, without peers until `set_remote`; None if the swarm is not open."""
+        swarm = self.swarms.get(info_hash)
+        return RemoteMember(swarm, owner) if swarm else None
+
+    def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
+        """Set how many seeders and leechers are behind a remote member; none, and it is a member no more.
+
+        Raises `ValueError` for negative numbers. Does nothing once the swarm has closed.
+        """
+        if self.swarms.get(member.swarm.info_hash) is member.swarm:
+            member.swarm.set_remote(member, complete, incomplete)
+
+    def deliver_offers(
+        self, info_hash: str, peer_id: str, offers: list[Offer], now: float
+    ) -> tuple[Outgoing, list[Offer]]:
+        """Give a foreign peer's offers to as many distinct local peers; what to send, and the offers left over.
+
+        Raises `ValueError` if `peer_id` is no id.
+        """
+        if not is_id(peer_id):
+            raise ValueError("peer_id must be 20 latin-1 characters")
+        swarm = self.swarms.get(info_hash)
+        if swarm is None:
+            return [], offers
+        chosen = swarm.choose_local(len(offers), peer_id, self._fresh_since(now), self.random)
+        frames = relayed_offers(swarm.token, token(peer_id), offers[: len(chosen)])
+        self.tally.offers_relayed += len(frames)
+        return [(peer.connection, frame) for peer, frame in zip(chosen, frames, strict=True)], offers[len(chosen) :]
+
+    def deliver_answer(self, answer: Answer) -> Outgoing:
+        """Give a foreign peer's answer to the local peer that made the offer; nothing to send if it is gone."""
+        swarm = self.swarms.get(answer.info_hash)
+        receiver = swarm.peers.get(answer.to_peer_id) if swarm else None
+        if swarm is None or receiver is None:
+            self.tally.dropped[Reason.UNKNOWN_RECEIVER] += 1
+            return []
+        self.tally.answers_relayed += 1
+        return [(receiver.connection, relayed_answer(swarm.token, token(answer.peer_id), answer))]
+
+    def check(self) -> None:
+        """Raise `AssertionError` if an invariant is broken; for tests, it visits every peer."""
+        connections: dict[int, Connection] = {}
+        for info_hash, swarm in self.swarms.items():
+            assert swarm.info_hash == info_hash
+            assert swarm.peers, "empty swarm"
+            swarm.check()
+            connections.update((id(peer.connection), peer.connection) for peer in swarm.peers.values())
+        for connection in connections.values():
+            for peer in connection.peers:
+                assert peer.connection is connection
+                assert self.swarms[peer.swarm.info_hash] is peer.swarm
+                assert peer.swarm.peers[peer.peer_id] is peer
+        assert self.seeders == sum(len(swarm.seeders) for swarm in self.swarms.values())
+        assert self.leechers == sum(len(swarm.leechers) for swarm in self.swarms.values())
+
+    def _announce(self, connection: Connection, message: Announce, now: float) -> Outgoing:
+        tally = self.tally
+        tally.announces += 1
+        if message.invalid_offers:
+            tally.dropped[Reason.INVALID_OFFER] += message.invalid_offers
+        if message.surplus_offers:
+            tally.dropped[Reason.SURPLUS_OFFER] += message.surplus_offers
+
+        swarm = self.swarms.get(message.info_hash)
+        peer = swarm.peers.get(message.peer_id) if swarm else None
+        if message.stopped:
+            return self._stop(connection, message.info_hash, peer)
+        if peer is None:
+            peer = self._join(connection, message, swarm, now)
+        else:
+            self._refresh(connection, peer, message.complete, now)
+        swarm = peer.swarm
+        tally.replies += 1
+        reply = announce_reply(swarm.token, self.rules.announce_interval, swarm.complete, swarm.incomplete)
+        out: Outgoing = [(connection, reply)]
+        if message.offers:
+            self._place(swarm, peer, message.offers, now, out)
+        return out
+
+    def _stop(self, connection: Connection, info_hash: str, peer: Peer | None) -> Outgoing:
+        if peer is not None:
+            if peer.connection is connection:
+                self._leave(peer)
+            else:
+                self.tally.dropped[Reason.NOT_OWNER] += 1
+        # bittorrent-tracker's client waits for this before it closes.
+        swarm = self.swarms.get(info_hash)
+        complete, incomplete = (swarm.complete, swarm.incomplete) if swarm else (0, 0)
+        self.tally.replies += 1
+        return [(connection, announce_reply(token(info_hash), self.rules.announce_interval, complete, incomplete))]
+
+    def _join(self, connection: Connection, message: Announce, swarm: Swarm | None, now: float) -> Peer:
+        if len(connection.peers) >= self.rules.max_swarms_per_connection:
+            raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", message.info_hash)
+        opened = swarm is None
+        if swarm is None:
+            swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
+        peer = swarm.join(message.peer_id, connection, message.complete, now)
+        if message.complete:
+            self.seeders += 1
+        else:
+            self.leechers += 1
+        if self.observer:
+            if opened:
+                self.observer.swarm_opened(swarm)
+            self.observer.swarm_changed(swarm)
+        return peer
+
+    def _refresh(self, connection: Connection, peer: Peer, complete: bool, now: float) -> None:
+        peer.seen = now
+        if peer.connection is not connection:
+            # A client that reconnects keeps its peer_id; its old socket may take minutes to be known dead.
+            if len(connection.peers) >= self.rules.max_swarms_per_connection:
+                raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", peer.swarm.info_hash)
+            peer.connection.peers.discard(peer)
+            peer.connection = connection
+            connection.peers.add(peer)
+            self.tally.dropped[Reason.TAKEN_OVER] += 1
+        if complete and not peer.complete:
+            peer.swarm.become_seeder(peer)
+            self.leechers -= 1
+            self.seeders += 1
+            if self.observer:
+                self.observer.swarm_changed(peer.swarm)
+
+    def _leave(self, peer: Peer) -> None:
+        swarm = peer.swarm
+        swarm.leave(peer)
+        if peer.complete:
+            self.seeders -= 1
+        else:
+            self.leechers -= 1
+        if not swarm.peers:
+            del self.swarms[swarm.info_hash]
+        if self.observer:
+            if swarm.peers:
+                self.observer.swarm_changed(swarm)
+            else:
+                self.observer.swarm_closed(swarm)
+
+    def _place(self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, out: Outgoing) -> None:
+        chosen = swarm.choose(peer, len(offers), self._fresh_since(now), self.random)
+        frames = relayed_offers(swarm.token, peer.token, offers[: len(chosen)])
+        remote: dict[RemoteMember, list[Offer]] = {}
+        for member, offer, frame in zip(chosen, offers, frames, strict=False):
+            if isinstance(member, Peer):
+                out.append((member.connection, frame))
+            else:
+                remote.setdefault(member, []).append(offer)
+        self.tally.offers_relayed += len(out) - 1
+        observer = self.observer
+        if observer:
+            for remote_member, batch in remote.items():
+                self.tally.offers_handed_over += len(batch)
+                observer.offers_placed(remote_member, peer, batch)
+        if len(chosen) < len(offers):
+            self.tally.dropped[Reason.UNPLACED_OFFER] += len(offers) - len(chosen)
+            if observer:
+                observer.offers_unplaced(swarm, peer, offers[len(chosen) :])
+
+    def _answer(self, connection: Connection, answer: Answer, now: float) -> Outgoing:
+        self.tally.answers += 1
+        swarm = self.swarms.get(answer.info_hash)
+        sender = swarm.peers.get(answer.peer_id) if swarm else None
+        if swarm is None or sender is None or sender.connection is not connection:
+            self.tally.dropped[Reason.NOT_OWNER] += 1
+            return []
+        # anacrolix/torrent never announces again on a timer: its answers are what keeps it fresh.
+        sender.seen = now
+        receiver = swarm.peers.get(answer.to_peer_id)
+        if receiver is not None:
+            self.tally.answers_relayed += 1
+            return [(receiver.connection, relayed_answer(swarm.token, sender.token, answer))]
+        if self.observer:
+            self.tally.answers_handed_over += 1
+            self.observer.answer_unplaced(swarm, answer)
+        else:
+            self.tally.dropped[Reason.UNKNOWN_RECEIVER] += 1
+        return []
+
+    def _scrape(self, connection: Connection, message: Scrape) -> Outgoing:
+        self.tally.scrapes += 1
+        wanted = message.info_hashes
+        if wanted is None:
+            if not self.rules.full_scrape:
+                raise Malformed(Reason.FULL_SCRAPE, "full scrape is not available", NO_INFO_HASH, "scrape")
+            wanted = list(self.swarms)
+        elif len(wanted) > self.rules.max_scrape:
+            self.tally.dropped[Reason.SURPLUS_SCRAPE] += len(wanted) - self.rules.max_scrape
+            wanted = wanted[: self.rules.max_scrape]
+        if message.invalid:
+            self.tally.dropped[Reason.INVALID_SCRAPE] += message.invalid
+        files = []
+        for info_hash in wanted:
+            swarm = self.swarms.get(info_hash)
+            if swarm:
+                files.append((swarm.token, swarm.complete, swarm.incomplete))
+            else:
+                # bittorrent-tracker's client waits for ever for a hash that is left out.
+                files.append((token(info_hash), 0, 0))
+        self.tally.replies += 1
+        return [(connection, scrape_reply(files))]
+
+    def _fresh_since(self, now: float) -> float:
+        return now - 2 * self.rules.announce_interval

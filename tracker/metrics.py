@@ -1,0 +1,109 @@
+"""Prometheus metrics. The hot path counts in plain integers; a collector reads them when it is asked."""
+
+import asyncio
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tracker import __version__
+from tracker.endpoint import Endpoint
+from tracker.hub import Hub
+from tracker.reasons import Reason
+
+LAG_PERIOD = 0.5
+"""Seconds between two looks at how late the event loop is."""
+
+
+class TrackerCollector(Collector):
+    """What the hub and the endpoint count."""
+
+    def __init__(self, hub: Hub, endpoint: Endpoint) -> None:
+        self._hub = hub
+        self._endpoint = endpoint
+
+    def collect(self) -> Iterator[Metric]:
+        hub, endpoint, tally = self._hub, self._endpoint, self._hub.tally
+        yield InfoMetricFamily("peerservers_build", "Version of the tracker", {"version": __version__})
+        yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
+        yield CounterMetricFamily("peerservers_connections_opened", "TCP connections accepted", endpoint.opened)
+        yield _by_reason("peerservers_connections_closed", "Connections ended", endpoint.closed)
+        yield GaugeMetricFamily("peerservers_swarms", "Swarms with a peer here", len(hub.swarms))
+        peers = GaugeMetricFamily("peerservers_peers", "Peers in swarms, once for each swarm", labels=["role"])
+        peers.add_metric(["seeder"], hub.seeders)
+        peers.add_metric(["leecher"], hub.leechers)
+        yield peers
+        requests = CounterMetricFamily("peerservers_requests", "Valid messages from clients", labels=["type"])
+        for kind, number in (("announce", tally.announces), ("answer", tally.answers), ("scrape", tally.scrapes)):
+            requests.add_metric([kind], number)
+        yield requests
+        responses = CounterMetricFamily("peerservers_responses", "Messages to clients", labels=["type"])
+        for kind, number in (
+            ("reply", tally.replies),
+            ("offer", tally.offers_relayed),
+            ("answer", tally.answers_relayed),
+            ("failure", tally.failures),
+        ):
+            responses.add_metric([kind], number)
+        yield responses
+        handed = CounterMetricFamily("peerservers_handed_over", "Messages given to extensions", labels=["type"])
+        handed.add_metric(["offer"], tally.offers_handed_over)
+        handed.add_metric(["answer"], tally.answers_handed_over)
+        yield handed
+        yield _by_reason("peerservers_dropped", "Messages, or parts of one, not served", tally.dropped)
+        yield CounterMetricFamily("peerservers_received_bytes", "Payload received", endpoint.bytes_received)
+        yield CounterMetricFamily("peerservers_sent_bytes", "Payload sent", endpoint.bytes_sent)
+        yield self._message_sizes()
+
+    def _message_sizes(self) -> HistogramMetricFamily:
+        buckets: list[tuple[str, float]] = []
+        total = 0
+        for bits, number in enumerate(self._endpoint.message_sizes):
+            total += number
+            if 5 < bits < 19:
+                buckets.append((str(float(2**bits - 1)), total))
+        buckets.append(("+Inf", total))
+        return HistogramMetricFamily(
+            "peerservers_message_size_bytes",
+            "Size of messages received",
+            buckets=buckets,
+            sum_value=self._endpoint.bytes_received,
+        )
+
+
+def _by_reason(name: str, text: str, numbers: dict[Reason, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=["reason"])
+    for reason in sorted(numbers):
+        family.add_metric([reason.value], numbers[reason])
+    return family
+
+
+class LoopLag:
+    """Measures how late the event loop runs a timer: the delay that any message may meet."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._histogram = Histogram(
+            "peerservers_event_loop_lag_seconds",
+            "How late the event loop runs its timers",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+            registry=registry,
+        )
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_PERIOD
+            await asyncio.sleep(LAG_PERIOD)
+            self._histogram.observe(max(0.0, loop.time() - due))
+
+
+def registry_for(hub: Hub, endpoint: Endpoint) -> CollectorRegistry:
+    """A registry with the tracker's and the process's metrics."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(TrackerCollector(hub, endpoint))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry

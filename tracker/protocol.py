@@ -1,0 +1,347 @@
+"""WebTorrent tracker messages: decode, validate, encode (sans I/O).
+
+A frame is one JSON object. Ids (`info_hash`, `peer_id`, `to_peer_id`, `offer_id`) are strings of exactly twenty code
+points, each U+0000 to U+00FF: binary ids as latin-1 text. Here they stay `str`. An SDP is opaque (trystero encrypts
+it), so it is never decoded: it stays a *token*, the JSON string exactly as the client wrote it, quotes included.
+
+Lenient in, strict out: `decode` takes whatever a known client sends; the encoders write only what every known client
+accepts. libtorrent closes its tracker socket on a relayed message with a malformed id or SDP, and bittorrent-tracker's
+client on one without a known `action`, so nothing that `decode` has not checked may be relayed.
+"""
+
+from typing import Any, Final, Literal, TypeGuard
+
+import msgspec
+from msgspec import Raw, Struct, field
+from msgspec.json import Decoder, Encoder
+
+from tracker.reasons import Reason
+
+MAX_SDP_BYTES: Final = 64 * 1024
+"""Longest SDP, in UTF-8 bytes, that is relayed; libtorrent disconnects on longer ones."""
+
+ID_LENGTH: Final = 20
+NO_INFO_HASH: Final = "\0" * ID_LENGTH
+"""Stands in a failure for an info_hash that could not be read: bittorrent-tracker's client throws without one."""
+
+Token = Raw
+"""A JSON string as it stands on the wire, quotes and escapes included; valid UTF-8. `bytes(token)` copies it."""
+
+
+class Malformed(Exception):
+    """A frame that is answered with a failure.
+
+    `action` and `info_hash` are what could be read of the frame, made safe to echo.
+    """
+
+    def __init__(self, reason: Reason, text: str, info_hash: str = NO_INFO_HASH, action: str = "announce") -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.text = text
+        self.info_hash = info_hash
+        self.action = action
+
+
+class OfferDescription(Struct, gc=False):
+    """An `RTCSessionDescription` of type "offer"."""
+
+    type: Literal["offer"]
+    sdp: Token
+
+
+class AnswerDescription(Struct, gc=False):
+    """An `RTCSessionDescription` of type "answer"."""
+
+    type: Literal["answer"]
+    sdp: Token
+
+
+class Offer(Struct, gc=False):
+    """One WebRTC offer of an announce. Both tokens are validated; they may point into the frame they came in."""
+
+    description: OfferDescription = field(name="offer")
+    offer_id: Token
+
+
+class Announce(Struct, gc=False):
+    """A peer joins, refreshes, completes or leaves a swarm, and makes offers."""
+
+    info_hash: str
+    peer_id: str
+    stopped: bool
+    complete: bool
+    offers: list[Offer]
+    invalid_offers: int = 0
+    surplus_offers: int = 0
+
+
+class Answer(Struct, gc=False):
+    """A peer's answer to an offer that the tracker gave it. Tokens as in `Offer`."""
+
+    info_hash: str
+    peer_id: str
+    to_peer_id: str
+    sdp: Token
+    offer_id: Token
+
+
+class Scrape(Struct, gc=False):
+    """A request for the counts of swarms; `info_hashes` is None for a full scrape."""
+
+    info_hashes: list[str] | None
+    invalid: int = 0
+
+
+Message = Announce | Answer | Scrape
+
+
+class _Frame(Struct, gc=False):
+    # `Any` where clients disagree about types: libtorrent, trystero and anacrolix/torrent all differ.
+    action: Any = None
+    info_hash: Any = None
+    peer_id: Any = None
+    to_peer_id: Any = None
+    offer_id: Any = None
+    event: Any = None
+    left: Any = None
+    numwant: Any = None
+    offers: list[Offer] | None = None
+    answer: Any = None
+
+
+class _AnswerFrame(Struct, gc=False):
+    offer_id: Raw
+    answer: AnswerDescription
+
+
+class _LenientFrame(Struct, gc=False):
+    offers: Raw
+    action: Any = None
+    info_hash: Any = None
+    peer_id: Any = None
+    to_peer_id: Any = None
+    offer_id: Any = None
+    event: Any = None
+    left: Any = None
+    numwant: Any = None
+    answer: Any = None
+
+
+_decode_frame = Decoder(_Frame).decode
+_decode_lenient_frame = Decoder(_LenientFrame).decode
+_decode_answer_frame = Decoder(_AnswerFrame).decode
+_decode_offer = Decoder(Offer).decode
+_decode_raw_list = Decoder(list[Raw]).decode
+_decode_text = Decoder(str).decode
+_encode = Encoder().encode
+
+_QUOTE: Final = ord('"')
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether `value` is an id: twenty code points, each below U+0100."""
+    if type(value) is not str or len(value) != ID_LENGTH:
+        return False
+    if not value.isascii():
+        try:
+            value.encode("latin-1")
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def token(text: str) -> bytes:
+    """`text` as a JSON string in UTF-8, quotes included. Raises `UnicodeEncodeError` for lone surrogates."""
+    return _encode(text)
+
+
+def text(token: Token) -> str:
+    """The text of a JSON string token."""
+    return _decode_text(token)
+
+
+def offer(offer_id: str, sdp: str) -> Offer:
+    """An offer from text, for those who have one from elsewhere than a client's frame.
+
+    Raises `ValueError` if the id is no id or the SDP is too long or not valid Unicode.
+    """
+    made = Offer(OfferDescription("offer", Raw(token(sdp))), Raw(token(offer_id)))
+    if not _valid_id_token(made.offer_id) or not _valid_sdp(made.description.sdp):
+        raise ValueError("offer_id must be 20 latin-1 characters and the SDP at most 64 KiB")
+    return made
+
+
+def answer(info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sdp: str) -> Answer:
+    """An answer from text, checked as one from a client is. Raises `ValueError`."""
+    made = Answer(info_hash, peer_id, to_peer_id, Raw(token(sdp)), Raw(token(offer_id)))
+    ids = is_id(info_hash) and is_id(peer_id) and is_id(to_peer_id) and _valid_id_token(made.offer_id)
+    if not ids or not _valid_sdp(made.sdp):
+        raise ValueError("ids must be 20 latin-1 characters and the SDP at most 64 KiB")
+    return made
+
+
+def decode(payload: bytes, max_offers: int) -> Message:
+    """The message in one frame's payload (UTF-8 JSON).
+
+    At most `max_offers` valid offers are kept, fewer if `numwant` says so.
+    Raises `UnicodeDecodeError` if the payload is not UTF-8 and `Malformed` if it is no message.
+    """
+    # msgspec checks the strings it decodes; tokens it only skips over, and they are relayed.
+    if not payload.isascii():
+        payload.decode()
+    invalid_offers = 0
+    frame: _Frame | _LenientFrame
+    try:
+        frame = _decode_frame(payload)
+        offers = frame.offers or []
+    except (msgspec.MsgspecError, RecursionError):
+        try:
+            frame = _decode_lenient_frame(payload)
+        except (msgspec.MsgspecError, RecursionError):
+            raise Malformed(Reason.INVALID_JSON, "invalid message") from None
+        offers, invalid_offers = _pick_offers(frame.offers)
+
+    action = frame.action
+    if action == "announce":
+        return _announce_or_answer(payload, frame, offers, invalid_offers, max_offers)
+    if action == "scrape":
+        return _scrape(frame.info_hash)
+    raise Malformed(
+        Reason.UNKNOWN_ACTION, "unknown action", frame.info_hash if is_id(frame.info_hash) else NO_INFO_HASH
+    )
+
+
+def _announce_or_answer(
+    payload: bytes, frame: _Frame | _LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int
+) -> Announce | Answer:
+    info_hash, peer_id = frame.info_hash, frame.peer_id
+    if not is_id(info_hash):
+        raise Malformed(Reason.INVALID_INFO_HASH, "invalid info_hash")
+    if not is_id(peer_id):
+        raise Malformed(Reason.INVALID_PEER_ID, "invalid peer_id", info_hash)
+    if frame.answer is not None:
+        return _answer(payload, info_hash, peer_id, frame.to_peer_id)
+
+    valid = [offer for offer in offers if _valid_sdp(offer.description.sdp) and _valid_id_token(offer.offer_id)]
+    invalid_offers += len(offers) - len(valid)
+    numwant = frame.numwant
+    wanted = max_offers
+    if type(numwant) in (int, float):
+        wanted = int(max(0, min(numwant, max_offers)))
+    surplus = len(valid) - wanted
+    left = frame.left
+    return Announce(
+        info_hash,
+        peer_id,
+        stopped=frame.event == "stopped",
+        # JSON `false` is no number: only 0 itself makes a seeder.
+        complete=frame.event == "completed" or (type(left) in (int, float) and left == 0),
+        offers=valid[:wanted] if surplus > 0 else valid,
+        invalid_offers=invalid_offers,
+        surplus_offers=max(0, surplus),
+    )
+
+
+def _answer(payload: bytes, info_hash: str, peer_id: str, to_peer_id: object) -> Answer:
+    if not is_id(to_peer_id):
+        raise Malformed(Reason.INVALID_ANSWER, "invalid to_peer_id", info_hash)
+    try:
+        frame = _decode_answer_frame(payload)
+    except (msgspec.MsgspecError, RecursionError):
+        raise Malformed(Reason.INVALID_ANSWER, "invalid answer", info_hash) from None
+    if not _valid_sdp(frame.answer.sdp):
+        raise Malformed(Reason.INVALID_ANSWER, "invalid answer", info_hash)
+    if not _valid_id_token(frame.offer_id):
+        raise Malformed(Reason.INVALID_ANSWER, "invalid offer_id", info_hash)
+    return Answer(info_hash, peer_id, to_peer_id, frame.answer.sdp, frame.offer_id)
+
+
+def _scrape(info_hash: object) -> Scrape:
+    if info_hash is None:
+        return Scrape(None)
+    wanted = info_hash if isinstance(info_hash, list) else [info_hash]
+    # A dict keeps the order and drops repetitions.
+    valid = list(dict.fromkeys(item for item in wanted if is_id(item)))
+    return Scrape(valid, invalid=sum(not is_id(item) for item in wanted))
+
+
+def _pick_offers(offers: Raw) -> tuple[list[Offer], int]:
+    """The well-formed ones of a list that has others too, and how many others."""
+    try:
+        items = _decode_raw_list(offers)
+    except (msgspec.MsgspecError, RecursionError):
+        return [], 1
+    picked = []
+    for item in items:
+        try:
+            picked.append(_decode_offer(item))
+        except (msgspec.MsgspecError, RecursionError):
+            continue
+    return picked, len(items) - len(picked)
+
+
+def _valid_sdp(sdp: Token) -> bool:
+    view = memoryview(sdp)
+    if view[0] != _QUOTE:
+        return False
+    # Escapes only ever make a token longer than its text, so a short token needs no closer look.
+    return view.nbytes <= MAX_SDP_BYTES + 2 or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
+
+
+def _valid_id_token(offer_id: Token) -> bool:
+    try:
+        return is_id(_decode_text(offer_id))
+    except msgspec.ValidationError:
+        return False
+
+
+def announce_reply(info_hash: bytes, interval: int, complete: int, incomplete: int) -> bytes:
+    """The answer to an announce. `info_hash` is a token, `interval` in seconds."""
+    return b'{"action":"announce","interval":%d,"complete":%d,"incomplete":%d,"info_hash":%b}' % (
+        interval,
+        complete,
+        incomplete,
+        info_hash,
+    )
+
+
+def relayed_offers(info_hash: bytes, peer_id: bytes, offers: list[Offer]) -> list[bytes]:
+    """The frames that carry a peer's offers to others, in order. `info_hash` and `peer_id` are tokens."""
+    head = b'{"action":"announce","info_hash":%b,"peer_id":%b,"offer":{"type":"offer","sdp":' % (info_hash, peer_id)
+    join = b"".join
+    return [join((head, offer.description.sdp, b'},"offer_id":', offer.offer_id, b"}")) for offer in offers]
+
+
+def relayed_answer(info_hash: bytes, peer_id: bytes, answer: Answer) -> bytes:
+    """The frame that carries an answer to the peer that made the offer. `info_hash` and `peer_id` are tokens."""
+    return b"".join(
+        (
+            b'{"action":"announce","info_hash":',
+            info_hash,
+            b',"peer_id":',
+            peer_id,
+            b',"answer":{"type":"answer","sdp":',
+            answer.sdp,
+            b'},"offer_id":',
+            answer.offer_id,
+            b"}",
+        )
+    )
+
+
+def scrape_reply(files: list[tuple[bytes, int, int]]) -> bytes:
+    """The answer to a scrape: (info_hash token, complete, incomplete) for each swarm.
+
+    `downloaded` repeats `complete`, as every other WebTorrent tracker has it.
+    """
+    return b'{"action":"scrape","files":{%b}}' % b",".join(
+        b'%b:{"complete":%d,"incomplete":%d,"downloaded":%d}' % (info_hash, complete, incomplete, complete)
+        for info_hash, complete, incomplete in files
+    )
+
+
+def failure(malformed: Malformed) -> bytes:
+    """A failure in the one form that no client treats as a reason to disconnect: with action and info_hash."""
+    return _encode(
+        {"action": malformed.action, "info_hash": malformed.info_hash, "failure reason": malformed.text},
+    )

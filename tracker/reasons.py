@@ -1,0 +1,49 @@
+"""Every reason for which something is dropped, refused or closed.
+
+One vocabulary for the `reason` label of the metrics, for the logs and for the tests.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a frame, a part of one, or a connection was not served."""
+
+    # Frames answered with a failure.
+    INVALID_JSON = "invalid_json"
+    UNKNOWN_ACTION = "unknown_action"
+    INVALID_INFO_HASH = "invalid_info_hash"
+    INVALID_PEER_ID = "invalid_peer_id"
+    INVALID_ANSWER = "invalid_answer"
+    FULL_SCRAPE = "full_scrape"
+    TOO_MANY_SWARMS = "too_many_swarms"
+
+    # Parts of a frame, or messages to others, that were left out.
+    INVALID_OFFER = "invalid_offer"
+    SURPLUS_OFFER = "surplus_offer"
+    UNPLACED_OFFER = "unplaced_offer"
+    INVALID_SCRAPE = "invalid_scrape"
+    SURPLUS_SCRAPE = "surplus_scrape"
+    NOT_OWNER = "not_owner"
+    UNKNOWN_RECEIVER = "unknown_receiver"
+    SLOW_RECEIVER = "slow_receiver"
+    EXTENSION_QUEUE_FULL = "extension_queue_full"
+
+    # Peers that left without saying so.
+    SILENT_PEER = "silent_peer"
+    TAKEN_OVER = "taken_over"
+
+    # Connections that ended.
+    CLIENT_CLOSED = "client_closed"
+    CONNECTION_LOST = "connection_lost"
+    PING_TIMEOUT = "ping_timeout"
+    STUCK_RECEIVER = "stuck_receiver"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    HANDSHAKE_INVALID = "handshake_invalid"
+    PROTOCOL_ERROR = "protocol_error"
+    INVALID_UTF8 = "invalid_utf8"
+    GARBAGE = "garbage"
+    TOO_BIG = "too_big"
+    SHUTDOWN = "shutdown"
+    CLOSED_BY_EXTENSION = "closed_by_extension"
+    INTERNAL_ERROR = "internal_error"
