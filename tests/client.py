@@ -92,5 +92,6 @@ def answer(peer_id: str, to_peer_id: str, offer_id: str, info_hash: str = HASH, 
 @asynccontextmanager
 async def raw_client(url: str, **options: Any) -> AsyncIterator[RawClient]:
     """A client connected to a tracker."""
-    async with connect(url, compression=None, max_size=1 << 24, **options) as socket:
+    # Without a limit on its queue: a client that has stopped reading would not see the tracker's close frame either.
+    async with connect(url, compression=None, max_size=1 << 24, max_queue=None, **options) as socket:
         yield RawClient(socket)

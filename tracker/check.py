@@ -268,7 +268,9 @@ class _Check:
 
     @asynccontextmanager
     async def _peer(self, peer_id: str) -> AsyncIterator[_Peer]:
-        async with connect(self.url, open_timeout=self.patience, close_timeout=1, compression=None) as socket:
+        async with connect(
+            self.url, open_timeout=self.patience, close_timeout=1, compression=None, max_queue=None
+        ) as socket:
             yield _Peer(socket, self.info_hash, peer_id, self.patience)
 
     async def _try(self, name: str, needed: bool, step: Callable[[], Awaitable[str]]) -> None:

@@ -199,7 +199,10 @@ class Endpoint:
             None,
             _READ_BUFFER,
         )
+        # uvloop looks at the kind of protocol when it starts to read, not when it is set.
+        transport.pause_reading()
         transport.set_protocol(cast(asyncio.BaseProtocol, protocol))
+        transport.resume_reading()
         protocol.connection_made(transport)
         while data:
             view = protocol.get_buffer(-1)
@@ -207,7 +210,8 @@ class Endpoint:
             view[:size] = data[:size]
             data = data[size:]
             protocol.buffer_updated(size)
-        if protocol.listener is None:
+        response = protocol.transport.response
+        if response is None or response.status != HTTPStatus.SWITCHING_PROTOCOLS:
             self.closed[Reason.HANDSHAKE_INVALID] += 1
 
     def _admit(self, request: WSUpgradeRequest) -> Any:

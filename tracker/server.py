@@ -119,6 +119,10 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
         return 1
     stop.result()
     log.info("stopped")
+    for name in (signal.SIGTERM, signal.SIGINT):
+        # With the loop its handlers go, and a signal that comes now would turn a clean exit into a kill.
+        loop.remove_signal_handler(name)
+        signal.signal(name, signal.SIG_IGN)
     return 0
 
 

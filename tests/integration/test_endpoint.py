@@ -1,0 +1,449 @@
+"""Connections as they are on the wire: frames, limits, closes, and clients that behave badly."""
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.client import HASH, PATIENCE, RawClient, announce, answer, offers, raw_client
+from tests.conftest import StartTracker, TrackerProcess
+from tests.unit.fakes import peer_id
+
+A, B = peer_id(1), peer_id(2)
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+
+
+class WireClient:
+    """A client that writes its own bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def frame(self, opcode: int, payload: bytes, fin: bool = True, rsv: int = 0, masked: bool = True) -> None:
+        """Write one frame."""
+        head = bytes([fin << 7 | rsv << 4 | opcode])
+        mask = 0x80 if masked else 0
+        if len(payload) < 126:
+            head += bytes([mask | len(payload)])
+        elif len(payload) < 1 << 16:
+            head += struct.pack("!BH", mask | 126, len(payload))
+        else:
+            head += struct.pack("!BQ", mask | 127, len(payload))
+        self.writer.write(head + (bytes(4) if masked else b"") + payload)
+
+    async def receive(self) -> tuple[int, bytes]:
+        """The next frame: opcode and payload."""
+        first, length = await asyncio.wait_for(self.reader.readexactly(2), PATIENCE)
+        if length == 126:
+            (length,) = struct.unpack("!H", await self.reader.readexactly(2))
+        elif length == 127:
+            (length,) = struct.unpack("!Q", await self.reader.readexactly(8))
+        return first & 0xF, await self.reader.readexactly(length)
+
+    async def close_code(self) -> int:
+        """Wait for the tracker's close frame."""
+        while True:
+            opcode, payload = await self.receive()
+            if opcode == 8:
+                return int.from_bytes(payload[:2], "big")
+
+    async def gone(self) -> None:
+        """Wait for the end of the connection."""
+        try:
+            while await asyncio.wait_for(self.reader.read(65536), PATIENCE):
+                pass
+        except ConnectionError:
+            pass
+
+
+@asynccontextmanager
+async def wire(tracker: TrackerProcess, request: bytes | None = HANDSHAKE) -> AsyncIterator[WireClient]:
+    reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
+    try:
+        if request is not None:
+            writer.write(request + b"\r\n")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+            assert head.startswith(b"HTTP/1.1 101"), head
+        yield WireClient(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def until(tracker: TrackerProcess, metric: str, value: float, **labels: str) -> None:
+    """Wait until a metric has a value."""
+    async with asyncio.timeout(PATIENCE):
+        while await tracker.metric(metric, **labels) != value:
+            await asyncio.sleep(0.05)
+
+
+async def until_closed_as(tracker: TrackerProcess, reason: str, times: int = 1) -> None:
+    await until(tracker, "peerservers_connections_closed_total", times, reason=reason)
+
+
+async def test_two_peers_exchange_an_offer_and_an_answer(tracker: TrackerProcess) -> None:
+    async with raw_client(tracker.url) as a, raw_client(tracker.url + "any/path?x=1") as b:
+        await b.announce(B)
+        await a.announce(A, offers=offers(1))
+        offer = await b.receive()
+        assert (offer["peer_id"], offer["offer_id"]) == (A, offers(1)[0]["offer_id"])
+        await b.send(answer(B, A, offer["offer_id"]))
+        assert (await a.receive())["answer"] == {"type": "answer", "sdp": "v=0\r\n"}
+
+
+async def test_replies_are_text_frames_also_to_binary_ones(tracker: TrackerProcess) -> None:
+    async with wire(tracker) as client:
+        for opcode in (2, 1):
+            client.frame(opcode, json.dumps(announce(A)).encode())
+            kind, payload = await client.receive()
+            assert kind == 1
+            assert json.loads(payload)["info_hash"] == HASH
+
+
+async def test_fragmented_messages_are_reassembled_with_pings_between(tracker: TrackerProcess) -> None:
+    message = json.dumps(announce(A, info_hash="é" * 20), ensure_ascii=False).encode()
+    async with wire(tracker) as client:
+        for first in (1, 2):
+            client.frame(first, message[:1], fin=False)
+            for index in range(1, len(message)):
+                client.frame(0, message[index : index + 1], fin=False)
+                if index == 5:
+                    client.frame(9, b"ping")
+            client.frame(0, b"")
+            assert await client.receive() == (10, b"ping")
+            kind, payload = await client.receive()
+            assert (kind, json.loads(payload)["info_hash"]) == (1, "é" * 20)
+
+
+async def test_a_frame_in_one_byte_pieces(tracker: TrackerProcess) -> None:
+    async with wire(tracker, None) as client:
+        capture = WireClient(client.reader, _Recorder())  # type: ignore[arg-type]
+        capture.frame(1, json.dumps(announce(A)).encode())
+        for byte in HANDSHAKE + b"\r\n" + capture.writer.data:  # type: ignore[attr-defined]
+            client.writer.write(bytes([byte]))
+            await client.writer.drain()
+        await client.reader.readuntil(b"\r\n\r\n")
+        assert json.loads((await client.receive())[1])["interval"] == 120
+
+
+class _Recorder:
+    data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+
+async def test_frames_that_come_with_the_handshake(tracker: TrackerProcess) -> None:
+    recorder = _Recorder()
+    WireClient(None, recorder).frame(1, json.dumps(announce(A)).encode())  # type: ignore[arg-type]
+    async with wire(tracker, None) as client:
+        client.writer.write(HANDSHAKE + b"\r\n" + recorder.data)
+        await client.reader.readuntil(b"\r\n\r\n")
+        assert json.loads((await client.receive())[1])["interval"] == 120
+
+
+async def test_large_messages_arrive_whole_however_many_wait(tracker: TrackerProcess) -> None:
+    """Messages of over 8 KiB that wait for a slow reader must not be mixed up."""
+    async with wire(tracker) as slow, raw_client(tracker.url) as fast:
+        slow.frame(1, json.dumps(announce(B)).encode())
+        await slow.receive()
+        for n in range(100):
+            await fast.announce(A, offers=offers(1, sdp=f"{n}:" + "x" * (9000 + n), start=n), left=0)
+        for n in range(100):
+            kind, payload = await slow.receive()
+            assert kind == 1
+            assert json.loads(payload)["offer"]["sdp"] == f"{n}:" + "x" * (9000 + n)
+
+
+async def test_firefox_and_proxies_say_more_in_the_connection_header(tracker: TrackerProcess) -> None:
+    for header in (b"keep-alive, Upgrade", b"upgrade, keep-alive", b"UPGRADE"):
+        async with wire(tracker, HANDSHAKE.replace(b"Connection: Upgrade", b"Connection: " + header)) as client:
+            client.frame(1, json.dumps(announce(A)).encode())
+            await client.receive()
+
+
+async def test_no_compression_and_no_subprotocol_are_negotiated(tracker: TrackerProcess) -> None:
+    async with connect(tracker.url, compression="deflate", subprotocols=["x"]) as socket:  # type: ignore[list-item]
+        assert socket.response is not None
+        assert socket.response.headers.get("Sec-WebSocket-Extensions") is None
+        assert socket.subprotocol is None
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"{", b"null", b"[]", b"5", b'{"action":"dance"}', b'{"action":"announce"}', b"", b'{"x":' * 5000]
+)
+async def test_bad_input_gets_a_failure_and_the_socket_stays_open(tracker: TrackerProcess, garbage: bytes) -> None:
+    async with raw_client(tracker.url) as client:
+        await client.socket.send(garbage, text=True)
+        failure = await client.receive()
+        assert set(failure) == {"action", "info_hash", "failure reason"}
+        assert len(failure["info_hash"]) == 20
+        assert (await client.announce(A))["incomplete"] == 1
+
+
+async def test_invalid_utf_8_closes_a_text_frame_with_1007_and_fails_a_binary_one(tracker: TrackerProcess) -> None:
+    async with wire(tracker) as client:
+        client.frame(2, b'{"action":"\xff"}')
+        assert "failure reason" in json.loads((await client.receive())[1])
+        client.frame(1, b'{"action":"\xff"}')
+        assert await client.close_code() == 1007
+    await until_closed_as(tracker, "invalid_utf8")
+
+
+async def test_repeated_garbage_ends_in_1008_and_its_peer_leaves(tracker: TrackerProcess) -> None:
+    async with raw_client(tracker.url) as client, raw_client(tracker.url) as other:
+        await client.announce(A)
+        assert (await other.announce(B))["incomplete"] == 2
+        for _ in range(1000):
+            try:
+                await client.socket.send("garbage")
+            except ConnectionClosed:
+                break
+        assert await client.closed() == (1008, "garbage")
+        assert (await other.announce(B))["incomplete"] == 1
+        await until_closed_as(tracker, "garbage")
+
+
+async def test_now_and_then_a_bad_message_is_forgiven(tracker: TrackerProcess) -> None:
+    async with raw_client(tracker.url) as client:
+        for _ in range(50):
+            await client.socket.send("garbage")
+            assert "failure reason" in await client.receive()
+            await client.announce(A)
+
+
+@pytest.mark.parametrize("opcode", [1, 2])
+async def test_a_message_over_the_limit_closes_with_1009(start_tracker: StartTracker, opcode: int) -> None:
+    tracker = await start_tracker(env={"PEERSERVERS_CONNECTIONS__MAX_MESSAGE_SIZE": "5000"})
+    async with wire(tracker) as client:
+        client.frame(opcode, json.dumps(announce(A, x="x" * 4000)).encode())
+        await client.receive()
+        client.frame(opcode, bytes(5001))
+        assert await client.close_code() == 1009
+    await until_closed_as(tracker, "too_big")
+
+
+@pytest.mark.parametrize("size", [0, 1000], ids=["empty", "full"])
+async def test_a_message_fragmented_without_end_closes_with_1009(tracker: TrackerProcess, size: int) -> None:
+    async with wire(tracker) as client:
+        client.frame(1, b"", fin=False)
+        for _ in range(2000):
+            client.frame(0, bytes(size), fin=False)
+        assert await client.close_code() == 1009
+    await until_closed_as(tracker, "too_big")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [(0, b"x", True, 0, True)],
+        [(1, b"x", False, 0, True), (1, b"x", True, 0, True)],
+        [(1, b"{}", True, 4, True)],
+        [(3, b"x", True, 0, True)],
+        [(9, b"x" * 126, True, 0, True)],
+        [(9, b"x", False, 0, True)],
+        [(1, b"{}", True, 0, False)],
+    ],
+    ids=["continuation", "interleaved", "rsv", "opcode", "long ping", "split ping", "unmasked"],
+)
+async def test_what_breaks_the_websocket_protocol_closes_with_1002(
+    tracker: TrackerProcess, frames: list[tuple[int, bytes, bool, int, bool]]
+) -> None:
+    async with wire(tracker) as client:
+        for frame in frames:
+            client.frame(*frame)
+        assert await client.close_code() == 1002
+    await until_closed_as(tracker, "protocol_error")
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
+async def test_a_close_frame_is_answered_in_kind(tracker: TrackerProcess, code: int) -> None:
+    async with wire(tracker) as client:
+        client.frame(8, code.to_bytes(2, "big") + b"bye")
+        assert await client.close_code() == code
+        assert await client.reader.read() == b""
+    await until_closed_as(tracker, "client_closed")
+
+
+async def test_a_closed_and_a_lost_socket_leave_the_swarm(tracker: TrackerProcess) -> None:
+    async with raw_client(tracker.url) as stays:
+        async with raw_client(tracker.url) as closes, wire(tracker) as lost:
+            await closes.announce(A)
+            lost.frame(1, json.dumps(announce(B)).encode())
+            await lost.receive()
+            assert (await stays.announce(peer_id(3)))["incomplete"] == 3
+        await until(tracker, "peerservers_connections", 1)
+        assert (await stays.announce(peer_id(3)))["incomplete"] == 1
+        await until_closed_as(tracker, "client_closed")
+        await until_closed_as(tracker, "connection_lost")
+
+
+async def test_idle_sockets_are_pinged_and_half_open_ones_cut(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(
+        env={"PEERSERVERS_CONNECTIONS__PING_INTERVAL": "0.3", "PEERSERVERS_CONNECTIONS__PING_TIMEOUT": "1"}
+    )
+    async with wire(tracker) as silent, wire(tracker) as lively:
+
+        async def answer_pings() -> None:
+            while True:
+                opcode, payload = await lively.receive()
+                assert opcode == 9
+                lively.frame(10, payload)
+
+        answering = asyncio.ensure_future(answer_pings())
+        assert (await silent.receive())[0] == 9
+        await silent.gone()
+        assert not answering.done()
+        answering.cancel()
+        lively.frame(1, json.dumps(announce(A)).encode())
+        while (await lively.receive())[0] != 1:
+            pass
+    await until_closed_as(tracker, "ping_timeout")
+
+
+async def test_a_receiver_that_never_reads_is_bounded_and_then_cut(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(
+        env={
+            "PEERSERVERS_CONNECTIONS__SEND_BUFFER": "262144",
+            "PEERSERVERS_CONNECTIONS__STUCK_TIMEOUT": "0.5",
+        }
+    )
+    async with raw_client(tracker.url) as sender:
+        with socket.create_connection((tracker.host, tracker.port)) as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            recorder = _Recorder()
+            WireClient(None, recorder).frame(1, json.dumps(announce(B)).encode())  # type: ignore[arg-type]
+            deaf.sendall(HANDSHAKE + b"\r\n" + recorder.data)
+            while (await sender.announce(A))["incomplete"] != 2:
+                pass
+            while (await sender.announce(A, offers=offers(1, sdp="x" * 60_000)))["incomplete"] == 2:
+                pass
+    assert await tracker.metric("peerservers_dropped_total", reason="slow_receiver") > 0
+    await until_closed_as(tracker, "stuck_receiver")
+
+
+async def test_a_ping_flood_from_one_that_never_reads_is_not_answered_without_end(
+    start_tracker: StartTracker,
+) -> None:
+    tracker = await start_tracker(
+        env={"PEERSERVERS_CONNECTIONS__SEND_BUFFER": "262144", "PEERSERVERS_CONNECTIONS__STUCK_TIMEOUT": "0.5"}
+    )
+    before = await tracker.metric("process_resident_memory_bytes")
+    async with wire(tracker) as flooder:
+        transport = flooder.writer.transport
+        transport.pause_reading()  # type: ignore[attr-defined]
+        try:
+            for _ in range(400):
+                for _ in range(1000):
+                    flooder.frame(9, b"x" * 125)
+                await flooder.writer.drain()
+        except ConnectionError:
+            pass
+    await until(tracker, "peerservers_connections", 0)
+    assert await tracker.metric("process_resident_memory_bytes") - before < 16 << 20
+
+
+async def test_who_asks_for_nothing_is_cut(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env={"PEERSERVERS_CONNECTIONS__HANDSHAKE_TIMEOUT": "0.3"})
+    async with wire(tracker, None) as silent, wire(tracker, None) as slow:
+        slow.writer.write(b"GET / HTTP/1.1\r\nHost:")
+        await silent.gone()
+        await slow.gone()
+    await until_closed_as(tracker, "handshake_timeout", 2)
+
+
+@pytest.mark.parametrize("noise", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000])
+async def test_what_is_no_http_request_is_refused(tracker: TrackerProcess, noise: bytes) -> None:
+    async with wire(tracker, None) as client:
+        client.writer.write(noise)
+        await client.gone()
+    await until_closed_as(tracker, "handshake_invalid")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [(b"-Key: AAAAAAAAAAAAAAAAAAAAAA==", b"-Key: short"), (b"Version: 13", b"Version: 5"), (b"GET", b"POST")],
+)
+async def test_a_bad_handshake_is_an_http_error(tracker: TrackerProcess, change: tuple[bytes, bytes]) -> None:
+    async with wire(tracker, None) as client:
+        client.writer.write(HANDSHAKE.replace(*change) + b"\r\n")
+        assert (await client.reader.read()).startswith(b"HTTP/1.1 400")
+    await until_closed_as(tracker, "handshake_invalid")
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+async def test_ipv6(start_tracker: StartTracker, host: str) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    tracker = await start_tracker(host=host)
+    tracker.host = "::1"
+    async with raw_client(tracker.url) as six:
+        await six.announce(A)
+        stats = await tracker.stats()
+        assert (stats["peersIPv6"], stats["peersIPv4"]) == (1, 0)
+        if host == "::":
+            async with raw_client(f"ws://127.0.0.1:{tracker.port}") as four:
+                assert (await four.announce(B))["incomplete"] == 2, "one swarm for both"
+
+
+async def test_several_addresses_share_a_port(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker("--host", "127.0.0.2")
+    async with raw_client(tracker.url) as a, raw_client(f"ws://127.0.0.2:{tracker.port}") as b:
+        await a.announce(A)
+        assert (await b.announce(B))["incomplete"] == 2
+
+
+async def test_a_storm_of_connections_leaves_nothing_behind(tracker: TrackerProcess) -> None:
+    async def visit(number: int) -> None:
+        async with raw_client(tracker.url) as client:
+            await client.announce(peer_id(number), offers=offers(3))
+
+    before = await tracker.metric("process_open_fds")
+    for _ in range(3):
+        await asyncio.gather(*(visit(n) for n in range(100)))
+    await until(tracker, "peerservers_connections", 0)
+    assert await tracker.metric("peerservers_swarms") == 0
+    assert await tracker.metric("process_open_fds") <= before + 2
+    assert os.path.exists(f"/proc/{tracker.process.pid}")
+
+
+async def test_a_draining_client_still_gets_answers_to_what_it_pipelined(tracker: TrackerProcess) -> None:
+    async with raw_client(tracker.url) as client:
+        for n in range(200):
+            await client.send(announce(A, info_hash=f"{n:020}"))
+        replies = [await client.receive() for _ in range(200)]
+        assert [reply["info_hash"] for reply in replies] == [f"{n:020}" for n in range(200)]
+
+
+async def test_refused_while_shutting_down(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker()
+    async with wire(tracker) as client, wire(tracker, None) as late:
+        await tracker.metric("peerservers_connections")
+        tracker.process.terminate()
+        assert await client.close_code() == 1001
+        late.writer.write(HANDSHAKE + b"\r\n")
+        await late.gone()
+        with pytest.raises((OSError, InvalidStatus)):
+            await connect(tracker.url)
+
+
+def test_the_client_used_here_refuses_binary_frames() -> None:
+    class Binary:
+        async def recv(self) -> bytes:
+            return b"{}"
+
+    with pytest.raises(AssertionError, match="binary"):
+        asyncio.run(RawClient(Binary()).receive())  # type: ignore[arg-type]
