@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -87,6 +87,16 @@ def answer(peer_id: str, to_peer_id: str, offer_id: str, info_hash: str = HASH, 
         "answer": {"type": "answer", "sdp": sdp},
         "offer_id": offer_id,
     }
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait for what announces itself by no event, such as a figure in another process."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            result = condition()
+            if result if isinstance(result, bool) else await result:
+                return
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

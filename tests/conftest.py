@@ -13,12 +13,20 @@ from typing import Any
 import pytest
 import uvloop
 
+from tracker.logs import configure
+
 WEB = Path(__file__).parent / "web"
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The event loop that the tracker runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _logs() -> None:
+    """Trackers in this process log as those in their own do."""
+    configure("info", "json")
 
 
 def unavailable(what: str) -> None:
@@ -44,7 +52,7 @@ class TrackerProcess:
         self.host = host
         self.port = 0
         self.log: list[dict[str, Any]] = []
-        self._listening = asyncio.get_running_loop().create_future()
+        self._logged = asyncio.Condition()
         self._reader = asyncio.ensure_future(self._read_log())
 
     @property
@@ -65,8 +73,20 @@ class TrackerProcess:
             env={**os.environ, **(env or {})},
         )
         tracker = cls(process, host)
-        tracker.port = await asyncio.wait_for(tracker._listening, 20)
+        tracker.port = (await tracker.logged("listening"))["port"]
         return tracker
+
+    async def logged(self, *events: str) -> dict[str, Any]:
+        """Wait until the log has a line with one of these events; the newest such line."""
+
+        def found() -> dict[str, Any] | None:
+            return next((line for line in reversed(self.log) if line["event"] in events), None)
+
+        async with asyncio.timeout(20), self._logged:
+            await self._logged.wait_for(lambda: found() or self._reader.done())
+        line = found()
+        assert line, f"the tracker ended: {self.log}"
+        return line
 
     async def get(self, path: str) -> tuple[int, str]:
         """An HTTP GET: status and body."""
@@ -98,7 +118,7 @@ class TrackerProcess:
 
     def complaints(self) -> list[dict[str, Any]]:
         """What it logged as an error, tracebacks included."""
-        return [line for line in self.log if line.get("level") in ("error", "critical", None) or "exception" in line]
+        return [line for line in self.log if line.get("level") in ("error", "critical", None)]
 
     async def _read_log(self) -> None:
         assert self.process.stderr
@@ -107,11 +127,14 @@ class TrackerProcess:
                 event = json.loads(line)
             except ValueError:
                 event = {"event": line.decode(errors="replace").rstrip()}
-            self.log.append(event)
-            if event["event"] == "listening" and not self._listening.done():
-                self._listening.set_result(event["port"])
-        if not self._listening.done():
-            self._listening.set_exception(RuntimeError(f"the tracker did not start: {self.log}"))
+            async with self._logged:
+                self.log.append(event)
+                self._logged.notify_all()
+        asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self._wake()))
+
+    async def _wake(self) -> None:
+        async with self._logged:
+            self._logged.notify_all()
 
 
 StartTracker = Callable[..., Awaitable[TrackerProcess]]

@@ -160,7 +160,7 @@ def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | 
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return init_settings, env_settings, InitSettingsSource(settings_cls, table)
 
-    known = tuple(f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields)
+    known = tuple(f"{ENV_PREFIX}{name}__".upper() for name in Settings.model_fields)
     for name in os.environ:
         if name.startswith(ENV_PREFIX) and name != "PEERSERVERS_CONFIG" and not name.startswith(known):
             raise ConfigError(f"{name}: unknown key")

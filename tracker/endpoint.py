@@ -276,9 +276,9 @@ class _Arrival(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.data += data
         end = self.data.find(b"\r\n\r\n")
-        if end >= 0:
+        if 0 <= end <= MAX_HEADER:
             self.endpoint.arrived(self, self.data[: end + 4], self.data)
-        elif len(self.data) > MAX_HEADER or not self.data[:1].isalpha():
+        elif end > 0 or len(self.data) > MAX_HEADER or not self.data[:1].isalpha():
             self.endpoint.arrival_lost(self, Reason.HANDSHAKE_INVALID)
             self.transport.write(_TOO_LARGE)
             self.transport.close()

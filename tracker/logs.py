@@ -2,7 +2,9 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Literal, TextIO
 
@@ -11,6 +13,9 @@ import structlog
 BURST: Final = 20
 PERIOD: Final = 10.0
 """Lines with one event's name in so many seconds; what is over is counted in the next line's `suppressed`."""
+
+TRACE: Final = 6
+"""How many of the innermost places an unexpected exception went through are logged."""
 
 
 class RateLimit:
@@ -65,6 +70,17 @@ class _Forward(logging.Handler):
         logger.log(record.levelno, "library", logger=record.name, text=record.getMessage(), error=repr(error))
 
 
+def _exception_on_one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        frames = traceback.extract_tb(error.__traceback__)[-TRACE:]
+        event["error"] = repr(error)
+        event["trace"] = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+    return event
+
+
 def configure(level: str, style: Literal["text", "json"]) -> None:
     """Log from `level` up. May be called again to change either."""
     stream = _Unbreakable(sys.stderr)
@@ -78,7 +94,7 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
             RateLimit(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            _exception_on_one_line,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

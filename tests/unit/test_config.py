@@ -1,0 +1,59 @@
+"""Where settings come from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from tracker.config import ConfigError, default_toml, load
+from tracker.extension import Extension, ExtensionSettings, sections
+
+
+class Example(Extension):
+    class Settings(ExtensionSettings):
+        """An example."""
+
+        peers: list[str] = Field([], description="Whom to ask.")
+        limit: int = Field(5, ge=1, description="How many.")
+
+
+def test_lists_and_numbers_of_an_extension_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEERSERVERS_EXTENSIONS__EXAMPLE__PEERS", '["a", "b"]')
+    monkeypatch.setenv("PEERSERVERS_EXTENSIONS__EXAMPLE__LIMIT", "7")
+    monkeypatch.setenv("PEERSERVERS_EXTENSIONS__EXAMPLE__ENABLED", "false")
+    section: Any = sections({"example": Example}, load())["example"]
+    assert (section.peers, section.limit, section.enabled) == (["a", "b"], 7, False)
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("limit = 0", "extensions.example.limit"),
+        ("nope = 1", "extensions.example.nope: unknown key"),
+        ("peers = 5", "extensions.example.peers"),
+        ("enabled = 5", "extensions.example.enabled"),
+    ],
+)
+def test_mistakes_in_an_extensions_section(tmp_path: Path, table: str, text: str) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text(f"[extensions.example]\n{table}\n")
+    with pytest.raises(ConfigError, match=text):
+        sections({"example": Example}, load(file))
+
+
+def test_a_section_that_disables_what_is_not_installed_is_welcome(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text("[extensions.dht]\nenabled = false\nlisten = '0.0.0.0:6881'\n")
+    assert sections({}, load(file)) == {}
+
+
+def test_the_printed_configuration_has_the_extensions_sections() -> None:
+    text = default_toml({"example": Example.Settings})
+    assert "[extensions.example]" in text
+    assert "# How many.\nlimit = 5" in text
+
+
+def test_hosts() -> None:
+    assert load().server.hosts == ["0.0.0.0"]
+    assert load(None, {"server": {"host": ["::1", "127.0.0.1"]}}).server.hosts == ["::1", "127.0.0.1"]
