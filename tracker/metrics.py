@@ -1,7 +1,7 @@
 """Prometheus metrics. The hot path counts in plain integers; a collector reads them when it is asked."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
@@ -20,9 +20,10 @@ LAG_PERIOD = 0.5
 class TrackerCollector(Collector):
     """What the hub and the endpoint count."""
 
-    def __init__(self, hub: Hub, endpoint: Endpoint) -> None:
+    def __init__(self, hub: Hub, endpoint: Endpoint, extension_errors: Mapping[str, int]) -> None:
         self._hub = hub
         self._endpoint = endpoint
+        self._extension_errors = extension_errors
 
     def collect(self) -> Iterator[Metric]:
         hub, endpoint, tally = self._hub, self._endpoint, self._hub.tally
@@ -53,6 +54,10 @@ class TrackerCollector(Collector):
         handed.add_metric(["answer"], tally.answers_handed_over)
         yield handed
         yield _by_reason("peerservers_dropped", "Messages, or parts of one, not served", tally.dropped)
+        errors = CounterMetricFamily("peerservers_extension_errors", "What extensions raised", labels=["extension"])
+        for name, number in self._extension_errors.items():
+            errors.add_metric([name], number)
+        yield errors
         yield CounterMetricFamily("peerservers_received_bytes", "Payload received", endpoint.bytes_received)
         yield CounterMetricFamily("peerservers_sent_bytes", "Payload sent", endpoint.bytes_sent)
         yield self._message_sizes()
@@ -100,10 +105,10 @@ class LoopLag:
             self._histogram.observe(max(0.0, loop.time() - due))
 
 
-def registry_for(hub: Hub, endpoint: Endpoint) -> CollectorRegistry:
+def registry_for(hub: Hub, endpoint: Endpoint, extension_errors: Mapping[str, int]) -> CollectorRegistry:
     """A registry with the tracker's and the process's metrics."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(TrackerCollector(hub, endpoint))
+    registry.register(TrackerCollector(hub, endpoint, extension_errors))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry

@@ -34,10 +34,10 @@ class Server:
         self.settings = settings
         self.hub = Hub(settings.tracker.rules(), random.Random().random)
         self.endpoint = Endpoint(self.hub, settings.connections)
-        self.registry = registry_for(self.hub, self.endpoint)
+        self.extensions = ExtensionHost()
+        self.registry = registry_for(self.hub, self.endpoint, self.extensions.errors)
         for path, route in Pages(self.hub, self.endpoint, self.registry, settings.server.public_url).routes().items():
             self.endpoint.add_route(path, route)
-        self.extensions = ExtensionHost()
         self.extensions.load(extensions, settings, self.hub, self.endpoint, self.registry)
         self.addresses: list[tuple[str, int]] = []
         self._lag = LoopLag(self.registry)

@@ -246,6 +246,8 @@ async def test_bad_extensions_harm_nobody(serve: Any, monkeypatch: pytest.Monkey
     errors = tracker.server.extensions.errors
     assert errors["fails"] == 1
     assert errors["raises"] > 1
+    raised = tracker.server.registry.get_sample_value("peerservers_extension_errors_total", {"extension": "raises"})
+    assert raised == errors["raises"]
     assert tracker.server.hub.tally.dropped["extension_queue_full"] > 0
     await asyncio.wait_for(tracker.server.stop(), PATIENCE)
     assert "stop" in friend.events
