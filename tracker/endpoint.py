@@ -40,9 +40,11 @@ SWEEP_ROUND: Final = 20
 
 _READ_BUFFER: Final = 2048
 
-# picows logs at error level what any client can cause, and without an adapter makes a logger for each connection.
+# picows logs as errors what any client can cause; only what comes with an exception is a fault of ours. Without an
+# adapter it makes a logger for each connection.
 _quiet = logging.getLogger("tracker.picows")
-_quiet.setLevel(logging.CRITICAL + 1)
+_quiet.setLevel(logging.ERROR)
+_quiet.addFilter(lambda record: record.exc_info is not None)
 _quiet_adapter: Final = logging.LoggerAdapter(_quiet, {})
 
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"

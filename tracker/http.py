@@ -52,6 +52,7 @@ class HttpConnection(asyncio.Protocol):
         self._on_close = on_close
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
         self._task: asyncio.Task[None] | None = None
+        self._blocked = False
 
     def data_received(self, data: bytes) -> None:
         self.last_used = asyncio.get_running_loop().time()
@@ -64,6 +65,13 @@ class HttpConnection(asyncio.Protocol):
         self._advance()
         return True
 
+    def pause_writing(self) -> None:
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._read_on()
+
     def connection_lost(self, _error: Exception | None) -> None:
         if self._task:
             self._task.cancel()
@@ -71,7 +79,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _advance(self) -> None:
         try:
-            while self._task is None and not self.transport.is_closing():
+            while self._task is None and not self._blocked and not self.transport.is_closing():
                 event = self._h11.next_event()
                 if event is h11.NEED_DATA or event is h11.PAUSED:
                     break
@@ -81,8 +89,8 @@ class HttpConnection(asyncio.Protocol):
                     self.transport.close()
         except h11.RemoteProtocolError as error:
             self._refuse(HTTPStatus(error.error_status_hint))
-        # A client that sends on and on while its answer is made, or a body that nobody wants, is not read.
-        if self._task is not None and not self.transport.is_closing():
+        # A client is not read while its answer is made, nor while it does not take the answers to what it has asked.
+        if (self._task is not None or self._blocked) and not self.transport.is_closing():
             self.transport.pause_reading()
 
     async def _serve(self, request: h11.Request) -> None:
@@ -129,10 +137,14 @@ class HttpConnection(asyncio.Protocol):
             self._h11.next_event()
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
-            self.transport.resume_reading()
-            self._advance()
+            self._read_on()
         else:
             self.transport.close()
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._advance()
 
     def _refuse(self, status: HTTPStatus) -> None:
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):

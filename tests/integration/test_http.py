@@ -159,6 +159,21 @@ async def test_metrics_in_the_format_that_is_asked_for(tracker: TrackerProcess) 
     assert text.endswith("# EOF\n")
 
 
+async def test_who_asks_and_asks_but_never_reads_is_bounded_and_cut(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env={"PEERSERVERS_CONNECTIONS__HANDSHAKE_TIMEOUT": "1"})
+    before = await tracker.metric("process_resident_memory_bytes")
+    reader, writer = await asyncio.open_connection(tracker.host, tracker.port, limit=1)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    try:
+        for _ in range(200):
+            writer.write(request(b"GET", b"/metrics") * 1000)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    assert await tracker.metric("process_resident_memory_bytes") - before < 16 << 20
+    writer.transport.abort()
+
+
 async def test_an_ordinary_http_client(tracker: TrackerProcess) -> None:
     def fetch(path: str) -> int:
         try:
