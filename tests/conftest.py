@@ -53,6 +53,7 @@ class TrackerProcess:
         self.port = 0
         self.log: list[dict[str, Any]] = []
         self._logged = asyncio.Condition()
+        self._told_to_stop = False
         self._reader = asyncio.ensure_future(self._read_log())
 
     @property
@@ -108,10 +109,15 @@ class TrackerProcess:
         lines = (await self.get("/metrics"))[1].splitlines()
         return next((float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)), 0.0)
 
-    async def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it; its exit code."""
-        if self.process.returncode is None:
-            self.process.send_signal(with_signal)
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._told_to_stop = number != signal.SIGHUP
+        self.process.send_signal(number)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it, unless it has been told to already: a second signal would cut it short. Its exit code."""
+        if not self._told_to_stop and self.process.returncode is None:
+            self.tell(number)
         code = await asyncio.wait_for(self.process.wait(), 20)
         await self._reader
         return code

@@ -101,26 +101,22 @@ class _Frame(Struct, gc=False):
     info_hash: Any = None
     peer_id: Any = None
     to_peer_id: Any = None
-    offer_id: Any = None
+    offer_id: Raw = Raw(b"null")
     event: Any = None
     left: Any = None
     numwant: Any = None
     offers: list[Offer] | None = None
-    answer: Any = None
-
-
-class _AnswerFrame(Struct, gc=False):
-    offer_id: Raw
-    answer: AnswerDescription
+    answer: AnswerDescription | None = None
 
 
 class _LenientFrame(Struct, gc=False):
-    offers: Raw
+    # The same, where one bad offer, or an answer that is none, must not spoil the rest.
+    offers: Raw = Raw(b"null")
     action: Any = None
     info_hash: Any = None
     peer_id: Any = None
     to_peer_id: Any = None
-    offer_id: Any = None
+    offer_id: Raw = Raw(b"null")
     event: Any = None
     left: Any = None
     numwant: Any = None
@@ -129,7 +125,6 @@ class _LenientFrame(Struct, gc=False):
 
 _decode_frame = Decoder(_Frame).decode
 _decode_lenient_frame = Decoder(_LenientFrame).decode
-_decode_answer_frame = Decoder(_AnswerFrame).decode
 _decode_offer = Decoder(Offer).decode
 _decode_raw_list = Decoder(list[Raw]).decode
 _decode_text = Decoder(str).decode
@@ -203,7 +198,7 @@ def decode(payload: bytes, max_offers: int) -> Message:
 
     action = frame.action
     if action == "announce":
-        return _announce_or_answer(payload, frame, offers, invalid_offers, max_offers)
+        return _announce_or_answer(frame, offers, invalid_offers, max_offers)
     if action == "scrape":
         return _scrape(frame.info_hash)
     raise Malformed(
@@ -212,7 +207,7 @@ def decode(payload: bytes, max_offers: int) -> Message:
 
 
 def _announce_or_answer(
-    payload: bytes, frame: _Frame | _LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int
+    frame: _Frame | _LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int
 ) -> Announce | Answer:
     info_hash, peer_id = frame.info_hash, frame.peer_id
     if not is_id(info_hash):
@@ -220,7 +215,7 @@ def _announce_or_answer(
     if not is_id(peer_id):
         raise Malformed(Reason.INVALID_PEER_ID, "invalid peer_id", info_hash)
     if frame.answer is not None:
-        return _answer(payload, info_hash, peer_id, frame.to_peer_id)
+        return _answer(frame, info_hash, peer_id)
 
     valid = [offer for offer in offers if _valid_sdp(offer.description.sdp) and _valid_id_token(offer.offer_id)]
     invalid_offers += len(offers) - len(valid)
@@ -242,18 +237,15 @@ def _announce_or_answer(
     )
 
 
-def _answer(payload: bytes, info_hash: str, peer_id: str, to_peer_id: object) -> Answer:
+def _answer(frame: _Frame | _LenientFrame, info_hash: str, peer_id: str) -> Answer:
+    answer, to_peer_id, offer_id = frame.answer, frame.to_peer_id, frame.offer_id
     if not is_id(to_peer_id):
         raise Malformed(Reason.INVALID_ANSWER, "invalid to_peer_id", info_hash)
-    try:
-        frame = _decode_answer_frame(payload)
-    except (msgspec.MsgspecError, RecursionError):
-        raise Malformed(Reason.INVALID_ANSWER, "invalid answer", info_hash) from None
-    if not _valid_sdp(frame.answer.sdp):
+    if not isinstance(answer, AnswerDescription) or not _valid_sdp(answer.sdp):
         raise Malformed(Reason.INVALID_ANSWER, "invalid answer", info_hash)
-    if not _valid_id_token(frame.offer_id):
+    if not _valid_id_token(offer_id):
         raise Malformed(Reason.INVALID_ANSWER, "invalid offer_id", info_hash)
-    return Answer(info_hash, peer_id, to_peer_id, frame.answer.sdp, frame.offer_id)
+    return Answer(info_hash, peer_id, to_peer_id, answer.sdp, offer_id)
 
 
 def _scrape(info_hash: object) -> Scrape:
@@ -266,7 +258,9 @@ def _scrape(info_hash: object) -> Scrape:
 
 
 def _pick_offers(offers: Raw) -> tuple[list[Offer], int]:
-    """The well-formed ones of a list that has others too, and how many others."""
+    """The well-formed ones of a list that may have others too, and how many others."""
+    if bytes(offers) == b"null":
+        return [], 0
     try:
         items = _decode_raw_list(offers)
     except (msgspec.MsgspecError, RecursionError):

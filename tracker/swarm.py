@@ -229,18 +229,18 @@ class _Draw:
         if count <= 0:
             return
         enough = len(self.chosen) + count
-        if stop - start <= 8 * count:
-            free = [position for position in range(start, stop) if position not in self.taken]
-            _shuffle(free, self.random)
-            for position in free:
-                if len(self.chosen) == enough:
-                    break
-                self._add(position, patient=True)
+        random, size, taken = self.random, stop - start, self.taken
+        if size - len(taken) <= 8 * count:
+            free = [position for position in range(start, stop) if position not in taken]
+            while free and len(self.chosen) < enough:
+                # A shuffle (Fisher-Yates) that goes only as far as needed.
+                pick = int(random() * len(free))
+                free[pick], free[-1] = free[-1], free[pick]
+                self._add(free.pop(), patient=True)
         else:
             # Far more members than offers: cheaper to draw until a free one comes than to list them all. Stale ones
             # are passed over only so often, or a swarm of silent peers would be searched through and through.
             patience = count
-            random, size, taken = self.random, stop - start, self.taken
             while len(self.chosen) < enough:
                 position = start + int(random() * size)
                 if position not in taken and not self._add(position, patient=patience > 0):
@@ -258,9 +258,3 @@ class _Draw:
             return False
         self.chosen.append(member)
         return True
-
-
-def _shuffle(items: list[Any], random: Random) -> None:
-    for end in range(len(items) - 1, 0, -1):
-        other = int(random() * (end + 1))
-        items[end], items[other] = items[other], items[end]

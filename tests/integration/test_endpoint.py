@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -431,7 +432,7 @@ async def test_refused_while_shutting_down(start_tracker: StartTracker) -> None:
     tracker = await start_tracker()
     async with wire(tracker) as client, wire(tracker, None) as late:
         await tracker.metric("peerservers_connections")
-        tracker.process.terminate()
+        tracker.tell(signal.SIGTERM)
         assert await client.close_code() == 1001
         late.writer.write(HANDSHAKE + b"\r\n")
         await late.gone()

@@ -44,7 +44,7 @@ async def test_a_signal_closes_every_socket_with_1001_and_exits_with_0(tracker: 
     async with raw_client(tracker.url) as a, raw_client(tracker.url) as b:
         await a.announce(peer_id(1))
         await b.announce(peer_id(2))
-        tracker.process.send_signal(getattr(signal, name))
+        tracker.tell(signal.Signals[name])
         assert await a.closed() == (1001, "shutdown")
         assert await b.closed() == (1001, "shutdown")
     assert await tracker.stop() == 0
@@ -62,8 +62,9 @@ async def test_a_second_signal_stops_at_once() -> None:
     tracker = await TrackerProcess.start(env={"PEERSERVERS_SERVER__SHUTDOWN_TIMEOUT": "60"})
     async with raw_client(tracker.url) as client:
         client.socket.transport.pause_reading()
-        tracker.process.terminate()
+        tracker.tell(signal.SIGTERM)
         await tracker.logged("stopping")
+        tracker.tell(signal.SIGTERM)
         assert await tracker.stop() == 1
     assert tracker.log[-1]["event"] == "stopped_at_once"
 
@@ -108,7 +109,7 @@ async def test_sighup_reloads_the_log_level(start_tracker: StartTracker, tmp_pat
     async def reload_with(text: str) -> dict[str, object]:
         file.write_text(text)
         tracker.log.clear()
-        tracker.process.send_signal(signal.SIGHUP)
+        tracker.tell(signal.SIGHUP)
         return await tracker.logged("reloaded", "reload_failed")
 
     assert (await reload_with('[log]\nlevel = "debug"\n'))["level"] == "info"

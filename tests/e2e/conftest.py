@@ -1,0 +1,51 @@
+"""A browser, and pages in it that run clients of trackers."""
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+from playwright.async_api import Browser, async_playwright
+
+from tests.conftest import WEB, unavailable
+from tests.e2e.browser import CHROMIUM_FLAGS, Page, build_pages, serving
+
+OpenPage = Callable[[str], Awaitable[Page]]
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """The system's Chromium."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        unavailable("chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the pages in `tests/web/pages`."""
+    if shutil.which("node") is None or not (WEB / "node_modules" / ".bin" / "esbuild").exists():
+        unavailable("npm's clients for pages")
+    directory = tmp_path_factory.mktemp("site")
+    build_pages(WEB, directory)
+    with serving(directory) as url:
+        yield url
+
+
+@pytest.fixture
+async def open_page(browser: Browser, site: str) -> AsyncIterator[OpenPage]:
+    """Opens pages by name, each in a profile of its own; at the end none may have had an error."""
+    async with AsyncExitStack() as contexts:
+        opened: list[Page] = []
+
+        async def open_page(name: str) -> Page:
+            context = await contexts.enter_async_context(await browser.new_context())
+            opened.append(await Page.open(context, f"{site}/{name}.html"))
+            return opened[-1]
+
+        yield open_page
+        assert [error for page in opened for error in page.errors] == []

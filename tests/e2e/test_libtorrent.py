@@ -1,0 +1,65 @@
+"""libtorrent sessions, which have nothing but the tracker, find each other and transfer files over WebRTC."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartTracker, TrackerProcess
+from tests.e2e.lt import LibtorrentPeer, Torrent
+
+Pair = tuple[LibtorrentPeer, LibtorrentPeer]
+
+FILE = random.Random(1).randbytes(1_000_000)
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """A seeder and a leecher to be."""
+    async with AsyncExitStack() as stack:
+        peers = []
+        for name in ("seeder", "leecher"):
+            (tmp_path / name).mkdir()
+            peers.append(await stack.enter_async_context(LibtorrentPeer(tmp_path / name)))
+        yield peers[0], peers[1]
+
+
+async def test_leecher_finds_seeder(tracker: TrackerProcess, pair: Pair) -> None:
+    seeder, leecher = pair
+    torrent = await seeder.seed("one", FILE, tracker.url)
+    assert await leecher.leech(torrent) == FILE
+
+
+async def test_seeder_finds_waiting_leecher(tracker: TrackerProcess, pair: Pair) -> None:
+    seeder, leecher = pair
+    torrent = Torrent("one", FILE, tracker.url)
+    answered = leecher.answered(torrent)
+    leeching = asyncio.create_task(leecher.leech(torrent))
+    await answered
+    await seeder.seed(torrent.name, torrent.content, tracker.url)
+    assert await leeching == FILE
+
+
+async def test_two_torrents_over_one_socket(tracker: TrackerProcess, pair: Pair) -> None:
+    seeder, leecher = pair
+    contents = FILE[:500_000], FILE[500_000:]
+    torrents = [await seeder.seed(f"part {n}", content, tracker.url) for n, content in enumerate(contents)]
+    assert await asyncio.gather(*map(leecher.leech, torrents)) == list(contents)
+    assert await tracker.metric("peerservers_connections") == 2
+
+
+async def test_peers_meet_again_after_the_tracker_was_restarted(start_tracker: StartTracker, pair: Pair) -> None:
+    seeder, leecher = pair
+    tracker = await start_tracker()
+    torrent = await seeder.seed("one", FILE, tracker.url)
+    assert await leecher.leech(torrent) == FILE
+
+    await tracker.stop()
+    await start_tracker(port=tracker.port)
+    await leecher.forget(torrent)
+    # By itself it comes back at its next announce, two minutes later.
+    await seeder.announce_again(torrent)
+    assert await leecher.leech(torrent) == FILE

@@ -1,0 +1,212 @@
+"""The client of npm's bittorrent-tracker, which webtorrent and most others are built on, in processes of its own."""
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartTracker, TrackerProcess
+from tests.e2e.node import PATIENCE, Json, NodeScript, node_script
+
+StartScript = Callable[[], Awaitable[NodeScript]]
+
+# Controls, quotes and the upper half of latin-1, as half of all hashes have.
+HASH = bytes(range(0, 256, 13)).hex()
+UNKNOWN_HASH = bytes(range(255, 0, -13)).hex()
+
+
+@pytest.fixture
+async def start_script() -> AsyncIterator[StartScript]:
+    """Starts processes for clients."""
+    async with AsyncExitStack() as stack:
+        yield lambda: stack.enter_async_context(node_script("client.mjs"))
+
+
+class NpmClient:
+    """One client in a script's process."""
+
+    def __init__(self, script: NodeScript, name: str) -> None:
+        self.script = script
+        self.name = name
+        self.peer_id = random.randbytes(20).hex()
+
+    @classmethod
+    async def create(cls, script: NodeScript, tracker: TrackerProcess, name: str, **options: Any) -> "NpmClient":
+        """A new one, which has not announced yet."""
+        client = cls(script, name)
+        await script.send("create", name=name, announce=tracker.url, infoHash=HASH, peerId=client.peer_id, **options)
+        return client
+
+    async def call(self, method: str, **options: Any) -> None:
+        """Call one of the client's methods."""
+        await self.script.send("call", name=self.name, method=method, options=options)
+
+    async def announce(self, method: str, **options: Any) -> tuple[int, int]:
+        """Call a method that announces; the tracker's counts."""
+        await self.call(method, **options)
+        return await self.update()
+
+    async def update(self) -> tuple[int, int]:
+        """The counts that the tracker next tells the client."""
+        return counts(await self.event("update"))
+
+    async def told(self, complete: int, incomplete: int) -> None:
+        """Wait until the tracker tells the client these counts."""
+        while await self.update() != (complete, incomplete):
+            pass
+
+    async def event(self, event: str) -> Json:
+        """The client's next event of that name."""
+        return await self.script.event(lambda found: (found["event"], found.get("name")) == (event, self.name))
+
+    async def destroy(self) -> None:
+        """Destroy it; returns when it is done."""
+        await self.script.send("destroy", name=self.name)
+        await self.event("destroyed")
+
+
+def counts(answer: Json) -> tuple[int, int]:
+    """Seeders and leechers, as an answer of the tracker has them."""
+    return answer["complete"], answer["incomplete"]
+
+
+async def test_life_of_a_leecher(tracker: TrackerProcess, start_script: StartScript) -> None:
+    seeding, leeching = await start_script(), await start_script()
+    seeder = await NpmClient.create(seeding, tracker, "seeder")
+    leecher = await NpmClient.create(leeching, tracker, "leecher")
+
+    assert await seeder.announce("start", left=0) == (1, 0)
+    assert await leecher.announce("start", left=1000) == (1, 1)
+    assert await leecher.announce("update", left=500) == (1, 1)
+    assert await leecher.announce("complete", left=0) == (2, 0)
+    assert await leecher.announce("update", left=0) == (2, 0)
+    assert await leecher.announce("stop", left=0) == (1, 0)
+    await leecher.destroy()
+    assert await seeder.announce("update", left=0) == (1, 0)
+    await seeder.destroy()
+    assert (seeding.complaints, leeching.complaints) == ([], [])
+
+
+@pytest.mark.parametrize("left", [{}, {"left": None}, {"left": 1.5}], ids=["absent", "null", "fraction"])
+async def test_who_does_not_know_what_is_left_is_a_leecher(
+    tracker: TrackerProcess, start_script: StartScript, left: dict[str, Any]
+) -> None:
+    script = await start_script()
+    client = await NpmClient.create(script, tracker, "client")
+    assert await client.announce("start", **left) == (0, 1)
+    assert await client.announce("update", **left) == (0, 1)
+    assert script.complaints == []
+
+
+async def test_scrape(tracker: TrackerProcess, start_script: StartScript) -> None:
+    script = await start_script()
+    client = await NpmClient.create(script, tracker, "client")
+    await client.announce("start", left=0)
+
+    await client.call("scrape")
+    answer = await client.event("scrape")
+    assert (answer["infoHash"], counts(answer)) == (HASH, (1, 0))
+
+    await client.call("scrape", infoHash=[HASH, UNKNOWN_HASH])
+    answers = [await client.event("scrape"), await client.event("scrape")]
+    assert {answer["infoHash"]: counts(answer) for answer in answers} == {HASH: (1, 0), UNKNOWN_HASH: (0, 0)}
+    assert script.complaints == []
+
+
+async def test_scrape_without_a_client(tracker: TrackerProcess, start_script: StartScript) -> None:
+    announcing, scraping = await start_script(), await start_script()
+    await (await NpmClient.create(announcing, tracker, "client")).announce("start", left=10)
+
+    async def scrape(wanted: str | list[str]) -> Any:
+        await scraping.send("scrapeOnce", announce=tracker.url, infoHash=wanted)
+        answer = await scraping.event(lambda event: event["event"] == "scraped")
+        assert "error" not in answer
+        return answer["result"]
+
+    assert counts(await scrape(HASH)) == (0, 1)
+    assert counts(await scrape(UNKNOWN_HASH)) == (0, 0)
+    both = await scrape([HASH, UNKNOWN_HASH])
+    assert {info_hash: counts(answer) for info_hash, answer in both.items()} == {HASH: (0, 1), UNKNOWN_HASH: (0, 0)}
+
+
+async def test_two_clients_on_one_socket(tracker: TrackerProcess, start_script: StartScript) -> None:
+    """All clients of a process share a socket, so each sees what the tracker tells the others too."""
+    script, watching = await start_script(), await start_script()
+    watcher = await NpmClient.create(watching, tracker, "watcher")
+    first, second = [await NpmClient.create(script, tracker, name) for name in ("first", "second")]
+
+    await first.call("start", left=0)
+    await second.told(1, 0)
+    await second.call("start", left=10)
+    await first.told(1, 1)
+    assert await tracker.metric("peerservers_connections") == 2, "one for each process"
+    assert await watcher.announce("start", left=10) == (1, 2)
+
+    await first.call("stop", left=0)
+    await second.told(0, 2)
+    await first.destroy()
+    assert await watcher.announce("update", left=10) == (0, 2)
+
+    await second.destroy()
+    await until_told(watcher, 0, 1)
+    assert (script.complaints, watching.complaints) == ([], [])
+
+
+async def test_two_clients_that_vanish_with_their_socket(tracker: TrackerProcess, start_script: StartScript) -> None:
+    script, watching = await start_script(), await start_script()
+    watcher = await NpmClient.create(watching, tracker, "watcher")
+    assert await watcher.announce("start", left=10) == (0, 1)
+    clients = [await NpmClient.create(script, tracker, name) for name in ("first", "second")]
+    for client in clients:
+        await client.call("start", left=0)
+    await until_told(watcher, 2, 1)
+
+    await clients[0].destroy()
+    assert await watcher.announce("update", left=10) == (2, 1), "the socket is open, and nobody has said stop"
+    await clients[1].destroy()
+    await until_told(watcher, 0, 1)
+    assert (script.complaints, watching.complaints) == ([], [])
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+async def test_clients_come_back_to_a_restarted_tracker(
+    start_tracker: StartTracker, start_script: StartScript, end: signal.Signals
+) -> None:
+    tracker = await start_tracker()
+    scripts = await start_script(), await start_script()
+    # What the client says of itself when it is not asked.
+    seeder = await NpmClient.create(scripts[0], tracker, "seeder", always={"left": 0})
+    leecher = await NpmClient.create(scripts[1], tracker, "leecher", always={"left": 10})
+    assert await seeder.announce("start") == (1, 0)
+    assert await leecher.announce("start") == (1, 1)
+
+    tracker.tell(end)
+    await tracker.stop()
+    await start_tracker(port=tracker.port)
+    await asyncio.gather(seeder.update(), leecher.update())
+    assert await seeder.announce("update") == (1, 1)
+    complaints = scripts[0].complaints + scripts[1].complaints
+    assert all(complaint.startswith("Error connecting to") for complaint in complaints), complaints
+
+
+async def test_two_processes_connect(tracker: TrackerProcess, start_script: StartScript) -> None:
+    scripts = await start_script(), await start_script()
+    waiting = await NpmClient.create(scripts[0], tracker, "waiting")
+    newcomer = await NpmClient.create(scripts[1], tracker, "newcomer")
+    await waiting.announce("start", left=0)
+    await newcomer.announce("start", left=10)
+    for receiver, sender in ((waiting, newcomer), (newcomer, waiting)):
+        message = await receiver.event("message")
+        assert (message["text"], message["peerId"]) == (f"from {sender.name}", sender.peer_id)
+    assert [script.complaints for script in scripts] == [[], []]
+
+
+async def until_told(client: NpmClient, complete: int, incomplete: int) -> None:
+    """Announce until the tracker has these counts: it may learn late that a socket is closed."""
+    async with asyncio.timeout(PATIENCE):
+        while await client.announce("update", left=10, numwant=0) != (complete, incomplete):
+            pass

@@ -1,0 +1,152 @@
+"""Webtorrent in a browser: files are transferred between pages that know only the tracker."""
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from websockets import CloseCode
+
+from tests.client import RawClient, raw_client
+from tests.conftest import StartTracker, TrackerProcess
+from tests.e2e.browser import PATIENCE, Page
+from tests.e2e.conftest import OpenPage
+from tests.e2e.lt import PIECE_LENGTH, LibtorrentPeer, Torrent
+
+
+def new_torrent(tracker: TrackerProcess, name: str = "file") -> Torrent:
+    """A torrent of random bytes."""
+    return Torrent(name, os.urandom(300_000), tracker.url)
+
+
+@pytest.fixture
+async def libtorrent(tmp_path: Path) -> AsyncIterator[LibtorrentPeer]:
+    """A client that is not a browser."""
+    async with LibtorrentPeer(tmp_path) as peer:
+        yield peer
+
+
+async def seed(page: Page, torrent: Torrent) -> None:
+    """Seed in a page; returns when the tracker has answered."""
+    content = base64.b64encode(torrent.content).decode()
+    await page.call("seed", torrent.tracker_url, torrent.name, PIECE_LENGTH, content)
+    await page.told("announced")
+
+
+async def leech(page: Page, torrent: Torrent) -> None:
+    """Start a download in a page; returns when the tracker has answered."""
+    await page.call("leech", torrent.magnet)
+    await page.told("announced")
+
+
+async def downloaded(page: Page, torrent: Torrent) -> bytes:
+    """Wait until a page's download is complete; the file's content."""
+    return base64.b64decode(await page.told(f"done {torrent.info_hash}"))
+
+
+async def counts_become(watcher: RawClient, torrent: Torrent, *, complete: int, incomplete: int) -> None:
+    """Wait until the tracker counts so many peers; nobody is told of changes, so it has to be asked for them."""
+    swarm = bytes.fromhex(torrent.info_hash).decode("latin-1")
+    expected = {"complete": complete, "incomplete": incomplete}
+    counts: dict[str, int] = {}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while not expected.items() <= counts.items():
+                await asyncio.sleep(0.02)
+                await watcher.send({"action": "scrape", "info_hash": swarm})
+                counts = (await watcher.receive())["files"][swarm]
+    assert expected.items() <= counts.items()
+
+
+async def test_the_seeder_comes_first(tracker: TrackerProcess, open_page: OpenPage) -> None:
+    """The seeder answers the leecher's offers."""
+    torrent = new_torrent(tracker)
+    seeder, leecher = await open_page("webtorrent"), await open_page("webtorrent")
+    await seed(seeder, torrent)
+    await leech(leecher, torrent)
+    assert await downloaded(leecher, torrent) == torrent.content
+
+
+async def test_the_leecher_comes_first(tracker: TrackerProcess, open_page: OpenPage) -> None:
+    """The leecher, who has announced to an empty swarm, answers the seeder's offers."""
+    torrent = new_torrent(tracker)
+    leecher, seeder = await open_page("webtorrent"), await open_page("webtorrent")
+    await leech(leecher, torrent)
+    await seed(seeder, torrent)
+    assert await downloaded(leecher, torrent) == torrent.content
+
+
+async def test_two_torrents_share_a_socket(tracker: TrackerProcess, open_page: OpenPage) -> None:
+    """Each page seeds one torrent and downloads the other's, as one peer of two swarms on one socket."""
+    first, second = new_torrent(tracker, "first"), new_torrent(tracker, "second")
+    left, right = await open_page("webtorrent"), await open_page("webtorrent")
+    await seed(left, first)
+    await seed(right, second)
+    await leech(left, second)
+    await leech(right, first)
+    assert await downloaded(left, second) == second.content
+    assert await downloaded(right, first) == first.content
+    assert [left.sockets, right.sockets] == [[tracker.url], [tracker.url]]
+
+
+async def test_one_seeder_serves_three_leechers(tracker: TrackerProcess, open_page: OpenPage) -> None:
+    """Of four pages one has the file, and then all."""
+    torrent = new_torrent(tracker)
+    seeder, *leechers = [await open_page("webtorrent") for _ in range(4)]
+    await seed(seeder, torrent)
+    for leecher in leechers:
+        await leech(leecher, torrent)
+    for leecher in leechers:
+        assert await downloaded(leecher, torrent) == torrent.content
+
+
+async def test_a_tab_is_counted_until_it_is_closed(tracker: TrackerProcess, open_page: OpenPage) -> None:
+    """Who knows only a magnet link is a leecher, who has downloaded it a seeder, and whose tab is gone neither."""
+    torrent = new_torrent(tracker)
+    leecher, seeder = await open_page("webtorrent"), await open_page("webtorrent")
+    async with raw_client(tracker.url) as watcher:
+        await leech(leecher, torrent)
+        await counts_become(watcher, torrent, complete=0, incomplete=1)
+        await seed(seeder, torrent)
+        assert await downloaded(leecher, torrent) == torrent.content
+        await counts_become(watcher, torrent, complete=2, incomplete=0)
+        await seeder.close()
+        await counts_become(watcher, torrent, complete=1, incomplete=0)
+        await leecher.close()
+        await counts_become(watcher, torrent, complete=0, incomplete=0)
+
+
+async def test_the_tracker_restarts(start_tracker: StartTracker, open_page: OpenPage) -> None:
+    """Pages are told that the tracker goes away; those that come back meet the ones that come later."""
+    seeder, leecher = await open_page("webtorrent"), await open_page("webtorrent")
+    before = await start_tracker()
+    torrent = new_torrent(before)
+    await seed(seeder, torrent)
+    await seeder.call("reconnectSoon")
+    await before.stop()
+    assert await seeder.told("closed") == CloseCode.GOING_AWAY
+    await start_tracker(port=before.port)
+    await leech(leecher, torrent)
+    assert await downloaded(leecher, torrent) == torrent.content
+
+
+async def test_a_page_downloads_from_libtorrent(
+    tracker: TrackerProcess, open_page: OpenPage, libtorrent: LibtorrentPeer
+) -> None:
+    """The seeder is an implementation of its own, outside the browser."""
+    torrent = await libtorrent.seed("file", os.urandom(300_000), tracker.url)
+    leecher = await open_page("webtorrent")
+    await leech(leecher, torrent)
+    assert await downloaded(leecher, torrent) == torrent.content
+
+
+async def test_libtorrent_downloads_from_a_page(
+    tracker: TrackerProcess, open_page: OpenPage, libtorrent: LibtorrentPeer
+) -> None:
+    """The leecher is an implementation of its own, outside the browser."""
+    torrent = new_torrent(tracker)
+    await seed(await open_page("webtorrent"), torrent)
+    assert await libtorrent.leech(torrent) == torrent.content
