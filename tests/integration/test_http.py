@@ -162,7 +162,7 @@ async def test_metrics_in_the_format_that_is_asked_for(tracker: TrackerProcess) 
 async def test_who_asks_and_asks_but_never_reads_is_bounded_and_cut(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(env={"PEERSERVERS_CONNECTIONS__HANDSHAKE_TIMEOUT": "1"})
     before = await tracker.metric("process_resident_memory_bytes")
-    reader, writer = await asyncio.open_connection(tracker.host, tracker.port, limit=1)
+    _reader, writer = await asyncio.open_connection(tracker.host, tracker.port, limit=1)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     try:
         for _ in range(200):
