@@ -95,7 +95,7 @@ class Scrape(Struct, gc=False):
 Message = Announce | Answer | Scrape
 
 
-class _Frame(Struct, gc=False):
+class _Fields(Struct, gc=False):
     # `Any` where clients disagree about types: libtorrent, trystero and anacrolix/torrent all differ.
     action: Any = None
     info_hash: Any = None
@@ -105,21 +105,16 @@ class _Frame(Struct, gc=False):
     event: Any = None
     left: Any = None
     numwant: Any = None
+
+
+class _Frame(_Fields, gc=False):
     offers: list[Offer] | None = None
     answer: AnswerDescription | None = None
 
 
-class _LenientFrame(Struct, gc=False):
-    # The same, where one bad offer, or an answer that is none, must not spoil the rest.
+class _LenientFrame(_Fields, gc=False):
+    # Where one bad offer, or an answer that is none, must not spoil the rest.
     offers: Raw = Raw(b"null")
-    action: Any = None
-    info_hash: Any = None
-    peer_id: Any = None
-    to_peer_id: Any = None
-    offer_id: Raw = Raw(b"null")
-    event: Any = None
-    left: Any = None
-    numwant: Any = None
     answer: Any = None
 
 
