@@ -14,6 +14,12 @@ from tracker.websocket import Owner, WebSocket
 MAX_QUEUE: Final = 1 << 20
 """Bytes received and not yet taken, beyond which the socket is not read."""
 
+_MESSAGE_COST: Final = 100
+"""Bytes that a message takes besides its payload: empty ones fill a queue too."""
+
+GRACE: Final = 5.0
+"""Seconds from the end of the connection until a handler that is still at work is cancelled."""
+
 
 class ChannelClosed(Exception):
     """No more messages will come, nor can any be sent."""
@@ -22,7 +28,8 @@ class ChannelClosed(Exception):
 class Channel(WebSocket):
     """Messages to and from one WebSocket, for an extension's coroutine.
 
-    `handler` runs as a task from the handshake on; when it returns or raises, the socket is closed.
+    `handler` runs as a task from the handshake on; when it returns or raises, the socket is closed. When the socket
+    closes first, `receive` raises, and a handler that is busy with something else is cancelled after `GRACE` seconds.
     """
 
     __slots__ = ("_arrived", "_handler", "_messages", "_queued", "_task")
@@ -48,9 +55,10 @@ class Channel(WebSocket):
             self._arrived.clear()
             await self._arrived.wait()
         payload, is_text = self._messages.popleft()
-        if self._queued > MAX_QUEUE >= self._queued - len(payload) and self.reason is None:
+        cost = len(payload) + _MESSAGE_COST
+        if self._queued > MAX_QUEUE >= self._queued - cost and self.reason is None:
             self.transport.underlying_transport.resume_reading()
-        self._queued -= len(payload)
+        self._queued -= cost
         return payload, is_text
 
     def on_ws_connected(self, transport: object) -> None:
@@ -61,14 +69,23 @@ class Channel(WebSocket):
     def received(self, payload: bytes, is_text: bool, now: float) -> None:  # noqa: ARG002
         """Queue one message for `receive`."""
         self._messages.append((payload, is_text))
-        if self._queued <= MAX_QUEUE < self._queued + len(payload):
+        cost = len(payload) + _MESSAGE_COST
+        if self._queued <= MAX_QUEUE < self._queued + cost:
             self.transport.underlying_transport.pause_reading()
-        self._queued += len(payload)
+        self._queued += cost
         self._arrived.set()
 
     def ended(self) -> None:
-        """Wake the handler, which finds the channel closed."""
+        """Wake the handler, which finds the channel closed once it has taken what had come."""
         self._arrived.set()
+        if self._task is not None:
+            asyncio.get_running_loop().call_later(GRACE, self._task.cancel)
+
+    def sweep(self, now: float) -> None:
+        """Time limits; while the handler holds up reading, silence is no sign of death."""
+        if self._queued > MAX_QUEUE:
+            self.heard = now
+        super().sweep(now)
 
     async def _run(self) -> None:
         try:
@@ -78,5 +95,6 @@ class Channel(WebSocket):
         except Exception:
             structlog.get_logger().exception("channel_failed")
             self.close(WSCloseCode.INTERNAL_ERROR, Reason.INTERNAL_ERROR)
-        else:
+        finally:
+            # Also when the handler was cancelled, or let the cancellation of something it awaited escape.
             self.close(WSCloseCode.OK, Reason.CLOSED_BY_EXTENSION)

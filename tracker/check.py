@@ -14,6 +14,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 Json = dict[str, Any]
 
+MAX_DETAIL: Final = 200
+"""Characters of a result's detail, which may quote the tracker."""
+
 _SDP: Final = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=peerservers check\r\n"
 
 
@@ -84,7 +87,7 @@ class _Peer:
                         raise Unmet("answers in binary frames, which browsers' clients cannot read")
                     try:
                         message = json.loads(frame)
-                    except ValueError:
+                    except (ValueError, RecursionError):
                         continue
                     if isinstance(message, dict) and wanted(message):
                         return message
@@ -288,7 +291,9 @@ class _Check:
         self._add(name, needed, works, detail)
 
     def _add(self, name: str, needed: bool, works: bool | None, detail: str) -> None:
-        self.report.results.append(Result(name, needed, works, detail))
+        # What a tracker says is not to be trusted with the terminal.
+        clean = "".join(letter if letter.isprintable() else "?" for letter in detail)[:MAX_DETAIL]
+        self.report.results.append(Result(name, needed, works, clean))
 
 
 async def check(url: str, patience: float) -> Report:

@@ -1,6 +1,7 @@
 """The command `peerservers`."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def serve(
 
     loaded = settings()
     configure(loaded.log.level, loaded.log.format)
-    sys.exit(run(loaded, discover(), settings))
+    sys.exit(run(loaded, discover(loaded), settings))
 
 
 @cli.command()
@@ -97,6 +98,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line. What an operator got wrong is one line and exit code 2, never a traceback."""
+    _open_standard_streams()
     try:
         cli.main(standalone_mode=False)
     except (ConfigError, IdentityError, StartError) as error:
@@ -107,6 +109,18 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        _fail(str(error))
+
+
+def _open_standard_streams() -> None:
+    # A stream that is closed would be None here, and the first socket would get its number and what is written to it.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r+" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def _fail(text: str) -> None:

@@ -42,7 +42,9 @@ class Server(Section):
     """Where the tracker listens and what it keeps."""
 
     host: str | list[str] = Field(
-        "0.0.0.0", description='Address to listen on, or a list of them; "::" alone listens on IPv6 and IPv4.'
+        "0.0.0.0",
+        min_length=1,
+        description='Address to listen on, or a list of them; "::" alone listens on IPv6 and IPv4.',
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one and logs it.")
     public_url: str = Field(
@@ -89,9 +91,14 @@ class Tracker(Section):
 class Connections(Section):
     """Limits of one client's connection."""
 
-    max_message_size: int = Field(262144, ge=1024, description="Bytes of the longest message; longer closes with 1009.")
+    max_message_size: int = Field(
+        262144, ge=1024, le=1 << 30, description="Bytes of the longest message; longer closes with 1009."
+    )
     send_buffer: int = Field(
-        1048576, ge=65536, description="Bytes that may wait for a slow receiver; what comes on top is dropped."
+        1048576,
+        ge=65536,
+        le=1 << 30,
+        description="Bytes that may wait for a slow receiver; what comes on top is dropped.",
     )
     handshake_timeout: float = Field(10, gt=0, description="Seconds for a client to send its HTTP request.")
     ping_interval: float = Field(40, gt=0, description="Seconds of silence after which a client is pinged.")

@@ -40,6 +40,10 @@ SWEEP_ROUND: Final = 20
 
 _READ_BUFFER: Final = 2048
 
+_RECEIVE_BUFFER: Final = 65536
+"""Bytes that the kernel holds of what a client has sent. All of it is read, and kept room for, in one go: with the
+megabytes that it would take by itself, a few flooding clients could hold up everybody for seconds."""
+
 # picows logs as errors what any client can cause; only what comes with an exception is a fault of ours. Without an
 # adapter it makes a logger for each connection.
 _quiet = logging.getLogger("tracker.picows")
@@ -167,10 +171,9 @@ class Endpoint:
         if _UPGRADE.search(head):
             self._upgrade(arrival.transport, data)
         else:
-            connection = HttpConnection(arrival.transport, self._routes, self._http_closed)
+            connection = HttpConnection(arrival.transport, data, self._routes, self._http_closed)
             self._http.add(connection)
             arrival.transport.set_protocol(connection)
-            connection.data_received(data)
 
     def arrival_lost(self, arrival: "_Arrival", reason: Reason) -> None:
         """A connection ended before it said what it wants."""
@@ -248,8 +251,8 @@ class Endpoint:
         for arrival in [arrival for arrival in self._arrivals if arrival.deadline < now]:
             self.arrival_lost(arrival, Reason.HANDSHAKE_TIMEOUT)
             arrival.transport.abort()
-        idle_since = asyncio.get_running_loop().time() - self.settings.handshake_timeout
-        for connection in [connection for connection in self._http if connection.last_used < idle_since]:
+        loop_now = asyncio.get_running_loop().time()
+        for connection in [connection for connection in self._http if connection.deadline < loop_now]:
             connection.transport.abort()
         batch = list(islice(self._sweep_round, max(50, len(self.websockets) // SWEEP_ROUND)))
         if not batch:
@@ -341,6 +344,7 @@ def _bind(host: str, port: int, alone: bool) -> list[socket.socket]:
             listener = socket.socket(family, kind, proto)
             bound.append(listener)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not (alone and host == "::"))
             listener.bind(address)

@@ -1,11 +1,9 @@
-"""Extensions: what they may do, how they are found, started and kept from harming the tracker.
+"""Extensions: what they may do, and how they are found; `tracker.host` runs them.
 
 A third party's extension is a class derived from `Extension`, named by an entry point of the group
 `peerservers.extensions`. Its name there is the name of its section, `[extensions.NAME]`.
 """
 
-import asyncio
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import entry_points
 from time import monotonic
@@ -21,17 +19,12 @@ from tracker.endpoint import Endpoint
 from tracker.http import Route
 from tracker.hub import Hub
 from tracker.protocol import Answer, Offer
-from tracker.reasons import Reason
-from tracker.swarm import Peer, RemoteMember, Swarm
+from tracker.swarm import RemoteMember, Swarm
 
 GROUP: Final = "peerservers.extensions"
 
 STOP_TIMEOUT: Final = 5.0
-"""Seconds that an extension gets to stop."""
-
-MAX_EVENTS: Final = 10_000
-MAX_EVENT_BYTES: Final = 16 << 20
-"""What may wait for a slow extension; what comes on top is dropped."""
+"""Seconds that an extension gets to stop, if `server.shutdown_timeout` does not give it less."""
 
 
 class ExtensionSettings(Section):
@@ -58,7 +51,7 @@ class Extension:
         """Called once, when the tracker serves already."""
 
     async def stop(self) -> None:
-        """Called once, within `STOP_TIMEOUT`; not if `start` failed."""
+        """Called once, for at most `STOP_TIMEOUT` seconds; not if `start` failed."""
 
     async def swarm_opened(self, swarm: Swarm) -> None:
         """A swarm has its first local peer."""
@@ -104,13 +97,17 @@ class TrackerHandle:
         return member
 
     def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
-        """Say how many seeders and leechers are behind a remote member. Raises `ValueError` if negative."""
-        self._hub.set_remote(member, complete, incomplete)
+        """Say how many seeders and leechers are behind a remote member. Raises `ValueError` if negative.
+
+        Does nothing once the member was removed or its swarm has closed.
+        """
+        if self.owns(member):
+            self._hub.set_remote(member, complete, incomplete)
 
     def remove_remote(self, member: RemoteMember) -> None:
         """A remote member is no more."""
+        self.set_remote(member, 0, 0)
         self._members.get(member.swarm, set()).discard(member)
-        self._hub.set_remote(member, 0, 0)
 
     def owns(self, member: RemoteMember) -> bool:
         """Whether a remote member was added here."""
@@ -154,164 +151,15 @@ class TrackerHandle:
         self._members.pop(swarm, None)
 
 
-class ExtensionHost:
-    """Runs the extensions; the hub's observer."""
+def discover(settings: Settings | None = None) -> dict[str, type[Extension]]:
+    """The installed extensions by name, without those that `settings` disable: these need not even be importable.
 
-    def __init__(self) -> None:
-        self.errors: Counter[str] = Counter()
-        self._runners: list[_Runner] = []
-
-    @property
-    def names(self) -> list[str]:
-        """The extensions that are enabled."""
-        return [runner.name for runner in self._runners]
-
-    def load(
-        self,
-        classes: Mapping[str, type[Extension]],
-        settings: Settings,
-        hub: Hub,
-        endpoint: Endpoint,
-        registry: CollectorRegistry,
-    ) -> None:
-        """Make every enabled extension. Raises `ConfigError`."""
-        for name, section in sections(classes, settings).items():
-            if not section.enabled:
-                continue
-            tracker = TrackerHandle(name, settings, hub, endpoint, registry)
-            try:
-                extension = classes[name](tracker, section)
-            except ConfigError:
-                raise
-            except Exception as error:
-                raise ConfigError(f"extensions.{name}: cannot be loaded: {error!r}") from error
-            self._runners.append(_Runner(name, extension, self.errors, hub))
-        if self._runners:
-            hub.observer = self
-
-    def start(self) -> None:
-        """Start all at once, in the background."""
-        for runner in self._runners:
-            runner.task = asyncio.get_running_loop().create_task(runner.run())
-
-    async def stop(self) -> None:
-        """Stop all at once; returns in little more than `STOP_TIMEOUT` even if one does not."""
-        await asyncio.gather(*(runner.stop() for runner in self._runners))
-
-    def swarm_opened(self, swarm: Swarm) -> None:
-        for runner in self._runners:
-            runner.post("swarm_opened", swarm)
-
-    def swarm_changed(self, swarm: Swarm) -> None:
-        for runner in self._runners:
-            runner.post_change(swarm)
-
-    def swarm_closed(self, swarm: Swarm) -> None:
-        for runner in self._runners:
-            runner.extension.tracker.forget(swarm)
-            runner.post("swarm_closed", swarm)
-
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
-        for runner in self._runners:
-            if runner.extension.tracker.owns(member):
-                runner.post("offers_placed", member, peer.peer_id, _detach(offers), size=_size(offers))
-
-    def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
-        for runner in self._runners:
-            runner.post("offers_unplaced", swarm, peer.peer_id, _detach(offers), size=_size(offers))
-
-    def answer_unplaced(self, swarm: Swarm, answer: Answer) -> None:  # noqa: ARG002
-        for runner in self._runners:
-            kept = Answer(
-                answer.info_hash, answer.peer_id, answer.to_peer_id, answer.sdp.copy(), answer.offer_id.copy()
-            )
-            runner.post("answer_unplaced", kept, size=memoryview(answer.sdp).nbytes)
-
-
-class _Runner:
-    """One extension: its task and the events that wait for it."""
-
-    def __init__(self, name: str, extension: Extension, errors: Counter[str], hub: Hub) -> None:
-        self.name = name
-        self.extension = extension
-        self.task: asyncio.Task[None] | None = None
-        self._errors = errors
-        self._hub = hub
-        self._log = structlog.get_logger().bind(extension=name)
-        self._events: deque[tuple[str, tuple[Any, ...], int]] = deque()
-        self._bytes = 0
-        self._changed: set[Swarm] = set()
-        self._posted = asyncio.Event()
-        self._failed = False
-        base = vars(Extension)
-        self._wanted = {key for key in base if getattr(type(extension), key) is not base[key]}
-
-    def post(self, event: str, *arguments: Any, size: int = 0) -> None:
-        """Queue an event, unless the extension does not care, has failed, or is too far behind."""
-        if event not in self._wanted or self._failed:
-            return
-        if len(self._events) >= MAX_EVENTS or self._bytes + size > MAX_EVENT_BYTES:
-            self._hub.tally.dropped[Reason.EXTENSION_QUEUE_FULL] += 1
-            return
-        self._events.append((event, arguments, size))
-        self._bytes += size
-        self._posted.set()
-
-    def post_change(self, swarm: Swarm) -> None:
-        """Queue `swarm_changed`, unless one is waiting already."""
-        if swarm not in self._changed:
-            waiting = len(self._events)
-            self.post("swarm_changed", swarm)
-            if len(self._events) > waiting:
-                self._changed.add(swarm)
-
-    async def run(self) -> None:
-        """Start the extension and hand it its events, until cancelled."""
-        try:
-            await self.extension.start()
-        except Exception as error:
-            self._failed = True
-            self._errors[self.name] += 1
-            self._events.clear()
-            self.extension.tracker.release()
-            self._log.error("extension_start_failed", error=repr(error))
-            return
-        while True:
-            await self._posted.wait()
-            self._posted.clear()
-            while self._events:
-                event, arguments, size = self._events.popleft()
-                self._bytes -= size
-                if event == "swarm_changed":
-                    self._changed.discard(arguments[0])
-                try:
-                    await getattr(self.extension, event)(*arguments)
-                except Exception:
-                    self._errors[self.name] += 1
-                    self._log.exception("extension_failed", on=event)
-                # A long queue must not keep the tracker's own peers waiting.
-                await asyncio.sleep(0)
-
-    async def stop(self) -> None:
-        """Stop handing out events and stop the extension."""
-        if self.task is None or self._failed:
-            return
-        self.task.cancel()
-        await asyncio.wait([self.task], timeout=STOP_TIMEOUT)
-        try:
-            await asyncio.wait_for(self.extension.stop(), STOP_TIMEOUT)
-        except TimeoutError:
-            self._log.error("extension_stop_timed_out", seconds=STOP_TIMEOUT)
-        except Exception as error:
-            self._errors[self.name] += 1
-            self._log.error("extension_stop_failed", error=repr(error))
-        self.extension.tracker.release()
-
-
-def discover() -> dict[str, type[Extension]]:
-    """The installed extensions by name. Raises `ConfigError` for one that cannot be imported."""
+    Raises `ConfigError` for one that cannot be imported.
+    """
     found: dict[str, type[Extension]] = {}
     for point in entry_points(group=GROUP):
+        if settings and not _is_enabled(point.name, settings.extensions.get(point.name, {})):
+            continue
         try:
             loaded = point.load()
         except Exception as error:
@@ -328,7 +176,7 @@ def sections(classes: Mapping[str, type[Extension]], settings: Settings) -> dict
     A section that only disables an extension is welcome whether or not that is installed.
     """
     for name, table in settings.extensions.items():
-        if name not in classes and validate_enabled(name, table):
+        if name not in classes and _is_enabled(name, table):
             raise ConfigError(f"extensions.{name}: no such extension is installed")
     return {
         name: validate(extension.Settings, settings.extensions.get(name, {}), f"extensions.{name}")
@@ -336,18 +184,7 @@ def sections(classes: Mapping[str, type[Extension]], settings: Settings) -> dict
     }
 
 
-def validate_enabled(name: str, table: Mapping[str, Any]) -> bool:
+def _is_enabled(name: str, table: Mapping[str, Any]) -> bool:
     """Whether a section enables its extension, whatever other keys it has."""
     chosen = {"enabled": table["enabled"]} if "enabled" in table else {}
     return validate(ExtensionSettings, chosen, f"extensions.{name}").enabled
-
-
-def _detach(offers: list[Offer]) -> list[Offer]:
-    # Tokens point into the whole frame, which would stay in memory as long as they wait.
-    return [
-        Offer(type(offer.description)("offer", offer.description.sdp.copy()), offer.offer_id.copy()) for offer in offers
-    ]
-
-
-def _size(offers: list[Offer]) -> int:
-    return sum(memoryview(offer.description.sdp).nbytes for offer in offers)

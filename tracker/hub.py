@@ -10,7 +10,7 @@ Times are seconds on any monotonic clock. Invariants, checked by `Hub.check`:
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tracker.protocol import (
     NO_INFO_HASH,
@@ -31,19 +31,25 @@ from tracker.protocol import (
 from tracker.reasons import Reason
 from tracker.swarm import Connection, Peer, Random, RemoteMember, Swarm
 
+_NOT_GARBAGE: Final = frozenset({Reason.FULL_SCRAPE, Reason.TOO_MANY_SWARMS})
+"""Refused for what they ask, not for how they are written."""
+
 Outgoing = list[tuple[Any, bytes]]
 """Frames to send, in order: (connection, JSON in UTF-8)."""
 
 
 class Observer(Protocol):
-    """What the hub tells the extensions. Calls must return at once and must not raise."""
+    """What the hub tells the extensions. Calls must return at once and must not raise.
+
+    `answer_unplaced` says whether anybody cares.
+    """
 
     def swarm_opened(self, swarm: Swarm) -> None: ...
     def swarm_changed(self, swarm: Swarm) -> None: ...
     def swarm_closed(self, swarm: Swarm) -> None: ...
     def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None: ...
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None: ...
-    def answer_unplaced(self, swarm: Swarm, answer: Answer) -> None: ...
+    def answer_unplaced(self, answer: Answer) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +95,8 @@ class Hub:
     def receive(self, connection: Connection, payload: bytes, now: float) -> Outgoing:
         """Apply one frame (its payload, JSON in UTF-8) from a connection; what to send because of it.
 
-        A frame that is no message is answered with a failure and raises the connection's `strikes` by one; a message
-        lowers them by one. Raises `UnicodeDecodeError` if the payload is not UTF-8.
+        A frame that cannot be served is answered with a failure. One that is no message raises the connection's
+        `strikes` by one; a message lowers them by one. Raises `UnicodeDecodeError` if the payload is not UTF-8.
         """
         try:
             message = decode(payload, self.rules.max_offers)
@@ -102,7 +108,8 @@ class Hub:
                 assert isinstance(message, Scrape)
                 out = self._scrape(connection, message)
         except Malformed as malformed:
-            connection.strikes += 1
+            if malformed.reason not in _NOT_GARBAGE:
+                connection.strikes += 1
             return [(connection, self.refuse(malformed))]
         if connection.strikes:
             connection.strikes -= 1
@@ -236,7 +243,6 @@ class Hub:
         return peer
 
     def _refresh(self, connection: Connection, peer: Peer, complete: bool, now: float) -> None:
-        peer.seen = now
         if peer.connection is not connection:
             # A client that reconnects keeps its peer_id; its old socket may take minutes to be known dead.
             if len(connection.peers) >= self.rules.max_swarms_per_connection:
@@ -245,6 +251,7 @@ class Hub:
             peer.connection = connection
             connection.peers.add(peer)
             self.tally.dropped[Reason.TAKEN_OVER] += 1
+        peer.seen = now
         if complete and not peer.complete:
             peer.swarm.become_seeder(peer)
             self.leechers -= 1
@@ -300,9 +307,8 @@ class Hub:
         if receiver is not None:
             self.tally.answers_relayed += 1
             return [(receiver.connection, relayed_answer(swarm.token, sender.token, answer))]
-        if self.observer:
+        if self.observer and self.observer.answer_unplaced(answer):
             self.tally.answers_handed_over += 1
-            self.observer.answer_unplaced(swarm, answer)
         else:
             self.tally.dropped[Reason.UNKNOWN_RECEIVER] += 1
         return []

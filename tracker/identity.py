@@ -23,14 +23,17 @@ class IdentityError(Exception):
 
 def load_or_create(state_dir: Path) -> Ed25519PrivateKey:
     """The key in `state_dir`, made on first use with mode 0600. Raises `IdentityError`."""
-    file = state_dir.expanduser() / KEY_FILE
+    file = state_dir / KEY_FILE
     try:
+        file = state_dir.expanduser() / KEY_FILE
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not file.exists():
             _create(file)
         key = load_pem_private_key(file.read_bytes(), password=None)
     except OSError as error:
         raise IdentityError(f"{error.filename or file}: {error.strerror}") from None
+    except RuntimeError:
+        raise IdentityError(f"{state_dir}: no such home directory") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise IdentityError(f"{file}: not a private key in PEM form") from None
     if not isinstance(key, Ed25519PrivateKey):

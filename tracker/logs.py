@@ -81,6 +81,10 @@ def _exception_on_one_line(_logger: Any, _method: str, event: MutableMapping[str
     return event
 
 
+_rate_limit: Final = RateLimit()
+"""One for the process: configuring anew must not open a new allowance."""
+
+
 def configure(level: str, style: Literal["text", "json"]) -> None:
     """Log from `level` up. May be called again to change either."""
     stream = _Unbreakable(sys.stderr)
@@ -91,7 +95,7 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
     structlog.configure(
         processors=[
-            RateLimit(),
+            _rate_limit,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _exception_on_one_line,

@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import resource
 import signal
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -14,13 +17,17 @@ import uvloop
 
 from tracker.config import ConfigError, Settings
 from tracker.endpoint import Endpoint
-from tracker.extension import Extension, ExtensionHost
+from tracker.extension import Extension
+from tracker.host import ExtensionHost
 from tracker.hub import Hub
 from tracker.logs import configure
 from tracker.metrics import LoopLag, registry_for
 from tracker.pages import Pages
 
 _FILES: Final = 1 << 20
+
+LEFTOVER_TIMEOUT: Final = 0.5
+"""Seconds that tasks get to end once everything has been stopped."""
 
 
 class StartError(Exception):
@@ -48,15 +55,18 @@ class Server:
         server = self.settings.server
         try:
             self.addresses = await self.endpoint.listen(server.hosts, server.port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             where = ", ".join(server.hosts)
-            raise StartError(f"cannot listen on {where} port {server.port}: {error.strerror or error}") from None
+            raise StartError(
+                f"cannot listen on {where} port {server.port}: {getattr(error, 'strerror', None) or error}"
+            ) from None
         self._lag_task = asyncio.get_running_loop().create_task(self._lag.run())
         self.extensions.start()
 
     async def stop(self) -> None:
         """Close every connection with 1001, within `shutdown_timeout`, and stop the extensions."""
-        await asyncio.gather(self.endpoint.close(self.settings.server.shutdown_timeout), self.extensions.stop())
+        patience = self.settings.server.shutdown_timeout
+        await asyncio.gather(self.endpoint.close(patience), self.extensions.stop(patience))
         if self._lag_task:
             self._lag_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -69,7 +79,23 @@ def run(settings: Settings, extensions: Mapping[str, type[Extension]], reload: C
     Raises `ConfigError` and `StartError`.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, extensions, reload))
+        code = runner.run(_serve(settings, extensions, reload))
+        leftovers = runner.run(_cancel_leftovers())
+        if leftovers or threading.active_count() > 1:
+            # An extension's task that ignores its cancellation, or its thread that is busy, would be waited for.
+            structlog.get_logger().warning("leftovers_abandoned", tasks=leftovers, threads=threading.active_count() - 1)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+async def _cancel_leftovers() -> int:
+    """Cancel every task; how many do not end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return len((await asyncio.wait(tasks, timeout=LEFTOVER_TIMEOUT))[1]) if tasks else 0
 
 
 async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], reload: Callable[[], Settings]) -> int:
@@ -112,17 +138,16 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
     second = asyncio.ensure_future(cut.wait())
     await asyncio.wait([stop, second], return_when=asyncio.FIRST_COMPLETED)
     second.cancel()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        # With the loop its handlers go, and a signal that comes then would turn a clean exit into a kill.
+        loop.remove_signal_handler(name)
+        signal.signal(name, signal.SIG_IGN)
     if not stop.done():
         log.warning("stopped_at_once")
-        stop.cancel()
         server.endpoint.abort()
         return 1
     stop.result()
     log.info("stopped")
-    for name in (signal.SIGTERM, signal.SIGINT):
-        # With the loop its handlers go, and a signal that comes now would turn a clean exit into a kill.
-        loop.remove_signal_handler(name)
-        signal.signal(name, signal.SIG_IGN)
     return 0
 
 

@@ -67,7 +67,9 @@ class WebSocket(WSListener):
         """No more messages will come, nor can any be sent. Called once, when the closing begins."""
 
     def send(self, data: bytes, is_text: bool = True) -> bool:
-        """Send one message, or drop it if the other side does not keep up. Whether it was sent."""
+        """Send one message, or drop it if the other side does not keep up or is gone. Whether it was sent."""
+        if self.reason is not None:
+            return False
         if self.blocked_since:
             self.owner.slow(self)
             return False
@@ -146,17 +148,20 @@ class WebSocket(WSListener):
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The socket is gone."""
-        if self.reason is None:
-            sent = transport.close_handshake.sent if transport.close_handshake else None
-            # A close frame that we know nothing of was picows' own.
-            if sent is None:
-                self._end(Reason.CONNECTION_LOST)
-            elif sent.code == WSCloseCode.MESSAGE_TOO_BIG:
-                self._end(Reason.TOO_BIG)
-            else:
-                self._end(Reason.PROTOCOL_ERROR)
-        assert self.reason is not None
-        self.owner.disconnected(self, self.reason)
+        reason = self.reason
+        try:
+            if reason is None:
+                sent = transport.close_handshake.sent if transport.close_handshake else None
+                # A close frame that we know nothing of was picows' own.
+                if sent is None:
+                    reason = Reason.CONNECTION_LOST
+                elif sent.code == WSCloseCode.MESSAGE_TOO_BIG:
+                    reason = Reason.TOO_BIG
+                else:
+                    reason = Reason.PROTOCOL_ERROR
+                self._end(reason)
+        finally:
+            self.owner.disconnected(self, reason or Reason.INTERNAL_ERROR)
 
     def pause_writing(self) -> None:
         """The send buffer is full."""

@@ -138,13 +138,14 @@ async def test_two_clients_on_one_socket(tracker: TrackerProcess, start_script: 
     script, watching = await start_script(), await start_script()
     watcher = await NpmClient.create(watching, tracker, "watcher")
     first, second = [await NpmClient.create(script, tracker, name) for name in ("first", "second")]
+    assert await watcher.announce("start", left=10) == (0, 1)
 
     await first.call("start", left=0)
-    await second.told(1, 0)
+    await second.told(1, 1)
     await second.call("start", left=10)
-    await first.told(1, 1)
+    await first.told(1, 2)
     assert await tracker.metric("peerservers_connections") == 2, "one for each process"
-    assert await watcher.announce("start", left=10) == (1, 2)
+    assert await watcher.announce("update", left=10) == (1, 2)
 
     await first.call("stop", left=0)
     await second.told(0, 2)

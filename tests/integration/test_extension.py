@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import Counter
+from prometheus_client import Counter, generate_latest
 from pydantic import Field
 from websockets.asyncio.client import connect
 
 from tests.client import HASH, PATIENCE, announce, answer, eventually, offers, raw_client
-from tests.conftest import StartTracker
+from tests.conftest import StartTracker, TrackerProcess
 from tests.unit.fakes import peer_id
-from tracker import extension as extension_module
-from tracker import protocol
+from tracker import channel as channel_module
+from tracker import host, protocol
 from tracker.channel import Channel
 from tracker.config import ConfigError, load
 from tracker.extension import Extension, ExtensionSettings, TrackerHandle, discover
@@ -231,8 +231,8 @@ class StallsAtStart(Extension):
 
 
 async def test_bad_extensions_harm_nobody(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extension_module, "STOP_TIMEOUT", 0.1)
-    monkeypatch.setattr(extension_module, "MAX_EVENTS", 50)
+    monkeypatch.setattr(host, "STOP_TIMEOUT", 0.1)
+    monkeypatch.setattr(host, "MAX_EVENTS", 50)
     bad = {"raises": Raises, "fails": FailsToStart, "stalls": Stalls, "stalls_at_start": StallsAtStart}
     tracker = await serve({**bad, "friend": Friend})
     friend = tracker.extension("friend")
@@ -251,6 +251,156 @@ async def test_bad_extensions_harm_nobody(serve: Any, monkeypatch: pytest.Monkey
     assert tracker.server.hub.tally.dropped["extension_queue_full"] > 0
     await asyncio.wait_for(tracker.server.stop(), PATIENCE)
     assert "stop" in friend.events
+
+
+class Cancelled(Extension):
+    """Lets the cancellation of something it awaits escape."""
+
+    async def swarm_opened(self, swarm: Swarm) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+
+class Bystander(Extension):
+    """Knows which swarms are open."""
+
+    def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
+        # It does not call the base class, and what it has under that name is its own.
+        self.tracker = None  # type: ignore[assignment]
+        self.open: set[str] = set()
+
+    async def swarm_opened(self, swarm: Swarm) -> None:
+        self.open.add(swarm.info_hash)
+
+    async def swarm_closed(self, swarm: Swarm) -> None:
+        self.open.remove(swarm.info_hash)
+
+
+async def test_no_opening_or_closing_is_lost_however_many_come_at_once(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "MAX_EVENTS", 10)
+    tracker = await serve({"bystander": Bystander, "cancelled": Cancelled})
+    bystander = tracker.extension("bystander")
+    for _ in range(2):
+        async with raw_client(tracker.url) as a:
+            for n in range(500):
+                await a.send(announce(A, info_hash=f"{n:020}", offers=offers(1)))
+            for _ in range(500):
+                await a.receive()
+            await eventually(lambda: len(bystander.open) == 500)
+        await eventually(lambda: bystander.open == set())
+    errors = tracker.server.extensions.errors
+    await eventually(lambda: errors["cancelled"] > 100)
+    assert errors["bystander"] == 0
+
+
+async def test_an_extensions_failing_metrics_leave_the_trackers(serve: Any) -> None:
+    class Bad(Extension):
+        def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
+            super().__init__(tracker, settings)
+            tracker.registry.register(self)  # type: ignore[arg-type]
+
+        def describe(self) -> list[Any]:
+            return []
+
+        def collect(self) -> Any:
+            raise RuntimeError("as told")
+
+    tracker = await serve({"bad": Bad})
+    assert b"peerservers_swarms 0.0" in generate_latest(tracker.server.registry)
+    assert tracker.server.extensions.errors["bad"] == 1
+
+
+async def test_routes_that_fail_are_answered_with_500(serve: Any) -> None:
+    class Bad(Extension):
+        def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
+            super().__init__(tracker, settings)
+            tracker.add_route("/raises", self.raises)
+            tracker.add_route("/none", self.nothing)  # type: ignore[arg-type]
+            tracker.add_route("/header", self.header)
+
+        async def raises(self, request: Request) -> Response:
+            raise RuntimeError("as told")
+
+        async def nothing(self, request: Request) -> None:
+            pass
+
+        async def header(self, request: Request) -> Response:
+            return Response(b"", headers={"x": "two\nlines"})
+
+    tracker = await serve({"bad": Bad})
+    for path in ("/raises", "/none", "/header"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", tracker.server.addresses[0][1])
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
+        assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 500")
+        writer.close()
+
+
+async def test_a_channels_handler_does_not_outlive_it(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "GRACE", 0.05)
+    ended: list[str] = []
+
+    class Busy(Extension):
+        def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
+            super().__init__(tracker, settings)
+            tracker.add_subprotocol("busy.1", self.busy)
+            tracker.add_subprotocol("cancelled.1", self.cancelled)
+
+        async def busy(self, channel: Channel) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("sent" if channel.send(b"too late") else "not sent")
+
+        async def cancelled(self, channel: Channel) -> None:
+            raise asyncio.CancelledError
+
+    tracker = await serve({"busy": Busy})
+    async with connect(tracker.url, subprotocols=["busy.1"]) as socket:  # type: ignore[list-item]
+        # A flood of empty messages is as bounded as any other.
+        for _ in range(1000):
+            await socket.send(b"")
+        (channel,) = tracker.server.endpoint.websockets
+        assert isinstance(channel, Channel)
+        await eventually(lambda: channel._queued == 1000 * 100)
+    await eventually(lambda: ended == ["not sent"])
+    async with connect(tracker.url, subprotocols=["cancelled.1"]) as socket:  # type: ignore[list-item]
+        await asyncio.wait_for(socket.wait_closed(), PATIENCE)
+        assert socket.close_code == 1000
+
+
+@pytest.mark.parametrize("how", ["await asyncio.to_thread(time.sleep, 60)", "await never()"])
+async def test_extensions_that_do_not_end_do_not_keep_the_process(tmp_path: Path, how: str) -> None:
+    (tmp_path / "clinger.py").write_text(
+        "import asyncio, time\n"
+        "from tracker.extension import Extension\n"
+        "async def never():\n"
+        "    while True:\n"
+        "        try:\n"
+        "            await asyncio.Event().wait()\n"
+        "        except asyncio.CancelledError:\n"
+        "            pass\n"
+        "class Clinger(Extension):\n"
+        "    async def start(self):\n"
+        f"        {how}\n"
+        "    async def stop(self):\n"
+        f"        {how}\n"
+    )
+    _install(tmp_path, "clinger", "clinger:Clinger")
+    env = {"PYTHONPATH": str(tmp_path), "PEERSERVERS_SERVER__SHUTDOWN_TIMEOUT": "0.2"}
+    tracker = await TrackerProcess.start(env=env)
+    assert await tracker.stop() == 0
+    assert tracker.log[-1]["event"] == "leftovers_abandoned"
+
+
+def _install(directory: Path, name: str, target: str) -> None:
+    """Make an entry point as an installed package has it."""
+    info = directory / f"{name}-1.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[peerservers.extensions]\n{name} = {target}\n")
 
 
 async def test_a_failed_start_removes_its_remote_members(serve: Any) -> None:
@@ -285,10 +435,7 @@ async def test_a_third_partys_extension_is_found_by_its_entry_point(
         "    async def greet(self, request):\n"
         "        return Response(b'hello')\n"
     )
-    info = tmp_path / "greeter-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: greeter\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[peerservers.extensions]\ngreeter = greeter:Greeter\n")
+    _install(tmp_path, "greeter", "greeter:Greeter")
     env = {"PYTHONPATH": str(tmp_path)}
     tracker = await start_tracker(env=env)
     assert await tracker.get("/greet") == (200, "hello")
@@ -297,11 +444,9 @@ async def test_a_third_partys_extension_is_found_by_its_entry_point(
 
 
 def test_what_is_no_extension_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = tmp_path / "bad-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad\nVersion: 1\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for target in ("json:JSONDecoder", "no_such_module:X"):
-        (info / "entry_points.txt").write_text(f"[peerservers.extensions]\nbad = {target}\n")
+        _install(tmp_path, "bad", target)
         with pytest.raises(ConfigError, match=r"extensions\.bad"):
             discover()
+        assert "bad" not in discover(load(None, {"extensions": {"bad": {"enabled": False}}}))

@@ -134,6 +134,8 @@ def test_a_taken_port() -> None:
         (["serve", "--port", "http"], ["--port"]),
         (["serve", "--host", "no.such.host.invalid"], ["no.such.host.invalid"]),
         (["serve", "--host", "192.0.2.1", "--port", "0"], ["192.0.2.1"]),
+        (["serve", "--host", "..", "--port", "0"], [".."]),
+        (["identity", "--state-dir", "~no-such-user/x"], ["no-such-user"]),
         (["serve", "--log-level", "loud"], ["log.level"]),
         (["serve", "--config", "/no/such/file.toml"], ["/no/such/file.toml", "No such file"]),
         (["serve", "--config", "."], ["is a directory"]),
@@ -141,7 +143,7 @@ def test_a_taken_port() -> None:
         (["dance"], ["dance"]),
         (["check"], ["URL"]),
     ],
-    ids=lambda value: " ".join(value) if value[0] in ("serve", "dance", "check") else "",
+    ids=lambda value: " ".join(value) if value[0] in ("serve", "dance", "check", "identity") else "",
 )
 def test_mistakes_on_the_command_line(arguments: list[str], parts: list[str]) -> None:
     assert_one_line(peerservers(*arguments), *parts)
@@ -176,6 +178,7 @@ def test_mistakes_in_the_configuration_file(tmp_path: Path, toml: str, part: str
         ("PEERSERVERS_SERVER__PROT", "8000", "server.prot: unknown key"),
         ("PEERSERVERS_SEVER__PORT", "8000", "PEERSERVERS_SEVER__PORT: unknown key"),
         ("PEERSERVERS_SERVER", "8000", "server"),
+        ("PEERSERVERS_SERVER__HOST", "[]", "server.host"),
     ],
 )
 def test_mistakes_in_the_environment(name: str, value: str, part: str) -> None:
@@ -221,6 +224,22 @@ def test_version_and_help() -> None:
     shown = peerservers("--help")
     assert shown.returncode == 0
     assert "serve" in shown.stdout
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_closed_standard_streams(style: str) -> None:
+    port = free_port()
+    command = f"exec {sys.executable} -m tracker serve --host 127.0.0.1 --port {port} --log-format {style} <&- >&- 2>&-"
+    process = subprocess.Popen(["sh", "-c", command])
+    try:
+        done = peerservers("check", "--json", f"ws://127.0.0.1:{port}")
+        while "Connect call failed" in done.stdout and process.poll() is None:
+            done = peerservers("check", "--json", f"ws://127.0.0.1:{port}")
+        assert json.loads(done.stdout)["peers_can_meet"] is True
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
 
 
 def test_a_full_disk_under_the_log_stops_nothing() -> None:

@@ -273,6 +273,15 @@ def test_a_socket_may_announce_only_so_many_peers() -> None:
     assert "failure reason" in failure, "nor by taking peers over"
 
 
+def test_what_is_refused_for_what_it_asks_is_no_garbage() -> None:
+    room = Room(max_swarms_per_connection=1)
+    a = room.join(A)
+    for n in range(20):
+        room.send(a, {"action": "scrape"})
+        room.send(a, announce(A, f"{n:020}"))
+    assert a.strikes == 0
+
+
 def test_offers_are_spread_evenly_over_a_large_swarm() -> None:
     room = Room()
     others = [room.join(peer_id(100 + n)) for n in range(40)]
@@ -306,8 +315,9 @@ class Recorder:
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         self.events.append(("unplaced", swarm.info_hash, peer.peer_id, len(offers)))
 
-    def answer_unplaced(self, swarm: Swarm, answer: Answer) -> None:
-        self.events.append(("answer", swarm.info_hash, answer.to_peer_id))
+    def answer_unplaced(self, answer: Answer) -> bool:
+        self.events.append(("answer", answer.info_hash, answer.to_peer_id))
+        return True
 
     def take(self) -> list[tuple[Any, ...]]:
         taken, self.events = self.events, []
