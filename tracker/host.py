@@ -179,11 +179,14 @@ class _Runner:
         """Stop telling and stop the extension."""
         if self.task is None or self._failed:
             return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
         self.task.cancel()
-        await asyncio.wait([self.task], timeout=patience)
-        stopping = asyncio.get_running_loop().create_task(self._call("stop"))
-        # Not `wait_for`, which waits for the end of what it has cancelled, however long that takes.
-        if not (await asyncio.wait([stopping], timeout=patience))[0]:
+        # Half of the time, so that one whose task does not end still gets its `stop`. Not `wait_for`, which waits for
+        # the end of what it has cancelled, however long that takes.
+        await asyncio.wait([self.task], timeout=patience / 2)
+        stopping = loop.create_task(self._call("stop"))
+        if not (await asyncio.wait([stopping], timeout=max(0.0, deadline - loop.time())))[0]:
             stopping.cancel()
             self._log.error("extension_stop_timed_out", seconds=patience)
         self.tracker.release()

@@ -84,8 +84,8 @@ def run(settings: Settings, extensions: Mapping[str, type[Extension]], reload: C
         if leftovers or threading.active_count() > 1:
             # An extension's task that ignores its cancellation, or its thread that is busy, would be waited for.
             structlog.get_logger().warning("leftovers_abandoned", tasks=leftovers, threads=threading.active_count() - 1)
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
             os._exit(code)
     return code
 
