@@ -4,80 +4,17 @@ import asyncio
 import json
 import signal
 import socket
-import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.client import HASH, PATIENCE, RawClient, announce, answer, eventually, offers, raw_client
+from tests.client import HASH, RawClient, announce, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess
+from tests.integration.wire import HANDSHAKE, Recorder, WireClient, wire
 from tests.unit.fakes import peer_id
 
 A, B = peer_id(1), peer_id(2)
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-)
-
-
-class WireClient:
-    """A client that writes its own bytes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    def frame(self, opcode: int, payload: bytes, fin: bool = True, rsv: int = 0, masked: bool = True) -> None:
-        """Write one frame."""
-        head = bytes([fin << 7 | rsv << 4 | opcode])
-        mask = 0x80 if masked else 0
-        if len(payload) < 126:
-            head += bytes([mask | len(payload)])
-        elif len(payload) < 1 << 16:
-            head += struct.pack("!BH", mask | 126, len(payload))
-        else:
-            head += struct.pack("!BQ", mask | 127, len(payload))
-        self.writer.write(head + (bytes(4) if masked else b"") + payload)
-
-    async def receive(self) -> tuple[int, bytes]:
-        """The next frame: opcode and payload."""
-        first, length = await asyncio.wait_for(self.reader.readexactly(2), PATIENCE)
-        if length == 126:
-            (length,) = struct.unpack("!H", await self.reader.readexactly(2))
-        elif length == 127:
-            (length,) = struct.unpack("!Q", await self.reader.readexactly(8))
-        return first & 0xF, await self.reader.readexactly(length)
-
-    async def close_code(self) -> int:
-        """Wait for the tracker's close frame."""
-        while True:
-            opcode, payload = await self.receive()
-            if opcode == 8:
-                return int.from_bytes(payload[:2], "big")
-
-    async def gone(self) -> None:
-        """Wait for the end of the connection."""
-        try:
-            while await asyncio.wait_for(self.reader.read(65536), PATIENCE):
-                pass
-        except ConnectionError:
-            pass
-
-
-@asynccontextmanager
-async def wire(tracker: TrackerProcess, request: bytes | None = HANDSHAKE) -> AsyncIterator[WireClient]:
-    reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
-    try:
-        if request is not None:
-            writer.write(request + b"\r\n")
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
-            assert head.startswith(b"HTTP/1.1 101"), head
-        yield WireClient(reader, writer)
-    finally:
-        writer.transport.abort()
 
 
 async def until(tracker: TrackerProcess, metric: str, value: float, **labels: str) -> None:
@@ -129,7 +66,7 @@ async def test_fragmented_messages_are_reassembled_with_pings_between(tracker: T
 
 async def test_a_frame_in_one_byte_pieces(tracker: TrackerProcess) -> None:
     async with wire(tracker, None) as client:
-        capture = WireClient(client.reader, _Recorder())  # type: ignore[arg-type]
+        capture = WireClient(client.reader, Recorder())  # type: ignore[arg-type]
         capture.frame(1, json.dumps(announce(A)).encode())
         for byte in HANDSHAKE + b"\r\n" + capture.writer.data:  # type: ignore[attr-defined]
             client.writer.write(bytes([byte]))
@@ -138,15 +75,8 @@ async def test_a_frame_in_one_byte_pieces(tracker: TrackerProcess) -> None:
         assert json.loads((await client.receive())[1])["interval"] == 120
 
 
-class _Recorder:
-    data = b""
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-
 async def test_frames_that_come_with_the_handshake(tracker: TrackerProcess) -> None:
-    recorder = _Recorder()
+    recorder = Recorder()
     WireClient(None, recorder).frame(1, json.dumps(announce(A)).encode())  # type: ignore[arg-type]
     async with wire(tracker, None) as client:
         client.writer.write(HANDSHAKE + b"\r\n" + recorder.data)
@@ -154,14 +84,17 @@ async def test_frames_that_come_with_the_handshake(tracker: TrackerProcess) -> N
         assert json.loads((await client.receive())[1])["interval"] == 120
 
 
-async def test_large_messages_arrive_whole_however_many_wait(tracker: TrackerProcess) -> None:
-    """Messages of over 8 KiB that wait for a slow reader must not be mixed up."""
+async def test_large_messages_arrive_whole_however_many_wait(start_tracker: StartTracker) -> None:
+    """More than the kernel takes, so that most of it waits in the tracker."""
+    tracker = await start_tracker(env={"PEERSERVERS_CONNECTIONS__SEND_BUFFER": str(64 << 20)})
     async with wire(tracker) as slow, raw_client(tracker.url) as fast:
         slow.frame(1, json.dumps(announce(B)).encode())
         await slow.receive()
-        for n in range(100):
+        slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for n in range(1500):
             await fast.announce(A, offers=offers(1, sdp=f"{n}:" + "x" * (9000 + n), start=n), left=0)
-        for n in range(100):
+        slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for n in range(1500):
             kind, payload = await slow.receive()
             assert kind == 1
             assert json.loads(payload)["offer"]["sdp"] == f"{n}:" + "x" * (9000 + n)
@@ -322,13 +255,14 @@ async def test_a_receiver_that_never_reads_is_bounded_and_then_cut(start_tracker
     async with raw_client(tracker.url) as sender:
         with socket.create_connection((tracker.host, tracker.port)) as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            recorder = _Recorder()
+            recorder = Recorder()
             WireClient(None, recorder).frame(1, json.dumps(announce(B)).encode())  # type: ignore[arg-type]
             deaf.sendall(HANDSHAKE + b"\r\n" + recorder.data)
-            while (await sender.announce(A))["incomplete"] != 2:
-                pass
-            while (await sender.announce(A, offers=offers(1, sdp="x" * 60_000)))["incomplete"] == 2:
-                pass
+            async with asyncio.timeout(30):
+                while (await sender.announce(A))["incomplete"] != 2:
+                    pass
+                while (await sender.announce(A, offers=offers(1, sdp="x" * 60_000)))["incomplete"] == 2:
+                    pass
     assert await tracker.metric("peerservers_dropped_total", reason="slow_receiver") > 0
     await until_closed_as(tracker, "stuck_receiver")
 
