@@ -84,12 +84,12 @@ class ExtensionHost:
     def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
         for runner in self._runners:
             if runner.tracker.owns(member) and runner.wants("offers_placed"):
-                runner.post("offers_placed", member, peer.peer_id, _detach(offers), size=_size(offers))
+                runner.post("offers_placed", member.swarm, member, peer.peer_id, _detach(offers), size=_size(offers))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         for runner in self._runners:
             if runner.wants("offers_unplaced"):
-                runner.post("offers_unplaced", swarm, peer.peer_id, _detach(offers), size=_size(offers))
+                runner.post("offers_unplaced", swarm, swarm, peer.peer_id, _detach(offers), size=_size(offers))
 
     def answer_unplaced(self, answer: Answer) -> bool:
         wanting = [runner for runner in self._runners if runner.wants("answer_unplaced")]
@@ -98,7 +98,7 @@ class ExtensionHost:
                 answer.info_hash, answer.peer_id, answer.to_peer_id, answer.sdp.copy(), answer.offer_id.copy()
             )
             for runner in wanting:
-                runner.post("answer_unplaced", kept, size=memoryview(answer.sdp).nbytes)
+                runner.post("answer_unplaced", None, kept, size=memoryview(answer.sdp).nbytes)
         return bool(wanting)
 
 
@@ -117,7 +117,7 @@ class _Runner:
         self._errors = errors
         self._hub = hub
         self._log = structlog.get_logger().bind(extension=name)
-        self._events: deque[tuple[str, tuple[Any, ...], int]] = deque()
+        self._events: deque[tuple[str, Swarm | None, tuple[Any, ...], int]] = deque()
         self._bytes = 0
         self._marked: dict[Swarm, None] = {}
         self._told: set[Swarm] = set()
@@ -142,12 +142,12 @@ class _Runner:
             self._marked[swarm] = None
             self._something.set()
 
-    def post(self, event: str, *arguments: Any, size: int) -> None:
-        """Queue an event of `size` bytes, unless the extension is too far behind."""
+    def post(self, event: str, swarm: Swarm | None, *arguments: Any, size: int) -> None:
+        """Queue an event of `size` bytes, unless the extension is too far behind; it hears of `swarm` before."""
         if len(self._events) >= MAX_EVENTS or self._bytes + size > MAX_EVENT_BYTES:
             self._hub.tally.dropped[Reason.EXTENSION_QUEUE_FULL] += 1
             return
-        self._events.append((event, arguments, size))
+        self._events.append((event, swarm, arguments, size))
         self._bytes += size
         self._something.set()
 
@@ -164,11 +164,14 @@ class _Runner:
             self._something.clear()
             turn_ends = monotonic() + TURN
             while self._marked or self._events:
+                # In turns: neither may keep the other waiting for ever.
                 if self._marked:
                     await self._tell(next(iter(self._marked)))
-                else:
-                    event, arguments, size = self._events.popleft()
+                if self._events:
+                    event, swarm, arguments, size = self._events.popleft()
                     self._bytes -= size
+                    if swarm in self._marked:
+                        await self._tell(swarm)
                     await self._call(event, *arguments)
                 if monotonic() > turn_ends:
                     # A long queue must not keep the tracker's own peers waiting.
