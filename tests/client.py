@@ -89,9 +89,9 @@ def answer(peer_id: str, to_peer_id: str, offer_id: str, info_hash: str = HASH, 
     }
 
 
-async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], patience: float = PATIENCE) -> None:
     """Wait for what announces itself by no event, such as a figure in another process."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         while True:
             result = condition()
             if result if isinstance(result, bool) else await result:

@@ -44,11 +44,11 @@ _RECEIVE_BUFFER: Final = 65536
 """Bytes that the kernel holds of what a client has sent. All of it is read, and kept room for, in one go: with the
 megabytes that it would take by itself, a few flooding clients could hold up everybody for seconds."""
 
-# picows logs as errors what any client can cause; only what comes with an exception is a fault of ours. Without an
-# adapter it makes a logger for each connection.
+# picows logs as errors what any client can cause; only what comes of an exception is a fault of ours, and of those in
+# `on_ws_connected` it logs no more than the words. Without an adapter it makes a logger for each connection.
 _quiet = logging.getLogger("tracker.picows")
 _quiet.setLevel(logging.ERROR)
-_quiet.addFilter(lambda record: record.exc_info is not None)
+_quiet.addFilter(lambda record: record.exc_info is not None or "exception from" in record.msg)
 _quiet_adapter: Final = logging.LoggerAdapter(_quiet, {})
 
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"

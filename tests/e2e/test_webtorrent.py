@@ -1,6 +1,5 @@
 """Webtorrent in a browser: files are transferred between pages that know only the tracker."""
 
-import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from websockets import CloseCode
 
-from tests.client import RawClient, raw_client
+from tests.client import RawClient, eventually, raw_client
 from tests.conftest import StartTracker, TrackerProcess
 from tests.e2e.browser import PATIENCE, Page
 from tests.e2e.conftest import OpenPage
@@ -52,12 +51,14 @@ async def counts_become(watcher: RawClient, torrent: Torrent, *, complete: int, 
     swarm = bytes.fromhex(torrent.info_hash).decode("latin-1")
     expected = {"complete": complete, "incomplete": incomplete}
     counts: dict[str, int] = {}
+
+    async def counted() -> bool:
+        await watcher.send({"action": "scrape", "info_hash": swarm})
+        counts.update((await watcher.receive())["files"][swarm])
+        return expected.items() <= counts.items()
+
     with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
-            while not expected.items() <= counts.items():
-                await asyncio.sleep(0.02)
-                await watcher.send({"action": "scrape", "info_hash": swarm})
-                counts = (await watcher.receive())["files"][swarm]
+        await eventually(counted, PATIENCE)
     assert expected.items() <= counts.items()
 
 

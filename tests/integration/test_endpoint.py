@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+from contextlib import AsyncExitStack
 
 import pytest
 from websockets.asyncio.client import connect
@@ -286,6 +287,23 @@ async def test_a_ping_flood_from_one_that_never_reads_is_not_answered_without_en
             pass
     await until(tracker, "peerservers_connections", 0)
     assert await tracker.metric("process_resident_memory_bytes") - before < 16 << 20
+
+
+async def test_a_flood_of_small_frames_leaves_no_large_buffers_behind(tracker: TrackerProcess) -> None:
+    flood = Recorder()
+    for _ in range(1000):
+        WireClient(None, flood).frame(10, bytes(125))  # type: ignore[arg-type]
+    before = await tracker.metric("process_resident_memory_bytes")
+    async with AsyncExitStack() as stack:
+        flooders = [await stack.enter_async_context(wire(tracker)) for _ in range(10)]
+        for _ in range(60):
+            for flooder in flooders:
+                flooder.writer.write(flood.data)
+        for flooder in flooders:
+            await flooder.writer.drain()
+            flooder.frame(9, b"done")
+            assert await flooder.receive() == (10, b"done")
+        assert await tracker.metric("process_resident_memory_bytes") - before < 6 << 20
 
 
 async def test_who_asks_for_nothing_is_cut(start_tracker: StartTracker) -> None:
