@@ -17,6 +17,9 @@ from tracker.logs import configure
 
 WEB = Path(__file__).parent / "web"
 
+ALONE = {"PEERSERVERS_EXTENSIONS__DHT__ENABLED": "false"}
+"""Environment of trackers that need no other: tests must not reach out to the public DHT."""
+
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The event loop that the tracker runs on."""
@@ -71,7 +74,7 @@ class TrackerProcess:
             sys.executable,
             *("-m", "tracker", "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **ALONE, **(env or {})},
         )
         tracker = cls(process, host)
         tracker.port = (await tracker.logged("listening"))["port"]

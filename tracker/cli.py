@@ -3,8 +3,10 @@
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -16,6 +18,8 @@ from tracker.identity import IdentityError, load_or_create, tracker_id
 from tracker.logs import configure
 from tracker.server import StartError, run
 
+COMMANDS: Final = "peerservers.commands"
+
 config_option = click.option(
     "--config",
     "config_file",
@@ -23,9 +27,35 @@ config_option = click.option(
     envvar="PEERSERVERS_CONFIG",
     help="Configuration file (TOML).",
 )
+"""The option of every command that reads settings."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command line that were given: those that are not None."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+class _Commands(click.Group):
+    """Our commands, and those that installed packages name in the entry-point group `peerservers.commands`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group=COMMANDS).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        for point in entry_points(group=COMMANDS, name=cmd_name):
+            try:
+                command = point.load()
+            except Exception as error:
+                raise click.ClickException(f"{cmd_name}: cannot be loaded: {error!r}") from error
+            if isinstance(command, click.Command):
+                return command
+        return None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="peerservers")
 def cli() -> None:
     """A WebTorrent tracker whose extensions let peers meet across trackers."""
@@ -53,7 +83,7 @@ def serve(
     Every setting can also be given as PEERSERVERS_SECTION__KEY in the environment; see `peerservers config`.
     """
     server = {"host": list(host) or None, "port": port, "public_url": public_url, "state_dir": state_dir}
-    overrides = {"server": _given(server), "log": _given({"level": log_level, "format": log_format})}
+    overrides = {"server": given(server), "log": given({"level": log_level, "format": log_format})}
 
     def settings() -> Settings:
         return load(config_file, overrides)
@@ -82,7 +112,7 @@ def check(url: str, timeout: float, as_json: bool) -> None:
 @click.option("--state-dir", type=click.Path(file_okay=False), help="Directory of the identity key.")
 def identity(config_file: Path | None, state_dir: str | None) -> None:
     """Print this tracker's public key, its id among trackers; made on first use."""
-    settings = load(config_file, {"server": _given({"state_dir": state_dir})})
+    settings = load(config_file, {"server": given({"state_dir": state_dir})})
     click.echo(tracker_id(load_or_create(settings.server.state_dir)))
 
 
@@ -90,10 +120,6 @@ def identity(config_file: Path | None, state_dir: str | None) -> None:
 def config() -> None:
     """Print the default configuration, with comments (TOML)."""
     click.echo(default_toml({name: extension.Settings for name, extension in discover().items()}), nl=False)
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
 
 
 def main() -> None:

@@ -75,14 +75,30 @@ class Extension:
 class TrackerHandle:
     """What an extension may do to the tracker it runs in."""
 
-    def __init__(self, name: str, settings: Settings, hub: Hub, endpoint: Endpoint, registry: CollectorRegistry):
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        hub: Hub,
+        endpoint: Endpoint,
+        registry: CollectorRegistry,
+        extensions: Mapping[str, Extension],
+    ) -> None:
         self.settings = settings
         self.registry = registry
         """For the extension's own metrics; their names start with `peerservers_`."""
         self.log = structlog.get_logger().bind(extension=name)
         self._hub = hub
         self._endpoint = endpoint
+        self._extensions = extensions
         self._members: dict[Swarm, set[RemoteMember]] = {}
+
+    def extension(self, name: str) -> Extension | None:
+        """The extension of that name in this tracker, to be asked for from `start` on; None if it is not enabled.
+
+        It may not have started yet, and may have failed to.
+        """
+        return self._extensions.get(name)
 
     @property
     def swarms(self) -> Mapping[str, Swarm]:

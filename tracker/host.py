@@ -33,6 +33,7 @@ class ExtensionHost:
     def __init__(self) -> None:
         self.errors: Counter[str] = Counter()
         self._runners: list[_Runner] = []
+        self._extensions: dict[str, Extension] = {}
 
     def load(
         self,
@@ -47,13 +48,14 @@ class ExtensionHost:
             if not section.enabled:
                 continue
             own_registry = CollectorRegistry()
-            tracker = TrackerHandle(name, settings, hub, endpoint, own_registry)
+            tracker = TrackerHandle(name, settings, hub, endpoint, own_registry, self._extensions)
             try:
                 extension = classes[name](tracker, section)
             except ConfigError:
                 raise
             except Exception as error:
                 raise ConfigError(f"extensions.{name}: cannot be loaded: {error!r}") from error
+            self._extensions[name] = extension
             registry.register(_Guarded(own_registry, name, self.errors))
             self._runners.append(_Runner(name, extension, tracker, self.errors, hub))
         if self._runners:

@@ -1,0 +1,151 @@
+"""`peerservers lookup`: which trackers serve an infohash."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+import click
+import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from extensions.dht.cache import Sighting
+from extensions.dht.service import Service
+from extensions.dht.settings import DhtSettings
+from tracker.cli import config_option, given
+from tracker.config import load, validate
+from tracker.logs import configure
+
+PROGRESS_PERIOD: Final = 0.2
+SETTLE: Final = 1.0
+"""Seconds that the routing table gets to fill."""
+
+
+class Unreachable(Exception):
+    """No node of the DHT has answered."""
+
+
+@click.command()
+@config_option
+@click.argument("infohash")
+@click.option("--bootstrap", multiple=True, metavar="HOST:PORT", help="Node to begin with; may be repeated.")
+@click.option("--private", is_flag=True, default=None, help="A DHT of one's own, where nodes may have any address.")
+@click.option("--listen", help="UDP address; a free port of the configured address if not given.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to search at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def lookup(
+    config_file: Path | None,
+    infohash: str,
+    bootstrap: tuple[str, ...],
+    private: bool | None,
+    listen: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Find in the DHT which trackers serve INFOHASH: hexadecimal, base32 or a magnet link.
+
+    Exits with 0 if there are any, 1 if not, and 3 if no node of the DHT can be reached.
+    """
+    wanted = parse_infohash(infohash)
+    table = load(config_file).extensions.get("dht", {})
+    configured = validate(DhtSettings, table, "extensions.dht")
+    # A tracker that runs here has the configured port, and its node's identity.
+    free = ",".join(f"{address.rpartition(':')[0]}:0" for address in configured.addresses)
+    chosen = given({"bootstrap": list(bootstrap) or None, "private": private, "listen": listen or free})
+    settings = validate(DhtSettings, {**table, **chosen}, "extensions.dht")
+    configure("error", "text")
+    try:
+        found = uvloop.run(_search(settings, wanted, timeout))
+    except Unreachable:
+        click.echo(f"peerservers: no node of the DHT answers ({', '.join(settings.bootstrap)})", err=True)
+        sys.exit(3)
+    click.echo(_as_json(wanted, found) if as_json else _as_table(wanted, found))
+    sys.exit(0 if found else 1)
+
+
+def parse_infohash(text: str) -> bytes:
+    """The 20 bytes meant by hexadecimal or base32 text, or by a magnet link (BEP 9). Raises `click.BadParameter`."""
+    digits = text.strip()
+    if digits.lower().startswith("magnet:"):
+        topics = parse_qs(urlsplit(digits).query).get("xt", [])
+        digits = next((topic[9:] for topic in topics if topic.lower().startswith("urn:btih:")), "")
+    if re.fullmatch("[0-9a-fA-F]{40}", digits):
+        return bytes.fromhex(digits)
+    if re.fullmatch("[2-7a-zA-Z]{32}", digits):
+        return base64.b32decode(digits.upper())
+    raise click.BadParameter("not an infohash: 40 hexadecimal or 32 base32 digits, or a magnet link with one")
+
+
+async def _search(settings: DhtSettings, info_hash: bytes, patience: float) -> list[Sighting]:
+    service = Service(settings, Ed25519PrivateKey.generate(), "", None)
+    found: list[Sighting] = []
+    await service.start()
+    progress = asyncio.ensure_future(_show_progress(service, found))
+    try:
+        async with asyncio.timeout(patience):
+            await service.reachable.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE):
+                    await service.settled.wait()
+            async for sighting in service.directory.trackers(info_hash, thorough=True):
+                found.append(sighting)  # noqa: PERF401  (one by one, for the progress to show)
+    except TimeoutError:
+        if not service.reachable.is_set():
+            raise Unreachable from None
+    finally:
+        progress.cancel()
+        await asyncio.wait([progress])
+        await service.stop()
+    return sorted(found, key=lambda sighting: -sighting.entry.expires)
+
+
+async def _show_progress(service: Service, found: list[Sighting]) -> None:
+    """Keep a line on standard error up to date, if that is a terminal; otherwise write one at the end."""
+    is_terminal, started = sys.stderr.isatty(), time.monotonic()
+
+    def line() -> str:
+        queries = sum(service.client.tally.queries.values())
+        return (
+            f"{len(found)} found; {service.node.size} nodes known, {queries} asked, {time.monotonic() - started:.1f} s"
+        )
+
+    try:
+        while True:
+            if is_terminal:
+                click.echo(f"\r\x1b[Ksearching: {line()}", nl=False, err=True)
+            await asyncio.sleep(PROGRESS_PERIOD)
+    finally:
+        click.echo(f"\r\x1b[K{line()}" if is_terminal else line(), err=True)
+
+
+def _as_json(info_hash: bytes, found: list[Sighting]) -> str:
+    trackers = [
+        {"id": one.entry.tracker_id, "url": one.entry.url, "expires": one.entry.expires, "found_in": one.where}
+        for one in found
+    ]
+    return json.dumps({"infohash": info_hash.hex(), "trackers": trackers}, indent=2)
+
+
+def _as_table(info_hash: bytes, found: list[Sighting]) -> str:
+    if not found:
+        return f"no tracker found for {info_hash.hex()}"
+    rows = [("URL", "EXPIRES", "FOUND IN", "TRACKER ID"), *_rows(found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    )
+
+
+def _rows(found: list[Sighting]) -> Iterator[tuple[str, str, str, str]]:
+    for one in found:
+        until = datetime.fromtimestamp(one.entry.expires, UTC)
+        minutes = max(0, int(one.entry.expires - time.time()) // 60)
+        yield one.entry.url, f"{until:%H:%M} UTC, in {minutes} min", one.where, one.entry.tracker_id

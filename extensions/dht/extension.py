@@ -1,0 +1,107 @@
+"""The extension `dht`: finds the other trackers of this tracker's swarms, and has them find this one."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+from extensions.dht import descriptor, record
+from extensions.dht.cache import Sighting
+from extensions.dht.metrics import DhtCollector
+from extensions.dht.service import Service
+from extensions.dht.settings import DhtSettings
+from tracker.config import ConfigError
+from tracker.extension import Extension, TrackerHandle
+from tracker.http import Request, Response, plain
+from tracker.identity import IdentityError, load_or_create
+from tracker.swarm import Swarm
+
+DESCRIPTOR_PERIOD: Final = 60.0
+"""Seconds for which one descriptor is served: each takes a signature."""
+
+
+class Dht(Extension):
+    """What other extensions use: infohashes are latin-1 text of 20 characters here, as in the tracker.
+
+    If the DHT cannot be used at all, nothing is found and nothing published.
+    """
+
+    Settings = DhtSettings
+
+    def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
+        super().__init__(tracker, settings)
+        self._service: Service | None = None
+        self._on_sighting: list[Callable[[str, Sighting], None]] = []
+        self._url: str = tracker.settings.server.public_url
+        self._descriptor = b""
+        self._descriptor_made = 0.0
+        if self._url and not record.is_url(self._url):
+            raise ConfigError(f"server.public_url: not a URL that fits a record (ASCII, {record.MAX_URL} characters)")
+        tracker.add_route(descriptor.PATH, self._serve_descriptor)
+        tracker.registry.register(DhtCollector(lambda: self._service))
+
+    async def trackers(self, info_hash: str, thorough: bool = False) -> AsyncIterator[Sighting]:
+        """The other trackers that serve an infohash, as they are found; see `Directory.trackers`."""
+        if self._service:
+            async for sighting in self._service.directory.trackers(info_hash.encode("latin-1"), thorough):
+                yield sighting
+
+    def publish(self, info_hash: str) -> None:
+        """Have this tracker found for an infohash, whatever `publish` says; but not without a `public_url`."""
+        if self._service:
+            self._service.directory.publish(info_hash.encode("latin-1"))
+
+    def withdraw(self, info_hash: str) -> None:
+        """Take that back."""
+        if self._service:
+            self._service.directory.withdraw(info_hash.encode("latin-1"))
+
+    def on_sighting(self, tell: Callable[[str, Sighting], None]) -> None:
+        """Have `tell` called with infohash and tracker whenever a lookup, whoever wanted it, finds one or its news."""
+        self._on_sighting.append(tell)
+
+    async def start(self) -> None:
+        state_dir = self.tracker.settings.server.state_dir
+        try:
+            self._key = load_or_create(state_dir)
+            service = Service(self.settings, self._key, self._url, state_dir.expanduser())
+            service.directory.on_sighting.append(self._tell)
+            try:
+                await service.start()
+            except BaseException:
+                await service.stop()
+                raise
+        except (IdentityError, OSError) as error:
+            self.tracker.log.warning("dht_off", error=str(error))
+            return
+        self._service = service
+        if self._url and self.settings.publish != "none":
+            service.directory.publish(record.RENDEZVOUS)
+        else:
+            self.tracker.log.info("dht_publishes_nothing", public_url=self._url, publish=self.settings.publish)
+
+    async def stop(self) -> None:
+        if self._service:
+            await self._service.stop()
+
+    async def swarm_changed(self, swarm: Swarm) -> None:
+        if self._service:
+            info_hash = swarm.info_hash.encode("latin-1")
+            self._service.directory.swarm(info_hash, len(swarm.peers), bool(swarm.remotes))
+
+    async def swarm_closed(self, swarm: Swarm) -> None:
+        if self._service:
+            self._service.directory.swarm_closed(swarm.info_hash.encode("latin-1"))
+
+    def _tell(self, info_hash: bytes, sighting: Sighting) -> None:
+        for tell in self._on_sighting:
+            tell(info_hash.decode("latin-1"), sighting)
+
+    async def _serve_descriptor(self, _request: Request) -> Response:
+        if not self._service or not self._url or self.settings.publish == "none":
+            return plain(HTTPStatus.NOT_FOUND)
+        now = time.time()
+        if now - self._descriptor_made > DESCRIPTOR_PERIOD:
+            self._descriptor_made = now
+            self._descriptor = descriptor.write(self._key, self._url, now)
+        return Response(self._descriptor, "application/json")

@@ -1,0 +1,216 @@
+"""The node: a libtorrent session that is nothing but a member of the DHT, driven from asyncio.
+
+What libtorrent's Python binding needs: alerts come through a file descriptor (a callback can deadlock on the
+interpreter's lock), are read at once (they are good until the next `pop_alerts` only), and the session's end waits for
+its threads and so happens in an executor.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import libtorrent as lt
+import structlog
+
+from extensions.dht import bencode
+from extensions.dht.krpc import Address, Contact
+
+SETTLE: Final = 0.2
+"""Seconds that a new session takes before it answers nodes that it is told of."""
+
+_SAVE: Final = lt.save_state_flags_t.save_dht_state
+
+_CATEGORY = lt.alert.category_t
+_SETTINGS: Final[dict[str, Any]] = {
+    "enable_dht": True,
+    "enable_lsd": False,
+    "enable_upnp": False,
+    "enable_natpmp": False,
+    "enable_ip_notifier": False,
+    "enable_incoming_tcp": False,
+    "enable_outgoing_tcp": False,
+    "enable_incoming_utp": False,
+    "enable_outgoing_utp": False,
+    "connections_limit": 2,
+    "aio_threads": 1,
+    "hashing_threads": 1,
+    "auto_manage_interval": 3600,
+    "alert_mask": int(_CATEGORY.error_notification) | int(_CATEGORY.status_notification),
+    "alert_queue_size": 5000,
+    # While its quota is used up, libtorrent drops queries; the default quota is a dial-up line's.
+    "dht_upload_rate_limit": 1_000_000,
+    "recv_socket_buffer_size": 1 << 20,
+    "send_socket_buffer_size": 1 << 20,
+}
+_PRIVATE: Final[dict[str, Any]] = {
+    "dht_restrict_routing_ips": False,
+    "dht_restrict_search_ips": False,
+    "dht_prefer_verified_node_ids": False,
+    "dht_ignore_dark_internet": False,
+    "dht_upload_rate_limit": 100_000_000,
+    "dht_block_ratelimit": 1_000_000,
+    "dht_block_timeout": 1,
+    "dht_max_dht_items": 100_000,
+}
+
+
+class Node:
+    """A member of the DHT. `listen` and `bootstrap` are "host:port" texts; `private` lifts limits per address."""
+
+    def __init__(self, listen: list[str], bootstrap: list[str], private: bool) -> None:
+        self.stats: dict[str, int] = {}
+        """libtorrent's counters and gauges, as of a few seconds ago."""
+        self.addresses: list[Address] = []
+        """Where it listens."""
+        self._ports = {int(address.rpartition(":")[2]) for address in listen}
+        self._bootstrap = bootstrap
+        self._settings = {
+            **_SETTINGS,
+            **(_PRIVATE if private else {}),
+            "listen_interfaces": ",".join(listen),
+            # Nodes named here libtorrent asks, but never takes into its table, where those of a small network must be:
+            # they join as any other. Without a name, though, it would ignore the saved state.
+            "dht_bootstrap_nodes": "127.0.0.1:9",
+        }
+        self._live: dict[bytes, list[Contact]] = {}
+        self._ids: list[bytes] = []
+        self._session: Any = None
+        self._stats_waiting: list[asyncio.Future[None]] = []
+        self._log = structlog.get_logger().bind(extension="dht")
+        # Its own: shutting down must not wait for a resolver that is stuck in the loop's executor.
+        self._executor = ThreadPoolExecutor(1, "dht-node")
+
+    @property
+    def size(self) -> int:
+        """Nodes in the routing table."""
+        return self.stats.get("dht.dht_nodes", 0)
+
+    @property
+    def ids(self) -> list[bytes]:
+        """Its node ids, 20 bytes each, one for each address it listens on."""
+        return list(self._ids)
+
+    @property
+    def has_contacts(self) -> bool:
+        """Whether any node is known."""
+        return any(self._live.values())
+
+    def contacts(self, family: int) -> list[Contact]:
+        """The nodes of the routing table in an address family, 4 or 6."""
+        mark = ":" if family == 6 else "."
+        return [contact for live in self._live.values() for contact in live if mark in contact.address[0]]
+
+    async def start(self, state: bytes | None) -> None:
+        """Start, from a saved state if there is one."""
+        self._loop = asyncio.get_running_loop()
+        parameters = lt.session_params()
+        if state:
+            try:
+                parameters = lt.read_session_params(state, _SAVE)
+            except RuntimeError as error:
+                self._log.warning("dht_state_ignored", error=str(error))
+        parameters.settings = cast(Any, self._settings)
+        # Libtorrent writes to the descriptor from its own thread: if that could block, everything would.
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        self._session = await self._loop.run_in_executor(self._executor, lt.session, parameters)
+        self._loop.add_reader(self._wake, self._on_alerts)
+        self._session.set_alert_fd(self._waker.fileno())
+        await asyncio.sleep(SETTLE)
+
+    async def join(self) -> None:
+        """Make the bootstrap nodes known."""
+        for address in await self._resolve(self._bootstrap):
+            self.add(address)
+
+    def add(self, address: Address) -> None:
+        """Tell it of a node, which it keeps if it answers."""
+        self._session.add_dht_node(address)
+
+    async def refresh(self) -> None:
+        """Read the statistics and the routing table anew."""
+        done = self._loop.create_future()
+        self._stats_waiting.append(done)
+        self._session.post_session_stats()
+        for node_id in self._ids:
+            self._session.dht_live_nodes(lt.sha1_hash(node_id))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await done
+
+    async def state(self) -> bytes:
+        """The state to start from next time; also notes the node's ids, which may change with our address."""
+        session = self._session
+
+        def save() -> bytes:
+            return bytes(lt.write_session_params_buf(session.session_state(_SAVE), _SAVE))
+
+        saved = await self._loop.run_in_executor(self._executor, save)
+        ids = bencode.decode(saved).get(b"dht state", {}).get(b"node-id", [])
+        self._ids = [node_id[:20] for node_id in ids]
+        for gone in self._live.keys() - set(self._ids):
+            del self._live[gone]
+        return saved
+
+    async def close(self) -> None:
+        """End the session; its threads are waited for elsewhere."""
+        if self._session is None:
+            return
+        self._loop.remove_reader(self._wake)
+        box = [self._session]
+        self._session = None
+        await self._loop.run_in_executor(self._executor, box.clear)
+        # Only now: until then libtorrent writes to that descriptor.
+        self._wake.close()
+        self._waker.close()
+        # It has nothing left to do, and its thread must have ended before the interpreter does.
+        self._executor.shutdown()
+
+    def _on_alerts(self) -> None:
+        with suppress(BlockingIOError):
+            while len(self._wake.recv(4096)) == 4096:
+                pass
+        for alert in self._session.pop_alerts():
+            if isinstance(alert, lt.session_stats_alert):
+                self.stats = {key: value for key, value in alert.values.items() if key.startswith("dht.")}
+                waiting, self._stats_waiting = self._stats_waiting, []
+                for done in waiting:
+                    if not done.done():
+                        done.set_result(None)
+            elif isinstance(alert, lt.dht_live_nodes_alert):
+                node_id = alert.node_id.to_bytes()
+                if node_id in self._ids:
+                    self._live[node_id] = [_contact(node) for node in alert.nodes]
+            elif isinstance(alert, lt.listen_succeeded_alert):
+                if "udp" in str(alert.socket_type).lower():
+                    self.addresses.append((alert.address, alert.port))
+                    self._log.info("dht_listening", host=alert.address, port=alert.port)
+                    if not {0, alert.port} & self._ports:
+                        # Libtorrent has gone on to the next free one, which a firewall may not let through.
+                        self._log.warning("dht_port_taken", wanted=sorted(self._ports), port=alert.port)
+            elif isinstance(alert, lt.listen_failed_alert):
+                if "udp" in str(alert.socket_type).lower():
+                    self._log.warning("dht_listen_failed", host=alert.address, port=alert.port, error=str(alert.error))
+            elif isinstance(alert, lt.alerts_dropped_alert):
+                self._log.warning("dht_alerts_dropped")
+
+    async def _resolve(self, names: Iterable[str]) -> list[Address]:
+        found: list[Address] = []
+        for name in names:
+            host, _, port = name.rpartition(":")
+            try:
+                infos = await self._loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+            except OSError as error:
+                self._log.warning("dht_bootstrap_unknown", name=host, error=error.strerror or str(error))
+                continue
+            found += [(str(info[4][0]), int(port)) for info in infos]
+        return found
+
+
+def _contact(node: Any) -> Contact:
+    host, port = node["endpoint"]
+    return Contact(node["nid"].to_bytes(), (host, port))

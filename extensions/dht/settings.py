@@ -1,0 +1,66 @@
+"""The section `[extensions.dht]`."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from tracker.extension import ExtensionSettings
+
+
+class DhtSettings(ExtensionSettings):
+    """Finds, in the BitTorrent DHT, the other trackers of a swarm; publishes this one if server.public_url is set."""
+
+    listen: str = Field("0.0.0.0:6881", description='UDP address, or several: "0.0.0.0:6881,[::]:6881".')
+    bootstrap: list[str] = Field(
+        ["router.bittorrent.com:6881", "dht.libtorrent.org:25401", "router.utorrent.com:6881"],
+        description="Nodes to begin with.",
+    )
+    private: bool = Field(
+        False, description="A DHT of one's own (tests, a lab): any address may be a node, and limits per address go."
+    )
+    publish: Literal["all", "listed", "none"] = Field(
+        "all", description='Which swarms others may find this tracker for: "all", "listed", "none".'
+    )
+    listed: list[str] = Field([], description='With publish = "listed": the infohashes, in hexadecimal.')
+    max_published: int = Field(10_000, ge=0, description="Most swarms published; the largest and newest are.")
+    announce_port: int = Field(
+        0, ge=0, le=65535, description="TCP port at which the world reaches this tracker's HTTP; 0: public_url's."
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for address in value.split(","):
+            _check_address(address)
+        return value
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            _check_address(name)
+        return value
+
+    @field_validator("listed")
+    @classmethod
+    def _infohashes(cls, value: list[str]) -> list[str]:
+        for text in value:
+            if len(text) != 40 or not all(digit in "0123456789abcdefABCDEF" for digit in text):
+                raise ValueError(f"not an infohash of 40 hexadecimal digits: {text}")
+        return value
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where to listen, each as "host:port"."""
+        return [address.strip() for address in self.listen.split(",")]
+
+    @property
+    def hosts(self) -> list[str]:
+        """The same without ports and brackets."""
+        return [address.rpartition(":")[0].strip("[]") for address in self.addresses]
+
+
+def _check_address(text: str) -> None:
+    host, _, port = text.strip().rpartition(":")
+    if not host or not port.isdecimal() or not port.isascii() or int(port) > 65535:
+        raise ValueError(f"not host:port: {text}")

@@ -1,0 +1,255 @@
+"""Trackers find each other in a private DHT of libtorrent nodes."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from extensions.dht import record
+from extensions.dht.client import Client
+from extensions.dht.directory import REFRESH
+from extensions.dht.krpc import Item
+from tests.client import eventually
+from tests.integration.dht import Members, Vandal, members_of, published, seen_by, urls_of
+from tests.private_dht import PrivateDht
+
+
+@pytest.fixture
+async def dht() -> AsyncIterator[PrivateDht]:
+    async with PrivateDht(12) as dht:
+        yield dht
+
+
+@pytest.fixture
+async def members(dht: PrivateDht) -> AsyncIterator[Members]:
+    async with members_of(dht) as members:
+        yield members
+
+
+@pytest.fixture
+def info_hash() -> bytes:
+    return os.urandom(20)
+
+
+async def test_an_item_put_by_one_is_got_by_another(dht: PrivateDht, info_hash: bytes) -> None:
+    async with Vandal(dht, info_hash, 1) as writer, Vandal(dht, info_hash, 1) as reader:
+        assert (await writer.write(0, b"first")).taken == 8
+        assert (await writer.write(0, b"second")).taken == 8
+        items: list[Item] = []
+        await reader.client.get(writer.key.public_key().public_bytes_raw(), b"r0", 0, items.append)
+        assert {(item.seq, item.value) for item in items} == {(2, b"second")}
+
+
+async def test_an_item_goes_only_where_nothing_newer_is(dht: PrivateDht, info_hash: bytes) -> None:
+    async with Vandal(dht, info_hash, 1) as slow, Vandal(dht, info_hash, 1) as quick:
+        public_key = slow.key.public_key().public_bytes_raw()
+        for _ in range(2):
+            found = await slow.client.get(public_key, b"r0", 0, lambda _: None)
+            await quick.write(0, b"quick")
+            stored = await slow.client.put(found, slow.key, b"r0", 100, b"slow")
+            assert (stored.taken, stored.conflicts) == (0, 8)
+
+
+async def test_six_who_publish_at_once_are_all_found_by_a_seventh(members: Members, info_hash: bytes) -> None:
+    trackers = await members.start_trackers(6)
+    seventh = await members.start()
+    for tracker in trackers:
+        tracker.directory.swarm(info_hash, peers=1, linked=False)
+    # No more is waited for than their first publications.
+    await eventually(lambda: all(tracker.directory.tally.publications["stored"] > 0 for tracker in trackers), 20)
+    assert set(await seen_by(seventh, info_hash)) == urls_of(trackers)
+
+
+async def test_peers_that_are_alone_have_those_found_who_come_later(members: Members, info_hash: bytes) -> None:
+    first, second = await members.start_trackers(2)
+    told: list[tuple[bytes, str]] = []
+    first.directory.on_sighting.append(lambda about, sighting: told.append((about, sighting.entry.url)))
+    first.directory.swarm(info_hash, peers=1, linked=False)
+    await published(first)
+    second.directory.swarm(info_hash, peers=1, linked=False)
+    await published(second)
+    members.clock.ahead += 15
+    await eventually(lambda: bool(told))
+    assert told == [(info_hash, second.directory._url)]
+
+
+async def test_a_lookup_is_shared(members: Members, info_hash: bytes) -> None:
+    tracker, *_ = await members.start_trackers(1)
+    reader = await members.start()
+    tracker.directory.swarm(info_hash, peers=1, linked=False)
+    await published(tracker)
+
+    async def look() -> list[str]:
+        return [found.entry.url async for found in reader.directory.trackers(info_hash)]
+
+    before = reader.client.tally.queries["get"]
+    assert await asyncio.gather(*(look() for _ in range(5))) == [["wss://tracker0.example.org"]] * 5
+    once = reader.client.tally.queries["get"] - before
+    # Known by now.
+    assert await look() == ["wss://tracker0.example.org"]
+    assert sum(reader.directory.tally.lookups.values()) == 1
+    assert reader.client.tally.queries["get"] - before == once
+
+
+async def test_two_lookups_of_two_infohashes_are_two(members: Members) -> None:
+    reader = await members.start()
+    await asyncio.gather(seen_by(reader, b"1" * 20), seen_by(reader, b"2" * 20))
+    assert reader.directory.tally.lookups["none"] == 2
+
+
+async def test_entries_are_refreshed_and_end_with_their_swarm(members: Members, info_hash: bytes) -> None:
+    tracker, *_ = await members.start_trackers(1)
+    reader = await members.start()
+    directory = tracker.directory
+    directory.swarm(info_hash, peers=5, linked=False)
+    await eventually(lambda: directory.tally.publications["stored"] == 1)
+    first = (await seen_by(reader, info_hash))["wss://tracker0.example.org"]
+
+    members.clock.ahead += REFRESH[1]
+    await eventually(lambda: directory.tally.publications["stored"] == 2)
+    second = (await seen_by(reader, info_hash))["wss://tracker0.example.org"]
+    assert second.entry.expires >= first.entry.expires + REFRESH[1]
+
+    directory.swarm_closed(info_hash)
+    assert directory.published == 0
+    members.clock.ahead += record.LIFETIME
+    assert await seen_by(reader, info_hash) == {}
+    assert set(reader.directory.tally.rejected) == {record.Rejected.EXPIRED}
+
+
+async def test_what_an_extension_publishes_it_can_withdraw(members: Members, info_hash: bytes) -> None:
+    tracker, other = await members.start_trackers(2)
+    reader = await members.start()
+    for one in (tracker, other):
+        one.directory.publish(info_hash)
+        await published(one)
+    assert set(await seen_by(reader, info_hash)) == urls_of([tracker, other])
+    tracker.directory.withdraw(info_hash)
+    await eventually(lambda: not tracker.directory._topics)
+    assert set(await seen_by(reader, info_hash)) == urls_of([other])
+
+
+async def test_yesterdays_record_is_read_for_two_hours(members: Members, info_hash: bytes) -> None:
+    reader = await members.start()
+    midnight = (record.day_of(members.clock()) + 1) * record.DAY
+    members.clock.ahead += midnight - members.clock() - 60
+    tracker, *_ = await members.start_trackers(1)
+    tracker.directory.swarm(info_hash, peers=5, linked=True)
+    await published(tracker)
+    members.clock.ahead += 120
+    assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
+    # It was read from both, and the tracker moves to the new day with its next refresh.
+    members.clock.ahead += REFRESH[1]
+    await eventually(lambda: tracker.directory.tally.publications["stored"] == 2)
+    members.clock.ahead += record.LIFETIME - REFRESH[1]
+    assert record.days_to_read(members.clock()) == [record.day_of(midnight)]
+    assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
+
+
+async def test_only_the_largest_and_newest_are_published(members: Members) -> None:
+    tracker, *_ = await members.start_trackers(1, max_published=2)
+    for number, peers in ((1, 1), (2, 50), (3, 1), (4, 1)):
+        tracker.directory.swarm(bytes([number]) * 20, peers, linked=False)
+    await eventually(lambda: tracker.directory.published == 2)
+    assert tracker.directory.shortlist.left_out == 2
+    await eventually(lambda: sum(tracker.directory.tally.lookups.values()) == 4)
+    assert [bytes([number]) * 20 in tracker.directory.shortlist for number in (1, 2, 3, 4)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(("policy", "published"), [("all", {1, 2}), ("listed", {1}), ("none", set())])
+async def test_the_policy_says_what_is_published(members: Members, policy: str, published: set[int]) -> None:
+    hashes = {number: os.urandom(20) for number in (1, 2)}
+    tracker, *_ = await members.start_trackers(1, publish=policy, listed=[hashes[1].hex()])
+    for info_hash in hashes.values():
+        tracker.directory.swarm(info_hash, peers=1, linked=False)
+    await eventually(lambda: tracker.directory.published == len(published))
+    await eventually(lambda: sum(tracker.directory.tally.lookups.values()) == 2)
+    reader = await members.start()
+    assert {number for number, info_hash in hashes.items() if await seen_by(reader, info_hash)} == published
+
+
+async def test_with_a_third_of_the_nodes_dead(info_hash: bytes) -> None:
+    async with PrivateDht(15) as dht, members_of(dht) as members:
+        tracker, *_ = await members.start_trackers(1)
+        reader = await members.start()
+        await dht.kill(5)
+        tracker.directory.swarm(info_hash, peers=1, linked=False)
+        await published(tracker)
+        assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
+        # It did ask dead ones, and went on without them.
+        await eventually(lambda: tracker.client.tally.timeouts > 0)
+
+
+async def test_what_was_found_is_known_after_a_restart(members: Members, info_hash: bytes, tmp_path: Path) -> None:
+    tracker, *_ = await members.start_trackers(1)
+    tracker.directory.swarm(info_hash, peers=1, linked=False)
+    await published(tracker)
+    reader = await members.start(state_dir=tmp_path)
+    assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
+    node_ids = reader.node.ids
+    address = reader.node.addresses[0]
+    await reader.stop()
+    members.all.remove(reader)
+
+    again = await members.start(state_dir=tmp_path, listen=f"127.0.0.1:{address[1]}")
+    assert again.node.ids == node_ids
+    sightings = [found async for found in again.directory.trackers(info_hash)]
+    assert [found.where for found in sightings] == ["cache"]
+    # It was looked up a moment ago, so this took not a single query.
+    assert again.client.tally.queries["get"] == 0
+
+
+async def test_a_node_restored_from_its_state_needs_no_bootstrap_node(members: Members, tmp_path: Path) -> None:
+    first = await members.start(state_dir=tmp_path)
+    await first.stop()
+    members.all.remove(first)
+    again = await members.start(state_dir=tmp_path, bootstrap=[])
+    assert again.node.has_contacts
+
+
+async def test_in_ipv6(info_hash: bytes) -> None:
+    async with PrivateDht(6, host="::1") as dht, members_of(dht) as members:
+        tracker, *_ = await members.start_trackers(1, listen="[::1]:0,127.0.0.1:0")
+        reader = await members.start(listen="[::1]:0")
+        tracker.directory.swarm(info_hash, peers=1, linked=False)
+        await published(tracker)
+        assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
+
+
+async def test_an_unreachable_dht_is_no_error(members: Members, info_hash: bytes) -> None:
+    members.dht = PrivateDht(0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await members.start("wss://tracker.example.org", bootstrap=["127.0.0.1:9"])
+    directory = members.all[0].directory
+    directory.swarm(info_hash, peers=1, linked=False)
+    assert [found async for found in directory.trackers(info_hash)] == []
+    assert directory.tally.lookups == {"unreachable": 1}
+
+
+async def test_no_node_is_sent_more_than_it_may_be(dht: PrivateDht) -> None:
+    client = Client(dht.contacts, private=True, node_rate=4)
+    await client.start(["127.0.0.1"])
+    loop = asyncio.get_running_loop()
+    sent: dict[object, list[float]] = {}
+    transmit = client._messenger._transmit
+
+    def record_and_transmit(pending: object) -> None:
+        sent.setdefault(pending.contact.address, []).append(loop.time())  # type: ignore[attr-defined]
+        assert client.in_flight <= 64
+        transmit(pending)  # type: ignore[arg-type]
+
+    client._messenger._transmit = record_and_transmit  # type: ignore[method-assign]
+    key = record.record_key(b"p" * 20, 1).public_key().public_bytes_raw()
+    await asyncio.gather(*(client.get(key, bytes([salt]), 0, lambda _: None) for salt in range(20)))
+    client.close()
+    for times in sent.values():
+        # A timer may be a little late, and the next one not.
+        assert all(later - earlier > 0.9 for earlier, later in zip(times, times[4:], strict=False))

@@ -1,0 +1,249 @@
+"""A whole tracker with the DHT, and `peerservers lookup`, in processes of their own."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from extensions.dht import descriptor, record
+from tests.client import announce, eventually, raw_client
+from tests.conftest import StartTracker, TrackerProcess
+from tests.private_dht import PrivateDht
+from tests.unit.fakes import peer_id
+
+INFO_HASH = "\x00\x10<>\u00ff" + "h" * 15
+HEX = INFO_HASH.encode("latin-1").hex()
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+async def dht() -> AsyncIterator[PrivateDht]:
+    async with PrivateDht(8) as dht:
+        yield dht
+
+
+def in_dht(dht: PrivateDht, state_dir: Path, url: str = "wss://tracker.example.org", **more: str) -> dict[str, str]:
+    """Environment of a tracker that is a member of a private DHT."""
+    settings = {
+        "enabled": "true",
+        "listen": "127.0.0.1:0",
+        "bootstrap": json.dumps(dht.bootstrap),
+        "private": "true",
+        **more,
+    }
+    return {
+        "PEERSERVERS_SERVER__STATE_DIR": str(state_dir),
+        "PEERSERVERS_SERVER__PUBLIC_URL": url,
+        **{f"PEERSERVERS_EXTENSIONS__DHT__{key.upper()}": value for key, value in settings.items()},
+    }
+
+
+async def lookup(dht: PrivateDht, *arguments: str, bootstrap: str = "") -> Ended:
+    """Run `peerservers lookup`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tracker", "lookup", "--private", "--listen", "127.0.0.1:0"),
+        *("--bootstrap", bootstrap or dht.bootstrap[0], *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def published(tracker: TrackerProcess, number: int) -> None:
+    """Wait until the tracker is found for so many infohashes."""
+
+    async def is_so() -> bool:
+        return await tracker.metric("peerservers_dht_published") == number
+
+    await eventually(is_so, 20)
+
+
+async def test_the_command_finds_the_tracker_of_a_peer(
+    dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    tracker = await start_tracker(env=in_dht(dht, tmp_path))
+    async with raw_client(tracker.url) as peer:
+        await peer.send(announce(peer_id(1), INFO_HASH))
+        # The rendezvous is the other.
+        await published(tracker, 2)
+        ended = await lookup(dht, "--json", f"magnet:?dn=x&xt=urn:btih:{HEX}&tr=wss%3A%2F%2Fother.example")
+        assert ended.code == 0, ended
+        result = json.loads(ended.out)
+        assert result["infohash"] == HEX
+        (found,) = result["trackers"]
+        assert found["url"] == "wss://tracker.example.org"
+        assert found["found_in"] == "r0"
+        assert abs(found["expires"] - time.time() - record.LIFETIME) < 60
+        table = await lookup(dht, HEX)
+        assert table.code == 0
+        head, row = table.out.splitlines()
+        assert head.split() == ["URL", "EXPIRES", "FOUND", "IN", "TRACKER", "ID"]
+        assert row.split()[0] == "wss://tracker.example.org"
+        assert row.split()[-1] == found["id"]
+        assert "1 found" in table.err
+
+
+async def test_the_command_says_when_there_is_nothing(dht: PrivateDht) -> None:
+    ended = await lookup(dht, "ab" * 20)
+    assert (ended.code, ended.out) == (1, f"no tracker found for {'ab' * 20}\n")
+
+
+async def test_the_command_says_when_nobody_can_be_asked(dht: PrivateDht) -> None:
+    ended = await lookup(dht, "--timeout", "2", "ab" * 20, bootstrap="127.0.0.1:9")
+    assert (ended.code, ended.out) == (3, "")
+    assert "no node of the DHT answers (127.0.0.1:9)" in ended.err
+
+
+@pytest.mark.parametrize("text", ["", "ab" * 19, "zz" * 20, "magnet:?dn=nothing", "magnet:?xt=urn:btih:12", "ä" * 40])
+async def test_the_command_says_what_is_no_infohash(dht: PrivateDht, text: str) -> None:
+    ended = await lookup(dht, "--", text)
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "not an infohash" in ended.err
+
+
+async def test_a_descriptor_says_who_and_where(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
+    tracker = await start_tracker(env=in_dht(dht, tmp_path))
+    await published(tracker, 1)
+    entry = await descriptor.fetch(("127.0.0.1", tracker.port), time.time())
+    assert entry.url == "wss://tracker.example.org"
+    status, body = await tracker.get(descriptor.PATH)
+    assert status == 200
+    assert json.loads(body)["id"] == entry.tracker_id
+
+
+@pytest.mark.parametrize("without", [{"url": ""}, {"publish": "none"}], ids=["public_url", "publishing"])
+async def test_there_is_no_descriptor_without(
+    dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path, without: dict[str, str]
+) -> None:
+    tracker = await start_tracker(env=in_dht(dht, tmp_path, **without))
+    await tracker.logged("dht_publishes_nothing")
+    assert (await tracker.get(descriptor.PATH))[0] == 404
+
+
+async def test_the_node_is_the_same_after_a_restart(
+    dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ids = []
+    # Once with notice, once without.
+    for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        tracker = await start_tracker(env=in_dht(dht, tmp_path, listen=f"127.0.0.1:{port}"))
+        await published(tracker, 1)
+        await eventually((tmp_path / "dht.state").exists)
+        ids.append(await ids_at(dht, port))
+        await tracker.stop(end)
+    assert ids[0] == ids[1] == ids[2]
+
+
+async def ids_at(dht: PrivateDht, port: int) -> set[bytes]:
+    """The ids under which the nodes of a DHT know the one at a port, as soon as they do."""
+
+    async def known() -> bool:
+        await asyncio.gather(*(node.refresh() for node in dht.nodes))
+        return bool(found())
+
+    def found() -> set[bytes]:
+        contacts = [contact for node in dht.nodes for contact in node.contacts(4)]
+        return {contact.node_id for contact in contacts if contact.address == ("127.0.0.1", port)}
+
+    await eventually(known, 20)
+    return found()
+
+
+async def test_its_metrics_are_there(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
+    tracker = await start_tracker(env=in_dht(dht, tmp_path))
+    await published(tracker, 1)
+    assert await tracker.metric("peerservers_dht_reachable") == 1
+    assert await tracker.metric("peerservers_dht_nodes") >= 1
+    assert await tracker.metric("peerservers_dht_queries_total", method="put") >= 1
+    assert await tracker.metric("peerservers_dht_publications_total", result="stored") == 1
+    assert await tracker.metric("peerservers_dht_lookups_total", result="none") == 1
+    for name in ("queries_in_flight", "stored_items", "node_received_bytes_total", "query_results_total"):
+        assert f"peerservers_dht_{name}" in (await tracker.get("/metrics"))[1]
+
+
+async def test_without_a_place_for_its_key_the_tracker_serves_on(
+    dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no directory")
+    tracker = await start_tracker(env=in_dht(dht, tmp_path / "file"))
+    assert (await tracker.logged("dht_off"))["level"] == "warning"
+    async with raw_client(tracker.url) as peer:
+        await peer.send(announce(peer_id(1), INFO_HASH))
+        assert (await peer.receive())["action"] == "announce"
+    assert await tracker.metric("peerservers_dht_reachable") == 0
+
+
+async def test_a_spoilt_state_costs_a_warning(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
+    (tmp_path / "dht.state").write_bytes(os.urandom(100))
+    (tmp_path / "dht.sqlite").write_bytes(os.urandom(5000))
+    tracker = await start_tracker(env=in_dht(dht, tmp_path))
+    assert (await tracker.logged("dht_state_ignored"))["level"] == "warning"
+    await published(tracker, 1)
+
+
+async def test_where_nothing_can_be_saved_the_tracker_serves_on(
+    dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    tracker = await start_tracker(env=in_dht(dht, tmp_path / "state"))
+    await published(tracker, 1)
+    await eventually((tmp_path / "state" / "dht.state").exists)
+    for file in (tmp_path / "state").iterdir():
+        file.unlink()
+    (tmp_path / "state").rmdir()
+    assert await tracker.stop() == 0
+    assert (await tracker.logged("dht_state_not_saved"))["level"] == "warning"
+
+
+async def test_a_port_that_is_taken_is_a_warning(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        tracker = await start_tracker(env=in_dht(dht, tmp_path, listen=f"127.0.0.1:{taken.getsockname()[1]}"))
+        async with raw_client(tracker.url) as peer:
+            await peer.send(announce(peer_id(1), INFO_HASH))
+            assert (await peer.receive())["action"] == "announce"
+            await published(tracker, 2)
+        assert (await tracker.logged("dht_port_taken"))["level"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("listen", "nowhere", "extensions.dht.listen: not host:port: nowhere"),
+        ("bootstrap", '["a:b"]', "extensions.dht.bootstrap: not host:port: a:b"),
+        ("publish", "some", "extensions.dht.publish: Input should be 'all', 'listed' or 'none'"),
+        ("listed", '["12"]', "extensions.dht.listed: not an infohash of 40 hexadecimal digits: 12"),
+    ],
+)
+async def test_wrong_settings_are_one_line(
+    dht: PrivateDht, tmp_path: Path, key: str, value: str, complaint: str
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tracker", "serve", "--port", "0"),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **in_dht(dht, tmp_path, **{key: value})},
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, err.decode()) == (2, f"peerservers: {complaint}\n")

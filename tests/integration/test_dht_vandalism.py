@@ -1,0 +1,150 @@
+"""Whoever knows an infohash can write to its record. Trackers are found again all the same."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import bencodepy
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from extensions.dht import descriptor, record
+from extensions.dht.directory import REFRESH, Directory
+from extensions.dht.service import Service
+from tests.client import eventually
+from tests.integration.dht import Members, Vandal, members_of, published, seen_by, urls_of
+from tests.private_dht import PrivateDht
+
+LOCK = 2**63 - 1
+LAST_FREE = 2**63 - 2
+
+RUBBISH = b"rubbish"
+EMPTY = record.encode_slot([])
+
+
+def forged(info_hash: bytes, now: float) -> bytes:
+    """A record full of entries that nobody signed."""
+    key = Ed25519PrivateKey.generate()
+    entries = [record.sign_entry(key, info_hash, f"wss://forged{number}.example", now + number) for number in range(3)]
+    table = [[os.urandom(32), entry.expires, entry.url.encode(), entry.signature] for entry in entries]
+    value: bytes = bencodepy.encode({b"e": table, b"v": 1})
+    return value
+
+
+@asynccontextmanager
+async def record_of(info_hash: bytes, number: int = 2) -> AsyncIterator[tuple[Members, list[Service], Service, Vandal]]:
+    """Trackers that serve an infohash, somebody who looks for them, and the vandal."""
+    async with PrivateDht(12) as dht, members_of(dht) as members:
+        trackers = await members.start_trackers(number)
+        reader = await members.start()
+        for tracker in trackers:
+            tracker.directory.swarm(info_hash, peers=5, linked=False)
+            await published(tracker)
+        async with Vandal(dht, info_hash, record.day_of(members.clock())) as vandal:
+            yield members, trackers, reader, vandal
+
+
+async def refresh(members: Members, trackers: list[Service]) -> None:
+    """Let all trackers refresh their entries."""
+    before = [sum(tracker.directory.tally.lookups.values()) for tracker in trackers]
+    members.clock.ahead += REFRESH[1]
+    await eventually(
+        lambda: all(
+            sum(tracker.directory.tally.lookups.values()) > count
+            and not any(topic.visit for topic in tracker.directory._topics.values())
+            for tracker, count in zip(trackers, before, strict=True)
+        ),
+        30,
+    )
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["erased", "emptied", "forged", "last_free"])
+async def test_after_overwriting_they_are_found_with_the_next_refresh(kind: str, slots: int) -> None:
+    info_hash = os.urandom(20)
+    async with record_of(info_hash) as (members, trackers, reader, vandal):
+        for slot in range(slots):
+            value = {"erased": RUBBISH, "emptied": EMPTY, "forged": forged(info_hash, members.clock())}.get(kind, EMPTY)
+            assert (await vandal.write(slot, value, LAST_FREE if kind == "last_free" else None)).taken > 0
+        assert await seen_by(reader, info_hash) == {}
+        await refresh(members, trackers)
+        if kind == "last_free" and slots == 3:
+            # As good as locked.
+            assert await seen_by(reader, info_hash) == {}
+        else:
+            assert set(await seen_by(reader, info_hash)) == urls_of(trackers)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("value", [RUBBISH, EMPTY], ids=["rubbish", "empty"])
+async def test_after_locking_they_are_found_in_the_next_slot_or_by_bep5(slots: int, value: bytes) -> None:
+    info_hash = os.urandom(20)
+    async with record_of(info_hash) as (members, trackers, reader, vandal), descriptors(trackers):
+        for slot in range(slots):
+            assert (await vandal.write(slot, value, LOCK)).taken > 0
+        assert await seen_by(reader, info_hash) == {}
+        await refresh(members, trackers)
+        found = await seen_by(reader, info_hash)
+        assert set(found) == urls_of(trackers)
+        assert {sighting.where for sighting in found.values()} == {"bep5" if slots == 3 else f"r{slots}"}
+
+
+async def test_nodes_refuse_what_is_too_long() -> None:
+    info_hash = os.urandom(20)
+    async with record_of(info_hash) as (_, trackers, reader, vandal):
+        for size in (997, 1100, 3000):
+            stored = await vandal.write(0, b"x" * size)
+            assert stored.taken == 0
+        assert set(await seen_by(reader, info_hash)) == urls_of(trackers)
+
+
+async def test_a_mix_of_it_all() -> None:
+    info_hash = os.urandom(20)
+    async with record_of(info_hash) as (members, trackers, reader, vandal):
+        await vandal.write(0, RUBBISH, LOCK)
+        await vandal.write(1, forged(info_hash, members.clock()))
+        await refresh(members, trackers)
+        found = await seen_by(reader, info_hash)
+        assert set(found) == urls_of(trackers)
+        assert {sighting.where for sighting in found.values()} == {"r1"}
+
+
+async def test_valid_entries_of_strangers_keep_nobody_out() -> None:
+    info_hash = os.urandom(20)
+    async with record_of(info_hash, number=1) as (members, trackers, reader, vandal):
+        crowd = [
+            record.sign_entry(Ed25519PrivateKey.generate(), info_hash, f"wss://{number}.example.org", members.clock())
+            for number in range(21)
+        ]
+        for slot in range(3):
+            await vandal.write(slot, record.encode_slot(crowd[slot * 7 : slot * 7 + 7]))
+        assert urls_of(trackers).isdisjoint(await seen_by(reader, info_hash))
+        await refresh(members, trackers)
+        assert urls_of(trackers) <= set(await seen_by(reader, info_hash))
+
+
+@asynccontextmanager
+async def descriptors(trackers: list[Service]) -> AsyncIterator[None]:
+    """Serve the trackers' descriptors where they announce that they do."""
+    servers = []
+    for tracker in trackers:
+        directory = tracker.directory
+
+        async def serve(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, directory: Directory = directory
+        ) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            body = descriptor.write(directory._key, directory._url, directory._clock())
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            await writer.drain()
+            writer.close()
+
+        servers.append(await asyncio.start_server(serve, "127.0.0.1", 0))
+        directory._second_path._port = servers[-1].sockets[0].getsockname()[1]
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.close()
+            await server.wait_closed()

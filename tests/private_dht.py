@@ -1,0 +1,70 @@
+"""A DHT of libtorrent nodes in this process, on loopback, that knows of no other."""
+
+import asyncio
+from types import TracebackType
+
+from extensions.dht.krpc import Address, Contact
+from extensions.dht.node import Node
+from tests.client import eventually
+
+PATIENCE = 20.0
+
+
+class PrivateDht:
+    """`async with PrivateDht(20) as dht:` starts as many nodes, of which each knows all others."""
+
+    def __init__(self, count: int = 20, host: str = "127.0.0.1") -> None:
+        self.nodes: list[Node] = [
+            Node([f"[{host}]:0" if ":" in host else f"{host}:0"], [], private=True) for _ in range(count)
+        ]
+        """Those that run."""
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where they listen."""
+        return [node.addresses[0] for node in self.nodes]
+
+    @property
+    def bootstrap(self) -> list[str]:
+        """The same as "host:port" texts, as the configuration has them."""
+        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses]
+
+    def contacts(self, family: int = 4) -> list[Contact]:
+        """Their ids and addresses; can be given to a `Client`."""
+        return [Contact(node.ids[0], node.addresses[0]) for node in self.nodes] if family == 4 else []
+
+    async def kill(self, count: int) -> list[Address]:
+        """Close the last `count` nodes, of which the others learn nothing; where they were."""
+        remaining = max(0, len(self.nodes) - count)
+        killed = self.nodes[remaining:]
+        del self.nodes[remaining:]
+        await asyncio.gather(*(node.close() for node in killed))
+        return [node.addresses[0] for node in killed]
+
+    async def __aenter__(self) -> "PrivateDht":
+        try:
+            await asyncio.gather(*(node.start(None) for node in self.nodes))
+            await eventually(lambda: all(node.addresses for node in self.nodes), PATIENCE)
+            await eventually(self._are_introduced, PATIENCE)
+            # Only the state has the node's own id.
+            await asyncio.gather(*(node.state() for node in self.nodes))
+            await asyncio.gather(*(node.refresh() for node in self.nodes))
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await self.kill(len(self.nodes))
+
+    async def _are_introduced(self) -> bool:
+        """Whether all know all others; who does not is told once more."""
+        await asyncio.gather(*(node.refresh() for node in self.nodes))
+        missing = [node for node in self.nodes if node.size < len(self.nodes) - 1]
+        for node in missing:
+            for address in self.addresses:
+                if address != node.addresses[0]:
+                    node.add(address)
+        return not missing

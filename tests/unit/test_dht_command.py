@@ -1,0 +1,38 @@
+import base64
+import contextlib
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extensions.dht.command import parse_infohash
+
+INFO_HASH = bytes(range(235, 255))
+HEX = INFO_HASH.hex()
+BASE32 = base64.b32encode(INFO_HASH).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEX,
+        HEX.upper(),
+        f" {HEX}\n",
+        BASE32,
+        BASE32.lower(),
+        f"magnet:?xt=urn:btih:{HEX}",
+        f"MAGNET:?dn=a+b&xt=urn:btih:{BASE32}&tr=wss%3A%2F%2Ftracker.example",
+        f"magnet:?xt=urn:btmh:1220{'00' * 32}&xt=urn:btih:{HEX}",
+        f"magnet:?xt=urn%3Abtih%3A{HEX}",
+    ],
+)
+def test_every_way_to_write_an_infohash(text: str) -> None:
+    assert parse_infohash(text) == INFO_HASH
+
+
+@given(st.text())
+def test_anything_else_is_refused(text: str) -> None:
+    for written in (text, f"magnet:?xt=urn:btih:{text}", f"magnet:{text}"):
+        with contextlib.suppress(click.BadParameter):
+            assert len(parse_infohash(written)) == 20
