@@ -90,12 +90,15 @@ class Cache:
             "CREATE TABLE IF NOT EXISTS known"
             " (info_hash BLOB PRIMARY KEY, looked INTEGER, own_until INTEGER, seen BLOB) WITHOUT ROWID"
         )
-        loaded = {}
-        with closing(self._database.execute("SELECT * FROM known ORDER BY looked DESC LIMIT ?", (MAX_KNOWN,))) as rows:
-            for info_hash, looked, own_until, seen in rows:
-                if looked <= now < looked + lifetime(info_hash):
-                    loaded[info_hash] = Known(looked, own_until, _unpack(seen))
-        return loaded
+        query = "SELECT * FROM known ORDER BY info_hash = ? DESC, looked DESC LIMIT ?"
+        with closing(self._database.execute(query, (RENDEZVOUS, MAX_KNOWN))) as rows:
+            loaded = [
+                (info_hash, Known(looked, own_until, _unpack(seen)))
+                for info_hash, looked, own_until, seen in rows
+                if looked <= now < looked + lifetime(info_hash)
+            ]
+        # The oldest first, as they are to be forgotten.
+        return dict(reversed(loaded))
 
 
 def _pack(seen: Iterable[Sighting]) -> bytes:
@@ -107,7 +110,9 @@ def _pack(seen: Iterable[Sighting]) -> bytes:
 def _unpack(packed: bytes) -> dict[str, Sighting]:
     try:
         return {
-            tracker_id.decode(): Sighting(Entry(tracker_id.decode(), expires, url.decode(), signature), "cache")
+            tracker_id.decode(): Sighting(
+                Entry(bytes.fromhex(tracker_id.decode()).hex(), int(expires), url.decode(), bytes(signature)), "cache"
+            )
             for tracker_id, expires, url, signature in bencode.decode(packed)
         }
     except (ValueError, TypeError, AttributeError):

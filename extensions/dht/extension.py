@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from extensions.dht import descriptor, record
 from extensions.dht.cache import Sighting
@@ -35,7 +36,7 @@ class Dht(Extension):
         self._url: str = tracker.settings.server.public_url
         self._descriptor = b""
         self._descriptor_made = 0.0
-        if self._url and not record.is_url(self._url):
+        if self._url and not (record.is_url(self._url) and _can_be_split(self._url)):
             raise ConfigError(f"server.public_url: not a URL that fits a record (ASCII, {record.MAX_URL} characters)")
         tracker.add_route(descriptor.PATH, self._serve_descriptor)
         tracker.registry.register(DhtCollector(lambda: self._service))
@@ -105,3 +106,10 @@ class Dht(Extension):
             self._descriptor_made = now
             self._descriptor = descriptor.write(self._key, self._url, now)
         return Response(self._descriptor, "application/json")
+
+
+def _can_be_split(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname)
+    except ValueError:
+        return False

@@ -233,12 +233,8 @@ def place(slots: list[Slot], own: Entry) -> tuple[int, list[Entry]] | None:
     """
     usable = [slot for slot in slots if not slot.is_locked]
     for slot in usable:
-        entries = [*_others(slot, own), own]
-        if _fits(entries):
-            for entry in merge(entry for later in usable if later.index > slot.index for entry in later.entries):
-                if entry.tracker_id not in {one.tracker_id for one in entries} and _fits([*entries, entry]):
-                    entries.append(entry)
-            return slot.index, entries
+        if _fits([*_others(slot, own), own]):
+            return slot.index, carry_over(slots, slot, [*_others(slot, own), own])
     if not usable:
         return None
     slot = min(usable, key=lambda slot: min(entry.expires for entry in _others(slot, own)))
@@ -246,6 +242,17 @@ def place(slots: list[Slot], own: Entry) -> tuple[int, list[Entry]] | None:
     while not _fits([*entries, own]):
         entries.pop()
     return slot.index, [*entries, own]
+
+
+def carry_over(slots: list[Slot], slot: Slot, entries: list[Entry]) -> list[Entry]:
+    """What to write to a slot that is to have `entries`: also what later slots have, as far as it fits."""
+    kept = list(entries)
+    for entry in merge(
+        entry for later in slots if later.index > slot.index and not later.is_locked for entry in later.entries
+    ):
+        if entry.tracker_id not in {one.tracker_id for one in kept} and _fits([*kept, entry]):
+            kept.append(entry)
+    return kept
 
 
 def _others(slot: Slot, own: Entry) -> list[Entry]:

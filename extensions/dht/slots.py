@@ -67,6 +67,7 @@ async def erase(client: Client, reading: Reading, tracker_id: str) -> None:
     for slot in reading.slots:
         rest = [entry for entry in slot.entries if entry.tracker_id != tracker_id]
         if len(rest) < len(slot.entries) and not slot.is_locked:
+            rest = [entry for entry in record.carry_over(reading.slots, slot, rest) if entry.tracker_id != tracker_id]
             await _put(client, reading, slot.index, rest)
 
 
