@@ -17,7 +17,10 @@ from tracker.logs import configure
 
 WEB = Path(__file__).parent / "web"
 
-ALONE = {"PEERSERVERS_EXTENSIONS__DHT__ENABLED": "false"}
+ALONE = {
+    "PEERSERVERS_EXTENSIONS__DHT__ENABLED": "false",
+    "PEERSERVERS_EXTENSIONS__FEDERATION__ENABLED": "false",
+}
 """Environment of trackers that need no other: tests must not reach out to the public DHT."""
 
 

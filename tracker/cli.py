@@ -49,10 +49,25 @@ class _Commands(click.Group):
             try:
                 command = point.load()
             except Exception as error:
-                raise click.ClickException(f"{cmd_name}: cannot be loaded: {error!r}") from error
+                return _unloadable(cmd_name, error)
             if isinstance(command, click.Command):
                 return command
         return None
+
+
+def _unloadable(name: str, error: Exception) -> click.Command:
+    """In place of a command that fails as soon as it is imported: the others, and `--help`, must work without it."""
+
+    def complain() -> None:
+        raise click.ClickException(f"{name}: cannot be loaded: {error!r}") from error
+
+    return click.Command(
+        name,
+        callback=complain,
+        short_help="(cannot be loaded)",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -75,6 +75,9 @@ class Tracker(Section):
     """How swarms are run."""
 
     announce_interval: int = Field(120, ge=5, description="Seconds between a peer's announces.")
+    lonely_interval: int = Field(
+        30, ge=5, description="The same for a peer that is alone, while trackers are federated."
+    )
     max_offers: int = Field(20, ge=1, description="Most offers of one announce that are passed on.")
     peer_timeout: float = Field(
         3600, ge=1200, description="Seconds of silence after which a peer of a live connection leaves its swarm."
@@ -82,6 +85,9 @@ class Tracker(Section):
     full_scrape: bool = Field(False, description="Answer a scrape without info_hash with every swarm.")
     max_scrape: int = Field(256, ge=1, description="Most swarms in one scrape; those beyond are left out.")
     max_swarms_per_connection: int = Field(2000, ge=1, description="Most peers one connection may announce.")
+    max_foreign_offers: int = Field(
+        120, ge=1, description="Most offers a minute that one peer is given from other trackers."
+    )
 
     def rules(self) -> Rules:
         """The same, as the hub takes it."""

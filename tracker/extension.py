@@ -7,6 +7,7 @@ A third party's extension is a class derived from `Extension`, named by an entry
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import entry_points
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import structlog
@@ -18,7 +19,9 @@ from tracker.config import ConfigError, Section, Settings, validate
 from tracker.endpoint import Endpoint
 from tracker.http import Route
 from tracker.hub import Hub
+from tracker.parking import Parking
 from tracker.protocol import Answer, Offer
+from tracker.stats import Tables
 from tracker.swarm import RemoteMember, Swarm
 
 GROUP: Final = "peerservers.extensions"
@@ -82,7 +85,8 @@ class TrackerHandle:
         hub: Hub,
         endpoint: Endpoint,
         registry: CollectorRegistry,
-        extensions: Mapping[str, Extension],
+        extensions: Mapping[str, Extension] = MappingProxyType({}),
+        tables: Tables | None = None,
     ) -> None:
         self.settings = settings
         self.registry = registry
@@ -91,6 +95,7 @@ class TrackerHandle:
         self._hub = hub
         self._endpoint = endpoint
         self._extensions = extensions
+        self._tables = {} if tables is None else tables
         self._members: dict[Swarm, set[RemoteMember]] = {}
 
     def extension(self, name: str) -> Extension | None:
@@ -146,6 +151,33 @@ class TrackerHandle:
         out = self._hub.deliver_answer(answer)
         self._endpoint.send(out)
         return bool(out)
+
+    @property
+    def parked_offers(self) -> int:
+        """Offers kept because they have found nobody."""
+        return self._hub.parking.offers(monotonic()) if self._hub.parking else 0
+
+    def park_offers(self, on_placed: Callable[[float], None]) -> None:
+        """From now on, keep offers that find nobody for a while; peers that are alone announce more often.
+
+        `on_placed` is told how many seconds those were kept that somebody came for.
+        """
+        self._hub.parking = Parking(on_placed)
+
+    def place_parked(self, member: RemoteMember, newcomers: int) -> None:
+        """Place the offers kept in a swarm on so many peers behind a remote member, one of each peer's on each."""
+        if self.owns(member):
+            self._hub.place_parked(member, newcomers, monotonic())
+
+    def place_again(
+        self, info_hash: str, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float
+    ) -> None:
+        """Place a local peer's offers, made `age` seconds ago, elsewhere than where they were refused."""
+        self._endpoint.send(self._hub.place_again(info_hash, peer_id, offers, refused, age, monotonic()))
+
+    def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]]) -> None:
+        """Show a table on the page and in `/stats.json`, under a name: rows of texts and numbers, by column."""
+        self._tables[name] = rows
 
     def add_route(self, path: str, route: Route) -> None:
         """Serve an HTTP path on the public port. Raises `ValueError` if it is taken."""

@@ -15,8 +15,9 @@ from tracker.config import ConfigError, Settings
 from tracker.endpoint import Endpoint
 from tracker.extension import STOP_TIMEOUT, Extension, TrackerHandle, sections
 from tracker.hub import Hub
-from tracker.protocol import Answer, Offer
+from tracker.protocol import Answer, Offer, detached
 from tracker.reasons import Reason
+from tracker.stats import Tables
 from tracker.swarm import Peer, RemoteMember, Swarm
 
 TURN: Final = 0.002
@@ -34,6 +35,8 @@ class ExtensionHost:
         self.errors: Counter[str] = Counter()
         self._runners: list[_Runner] = []
         self._extensions: dict[str, Extension] = {}
+        self.tables: Tables = {}
+        """What extensions show on the page and in the statistics."""
 
     def load(
         self,
@@ -48,7 +51,7 @@ class ExtensionHost:
             if not section.enabled:
                 continue
             own_registry = CollectorRegistry()
-            tracker = TrackerHandle(name, settings, hub, endpoint, own_registry, self._extensions)
+            tracker = TrackerHandle(name, settings, hub, endpoint, own_registry, self._extensions, self.tables)
             try:
                 extension = classes[name](tracker, section)
             except ConfigError:
@@ -86,12 +89,12 @@ class ExtensionHost:
     def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
         for runner in self._runners:
             if runner.tracker.owns(member) and runner.wants("offers_placed"):
-                runner.post("offers_placed", member.swarm, member, peer.peer_id, _detach(offers), size=_size(offers))
+                runner.post("offers_placed", member.swarm, member, peer.peer_id, detached(offers), size=_size(offers))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         for runner in self._runners:
             if runner.wants("offers_unplaced"):
-                runner.post("offers_unplaced", swarm, swarm, peer.peer_id, _detach(offers), size=_size(offers))
+                runner.post("offers_unplaced", swarm, swarm, peer.peer_id, detached(offers), size=_size(offers))
 
     def answer_unplaced(self, answer: Answer) -> bool:
         wanting = [runner for runner in self._runners if runner.wants("answer_unplaced")]
@@ -240,13 +243,6 @@ class _Guarded(Collector):
             self._errors[self._name] += 1
             structlog.get_logger().exception("extension_failed", extension=self._name, on="metrics")
             return []
-
-
-def _detach(offers: list[Offer]) -> list[Offer]:
-    # Tokens point into the whole frame, which would stay in memory as long as they wait.
-    return [
-        Offer(type(offer.description)("offer", offer.description.sdp.copy()), offer.offer_id.copy()) for offer in offers
-    ]
 
 
 def _size(offers: list[Offer]) -> int:

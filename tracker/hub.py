@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from tracker.parking import Parking
 from tracker.protocol import (
     NO_INFO_HASH,
     Announce,
@@ -21,6 +22,7 @@ from tracker.protocol import (
     Scrape,
     announce_reply,
     decode,
+    detached,
     failure,
     is_id,
     relayed_answer,
@@ -58,10 +60,12 @@ class Rules:
 
     announce_interval: int = 120
     max_offers: int = 20
+    lonely_interval: int = 30
     peer_timeout: float = 3600
     full_scrape: bool = False
     max_scrape: int = 256
     max_swarms_per_connection: int = 2000
+    max_foreign_offers: int = 120
 
 
 @dataclass(slots=True)
@@ -91,6 +95,10 @@ class Hub:
         self.seeders = 0
         self.leechers = 0
         self.tally = Tally()
+        self.parking: Parking | None = None
+        """Where offers wait for somebody to come. While it is there, a peer that is alone announces more often."""
+        self._foreign: Counter[Peer] = Counter()
+        self._foreign_since = 0.0
 
     def receive(self, connection: Connection, payload: bytes, now: float) -> Outgoing:
         """Apply one frame (its payload, JSON in UTF-8) from a connection; what to send because of it.
@@ -158,7 +166,19 @@ class Hub:
         swarm = self.swarms.get(info_hash)
         if swarm is None:
             return [], offers
-        chosen = swarm.choose_local(len(offers), peer_id, self._fresh_since(now), self.random)
+        if now - self._foreign_since > 60:
+            self._foreign.clear()
+            self._foreign_since = now
+        limit = self.rules.max_foreign_offers
+        chosen = [
+            peer
+            for peer in swarm.choose_local(len(offers), peer_id, self._fresh_since(now), self.random)
+            if self._foreign[peer] < limit
+        ]
+        for peer in chosen:
+            self._foreign[peer] += 1
+            if self.parking:
+                self.parking.met(peer)
         frames = relayed_offers(swarm.token, token(peer_id), offers[: len(chosen)])
         self.tally.offers_relayed += len(frames)
         return [(peer.connection, frame) for peer, frame in zip(chosen, frames, strict=True)], offers[len(chosen) :]
@@ -172,6 +192,39 @@ class Hub:
             return []
         self.tally.answers_relayed += 1
         return [(receiver.connection, relayed_answer(swarm.token, token(answer.peer_id), answer))]
+
+    def place_parked(self, member: RemoteMember, newcomers: int, now: float) -> None:
+        """Place what waits in a swarm on peers that have come behind a remote member: one of each peer's on each.
+
+        Whoever was given offers meanwhile makes so many less, since most likely it is theirs.
+        """
+        swarm, observer = member.swarm, self.observer
+        if self.parking and observer and self.swarms.get(swarm.info_hash) is swarm:
+            for parked in self.parking.of(swarm, now):
+                theirs = min(parked.met, newcomers)
+                parked.met -= theirs
+                offers = self.parking.take(parked, newcomers - theirs, now)
+                if offers:
+                    self.tally.offers_handed_over += len(offers)
+                    observer.offers_placed(member, parked.peer, offers)
+
+    def place_again(
+        self, info_hash: str, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float, now: float
+    ) -> Outgoing:
+        """Place a local peer's offers, made `age` seconds ago, elsewhere than where they were refused."""
+        swarm = self.swarms.get(info_hash)
+        peer = swarm.peers.get(peer_id) if swarm else None
+        out: Outgoing = []
+        if swarm is None or peer is None:
+            return out
+        if refused is not None and refused.swarm is swarm:
+            counts = refused.complete, refused.incomplete
+            swarm.set_remote(refused, 0, 0)
+            self._place(swarm, peer, offers, now, out, age)
+            swarm.set_remote(refused, *counts)
+        else:
+            self._place(swarm, peer, offers, now, out, age)
+        return out
 
     def check(self) -> None:
         """Raise `AssertionError` if an invariant is broken; for tests, it visits every peer."""
@@ -199,6 +252,7 @@ class Hub:
 
         swarm = self.swarms.get(message.info_hash)
         peer = swarm.peers.get(message.peer_id) if swarm else None
+        joins = peer is None
         if message.stopped:
             return self._stop(connection, message.info_hash, peer)
         if peer is None:
@@ -207,10 +261,15 @@ class Hub:
             self._refresh(connection, peer, message.complete, now)
         swarm = peer.swarm
         tally.replies += 1
-        reply = announce_reply(swarm.token, self.rules.announce_interval, swarm.complete, swarm.incomplete)
-        out: Outgoing = [(connection, reply)]
+        complete, incomplete = swarm.complete, swarm.incomplete
+        interval = self.rules.announce_interval
+        if self.parking and complete + incomplete == 1:
+            interval = min(interval, self.rules.lonely_interval)
+        out: Outgoing = [(connection, announce_reply(swarm.token, interval, complete, incomplete))]
         if message.offers:
             self._place(swarm, peer, message.offers, now, out)
+        elif joins and self.parking:
+            out += self._give_parked(peer, now)
         return out
 
     def _stop(self, connection: Connection, info_hash: str, peer: Peer | None) -> Outgoing:
@@ -251,6 +310,9 @@ class Hub:
             peer.connection = connection
             connection.peers.add(peer)
             self.tally.dropped[Reason.TAKEN_OVER] += 1
+            if self.parking:
+                # Its client made them on the old socket, and has forgotten them with it.
+                self.parking.forget(peer)
         peer.seen = now
         if complete and not peer.complete:
             peer.swarm.become_seeder(peer)
@@ -262,6 +324,8 @@ class Hub:
     def _leave(self, peer: Peer) -> None:
         swarm = peer.swarm
         swarm.leave(peer)
+        if self.parking:
+            self.parking.forget(peer)
         if peer.complete:
             self.seeders -= 1
         else:
@@ -274,7 +338,9 @@ class Hub:
             else:
                 self.observer.swarm_closed(swarm)
 
-    def _place(self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, out: Outgoing) -> None:
+    def _place(
+        self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, out: Outgoing, age: float | None = None
+    ) -> None:
         chosen = swarm.choose(peer, len(offers), self._fresh_since(now), self.random)
         frames = relayed_offers(swarm.token, peer.token, offers[: len(chosen)])
         remote: dict[RemoteMember, list[Offer]] = {}
@@ -283,16 +349,33 @@ class Hub:
                 out.append((member.connection, frame))
             else:
                 remote.setdefault(member, []).append(offer)
-        self.tally.offers_relayed += len(out) - 1
+        self.tally.offers_relayed += sum(isinstance(member, Peer) for member in chosen) if remote else len(chosen)
         observer = self.observer
         if observer:
             for remote_member, batch in remote.items():
                 self.tally.offers_handed_over += len(batch)
                 observer.offers_placed(remote_member, peer, batch)
-        if len(chosen) < len(offers):
-            self.tally.dropped[Reason.UNPLACED_OFFER] += len(offers) - len(chosen)
+        left = offers[len(chosen) :]
+        if left:
+            if self.parking and age is None:
+                self.parking.park(peer, detached(left), now)
+            elif self.parking and age is not None:
+                self.parking.add(peer, detached(left), now - age, now)
+            else:
+                self.tally.dropped[Reason.UNPLACED_OFFER] += len(left)
             if observer:
-                observer.offers_unplaced(swarm, peer, offers[len(chosen) :])
+                observer.offers_unplaced(swarm, peer, left)
+
+    def _give_parked(self, peer: Peer, now: float) -> Outgoing:
+        """What waits for somebody who makes no offers of its own: one of each peer's."""
+        assert self.parking
+        out: Outgoing = []
+        for parked in self.parking.of(peer.swarm, now)[: self.rules.max_offers]:
+            offers = self.parking.take(parked, 1, now)
+            frames = relayed_offers(peer.swarm.token, parked.peer.token, offers)
+            self.tally.offers_relayed += len(frames)
+            out += [(peer.connection, frame) for frame in frames]
+        return out
 
     def _answer(self, connection: Connection, answer: Answer, now: float) -> Outgoing:
         self.tally.answers += 1

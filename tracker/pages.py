@@ -4,7 +4,7 @@ import json
 from html import escape
 from http import HTTPStatus
 from string import Template
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -13,7 +13,7 @@ from tracker import __version__
 from tracker.endpoint import Endpoint
 from tracker.http import Request, Response, Route, plain
 from tracker.hub import Hub
-from tracker.stats import Statistics, StatisticsCache
+from tracker.stats import Statistics, StatisticsCache, Tables
 
 HTML: Final = "text/html; charset=utf-8"
 
@@ -27,6 +27,7 @@ _PAGE = Template("""\
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 code { background: #f0f0f0; border-radius: .25rem; padding: .15rem .35rem; overflow-wrap: anywhere; }
 td { padding-right: 2rem; } td + td { text-align: right; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; } th { text-align: left; font-weight: 600; padding-right: 1rem; }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd; } code { background: #333; }
 a { color: #8cf; } }
 </style>
@@ -41,6 +42,7 @@ to your program's list of trackers:</p>
 <tr><td>Seeders<td>$seeders
 <tr><td>Leechers<td>$leechers
 </table>
+$tables
 <p><a href="stats">Statistics</a> · <a href="stats.json">as JSON</a> · <a href="metrics">metrics</a> ·
 Peerservers $version</p>
 """)
@@ -49,11 +51,14 @@ Peerservers $version</p>
 class Pages:
     """`/`, `/stats`, `/stats.json`, `/metrics`, `/health` and `/ready`."""
 
-    def __init__(self, hub: Hub, endpoint: Endpoint, registry: CollectorRegistry, public_url: str) -> None:
+    def __init__(
+        self, hub: Hub, endpoint: Endpoint, registry: CollectorRegistry, public_url: str, tables: Tables
+    ) -> None:
         self._hub = hub
         self._endpoint = endpoint
         self._registry = registry
         self._public_url = public_url
+        self._tables = tables
         self._statistics = StatisticsCache(hub)
 
     def routes(self) -> dict[str, Route]:
@@ -76,6 +81,7 @@ class Pages:
             swarms=len(self._hub.swarms),
             seeders=self._hub.seeders,
             leechers=self._hub.leechers,
+            tables="".join(_table(name, rows()) for name, rows in self._tables.items()),
             version=escape(__version__),
         )
         return Response(page.encode(), HTML, headers={"content-security-policy": "default-src 'self' 'unsafe-inline'"})
@@ -86,7 +92,8 @@ class Pages:
         return Response(_stats_page(await self._statistics.get()).encode(), HTML)
 
     async def _stats_json(self, _request: Request) -> Response:
-        body = json.dumps((await self._statistics.get()).as_json()).encode()
+        tables = {name: rows() for name, rows in self._tables.items()}
+        body = json.dumps({**(await self._statistics.get()).as_json(), **tables}).encode()
         # Pages of other sites read these figures, as they do other trackers'.
         return Response(body, "application/json", headers={"access-control-allow-origin": "*"})
 
@@ -99,6 +106,14 @@ class Pages:
 
     async def _ready(self, _request: Request) -> Response:
         return plain(HTTPStatus.OK if self._endpoint.accepting else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _table(name: str, rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(column.replace('_', ' '))}" for column in rows[0])
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}' for cell in row.values())}\n" for row in rows)
+    return f"<h2>{escape(name.capitalize())}</h2>\n<div class=wide><table>\n<tr>{head}\n{lines}</table></div>\n"
 
 
 def _stats_page(stats: Statistics) -> str:

@@ -156,7 +156,7 @@ def offer(offer_id: str, sdp: str) -> Offer:
     Raises `ValueError` if the id is no id or the SDP is too long or not valid Unicode.
     """
     made = Offer(OfferDescription("offer", Raw(token(sdp))), Raw(token(offer_id)))
-    if not _valid_id_token(made.offer_id) or not _valid_sdp(made.description.sdp):
+    if not is_offer(made):
         raise ValueError("offer_id must be 20 latin-1 characters and the SDP at most 64 KiB")
     return made
 
@@ -164,10 +164,25 @@ def offer(offer_id: str, sdp: str) -> Offer:
 def answer(info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sdp: str) -> Answer:
     """An answer from text, checked as one from a client is. Raises `ValueError`."""
     made = Answer(info_hash, peer_id, to_peer_id, Raw(token(sdp)), Raw(token(offer_id)))
-    ids = is_id(info_hash) and is_id(peer_id) and is_id(to_peer_id) and _valid_id_token(made.offer_id)
-    if not ids or not _valid_sdp(made.sdp):
+    if not is_answer(made):
         raise ValueError("ids must be 20 latin-1 characters and the SDP at most 64 KiB")
     return made
+
+
+def is_offer(offer: Offer) -> bool:
+    """Whether an offer that was decoded elsewhere than here may be relayed."""
+    return _valid_sdp(offer.description.sdp) and _valid_id_token(offer.offer_id)
+
+
+def is_answer(answer: Answer) -> bool:
+    """Whether an answer that was decoded elsewhere than here may be relayed."""
+    ids = is_id(answer.info_hash) and is_id(answer.peer_id) and is_id(answer.to_peer_id)
+    return ids and _valid_id_token(answer.offer_id) and _valid_sdp(answer.sdp)
+
+
+def detached(offers: list[Offer]) -> list[Offer]:
+    """Copies whose tokens do not point into the frame they came in, which would stay in memory as long as they do."""
+    return [Offer(OfferDescription("offer", offer.description.sdp.copy()), offer.offer_id.copy()) for offer in offers]
 
 
 def decode(payload: bytes, max_offers: int) -> Message:
@@ -212,7 +227,7 @@ def _announce_or_answer(
     if frame.answer is not None:
         return _answer(frame, info_hash, peer_id)
 
-    valid = [offer for offer in offers if _valid_sdp(offer.description.sdp) and _valid_id_token(offer.offer_id)]
+    valid = [offer for offer in offers if is_offer(offer)]
     invalid_offers += len(offers) - len(valid)
     numwant = frame.numwant
     wanted = max_offers

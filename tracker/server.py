@@ -43,7 +43,8 @@ class Server:
         self.endpoint = Endpoint(self.hub, settings.connections)
         self.extensions = ExtensionHost()
         self.registry = registry_for(self.hub, self.endpoint, self.extensions.errors)
-        for path, route in Pages(self.hub, self.endpoint, self.registry, settings.server.public_url).routes().items():
+        pages = Pages(self.hub, self.endpoint, self.registry, settings.server.public_url, self.extensions.tables)
+        for path, route in pages.routes().items():
             self.endpoint.add_route(path, route)
         self.extensions.load(extensions, settings, self.hub, self.endpoint, self.registry)
         self.addresses: list[tuple[str, int]] = []

@@ -3,11 +3,15 @@
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
 
 from tracker.hub import Hub
+
+Tables = dict[str, Callable[[], list[dict[str, Any]]]]
+"""What extensions show to people, by name: functions that give the rows of a table, texts and numbers by column."""
 
 MAX_AGE: Final = 5.0
 """Seconds for which one count is given to everybody who asks: it visits every peer."""

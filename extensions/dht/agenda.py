@@ -1,52 +1,93 @@
-"""What to do when, and which swarms to publish if not all can be (sans I/O; times are Unix seconds)."""
+"""What to do when, and which swarms to publish if not all can be (sans I/O; times are seconds of a steady clock)."""
 
-from heapq import heappop, heappush
+from collections import defaultdict
+from heapq import heapify, heappop, heappush
 from typing import Final
+
+FAIR: Final = 3
+"""Of so many takings one is by age: what is less urgent waits longer, but not for ever."""
+
+SPARE: Final = 64
+"""Heaps are cleared of what no longer counts when that is more than what counts, and this."""
 
 SIZES: Final = 32
 """Swarms are ranked by the power of two of their size, so that one more peer rarely changes anything."""
 
 
 class Agenda:
-    """Infohashes that are due at some time, each once; of those that are, the most urgent first (the least number)."""
+    """Infohashes that are due at some time, each once; of those that are, the most urgent first (the least number).
+
+    Every third that is taken is the longest overdue, however urgent.
+    """
 
     def __init__(self) -> None:
+        # Entries of the heaps stay there when they are replaced or dropped; by these numbers they are known to count.
         self._numbers: dict[bytes, int] = {}
+        self._overdue: set[bytes] = set()
         self._later: list[tuple[float, int, int, bytes]] = []
-        self._due: list[tuple[int, float, int, bytes]] = []
-        self._number = 0
+        self._due: defaultdict[int, list[tuple[float, int, bytes]]] = defaultdict(list)
+        self._entered = 0
+        self._taken = 0
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def set(self, info_hash: bytes, due: float, urgency: int) -> None:
         """Enter an infohash, in place of its entry so far."""
-        self._number += 1
-        self._numbers[info_hash] = self._number
-        heappush(self._later, (due, urgency, self._number, info_hash))
+        self._entered += 1
+        self._numbers[info_hash] = self._entered
+        self._overdue.discard(info_hash)
+        heappush(self._later, (due, urgency, self._entered, info_hash))
+        if len(self._later) + sum(map(len, self._due.values())) > 2 * len(self._numbers) + SPARE:
+            self._clear()
 
     def drop(self, info_hash: bytes) -> None:
         """Take an infohash off, if it is on."""
         self._numbers.pop(info_hash, None)
+        self._overdue.discard(info_hash)
 
     def take(self, now: float) -> tuple[bytes, int] | None:
-        """The most urgent that is due, and how urgent it is; it is off the agenda then. None if nothing is due."""
-        while self._later and self._later[0][0] <= now:
-            due, urgency, number, info_hash = heappop(self._later)
-            if self._numbers.get(info_hash) == number:
-                heappush(self._due, (urgency, due, number, info_hash))
-        while self._due:
-            urgency, _, number, info_hash = heappop(self._due)
-            if self._numbers.get(info_hash) == number:
-                del self._numbers[info_hash]
-                return info_hash, urgency
-        return None
+        """The next that is due, and how urgent it is; it is off the agenda then. None if nothing is due."""
+        self._advance(now)
+        for due in self._due.values():
+            while due and not self._counts(due[0][1], due[0][2]):
+                heappop(due)
+        waiting = [urgency for urgency in sorted(self._due) if self._due[urgency]]
+        if not waiting:
+            return None
+        self._taken += 1
+        urgency = min(waiting, key=lambda one: self._due[one][0]) if self._taken % FAIR == 0 else waiting[0]
+        _, _, info_hash = heappop(self._due[urgency])
+        self.drop(info_hash)
+        return info_hash, urgency
 
     def next_due(self) -> float | None:
         """When something is due next, as far as it is not yet; None if nothing is."""
-        while self._later and self._numbers.get(self._later[0][3]) != self._later[0][2]:
+        while self._later and not self._counts(*self._later[0][2:]):
             heappop(self._later)
         return self._later[0][0] if self._later else None
+
+    def overdue(self, now: float) -> int:
+        """How many are due."""
+        self._advance(now)
+        return len(self._overdue)
+
+    def _advance(self, now: float) -> None:
+        while self._later and self._later[0][0] <= now:
+            due, urgency, number, info_hash = heappop(self._later)
+            if self._counts(number, info_hash):
+                heappush(self._due[urgency], (due, number, info_hash))
+                self._overdue.add(info_hash)
+
+    def _counts(self, number: int, info_hash: bytes) -> bool:
+        return self._numbers.get(info_hash) == number
+
+    def _clear(self) -> None:
+        self._later = [entry for entry in self._later if self._counts(*entry[2:])]
+        heapify(self._later)
+        for urgency, due in self._due.items():
+            self._due[urgency] = [entry for entry in due if self._counts(*entry[1:])]
+            heapify(self._due[urgency])
 
 
 class Shortlist:

@@ -48,7 +48,7 @@ class Client:
     """Lookups and stores, with a budget. `contacts` gives the nodes known in an address family (4 or 6).
 
     With `private`, nodes may have any address, and several the same; otherwise only global ones, and one lookup asks
-    no two nodes of one host.
+    no two nodes of one network.
     """
 
     def __init__(
@@ -154,6 +154,7 @@ class Client:
         )
 
     async def _store(self, found: Found, method: str, arguments: dict[bytes, Any], cas: bool) -> Stored:
+        self._refuse_if_closed()
         candidates = [candidate for candidate in found.candidates if candidate.token]
         if not candidates:
             return Stored()
@@ -168,22 +169,34 @@ class Client:
 
     def _traversal(self, target: bytes, family: int) -> Traversal:
         number = int.from_bytes(target, "big")
-        usable = [contact for contact in self._contacts(family) if self._messenger.is_usable(contact.address)]
+        usable = [
+            contact
+            for contact in self._contacts(family)
+            # Some nodes have taken us for a node, and ours has heard of it.
+            if contact.node_id != self._messenger.node_id and self._messenger.is_usable(contact.address)
+        ]
         start = nsmallest(START, usable, key=lambda contact: int.from_bytes(contact.node_id, "big") ^ number)
-        return Traversal(target, start, self._messenger.is_usable, one_per_host=not self._private)
+        return Traversal(target, start, self._messenger.is_usable, one_per_network=not self._private)
 
     async def _take_turn(self, urgency: int) -> None:
+        self._refuse_if_closed()
         turn = self._loop.create_future()
         self.queue.put(urgency, turn)
         self._give_turns()
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():
+            if turn.cancelled():
+                self.queue.remove(turn)
+            else:
                 # It was given in the moment of the cancellation, and will not be used.
-                self.queue.done()
-                self._give_turns()
+                self.queue.give_back()
+            self._give_turns()
             raise
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise asyncio.CancelledError("the client is closed")
 
     def _give_turns(self) -> None:
         if self._closed.is_set():
@@ -191,7 +204,8 @@ class Client:
         now = self._loop.time()
         while (turn := self.queue.take(now)) is not None:
             if turn.done():
-                self.queue.done()
+                # Cancelled, and its task has not noticed yet.
+                self.queue.give_back()
             else:
                 turn.set_result(None)
         wait = self.queue.wait(now)
@@ -230,9 +244,11 @@ class _Walk:
         # Some nodes have taken us for a node, and name us.
         others = (other for other in reply.contacts if other.node_id != self._messenger.node_id)
         candidate = self.traversal.answered(Contact(reply.node_id, contact.address), others, reply.token)
-        if candidate:
-            self._on_reply(candidate, reply)
-        self.go_on()
+        try:
+            if candidate:
+                self._on_reply(candidate, reply)
+        finally:
+            self.go_on()
 
     def refused(self, contact: Contact, _code: int) -> None:
         self.silent(contact)

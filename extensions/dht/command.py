@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import click
 import uvloop
@@ -28,9 +28,18 @@ PROGRESS_PERIOD: Final = 0.2
 SETTLE: Final = 1.0
 """Seconds that the routing table gets to fill."""
 
+MAX_TIMEOUT: Final = 24 * 3600.0
+
 
 class Unreachable(Exception):
     """No node of the DHT has answered."""
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    # Also not a number, which compares to nothing.
+    if not 0 < value <= MAX_TIMEOUT:
+        raise click.BadParameter(f"not between 0 and {MAX_TIMEOUT:.0f} seconds")
+    return value
 
 
 @click.command()
@@ -39,7 +48,7 @@ class Unreachable(Exception):
 @click.option("--bootstrap", multiple=True, metavar="HOST:PORT", help="Node to begin with; may be repeated.")
 @click.option("--private", is_flag=True, default=None, help="A DHT of one's own, where nodes may have any address.")
 @click.option("--listen", help="UDP address; a free port of the configured address if not given.")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to search at most.")
+@click.option("--timeout", default=30.0, show_default=True, callback=_seconds, help="Seconds to search at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def lookup(
     config_file: Path | None,
@@ -75,7 +84,7 @@ def parse_infohash(text: str) -> bytes:
     """The 20 bytes meant by hexadecimal or base32 text, or by a magnet link (BEP 9). Raises `click.BadParameter`."""
     digits = text.strip()
     if digits.lower().startswith("magnet:"):
-        topics = parse_qs(urlsplit(digits).query).get("xt", [])
+        topics = parse_qs(digits.partition("?")[2].partition("#")[0]).get("xt", [])
         digits = next((topic[9:] for topic in topics if topic.lower().startswith("urn:btih:")), "")
     if re.fullmatch("[0-9a-fA-F]{40}", digits):
         return bytes.fromhex(digits)

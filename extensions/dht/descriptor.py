@@ -19,8 +19,16 @@ PATH: Final = "/.well-known/peerservers"
 MAX_SIZE: Final = 4096
 """Bytes of a descriptor."""
 
+MAX_RECEIVED: Final = 2 * MAX_SIZE
+"""Bytes of an answer, with its head."""
+
 TIMEOUT: Final = 5.0
 """Seconds that fetching one may take, in all."""
+
+_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Made once, and without the system's certificates: loading them takes longer than all the rest."""
+_TLS.check_hostname = False
+_TLS.verify_mode = ssl.CERT_NONE
 
 
 class DescriptorError(Exception):
@@ -68,7 +76,7 @@ async def fetch(address: Address, now: float) -> Entry:
                     return read(await _get(address, tls), now)
                 except DescriptorError as error:
                     failure = failure or error
-                except (OSError, h11.RemoteProtocolError, asyncio.IncompleteReadError) as error:
+                except (OSError, h11.ProtocolError) as error:
                     failure = failure or DescriptorError(str(error) or type(error).__name__)
     except TimeoutError:
         failure = failure or DescriptorError("no answer")
@@ -78,17 +86,23 @@ async def fetch(address: Address, now: float) -> Entry:
 
 async def _get(address: Address, tls: bool) -> bytes:
     host, port = address
-    reader, writer = await asyncio.open_connection(host, port, ssl=_context() if tls else None, limit=MAX_SIZE)
+    reader, writer = await asyncio.open_connection(host, port, ssl=_TLS if tls else None, limit=MAX_SIZE)
     try:
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_SIZE)
         name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         request = h11.Request(method="GET", target=PATH, headers=[("host", name), ("connection", "close")])
         writer.write((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
-        body = b""
+        received, body = 0, b""
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
-                http.receive_data(await reader.read(MAX_SIZE))
+                # What is there already is read without a pause: others on the loop get theirs all the same.
+                await asyncio.sleep(0)
+                data = await reader.read(1024)
+                received += len(data)
+                if received > MAX_RECEIVED:
+                    raise DescriptorError("too long")
+                http.receive_data(data)
             elif isinstance(event, h11.Response):
                 # A redirect would be an order to fetch something else.
                 if event.status_code != 200:
@@ -99,12 +113,8 @@ async def _get(address: Address, tls: bool) -> bytes:
                     raise DescriptorError("too long")
             elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
                 return body
+            else:
+                # Above all interim answers, of which there may be any number.
+                raise DescriptorError("not a plain answer")
     finally:
         writer.transport.abort()
-
-
-def _context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

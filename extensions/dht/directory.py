@@ -6,8 +6,9 @@ Every look at a record is also the check of one's own entry in it, and every pub
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 import structlog
@@ -15,83 +16,44 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht import record, slots
 from extensions.dht.agenda import Agenda, Shortlist
-from extensions.dht.cache import MAX_KNOWN, MAX_SEEN, Known, Sighting, lifetime
+from extensions.dht.cache import MAX_KNOWN, Known, Sighting
 from extensions.dht.client import BURST, Client
-from extensions.dht.record import LIFETIME, RENDEZVOUS, Entry, Rejected
+from extensions.dht.publisher import Publisher
+from extensions.dht.record import RENDEZVOUS, Entry, Rejected
 from extensions.dht.second_path import SecondPath
-
-REFRESH: Final = (50 * 60.0, 70 * 60.0)
-"""Seconds between two publications of an entry, drawn anew each time."""
-
-FRESH: Final = 80 * 60
-"""Seconds that an entry of ours must still have for it to be left as it is."""
-
-LONELY: Final = (10.0, 60.0, 300.0, 600.0, 1200.0, 1800.0)
-"""Seconds from a look to the next while a swarm's peers are alone; the last of them from then on."""
-
-READ_BACK: Final = (30.0, 90.0)
-"""Seconds from a publication to the check of it, when others write to that record too."""
-
-ANNOUNCE: Final = (20 * 60.0, 30 * 60.0)
-"""Seconds between two announcements on the second path: nodes forget them after three quarters of an hour."""
-
-RETRY: Final = (60.0, 180.0)
-"""Seconds until a publication that failed is tried again."""
+from extensions.dht.slots import Reading
+from extensions.dht.topic import ANNOUNCE, ASKED, OPENED, REFRESHED, RETRY, Topic, next_look
 
 RECENT: Final = 10.0
 """Seconds that a lookup's result is as good as a new one."""
 
-ATTEMPTS: Final = 5
-"""Writings of one publication, if others write at the same time."""
+MAX_ERASURES: Final = 5
+"""Looks that try to take our entry out of a record."""
 
-ASKED, OPENED, REFRESHED, REPEATED = range(4)
-"""How urgent a lookup is: somebody waits, a swarm has opened, an entry of ours ends, peers are still alone."""
+IDLE: Final = 1.0
+BUSY: Final = 0.1
+"""Seconds between two looks at the agenda at most, and while there are enough lookups under way."""
 
 
 @dataclass(slots=True)
 class Tally:
     """What was counted since the start."""
 
+    publications: Counter[str]
+    """By result; see `Publisher.tally`."""
+    rejected: Counter[Rejected]
     lookups: Counter[str] = field(default_factory=Counter)
     """By result: "found", "none", or "unreachable" if no node answered."""
-    publications: Counter[str] = field(default_factory=Counter)
-    """By result: "stored", "conflict", "locked", "unreachable"."""
-    rejected: Counter[Rejected] = field(default_factory=Counter)
-
-
-@dataclass(slots=True)
-class Topic:
-    """An infohash that matters now: a swarm is open, or an extension wants it published, or looks it up."""
-
-    info_hash: bytes
-    known: Known
-    peers: int = 0
-    """Of its swarm here; 0 if none is open."""
-    linked: bool = False
-    """Whether its peers have been put in touch with others elsewhere."""
-    pinned: bool = False
-    """Whether to publish it whatever the policy says."""
-    looks: int = 0
-    """Looks that left its peers alone."""
-    visit: asyncio.Task[None] | None = None
-    listening: set[asyncio.Queue[Sighting | None]] = field(default_factory=set)
-
-    @property
-    def is_lonely(self) -> bool:
-        """Whether the peers of its swarm know nobody."""
-        return self.peers < 2 and not self.linked
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether there is a reason to keep it."""
-        return bool(self.peers or self.pinned or self.visit or self.listening)
 
 
 class Directory:
-    """The records of many infohashes. `clock` gives Unix seconds, `uniform` a random float between two.
+    """The records of many infohashes.
 
-    Publishes `url` if that is not empty: what `policy` admits ("all" swarms, those in `listed`, or "none"), at most
-    `max_published` of them.
+    Publishes `url` if that is not empty, and `policy` not "none": of the swarms "all", or those that are "listed", at
+    most `max_published`; and what it is told to.
+
+    `clock` gives Unix seconds, which may be set back, `monotonic` seconds that may not; `uniform` a random float
+    between two.
     """
 
     def __init__(
@@ -106,9 +68,11 @@ class Directory:
         known: dict[bytes, Known],
         is_reachable: Callable[[], bool],
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         uniform: Callable[[float, float], float],
     ) -> None:
-        self.tally = Tally(rejected=second_path.rejected)
+        self._publisher = Publisher(client, key, url, clock, uniform)
+        self.tally = Tally(self._publisher.tally, second_path.rejected)
         self.changed: dict[bytes, Known] = {}
         """What was learned since it was last written to the cache."""
         self.on_sighting: list[Callable[[bytes, Sighting], None]] = []
@@ -116,39 +80,44 @@ class Directory:
         self.is_reachable = is_reachable
         self._client = client
         self._second_path = second_path
-        self._key = key
-        self._id = key.public_key().public_bytes_raw().hex()
-        self._url = url
-        self._policy = policy
-        self._listed = frozenset(listed)
+        self._publishes = bool(url) and policy != "none"
+        self._listed = frozenset(listed) if policy == "listed" else None
         self._known = known
         self._clock = clock
+        self._monotonic = monotonic
         self._uniform = uniform
         self._topics: dict[bytes, Topic] = {}
+        self._own: dict[bytes, Known] = {}
         self._agenda = Agenda()
         self._something = asyncio.Event()
+        self._closed = False
         self._log = structlog.get_logger().bind(extension="dht")
 
     @property
     def published(self) -> int:
         """Infohashes that are to be found under our own id now."""
         now = self._clock()
-        return sum(topic.known.own_until > now for topic in self._topics.values())
+        return sum(known.own_until > now for known in self._own.values())
+
+    @property
+    def overdue(self) -> int:
+        """Infohashes whose record should have been looked at by now."""
+        return self._agenda.overdue(self._monotonic())
 
     def swarm(self, info_hash: bytes, peers: int, linked: bool) -> None:
         """A swarm is open here, with so many peers of our own."""
         topic = self._topic(info_hash)
         opened, lonely = not topic.peers, topic.is_lonely
         topic.peers, topic.linked = peers, linked
-        if self._url and self._admits(info_hash):
+        if self._publishes and (self._listed is None or info_hash in self._listed):
             for came in self.shortlist.enter(info_hash, peers):
                 if came != info_hash:
-                    self._schedule(self._topic(came), self._clock(), REFRESHED)
+                    self._look_soon(self._topic(came), REFRESHED)
         if opened:
             topic.looks = 0
             # What was found a moment ago is known; our own entry may be missing all the same.
-            wait = RECENT if self._clock() - topic.known.looked < RECENT else 0.0
-            self._schedule(topic, self._clock() + wait, OPENED)
+            wait = RECENT if self._monotonic() - topic.looked < RECENT else 0.0
+            self._look_soon(topic, OPENED, wait)
         elif topic.is_lonely and not lonely:
             topic.looks = 0
             self._schedule_next(topic)
@@ -159,24 +128,32 @@ class Directory:
         if topic:
             topic.peers, topic.linked = 0, False
             for came in self.shortlist.leave(info_hash):
-                self._schedule(self._topic(came), self._clock(), REFRESHED)
+                self._look_soon(self._topic(came), REFRESHED)
             self._drop_if_idle(topic)
 
     def publish(self, info_hash: bytes) -> None:
         """Keep an entry of ours for an infohash, whether or not it has a swarm here."""
         topic = self._topic(info_hash)
-        topic.pinned = True
-        self._schedule(topic, self._clock(), OPENED)
+        topic.pinned, topic.withdrawn = True, False
+        self._look_soon(topic, OPENED)
 
     def withdraw(self, info_hash: bytes) -> None:
         """Take our entry for an infohash back, also out of the DHT."""
         topic = self._topics.get(info_hash)
         if topic and topic.pinned:
             topic.pinned = False
-            if not self._wants(topic) and topic.known.own_until > self._clock():
-                self._schedule(topic, self._clock(), REFRESHED)
+            # A look under way may be about to store it.
+            if not self._wants(topic) and (topic.visit or topic.known.own_until > self._clock()):
+                topic.withdrawn = True
+                self._look_soon(topic, REFRESHED)
             else:
                 self._drop_if_idle(topic)
+
+    def known(self, info_hash: bytes) -> list[Sighting]:
+        """The other trackers that are known to serve an infohash."""
+        topic = self._topics.get(info_hash)
+        known = topic.known if topic else self._known.get(info_hash)
+        return known.good(info_hash, self._clock()) if known else []
 
     async def trackers(self, info_hash: bytes, thorough: bool = False) -> AsyncIterator[Sighting]:
         """The other trackers that serve an infohash, each once: those known, then those found, as they are found.
@@ -188,15 +165,15 @@ class Directory:
         heard: asyncio.Queue[Sighting | None] = asyncio.Queue()
         topic.listening.add(heard)
         try:
-            now = self._clock()
+            is_recent = self._monotonic() - topic.looked < RECENT
             told = set()
-            for sighting in list(topic.known.seen.values()):
-                if _is_good(sighting.entry, info_hash, now):
-                    told.add(sighting.entry.tracker_id)
-                    yield sighting
-            if now - topic.known.looked < RECENT and not thorough:
+            for sighting in self.known(info_hash):
+                told.add(sighting.entry.tracker_id)
+                yield sighting
+            if self._closed or (is_recent and not thorough):
                 return
-            self._visit(topic, ASKED, thorough)
+            topic.thorough |= thorough
+            self._visit(topic, ASKED)
             while (found := await heard.get()) is not None:
                 if found.entry.tracker_id not in told:
                     told.add(found.entry.tracker_id)
@@ -209,44 +186,77 @@ class Directory:
         """Do what is due, until cancelled."""
         while True:
             self._something.clear()
-            now = self._clock()
-            # The rest stays on the agenda, where the more urgent overtakes it.
-            while self.is_reachable() and len(self._client.queue) < BURST and (due := self._agenda.take(now)):
-                topic = self._topics.get(due[0])
-                if topic:
-                    self._visit(topic, due[1])
-            next_due = self._agenda.next_due()
+            try:
+                wait = self._start_due()
+            except Exception:
+                self._log.exception("dht_agenda_failed")
+                wait = IDLE
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0 if next_due is None else min(1.0, max(0.01, next_due - now))):
+                async with asyncio.timeout(wait):
                     await self._something.wait()
 
+    def wake(self) -> None:
+        """Have `run` see at once what there is to do."""
+        self._something.set()
+
     async def close(self) -> None:
-        """Cancel all lookups."""
+        """Cancel all lookups; whoever waits for one hears no more."""
+        self._closed = True
         visits = [topic.visit for topic in self._topics.values() if topic.visit]
         for visit in visits:
             visit.cancel()
         await asyncio.gather(*visits, return_exceptions=True)
+        for topic in self._topics.values():
+            # One that was cancelled before it began has not seen to that itself.
+            topic.visit = None
+            self._end_listening(topic)
 
     def _topic(self, info_hash: bytes) -> Topic:
         topic = self._topics.get(info_hash)
         if topic is None:
             known = self._known.get(info_hash) or Known()
-            if known.looked + lifetime(info_hash) < self._clock():
-                known = Known()
-            topic = self._topics[info_hash] = Topic(info_hash, known)
+            ago = self._clock() - known.looked
+            looked = self._monotonic() - (ago if ago >= 0 else inf)
+            topic = self._topics[info_hash] = Topic(info_hash, known, looked)
+            if known.own_until:
+                self._own[info_hash] = known
         return topic
 
     def _drop_if_idle(self, topic: Topic) -> None:
         if not topic.is_needed and self._topics.get(topic.info_hash) is topic:
             del self._topics[topic.info_hash]
+            self._own.pop(topic.info_hash, None)
             self._agenda.drop(topic.info_hash)
-
-    def _admits(self, info_hash: bytes) -> bool:
-        return self._policy == "all" or (self._policy == "listed" and info_hash in self._listed)
 
     def _wants(self, topic: Topic) -> bool:
         """Whether our own entry should be in a topic's record."""
-        return bool(self._url) and (topic.pinned or topic.info_hash in self.shortlist)
+        return self._publishes and (topic.pinned or topic.info_hash in self.shortlist)
+
+    # What is due
+
+    def _start_due(self) -> float:
+        """Begin to look at what is due; seconds until there may be more to do."""
+        if not self.is_reachable():
+            return IDLE
+        now = self._monotonic()
+        # The rest stays on the agenda, where the more urgent overtakes it.
+        for _ in range(int(BURST) - len(self._client.queue)):
+            due = self._agenda.take(now)
+            if due is None:
+                break
+            topic = self._topics.get(due[0])
+            if topic:
+                self._visit(topic, due[1])
+        else:
+            return BUSY
+        next_due = self._agenda.next_due()
+        return IDLE if next_due is None else min(IDLE, max(0.01, next_due - now))
+
+    def _look_soon(self, topic: Topic, urgency: int, wait: float = 0.0) -> None:
+        if topic.visit:
+            topic.again = True
+        else:
+            self._schedule(topic, self._monotonic() + wait, urgency)
 
     def _schedule(self, topic: Topic, due: float, urgency: int) -> None:
         self._agenda.set(topic.info_hash, due, urgency)
@@ -254,139 +264,145 @@ class Directory:
 
     def _schedule_next(self, topic: Topic, look_again: tuple[float, float] | None = None) -> None:
         """Enter a topic's next look."""
-        now = self._clock()
-        due, urgency = topic.known.looked + self._uniform(*REFRESH), REPEATED
-        if self._wants(topic):
-            urgency = REFRESHED
-            if topic.known.own_until > now + FRESH:
-                due = topic.known.own_until - LIFETIME + self._uniform(*REFRESH)
-            elif look_again is None:
-                look_again = RETRY
-        if look_again:
-            due = min(due, now + self._uniform(*look_again))
-        lonely = topic.is_lonely if topic.peers else topic.info_hash == RENDEZVOUS and not topic.known.seen
-        if lonely:
-            wait = LONELY[min(max(0, topic.looks - 1), len(LONELY) - 1)]
-            again = topic.known.looked + wait * self._uniform(0.8, 1.2)
-            if again < due:
-                due, urgency = again, OPENED if topic.looks < 3 else REPEATED
-        self._schedule(topic, max(now, due), urgency)
+        own_left = topic.known.own_until - self._clock()
+        now = self._monotonic()
+        self._schedule(topic, *next_look(topic, self._wants(topic), look_again, own_left, now, self._uniform))
 
-    def _visit(self, topic: Topic, urgency: int, thorough: bool = False) -> None:
-        if topic.visit is None:
+    # One look
+
+    def _visit(self, topic: Topic, urgency: int) -> None:
+        if topic.visit is None and not self._closed:
             self._agenda.drop(topic.info_hash)
-            topic.visit = asyncio.get_running_loop().create_task(self._look(topic, urgency, thorough))
+            topic.visit = asyncio.get_running_loop().create_task(self._look(topic, urgency))
 
-    async def _look(self, topic: Topic, urgency: int, thorough: bool) -> None:
-        look_again: tuple[float, float] | None = None
-        thorough = thorough or topic.info_hash == RENDEZVOUS
+    async def _look(self, topic: Topic, urgency: int) -> None:
+        look_again: tuple[float, float] | None = RETRY
+        has_failed = True
+        is_thorough = topic.thorough or topic.info_hash == RENDEZVOUS
+        topic.thorough = False
         try:
+            topic.known.forget_ended(topic.info_hash, self._clock())
             days = record.days_to_read(self._clock())
             async with asyncio.TaskGroup() as together:
                 reads = [together.create_task(self._read(topic, day, urgency)) for day in days]
-                if thorough:
-                    together.create_task(self._read_second(topic, days, urgency))
-            readings = [read.result() for read in reads]
-            troubled = any(reading.is_troubled for reading in readings)
-            if troubled and not thorough:
-                await self._read_second(topic, days, urgency)
-            self._looked(topic, any(found.candidates for reading in readings for found in reading.nodes))
-            if self._wants(topic):
-                look_again = await self._publish(topic, readings[0], urgency)
-                if troubled or topic.info_hash == RENDEZVOUS:
-                    await self._second_path.announce(topic.info_hash, days[0], urgency)
-                    look_again = look_again or ANNOUNCE
-            elif topic.known.own_until > self._clock():
-                await slots.erase(self._client, readings[0], self._id)
-                topic.known.own_until = 0.0
+                second_path = None
+                if is_thorough:
+                    second_path = together.create_task(self._read_second(topic, days, urgency))
+                readings = [await read for read in reads]
+                together.create_task(self._conclude(topic, readings, second_path, urgency))
+                # Not after the second path: our own entry need not wait for what strangers do not answer.
+                look_again, has_failed = await self._see_to_own(topic, readings, urgency)
         except Exception:
             self._log.exception("dht_lookup_failed")
+            topic.looked = self._monotonic()
         finally:
-            self._end_listening(topic)
+            topic.failures = topic.failures + 1 if has_failed else 0
             topic.visit = None
-            self._something.set()
-            if topic.peers or topic.pinned:
-                self._schedule_next(topic, look_again)
-            self._drop_if_idle(topic)
+            self._ended(topic, look_again)
 
-    async def _read(self, topic: Topic, day: int, urgency: int) -> slots.Reading:
+    def _ended(self, topic: Topic, look_again: tuple[float, float] | None) -> None:
+        if topic.thorough and topic.listening and not self._closed:
+            # They came when it was too late to take the second path for them.
+            self._visit(topic, ASKED)
+            return
+        self._end_listening(topic)
+        if topic.is_kept:
+            # What could reach nobody is due as soon as it can.
+            if topic.again or not self.is_reachable():
+                self._schedule(topic, self._monotonic(), OPENED)
+            else:
+                self._schedule_next(topic, look_again)
+        self._drop_if_idle(topic)
+        self._something.set()
+
+    async def _read(self, topic: Topic, day: int, urgency: int) -> Reading:
         def on_entry(entry: Entry, where: str) -> None:
             self._saw(topic, Sighting(entry, where))
 
         return await slots.read(self._client, topic.info_hash, day, urgency, self._clock, self.tally.rejected, on_entry)
 
     async def _read_second(self, topic: Topic, days: list[int], urgency: int) -> None:
-        await self._second_path.find(
-            topic.info_hash, days, urgency, lambda entry: self._saw(topic, Sighting(entry, "bep5"))
-        )
+        try:
+            await self._second_path.find(
+                topic.info_hash, days, urgency, lambda entry: self._saw(topic, Sighting(entry, "bep5"))
+            )
+        except Exception:
+            self._log.exception("dht_second_path_failed")
 
-    async def _publish(self, topic: Topic, reading: slots.Reading, urgency: int) -> tuple[float, float] | None:
-        """Put our own entry into the record, if it is not there; when to look again, if before its refresh."""
-        for attempt in range(ATTEMPTS):
-            now = self._clock()
-            own = next((entry for entry in reading.entries if entry.tracker_id == self._id), None)
-            if own and own.expires > now + FRESH and own.url == self._url:
-                topic.known.own_until = own.expires
-                self.tally.publications["stored"] += attempt > 0
-                return None
-            entry = record.sign_entry(self._key, topic.info_hash, self._url, now)
-            stored = await slots.write(self._client, reading, entry)
-            if stored is None:
-                self.tally.publications["locked"] += 1
-                return ANNOUNCE
-            if stored.taken:
-                topic.known.own_until = entry.expires
-                self._touch(topic)
-            if not stored.taken and not stored.conflicts:
-                self.tally.publications["unreachable"] += 1
-                return RETRY
-            if not stored.conflicts:
-                self.tally.publications["stored"] += 1
-                return READ_BACK if any(other.tracker_id != self._id for other in reading.entries) else None
-            # Others write at this moment: what they wrote must not be lost, nor what we did.
-            self.tally.publications["conflict"] += 1
-            await asyncio.sleep(self._uniform(0.1, 0.5) * 2**attempt)
-            reading = await self._read(topic, reading.day, urgency)
-        return READ_BACK
-
-    def _looked(self, topic: Topic, reached: bool) -> None:
-        topic.known.looked = self._clock()
+    async def _conclude(
+        self, topic: Topic, readings: list[Reading], second_path: asyncio.Task[None] | None, urgency: int
+    ) -> None:
+        """The rest of what those who listen wait for."""
+        if second_path:
+            await second_path
+        elif topic.thorough or any(reading.is_troubled for reading in readings):
+            await self._read_second(topic, [reading.day for reading in readings], urgency)
+        topic.thorough = False
+        topic.looked, topic.known.looked = self._monotonic(), self._clock()
         if topic.is_lonely:
             topic.looks += 1
-        if reached:
+        if has_reached := any(reading.has_reached for reading in readings):
             self._touch(topic)
-        self.tally.lookups["unreachable" if not reached else "found" if topic.known.seen else "none"] += 1
+        is_found = any(one.entry.expires > self._clock() for one in topic.known.seen.values())
+        self.tally.lookups["unreachable" if not has_reached else "found" if is_found else "none"] += 1
         self._end_listening(topic)
+
+    async def _see_to_own(
+        self, topic: Topic, readings: list[Reading], urgency: int
+    ) -> tuple[tuple[float, float] | None, bool]:
+        """Have our own entry in the record if it should be there, and else not.
+
+        When to look again, if that is to be before it ends, and whether something went wrong.
+        """
+        topic.again = False
+
+        def read_again(day: int) -> Awaitable[Reading]:
+            return self._read(topic, day, urgency)
+
+        if self._wants(topic):
+            published = await self._publisher.publish(readings[0], read_again)
+            if published.until:
+                self._note_own(topic, published.until)
+            look_again = published.look_again
+            if topic.info_hash == RENDEZVOUS or any(reading.is_troubled for reading in readings):
+                await self._second_path.announce(topic.info_hash, readings[0].day, urgency)
+                look_again = look_again or ANNOUNCE
+            return look_again, published.has_failed
+        if topic.withdrawn or topic.known.own_until > self._clock():
+            is_gone = await self._publisher.erase(readings, read_again)
+            if is_gone:
+                self._note_own(topic, 0.0)
+            if is_gone or topic.failures >= MAX_ERASURES:
+                topic.withdrawn = False
+            return None, not is_gone
+        return None, not any(reading.has_reached for reading in readings)
+
+    # What was learned
+
+    def _saw(self, topic: Topic, sighting: Sighting) -> None:
+        if sighting.entry.tracker_id == self._publisher.tracker_id or not topic.known.add(sighting):
+            return
+        self._touch(topic)
+        for heard in topic.listening:
+            heard.put_nowait(sighting)
+        for tell in self.on_sighting:
+            try:
+                tell(topic.info_hash, sighting)
+            except Exception:
+                self._log.exception("dht_listener_failed")
 
     def _end_listening(self, topic: Topic) -> None:
         for heard in topic.listening:
             heard.put_nowait(None)
 
-    def _saw(self, topic: Topic, sighting: Sighting) -> None:
-        entry = sighting.entry
-        seen = topic.known.seen
-        known = seen.get(entry.tracker_id)
-        if entry.tracker_id == self._id or (known and known.entry.expires >= entry.expires):
-            return
-        seen[entry.tracker_id] = sighting
-        if len(seen) > MAX_SEEN:
-            del seen[min(seen, key=lambda tracker_id: seen[tracker_id].entry.expires)]
+    def _note_own(self, topic: Topic, until: float) -> None:
+        topic.known.own_until = until
+        self._own[topic.info_hash] = topic.known
         self._touch(topic)
-        for heard in topic.listening:
-            heard.put_nowait(sighting)
-        for tell in self.on_sighting:
-            tell(topic.info_hash, sighting)
 
     def _touch(self, topic: Topic) -> None:
-        self._known.pop(topic.info_hash, None)
-        self._known[topic.info_hash] = self.changed[topic.info_hash] = topic.known
-        if len(self._known) > MAX_KNOWN:
-            del self._known[next(iter(self._known))]
-
-
-def _is_good(entry: Entry, info_hash: bytes, now: float) -> bool:
-    """Whether an entry from the cache is still worth telling. One from the second path is for no infohash."""
-    if info_hash == RENDEZVOUS and entry.expires > now - lifetime(info_hash):
-        # A tracker that was there last week may well be there still, and has to prove its id when it is dialed.
-        now = min(now, entry.expires - 1.0)
-    return any(record.check_entry(entry, signed_for, now) is None for signed_for in (info_hash, b""))
+        for table in (self._known, self.changed):
+            table.pop(topic.info_hash, None)
+            table[topic.info_hash] = topic.known
+            while len(table) > MAX_KNOWN:
+                del table[next(iter(table))]

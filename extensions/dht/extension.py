@@ -1,8 +1,10 @@
 """The extension `dht`: finds the other trackers of this tracker's swarms, and has them find this one."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
+from math import inf
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -32,10 +34,14 @@ class Dht(Extension):
     def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
         super().__init__(tracker, settings)
         self._service: Service | None = None
+        self._pinned: set[str] = set()
         self._on_sighting: list[Callable[[str, Sighting], None]] = []
         self._url: str = tracker.settings.server.public_url
+        self._publishes = bool(self._url) and settings.publish != "none"
+        self.started = asyncio.Event()
+        """Set once it has started, or failed to."""
         self._descriptor = b""
-        self._descriptor_made = 0.0
+        self._descriptor_made = -inf
         if self._url and not (record.is_url(self._url) and _can_be_split(self._url)):
             raise ConfigError(f"server.public_url: not a URL that fits a record (ASCII, {record.MAX_URL} characters)")
         tracker.add_route(descriptor.PATH, self._serve_descriptor)
@@ -43,25 +49,38 @@ class Dht(Extension):
 
     async def trackers(self, info_hash: str, thorough: bool = False) -> AsyncIterator[Sighting]:
         """The other trackers that serve an infohash, as they are found; see `Directory.trackers`."""
+        await self.started.wait()
         if self._service:
             async for sighting in self._service.directory.trackers(info_hash.encode("latin-1"), thorough):
                 yield sighting
 
     def publish(self, info_hash: str) -> None:
-        """Have this tracker found for an infohash, whatever `publish` says; but not without a `public_url`."""
+        """Have this tracker found for an infohash, swarm or no swarm; if it may be found for any."""
+        self._pinned.add(info_hash)
         if self._service:
             self._service.directory.publish(info_hash.encode("latin-1"))
 
     def withdraw(self, info_hash: str) -> None:
         """Take that back."""
+        self._pinned.discard(info_hash)
         if self._service:
             self._service.directory.withdraw(info_hash.encode("latin-1"))
+
+    def known(self, info_hash: str) -> list[Sighting]:
+        """The other trackers that are known to serve an infohash, without looking again."""
+        return self._service.directory.known(info_hash.encode("latin-1")) if self._service else []
 
     def on_sighting(self, tell: Callable[[str, Sighting], None]) -> None:
         """Have `tell` called with infohash and tracker whenever a lookup, whoever wanted it, finds one or its news."""
         self._on_sighting.append(tell)
 
     async def start(self) -> None:
+        try:
+            await self._start()
+        finally:
+            self.started.set()
+
+    async def _start(self) -> None:
         state_dir = self.tracker.settings.server.state_dir
         try:
             self._key = load_or_create(state_dir)
@@ -76,14 +95,17 @@ class Dht(Extension):
             self.tracker.log.warning("dht_off", error=str(error))
             return
         self._service = service
-        if self._url and self.settings.publish != "none":
+        for info_hash in self._pinned:
+            service.directory.publish(info_hash.encode("latin-1"))
+        if self._publishes:
             service.directory.publish(record.RENDEZVOUS)
         else:
             self.tracker.log.info("dht_publishes_nothing", public_url=self._url, publish=self.settings.publish)
 
     async def stop(self) -> None:
-        if self._service:
-            await self._service.stop()
+        service, self._service = self._service, None
+        if service:
+            await service.stop()
 
     async def swarm_changed(self, swarm: Swarm) -> None:
         if self._service:
@@ -99,12 +121,12 @@ class Dht(Extension):
             tell(info_hash.decode("latin-1"), sighting)
 
     async def _serve_descriptor(self, _request: Request) -> Response:
-        if not self._service or not self._url or self.settings.publish == "none":
+        if not self._service or not self._publishes:
             return plain(HTTPStatus.NOT_FOUND)
-        now = time.time()
+        now = time.monotonic()
         if now - self._descriptor_made > DESCRIPTOR_PERIOD:
             self._descriptor_made = now
-            self._descriptor = descriptor.write(self._key, self._url, now)
+            self._descriptor = descriptor.write(self._key, self._url, time.time())
         return Response(self._descriptor, "application/json")
 
 

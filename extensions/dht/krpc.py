@@ -21,6 +21,8 @@ MAX_DATAGRAM: Final = 4096
 """Bytes of the longest message that is looked at. Items have at most 1000; no honest reply is much longer."""
 
 MAX_TOKEN: Final = 128
+MAX_PEERS: Final = 100
+"""Peers that are taken from one reply."""
 
 ERROR_METHOD: Final = 204
 CAS_MISMATCH: Final = 301
@@ -150,7 +152,7 @@ def _reply(transaction: bytes, body: object) -> Reply | None:
         (*_contacts(body.get(b"nodes"), 4), *_contacts(body.get(b"nodes6"), 16)),
         token if isinstance(token, bytes) and len(token) <= MAX_TOKEN else b"",
         _item(body),
-        tuple(_address(value) for value in values if isinstance(value, bytes) and len(value) in (6, 18))
+        tuple(_address(value) for value in values[:MAX_PEERS] if isinstance(value, bytes) and len(value) in (6, 18))
         if isinstance(values, list)
         else (),
     )

@@ -5,12 +5,11 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, Final, Protocol
 
 import structlog
 
+from extensions.addresses import is_public
 from extensions.dht import krpc
 from extensions.dht.krpc import Address, Contact, Failure, Question, Reply
 from extensions.dht.pace import NODE_RATE, NodePace
@@ -28,6 +27,9 @@ MAX_IN_FLIGHT: Final = 64
 SHUN: Final = 60.0
 MAX_SHUN: Final = 600.0
 """Seconds that a silent node is not asked again; four times as many after each further silence, up to the second."""
+
+OUTAGE: Final = 2 * TIMEOUT
+"""Seconds of silence from all nodes that are put down to our own network."""
 
 MAX_SHUNNED: Final = 10_000
 HEARD: Final = 100
@@ -90,6 +92,8 @@ class Messenger:
         self._waiting: deque[_Pending] = deque()
         self._asked: Counter[Address] = Counter()
         self._shunned: dict[Address, tuple[float, float]] = {}
+        self._silent_since: float | None = None
+        self._is_cut_off = False
         self._strangers: deque[float] = deque(maxlen=STRANGERS)
         self._delay, self._delay_varies = MAX_LATE / 3, MAX_LATE / 6
         self._timers: set[asyncio.TimerHandle] = set()
@@ -119,6 +123,7 @@ class Messenger:
                 )
             except OSError as error:
                 fault = error
+                structlog.get_logger().warning("dht_no_socket", extension="dht", host=host, error=str(error))
             else:
                 self._sockets[_family(host)] = transport
         if fault and not self._sockets:
@@ -138,16 +143,21 @@ class Messenger:
     def is_usable(self, address: Address) -> bool:
         """Whether a node may be asked now."""
         host, port = address
-        if not port or _family(host) not in self._sockets or not (self._private or is_global(host)):
+        if not port or _family(host) not in self._sockets or not (self._private or is_public(host)):
             return False
         shunned = self._shunned.get(address)
         return not shunned or shunned[0] < self._loop.time()
 
     def ask(self, asker: Asker, contact: Contact, method: str, arguments: dict[bytes, Any]) -> None:
         """Send a query as soon as the pace allows; the asker hears what becomes of it after this has returned."""
-        pending = _Pending(asker, contact, method, arguments)
+        self._send_in_turn(_Pending(asker, contact, method, arguments))
+
+    def _send_in_turn(self, pending: _Pending) -> None:
+        if len(self._pending) >= MAX_IN_FLIGHT:
+            self._waiting.append(pending)
+            return
         now = self._loop.time()
-        when = self._pace.grant(contact.address, now)
+        when = self._pace.grant(pending.contact.address, now)
         if when <= now:
             self._transmit(pending)
             return
@@ -155,16 +165,17 @@ class Messenger:
 
         def later() -> None:
             self._timers.discard(timer)
-            self._transmit(pending)
+            if len(self._pending) < MAX_IN_FLIGHT:
+                self._transmit(pending)
+            else:
+                # What the pace has granted is good for this moment only.
+                self._waiting.append(pending)
 
         timer = self._loop.call_at(when, later)
         self._timers.add(timer)
 
     def _transmit(self, pending: _Pending) -> None:
         if self._closed:
-            return
-        if len(self._pending) >= MAX_IN_FLIGHT:
-            self._waiting.append(pending)
             return
         transaction = os.urandom(4)
         while transaction in self._pending:
@@ -197,7 +208,7 @@ class Messenger:
             self.tally.garbage += 1
             return
         self._settle(message.transaction)
-        self._shunned.pop(address, None)
+        self._heard_from(address)
         if isinstance(message, Failure):
             self.tally.refusals += 1
             pending.asker.refused(pending.contact, message.code)
@@ -212,8 +223,8 @@ class Messenger:
         self._asked[address] -= 1
         if not self._asked[address]:
             del self._asked[address]
-        if self._waiting:
-            self._transmit(self._waiting.popleft())
+        while self._waiting and len(self._pending) < MAX_IN_FLIGHT:
+            self._send_in_turn(self._waiting.popleft())
 
     def _learn_delay(self, delay: float) -> None:
         self._delay_varies += (abs(delay - self._delay) - self._delay_varies) / 4
@@ -222,17 +233,36 @@ class Messenger:
     def _on_tick(self) -> None:
         now = self._loop.time()
         late = min(MAX_LATE, max(MIN_LATE, self._delay + 4 * self._delay_varies))
-        for transaction, pending in list(self._pending.items()):
-            if now - pending.sent > TIMEOUT:
-                self.tally.timeouts += 1
-                self._shun(pending.contact.address, now)
-                self._settle(transaction)
-                pending.asker.silent(pending.contact)
-            elif not pending.is_late and now - pending.sent > late:
-                pending.is_late = True
-                pending.asker.late(pending.contact)
-        self._pace.forget(now)
-        self._tick = self._loop.call_later(TICK, self._on_tick) if self._pending else None
+        try:
+            for transaction, pending in list(self._pending.items()):
+                if now - pending.sent > TIMEOUT:
+                    self.tally.timeouts += 1
+                    self._heard_nothing(pending, now)
+                    self._settle(transaction)
+                    pending.asker.silent(pending.contact)
+                elif not pending.is_late and now - pending.sent > late:
+                    pending.is_late = True
+                    pending.asker.late(pending.contact)
+            self._pace.forget(now)
+        finally:
+            self._tick = self._loop.call_later(TICK, self._on_tick) if self._pending and not self._closed else None
+
+    def _heard_from(self, address: Address) -> None:
+        self._shunned.pop(address, None)
+        self._silent_since = None
+        if self._is_cut_off:
+            # The nodes that were silent before that was noticed were so for the same reason.
+            self._is_cut_off = False
+            self._shunned.clear()
+
+    def _heard_nothing(self, pending: _Pending, now: float) -> None:
+        if self._silent_since is None:
+            self._silent_since = pending.sent
+        if now - self._silent_since > OUTAGE:
+            # It is hardly all of them that are gone.
+            self._is_cut_off = True
+        if not self._is_cut_off:
+            self._shun(pending.contact.address, now)
 
     def _shun(self, address: Address, now: float) -> None:
         _, seconds = self._shunned.pop(address, (0.0, SHUN / 4))
@@ -258,10 +288,3 @@ class _Receiver(asyncio.DatagramProtocol):
 
 def _family(host: str) -> int:
     return 6 if ":" in host else 4
-
-
-@lru_cache(8192)
-def is_global(host: str) -> bool:
-    """Whether an address is one of the public network."""
-    address = ip_address(host)
-    return address.is_global and not address.is_multicast

@@ -60,6 +60,7 @@ class DhtCollector(Collector):
         yield GaugeMetricFamily(
             "peerservers_dht_unpublished", "Swarms over max_published", directory.shortlist.left_out
         )
+        yield GaugeMetricFamily("peerservers_dht_overdue", "Infohashes whose look is overdue", directory.overdue)
         yield _by("result", "peerservers_dht_lookups", "Lookups of an infohash", tally.lookups)
         yield _by("result", "peerservers_dht_publications", "Writings of our entry", tally.publications)
         yield _by("reason", "peerservers_dht_rejected", "Records, entries and descriptors ignored", tally.rejected)

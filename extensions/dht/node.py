@@ -7,7 +7,6 @@ its threads and so happens in an executor.
 
 import asyncio
 import socket
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -17,6 +16,7 @@ import structlog
 
 from extensions.dht import bencode
 from extensions.dht.krpc import Address, Contact
+from extensions.dht.resolver import resolve
 
 SETTLE: Final = 0.2
 """Seconds that a new session takes before it answers nodes that it is told of."""
@@ -78,6 +78,8 @@ class Node:
         self._live: dict[bytes, list[Contact]] = {}
         self._ids: list[bytes] = []
         self._session: Any = None
+        self._making: asyncio.Future[Any] | None = None
+        self._joining: dict[str, asyncio.Task[None]] = {}
         self._stats_waiting: list[asyncio.Future[None]] = []
         self._log = structlog.get_logger().bind(extension="dht")
         # Its own: shutting down must not wait for a resolver that is stuck in the loop's executor.
@@ -117,15 +119,18 @@ class Node:
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
-        self._session = await self._loop.run_in_executor(self._executor, lt.session, parameters)
+        # Whoever cancels this still has a session to end.
+        self._making = self._loop.run_in_executor(self._executor, lt.session, parameters)
+        self._session = await asyncio.shield(self._making)
         self._loop.add_reader(self._wake, self._on_alerts)
         self._session.set_alert_fd(self._waker.fileno())
         await asyncio.sleep(SETTLE)
 
-    async def join(self) -> None:
-        """Make the bootstrap nodes known."""
-        for address in await self._resolve(self._bootstrap):
-            self.add(address)
+    def join(self) -> None:
+        """Make the bootstrap nodes known, each once its name is resolved."""
+        for name in self._bootstrap:
+            if name not in self._joining:
+                self._joining[name] = self._loop.create_task(self._join_at(name))
 
     def add(self, address: Address) -> None:
         """Tell it of a node, which it keeps if it answers."""
@@ -158,11 +163,17 @@ class Node:
 
     async def close(self) -> None:
         """End the session; its threads are waited for elsewhere."""
-        if self._session is None:
+        for task in self._joining.values():
+            task.cancel()
+        if self._making is None:
             return
-        self._loop.remove_reader(self._wake)
-        box = [self._session]
+        making, self._making = self._making, None
+        box: list[Any] = []
+        with suppress(Exception):
+            box.append(await making)
         self._session = None
+        del making
+        self._loop.remove_reader(self._wake)
         await self._loop.run_in_executor(self._executor, box.clear)
         # Only now: until then libtorrent writes to that descriptor.
         self._wake.close()
@@ -198,17 +209,18 @@ class Node:
             elif isinstance(alert, lt.alerts_dropped_alert):
                 self._log.warning("dht_alerts_dropped")
 
-    async def _resolve(self, names: Iterable[str]) -> list[Address]:
-        found: list[Address] = []
-        for name in names:
-            host, _, port = name.rpartition(":")
-            try:
-                infos = await self._loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
-            except OSError as error:
-                self._log.warning("dht_bootstrap_unknown", name=host, error=error.strerror or str(error))
-                continue
-            found += [(str(info[4][0]), int(port)) for info in infos]
-        return found
+    async def _join_at(self, name: str) -> None:
+        host, _, port = name.rpartition(":")
+        try:
+            for address in await resolve(host.strip("[]"), int(port)):
+                self.add(address)
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            self._log.warning("dht_bootstrap_unknown", name=host, error=reason or str(error))
+        except Exception:
+            self._log.exception("dht_join_failed", name=host)
+        finally:
+            del self._joining[name]
 
 
 def _contact(node: Any) -> Contact:

@@ -216,8 +216,11 @@ class Slot:
 
     @property
     def is_full(self) -> bool:
-        """Whether somebody may have had to go to the next slot, be it that entries of this one have ended since."""
-        return self.size + MAX_ENTRY > MAX_VALUE
+        """Whether somebody may have had to go to the next slot.
+
+        Be it that entries of this one have ended since, or that no node has all of them and who wrote had read several.
+        """
+        return max(self.size, len(_encode_all(self.entries))) + MAX_ENTRY > MAX_VALUE
 
     @property
     def says_go_on(self) -> bool:

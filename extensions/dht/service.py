@@ -8,7 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -28,11 +30,12 @@ from extensions.dht.settings import DhtSettings
 STATE_FILE: Final = "dht.state"
 CACHE_FILE: Final = "dht.sqlite"
 LOOK_PERIOD: Final = 10.0
-HASTY_PERIOD: Final = 0.25
-"""Seconds between two looks at the node, and while it knows nobody."""
+WAIT_PERIOD: Final = 1.0
+HASTY_PERIOD: Final = 0.1
+"""Seconds between two looks at the node, while it knows nobody, and soon after the start."""
 
 HASTE: Final = 10.0
-"""Seconds after the start during which the node is looked at often."""
+"""Seconds after the start during which the node is looked at often: each node found makes lookups better."""
 
 SETTLED: Final = 8
 """Nodes in the routing table with which a lookup is as good as with more."""
@@ -50,10 +53,23 @@ UNREACHABLE_AFTER: Final = 20.0
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class _Watch:
+    """What is to be kept in mind from one look at the node to the next. Times are the loop's."""
+
+    reached: float
+    """When another node was known last, or the start."""
+    warned: bool = False
+    joined: float = -inf
+    saved: float = -inf
+    """Never: saved for the first time as soon as there is something to save, as not every end is announced."""
+
+
 class Service:
     """A member of the DHT with a directory. `url` is what is published, if anything is.
 
-    Without `state_dir` nothing is kept.
+    Without `state_dir` nothing is kept. `clock` gives Unix seconds, which may be set back, `monotonic` seconds that
+    may not.
     """
 
     def __init__(
@@ -64,6 +80,7 @@ class Service:
         state_dir: Path | None,
         clock: Callable[[], float] = time.time,
         node_rate: int = NODE_RATE,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = Node(settings.addresses, settings.bootstrap, settings.private)
         self.client = Client(self.node.contacts, settings.private, node_rate)
@@ -79,13 +96,13 @@ class Service:
         self._known: dict[bytes, Known] = {}
         self._cache: Cache | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._walks: list[asyncio.Task[Any]] = []
+        self._walks: set[asyncio.Task[Any]] = set()
         self._log = structlog.get_logger().bind(extension="dht")
         # Its own: what blocks must not be waited for by those who use the loop's executor.
         self._executor = ThreadPoolExecutor(1, "dht-files")
         self.directory = Directory(
             self.client,
-            SecondPath(self.client, descriptor.fetch, port, settings.private, clock, Counter()),
+            SecondPath(self.client, descriptor.fetch, port, settings.private, clock, monotonic, Counter()),
             key,
             url,
             settings.publish,
@@ -94,6 +111,7 @@ class Service:
             self._known,
             self.reachable.is_set,
             clock,
+            monotonic,
             random.uniform,
         )
 
@@ -106,67 +124,83 @@ class Service:
 
     async def stop(self) -> None:
         """Stop, and keep what was learned."""
-        for task in (*self._tasks, *self._walks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._walks, return_exceptions=True)
-        await self.directory.close()
-        self.client.close()
-        if self._tasks:
-            await self._save()
-        await self.node.close()
-        if self._cache:
-            await self._in_executor(self._cache.close)
-        self._executor.shutdown()
+        async with AsyncExitStack() as ending:
+            # In reverse; each whatever becomes of those before it.
+            ending.callback(self._executor.shutdown)
+            # Whoever has cancelled the start may have left its thread at work.
+            ending.push_async_callback(self._in_executor, self._cache.close if self._cache else bool)
+            ending.push_async_callback(self.node.close)
+            if self._tasks:
+                ending.push_async_callback(self._save)
+            ending.callback(self.client.close)
+            ending.push_async_callback(self.directory.close)
+            for task in (*self._tasks, *self._walks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, *self._walks, return_exceptions=True)
 
     async def _tend(self) -> None:
         """Look after the node, until cancelled."""
         loop = asyncio.get_running_loop()
-        await self.node.state()
-        # Saved for the first time as soon as there is something to save: not every end is announced.
-        joined, saved, reached = -JOIN_PERIOD, -SAVE_PERIOD, loop.time()
-        hasty_until, warned = loop.time() + HASTE, False
+        watch, hasty_until = _Watch(loop.time()), loop.time() + HASTE
         while True:
-            await self.node.refresh()
-            now = loop.time()
-            if self.node.size and not self.node.has_contacts:
-                # Its ids have changed with its address.
-                await self.node.state()
-                await self.node.refresh()
-            if self.node.has_contacts:
-                if not self.reachable.is_set():
-                    self._walks = [loop.create_task(self.client.find_nodes(one)) for one in self.node.ids]
-                reached = now
-                if warned:
-                    self._log.info("dht_reachable", nodes=self.node.size)
-                    warned = False
-                self.reachable.set()
-                if self.node.size >= SETTLED:
-                    self.settled.set()
+            try:
+                await self._look_after_node(watch, loop.time())
+            except Exception:
+                self._log.exception("dht_node_failed")
+            if loop.time() < hasty_until:
+                await asyncio.sleep(HASTY_PERIOD)
             else:
-                self.reachable.clear()
-                if now - joined > JOIN_PERIOD:
-                    joined = now
-                    await self.node.join()
-                if now - reached > UNREACHABLE_AFTER and not warned:
-                    warned = True
-                    self._log.warning("dht_unreachable", seconds=int(now - reached))
-            for address in self.client.take_heard() if self.node.size < WELL_KNOWN else []:
-                self.node.add(address)
-            if now - saved > SAVE_PERIOD and self.node.has_contacts:
-                saved = now
-                await self._save()
-            # While the table fills, each node found makes lookups better.
-            await asyncio.sleep(HASTY_PERIOD if now < hasty_until or not self.node.has_contacts else LOOK_PERIOD)
+                await asyncio.sleep(LOOK_PERIOD if self.node.has_contacts else WAIT_PERIOD)
+
+    async def _look_after_node(self, watch: "_Watch", now: float) -> None:
+        if not self.node.ids:
+            await self.node.state()
+        await self.node.refresh()
+        if self.node.size and not self.node.has_contacts:
+            # Its ids have changed with its address.
+            await self.node.state()
+            await self.node.refresh()
+        if self.node.has_contacts:
+            watch.reached = now
+            if watch.warned:
+                self._log.info("dht_reachable", nodes=self.node.size)
+                watch.warned = False
+            if not self.reachable.is_set():
+                self.reachable.set()
+                self.directory.wake()
+                self._meet_neighbours()
+            if self.node.size >= SETTLED:
+                self.settled.set()
+        else:
+            self.reachable.clear()
+            if now - watch.joined > JOIN_PERIOD:
+                watch.joined = now
+                self.node.join()
+            if now - watch.reached > UNREACHABLE_AFTER and not watch.warned:
+                watch.warned = True
+                self._log.warning("dht_unreachable", seconds=int(now - watch.reached))
+        for address in self.client.take_heard() if self.node.size < WELL_KNOWN else []:
+            self.node.add(address)
+        if now - watch.saved > SAVE_PERIOD and self.node.has_contacts:
+            watch.saved = now
+            await self._save()
+
+    def _meet_neighbours(self) -> None:
+        """Look up the nodes closest to ours, which it should know, and which should know it."""
+        for node_id in self.node.ids:
+            walk = asyncio.get_running_loop().create_task(self.client.find_nodes(node_id))
+            self._walks.add(walk)
+            walk.add_done_callback(self._walks.discard)
 
     async def _load(self) -> bytes | None:
         """Open the cache; the node's saved state."""
         if self._state_dir is None:
             return None
-        cache = Cache(self._state_dir / CACHE_FILE)
+        self._cache = Cache(self._state_dir / CACHE_FILE)
         try:
-            self._known.update(await self._in_executor(cache.open, self._clock()))
-            self._cache = cache
+            self._known.update(await self._in_executor(self._cache.open, self._clock()))
         except (OSError, sqlite3.Error) as error:
+            self._cache = None
             self._log.warning("dht_cache_off", error=str(error))
         try:
             return await self._in_executor((self._state_dir / STATE_FILE).read_bytes)

@@ -1,5 +1,6 @@
 """The section `[extensions.dht]`."""
 
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -31,14 +32,17 @@ class DhtSettings(ExtensionSettings):
     @classmethod
     def _addresses(cls, value: str) -> str:
         for address in value.split(","):
-            _check_address(address)
+            host, _ = _split(address)
+            # A name would have to be resolved, and could be several addresses.
+            _check_literal(host)
         return value
 
     @field_validator("bootstrap")
     @classmethod
     def _names(cls, value: list[str]) -> list[str]:
         for name in value:
-            _check_address(name)
+            if not _split(name)[1]:
+                raise ValueError(f"not a node's port: {name}")
         return value
 
     @field_validator("listed")
@@ -60,7 +64,16 @@ class DhtSettings(ExtensionSettings):
         return [address.rpartition(":")[0].strip("[]") for address in self.addresses]
 
 
-def _check_address(text: str) -> None:
+def _split(text: str) -> tuple[str, int]:
     host, _, port = text.strip().rpartition(":")
     if not host or not port.isdecimal() or not port.isascii() or int(port) > 65535:
         raise ValueError(f"not host:port: {text}")
+    return host, int(port)
+
+
+def _check_literal(host: str) -> None:
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        (IPv6Address if is_bracketed else IPv4Address)(host.strip("[]"))
+    except ValueError:
+        raise ValueError(f"not an IPv4 address, nor an IPv6 address in brackets: {host}") from None

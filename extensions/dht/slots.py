@@ -25,6 +25,11 @@ class Reading:
         return record.merge(entry for slot in self.slots for entry in slot.entries)
 
     @property
+    def has_reached(self) -> bool:
+        """Whether any node has answered."""
+        return any(found.candidates for found in self.nodes)
+
+    @property
     def is_troubled(self) -> bool:
         """Whether somebody keeps the record from being written or read, or it is too small for all."""
         is_crowded = len(self.slots) == len(record.SALTS) and all(slot.says_go_on for slot in self.slots)
@@ -62,13 +67,18 @@ async def write(client: Client, reading: Reading, own: Entry) -> Stored | None:
     return await _put(client, reading, index, entries)
 
 
-async def erase(client: Client, reading: Reading, tracker_id: str) -> None:
-    """Take one's own entry out of the record that was just read."""
+async def erase(client: Client, reading: Reading, tracker_id: str) -> Stored:
+    """Take one's own entry out of the record that was just read. Nothing is stored where it is not."""
+    total = Stored()
     for slot in reading.slots:
         rest = [entry for entry in slot.entries if entry.tracker_id != tracker_id]
         if len(rest) < len(slot.entries) and not slot.is_locked:
             rest = [entry for entry in record.carry_over(reading.slots, slot, rest) if entry.tracker_id != tracker_id]
-            await _put(client, reading, slot.index, rest)
+            stored = await _put(client, reading, slot.index, rest)
+            total.taken += stored.taken
+            total.conflicts += stored.conflicts
+            total.failed += stored.failed
+    return total
 
 
 async def _put(client: Client, reading: Reading, index: int, entries: list[Entry]) -> Stored:

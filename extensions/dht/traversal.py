@@ -11,6 +11,7 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Final
 
+from extensions.addresses import network_of
 from extensions.dht.krpc import Address, Contact
 
 CLOSEST: Final = 8
@@ -53,16 +54,19 @@ class Candidate:
 
 
 class Traversal:
-    """One lookup. `usable` says which addresses may be asked; with `one_per_host`, no two nodes of one host are."""
+    """One lookup. `usable` says which addresses may be asked; with `one_per_network`, no two nodes of one network are.
+
+    Whoever has one address of a network may well have all of it, and be all of the closest nodes.
+    """
 
     def __init__(
-        self, target: bytes, start: Iterable[Contact], usable: Callable[[Address], bool], one_per_host: bool = True
+        self, target: bytes, start: Iterable[Contact], usable: Callable[[Address], bool], one_per_network: bool = True
     ) -> None:
         self.queries = 0
         self._target = int.from_bytes(target, "big")
         self._usable = usable
-        self._one_per_host = one_per_host
-        self._asked_hosts: set[str] = set()
+        self._one_per_network = one_per_network
+        self._asked_networks: set[str] = set()
         self._nearest: list[Candidate] = []
         # A liar may name an address under any id: that must not hide the node that is there.
         self._known: dict[Contact, Candidate] = {}
@@ -88,7 +92,7 @@ class Traversal:
         for candidate in self._nearest:
             if candidate.state is State.NEW:
                 if self._may_ask(candidate.contact.address):
-                    self._asked_hosts.add(candidate.contact.address[0])
+                    self._asked_networks.add(_network(candidate.contact.address))
                     self._asked_at[candidate.contact.address] = candidate
                     candidate.state = State.ASKED
                     self._asked += 1
@@ -176,7 +180,7 @@ class Traversal:
         return True
 
     def _may_ask(self, address: Address) -> bool:
-        if address in self._asked_at or (self._one_per_host and address[0] in self._asked_hosts):
+        if address in self._asked_at or (self._one_per_network and _network(address) in self._asked_networks):
             return False
         return self._usable(address)
 
@@ -186,3 +190,7 @@ class Traversal:
             if self._nearest[index].state is State.NEW:
                 del self._known[self._nearest.pop(index).contact]
                 return
+
+
+def _network(address: Address) -> str:
+    return network_of(address[0], ipv4_bits=24)

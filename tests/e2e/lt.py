@@ -70,9 +70,12 @@ class Torrent:
 
 
 class LibtorrentPeer:
-    """One libtorrent session, whose files are in `directory`; make it where an event loop runs."""
+    """One libtorrent session, whose files are in `directory`; make it where an event loop runs.
 
-    def __init__(self, directory: Path) -> None:
+    `settings` are libtorrent's own.
+    """
+
+    def __init__(self, directory: Path, **settings: object) -> None:
         if libtorrent is None:
             unavailable("libtorrent")
         if not _has_network():
@@ -87,9 +90,9 @@ class LibtorrentPeer:
         # libtorrent's network thread writes to it, and would hang with it.
         self._waker.setblocking(False)
         alerts = 0
-        for category in ("status", "tracker", "connect", "storage", "error"):
+        for category in ("status", "tracker", "connect", "storage", "piece_progress", "error"):
             alerts |= int(getattr(libtorrent.alert.category_t, f"{category}_notification"))
-        self._session = libtorrent.session({**_SETTINGS, "alert_mask": alerts})
+        self._session = libtorrent.session({**_SETTINGS, **settings, "alert_mask": alerts})
         asyncio.get_running_loop().add_reader(self._wakeups, self._take_alerts)
         self._session.set_alert_fd(self._waker.fileno())
 
@@ -137,6 +140,14 @@ class LibtorrentPeer:
     def answered(self, torrent: Torrent) -> asyncio.Future[None]:
         """Done when the tracker next answers this peer's announce."""
         return self._seen(libtorrent.tracker_reply_alert, torrent.info_hash)
+
+    def has_begun(self, torrent: Torrent) -> asyncio.Future[None]:
+        """Done when the next piece has come."""
+        return self._seen(libtorrent.piece_finished_alert, torrent.info_hash)
+
+    def neighbours(self, torrent: Torrent) -> list[bytes]:
+        """The peer_ids of those it is connected with now."""
+        return [bytes.fromhex(str(peer.pid)) for peer in self._handle(torrent).get_peer_info()]
 
     async def close(self) -> None:
         """End the session and with it all connections."""

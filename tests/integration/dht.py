@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht import record
 from extensions.dht.cache import Sighting
-from extensions.dht.client import Client, Stored
-from extensions.dht.krpc import Item
+from extensions.dht.client import PARALLEL, Client, Stored
+from extensions.dht.krpc import Contact, Item
+from extensions.dht.pace import Queue
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from tests.client import PATIENCE, eventually
@@ -20,13 +21,17 @@ from tests.private_dht import PrivateDht
 
 
 class Clock:
-    """The time of day, which tests can set ahead."""
+    """The time of day, which tests can set back too, and one that only goes on."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
+        self.passed = 0.0
 
     def __call__(self) -> float:
-        return time.time() + self.ahead
+        return time.time() + self.ahead + self.passed
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
 
 
 class Members:
@@ -35,6 +40,7 @@ class Members:
     def __init__(self, dht: PrivateDht) -> None:
         self.dht = dht
         self.clock = Clock()
+        self.avoid_midnight()
         self.all: list[Service] = []
 
     async def start(self, url: str = "", state_dir: Path | None = None, **settings: Any) -> Service:
@@ -46,21 +52,45 @@ class Members:
             state_dir,
             self.clock,
             node_rate=1000,
+            monotonic=self.clock.monotonic,
         )
+        _lift(service.client)
         self.all.append(service)
         await service.start()
         async with asyncio.timeout(PATIENCE):
             await service.reachable.wait()
         return service
 
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.clock.passed += seconds
+        for service in self.all:
+            # Who sleeps until something is due would not notice.
+            service.directory.wake()
+
+    def avoid_midnight(self) -> None:
+        """Set the time of day so that there is only one day's record to read for some hours."""
+        morning = 6 * 3600
+        if not morning <= self.clock() % record.DAY <= 3 * morning:
+            self.clock.ahead += (morning - self.clock()) % record.DAY
+
     async def start_trackers(self, number: int, **settings: Any) -> list[Service]:
         """Some that publish URLs of their own."""
         urls = [f"wss://tracker{number}.example.org" for number in range(number)]
         return await asyncio.gather(*(self.start(url, **settings) for url in urls))
 
+    async def start_with_reader(self, number: int, **settings: Any) -> tuple[list[Service], Service]:
+        """The same, and one that only looks."""
+        return await asyncio.gather(self.start_trackers(number, **settings), self.start())
+
     async def stop(self) -> None:
         """Stop them all."""
         await asyncio.gather(*(service.stop() for service in self.all))
+
+
+def _lift(client: Client) -> None:
+    """Let a client begin as many lookups in a second as it likes: tests do nothing else."""
+    client.queue = Queue(PARALLEL, 1000.0, 1000.0)
 
 
 @asynccontextmanager
@@ -77,33 +107,45 @@ async def seen_by(service: Service, info_hash: bytes, thorough: bool = False) ->
     """What one new lookup finds: sightings by URL."""
     service.directory._known.pop(info_hash, None)
     topic = service.directory._topics.pop(info_hash, None)
-    assert topic is None or not topic.visit
+    if topic and topic.visit:
+        await topic.visit
     return {found.entry.url: found async for found in service.directory.trackers(info_hash, thorough)}
 
 
-async def published(service: Service) -> None:
-    """Wait until it has published something."""
-    await eventually(lambda: service.directory.tally.publications["stored"] > 0, 20)
+async def published(service: Service, info_hash: bytes | None = None) -> None:
+    """Wait until it has published this, or anything."""
+    own = service.directory._own
+    await eventually(lambda: info_hash in own if info_hash else bool(own), 20)
 
 
 def urls_of(services: Iterable[Service]) -> set[str]:
     """What they publish."""
-    return {service.directory._url for service in services}
+    return {service.directory._publisher.url for service in services}
+
+
+@asynccontextmanager
+async def client_of(members: Members) -> AsyncIterator[Client]:
+    """A client that knows all nodes. They may take it for one of them, and miss it for a while when it is gone."""
+
+    def contacts(family: int) -> list[Contact]:
+        own = [Contact(service.node.ids[0], service.node.addresses[0]) for service in members.all]
+        return [*members.dht.contacts(), *own] if family == 4 else []
+
+    client = Client(contacts, private=True, node_rate=1000)
+    _lift(client)
+    await client.start(["127.0.0.1"])
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 class Vandal:
     """Knows an infohash, and so has the key of its record as everybody has."""
 
-    def __init__(self, dht: PrivateDht, info_hash: bytes, day: int) -> None:
+    def __init__(self, client: Client, info_hash: bytes, day: int) -> None:
         self.key = record.record_key(info_hash, day)
-        self.client = Client(dht.contacts, private=True, node_rate=1000)
-
-    async def __aenter__(self) -> "Vandal":
-        await self.client.start(["127.0.0.1"])
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.client.close()
+        self.client = client
 
     async def write(self, slot: int, value: bytes, seq: int | None = None) -> Stored:
         """Put a value into a slot, with the next sequence number if none is given."""

@@ -84,7 +84,8 @@ async def test_the_command_finds_the_tracker_of_a_peer(
         await peer.send(announce(peer_id(1), INFO_HASH))
         # The rendezvous is the other.
         await published(tracker, 2)
-        ended = await lookup(dht, "--json", f"magnet:?dn=x&xt=urn:btih:{HEX}&tr=wss%3A%2F%2Fother.example")
+        magnet = f"magnet:?dn=x&xt=urn:btih:{HEX}&tr=wss%3A%2F%2Fother.example"
+        ended, table = await asyncio.gather(lookup(dht, "--json", magnet), lookup(dht, HEX))
         assert ended.code == 0, ended
         result = json.loads(ended.out)
         assert result["infohash"] == HEX
@@ -92,7 +93,6 @@ async def test_the_command_finds_the_tracker_of_a_peer(
         assert found["url"] == "wss://tracker.example.org"
         assert found["found_in"] == "r0"
         assert abs(found["expires"] - time.time() - record.LIFETIME) < 60
-        table = await lookup(dht, HEX)
         assert table.code == 0
         head, row = table.out.splitlines()
         assert head.split() == ["URL", "EXPIRES", "FOUND", "IN", "TRACKER", "ID"]
@@ -112,9 +112,8 @@ async def test_the_command_says_when_nobody_can_be_asked(dht: PrivateDht) -> Non
     assert "no node of the DHT answers (127.0.0.1:9)" in ended.err
 
 
-@pytest.mark.parametrize("text", ["", "ab" * 19, "zz" * 20, "magnet:?dn=nothing", "magnet:?xt=urn:btih:12", "ä" * 40])
-async def test_the_command_says_what_is_no_infohash(dht: PrivateDht, text: str) -> None:
-    ended = await lookup(dht, "--", text)
+async def test_the_command_says_what_is_no_infohash() -> None:
+    ended = await lookup(PrivateDht(0), "--", "ab" * 19, bootstrap="127.0.0.1:9")
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "not an infohash" in ended.err
@@ -227,23 +226,13 @@ async def test_a_port_that_is_taken_is_a_warning(dht: PrivateDht, start_tracker:
         assert (await tracker.logged("dht_port_taken"))["level"] == "warning"
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "complaint"),
-    [
-        ("listen", "nowhere", "extensions.dht.listen: not host:port: nowhere"),
-        ("bootstrap", '["a:b"]', "extensions.dht.bootstrap: not host:port: a:b"),
-        ("publish", "some", "extensions.dht.publish: Input should be 'all', 'listed' or 'none'"),
-        ("listed", '["12"]', "extensions.dht.listed: not an infohash of 40 hexadecimal digits: 12"),
-    ],
-)
-async def test_wrong_settings_are_one_line(
-    dht: PrivateDht, tmp_path: Path, key: str, value: str, complaint: str
-) -> None:
+async def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "tracker", "serve", "--port", "0"),
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **in_dht(dht, tmp_path, **{key: value})},
+        env={**os.environ, **in_dht(PrivateDht(0), tmp_path, listen="nowhere")},
     )
     _, err = await asyncio.wait_for(process.communicate(), 20)
-    assert (process.returncode, err.decode()) == (2, f"peerservers: {complaint}\n")
+    complaint = "peerservers: extensions.dht.listen: not host:port: nowhere\n"
+    assert (process.returncode, err.decode()) == (2, complaint)

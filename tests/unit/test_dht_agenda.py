@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.agenda import SIZES, Agenda, Shortlist
+from extensions.dht.agenda import FAIR, SIZES, SPARE, Agenda, Shortlist
 
 reproducible = settings(derandomize=True, deadline=None)
 
@@ -78,6 +78,41 @@ def test_what_is_dropped_is_not_taken_until_it_is_entered_again() -> None:
     assert (agenda.take(20), agenda.take(25)) == (None, (A, 3))
 
 
+def test_every_third_is_the_longest_overdue() -> None:
+    agenda = agenda_of((A, 10, 3), (B, 20, 2), *((name(number), 30, 1) for number in range(10, 16)))
+    assert [urgency for _, urgency in taken(agenda, 30)] == [1, 1, 3, 1, 1, 2, 1, 1]
+
+
+def test_however_many_urgent_ones_come_nobody_waits_for_ever() -> None:
+    agenda = agenda_of((A, 0, 3))
+    for now in range(1, 100):
+        agenda.set(name(now), now, 1)
+        agenda.set(name(now + 100), now, 1)
+        taken_now = [agenda.take(now), agenda.take(now)]
+        if (A, 3) in taken_now:
+            return
+    raise AssertionError
+
+
+def test_so_many_are_due() -> None:
+    agenda = agenda_of((A, 10, 1), (B, 10, 2), (C, 20, 1))
+    assert (agenda.overdue(5), agenda.overdue(10)) == (0, 2)
+    agenda.set(A, 30, 1)
+    agenda.drop(B)
+    assert (agenda.overdue(10), agenda.overdue(20)) == (0, 1)
+    assert agenda.take(20) == (C, 1)
+    assert agenda.overdue(25) == 0
+
+
+def test_what_was_replaced_takes_no_room() -> None:
+    agenda = Agenda()
+    for number in range(10_000):
+        agenda.set(name(number % 10), number % 7 * 1e6, number % 4)
+        agenda.overdue(3e6)
+    assert len(agenda._later) + sum(map(len, agenda._due.values())) <= 2 * len(agenda) + SPARE + 1
+    assert len(taken(agenda, 1e9)) == 10
+
+
 @dataclass
 class Entry:
     """What the model knows of one infohash."""
@@ -103,7 +138,7 @@ steps = st.tuples(
 def test_the_agenda_is_as_its_model(happened: list[tuple[str, bytes, int, int, int]]) -> None:
     agenda = Agenda()
     model: dict[bytes, Entry] = {}
-    now = 100
+    now, takings = 100, 0
     for number, (event, info_hash, wait, urgency, passed) in enumerate(happened):
         now += passed
         if event == "set":
@@ -116,7 +151,15 @@ def test_the_agenda_is_as_its_model(happened: list[tuple[str, bytes, int, int, i
             for entry in model.values():
                 entry.has_come |= entry.due <= now
             due = [one for one in model if model[one].has_come]
-            first = min(due, key=lambda one: (model[one].urgency, model[one].due, model[one].number), default=None)
+            takings += bool(due)
+            by_age = takings % FAIR == 0
+
+            def rank(one: bytes, by_age: bool = by_age) -> tuple[float, ...]:
+                entry = model[one]
+                return (0 if by_age else entry.urgency, entry.due, entry.number)
+
+            assert agenda.overdue(now) == len(due)
+            first = min(due, key=rank, default=None)
             assert agenda.take(now) == (first and (first, model.pop(first).urgency))
         assert len(agenda) == len(model)
         assert agenda.next_due() == min((one.due for one in model.values() if not one.has_come), default=None)

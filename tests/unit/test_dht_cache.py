@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from extensions.dht import bencode, cache
 from extensions.dht.cache import RENDEZVOUS_LIFETIME, Cache, Known, Sighting
-from extensions.dht.record import LIFETIME, RENDEZVOUS
+from extensions.dht.record import LIFETIME, RENDEZVOUS, SKEW
 from tests.unit.entries import HASH, NOW, OTHER_HASH, entry_of, wire
 
 DAY = 24 * 3600
@@ -85,9 +85,14 @@ def test_what_is_old_is_dropped_at_the_next_save(file: Path, opened: Cache) -> N
     assert rows(file) == [(RENDEZVOUS, NOW), (OTHER_HASH, NOW + LIFETIME)]
 
 
-def test_what_is_from_the_future_is_not_believed(file: Path, opened: Cache) -> None:
-    opened.save([(HASH, known(NOW + 60))], NOW)
-    assert reopened(file, NOW) == {}
+def test_where_the_clock_was_set_back_times_to_come_are_not_believed(file: Path, opened: Cache) -> None:
+    opened.save([(HASH, known(NOW + 60, NOW + 60 + LIFETIME, 1))], NOW + 60)
+    assert reopened(file, NOW) == {HASH: known(0, NOW + LIFETIME, 1)}
+
+
+def test_what_is_too_far_ahead_is_dropped_at_the_next_save(file: Path, opened: Cache) -> None:
+    opened.save([(HASH, known(NOW + LIFETIME)), (OTHER_HASH, known(NOW + LIFETIME + 1))], NOW)
+    assert rows(file) == [(HASH, NOW + LIFETIME)]
 
 
 def test_trackers_of_the_rendezvous_are_kept_for_a_week(file: Path, opened: Cache) -> None:
@@ -131,6 +136,27 @@ def test_what_is_no_database_is_replaced(file: Path, content: bytes) -> None:
     assert reopened(file) == {HASH: known()}
 
 
+def test_a_format_of_the_future_is_replaced(file: Path, opened: Cache) -> None:
+    opened.save([(HASH, known())], NOW)
+    opened.close()
+    content = bytearray(file.read_bytes())
+    content[47] = 9
+    file.write_bytes(content)
+    assert reopened(file) == {}
+
+
+def test_nobody_else_may_read_the_file(file: Path, opened: Cache) -> None:
+    opened.save([(HASH, known())], NOW)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_is_no_infohash_is_passed_over(file: Path, opened: Cache) -> None:
+    opened.save([(HASH, known())], NOW)
+    opened.close()
+    written_by_others(file, f"INSERT INTO known VALUES ('text', {NOW}, 0, x'6c65')")
+    assert reopened(file) == {HASH: known()}
+
+
 def test_a_file_that_was_cut_off_gives_what_is_left_or_nothing(file: Path, opened: Cache) -> None:
     opened.save([(bytes([n]) * 20, known(NOW, 0, 1)) for n in range(40)], NOW)
     opened.close()
@@ -170,6 +196,9 @@ def test_what_others_have_written_is_replaced(file: Path, commands: tuple[str, .
         bencode.encode([[*wire(entry_of(1)), 5]]),
         bencode.encode([[b"\xff" * 64, *wire(entry_of(1))[1:]]]),
         bencode.encode([[5, *wire(entry_of(1))[1:]]]),
+        bencode.encode([[entry_of(1).tracker_id, b"5", *wire(entry_of(1))[2:]]]),
+        bencode.encode([[entry_of(1).tracker_id, 5, b"wss://a", 5]]),
+        bencode.encode([[b"zz", 5, b"wss://a", b""]]),
     ],
 )
 def test_of_trackers_that_are_not_understood_nothing_is_known(file: Path, opened: Cache, seen: bytes) -> None:
@@ -205,3 +234,44 @@ def test_a_directory_in_place_of_the_file_is_an_error(file: Path) -> None:
 def test_closing_twice_does_no_harm(opened: Cache) -> None:
     opened.close()
     opened.close()
+
+
+# What is known of an infohash
+
+
+def test_of_a_trackers_entries_the_last_is_known() -> None:
+    one = Known()
+    assert one.add(Sighting(entry_of(1, 60), "r0"))
+    before = one.seen
+    assert not one.add(Sighting(entry_of(1, 120), "r1"))
+    assert one.add(Sighting(entry_of(1), "r2"))
+    assert one.seen == {entry_of(1).tracker_id: Sighting(entry_of(1), "r2")}
+    # Another thread may be going through it.
+    assert list(before.values()) == [Sighting(entry_of(1, 60), "r0")]
+
+
+def test_of_too_many_the_freshest_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MAX_SEEN", 3)
+    one = Known()
+    for number in (3, 1, 5, 2, 4):
+        one.add(Sighting(entry_of(number, 10 * number), "r0"))
+    assert {found.entry.tracker_id for found in one.seen.values()} == {entry_of(n).tracker_id for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("info_hash", "passed", "left"),
+    [
+        (HASH, LIFETIME - 100, {1, 2}),
+        (HASH, LIFETIME - 50, {1}),
+        (HASH, LIFETIME, set()),
+        (HASH, -SKEW, {1, 2}),
+        (HASH, -SKEW - 1, {2}),
+        (RENDEZVOUS, LIFETIME, {1, 2}),
+        (RENDEZVOUS, LIFETIME + RENDEZVOUS_LIFETIME, set()),
+    ],
+)
+def test_what_has_ended_or_cannot_be_is_forgotten(info_hash: bytes, passed: int, left: set[int]) -> None:
+    one = known(NOW, 0, 1)
+    one.add(Sighting(entry_of(2, 60), "r0"))
+    one.forget_ended(info_hash, NOW + passed)
+    assert set(one.seen) == {entry_of(number).tracker_id for number in left}

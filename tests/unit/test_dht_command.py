@@ -3,10 +3,11 @@ import contextlib
 
 import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extensions.dht.command import parse_infohash
+from extensions.dht.command import lookup, parse_infohash
 
 INFO_HASH = bytes(range(235, 255))
 HEX = INFO_HASH.hex()
@@ -29,6 +30,26 @@ BASE32 = base64.b32encode(INFO_HASH).decode()
 )
 def test_every_way_to_write_an_infohash(text: str) -> None:
     assert parse_infohash(text) == INFO_HASH
+
+
+@pytest.mark.parametrize("text", ["", "ab" * 19, "zz" * 20, "magnet:?dn=nothing", "magnet:?xt=urn:btih:12", "ä" * 40])
+def test_the_command_says_what_is_no_infohash(text: str) -> None:
+    ended = CliRunner().invoke(lookup, ["--", text])
+    assert ended.exit_code == 2
+    assert "not an infohash" in ended.output
+
+
+@pytest.mark.parametrize("text", ["magnet://[", "magnet:?xt=urn:btih:[", "magnet:", "magnet:?", "magnet:#?xt"])
+def test_a_magnet_link_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        parse_infohash(text)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "0", "-1", "1e9", "soon"])
+def test_a_time_that_is_none_is_refused(seconds: str) -> None:
+    ended = CliRunner().invoke(lookup, ["--timeout", seconds, HEX])
+    assert ended.exit_code == 2
+    assert "--timeout" in ended.output
 
 
 @given(st.text())

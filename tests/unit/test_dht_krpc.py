@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extensions.dht import krpc
-from extensions.dht.krpc import MAX_DATAGRAM, MAX_TOKEN, Contact, Failure, Item, Question, Reply
+from extensions.dht.krpc import MAX_DATAGRAM, MAX_PEERS, MAX_TOKEN, Contact, Failure, Item, Question, Reply
 
 ID = bytes(range(20))
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -103,6 +103,11 @@ def test_what_is_well_formed_beside_it_is_not() -> None:
     contact = Contact(b"4" * 20, ("192.0.2.1", 6881))
     understood = reply(nodes=krpc.pack([contact]), nodes6=5, token=b"t", seq=1, values=[5, b"\xcb\0\x71\1\0\x50"])
     assert understood == Reply(b"ab", ID, (contact,), b"t", None, (("203.0.113.1", 80),))
+
+
+def test_of_very_many_peers_some_are_taken() -> None:
+    values = [bytes([9, 9, number >> 8, number & 255, 1, 1]) for number in range(300)]
+    assert len(reply(values=values).peers) == MAX_PEERS
 
 
 def test_an_error() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extensions.dht.krpc import Address
-from extensions.dht.pace import NODE_RATE, NodePace, Queue
+from extensions.dht.pace import FAIR, FIRST, NODE_RATE, WINDOW, NodePace, Queue
 
 HERE, THERE = ("192.0.2.1", 6881), ("192.0.2.2", 6881)
 
@@ -20,14 +20,15 @@ def test_a_free_node_is_written_to_at_once() -> None:
     pace = NodePace()
     assert [pace.grant(HERE, 5.0) for _ in range(NODE_RATE)] == [5.0] * NODE_RATE
     assert pace.grant(THERE, 5.0) == 5.0
-    assert pace.grant(HERE, 6.0) == 6.0
+    assert pace.grant(HERE, 5.0 + WINDOW) == 5.0 + WINDOW
 
 
 def test_those_who_wait_come_one_by_one() -> None:
     pace = NodePace(rate=2)
-    assert [pace.grant(HERE, 5.0) for _ in range(7)] == [5.0, 5.0, 6.0, 6.0, 7.0, 7.0, 8.0]
+    waits = [pace.grant(HERE, 5.0) - 5.0 for _ in range(7)]
+    assert waits == pytest.approx([0, 0, WINDOW, WINDOW, 2 * WINDOW, 2 * WINDOW, 3 * WINDOW])
     # Nobody overtakes them.
-    assert pace.grant(HERE, 5.5) == 8.0
+    assert pace.grant(HERE, 5.5) == pytest.approx(5.0 + 3 * WINDOW)
 
 
 def test_ports_of_a_host_are_nodes_of_their_own() -> None:
@@ -49,9 +50,9 @@ def test_never_more_than_the_rate_in_any_second(
         when = pace.grant(address, now)
         times = granted[address]
         assert when >= now
-        assert len(times) < rate or when >= times[-rate] + 1.0
+        assert len(times) < rate or when >= times[-rate] + WINDOW
         # No later than it must be.
-        assert when == now or when == times[-rate] + 1.0
+        assert when == now or when == times[-rate] + WINDOW
         assert not times or when >= times[-1]
         times.append(when)
 
@@ -65,7 +66,7 @@ def test_what_no_longer_matters_is_forgotten() -> None:
     assert len(pace) == 2
     pace.forget(6.1)
     assert len(pace) == 1
-    assert pace.grant(THERE, 6.1) == 7.0
+    assert pace.grant(THERE, 6.1) == 5.0 + 2 * WINDOW
     pace.forget(8.1)
     assert len(pace) == 0
 
@@ -98,6 +99,28 @@ def test_the_most_urgent_first_and_then_in_the_order_of_their_coming() -> None:
     assert len(queue) == 6
     assert started(queue, 0) == "abcdef"
     assert len(queue) == 0
+
+
+def test_every_third_is_the_oldest_but_not_while_somebody_waits() -> None:
+    queue = queue_of("")
+    for urgency, job in [(3, "z"), (2, "y"), *((1, job) for job in "abcdef"), *((0, job) for job in "123456")]:
+        queue.put(urgency, job)
+    assert started(queue, 0) == "123456" + "abz" + "cdy" + "ef"
+
+
+def test_one_that_is_removed_uses_no_turn() -> None:
+    queue = queue_of("abc", parallel=2, rate=1.0, burst=2.0)
+    queue.remove("a")
+    queue.remove("x")
+    assert (len(queue), started(queue, 0)) == (2, "bc")
+
+
+def test_a_turn_that_is_given_back_is_for_another() -> None:
+    queue = queue_of("ab", parallel=1, rate=1.0, burst=1.0)
+    assert queue.take(0) == "a"
+    queue.give_back()
+    assert queue.take(0) == "b"
+    assert queue.running == 1
 
 
 def test_a_late_and_urgent_one_goes_before_those_who_wait() -> None:
@@ -169,7 +192,15 @@ def test_nothing_starts_too_early_nor_too_late(
     queue: Queue[tuple[int, int]] = Queue(parallel, rate, burst)
     waiting: list[tuple[int, int]] = []
     times: list[float] = []
-    now, running, number = start, 0, 0
+    now, running, number, others = start, 0, 0, 0
+
+    def next_job() -> tuple[int, int]:
+        nonlocal others
+        if min(waiting)[0] == FIRST:
+            return min(waiting)
+        others += 1
+        return min(waiting, key=lambda job: job[1]) if others % FAIR == 0 else min(waiting)
+
     for gap, more, urgency, ends in steps:
         now += gap
         for _ in range(more):
@@ -180,7 +211,7 @@ def test_nothing_starts_too_early_nor_too_late(
             queue.done()
             running -= 1
         while (job := queue.take(now)) is not None:
-            assert job == min(waiting)
+            assert job == next_job()
             waiting.remove(job)
             times.append(now)
             running += 1
@@ -193,8 +224,9 @@ def test_nothing_starts_too_early_nor_too_late(
             assert wait >= SOON
             assert queue.take(now + max(0.0, wait * 0.99 - 2 * SOON)) is None
             now += wait
-            assert queue.take(now) == min(waiting)
-            waiting.remove(min(waiting))
+            job = next_job()
+            assert queue.take(now) == job
+            waiting.remove(job)
             times.append(now)
             running += 1
     for first, since in enumerate(times):

@@ -56,6 +56,16 @@ def test_a_slot_is_full_by_the_longest_value_whatever_that_is() -> None:
     assert slot.says_go_on
 
 
+def test_a_slot_is_full_also_if_no_node_has_all_that_is_in_it() -> None:
+    entries = [entry_of(number) for number in range(1, 7)]
+    slot = Slot(0)
+    for half in (entries[:3], entries[3:]):
+        slot.add(1, record.encode_slot(half), HASH, NOW)
+    # Whoever writes next has no room here, and what it writes elsewhere must be read.
+    assert record.place([slot, Slot(1)], OWN) == (1, [OWN])
+    assert slot.is_full
+
+
 @pytest.mark.parametrize("value", [None, 5, [b"x" * 900], {b"e": b"x" * 900}])
 def test_what_is_no_string_has_no_length(value: object) -> None:
     slot = Slot(0)

@@ -20,7 +20,8 @@ def distance(contact: Contact) -> int:
 
 
 def host(number: int) -> str:
-    return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    # Each in a network of its own.
+    return f"{10 + (number >> 16 & 127)}.{number >> 8 & 255}.{number & 255}.1"
 
 
 def near(number: int, address: Address | None = None) -> Contact:
@@ -236,9 +237,22 @@ def test_of_a_hosts_nodes_one_is_asked() -> None:
     assert walk(traversal, lambda _contact: nodes) == [nodes[0], near(7)]
 
 
+@pytest.mark.parametrize("network", ["198.51.100.{}", "2001:470:1:2::{}", "2001:470:1:2:{}::1"])
+def test_of_a_networks_nodes_one_is_asked(network: str) -> None:
+    nodes = [near(number, (network.format(number), 6881)) for number in range(1, 6)]
+    traversal = Traversal(TARGET, [*nodes, near(7)], anyone)
+    assert walk(traversal, lambda _contact: nodes) == [nodes[0], near(7)]
+
+
+@pytest.mark.parametrize("networks", ["198.51.{}.1", "2001:470:1:{}::1"])
+def test_different_networks_are_different(networks: str) -> None:
+    nodes = [near(number, (networks.format(number), 6881)) for number in range(1, 6)]
+    assert set(walk(Traversal(TARGET, nodes, anyone), lambda _contact: nodes)) == set(nodes)
+
+
 def test_unless_that_is_wanted() -> None:
     nodes = [near(number, ("192.0.2.1", number)) for number in range(1, 6)]
-    assert set(walk(Traversal(TARGET, nodes, anyone, one_per_host=False), lambda _contact: nodes)) == set(nodes)
+    assert set(walk(Traversal(TARGET, nodes, anyone, one_per_network=False), lambda _contact: nodes)) == set(nodes)
 
 
 def test_unusable_addresses_are_not_asked() -> None:

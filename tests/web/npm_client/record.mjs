@@ -159,7 +159,7 @@ export function merge (entries) {
 // were ignored.
 const isLocked = slot => slot.seq >= LOCKED
 const isSpoilt = slot => slot.rejected.some(reason => reason !== 'expired') && slot.entries.length === 0
-const isFull = slot => slot.size + MAX_ENTRY > MAX_VALUE
+const isFull = slot => Math.max(slot.size, encodeValue(slot.entries).length) + MAX_ENTRY > MAX_VALUE
 export const saysGoOn = slot => isLocked(slot) || isSpoilt(slot) || isFull(slot)
 
 // The slot to write to, and what is in it then; null if all are locked.

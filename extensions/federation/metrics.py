@@ -1,0 +1,52 @@
+"""The federation's metrics."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from extensions.federation.extension import Federation
+
+_TRAFFIC = ("offers_in", "offers_out", "answers_in", "answers_out", "refused_in", "refused_out")
+
+
+class FederationCollector(Collector):
+    """What links have carried. Those of a link are labelled by the first 16 digits of the other tracker's id."""
+
+    def __init__(self, federation: "Federation") -> None:
+        self._federation = federation
+
+    def collect(self) -> Iterator[Metric]:
+        federation = self._federation
+        mesh = federation.mesh
+        links = list(mesh.links.values()) if mesh else []
+        yield GaugeMetricFamily("peerservers_federation_links", "Open links to other trackers", len(links))
+        shared = GaugeMetricFamily("peerservers_federation_shared_swarms", "Common swarms", labels=["tracker"])
+        traffic = CounterMetricFamily(
+            "peerservers_federation_messages", "Offers, answers, refusals over links", labels=["tracker", "type"]
+        )
+        for link in links:
+            shared.add_metric([link.tracker_id[:16]], len(link.members))
+            for kind in _TRAFFIC:
+                traffic.add_metric([link.tracker_id[:16], kind], link.tally[kind])
+        yield shared
+        yield traffic
+        yield _by_reason("peerservers_federation_links_ended", "Links ended, or not made", mesh.ended if mesh else {})
+        dropped = federation.dropped.copy()
+        for link in links:
+            dropped.update(link.dropped)
+            dropped.update(link.session.dropped)
+        yield _by_reason("peerservers_federation_dropped", "What came or went over links and was left out", dropped)
+        yield GaugeMetricFamily(
+            "peerservers_federation_parked_offers", "Offers that wait for somebody", federation.tracker.parked_offers
+        )
+
+
+def _by_reason(name: str, text: str, numbers: Mapping[Any, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=["reason"])
+    for reason in sorted(numbers):
+        family.add_metric([str(reason)], numbers[reason])
+    return family

@@ -1,0 +1,162 @@
+"""Trackers that federate, each in its own process, in a DHT of their own."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from itertools import combinations
+from pathlib import Path
+from typing import Self
+
+from tests.client import Json, eventually, raw_client
+from tests.conftest import TrackerProcess, free_port
+from tests.private_dht import PrivateDht
+from tracker.identity import load_or_create, tracker_id
+
+PATIENCE = 30.0
+
+
+class Federation:
+    """Starts trackers. Each has a port, and by it a URL and a state directory."""
+
+    def __init__(self, directory: Path, dht: PrivateDht) -> None:
+        self.directory = directory
+        self.dht = dht
+        self.started: list[TrackerProcess] = []
+
+    async def start(self, port: int = 0, in_dht: bool = True, **settings: object) -> TrackerProcess:
+        """Start a tracker; on the port of one that has ended, it is the same one. `settings` are of the extension."""
+        port = port or free_port()
+        sections = {
+            "FEDERATION": {"enabled": True, "allow_private_addresses": True, **settings},
+            "DHT": {"enabled": in_dht, "listen": "127.0.0.1:0", "bootstrap": self.dht.bootstrap, "private": True},
+        }
+        environment = {
+            f"PEERSERVERS_EXTENSIONS__{section}__{key.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for section, values in sections.items()
+            for key, value in values.items()
+        }
+        environment["PEERSERVERS_SERVER__STATE_DIR"] = str(self.directory / str(port))
+        environment["PEERSERVERS_SERVER__PUBLIC_URL"] = f"ws://127.0.0.1:{port}"
+        self.started.append(await TrackerProcess.start(port=port, env=environment))
+        return self.started[-1]
+
+    async def start_linked(self, count: int) -> list[TrackerProcess]:
+        """Start some at once, and wait until they have found each other."""
+        trackers = await asyncio.gather(*(self.start() for _ in range(count)))
+        await self.linked(*trackers)
+        return trackers
+
+    async def linked(self, *trackers: TrackerProcess) -> None:
+        """Wait until each two of these have a link."""
+
+        async def are_linked() -> bool:
+            tables = dict(zip(map(self.id_of, trackers), await asyncio.gather(*map(links, trackers)), strict=True))
+            # Where both have dialed at once, one link of two goes.
+            return all(
+                {tables[one].get(other, {}).get("direction"), tables[other].get(one, {}).get("direction")}
+                == {"dialed", "accepted"}
+                for one, other in combinations(tables, 2)
+            )
+
+        await eventually(are_linked, PATIENCE)
+
+    def id_of(self, tracker: TrackerProcess) -> str:
+        """A tracker's id."""
+        return tracker_id(load_or_create(self.directory / str(tracker.port)))
+
+
+@asynccontextmanager
+async def federation(directory: Path) -> AsyncIterator[Federation]:
+    """A DHT, and trackers in it; at the end each must stop with code 0 and have complained about nothing."""
+    async with PrivateDht(8) as dht:
+        federation = Federation(directory, dht)
+        try:
+            yield federation
+        finally:
+            codes = await asyncio.gather(*(tracker.stop() for tracker in federation.started))
+        assert [line for tracker in federation.started for line in tracker.complaints()] == []
+        assert all(code in (0, -signal.SIGKILL) for code in codes), codes
+
+
+async def links(tracker: TrackerProcess) -> dict[str, Json]:
+    """A tracker's open links by the other's id, with what they have carried."""
+    return {link["tracker"]: link for link in (await tracker.stats())["federation"]}
+
+
+async def counted(tracker: TrackerProcess, info_hash: str, *, complete: int, incomplete: int) -> None:
+    """Wait until a tracker counts so many peers of a swarm, those elsewhere included."""
+    expected = {"complete": complete, "incomplete": incomplete}
+    counts: Json = {}
+    async with raw_client(tracker.url) as client:
+
+        async def is_so() -> bool:
+            await client.send({"action": "scrape", "info_hash": info_hash})
+            counts.update((await client.receive())["files"][info_hash])
+            return expected.items() <= counts.items()
+
+        with suppress(TimeoutError):
+            await eventually(is_so, PATIENCE)
+    assert expected.items() <= counts.items()
+
+
+class Wire:
+    """A TCP proxy to a port, which can stop to forward, and be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._is_cut = False
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        """What leads to the other end."""
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def stop(self) -> None:
+        """Keep from now on what comes."""
+        self._flows.clear()
+
+    def resume(self) -> None:
+        """Forward it."""
+        self._flows.set()
+
+    def cut(self) -> None:
+        """End all connections, and those that come from now on."""
+        self._is_cut = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        """Let connections come again."""
+        self._is_cut = False
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        self.resume()
+        await self._server.wait_closed()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers |= {writer, back}
+        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        self._writers -= {writer, back}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await self._flows.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()

@@ -1,0 +1,207 @@
+"""A tracker that keeps the rules of `peerservers.federation.1` only as far as a test has it do so."""
+
+import asyncio
+import json
+import os
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import psutil  # type: ignore[import-untyped]
+import websockets
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.server import ServerConnection
+
+from extensions.federation import wire
+from extensions.federation.dial import SUBPROTOCOL
+from extensions.federation.session import LinkError, Session, State
+from tests.client import PATIENCE, RawClient, raw_client
+from tests.conftest import StartTracker, TrackerProcess, free_port
+from tests.unit.fakes import peer_id
+
+Message = TypeVar("Message", wire.Hello, wire.Proof, wire.Have, wire.Offers, wire.Refused, wire.Answered, wire.Bye)
+
+A, B, C = peer_id(1), peer_id(2), peer_id(3)
+LINKS = "peerservers_federation_links"
+SDP = "v=0\r\n"
+
+
+class HostileLink:
+    """One end of a link. What comes is read when a test asks for it, or not at all."""
+
+    def __init__(self, socket: ClientConnection | ServerConnection, session: Session) -> None:
+        self.socket = socket
+        self.session = session
+        self.seen: list[wire.Message] = []
+        """All that was received."""
+        self._waiting: deque[wire.Message] = deque()
+
+    async def send(self, *messages: bytes) -> None:
+        """Send messages in one text frame, whatever they are."""
+        await self.socket.send(b"\n".join(messages), text=True)
+
+    async def receive(self) -> wire.Message:
+        """The next message. Raises `ConnectionClosed`."""
+        while not self._waiting:
+            frame = await asyncio.wait_for(self.socket.recv(decode=False), PATIENCE)
+            self._waiting.extend(wire.decode(bytes(frame)))
+        self.seen.append(self._waiting.popleft())
+        return self.seen[-1]
+
+    async def until(self, kind: type[Message], wanted: Callable[[Message], bool] = lambda _: True) -> Message:
+        """The next message of a kind; those before it are passed over. Raises `ConnectionClosed`."""
+        while True:
+            message = await self.receive()
+            if isinstance(message, kind) and wanted(message):
+                return message
+
+    async def shake(self) -> str:
+        """Shake hands as one should; the other tracker's id. Raises `LinkError` and `ConnectionClosed`."""
+        await self.send(self.session.start())
+        while self.session.state is not State.OPEN:
+            for reply in self.session.receive(msgspec.json.encode(await self.receive()))[1]:
+                await self.send(reply)
+        return self.session.tracker_id
+
+    async def ended(self) -> str:
+        """Wait for the end; the reason that the bye gave, "" if there was none."""
+        with suppress(websockets.ConnectionClosed):
+            await self.until(wire.Bye, lambda _: False)
+        return next((message.reason for message in self.seen if isinstance(message, wire.Bye)), "")
+
+    async def is_there(self) -> None:
+        """Wait until all that was sent has been read by the other side, which must not have closed."""
+        await asyncio.wait_for(await self.socket.ping(), PATIENCE)
+
+    def name(self, info_hash: str) -> str:
+        """What a swarm is called on this link."""
+        return self.session._name(info_hash)
+
+    def have(self, *swarms: tuple[str, int, int]) -> bytes:
+        """A telling of peers: (info_hash, seeders, leechers)."""
+        return wire.encode(
+            wire.Have([(self.name(info_hash), seeders, leechers) for info_hash, seeders, leechers in swarms])
+        )
+
+    def offers(self, info_hash: str, peer_id: str, offer_ids: Iterable[str], sdp: str = SDP) -> bytes:
+        """Offers of a peer."""
+        offers = [{"offer": {"type": "offer", "sdp": sdp}, "offer_id": offer_id} for offer_id in offer_ids]
+        return as_json(type="offers", swarm=self.name(info_hash), peer_id=peer_id, offers=offers)
+
+    def answer(self, info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sdp: str = SDP) -> bytes:
+        """A peer's answer."""
+        ids = {"peer_id": peer_id, "to_peer_id": to_peer_id, "offer_id": offer_id}
+        return as_json(type="answer", swarm=self.name(info_hash), **ids, sdp=sdp)
+
+
+def as_json(**fields: Any) -> bytes:
+    """A message from its fields."""
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+@asynccontextmanager
+async def link_to(
+    url: str,
+    key: Ed25519PrivateKey | None = None,
+    named: str | None = None,
+    shake: bool = True,
+    **options: Any,
+) -> AsyncIterator[HostileLink]:
+    """A link dialed at a tracker; `named` is the URL that the handshake says was dialed."""
+    session = Session(key or Ed25519PrivateKey.generate(), os.urandom(32), url=url if named is None else named)
+    options = {"compression": None, "max_size": None, "max_queue": None, "close_timeout": 1, **options}
+    async with websockets.connect(url, subprotocols=[SUBPROTOCOL], **options) as socket:
+        assert socket.subprotocol == SUBPROTOCOL
+        link = HostileLink(socket, session)
+        if shake:
+            await link.shake()
+        yield link
+
+
+@asynccontextmanager
+async def hostile_tracker(
+    serve: Callable[[HostileLink], Awaitable[None]],
+    key: Ed25519PrivateKey | None = None,
+    tls: ssl.SSLContext | None = None,
+    **options: Any,
+) -> AsyncIterator[str]:
+    """A tracker to be dialed at this URL; `serve` is called with each link, before the handshake."""
+    own_key = key or Ed25519PrivateKey.generate()
+
+    async def handle(socket: ServerConnection) -> None:
+        session = Session(own_key, os.urandom(32), accepts=lambda _: True)
+        with suppress(websockets.ConnectionClosed, LinkError):
+            await serve(HostileLink(socket, session))
+
+    options = {"subprotocols": [SUBPROTOCOL], "compression": None, "max_size": None, **options}
+    async with websockets.serve(handle, "127.0.0.1", 0, ssl=tls, **options) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        yield f"{'wss' if tls else 'ws'}://127.0.0.1:{port}/"
+
+
+def federated(state_dir: Path, public_url: str = "", **settings: Any) -> dict[str, str]:
+    """The environment of a tracker with the extension `federation`, and settings of that."""
+    return {
+        "PEERSERVERS_SERVER__STATE_DIR": str(state_dir),
+        "PEERSERVERS_SERVER__PUBLIC_URL": public_url,
+        "PEERSERVERS_EXTENSIONS__FEDERATION__ENABLED": "true",
+        **{f"PEERSERVERS_EXTENSIONS__FEDERATION__{key.upper()}": _text(value) for key, value in settings.items()},
+    }
+
+
+async def refusal(url: str, key: Ed25519PrivateKey) -> str:
+    """Dial a tracker that does not want the link: the reason that it gives."""
+    async with link_to(url, key, shake=False) as link:
+        with suppress(LinkError, websockets.ConnectionClosed):
+            await link.shake()
+        return await link.ended()
+
+
+async def start_target(start_tracker: StartTracker, state_dir: Path, **settings: Any) -> TrackerProcess:
+    """A tracker that other trackers may link with."""
+    port = free_port()
+    return await start_tracker(port=port, env=federated(state_dir, f"ws://127.0.0.1:{port}", **settings))
+
+
+@asynccontextmanager
+async def local_peer(tracker: TrackerProcess) -> AsyncIterator[RawClient]:
+    """A peer of a tracker, A; it must be served as ever when all is over."""
+    async with raw_client(tracker.url) as client:
+        await client.announce(A)
+        yield client
+        assert (await client.announce(A))["interval"] > 0
+
+
+def memory(tracker: TrackerProcess) -> int:
+    """Bytes that a tracker's process takes."""
+    size: int = psutil.Process(tracker.process.pid).memory_info().rss
+    return size
+
+
+async def ended(tracker: TrackerProcess, reason: str) -> float:
+    """How many links have ended for a reason."""
+    return await tracker.metric("peerservers_federation_links_ended_total", reason=reason)
+
+
+async def dropped(tracker: TrackerProcess, reason: str) -> float:
+    """How much was dropped for a reason, on links that are still open."""
+    return await tracker.metric("peerservers_federation_dropped_total", reason=reason)
+
+
+async def at_least(value: Awaitable[float], wanted: float) -> bool:
+    """For `eventually`: whether a figure is as great as wanted."""
+    return await value >= wanted
+
+
+async def equals(value: Awaitable[float], wanted: float) -> bool:
+    """For `eventually`: whether a figure is as wanted."""
+    return await value == wanted
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

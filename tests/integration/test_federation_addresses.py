@@ -1,0 +1,328 @@
+"""Where strangers may have us connect to: not into private networks, by whatever name."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from extensions.dht.cache import Sighting
+from extensions.dht.record import RENDEZVOUS, Entry
+from extensions.federation.dial import Target, dial, resolve
+from extensions.federation.extension import MAX_DIALS_PER_SWARM, Federation
+from extensions.federation.mesh import MAX_DIALS
+from extensions.federation.session import LinkError
+from tests.client import HASH, PATIENCE, eventually, raw_client
+from tests.conftest import free_port
+from tests.integration.hostile import A, HostileLink, hostile_tracker
+from tracker.identity import tracker_id
+
+PUBLIC = "192.0.32.8"
+NAMES = {
+    "loopback.example": ["127.0.0.1"],
+    "loopback6.example": ["::1"],
+    "private.example": ["10.0.0.1", "192.168.0.1", "172.16.0.1"],
+    "link-local.example": ["169.254.169.254", "fe80::1%lo"],
+    "mapped.example": ["::ffff:127.0.0.1"],
+    "nat64.example": ["64:ff9b::7f00:1"],
+    "mixed.example": ["127.0.0.1", "::1", PUBLIC],
+    "public.example": [PUBLIC, "2606:4700::1"],
+}
+
+FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+
+Start = Callable[..., Any]
+
+
+class Listener:
+    """A TCP server that should hear nothing; it says what it is told to, and waits."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.heard = 0
+        self.called = asyncio.Event()
+        self.says = b""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heard += 1
+        self.called.set()
+        with suppress(OSError, asyncio.IncompleteReadError):
+            if self.says:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(self.says)
+            await reader.read()
+        writer.close()
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[Listener]:
+    listener = Listener()
+    server = await asyncio.start_server(listener.serve, "127.0.0.1", 0)
+    listener.port = server.sockets[0].getsockname()[1]
+    yield listener
+    server.close()
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[Listener]:
+    async with listening() as listener:
+        yield listener
+
+
+@pytest.fixture
+async def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A name service of the tests' own; the names that were asked for."""
+    loop = asyncio.get_running_loop()
+    original = loop.getaddrinfo
+    asked: list[str] = []
+
+    async def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in NAMES:
+            return await original(host, port, **options)
+        asked.append(name)
+        return [
+            (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in NAMES[name]
+        ]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+@pytest.fixture
+def start(serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
+    """Starts a tracker in this process, with settings of the extension."""
+    monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
+
+    async def start(**settings: Any) -> Any:
+        tracker = await serve({"federation": Federation}, federation=settings)
+        await eventually(lambda: tracker.extension("federation").mesh is not None)
+        return tracker
+
+    return start
+
+
+def sight(tracker: Any, url: str, info_hash: str = RENDEZVOUS.decode("latin-1")) -> str:
+    """Have the DHT name a tracker; its id."""
+    named = tracker_id(Ed25519PrivateKey.generate())
+    tracker.extension("federation")._sighted(info_hash, Sighting(Entry(named, 2**40, url, bytes(64)), "r0"))
+    return named
+
+
+def hostile_urls(port: int) -> list[str]:
+    """URLs that lead into private networks, most of them to this port of this machine."""
+    hosts = [
+        *("127.0.0.1", "localhost", "127.1", "0", "0.0.0.0", "2130706433", "0x7f000001", "0177.0.0.1"),
+        *("[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[64:ff9b:1::7f00:1]"),
+        *("[::127.0.0.1]", "[2002:7f00:1::]", "[2001:0:7f00:1::]", "[fe80::1]", "[fe80::1%25lo]", "[fc00::1]"),
+        *("10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255"),
+        *("[fec0::1]", "[ff02::1]", "[2001:db8::1]", "240.0.0.1"),
+        *(name for name in NAMES if name not in ("mixed.example", "public.example")),
+    ]
+    return [
+        *(f"wss://{host}:{port}" for host in hosts),
+        *(f"ws://{host}:{port}" for host in (*hosts, PUBLIC, "public.example")),
+        *(f"wss://{PUBLIC}:{low}" for low in (1, 22, 25, 110, 1023)),
+        *(f"http://127.0.0.1:{port}", f"https://{PUBLIC}", f"WS://{PUBLIC}", "wss:///x", "wss://", "wss://["),
+        *(f"wss://{PUBLIC}:99999", f"wss://{PUBLIC}:x", f"//{PUBLIC}", PUBLIC, ""),
+    ]
+
+
+@pytest.mark.usefixtures("names")
+async def test_private_addresses_are_never_dialed(start: Start, listener: Listener) -> None:
+    tracker = await start(max_links=1000)
+    mesh = tracker.extension("federation").mesh
+    urls = hostile_urls(listener.port)
+    for url in urls:
+        sight(tracker, url)
+    await eventually(lambda: mesh.ended.total() >= len(urls))
+    assert mesh.ended["forbidden_address"] + mesh.ended["unreachable"] == len(urls)
+    # Some that are no addresses here are names that nobody has.
+    assert mesh.ended["unreachable"] <= 4
+    assert listener.heard == 0
+    # Those who ask with a trusted one's rights get there.
+    assert (await resolve(f"ws://127.1:{listener.port}", trusted=True)).address == "127.0.0.1"
+
+
+@pytest.mark.parametrize("url", [f"wss://user:secret@{PUBLIC}", f"wss://user@{PUBLIC}", f"wss://@{PUBLIC}/"])
+@pytest.mark.xfail(strict=True, reason="only what reads the DHT looks for userinfo")
+async def test_urls_with_userinfo_are_not_resolved(url: str) -> None:
+    with pytest.raises(LinkError, match="forbidden_address"):
+        await resolve(url, trusted=False)
+
+
+async def test_a_name_is_looked_up_once_and_public_addresses_are_taken(names: list[str], listener: Listener) -> None:
+    assert await resolve("wss://mixed.example/x", trusted=False) == Target("wss://mixed.example/x", PUBLIC, 443)
+    assert (await resolve("wss://public.example:8443", trusted=False)).port == 8443
+    assert names == ["mixed.example", "public.example"]
+    # Whatever the name leads to by now, the address that was looked at is what is dialed.
+    names.clear()
+    task = asyncio.ensure_future(dial(Target("ws://public.example", "127.0.0.1", listener.port)))
+    await asyncio.wait_for(listener.called.wait(), PATIENCE)
+    task.cancel()
+    await asyncio.wait([task])
+    assert names == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "loopback.example"])
+@pytest.mark.usefixtures("names")
+async def test_private_addresses_are_dialed_if_allowed(start: Start, listener: Listener, host: str) -> None:
+    listener.says = FORBIDDEN
+    tracker = await start(allow_private_addresses=True)
+    sight(tracker, f"ws://{host}:{listener.port}/")
+    await asyncio.wait_for(listener.called.wait(), PATIENCE)
+
+
+async def test_only_so_many_are_dialed_for_one_swarm(start: Start, listener: Listener) -> None:
+    tracker = await start(allow_private_addresses=True)
+    listener.says = FORBIDDEN
+    async with raw_client(tracker.url) as client:
+        await client.announce(A)
+        sight(tracker, f"ws://127.0.0.1:{listener.port}", "n" * 20)  # Nobody here is in that swarm.
+        for _ in range(3 * MAX_DIALS_PER_SWARM):
+            sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
+        mesh = tracker.extension("federation").mesh
+        await eventually(lambda: mesh.ended.total() >= MAX_DIALS_PER_SWARM)
+        assert len(mesh._pursued) <= MAX_DIALS_PER_SWARM
+
+
+async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(start: Start, listener: Listener) -> None:
+    listener.says = FORBIDDEN
+    tracker = await start(allow_private_addresses=True)
+    federation = tracker.extension("federation")
+    nobody = tracker_id(Ed25519PrivateKey.generate())
+    async with raw_client(tracker.url) as client:
+        await client.announce(A)
+        entry = Entry(nobody, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
+        for _ in range(3 * MAX_DIALS_PER_SWARM):
+            federation._sighted(HASH, Sighting(entry, "r0"))
+        sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
+        await asyncio.wait_for(listener.called.wait(), PATIENCE)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("listed", [False, True])
+async def test_redirects_are_not_followed(start: Start, listener: Listener, status: int, listed: bool) -> None:
+    async with listening() as door:
+        door.says = (
+            f"HTTP/1.1 {status} Moved\r\nLocation: ws://127.0.0.1:{listener.port}/\r\nContent-Length: 0\r\n\r\n"
+        ).encode()
+        url = f"ws://127.0.0.1:{door.port}/"
+        tracker = await start(allow_private_addresses=True, peers=[url] if listed else [])
+        if not listed:
+            sight(tracker, url)
+        mesh = tracker.extension("federation").mesh
+        await eventually(lambda: mesh.ended["unreachable"] >= 1)
+        assert (door.heard, listener.heard) == (1, 0)
+
+
+@pytest.mark.xfail(strict=True, reason="strangers' dials and those of listed trackers wait in one line")
+async def test_tarpits_do_not_keep_us_from_the_listed(start: Start, listener: Listener) -> None:
+    links: asyncio.Queue[HostileLink] = asyncio.Queue()
+
+    async def listed(link: HostileLink) -> None:
+        await link.shake()
+        links.put_nowait(link)
+        await link.ended()
+
+    async with hostile_tracker(listed) as url:
+        tracker = await start(allow_private_addresses=True, peers=[url])
+        link = await asyncio.wait_for(links.get(), PATIENCE)
+        for _ in range(5 * MAX_DIALS):
+            sight(tracker, f"ws://127.0.0.1:{listener.port}/")
+        await eventually(lambda: listener.heard >= MAX_DIALS)
+        await link.socket.close()
+        await asyncio.wait_for(links.get(), PATIENCE / 2)
+
+
+class Certificate:
+    """A self-signed certificate for a name or an address, in files."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        with_address = name[:1].isdigit()
+        names = [x509.IPAddress(ip_address(name)) if with_address else x509.DNSName(name)]
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, SHA256())
+        )
+        self.file = directory / f"{name}.pem"
+        self.file.write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            + certificate.public_bytes(Encoding.PEM)
+        )
+
+    def server(self) -> ssl.SSLContext:
+        """What a server with it needs."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.file)
+        return context
+
+
+@pytest.mark.parametrize(
+    ("trusted", "of", "named", "opens"),
+    [
+        (True, "tracker.example", "tracker.example", True),
+        (True, "127.0.0.1", "127.0.0.1", True),
+        (True, "tracker.example", "other.example", False),
+        (True, "tracker.example", "127.0.0.1", False),
+        (False, "tracker.example", "tracker.example", False),
+    ],
+)
+async def test_a_certificate_must_be_trusted_and_of_the_urls_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, of: str, named: str, opens: bool
+) -> None:
+    certificate = Certificate(tmp_path, of)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+
+    async def serve(link: HostileLink) -> None:
+        await link.ended()
+
+    async with hostile_tracker(serve, tls=certificate.server()) as url:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        target = Target(f"wss://{named}:{port}/", "127.0.0.1", port)
+        if opens:
+            link = await dial(target)
+            await link.close()
+        else:
+            with pytest.raises(LinkError, match="certificate") as failed:
+                await dial(target)
+            assert failed.value.fault == "unreachable"
+
+
+async def test_a_listed_tracker_with_a_strangers_certificate_is_not_linked(start: Start, tmp_path: Path) -> None:
+    shaken = asyncio.Event()
+
+    async def serve(link: HostileLink) -> None:
+        shaken.set()
+        await link.shake()
+
+    async with hostile_tracker(serve, tls=Certificate(tmp_path, "other.example").server()) as url:
+        tracker = await start(peers=[url])
+        mesh = tracker.extension("federation").mesh
+        await eventually(lambda: mesh.ended["unreachable"] >= 1)
+        assert not shaken.is_set()
+        assert mesh.links == {}

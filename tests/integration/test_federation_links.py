@@ -1,0 +1,339 @@
+"""Trackers that are linked: which links there are, for how long, and what an operator sees of them."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+
+from extensions.federation import extension as extension_module
+from extensions.federation import wire
+from extensions.federation.dial import SUBPROTOCOL
+from extensions.federation.extension import Federation
+from tests.client import HASH, PATIENCE, RawClient, eventually, offers, raw_client
+from tests.conftest import StartTracker, TrackerProcess, free_port
+from tests.integration.hostile import (
+    LINKS,
+    A,
+    B,
+    C,
+    HostileLink,
+    at_least,
+    ended,
+    equals,
+    federated,
+    hostile_tracker,
+    link_to,
+    refusal,
+)
+from tests.integration.test_federation_command import run
+from tracker.identity import load_or_create, tracker_id
+
+
+class Trackers:
+    """Trackers by name, each with a key and a port of its own from the beginning."""
+
+    def __init__(self, start_tracker: StartTracker, directory: Path) -> None:
+        self._start = start_tracker
+        self._directory = directory
+        self._ports: dict[str, int] = {}
+
+    def key(self, name: str) -> Any:
+        return load_or_create(self._directory / name)
+
+    def id(self, name: str) -> str:
+        return tracker_id(self.key(name))
+
+    def url(self, name: str) -> str:
+        return f"ws://127.0.0.1:{self._ports.setdefault(name, free_port())}"
+
+    async def start(self, name: str, env: dict[str, str] | None = None, **settings: Any) -> TrackerProcess:
+        """Start one, with settings of the extension."""
+        url = self.url(name)
+        settings = federated(self._directory / name, **{"public_url": url, **settings})
+        return await self._start(port=self._ports[name], env={**settings, **(env or {})})
+
+
+@pytest.fixture
+def trackers(start_tracker: StartTracker, tmp_path: Path) -> Trackers:
+    return Trackers(start_tracker, tmp_path)
+
+
+async def has_links(tracker: TrackerProcess, number: int) -> None:
+    """Wait until a tracker has so many links."""
+    await eventually(lambda: equals(tracker.metric(LINKS), number))
+
+
+async def is_refused(tracker: TrackerProcess, reason: str) -> None:
+    """Wait until a link has ended for a reason, or was not made."""
+    await eventually(lambda: at_least(ended(tracker, reason), 1))
+
+
+async def has_peers(client: RawClient, peer_id: str, number: int, info_hash: str = HASH) -> None:
+    """Wait until a peer's swarm has so many leechers."""
+
+    async def has() -> bool:
+        return bool((await client.announce(peer_id, info_hash))["incomplete"] == number)
+
+    await eventually(has)
+
+
+async def test_both_dial_at_once_and_keep_the_same_link(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number in range(20):
+        pair = []
+        for name in ("a", "b"):
+            monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path / f"{name}{number}"))
+            pair.append(await serve({"federation": Federation}, federation={"allow_private_addresses": True}))
+        async with raw_client(pair[0].url) as a, raw_client(pair[1].url) as b:
+            await a.announce(A)
+            await b.announce(B)
+            meshes = [tracker.extension("federation").mesh for tracker in pair]
+            for mesh, other, tracker in zip(meshes, reversed(meshes), reversed(pair), strict=True):
+                mesh.want(other.id, tracker.url)
+
+            def settled(meshes: list[Any] = meshes) -> bool:
+                links = [link for mesh in meshes for link in mesh.links.values()]
+                # One each, of which one was dialed, and nothing left that is still being dialed.
+                return sorted(bool(link.url) for link in links) == [False, True] and not any(
+                    mesh._handshakes for mesh in meshes
+                )
+
+            await eventually(settled)
+            await has_peers(a, A, 2)
+            await has_peers(b, B, 2)
+            await a.announce(A, offers=offers(1))
+            assert (await b.receive_until(lambda message: "offer" in message))["peer_id"] == A
+            assert [len(mesh.links) for mesh in meshes] == [1, 1]
+
+
+async def test_three_trackers_that_list_each_other(trackers: Trackers) -> None:
+    names = ("a", "b", "c")
+    # Itself is among them too, as in a list that all of an operator's trackers share.
+    every = [trackers.url(name) for name in names]
+    a, b, c = await asyncio.gather(*(trackers.start(name, peers=every) for name in names))
+    async with raw_client(a.url) as at_a, raw_client(b.url) as at_b, raw_client(c.url) as at_c:
+        for tracker in (a, b, c):
+            await has_links(tracker, 2)
+            await is_refused(tracker, "itself")
+        for client, peer in ((at_a, A), (at_b, B), (at_c, C)):
+            await client.announce(peer)
+        for client, peer in ((at_a, A), (at_b, B), (at_c, C)):
+            await has_peers(client, peer, 3)
+        await at_a.announce(A, offers=offers(2))
+        for client in (at_b, at_c):
+            assert (await client.receive_until(lambda message: "offer" in message))["peer_id"] == A
+        assert {link["tracker"] for link in (await a.stats())["federation"]} == {trackers.id("b"), trackers.id("c")}
+    for tracker in (a, b, c):
+        assert await tracker.metric(LINKS) == 2
+
+
+async def test_what_came_over_a_link_goes_no_further(trackers: Trackers) -> None:
+    b = await trackers.start("b")
+    a, c = [await trackers.start(name, peers=[trackers.url("b")]) for name in ("a", "c")]
+    await has_links(b, 2)
+    async with raw_client(a.url) as at_a, raw_client(b.url) as at_b, raw_client(c.url) as at_c:
+        for client, peer in ((at_a, A), (at_b, B), (at_c, C)):
+            await client.announce(peer)
+        await has_peers(at_b, B, 3)
+        await has_peers(at_a, A, 2)
+        await has_peers(at_c, C, 2)
+
+
+async def test_a_listed_tracker_is_linked_once_it_comes(trackers: Trackers) -> None:
+    a = await trackers.start("a", peers=[trackers.url("b")])
+    await eventually(lambda: at_least(ended(a, "unreachable"), 1))
+    await trackers.start("b")
+    await eventually(lambda: equals(a.metric(LINKS), 1), 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_listed_tracker_is_linked_again_when_it_comes_back(trackers: Trackers, number: signal.Signals) -> None:
+    b = await trackers.start("b")
+    a = await trackers.start("a", peers=[trackers.url("b")])
+    async with raw_client(a.url) as at_a:
+        await at_a.announce(A)
+        async with raw_client(b.url) as at_b:
+            await at_b.announce(B)
+            await has_peers(at_a, A, 2)
+            await b.stop(number)
+            # Those behind a tracker go with it.
+            await has_peers(at_a, A, 1)
+            await has_links(a, 0)
+        b = await trackers.start("b")
+        async with raw_client(b.url) as at_b:
+            await at_b.announce(B)
+            await eventually(lambda: equals(a.metric(LINKS), 1), 20)
+            await has_peers(at_a, A, 2)
+
+
+async def test_whom_to_link_with(trackers: Trackers) -> None:
+    for name in ("friend", "stranger", "foe"):
+        trackers.key(name)
+    closed = await trackers.start(
+        "closed", policy="allow", allow=[trackers.id("friend"), trackers.id("foe")], deny=[trackers.id("foe")]
+    )
+    assert await refusal(closed.url, trackers.key("stranger")) == "not_allowed"
+    assert await refusal(closed.url, trackers.key("foe")) == "not_allowed"
+    assert await ended(closed, "not_allowed") == 2
+    async with link_to(closed.url, trackers.key("friend")):
+        await has_links(closed, 1)
+    # Who is listed is trusted, unless it is denied too.
+    listing = await trackers.start("listing", policy="allow", peers=[trackers.url("stranger")])
+    await trackers.start("stranger", deny=[trackers.id("foe")])
+    await eventually(lambda: equals(listing.metric(LINKS), 1), 20)
+    denied = await trackers.start("foe", peers=[trackers.url("stranger")])
+    await eventually(lambda: at_least(ended(denied, "closed_there"), 1))
+    assert await denied.metric(LINKS) == 0
+
+
+async def test_the_urls_of_a_tracker(trackers: Trackers) -> None:
+    port = trackers.url("a").rpartition(":")[2]
+    alias = f"ws://127.0.0.1:{port}/tracker"
+    a = await trackers.start("a", public_url=f"ws://LOCALHOST:{port}/", aliases=[alias])
+    for url in (f"ws://localhost:{port}", f"{alias}/", alias):
+        async with link_to(a.url, named=url):
+            await has_links(a, 1)
+        await has_links(a, 0)
+    for url in (f"ws://127.0.0.1:{port}", f"wss://localhost:{port}", f"ws://localhost:{port}/x", "ws://[", "?"):
+        async with link_to(a.url, named=url, shake=False) as link:
+            await link.send(link.session.start())
+            assert await link.ended() == "wrong_url", url
+    # By two names it is still one tracker.
+    b = await trackers.start("b", peers=[f"ws://localhost:{port}", alias])
+    await eventually(lambda: at_least(ended(b, "replaced"), 1))
+    assert await b.metric(LINKS) == await a.metric(LINKS) == 1
+
+
+async def test_no_more_links_than_allowed_but_the_listed(trackers: Trackers) -> None:
+    a = await trackers.start("a", max_links=1, peers=[trackers.url("b")])
+    async with raw_client(a.url) as client, link_to(a.url) as link:
+        await client.announce(A)
+        await link.send(link.have((HASH, 0, 1)))
+        await has_peers(client, A, 2)
+        assert await refusal(a.url, trackers.key("c")) == "too_many_links"
+        await trackers.start("b")
+        await eventually(lambda: equals(a.metric(LINKS), 2), 20)
+        await has_peers(client, A, 2)
+
+
+async def test_links_without_common_swarms_end_while_others_stay(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(extension_module, "TELL_PERIOD", 0.05)
+    monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
+    settings = {"max_links": 3, "idle_timeout": 0.2}
+    tracker = await serve({"federation": Federation}, federation=settings)
+    async with raw_client(tracker.url) as client, link_to(tracker.url) as useful:
+        await client.announce(A)
+        await useful.send(useful.have((HASH, 0, 1)))
+        await has_peers(client, A, 2)
+        async with link_to(tracker.url) as idle:
+            assert await idle.ended() == "idle"
+        # The last may stay: there is room enough.
+        await useful.send(useful.have((HASH, 0, 0)))
+        await has_peers(client, A, 1)
+        told = len(useful.seen)
+        for number in range(10):
+            async with raw_client(tracker.url) as other:
+                await other.announce(f"{number:020}")
+                await useful.until(wire.Have)
+        assert len(useful.seen) > told
+        await useful.is_there()
+
+
+async def test_what_an_operator_sees(trackers: Trackers) -> None:
+    a = await trackers.start("a")
+    b = await trackers.start("b", peers=[trackers.url("a")])
+    web = f"http://127.0.0.1:{b.port}"
+    await has_links(b, 1)
+    async with raw_client(a.url) as at_a, raw_client(b.url) as at_b:
+        await at_a.announce(A)
+        await at_b.announce(B)
+        await has_peers(at_b, B, 2)
+        await at_b.announce(B, offers=offers(1))
+        await at_a.receive_until(lambda message: "offer" in message)
+        (row,) = (await b.stats())["federation"]
+        assert (row["tracker"], row["url"], row["direction"]) == (trackers.id("a"), trackers.url("a"), "dialed")
+        assert (row["shared_swarms"], row["offers_out"]) == (1, 1)
+        (there,) = (await a.stats())["federation"]
+        assert (there["tracker"], there["url"], there["direction"]) == (trackers.id("b"), "", "accepted")
+        assert (there["shared_swarms"], there["offers_in"]) == (1, 1)
+        page = (await b.get("/"))[1]
+        assert trackers.id("a") in page
+        assert trackers.url("a") in page
+        code, out, _ = await run("federation", web)
+        head, line = out.splitlines()
+        assert (code, head.split()[:2]) == (0, ["TRACKER", "URL"])
+        assert line.split()[:2] == [trackers.id("a")[:16], trackers.url("a")]
+        assert (await run("federation", f"127.0.0.1:{b.port}/"))[:2] == (0, out)
+        code, out, _ = await run("federation", "--json", f"http://127.0.0.1:{a.port}")
+        assert code == 0
+        assert json.loads(out)[0]["tracker"] == trackers.id("b")
+        traffic = {"tracker": trackers.id("a")[:16], "type": "offers_out"}
+        assert await b.metric("peerservers_federation_messages_total", **traffic) == 1
+        assert await b.metric("peerservers_federation_shared_swarms", tracker=traffic["tracker"]) == 1
+    a.tell(signal.SIGTERM)
+    await has_links(b, 0)
+    assert (await run("federation", web))[:2] == (1, "no links\n")
+    assert (await run("federation", "--json", web))[:2] == (1, "[]\n")
+    assert trackers.id("a") not in (await b.get("/"))[1]
+
+
+@pytest.mark.parametrize(
+    "dialed", [True, pytest.param(False, marks=pytest.mark.xfail(strict=True, reason="1001 only"))]
+)
+async def test_a_tracker_that_stops_says_goodbye(trackers: Trackers, dialed: bool) -> None:
+    reasons: asyncio.Queue[str] = asyncio.Queue()
+
+    async def stay(link: HostileLink) -> None:
+        await link.shake()
+        reasons.put_nowait("open")
+        reasons.put_nowait(await link.ended())
+
+    async with hostile_tracker(stay) as url:
+        a = await trackers.start("a", peers=[url] if dialed else [])
+        if dialed:
+            assert await asyncio.wait_for(reasons.get(), PATIENCE) == "open"
+            # That a link has ended before must change nothing.
+            async with link_to(a.url):
+                pass
+            await has_links(a, 1)
+            a.tell(signal.SIGTERM)
+            assert await asyncio.wait_for(reasons.get(), PATIENCE) == "shutdown"
+        else:
+            async with link_to(a.url) as link:
+                await has_links(a, 1)
+                a.tell(signal.SIGTERM)
+                assert await link.ended() == "shutdown"
+        assert await a.stop() == 0
+
+
+async def test_a_tracker_that_does_not_federate(trackers: Trackers, tracker: TrackerProcess) -> None:
+    async with connect(tracker.url, subprotocols=[SUBPROTOCOL]) as socket:
+        assert socket.subprotocol is None
+    a = await trackers.start("a", peers=[tracker.url])
+    await eventually(lambda: at_least(ended(a, "refused"), 1))
+    assert await a.metric(LINKS) == 0
+
+
+@pytest.mark.xfail(strict=True, reason="what is allowed of clients is allowed of trackers, and no more")
+async def test_a_link_survives_a_lower_limit_for_clients_messages(trackers: Trackers) -> None:
+    b = await trackers.start("b", env={"PEERSERVERS_CONNECTIONS__MAX_MESSAGE_SIZE": "8192"})
+    a = await trackers.start("a", peers=[trackers.url("b")])
+    async with raw_client(a.url) as at_a, raw_client(b.url) as at_b:
+        for number in range(20):
+            await at_b.announce(f"{number:020}")
+        await at_a.announce(A)
+        await has_peers(at_a, A, 21)
+        await at_a.announce(A, numwant=20, offers=offers(20, "x" * 2000))
+        await at_b.receive_until(lambda message: "offer" in message)
+        # What is told after them comes over the same link.
+        other = "o" * 20
+        await at_b.announce(B, other)
+        await has_peers(at_a, A, 2, other)
+        assert [line for line in a.log if line["event"] == "link_ended"] == []

@@ -1,0 +1,52 @@
+import pytest
+from pydantic import ValidationError
+
+from extensions.dht.settings import DhtSettings
+from tracker.config import ConfigError, validate
+
+
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:6881", "[::]:6881", "127.0.0.1:0, [2001:db8::1]:65535", "[fe80::1%lo]:6881"]
+)
+def test_where_to_listen(listen: str) -> None:
+    assert len(DhtSettings(listen=listen).hosts) == listen.count(",") + 1
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        *("", "6881", ":6881", "0.0.0.0", "0.0.0.0:", "0.0.0.0:65536", "0.0.0.0:x", "0.0.0.0:6881,", "0.0.0.0:-1"),
+        *("localhost:6881", "tracker.example.org:6881", "*:6881", "::1:6881", "[127.0.0.1]:6881", "[::1:6881", "1.1:1"),
+    ],
+)
+def test_what_is_no_place_to_listen(listen: str) -> None:
+    with pytest.raises(ValidationError):
+        DhtSettings(listen=listen)
+
+
+@pytest.mark.parametrize("name", ["router.example.org:6881", "192.0.2.1:1", "[2001:db8::1]:65535"])
+def test_a_node_to_begin_with(name: str) -> None:
+    assert DhtSettings(bootstrap=[name]).bootstrap == [name]
+
+
+@pytest.mark.parametrize("name", ["", "router.example.org", "router.example.org:0", "router.example.org:65536", "a:b"])
+def test_what_is_no_node(name: str) -> None:
+    with pytest.raises(ValidationError):
+        DhtSettings(bootstrap=[name])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("listen", "nowhere", "listen: not host:port: nowhere"),
+        ("listen", "localhost:1", "listen: not an IPv4 address, nor an IPv6 address in brackets: localhost"),
+        ("bootstrap", ["a:b"], "bootstrap: not host:port: a:b"),
+        ("bootstrap", ["a:0"], "bootstrap: not a node's port: a:0"),
+        ("publish", "some", "publish: Input should be 'all', 'listed' or 'none'"),
+        ("listed", ["12"], "listed: not an infohash of 40 hexadecimal digits: 12"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(key: str, value: object, complaint: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        validate(DhtSettings, {key: value}, "extensions.dht")
+    assert str(raised.value) == f"extensions.dht.{complaint}"
