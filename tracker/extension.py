@@ -134,12 +134,13 @@ class TrackerHandle:
         """Whether a remote member was added here."""
         return member in self._members.get(member.swarm, ())
 
-    def deliver_offers(self, info_hash: str, peer_id: str, offers: list[Offer]) -> list[Offer]:
+    def deliver_offers(self, info_hash: str, peer_id: str, offers: list[Offer], owner: Any = None) -> list[Offer]:
         """Give a foreign peer's offers to as many distinct local peers; the offers left over.
 
+        `owner` is where they come from, if there are several such places: none uses up what a peer takes of others.
         Raises `ValueError` if `peer_id` is no id. `tracker.protocol.offer` makes an offer of text.
         """
-        out, rest = self._hub.deliver_offers(info_hash, peer_id, offers, monotonic())
+        out, rest = self._hub.deliver_offers(info_hash, peer_id, offers, monotonic(), owner)
         self._endpoint.send(out)
         return rest
 

@@ -97,7 +97,7 @@ class Hub:
         self.tally = Tally()
         self.parking: Parking | None = None
         """Where offers wait for somebody to come. While it is there, a peer that is alone announces more often."""
-        self._foreign: Counter[Peer] = Counter()
+        self._foreign: Counter[tuple[Peer, Any]] = Counter()
         self._foreign_since = 0.0
 
     def receive(self, connection: Connection, payload: bytes, now: float) -> Outgoing:
@@ -155,10 +155,11 @@ class Hub:
             member.swarm.set_remote(member, complete, incomplete)
 
     def deliver_offers(
-        self, info_hash: str, peer_id: str, offers: list[Offer], now: float
+        self, info_hash: str, peer_id: str, offers: list[Offer], now: float, owner: Any = None
     ) -> tuple[Outgoing, list[Offer]]:
         """Give a foreign peer's offers to as many distinct local peers; what to send, and the offers left over.
 
+        `owner` is where they come from: of any one, no peer is given more than half of what it is given at most.
         Raises `ValueError` if `peer_id` is no id.
         """
         if not is_id(peer_id):
@@ -173,10 +174,12 @@ class Hub:
         chosen = [
             peer
             for peer in swarm.choose_local(len(offers), peer_id, self._fresh_since(now), self.random)
-            if self._foreign[peer] < limit
+            if self._foreign[peer, None] < limit and (owner is None or self._foreign[peer, owner] <= limit // 2)
         ]
         for peer in chosen:
-            self._foreign[peer] += 1
+            self._foreign[peer, None] += 1
+            if owner is not None:
+                self._foreign[peer, owner] += 1
             if self.parking:
                 self.parking.met(peer)
         frames = relayed_offers(swarm.token, token(peer_id), offers[: len(chosen)])

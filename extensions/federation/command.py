@@ -3,6 +3,7 @@
 import json
 import sys
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -53,9 +54,11 @@ def _links(url: str, timeout: float) -> list[dict[str, Any]]:
         raise click.ClickException(f"{url}: a tracker without federation") from None
     except URLError as error:
         raise click.ClickException(f"{url}: {error.reason}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise click.ClickException(f"{url}: no tracker of ours: {error}") from None
-    if not isinstance(links, list):
+    except (OSError, ValueError, TypeError, HTTPException) as error:
+        raise click.ClickException(f"{url}: no tracker of ours: {' '.join(str(error).split())}") from None
+    if not isinstance(links, list) or not all(
+        isinstance(link, dict) and link.keys() >= set(_COLUMNS) for link in links
+    ):
         raise click.ClickException(f"{url}: no tracker of ours")
     return links
 

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
 from extensions.addresses import is_public
+from extensions.dht.record import is_url
 from extensions.federation.reasons import Fault
 from extensions.federation.session import LinkError
 from extensions.federation.wire import MAX_FRAME
@@ -40,7 +41,11 @@ async def resolve(url: str, trusted: bool) -> Target:
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
     except ValueError:
         raise LinkError(Fault.FORBIDDEN_ADDRESS) from None
-    if not host or (not trusted and (parts.scheme != "wss" or (port < 1024 and port not in WEB_PORTS))):
+    if (
+        not host
+        or not is_url(url)
+        or (not trusted and (parts.scheme != "wss" or (port < 1024 and port not in WEB_PORTS)))
+    ):
         raise LinkError(Fault.FORBIDDEN_ADDRESS)
     try:
         async with asyncio.timeout(TIMEOUT):

@@ -17,8 +17,10 @@ from extensions.federation.metrics import FederationCollector
 from extensions.federation.reasons import Dropped, Fault
 from extensions.federation.session import Event, Interest, Offered, Opened, Refused
 from extensions.federation.settings import FederationSettings
+from extensions.federation.wire import MAX_FRAME
 from tracker import protocol
 from tracker.channel import Channel
+from tracker.config import ConfigError
 from tracker.extension import Extension, TrackerHandle
 from tracker.identity import IdentityError, load_or_create
 from tracker.protocol import Answer, Offer
@@ -75,7 +77,9 @@ class Federation(Extension):
         self._open: dict[str, Swarm] = {}
         """The swarms that we were told of; the tracker may be a moment ahead."""
         self._dirty: dict[Swarm, None] = {}
-        self._routes: OrderedDict[tuple[str, str], tuple[Link, float]] = OrderedDict()
+        self._yielding: dict[RemoteMember, int] = {}
+        """Newcomers behind remote members, whose trackers have their turn to make offers first."""
+        self._routes: OrderedDict[tuple[str, str, str], tuple[Link, float]] = OrderedDict()
         self._refusals: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._dials: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,6 +89,10 @@ class Federation(Extension):
             buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 45),
             registry=tracker.registry,
         )
+        if tracker.settings.connections.max_message_size < MAX_FRAME:
+            raise ConfigError(
+                f"connections.max_message_size: with extensions.federation enabled, at least {MAX_FRAME} are needed"
+            )
         tracker.add_subprotocol(str(SUBPROTOCOL), self._accept)
         tracker.add_table("federation", self.table)
         tracker.registry.register(FederationCollector(self))
@@ -153,7 +161,8 @@ class Federation(Extension):
         link.post(messages, offers=True)
 
     async def answer_unplaced(self, answer: Answer) -> None:
-        link, until = self._routes.get((answer.info_hash, answer.to_peer_id), (None, 0.0))
+        route = (answer.info_hash, answer.to_peer_id, protocol.text(answer.offer_id))
+        link, until = self._routes.get(route, (None, 0.0))
         if link is None or until < time.monotonic() or not self._is_open(link):
             self.dropped[Dropped.LINK_GONE] += 1
             return
@@ -219,6 +228,8 @@ class Federation(Extension):
         for member in link.members.values():
             self.tracker.remove_remote(member)
         link.members.clear()
+        self.dropped.update(link.dropped)
+        self.dropped.update(link.session.dropped)
 
     async def _introduce(self, link: Link) -> None:
         """Tell a new link of all swarms, a few at a time."""
@@ -287,8 +298,14 @@ class Federation(Extension):
         if newcomers > 0:
             if self.mesh.id < link.tracker_id:
                 self.tracker.place_parked(member, newcomers)
+            elif member in self._yielding:
+                self._yielding[member] += newcomers
             else:
-                self._loop.call_later(YIELD_TO, self.tracker.place_parked, member, newcomers)
+                self._yielding[member] = newcomers
+                self._loop.call_later(YIELD_TO, self._place_parked, member)
+
+    def _place_parked(self, member: RemoteMember) -> None:
+        self.tracker.place_parked(member, self._yielding.pop(member))
 
     def _weigh(self, link: Link, member: RemoteMember) -> None:
         """Count as many peers as the other side says it has, if its peers have answered enough to be believed."""
@@ -307,16 +324,18 @@ class Federation(Extension):
             return
         link.tally["offers_in"] += len(offered.offers)
         now = time.monotonic()
-        route = (offered.info_hash, offered.peer_id)
-        self._routes.pop(route, None)
-        self._routes[route] = (link, now + ROUTE_LIFETIME)
-        while len(self._routes) > MAX_ROUTES or next(iter(self._routes.values()))[1] < now:
-            self._routes.popitem(last=False)
         if link.offering.has(len(offered.offers), now):
-            rest = self.tracker.deliver_offers(offered.info_hash, offered.peer_id, offered.offers)
+            rest = self.tracker.deliver_offers(offered.info_hash, offered.peer_id, offered.offers, link.tracker_id)
         else:
             link.dropped[Dropped.TOO_FAST] += len(offered.offers)
             rest = offered.offers
+        # By offer, not by peer: another tracker that names the same peer must not get its answers.
+        for offer in offered.offers[: len(offered.offers) - len(rest)]:
+            route = (offered.info_hash, offered.peer_id, protocol.text(offer.offer_id))
+            self._routes.pop(route, None)
+            self._routes[route] = (link, now + ROUTE_LIFETIME)
+        while self._routes and (len(self._routes) > MAX_ROUTES or next(iter(self._routes.values()))[1] < now):
+            self._routes.popitem(last=False)
         if rest:
             link.tally["refused_out"] += len(rest)
             ids = [protocol.text(offer.offer_id) for offer in rest]
@@ -344,12 +363,12 @@ class Federation(Extension):
             self.tracker.place_again(refused.info_hash, refused.peer_id, again, member, age)
 
     def _answered(self, link: Link, answer: Answer) -> None:
-        asked = link.asked.get((answer.info_hash, answer.to_peer_id))
-        if asked is None or asked + ROUTE_LIFETIME < time.monotonic():
+        offer_id = protocol.text(answer.offer_id)
+        if not link.expects_answer(answer.info_hash, answer.to_peer_id, offer_id, time.monotonic()):
             link.dropped[Dropped.NOT_ASKED_FOR] += 1
             return
         link.tally["answers_in"] += 1
-        if link.take_sent(answer.info_hash, answer.to_peer_id, protocol.text(answer.offer_id)):
+        if link.take_sent(answer.info_hash, answer.to_peer_id, offer_id):
             # Any further answers to that offer earn nothing.
             link.answered += 1
             member = link.members.get(answer.info_hash)

@@ -32,6 +32,7 @@ MAX_QUEUED: Final = 8 << 20
 
 BYTES_PER_SECOND: Final = 4 << 20
 BYTES_BURST: Final = 16 << 20
+MESSAGE_COST: Final = 1024
 """What is read of a link; the rest waits in the socket, where it is the sender's."""
 
 OFFERS_PER_SECOND: Final = 1000.0
@@ -49,7 +50,9 @@ REFUSABLE: Final = 10.0
 MAX_REFUSABLE: Final = 4 << 20
 """Bytes of them."""
 
-MAX_ASKED: Final = 100_000
+MAX_ASKED: Final = 50_000
+MAX_ANSWERS: Final = 20
+"""Offers that are remembered for their answers, and answers to one: honest ones are one, or a few."""
 
 
 class Transport(Protocol):
@@ -100,8 +103,8 @@ class Link:
         self.last_shared = time.monotonic()
         self.tally: Counter[str] = Counter()
         self.dropped: Counter[Dropped] = Counter()
-        self.asked: OrderedDict[tuple[str, str], float] = OrderedDict()
-        """Whose offers went there, by info_hash and peer_id, and when last."""
+        # When each offer went there, by the same, and how many answers have come to it.
+        self._asked: OrderedDict[tuple[str, str, str], tuple[float, int]] = OrderedDict()
         self.answered = 0
         """How many offers that went there were answered, while they could still be refused."""
         self.offering = Bucket(OFFERS_PER_SECOND, OFFERS_BURST, self.last_shared)
@@ -167,14 +170,23 @@ class Link:
         """Offers, each with its id, have gone there."""
         for offer_id, offer in offers:
             self.take_sent(info_hash, peer_id, offer_id)
-            self._sent[(info_hash, peer_id, offer_id)] = (offer, now)
+            key = (info_hash, peer_id, offer_id)
+            self._sent[key] = (offer, now)
+            self._asked.pop(key, None)
+            self._asked[key] = (now, 0)
             self._bytes_sent += memoryview(offer.description.sdp).nbytes
         while self._sent and (self._bytes_sent > MAX_REFUSABLE or next(iter(self._sent.values()))[1] + REFUSABLE < now):
             self.take_sent(*next(iter(self._sent)))
-        self.asked.pop((info_hash, peer_id), None)
-        self.asked[(info_hash, peer_id)] = now
-        while len(self.asked) > MAX_ASKED or next(iter(self.asked.values())) + REMEMBER < now:
-            self.asked.popitem(last=False)
+        while self._asked and (len(self._asked) > MAX_ASKED or next(iter(self._asked.values()))[0] + REMEMBER < now):
+            self._asked.popitem(last=False)
+
+    def expects_answer(self, info_hash: str, peer_id: str, offer_id: str, now: float) -> bool:
+        """Whether an offer has gone there lately, and an answer to it may come; each time counts as one."""
+        since, number = self._asked.get((info_hash, peer_id, offer_id), (-REMEMBER, 0))
+        if since + REMEMBER < now or number >= MAX_ANSWERS:
+            return False
+        self._asked[(info_hash, peer_id, offer_id)] = (since, number + 1)
+        return True
 
     def take_sent(self, info_hash: str, peer_id: str, offer_id: str) -> tuple[Offer, float] | None:
         """An offer that has gone there, and when; it is no longer remembered then. None if it is not."""
@@ -192,8 +204,9 @@ class Link:
                     self._take(await self._transport.receive())
             while True:
                 frame = await self._transport.receive()
-                if wait := arriving.take(len(frame), time.monotonic()):
-                    await asyncio.sleep(wait)
+                cost = len(frame) + MESSAGE_COST * (1 + frame.count(b"\n"))
+                # Also when there is nothing to wait for: what has come must not keep others waiting.
+                await asyncio.sleep(arriving.take(cost, time.monotonic()))
                 self._take(frame)
         except TimeoutError:
             return LinkError(Fault.HANDSHAKE_TIMEOUT)

@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -31,6 +31,9 @@ MAX_LISTED_WAIT: Final = 60.0
 
 ATTEMPTS: Final = 8
 """Dials of a tracker that cannot be reached, until somebody names it again."""
+
+YOUNG: Final = 5.0
+"""Seconds for which a link is not taken for dead because there is another."""
 
 LASTING: Final = 60.0
 """Seconds after which a link was no failure."""
@@ -126,7 +129,7 @@ class Mesh:
 
     async def accept(self, channel: Channel) -> None:
         """Serve a link that another tracker has dialed."""
-        host = channel.remote_address
+        host = channel.remote_address.removeprefix("::ffff:")
         limit = MAX_HANDSHAKES_PER_HOST if is_public(host) else MAX_HANDSHAKES
         if self._closing.is_set() or self._handshakes.total() >= MAX_HANDSHAKES or self._handshakes[host] >= limit:
             self.ended[Fault.TOO_MANY_LINKS] += 1
@@ -178,7 +181,8 @@ class Mesh:
 
     async def _dial(self, url: str, expected: str | None, trusted: bool) -> LinkError:
         try:
-            async with self._gate:
+            # Strangers wait in line; those that are listed must not wait for them.
+            async with self._gate if expected else nullcontext():
                 target = await resolve(url, trusted)
                 socket = await dial(target)
         except LinkError as error:
@@ -232,6 +236,11 @@ class Mesh:
             # Both may have dialed at once: then both keep the one that the lesser id has dialed. If the same side has
             # dialed twice, its old one is dead, or as good as dead.
             if bool(other.url) != bool(link.url) and (self.id < tracker_id) != bool(link.url):
+                link.end(Fault.DUPLICATE)
+                return False
+            is_same_way = bool(other.url) == bool(link.url)
+            if is_same_way and time.time() - other.since < YOUNG and other.session.rank > link.session.rank:
+                # Dialed twice at once, by two URLs: the two ends must not each keep another.
                 link.end(Fault.DUPLICATE)
                 return False
             other.end(Fault.REPLACED)

@@ -121,6 +121,11 @@ class Session:
         return self.tracker_id or self._expected or ""
 
     @property
+    def rank(self) -> bytes:
+        """The same at both ends, and of no two links: to choose between two."""
+        return self._secret
+
+    @property
     def shared(self) -> int:
         """Swarms with peers on both sides."""
         return sum(name in self._theirs for name in self._hashes)
@@ -138,8 +143,9 @@ class Session:
         """What a frame means, and what to answer. Raises `LinkError`."""
         try:
             messages = wire.decode(frame)
-        except wire.WireError as error:
-            raise LinkError(Fault.INVALID_MESSAGE, str(error)) from None
+        except wire.WireError:
+            # The error quotes what came, which is nothing for our log.
+            raise LinkError(Fault.INVALID_MESSAGE) from None
         events: list[Event] = []
         replies: list[bytes] = []
         for message in messages:

@@ -46,7 +46,23 @@ class RtcPeer:
 
     async def accept_offer(self) -> str:
         """Answer the next offer; who made it. Whatever comes in over the channel goes back, signed with the peer_id."""
-        message = await self.tracker.receive_until(lambda message: "offer" in message)
+        return await self._answer(await self.tracker.receive_until(lambda message: "offer" in message))
+
+    async def accept_answer(self) -> tuple[str, Any]:
+        """Take the next answer; from whom it is, and the channel once it is open."""
+        return await self._open(await self.tracker.receive_until(lambda message: "answer" in message))
+
+    async def accept_any(self) -> tuple[str, Any]:
+        """Answer offers until an answer comes; from whom it is, and the channel once it is open."""
+        while "answer" not in (message := await self.tracker.receive_until(lambda message: "offer_id" in message)):
+            await self._answer(message)
+        return await self._open(message)
+
+    async def close(self) -> None:
+        """End all connections."""
+        await asyncio.gather(*(connection.close() for connection in self.connections))
+
+    async def _answer(self, message: Json) -> str:
         assert message["info_hash"] == self.info_hash
         connection = self._connection()
 
@@ -60,9 +76,7 @@ class RtcPeer:
         await self.tracker.send(answer(self.peer_id, message["peer_id"], message["offer_id"], self.info_hash, sdp))
         return str(message["peer_id"])
 
-    async def accept_answer(self) -> tuple[str, Any]:
-        """Take the next answer; from whom it is, and the channel once it is open."""
-        message = await self.tracker.receive_until(lambda message: "answer" in message)
+    async def _open(self, message: Json) -> tuple[str, Any]:
         assert message["info_hash"] == self.info_hash
         connection, channel = self.offered.pop(message["offer_id"])
         opened = asyncio.Event()
@@ -70,10 +84,6 @@ class RtcPeer:
         await connection.setRemoteDescription(aiortc.RTCSessionDescription(**message["answer"]))
         await asyncio.wait_for(opened.wait(), PATIENCE)
         return message["peer_id"], channel
-
-    async def close(self) -> None:
-        """End all connections."""
-        await asyncio.gather(*(connection.close() for connection in self.connections))
 
     def _connection(self) -> Any:
         connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))

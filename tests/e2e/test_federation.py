@@ -134,11 +134,12 @@ async def test_twenty_peers_at_five_trackers_mix(tmp_path: Path) -> None:
         five = await trackers.start_linked(5)
         peers: dict[bytes, LibtorrentPeer] = {}
         for number in range(20):
-            mark = f"-{number:02}-"
-            (tmp_path / mark).mkdir()
+            fingerprint = f"-{number:02}-"
+            directory = tmp_path / fingerprint
+            directory.mkdir()
             # Also of two that have the whole file, neither hangs up.
-            peer = LibtorrentPeer(tmp_path / mark, peer_fingerprint=mark, close_redundant_connections=False)
-            peers[mark.encode()] = await stack.enter_async_context(peer)
+            peer = LibtorrentPeer(directory, peer_fingerprint=fingerprint, close_redundant_connections=False)
+            peers[fingerprint.encode()] = await stack.enter_async_context(peer)
         home = {mark: five[number % 5] for number, mark in enumerate(peers)}
 
         (first, seeder), *others = peers.items()

@@ -157,7 +157,6 @@ async def test_private_addresses_are_never_dialed(start: Start, listener: Listen
 
 
 @pytest.mark.parametrize("url", [f"wss://user:secret@{PUBLIC}", f"wss://user@{PUBLIC}", f"wss://@{PUBLIC}/"])
-@pytest.mark.xfail(strict=True, reason="only what reads the DHT looks for userinfo")
 async def test_urls_with_userinfo_are_not_resolved(url: str) -> None:
     with pytest.raises(LinkError, match="forbidden_address"):
         await resolve(url, trusted=False)
@@ -228,7 +227,6 @@ async def test_redirects_are_not_followed(start: Start, listener: Listener, stat
         assert (door.heard, listener.heard) == (1, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="strangers' dials and those of listed trackers wait in one line")
 async def test_tarpits_do_not_keep_us_from_the_listed(start: Start, listener: Listener) -> None:
     links: asyncio.Queue[HostileLink] = asyncio.Queue()
 

@@ -61,7 +61,6 @@ async def test_the_command_meets_something_else() -> None:
     await asyncio.gather(*map(says_so_in_one_line, answers))
 
 
-@pytest.mark.xfail(strict=True, reason="a traceback")
 @pytest.mark.parametrize(
     "answer",
     [

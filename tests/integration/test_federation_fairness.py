@@ -73,7 +73,6 @@ async def test_peers_that_are_only_claimed_do_not_keep_local_peers_apart(
         assert await target.metric("peerservers_responses_total", type="offer") > 10, "of a hundred"
 
 
-@pytest.mark.xfail(strict=True, reason="an offer may be answered without end, and what was not offered too")
 @pytest.mark.parametrize("asked", [True, False])
 async def test_a_peer_is_not_buried_in_answers(target: TrackerProcess, local: RawClient, asked: bool) -> None:
     async with AsyncExitStack() as stack:
@@ -88,7 +87,6 @@ async def test_a_peer_is_not_buried_in_answers(target: TrackerProcess, local: Ra
         assert await target.metric("peerservers_responses_total", type="answer") <= 100 * asked
 
 
-@pytest.mark.xfail(strict=True, reason="the bound on foreign offers is one for all links")
 @pytest.mark.usefixtures("local")
 async def test_one_tracker_does_not_use_up_what_peers_take_of_others(target: TrackerProcess) -> None:
     async with AsyncExitStack() as stack:
@@ -102,7 +100,6 @@ async def test_one_tracker_does_not_use_up_what_peers_take_of_others(target: Tra
         assert refused.peer_id == A, "the honest tracker's offer was refused"
 
 
-@pytest.mark.xfail(strict=True, reason="an answer goes to whoever was last to name its receiver")
 async def test_answers_go_to_the_tracker_that_the_offer_came_from(target: TrackerProcess, local: RawClient) -> None:
     async with AsyncExitStack() as stack:
         hostile, honest = [await member(stack, target, 5) for _ in range(2)]
@@ -119,7 +116,6 @@ async def test_answers_go_to_the_tracker_that_the_offer_came_from(target: Tracke
         assert first[done.pop()] is honest  # type: ignore[index]
 
 
-@pytest.mark.xfail(strict=True, reason="offers are remembered before it is known whether anybody gets them")
 async def test_offers_that_nobody_gets_do_not_push_out_the_way_back_of_others(
     serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -163,7 +159,6 @@ async def test_ids_without_end_do_not_keep_us_from_dialing(
         await asyncio.wait_for(dialed.wait(), PATIENCE)
 
 
-@pytest.mark.xfail(strict=True, reason="what was dropped on a link is forgotten when that ends")
 async def test_what_was_dropped_stays_counted(target: TrackerProcess) -> None:
     async with link_to(target.url) as link:
         await link.send(link.offers("u" * 20, FAR, [OFFER_ID]))
@@ -172,7 +167,6 @@ async def test_what_was_dropped_stays_counted(target: TrackerProcess) -> None:
     assert await dropped(target, "unknown_swarm") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the decoder's error, which the log has in full, quotes what was sent")
 async def test_others_do_not_write_our_log(target: TrackerProcess) -> None:
     async with link_to(target.url) as link:
         await link.send(as_json(type="x" * 20_000))

@@ -223,7 +223,7 @@ async def test_answers_to_no_offer_earn_nothing(here: Here) -> None:
     other.have(0, MILLION)
     other.answer(offer_id)
     assert here.counts() == (0, 1 + 2 * CREDIT)
-    assert (far.link.dropped, other.link.dropped) == ({Dropped.NOT_ASKED_FOR: 1}, {Dropped.NOT_ASKED_FOR: 1})
+    assert (far.link.dropped, other.link.dropped) == ({Dropped.NOT_ASKED_FOR: 2}, {Dropped.NOT_ASKED_FOR: 1})
 
 
 async def test_credit_is_a_links_own_and_good_for_each_of_its_swarms(here: Here) -> None:

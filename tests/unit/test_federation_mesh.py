@@ -7,7 +7,7 @@ import pytest
 
 from extensions.federation import mesh as module
 from extensions.federation.dial import Dialed
-from extensions.federation.link import REFUSABLE, REMEMBER, Link
+from extensions.federation.link import MAX_ANSWERS, REFUSABLE, REMEMBER, Link
 from extensions.federation.mesh import ATTEMPTS, FIRST_WAIT, LASTING, MAX_WAIT, Mesh
 from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, Fault
 from extensions.federation.session import LinkError
@@ -153,6 +153,17 @@ async def test_what_was_sent_is_remembered_with_its_time_for_a_while() -> None:
     assert link.take_sent(HASH, A, pairs[1][0]) is None, "it is too late"
     assert link.take_sent(HASH, A, pairs[2][0]) == (made[2], 10 + REFUSABLE + 1)
     assert link._bytes_sent == 0
-    assert link.asked == {(HASH, A): 10 + REFUSABLE + 1}
-    link.remember_offers(HASH, "b" * 20, pairs[:1], 12 + REFUSABLE + REMEMBER)
-    assert list(link.asked) == [(HASH, "b" * 20)]
+    later = 12 + REFUSABLE + REMEMBER
+    assert not link.expects_answer(HASH, A, ids_of(made)[2], later), "nobody waits for it any more"
+    link.remember_offers(HASH, "b" * 20, pairs[:1], later)
+    assert len(link._asked) == 1
+
+
+async def test_an_offer_may_be_answered_a_few_times() -> None:
+    link, made = a_link(), some_offers(2)
+    pairs = list(zip(ids_of(made), made, strict=True))
+    link.remember_offers(HASH, A, pairs[:1], 10)
+    assert all(link.expects_answer(HASH, A, pairs[0][0], 11) for _ in range(MAX_ANSWERS))
+    assert not link.expects_answer(HASH, A, pairs[0][0], 11)
+    assert not link.expects_answer(HASH, A, pairs[1][0], 11), "it was not sent"
+    assert not link.expects_answer(HASH, "b" * 20, pairs[0][0], 11), "it is another's"
