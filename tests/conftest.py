@@ -29,6 +29,13 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The fast ones first, also where pytest has put together all that use an event loop."""
+    order = ("unit", "integration", "e2e")
+    items.sort(key=lambda item: order.index(item.path.parent.name))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _logs() -> None:
     """Trackers in this process log as those in their own do."""

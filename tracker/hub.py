@@ -165,7 +165,8 @@ class Hub:
         if not is_id(peer_id):
             raise ValueError("peer_id must be 20 latin-1 characters")
         swarm = self.swarms.get(info_hash)
-        if swarm is None:
+        if swarm is None or peer_id in swarm.peers:
+            # Whoever is here too makes offers here too, and knows each only on the socket that it was made on.
             return [], offers
         if now - self._foreign_since > 60:
             self._foreign.clear()

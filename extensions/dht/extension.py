@@ -84,7 +84,8 @@ class Dht(Extension):
         state_dir = self.tracker.settings.server.state_dir
         try:
             self._key = load_or_create(state_dir)
-            service = Service(self.settings, self._key, self._url, state_dir.expanduser())
+            url = self._url if self._publishes else ""
+            service = Service(self.settings, self._key, url, state_dir.expanduser())
             service.directory.on_sighting.append(self._tell)
             try:
                 await service.start()
@@ -97,9 +98,9 @@ class Dht(Extension):
         self._service = service
         for info_hash in self._pinned:
             service.directory.publish(info_hash.encode("latin-1"))
-        if self._publishes:
-            service.directory.publish(record.RENDEZVOUS)
-        else:
+        # Who publishes nothing still looks there for others.
+        service.directory.publish(record.RENDEZVOUS)
+        if not self._publishes:
             self.tracker.log.info("dht_publishes_nothing", public_url=self._url, publish=self.settings.publish)
 
     async def stop(self) -> None:

@@ -296,7 +296,8 @@ class Federation(Extension):
         self._weigh(link, member)
         newcomers = member.complete + member.incomplete - before
         if newcomers > 0:
-            if self.mesh.id < link.tracker_id:
+            # Only who is alone there has offers parked there.
+            if self.mesh.id < link.tracker_id or newcomers > 1 or before:
                 self.tracker.place_parked(member, newcomers)
             elif member in self._yielding:
                 self._yielding[member] += newcomers

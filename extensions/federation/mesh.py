@@ -32,7 +32,7 @@ MAX_LISTED_WAIT: Final = 60.0
 ATTEMPTS: Final = 8
 """Dials of a tracker that cannot be reached, until somebody names it again."""
 
-YOUNG: Final = 5.0
+YOUNG: Final = 1.0
 """Seconds for which a link is not taken for dead because there is another."""
 
 LASTING: Final = 60.0

@@ -113,7 +113,6 @@ async def test_a_peer_at_both_trackers_is_not_offered_to_itself(pair: list[Track
             assert (await client.receive())["peer_id"] == both
 
 
-@pytest.mark.xfail(strict=True, reason="an answer goes to a local peer of that id, wherever the offer came from")
 async def test_a_peer_at_both_trackers_is_answered_where_it_has_offered(pair: list[TrackerProcess], swarm: str) -> None:
     """Clients know an offer only on the socket that they have made it on."""
     here, there = pair

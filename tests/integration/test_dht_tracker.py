@@ -138,6 +138,21 @@ async def test_there_is_no_descriptor_without(
     assert (await tracker.get(descriptor.PATH))[0] == 404
 
 
+async def test_who_publishes_nothing_still_looks_for_others(
+    dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    public = await start_tracker(env=in_dht(dht, tmp_path / "public"))
+    await published(public, 1)
+    silent = await start_tracker(env=in_dht(dht, tmp_path / "silent", url="wss://silent.example.org", publish="none"))
+
+    async def has_found() -> bool:
+        return await silent.metric("peerservers_dht_lookups_total", result="found") >= 1
+
+    await eventually(has_found, 20)
+    ended = await lookup(dht, "--json", record.RENDEZVOUS.hex())
+    assert [found["url"] for found in json.loads(ended.out)["trackers"]] == ["wss://tracker.example.org"]
+
+
 async def test_the_node_is_the_same_after_a_restart(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
