@@ -9,10 +9,10 @@ from hashlib import sha1
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht import bencode
+from extensions.signatures import is_signed
 
 Address = tuple[str, int]
 """A node's or peer's address, numeric, and UDP or TCP port."""
@@ -127,7 +127,7 @@ def is_valid(item: Item, public_key: bytes, salt: bytes) -> bool:
     """Whether an item was signed by `public_key`."""
     if item.public_key != public_key or item.seq < 0:
         return False
-    return _verified(public_key, _signed(salt, item.seq, item.value), item.signature)
+    return is_signed(public_key, _signed(salt, item.seq, item.value), item.signature)
 
 
 def pack(contacts: list[Contact]) -> bytes:
@@ -185,12 +185,3 @@ def _address(packed: bytes) -> Address:
 def _signed(salt: bytes, seq: int, value: object) -> bytes:
     start = b"4:salt%d:%s" % (len(salt), salt) if salt else b""
     return start + b"3:seqi%de1:v" % seq + bencode.encode(value)
-
-
-@lru_cache(4096)
-def _verified(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True

@@ -13,10 +13,10 @@ from functools import lru_cache
 from hashlib import sha1, sha256
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht import bencode
+from extensions.signatures import is_signed
 
 NAMESPACE: Final = b"peerservers/1"
 SALTS: Final = (b"r0", b"r1", b"r2")
@@ -138,7 +138,7 @@ def check_entry(entry: Entry, info_hash: bytes, now: float) -> Rejected | None:
         return Rejected.FAR_EXPIRY
     if not is_url(entry.url):
         return Rejected.INVALID_URL
-    if not _verified(tracker_id, _signed(info_hash, tracker_id, entry.expires, entry.url.encode()), entry.signature):
+    if not is_signed(tracker_id, _signed(info_hash, tracker_id, entry.expires, entry.url.encode()), entry.signature):
         return Rejected.INVALID_SIGNATURE
     return None
 
@@ -308,12 +308,3 @@ def _entry(item: object) -> Entry | Rejected:
 
 def _signed(info_hash: bytes, tracker_id: bytes, expires: int, url: bytes) -> bytes:
     return bencode.encode({b"e": expires, b"h": info_hash, b"i": tracker_id, b"n": NAMESPACE + b" entry", b"u": url})
-
-
-@lru_cache(8192)
-def _verified(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True

@@ -11,12 +11,12 @@ from enum import Enum, auto
 from hmac import compare_digest
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.federation import wire
 from extensions.federation.limits import Room
 from extensions.federation.reasons import Dropped, Fault
+from extensions.signatures import is_signed
 from tracker.protocol import Answer, Offer
 
 CONTEXT: Final = b"peerservers.federation.1"
@@ -264,12 +264,9 @@ class Session:
     def _proof(self, proof: wire.Proof) -> Opened:
         if self.state is not State.PROOF:
             raise LinkError(Fault.OUT_OF_TURN)
-        try:
-            signature = _from_hex(proof.signature, 64)
-            signed = self._role(ours=False) + self._transcript
-            Ed25519PublicKey.from_public_bytes(self._their_id).verify(signature, signed)
-        except (InvalidSignature, ValueError):
-            raise LinkError(Fault.INVALID_PROOF) from None
+        signed = self._role(ours=False) + self._transcript
+        if not is_signed(self._their_id, signed, _from_hex(proof.signature, 64)):
+            raise LinkError(Fault.INVALID_PROOF)
         self.state = State.OPEN
         self.tracker_id = self._their_id.hex()
         return Opened(self.tracker_id)
