@@ -101,6 +101,8 @@ class Client:
             if reply.item and krpc.is_valid(reply.item, public_key, salt):
                 candidate.seq = reply.item.seq
                 on_item(reply.item)
+            elif reply.item:
+                self.tally.invalid_items += 1
 
         return await self._look_up(target, "get", {b"target": target}, urgency, on_reply)
 

@@ -59,6 +59,7 @@ class Tally:
     timeouts: int = 0
     delayed: int = 0
     garbage: int = 0
+    invalid_items: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
 

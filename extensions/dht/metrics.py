@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from extensions.dht.record import Rejected
 from extensions.dht.service import Service
 
 _NODE_GAUGES = {
@@ -63,7 +64,8 @@ class DhtCollector(Collector):
         yield GaugeMetricFamily("peerservers_dht_overdue", "Infohashes whose look is overdue", directory.overdue)
         yield _by("result", "peerservers_dht_lookups", "Lookups of an infohash", tally.lookups)
         yield _by("result", "peerservers_dht_publications", "Writings of our entry", tally.publications)
-        yield _by("reason", "peerservers_dht_rejected", "Records, entries and descriptors ignored", tally.rejected)
+        rejected = {**tally.rejected, Rejected.INVALID_ITEM: service.client.tally.invalid_items}
+        yield _by("reason", "peerservers_dht_rejected", "Items, entries and descriptors ignored", rejected)
 
 
 def _by(label: str, name: str, text: str, numbers: Mapping[Any, int]) -> CounterMetricFamily:

@@ -72,7 +72,6 @@ class Federation(Extension):
         super().__init__(tracker, settings)
         self.mesh: Mesh | None = None
         self.dropped: Counter[Dropped] = Counter()
-        self.tally: Counter[str] = Counter()
         self._finder: Finder | None = None
         self._open: dict[str, Swarm] = {}
         """The swarms that we were told of; the tracker may be a moment ahead."""

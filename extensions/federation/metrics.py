@@ -28,12 +28,18 @@ class FederationCollector(Collector):
         traffic = CounterMetricFamily(
             "peerservers_federation_messages", "Offers, answers, refusals over links", labels=["tracker", "type"]
         )
+        sizes = CounterMetricFamily(
+            "peerservers_federation_bytes", "Messages over links", labels=["tracker", "direction"]
+        )
         for link in links:
+            for direction in ("in", "out"):
+                sizes.add_metric([link.tracker_id[:16], direction], link.tally[f"bytes_{direction}"])
             shared.add_metric([link.tracker_id[:16]], len(link.members))
             for kind in _TRAFFIC:
                 traffic.add_metric([link.tracker_id[:16], kind], link.tally[kind])
         yield shared
         yield traffic
+        yield sizes
         yield _by_reason("peerservers_federation_links_ended", "Links ended, or not made", mesh.ended if mesh else {})
         dropped = federation.dropped.copy()
         for link in links:
