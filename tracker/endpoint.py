@@ -10,7 +10,7 @@ import logging
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from itertools import islice
 from time import monotonic
@@ -117,8 +117,12 @@ class Endpoint:
         """Whether new connections are welcome."""
         return bool(self._servers) and not self._draining
 
-    async def close(self, patience: float) -> None:
-        """Stop accepting, close every WebSocket with 1001, and cut what is still there after `patience` seconds."""
+    async def close(self, patience: float, before_channels: Awaitable[None]) -> None:
+        """Stop accepting, close every WebSocket with 1001, and cut what is still there after `patience` seconds.
+
+        Channels stay until `before_channels` is done: their extensions may have a last word to say.
+        """
+        deadline = monotonic() + patience
         self._draining = True
         for server in self._servers:
             server.close()
@@ -126,13 +130,17 @@ class Endpoint:
             arrival.transport.abort()
         for connection in list(self._http):
             connection.transport.close()
-        for number, websocket in enumerate(list(self.websockets), 1):
-            websocket.close(WSCloseCode.GOING_AWAY, Reason.SHUTDOWN)
+        clients = [websocket for websocket in self.websockets if isinstance(websocket, Client)]
+        for number, client in enumerate(clients, 1):
+            client.close(WSCloseCode.GOING_AWAY, Reason.SHUTDOWN)
             if number % 500 == 0:
                 await asyncio.sleep(0)
+        await before_channels
+        for websocket in list(self.websockets):
+            websocket.close(WSCloseCode.GOING_AWAY, Reason.SHUTDOWN)
         self._note_gone()
         try:
-            await asyncio.wait_for(self._all_gone.wait(), patience)
+            await asyncio.wait_for(self._all_gone.wait(), deadline - monotonic())
         except TimeoutError:
             self.abort()
         if self._sweep_timer:

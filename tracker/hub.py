@@ -194,6 +194,7 @@ class Hub:
         if swarm is None or receiver is None:
             self.tally.dropped[Reason.UNKNOWN_RECEIVER] += 1
             return []
+        receiver.met = True
         self.tally.answers_relayed += 1
         return [(receiver.connection, relayed_answer(swarm.token, token(answer.peer_id), answer))]
 
@@ -267,7 +268,8 @@ class Hub:
         tally.replies += 1
         complete, incomplete = swarm.complete, swarm.incomplete
         interval = self.rules.announce_interval
-        if self.parking and complete + incomplete == 1:
+        if self.parking and (complete + incomplete == 1 or (not peer.met and len(swarm.peers) == 1)):
+            # Also with others elsewhere: they may be this very peer, which announces to several trackers.
             interval = min(interval, self.rules.lonely_interval)
         out: Outgoing = [(connection, announce_reply(swarm.token, interval, complete, incomplete))]
         if message.offers:
@@ -392,8 +394,10 @@ class Hub:
         sender.seen = now
         receiver = swarm.peers.get(answer.to_peer_id)
         if receiver is not None:
+            sender.met = receiver.met = True
             self.tally.answers_relayed += 1
             return [(receiver.connection, relayed_answer(swarm.token, sender.token, answer))]
+        sender.met = True
         if self.observer and self.observer.answer_unplaced(answer):
             self.tally.answers_handed_over += 1
         else:

@@ -53,7 +53,10 @@ class TrackerCollector(Collector):
         handed.add_metric(["offer"], tally.offers_handed_over)
         handed.add_metric(["answer"], tally.answers_handed_over)
         yield handed
-        yield _by_reason("peerservers_dropped", "Messages, or parts of one, not served", tally.dropped)
+        dropped = tally.dropped.copy()
+        if hub.parking:
+            dropped[Reason.UNPLACED_OFFER] += hub.parking.dropped
+        yield _by_reason("peerservers_dropped", "Messages, or parts of one, not served", dropped)
         errors = CounterMetricFamily("peerservers_extension_errors", "What extensions raised", labels=["extension"])
         for name, number in self._extension_errors.items():
             errors.add_metric([name], number)

@@ -67,7 +67,8 @@ class Server:
     async def stop(self) -> None:
         """Close every connection with 1001, within `shutdown_timeout`, and stop the extensions."""
         patience = self.settings.server.shutdown_timeout
-        await asyncio.gather(self.endpoint.close(patience), self.extensions.stop(patience))
+        extensions = asyncio.get_running_loop().create_task(self.extensions.stop(patience))
+        await self.endpoint.close(patience, extensions)
         if self._lag_task:
             self._lag_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -27,7 +27,7 @@ class Connection(Protocol):
 class Peer:
     """One peer_id in one swarm, owned by the connection that last announced it."""
 
-    __slots__ = ("complete", "connection", "index", "peer_id", "seen", "swarm", "token")
+    __slots__ = ("complete", "connection", "index", "met", "peer_id", "seen", "swarm", "token")
 
     def __init__(self, swarm: "Swarm", peer_id: str, connection: Connection, complete: bool, seen: float) -> None:
         self.swarm = swarm
@@ -36,6 +36,8 @@ class Peer:
         self.connection = connection
         self.complete = complete
         self.seen = seen
+        self.met = False
+        """Whether it has answered somebody, or somebody has answered it."""
         self.index = -1
 
 

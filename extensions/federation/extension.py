@@ -17,7 +17,7 @@ from extensions.federation.metrics import FederationCollector
 from extensions.federation.reasons import Dropped, Fault
 from extensions.federation.session import Event, Interest, Offered, Opened, Refused
 from extensions.federation.settings import FederationSettings
-from extensions.federation.wire import MAX_FRAME
+from extensions.federation.wire import MAX_FRAME, fits
 from tracker import protocol
 from tracker.channel import Channel
 from tracker.config import ConfigError
@@ -154,8 +154,9 @@ class Federation(Extension):
         if not messages:
             # None fits a frame. Placed again, they would come back here at once, for ever.
             return
-        link.tally["offers_out"] += len(offers)
         now = time.monotonic()
+        offers = [offer for offer in offers if fits(offer.description.sdp)]
+        link.tally["offers_out"] += len(offers)
         link.remember_offers(info_hash, peer_id, [(protocol.text(offer.offer_id), offer) for offer in offers], now)
         link.post(messages, offers=True)
 

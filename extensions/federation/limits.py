@@ -1,4 +1,6 @@
-"""Limits of what a link may cost (sans I/O; times are seconds of any monotonic clock)."""
+"""Limits of what a link may cost (times are seconds of any monotonic clock)."""
+
+import asyncio
 
 
 class Bucket:
@@ -22,6 +24,23 @@ class Bucket:
             self._left += amount
             return False
         return True
+
+
+class Turns:
+    """Lets one link at a time work off what came, so that however many there are, others wait for one of them only."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            # Whatever else is ready comes before the next link's turn.
+            await asyncio.sleep(0)
+        finally:
+            self._lock.release()
 
 
 class Room:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from picows import WSCloseCode
 
-from extensions.federation.limits import Bucket
+from extensions.federation.limits import Bucket, Turns
 from extensions.federation.reasons import Dropped, Fault
 from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session
 from extensions.federation.wire import SOFT_FRAME
@@ -34,6 +34,9 @@ BYTES_PER_SECOND: Final = 4 << 20
 BYTES_BURST: Final = 16 << 20
 MESSAGE_COST: Final = 1024
 """What is read of a link; the rest waits in the socket, where it is the sender's."""
+
+TURN: Final = 0.002
+"""Seconds for which what came over one link is worked off before others have their turn."""
 
 OFFERS_PER_SECOND: Final = 1000.0
 OFFERS_BURST: Final = 5000.0
@@ -92,7 +95,12 @@ class Link:
     """One link. `on_event` is called with what comes; `run` returns when it has ended."""
 
     def __init__(
-        self, session: Session, transport: Transport, dialed: str, on_event: Callable[["Link", Event], None]
+        self,
+        session: Session,
+        transport: Transport,
+        dialed: str,
+        on_event: Callable[["Link", Event], None],
+        turns: Turns | None = None,
     ) -> None:
         self.session = session
         self.url = dialed
@@ -112,6 +120,7 @@ class Link:
         self._telling = Bucket(SWARMS_PER_SECOND, SWARMS_BURST, self.last_shared)
         self._transport = transport
         self._on_event = on_event
+        self._turns = turns or Turns()
         # Offers that may still be refused, by info_hash, peer_id and offer_id.
         self._sent: OrderedDict[tuple[str, str, str], tuple[Offer, float]] = OrderedDict()
         self._bytes_sent = 0
@@ -201,25 +210,38 @@ class Link:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 self.post([self.session.start()])
                 while not self.tracker_id:
-                    self._take(await self._transport.receive())
+                    await self._take(await self._transport.receive())
             while True:
                 frame = await self._transport.receive()
-                cost = len(frame) + MESSAGE_COST * (1 + frame.count(b"\n"))
-                # Also when there is nothing to wait for: what has come must not keep others waiting.
-                await asyncio.sleep(arriving.take(cost, time.monotonic()))
-                self._take(frame)
+                wait = arriving.take(len(frame) + MESSAGE_COST * (1 + frame.count(b"\n")), time.monotonic())
+                if wait:
+                    await asyncio.sleep(wait)
+                await self._take(frame)
         except TimeoutError:
             return LinkError(Fault.HANDSHAKE_TIMEOUT)
         except LinkError as error:
             return error
 
-    def _take(self, frame: bytes) -> None:
+    async def _take(self, frame: bytes) -> None:
+        self.tally["bytes_in"] += len(frame)
+        messages = iter(frame.split(b"\n"))
+        rest = True
+        while rest:
+            async with self._turns:
+                until = time.monotonic() + TURN
+                rest = False
+                for message in messages:
+                    self._take_message(message)
+                    if time.monotonic() > until:
+                        rest = True
+                        break
+
+    def _take_message(self, message: bytes) -> None:
         told = self.session.told
-        events, replies = self.session.receive(frame)
+        events, replies = self.session.receive(message)
         self.post(replies)
         if not self._telling.has(self.session.told - told, time.monotonic()):
             raise LinkError(Fault.FLOOD)
-        self.tally["bytes_in"] += len(frame)
         for event in events:
             self._on_event(self, event)
             if isinstance(event, Opened) and self._end.done():

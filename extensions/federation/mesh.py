@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.addresses import is_public
+from extensions.addresses import is_public, network_of
 from extensions.federation.dial import Dialed, dial, resolve
-from extensions.federation.limits import Room
+from extensions.federation.limits import Room, Turns
 from extensions.federation.link import Accepted, Link, Transport
 from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, Fault
 from extensions.federation.session import Event, LinkError, Opened, Session
@@ -38,6 +38,9 @@ YOUNG: Final = 1.0
 LASTING: Final = 60.0
 """Seconds after which a link was no failure."""
 
+TRIAL: Final = 120.0
+"""Seconds after which a link that claims common swarms, but over which no offer was answered, may have to make room."""
+
 SHUN: Final = 600.0
 """Seconds for which nothing is wanted of a tracker that has broken the rules."""
 
@@ -46,7 +49,8 @@ MAX_DIALS: Final = 8
 
 MAX_HANDSHAKES: Final = 50
 MAX_HANDSHAKES_PER_HOST: Final = 5
-"""Links accepted and not yet open, at a time, and of them those of one address; a proxy's may be as many as all."""
+"""Links accepted and not yet open, at a time, and of them those of one address (in IPv6, a /64); a proxy may have
+as many as all."""
 
 STOP_TIMEOUT: Final = 2.0
 MAX_NAMES: Final = 500_000
@@ -84,8 +88,10 @@ class Mesh:
         """The ids of the trackers that are always linked, by the URL that led to each."""
         self._handshakes: Counter[str] = Counter()
         self._room = Room(MAX_NAMES)
+        self._turns = Turns()
         self._gate = asyncio.Semaphore(MAX_DIALS)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._dialing: set[asyncio.Task[Any] | None] = set()
         self._closing = asyncio.Event()
         self._log = structlog.get_logger().bind(extension="federation")
 
@@ -97,6 +103,9 @@ class Mesh:
     async def stop(self) -> None:
         """End all links."""
         self._closing.set()
+        for task in self._dialing:
+            if task:
+                task.cancel()
         for link in list(self.links.values()):
             link.end(Fault.SHUTDOWN)
         if self._tasks:
@@ -119,7 +128,7 @@ class Mesh:
             or tracker_id in self.links
             or not self._admits(tracker_id)
             or len(self._pursued) >= 2 * self._settings.max_links
-            or (len(self.links) >= self._settings.max_links and not self._idle())
+            or (len(self.links) >= self._settings.max_links and not self._useless())
             or self._not_before.get(tracker_id, 0.0) > time.monotonic()
         ):
             return False
@@ -129,8 +138,9 @@ class Mesh:
 
     async def accept(self, channel: Channel) -> None:
         """Serve a link that another tracker has dialed."""
-        host = channel.remote_address.removeprefix("::ffff:")
-        limit = MAX_HANDSHAKES_PER_HOST if is_public(host) else MAX_HANDSHAKES
+        address = channel.remote_address.removeprefix("::ffff:")
+        host = network_of(address, 32)
+        limit = MAX_HANDSHAKES_PER_HOST if is_public(address) else MAX_HANDSHAKES
         if self._closing.is_set() or self._handshakes.total() >= MAX_HANDSHAKES or self._handshakes[host] >= limit:
             self.ended[Fault.TOO_MANY_LINKS] += 1
             return
@@ -180,6 +190,8 @@ class Mesh:
                 await self._closing.wait()
 
     async def _dial(self, url: str, expected: str | None, trusted: bool) -> LinkError:
+        task = asyncio.current_task()
+        self._dialing.add(task)
         try:
             # Strangers wait in line; those that are listed must not wait for them.
             async with self._gate if expected else nullcontext():
@@ -188,6 +200,8 @@ class Mesh:
         except LinkError as error:
             self._ended("", url, error)
             return error
+        finally:
+            self._dialing.discard(task)
         session = Session(self._key, os.urandom(32), url=url, expected=expected, room=self._room)
         return await self._run(session, Dialed(socket), url, "", trusted=expected is None)
 
@@ -202,7 +216,7 @@ class Mesh:
                     return
             self._on_event(link, event)
 
-        link = Link(session, transport, url, on_event)
+        link = Link(session, transport, url, on_event, self._turns)
         self._handshakes += handshake
         error = LinkError(Fault.SHUTDOWN)
         try:
@@ -254,18 +268,24 @@ class Mesh:
         return True
 
     def _make_room(self) -> bool:
-        """Whether a link without common swarms could be ended: ids cost nothing, and must not keep others out."""
-        idle = self._idle()
-        if not idle:
+        """Whether a link that is of no use could be ended: ids cost nothing, and must not keep others out."""
+        useless = self._useless()
+        if not useless:
             return False
-        longest = min(idle, key=lambda link: link.last_shared)
-        longest.end(Fault.IDLE)
-        del self.links[longest.tracker_id]
-        self._on_end(longest)
+        worst = min(useless, key=lambda link: (bool(link.members), link.last_shared, link.since))
+        worst.end(Fault.IDLE)
+        del self.links[worst.tracker_id]
+        self._on_end(worst)
         return True
 
-    def _idle(self) -> list[Link]:
-        return [link for link in self.links.values() if not link.members and not self.is_listed(link)]
+    def _useless(self) -> list[Link]:
+        """Links without common swarms; and those over which nobody was answered in a while, whatever they claim."""
+        since = time.time() - TRIAL
+        return [
+            link
+            for link in self.links.values()
+            if not self.is_listed(link) and (not link.members or (not link.answered and link.since < since))
+        ]
 
     def _admits(self, tracker_id: str) -> bool:
         settings = self._settings

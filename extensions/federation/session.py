@@ -207,8 +207,7 @@ class Session:
         size = 0
         for offer in offers:
             length = memoryview(offer.description.sdp).nbytes
-            if length > wire.MAX_FRAME - wire.OVERHEAD:
-                # Written in escapes only, an SDP may be six times as long as it is.
+            if not wire.fits(offer.description.sdp):
                 self._drop(Dropped.TOO_LONG)
                 continue
             if batch and (size + length > wire.SOFT_FRAME or len(batch) == wire.MAX_OFFERS):
@@ -226,7 +225,7 @@ class Session:
     def answer(self, answer: Answer) -> list[bytes]:
         """A peer's answer to an offer that came from there."""
         name = self._names.get(answer.info_hash)
-        if memoryview(answer.sdp).nbytes > wire.MAX_FRAME - wire.OVERHEAD:
+        if not wire.fits(answer.sdp):
             self._drop(Dropped.TOO_LONG)
             return []
         return [] if name is None else [wire.encode_answer(name, answer)]

@@ -25,6 +25,9 @@ SOFT_FRAME: Final = 32 * 1024
 MAX_OFFERS: Final = 100
 """Offers in one message."""
 
+MAX_SWARMS: Final = 1000
+"""Swarms in one message."""
+
 MAX_REASON: Final = 64
 
 NAME_LENGTH: Final = 24
@@ -97,6 +100,11 @@ _decoder: Final = msgspec.json.Decoder(Message)
 _encode: Final = msgspec.json.Encoder().encode
 
 
+def fits(sdp: Raw) -> bool:
+    """Whether an SDP, in JSON, can be sent: written in escapes only, it may be six times as long as it is."""
+    return memoryview(sdp).nbytes <= MAX_FRAME - OVERHEAD
+
+
 def encode(message: Hello | Proof | Have | Refused | Bye) -> bytes:
     """A message without SDPs."""
     return _encode(message)
@@ -164,7 +172,7 @@ def _check(message: Any) -> None:
     elif isinstance(message, Bye):
         valid = len(message.reason) <= MAX_REASON and message.reason.isascii() and message.reason.isprintable()
     elif isinstance(message, Have):
-        valid = all(
+        valid = len(message.swarms) <= MAX_SWARMS and all(
             len(name) == NAME_LENGTH and 0 <= complete <= MAX_COUNT and 0 <= incomplete <= MAX_COUNT
             for name, complete, incomplete in message.swarms
         )

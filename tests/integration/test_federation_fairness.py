@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.federation import extension as extension_module
+from extensions.federation import mesh as mesh_module
 from extensions.federation import wire
 from extensions.federation.extension import Federation
 from tests.client import HASH, PATIENCE, RawClient, answer, eventually, offers, raw_client
@@ -30,6 +31,7 @@ from tests.integration.hostile import (
     start_target,
 )
 from tests.unit.fakes import peer_id
+from tracker import protocol
 from tracker.identity import tracker_id
 
 FAR = peer_id(7)
@@ -156,6 +158,33 @@ async def test_ids_without_end_do_not_keep_us_from_dialing(
         await eventually(lambda: len(mesh.links) == 5)
         mesh.want(tracker_id(key), url)
         await asyncio.wait_for(dialed.wait(), PATIENCE)
+
+
+async def test_who_claims_a_swarm_and_never_answers_makes_room(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
+    tracker = await serve({"federation": Federation}, federation={"max_links": 3})
+    async with AsyncExitStack() as stack:
+        local = await stack.enter_async_context(raw_client(tracker.url))
+        await local.announce(A)
+        useful = await member(stack, tracker, 1)
+        mesh = tracker.extension("federation").mesh
+        await local.announce(A, numwant=1, offers=offers(1))
+        offered = await useful.until(wire.Offers)
+        await useful.send(useful.answer(HASH, FAR, A, protocol.text(offered.offers[0].offer_id)))
+        await local.receive_until(lambda message: "answer" in message)
+        sybils = [await member(stack, tracker, 1) for _ in range(2)]
+        await eventually(lambda: len(mesh.links) == 3)
+        early = await stack.enter_async_context(link_to(tracker.url))
+        assert await early.ended() == "too_many_links", "they have not had their time"
+        monkeypatch.setattr(mesh_module, "TRIAL", -1.0)
+        for sybil in sybils:
+            await member(stack, tracker, 1)
+            assert await sybil.ended() == "idle"
+        for _ in range(5):
+            await member(stack, tracker, 1)
+        await useful.is_there()
 
 
 async def test_what_was_dropped_stays_counted(target: TrackerProcess) -> None:

@@ -51,8 +51,8 @@ async def local(target: TrackerProcess) -> AsyncIterator[RawClient]:
 
 def names(number: int) -> Iterator[bytes]:
     """Messages that name so many swarms."""
-    for _ in range(0, number, 5000):
-        digits = os.urandom(12 * 5000).hex()
+    for _ in range(0, number, wire.MAX_SWARMS):
+        digits = os.urandom(12 * wire.MAX_SWARMS).hex()
         yield wire.encode(wire.Have([(digits[at : at + 24], 0, 1) for at in range(0, len(digits), 24)]))
 
 

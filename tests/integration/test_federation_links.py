@@ -304,7 +304,9 @@ async def test_a_tracker_that_stops_says_goodbye(trackers: Trackers) -> None:
         async with link_to(a.url):
             pass
         await has_links(a, 1)
-        a.tell(signal.SIGTERM)
+        async with link_to(a.url) as accepted:
+            a.tell(signal.SIGTERM)
+            assert await accepted.ended() == "shutdown"
         assert await asyncio.wait_for(reasons.get(), PATIENCE) == "shutdown"
 
 

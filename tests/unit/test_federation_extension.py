@@ -75,7 +75,7 @@ class Far:
 
     def say(self, messages: list[bytes]) -> None:
         for message in messages:
-            self.link._take(message)
+            self.link._take_message(message)
 
     def hear(self) -> list[Event]:
         """What has come since the last time."""

@@ -8,6 +8,7 @@ from tests.client import HASH, Json, announce, answer, offers
 from tests.unit.fakes import FakeConnection, Room
 from tests.unit.links import A, B, C, ids_of, some_offers
 from tests.unit.test_hub import Recorder
+from tracker import protocol
 from tracker.parking import LIFETIME, Parking
 from tracker.reasons import Reason
 from tracker.swarm import RemoteMember
@@ -357,7 +358,10 @@ def test_who_is_alone_announces_more_often_while_offers_are_kept() -> None:
     assert interval(a, A) == interval(b, B) == 120
     room.hub.close(b)
     assert interval(a, A) == 30
-    room.remote("link", 1)
+    member = room.remote("link", 1)
+    assert interval(a, A) == 30, "that may be the same peer, which announces to two trackers"
+    room.hub.set_remote(member, 0, 9)
+    room.hub.deliver_answer(protocol.answer(HASH, B, A, ID[0], "sdp"))
     assert interval(a, A) == 120, "somebody is there, if elsewhere"
     room.hub.parking = None
     assert interval(room.join(C, OTHER), C) == 120
