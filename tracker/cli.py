@@ -12,11 +12,12 @@ import click
 
 from tracker import __version__
 from tracker.check import check as run_check
-from tracker.config import ConfigError, Settings, default_toml, load
+from tracker.config import ConfigError, default_toml, load
 from tracker.extension import discover
 from tracker.identity import IdentityError, load_or_create, tracker_id
 from tracker.logs import configure
 from tracker.server import StartError, run
+from tracker.settings import Settings
 
 COMMANDS: Final = "peerservers.commands"
 

@@ -26,11 +26,11 @@ from picows import (
 )
 from picows.picows import WSProtocol  # type: ignore[attr-defined]
 
-from tracker.config import Connections
 from tracker.http import MAX_HEADER, HttpConnection, Route
 from tracker.hub import Hub, Outgoing
 from tracker.protocol import Malformed
 from tracker.reasons import Reason
+from tracker.settings import Connections
 from tracker.swarm import Peer
 from tracker.websocket import WebSocket
 

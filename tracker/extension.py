@@ -15,12 +15,13 @@ from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from tracker.channel import Channel
-from tracker.config import ConfigError, Section, Settings, validate
+from tracker.config import ConfigError, validate
 from tracker.endpoint import Endpoint
 from tracker.http import Route
 from tracker.hub import Hub
 from tracker.parking import Parking
 from tracker.protocol import Answer, Offer
+from tracker.settings import Section, Settings
 from tracker.stats import Tables
 from tracker.swarm import RemoteMember, Swarm
 

@@ -11,12 +11,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tracker.config import ConfigError, Settings
+from tracker.config import ConfigError
 from tracker.endpoint import Endpoint
 from tracker.extension import STOP_TIMEOUT, Extension, TrackerHandle, sections
 from tracker.hub import Hub
 from tracker.protocol import Answer, Offer, detached
 from tracker.reasons import Reason
+from tracker.settings import Settings
 from tracker.stats import Tables
 from tracker.swarm import Peer, RemoteMember, Swarm
 

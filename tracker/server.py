@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 import uvloop
 
-from tracker.config import ConfigError, Settings
+from tracker.config import ConfigError
 from tracker.endpoint import Endpoint
 from tracker.extension import Extension
 from tracker.host import ExtensionHost
@@ -23,6 +23,7 @@ from tracker.hub import Hub
 from tracker.logs import configure
 from tracker.metrics import LoopLag, registry_for
 from tracker.pages import Pages
+from tracker.settings import Settings
 
 _FILES: Final = 1 << 20
 

@@ -8,8 +8,8 @@ from typing import Any, Final, Protocol
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
-from tracker.config import Connections
 from tracker.reasons import Reason
+from tracker.settings import Connections
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for the other side to answer our close frame before its socket is cut."""

@@ -19,7 +19,7 @@ from extensions.dht.settings import DhtSettings
 from tests.client import eventually
 from tests.integration.dht import Members, members_of, published, seen_by
 from tests.private_dht import PrivateDht
-from tracker.config import Settings
+from tracker.settings import Settings
 
 HASH = "\u00ff" * 20
 

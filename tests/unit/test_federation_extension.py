@@ -21,10 +21,10 @@ from tests.client import HASH, announce, offers
 from tests.unit.fakes import FakeConnection, Room, peer_id
 from tests.unit.links import URL, A, B, give, ids_of, key, shake_hands
 from tracker import protocol
-from tracker.config import Settings
 from tracker.extension import TrackerHandle
 from tracker.parking import Parking
 from tracker.protocol import Answer, Offer, OfferDescription
+from tracker.settings import Settings
 from tracker.swarm import Peer, RemoteMember, Swarm
 
 OTHER = "i" * 20
