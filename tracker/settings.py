@@ -41,8 +41,8 @@ class Server(Section):
 
     trusted_proxies: list[str] = Field(
         [],
-        description="Addresses or networks of proxies in front, whose X-Forwarded-For, Forwarded and PROXY protocol are "
-        'believed, e.g. ["127.0.0.1", "10.0.0.0/8"].',
+        description="Addresses or networks of proxies in front, whose X-Forwarded-For, Forwarded and PROXY protocol "
+        'are believed, e.g. ["127.0.0.1", "10.0.0.0/8"].',
     )
 
     @field_validator("trusted_proxies")
@@ -64,7 +64,7 @@ class Server(Section):
 
 
 class Tls(Section):
-    """TLS on the port (wss://, https://), for a tracker without a proxy in front; both files are reloaded when changed."""
+    """TLS on the port (wss://, https://), for a tracker without a proxy in front. Changed files are reloaded."""
 
     certificate: str = Field(
         "", description="File of the certificate and its chain, PEM; empty: the port speaks plain ws:// and http://."
@@ -80,7 +80,7 @@ class Metrics(Section):
         0,
         ge=0,
         le=65535,
-        description="Own port of /metrics and /stats, which the public one serves no more; 0: the public one serves them.",
+        description="Own port of /metrics and the statistics, instead of the public one; 0: they are on the public one.",
     )
 
 
@@ -94,7 +94,7 @@ class Access(Section):
     allow_origins: list[str] = Field(
         [],
         description="The only web sites whose pages may connect; * stands for any text: "
-        '["https://example.org", "https://*.example.org"]. Programs that are no browser send no origin and may connect.',
+        '["https://example.org", "https://*.example.org"]. Programs that are no browser send none and may connect.',
     )
     deny_origins: list[str] = Field([], description="Web sites whose pages may not connect, in the same form.")
 
@@ -117,8 +117,8 @@ class Limits(Section):
     burst: float = Field(20, ge=1, description="Seconds' worth of the two that an address may use at once.")
     exempt: list[str] = Field(
         ["127.0.0.0/8", "::1/128"],
-        description="Addresses and networks without these limits; a proxy that is not in server.trusted_proxies would be "
-        "one client to them.",
+        description="Addresses and networks without these limits; a proxy that is not in server.trusted_proxies "
+        "would be one client to them.",
     )
 
     @field_validator("exempt")
