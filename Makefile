@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-fast lint bench clean
+.PHONY: run test test-fast lint docs bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/peerservers serve $(ARGS)
@@ -22,6 +22,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The references that are made from the code.
+docs: $(VENV)/.installed-test
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.installed-test
 	tests/prepare

@@ -42,6 +42,14 @@ def _logs() -> None:
     configure("info", "json")
 
 
+def environment(section: str, **settings: object) -> dict[str, str]:
+    """The environment of a tracker with these settings in a section: "server", or "extensions.dht"."""
+    prefix = f"PEERSERVERS_{section.replace('.', '__').upper()}__"
+    return {
+        prefix + key.upper(): value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()
+    }
+
+
 def unavailable(what: str) -> None:
     """Skip the test because `what` is not on this machine; where all tests are required, fail it."""
     if os.environ.get("REQUIRE_ALL_TESTS"):

@@ -1,7 +1,6 @@
 """Trackers that federate, each in its own process, in a DHT of their own."""
 
 import asyncio
-import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.client import Json, eventually, raw_client
-from tests.conftest import TrackerProcess, free_port
+from tests.conftest import TrackerProcess, environment, free_port
 from tests.private_dht import PrivateDht
 from tracker.identity import load_or_create, tracker_id
 
@@ -25,21 +24,17 @@ class Federation:
         self.dht = dht
         self.started: list[TrackerProcess] = []
 
-    async def start(self, port: int = 0, in_dht: bool = True, **settings: object) -> TrackerProcess:
+    async def start(
+        self, port: int = 0, in_dht: bool = True, announce_port: int = 0, **settings: object
+    ) -> TrackerProcess:
         """Start a tracker; on the port of one that has ended, it is the same one. `settings` are of the extension."""
         port = port or free_port()
-        sections = {
-            "FEDERATION": {"enabled": True, "allow_private_addresses": True, **settings},
-            "DHT": {"enabled": in_dht, "listen": "127.0.0.1:0", "bootstrap": self.dht.bootstrap, "private": True},
+        env = {
+            **environment("server", state_dir=str(self.directory / str(port)), public_url=self.url_at(port)),
+            **environment("extensions.dht", enabled=in_dht, announce_port=announce_port, **self.dht.settings),
+            **environment("extensions.federation", enabled=True, allow_private_addresses=True, **settings),
         }
-        environment = {
-            f"PEERSERVERS_EXTENSIONS__{section}__{key.upper()}": value if isinstance(value, str) else json.dumps(value)
-            for section, values in sections.items()
-            for key, value in values.items()
-        }
-        environment["PEERSERVERS_SERVER__STATE_DIR"] = str(self.directory / str(port))
-        environment["PEERSERVERS_SERVER__PUBLIC_URL"] = f"ws://127.0.0.1:{port}"
-        self.started.append(await TrackerProcess.start(port=port, env=environment))
+        self.started.append(await TrackerProcess.start(port=port, env=env))
         return self.started[-1]
 
     async def start_linked(self, count: int) -> list[TrackerProcess]:
@@ -62,15 +57,20 @@ class Federation:
 
         await eventually(are_linked, PATIENCE)
 
+    @staticmethod
+    def url_at(port: int) -> str:
+        """What the tracker on a port publishes."""
+        return f"ws://127.0.0.1:{port}"
+
     def id_of(self, tracker: TrackerProcess) -> str:
         """A tracker's id."""
         return tracker_id(load_or_create(self.directory / str(tracker.port)))
 
 
 @asynccontextmanager
-async def federation(directory: Path) -> AsyncIterator[Federation]:
+async def federation(directory: Path, nodes: int = 8) -> AsyncIterator[Federation]:
     """A DHT, and trackers in it; at the end each must stop with code 0 and have complained about nothing."""
-    async with PrivateDht(8) as dht:
+    async with PrivateDht(nodes) as dht:
         federation = Federation(directory, dht)
         try:
             yield federation

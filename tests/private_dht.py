@@ -2,6 +2,7 @@
 
 import asyncio
 from types import TracebackType
+from typing import Any
 
 from extensions.dht.krpc import Address, Contact
 from extensions.dht.node import Node
@@ -28,6 +29,11 @@ class PrivateDht:
     def bootstrap(self) -> list[str]:
         """The same as "host:port" texts, as the configuration has them."""
         return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the extension `dht` by which one becomes a member."""
+        return {"listen": "127.0.0.1:0", "bootstrap": self.bootstrap[:3], "private": True}
 
     def contacts(self, family: int = 4) -> list[Contact]:
         """Their ids and addresses; can be given to a `Client`."""

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 from picows import WSCloseCode
 
+from tracker.door import Visit
 from tracker.reasons import Reason
 from tracker.websocket import Owner, WebSocket
 
@@ -32,20 +33,17 @@ class Channel(WebSocket):
     closes first, `receive` raises, and a handler that is busy with something else is cancelled after `GRACE` seconds.
     """
 
-    __slots__ = ("_arrived", "_handler", "_messages", "_queued", "_task")
+    __slots__ = ("_arrived", "_handler", "_messages", "_queued", "_task", "remote_address")
 
-    def __init__(self, owner: Owner, handler: Callable[["Channel"], Awaitable[None]]) -> None:
-        super().__init__(owner)
+    def __init__(self, owner: Owner, visit: Visit, handler: Callable[["Channel"], Awaitable[None]]) -> None:
+        super().__init__(owner, visit)
+        self.remote_address = visit.address
+        """The numeric IP address of the other side; of one behind a proxy that is not trusted, the proxy's."""
         self._handler = handler
         self._messages: deque[tuple[bytes, bool]] = deque()
         self._queued = 0
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def remote_address(self) -> str:
-        """The IP address of the other side, or of the proxy in front of it."""
-        return str(self.transport.underlying_transport.get_extra_info("peername")[0])
 
     async def receive(self) -> tuple[bytes, bool]:
         """The next message, and whether it came as text (UTF-8, not checked). Raises `ChannelClosed`."""

@@ -89,7 +89,7 @@ def default_toml(extensions: Mapping[str, type[Section]]) -> str:
         for key, field in section.model_fields.items():
             if field.description:
                 lines += textwrap.wrap(field.description, 100, initial_indent="# ", subsequent_indent="# ")
-            lines.append(f"{key} = {_toml_value(field.get_default(call_default_factory=True))}")
+            lines.append(f"{key} = {toml_value(field.get_default(call_default_factory=True))}")
     return "\n".join(lines) + "\n"
 
 
@@ -111,6 +111,7 @@ def _config_error(error: ValidationError, prefix: str = "") -> ConfigError:
     return ConfigError(f"{key}: {text}" if key else text)
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A setting as TOML writes it."""
     # JSON's strings, numbers, lists and switches are TOML's too.
     return json.dumps(str(value) if isinstance(value, Path) else value)

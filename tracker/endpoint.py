@@ -1,6 +1,6 @@
 """WebSocket connections on the public port.
 
-A connection begins as an `_Arrival`, which reads the request's head; then it is either a WebSocket (picows' protocol
+A connection begins as an `Arrival`, which reads the request's head; then it is either a WebSocket (picows' protocol
 object with a `Client` or an extension's channel behind it) or plain HTTP (`tracker.http`). One sweep for all
 connections does what would otherwise be timers of each: time limits, pings, silent peers.
 """
@@ -9,8 +9,10 @@ import asyncio
 import logging
 import re
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from time import monotonic
@@ -26,7 +28,9 @@ from picows import (
 )
 from picows.picows import WSProtocol  # type: ignore[attr-defined]
 
-from tracker.http import MAX_HEADER, HttpConnection, Route
+from tracker.arrival import Arrival, refusal
+from tracker.door import Door, Refused, Visit
+from tracker.http import HttpConnection, Route
 from tracker.hub import Hub, Outgoing
 from tracker.protocol import Malformed
 from tracker.reasons import Reason
@@ -51,22 +55,24 @@ _quiet.setLevel(logging.ERROR)
 _quiet.addFilter(lambda record: record.exc_info is not None or "exception from" in record.msg)
 _quiet_adapter: Final = logging.LoggerAdapter(_quiet, {})
 
-_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r]*websocket", re.IGNORECASE)
 
-Accept = Callable[[], WebSocket]
+Accept = Callable[[Visit], WebSocket]
 
 
 class Endpoint:
     """The public port's connections. Its counters are read by the metrics."""
 
-    def __init__(self, hub: Hub, settings: Connections) -> None:
+    def __init__(self, hub: Hub, settings: Connections, door: Door, has_websockets: bool = True) -> None:
         self.hub = hub
         self.settings = settings
+        self.door = door
+        self.log_addresses = False
+        """Whether refusals are logged with addresses above the level debug."""
         self.websockets: set[WebSocket] = set()
         self.opened = 0
         self.closed: Counter[Reason] = Counter()
+        self.rejected: Counter[Reason] = Counter()
         self.message_sizes = [0] * 65
         """Messages received by the bit length of their size in bytes."""
         self.bytes_received = 0
@@ -74,8 +80,10 @@ class Endpoint:
         self._routes: dict[str, Route] = {}
         self._subprotocols: dict[str, Accept] = {}
         self._servers: list[asyncio.Server] = []
-        self._arrivals: set[_Arrival] = set()
+        self._arrivals: set[Arrival] = set()
         self._http: set[HttpConnection] = set()
+        self._has_websockets = has_websockets
+        self._visits: dict[HttpConnection, Visit] = {}
         self._sweep_round: Iterator[WebSocket] = iter(())
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._draining = False
@@ -93,7 +101,7 @@ class Endpoint:
             raise ValueError(f"{name} is taken")
         self._subprotocols[name] = accept
 
-    async def listen(self, hosts: list[str], port: int) -> list[tuple[str, int]]:
+    async def listen(self, hosts: list[str], port: int, tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:
         """Start to accept; the (address, port) pairs listened on. Raises `OSError`."""
         loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
@@ -104,7 +112,15 @@ class Endpoint:
                     # With port 0, all addresses share the port that the first one got.
                     port = bound.getsockname()[1]
             for bound in sockets:
-                self._servers.append(await loop.create_server(lambda: _Arrival(self), sock=bound, backlog=4096))
+                self._servers.append(
+                    await loop.create_server(
+                        lambda: Arrival(self, self.settings.handshake_timeout),
+                        sock=bound,
+                        backlog=4096,
+                        ssl=tls,
+                        ssl_handshake_timeout=self.settings.handshake_timeout if tls else None,
+                    )
+                )
         except BaseException:
             for bound in sockets:
                 bound.close()
@@ -166,6 +182,7 @@ class Endpoint:
     def disconnected(self, websocket: WebSocket, reason: Reason) -> None:
         """A WebSocket has ended."""
         self.websockets.discard(websocket)
+        self.door.leave(websocket.quota, monotonic())
         self.closed[reason] += 1
         self._note_gone()
 
@@ -173,33 +190,63 @@ class Endpoint:
         """A message was dropped because its receiver does not keep up."""
         self.hub.tally.dropped[Reason.SLOW_RECEIVER] += 1
 
-    def arrived(self, arrival: "_Arrival", head: bytes, data: bytes) -> None:
+    def arrived(self, arrival: Arrival, head: bytes, data: bytes) -> None:
         """A request's head (with its blank line) is complete; `data` is all that was received."""
         self._arrivals.discard(arrival)
-        if _UPGRADE.search(head):
-            self._upgrade(arrival.transport, data)
+        if self._has_websockets and _UPGRADE.search(head):
+            self._upgrade(arrival.transport, arrival.visit, data)
         else:
             connection = HttpConnection(arrival.transport, data, self._routes, self._http_closed)
+            self._visits[connection] = arrival.visit
             self._http.add(connection)
             arrival.transport.set_protocol(connection)
 
-    def arrival_lost(self, arrival: "_Arrival", reason: Reason) -> None:
+    def arrival_lost(self, arrival: Arrival, reason: Reason) -> None:
         """A connection ended before it said what it wants."""
         if arrival in self._arrivals:
             self._arrivals.discard(arrival)
             self.closed[reason] += 1
+            self.door.leave(arrival.visit.quota, monotonic())
 
-    def waiting(self, arrival: "_Arrival") -> None:
-        """A connection was accepted."""
+    def waiting(self, arrival: Arrival, peer: str) -> Visit | None:
+        """A connection was accepted; whose it is, None if it is refused."""
         self.opened += 1
+        try:
+            if len(self._arrivals) + len(self._http) >= self.door.room.others:
+                raise Refused(Reason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
+            visit = self.door.arrive(peer, monotonic())
+        except Refused as refused:
+            self._refused(refused, peer)
+            arrival.transport.write(refusal(refused))
+            arrival.transport.close()
+            return None
         self._arrivals.add(arrival)
+        return visit
 
-    def _upgrade(self, transport: asyncio.Transport, data: bytes) -> None:
+    def identified(self, arrival: Arrival, address: str | None) -> bool:
+        """A proxy has told whose connection it is; whether that is welcome."""
+        try:
+            self.door.identify(arrival.visit, address, None, monotonic())
+        except Refused as refused:
+            self._refused(refused, str(address))
+            arrival.refuse(refused.reason, refusal(refused))
+            return False
+        return True
+
+    def _refused(self, refused: Refused, address: str) -> None:
+        self.rejected[refused.reason] += 1
+        log = structlog.get_logger()
+        if self.log_addresses:
+            log.info("rejected", reason=refused.reason.value, address=address)
+        else:
+            log.debug("rejected", reason=refused.reason.value, address=address)
+
+    def _upgrade(self, transport: asyncio.Transport, visit: Visit, data: bytes) -> None:
         protocol = WSProtocol(
             None,  # host and path are a client's
             None,
             False,
-            self._admit,
+            partial(self._admit, visit),
             _quiet_adapter,
             True,  # disconnect_on_exception
             None,  # handshake timeout: the whole request is here
@@ -225,13 +272,20 @@ class Endpoint:
             protocol.buffer_updated(size)
         response = protocol.transport.response
         if response is None or response.status != HTTPStatus.SWITCHING_PROTOCOLS:
-            self.closed[Reason.HANDSHAKE_INVALID] += 1
+            self.door.leave(visit.quota, monotonic())
+            if response is None or response.status == HTTPStatus.BAD_REQUEST:
+                self.closed[Reason.HANDSHAKE_INVALID] += 1
 
-    def _admit(self, request: WSUpgradeRequest) -> Any:
-        if self._draining:
-            return WSUpgradeResponseWithListener(
-                WSUpgradeResponse.create_error_response(HTTPStatus.SERVICE_UNAVAILABLE), None
-            )
+    def _admit(self, visit: Visit, request: WSUpgradeRequest) -> Any:
+        try:
+            if self._draining:
+                raise Refused(Reason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
+            self.door.identify(visit, None, request.headers, monotonic())
+            self.door.admit(request.headers, len(self.websockets))
+        except Refused as refused:
+            self._refused(refused, visit.address)
+            response = WSUpgradeResponse.create_error_response(refused.status, extra_headers=refused.headers)
+            return WSUpgradeResponseWithListener(response, None)
         # picows wants the word alone; Firefox sends "keep-alive, Upgrade".
         if "upgrade" in request.headers.get("Connection", "").lower():
             request.headers["Connection"] = "Upgrade"
@@ -241,12 +295,13 @@ class Endpoint:
             accept = self._subprotocols.get(name)
             if accept:
                 return WSUpgradeResponseWithListener(
-                    WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": name}), accept()
+                    WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": name}), accept(visit)
                 )
-        return Client(self)
+        return Client(self, visit)
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)
+        self.door.leave(self._visits.pop(connection).quota, monotonic())
         self._note_gone()
 
     def _note_gone(self) -> None:
@@ -270,43 +325,13 @@ class Endpoint:
                 websocket.sweep(now)
 
 
-class _Arrival(asyncio.Protocol):
-    """A connection that has not said yet what it wants."""
-
-    __slots__ = ("data", "deadline", "endpoint", "transport")
-
-    transport: asyncio.Transport
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.data = b""
-        self.deadline = monotonic() + endpoint.settings.handshake_timeout
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.endpoint.waiting(self)
-
-    def data_received(self, data: bytes) -> None:
-        self.data += data
-        end = self.data.find(b"\r\n\r\n")
-        if 0 <= end <= MAX_HEADER:
-            self.endpoint.arrived(self, self.data[: end + 4], self.data)
-        elif end > 0 or len(self.data) > MAX_HEADER or not self.data[:1].isalpha():
-            self.endpoint.arrival_lost(self, Reason.HANDSHAKE_INVALID)
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self.endpoint.arrival_lost(self, Reason.CONNECTION_LOST)
-
-
 class Client(WebSocket):
     """A peer's connection, as the hub's `Connection`."""
 
     __slots__ = ("endpoint", "peers", "strikes")
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
+    def __init__(self, endpoint: Endpoint, visit: Visit) -> None:
+        super().__init__(endpoint, visit)
         self.endpoint = endpoint
         self.peers: set[Peer] = set()
         self.strikes = 0

@@ -22,7 +22,7 @@ from tracker.hub import Hub
 from tracker.parking import Parking
 from tracker.protocol import Answer, Offer
 from tracker.settings import Section, Settings
-from tracker.stats import Tables
+from tracker.stats import Table, Tables
 from tracker.swarm import RemoteMember, Swarm
 
 GROUP: Final = "peerservers.extensions"
@@ -177,9 +177,13 @@ class TrackerHandle:
         """Place a local peer's offers, made `age` seconds ago, elsewhere than where they were refused."""
         self._endpoint.send(self._hub.place_again(info_hash, peer_id, offers, refused, age, monotonic()))
 
-    def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]]) -> None:
-        """Show a table on the page and in `/stats.json`, under a name: rows of texts and numbers, by column."""
-        self._tables[name] = rows
+    def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
+        """Show a table on the page and in `/stats.json`, under a name: rows of texts and numbers, by column.
+
+        The page draws `links` to other trackers as a picture. Their columns are `tracker` (an id), `url`, `direction`
+        ("dialed" or "accepted") and `shared_swarms`; any others are shown beside these.
+        """
+        self._tables[name] = Table(rows, links)
 
     def add_route(self, path: str, route: Route) -> None:
         """Serve an HTTP path on the public port. Raises `ValueError` if it is taken."""
@@ -187,7 +191,7 @@ class TrackerHandle:
 
     def add_subprotocol(self, name: str, handler: Callable[[Channel], Awaitable[None]]) -> None:
         """Serve a WebSocket subprotocol on the public port, any path. Raises `ValueError` if it is taken."""
-        self._endpoint.add_subprotocol(name, lambda: Channel(self._endpoint, handler))
+        self._endpoint.add_subprotocol(name, lambda visit: Channel(self._endpoint, visit, handler))
 
     def release(self) -> None:
         """Remove all remote members."""

@@ -69,7 +69,8 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client may close its side right behind its request; it still gets its answer."""
-        return True
+        # Under TLS there is no such half-closing.
+        return self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._task.cancel()

@@ -9,9 +9,11 @@ Times are seconds on any monotonic clock. Invariants, checked by `Hub.check`:
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from tracker.limits import Quota
 from tracker.parking import Parking
 from tracker.protocol import (
     NO_INFO_HASH,
@@ -33,7 +35,7 @@ from tracker.protocol import (
 from tracker.reasons import Reason
 from tracker.swarm import Connection, Peer, Random, RemoteMember, Swarm
 
-_NOT_GARBAGE: Final = frozenset({Reason.FULL_SCRAPE, Reason.TOO_MANY_SWARMS})
+_NOT_GARBAGE: Final = frozenset({Reason.FULL_SCRAPE, Reason.TOO_MANY_SWARMS, Reason.INFO_HASH_DENIED})
 """Refused for what they ask, not for how they are written."""
 
 Outgoing = list[tuple[Any, bytes]]
@@ -97,6 +99,8 @@ class Hub:
         self.tally = Tally()
         self.parking: Parking | None = None
         """Where offers wait for somebody to come. While it is there, a peer that is alone announces more often."""
+        self.serves: Callable[[str], bool] = lambda _: True
+        """Whether a swarm, by info_hash, may be."""
         self._foreign: Counter[tuple[Peer, Any]] = Counter()
         self._foreign_since = 0.0
 
@@ -108,6 +112,8 @@ class Hub:
         """
         try:
             message = decode(payload, self.rules.max_offers)
+            if connection.quota is not None:
+                self._charge(connection.quota, message, now)
             if type(message) is Announce:
                 out = self._announce(connection, message, now)
             elif type(message) is Answer:
@@ -133,6 +139,15 @@ class Hub:
         """A connection has ended: the peers it still owns leave."""
         for peer in list(connection.peers):
             self._leave(peer)
+
+    def close_denied(self) -> Outgoing:
+        """Close the swarms that may be no more; what to send to their peers."""
+        out: Outgoing = []
+        for swarm in [swarm for swarm in self.swarms.values() if not self.serves(swarm.info_hash)]:
+            for peer in list(swarm.peers.values()):
+                out.append((peer.connection, self.refuse(_denied(swarm.info_hash))))
+                self._leave(peer)
+        return out
 
     def expire(self, connection: Connection, now: float) -> None:
         """Let those of a live connection's peers go that have been silent for `peer_timeout`."""
@@ -247,6 +262,18 @@ class Hub:
         assert self.seeders == sum(len(swarm.seeders) for swarm in self.swarms.values())
         assert self.leechers == sum(len(swarm.leechers) for swarm in self.swarms.values())
 
+    def _charge(self, quota: Quota, message: Announce | Answer | Scrape, now: float) -> None:
+        """Have an address pay for a message. Raises `Malformed` if it has used up what it may."""
+        if isinstance(message, Announce):
+            if message.stopped:
+                return
+            reason = quota.announces(len(message.offers), now)
+        else:
+            reason = quota.offers(1, now) if isinstance(message, Answer) else quota.announces(0, now)
+        if reason is not None:
+            info_hash = NO_INFO_HASH if isinstance(message, Scrape) else message.info_hash
+            raise Malformed(reason, "too many requests from your address", info_hash)
+
     def _announce(self, connection: Connection, message: Announce, now: float) -> Outgoing:
         tally = self.tally
         tally.announces += 1
@@ -295,6 +322,8 @@ class Hub:
             raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", message.info_hash)
         opened = swarm is None
         if swarm is None:
+            if not self.serves(message.info_hash):
+                raise _denied(message.info_hash)
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
         if message.complete:
@@ -429,3 +458,7 @@ class Hub:
 
     def _fresh_since(self, now: float) -> float:
         return now - 2 * self.rules.announce_interval
+
+
+def _denied(info_hash: str) -> Malformed:
+    return Malformed(Reason.INFO_HASH_DENIED, "this tracker does not serve this infohash", info_hash)

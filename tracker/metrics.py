@@ -12,6 +12,7 @@ from tracker import __version__
 from tracker.endpoint import Endpoint
 from tracker.hub import Hub
 from tracker.reasons import Reason
+from tracker.tls import Certificate
 
 LAG_PERIOD = 0.5
 """Seconds between two looks at how late the event loop is."""
@@ -31,6 +32,9 @@ class TrackerCollector(Collector):
         yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
         yield CounterMetricFamily("peerservers_connections_opened", "TCP connections accepted", endpoint.opened)
         yield _by_reason("peerservers_connections_closed", "Connections ended", endpoint.closed)
+        yield _by_reason("peerservers_rejected", "Connections refused with an HTTP status", endpoint.rejected)
+        yield GaugeMetricFamily("peerservers_max_connections", "Most WebSockets", endpoint.door.room.connections)
+        yield GaugeMetricFamily("peerservers_addresses", "Addresses with limits", len(endpoint.door.addresses))
         yield GaugeMetricFamily("peerservers_swarms", "Swarms with a peer here", len(hub.swarms))
         peers = GaugeMetricFamily("peerservers_peers", "Peers in swarms, once for each swarm", labels=["role"])
         peers.add_metric(["seeder"], hub.seeders)
@@ -86,6 +90,26 @@ def _by_reason(name: str, text: str, numbers: dict[Reason, int]) -> CounterMetri
     for reason in sorted(numbers):
         family.add_metric([reason.value], numbers[reason])
     return family
+
+
+class OperationCollector(Collector):
+    """What an operator does: reloads, and the certificate that wants to be renewed."""
+
+    def __init__(self, reloads: Mapping[str, int], certificate: Certificate | None) -> None:
+        self._reloads = reloads
+        self._certificate = certificate
+
+    def collect(self) -> Iterator[Metric]:
+        reloads = CounterMetricFamily("peerservers_reloads", "Settings and files read again", labels=["result"])
+        for result in ("done", "failed"):
+            reloads.add_metric([result], self._reloads.get(result, 0))
+        yield reloads
+        if self._certificate:
+            yield GaugeMetricFamily(
+                "peerservers_certificate_expiry_timestamp_seconds",
+                "When the certificate is valid no more, Unix time",
+                self._certificate.expires,
+            )
 
 
 class LoopLag:

@@ -17,6 +17,14 @@ class Reason(StrEnum):
     INVALID_ANSWER = "invalid_answer"
     FULL_SCRAPE = "full_scrape"
     TOO_MANY_SWARMS = "too_many_swarms"
+    TOO_MANY_ANNOUNCES = "too_many_announces"
+    TOO_MANY_OFFERS = "too_many_offers"
+    INFO_HASH_DENIED = "infohash_denied"
+
+    # Connections refused with an HTTP status.
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    ADDRESS_CONNECTIONS = "address_connections"
+    ORIGIN_DENIED = "origin_denied"
 
     # Parts of a frame, or messages to others, that were left out.
     INVALID_OFFER = "invalid_offer"

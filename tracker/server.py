@@ -7,28 +7,39 @@ import os
 import random
 import resource
 import signal
+import ssl
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
 import uvloop
 
+from tracker.access import AccessLists
 from tracker.config import ConfigError
+from tracker.door import Door, Room
 from tracker.endpoint import Endpoint
 from tracker.extension import Extension
 from tracker.host import ExtensionHost
 from tracker.hub import Hub
 from tracker.logs import configure
-from tracker.metrics import LoopLag, registry_for
+from tracker.metrics import LoopLag, OperationCollector, registry_for
 from tracker.pages import Pages
-from tracker.settings import Settings
+from tracker.settings import Access, Limits, Settings
+from tracker.tls import Certificate
+from tracker.watch import Watch
 
 _FILES: Final = 1 << 20
 
 LEFTOVER_TIMEOUT: Final = 0.5
 """Seconds that tasks get to end once everything has been stopped."""
+
+
+PRIVATE_PATHS: Final = ("/metrics", "/stats", "/stats.json", "/health", "/ready")
+NOT_PUBLIC: Final = frozenset({"/metrics", "/stats", "/stats.json"})
+"""What the metrics' own port serves, and what the public one then serves no more."""
 
 
 class StartError(Exception):
@@ -41,39 +52,95 @@ class Server:
     def __init__(self, settings: Settings, extensions: Mapping[str, type[Extension]]) -> None:
         self.settings = settings
         self.hub = Hub(settings.tracker.rules(), random.Random().random)
-        self.endpoint = Endpoint(self.hub, settings.connections)
+        access = AccessLists(settings.access)
+        self.hub.serves = access.serves
+        self.certificate = Certificate(settings.tls) if settings.tls.certificate else None
+        self.reloads: Counter[str] = Counter()
+        self.endpoint = Endpoint(self.hub, settings.connections, Door(settings, access, _room(settings)))
+        self.endpoint.log_addresses = settings.log.addresses
+        self._private: Endpoint | None = None
+        self._watch = Watch(self._files_changed)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reloading = asyncio.Lock()
         self.extensions = ExtensionHost()
         self.registry = registry_for(self.hub, self.endpoint, self.extensions.errors)
+        self.registry.register(OperationCollector(self.reloads, self.certificate))
         pages = Pages(self.hub, self.endpoint, self.registry, settings.server.public_url, self.extensions.tables)
-        for path, route in pages.routes().items():
+        routes = pages.routes()
+        if settings.metrics.port:
+            # For who may come from anywhere, there is no limit but that of sockets.
+            limits = Limits(connections_per_address=0, announces_per_second=0, offers_per_second=0)
+            anybody = Door(Settings(limits=limits), AccessLists(Access()), _room(settings))
+            self._private = Endpoint(self.hub, settings.connections, anybody, has_websockets=False)
+            for path in PRIVATE_PATHS:
+                self._private.add_route(path, routes.pop(path) if path in NOT_PUBLIC else routes[path])
+        for path, route in routes.items():
             self.endpoint.add_route(path, route)
         self.extensions.load(extensions, settings, self.hub, self.endpoint, self.registry)
         self.addresses: list[tuple[str, int]] = []
         self._lag = LoopLag(self.registry)
-        self._lag_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, then start the extensions. Raises `StartError` if an address cannot be had."""
         server = self.settings.server
-        try:
-            self.addresses = await self.endpoint.listen(server.hosts, server.port)
-        except (OSError, UnicodeError) as error:
-            where = ", ".join(server.hosts)
-            raise StartError(
-                f"cannot listen on {where} port {server.port}: {getattr(error, 'strerror', None) or error}"
-            ) from None
-        self._lag_task = asyncio.get_running_loop().create_task(self._lag.run())
+        metrics = self.settings.metrics
+        context = self.certificate.context if self.certificate else None
+        if self._private:
+            await _listen(self._private, [metrics.host], metrics.port)
+        self.addresses = await _listen(self.endpoint, server.hosts, server.port, context)
+        self._watch_files()
+        loop = asyncio.get_running_loop()
+        self._tasks += [loop.create_task(self._lag.run()), loop.create_task(self._watch.run())]
         self.extensions.start()
+
+    async def reload(self, fresh: Settings) -> None:
+        """Use what can be changed of other settings: access lists, limits, certificate, trusted proxies, log.
+
+        Raises `ConfigError`; then all stays as it was.
+        """
+        async with self._reloading:
+            try:
+                # A list may have millions of lines.
+                access = await asyncio.to_thread(AccessLists, fresh.access)
+                if self.certificate and fresh.tls.certificate:
+                    self.certificate.load(fresh.tls)
+            except ConfigError:
+                self.reloads["failed"] += 1
+                raise
+            self.reloads["done"] += 1
+            self.settings = fresh
+            self.endpoint.door.change(fresh, access, _room(fresh))
+            self.endpoint.log_addresses = fresh.log.addresses
+            self.hub.serves = access.serves
+            self.endpoint.send(self.hub.close_denied())
+            self._watch_files()
+
+    def _watch_files(self) -> None:
+        tls, access = self.settings.tls, self.settings.access
+        self._watch.set_files([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes])
+
+    def _files_changed(self) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(self._reload_files()))
+
+    async def _reload_files(self) -> None:
+        log = structlog.get_logger()
+        try:
+            await self.reload(self.settings)
+            log.info("files_reloaded")
+        except ConfigError as error:
+            # It may be half written; what is in use stays.
+            log.error("reload_failed", error=str(error))
 
     async def stop(self) -> None:
         """Close every connection with 1001, within `shutdown_timeout`, and stop the extensions."""
         patience = self.settings.server.shutdown_timeout
         extensions = asyncio.get_running_loop().create_task(self.extensions.stop(patience))
         await self.endpoint.close(patience, extensions)
-        if self._lag_task:
-            self._lag_task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._lag_task
+        if self._private:
+            await self._private.close(patience, asyncio.sleep(0))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def run(settings: Settings, extensions: Mapping[str, type[Extension]], reload: Callable[[], Settings]) -> int:
@@ -116,14 +183,22 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
             log.info("stopping", signal=name)
             stopping.set()
 
-    def on_reload() -> None:
+    async def reload_all() -> None:
         try:
             fresh = reload()
+            await server.reload(fresh)
         except ConfigError as error:
             log.error("reload_failed", error=str(error))
             return
         configure(fresh.log.level, fresh.log.format)
         log.info("reloaded", level=fresh.log.level)
+
+    reloading: set[asyncio.Task[None]] = set()
+
+    def on_reload() -> None:
+        task = loop.create_task(reload_all())
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
 
     loop.add_signal_handler(signal.SIGTERM, on_stop, "SIGTERM")
     loop.add_signal_handler(signal.SIGINT, on_stop, "SIGINT")
@@ -152,6 +227,25 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
     stop.result()
     log.info("stopped")
     return 0
+
+
+async def _listen(
+    endpoint: Endpoint, hosts: list[str], port: int, tls: ssl.SSLContext | None = None
+) -> list[tuple[str, int]]:
+    try:
+        return await endpoint.listen(hosts, port, tls)
+    except (OSError, UnicodeError) as error:
+        where = ", ".join(hosts)
+        raise StartError(f"cannot listen on {where} port {port}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _room(settings: Settings) -> Room:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = settings.limits.max_connections
+    room = Room.of(_FILES if files == resource.RLIM_INFINITY else files, wanted)
+    if room.connections < wanted:
+        structlog.get_logger().warning("max_connections_lowered", connections=room.connections, files=files)
+    return room
 
 
 def raise_file_limit() -> None:

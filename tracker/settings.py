@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tracker.hub import Rules
+from tracker.limits import AddressLimits, networks
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -80,7 +81,7 @@ class Metrics(Section):
         0,
         ge=0,
         le=65535,
-        description="Own port of /metrics and the statistics, instead of the public one; 0: they are on the public one.",
+        description="Port of /metrics and the statistics, instead of the public one; 0: they are on the public one.",
     )
 
 
@@ -120,6 +121,10 @@ class Limits(Section):
         description="Addresses and networks without these limits; a proxy that is not in server.trusted_proxies "
         "would be one client to them.",
     )
+
+    def of_address(self) -> AddressLimits:
+        """Those of one address."""
+        return AddressLimits(**self.model_dump(exclude={"max_connections", "exempt"}), exempt=networks(self.exempt))
 
     @field_validator("exempt")
     @classmethod

@@ -8,10 +8,23 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
 
+import structlog
+
 from tracker.hub import Hub
 
-Tables = dict[str, Callable[[], list[dict[str, Any]]]]
-"""What extensions show to people, by name: functions that give the rows of a table, texts and numbers by column."""
+Rows = list[dict[str, Any]]
+"""Texts and numbers by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What an extension shows to people. The page draws `links` to other trackers as a picture."""
+
+    rows: Callable[[], Rows]
+    links: bool = False
+
+
+Tables = dict[str, Table]
 
 MAX_AGE: Final = 5.0
 """Seconds for which one count is given to everybody who asks: it visits every peer."""
@@ -63,6 +76,18 @@ class Statistics:
             "peersIPv6": self.peers_ipv6,
             "clients": self.clients,
         }
+
+
+def read(tables: Tables) -> dict[str, Rows]:
+    """The rows of each table; none of one that fails, so that the others are still to be had."""
+    found: dict[str, Rows] = {}
+    for name, table in tables.items():
+        try:
+            found[name] = [{str(column): cell for column, cell in row.items()} for row in table.rows()]
+        except Exception:
+            structlog.get_logger().exception("extension_failed", extension=name, on="table")
+            found[name] = []
+    return found
 
 
 class StatisticsCache:

@@ -9,19 +9,23 @@ Invariants, all checked by `Swarm.check` (and `tracker.hub.Hub.check` for what s
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from tracker.protocol import token
+
+if TYPE_CHECKING:
+    from tracker.limits import Quota
 
 Random = Callable[[], float]
 """A source of uniform floats in [0, 1), as `random.Random(seed).random`."""
 
 
 class Connection(Protocol):
-    """What the core needs of a client's connection: a place to remember its peers and its offences."""
+    """What the core needs of a client's connection: a place to remember its peers and its offences, and its quota."""
 
     peers: "set[Peer]"
     strikes: int
+    quota: "Quota | None"
 
 
 class Peer:

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
+from tracker.door import Visit
 from tracker.reasons import Reason
 from tracker.settings import Connections
 
@@ -44,12 +45,25 @@ class Owner(Protocol):
 class WebSocket(WSListener):
     """What clients and extensions' channels have in common."""
 
-    __slots__ = ("blocked_since", "close_by", "fragments", "heard", "ipv6", "owner", "pinged", "reason", "transport")
+    __slots__ = (
+        "blocked_since",
+        "close_by",
+        "fragments",
+        "heard",
+        "ipv6",
+        "owner",
+        "pinged",
+        "quota",
+        "reason",
+        "transport",
+    )
 
     transport: WSTransport
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, visit: Visit) -> None:
         self.owner = owner
+        self.quota = visit.quota
+        self.ipv6 = ":" in visit.address
         self.heard = monotonic()
         self.pinged = False
         self.blocked_since = 0.0
@@ -57,7 +71,6 @@ class WebSocket(WSListener):
         self.fragments: _Fragments | None = None
         self.reason: Reason | None = None
         """Why the connection ends; None while it is open."""
-        self.ipv6 = False
 
     def received(self, payload: bytes, is_text: bool, now: float) -> None:
         """A whole message has come. A subclass says what happens."""
@@ -113,8 +126,6 @@ class WebSocket(WSListener):
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The handshake is done."""
         self.transport = transport
-        address = transport.underlying_transport.get_extra_info("peername")
-        self.ipv6 = bool(address) and ":" in address[0] and not address[0].startswith("::ffff:")
         # uvloop's and asyncio's default of 64 KiB would hold up offers that a busy client takes a moment later.
         transport.underlying_transport.set_write_buffer_limits(high=self.owner.settings.send_buffer)
         # The handshake's headers would stay in memory as long as the connection.

@@ -130,17 +130,6 @@ def is_valid(item: Item, public_key: bytes, salt: bytes) -> bool:
     return is_signed(public_key, _signed(salt, item.seq, item.value), item.signature)
 
 
-def pack(contacts: list[Contact]) -> bytes:
-    """Contacts in compact form, 26 bytes each in IPv4 and 38 in IPv6."""
-    return b"".join(
-        contact.node_id
-        + (IPv6Address(host).packed if ":" in host else IPv4Address(host).packed)
-        + port.to_bytes(2, "big")
-        for contact in contacts
-        for host, port in [contact.address]
-    )
-
-
 def _reply(transaction: bytes, body: object) -> Reply | None:
     if not isinstance(body, dict) or not isinstance(node_id := body.get(b"id"), bytes) or len(node_id) != 20:
         return None

@@ -153,11 +153,6 @@ class Traversal:
                 return True
         return True
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether nobody who was asked may still answer."""
-        return self._asked + self._late == 0
-
     def closest(self) -> list[Candidate]:
         """The closest nodes that have answered, nearest first."""
         return [candidate for candidate in self._nearest if candidate.state is State.ANSWERED][:CLOSEST]

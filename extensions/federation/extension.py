@@ -93,7 +93,7 @@ class Federation(Extension):
                 f"connections.max_message_size: with extensions.federation enabled, at least {MAX_FRAME} are needed"
             )
         tracker.add_subprotocol(str(SUBPROTOCOL), self._accept)
-        tracker.add_table("federation", self.table)
+        tracker.add_table("federation", self.table, links=True)
         tracker.registry.register(FederationCollector(self))
 
     async def start(self) -> None:

@@ -9,11 +9,12 @@ from typing import Final, Protocol
 
 from picows import WSCloseCode
 
-from extensions.federation.limits import Bucket, Turns
+from extensions.federation.limits import Turns
 from extensions.federation.reasons import Dropped, Fault
 from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session
 from extensions.federation.wire import SOFT_FRAME
 from tracker.channel import Channel, ChannelClosed
+from tracker.limits import Bucket
 from tracker.protocol import Offer
 from tracker.reasons import Reason
 from tracker.swarm import RemoteMember

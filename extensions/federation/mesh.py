@@ -138,7 +138,7 @@ class Mesh:
 
     async def accept(self, channel: Channel) -> None:
         """Serve a link that another tracker has dialed."""
-        address = channel.remote_address.removeprefix("::ffff:")
+        address = channel.remote_address
         host = network_of(address, 32)
         limit = MAX_HANDSHAKES_PER_HOST if is_public(address) else MAX_HANDSHAKES
         if self._closing.is_set() or self._handshakes.total() >= MAX_HANDSHAKES or self._handshakes[host] >= limit:

@@ -125,11 +125,6 @@ class Session:
         """The same at both ends, and of no two links: to choose between two."""
         return self._secret
 
-    @property
-    def shared(self) -> int:
-        """Swarms with peers on both sides."""
-        return sum(name in self._theirs for name in self._hashes)
-
     def release(self) -> None:
         """Give back the places that the other side's swarms took."""
         self._room.left += len(self._theirs)

@@ -112,3 +112,20 @@ class Page:
 
     def _reported(self, event: str, value: Any = None) -> None:
         self._reports[event].put_nowait(value)
+
+
+async def meet_and_part(stays: Page, leaves: Page, url: str, other_url: str) -> None:
+    """Two pages enter a room by two trackers, or one: each must learn who the other is, both be heard, and who stays
+    must see the other go.
+    """
+    await stays.call("join", url, "room")
+    await leaves.call("join", other_url, "room")
+    first, second = await stays.told("joined"), await leaves.told("joined")
+    assert await stays.told("met") == second
+    assert await leaves.told("met") == first
+    await stays.call("say", "hello")
+    await leaves.call("say", "goodbye")
+    assert await leaves.told("heard") == "hello"
+    assert await stays.told("heard") == "goodbye"
+    await leaves.leave()
+    assert await stays.told("lost") == second

@@ -1,17 +1,20 @@
-"""A browser, and pages in it that run clients of trackers."""
+"""A browser, and pages in it that run clients of trackers; libtorrent; aiortc."""
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, async_playwright
 
 from tests.conftest import WEB, unavailable
 from tests.e2e.browser import CHROMIUM_FLAGS, Page, build_pages, serving
+from tests.e2e.lt import LibtorrentPeer
 from tests.e2e.rtc import aiortc
 
 OpenPage = Callable[[str], Awaitable[Page]]
+Pair = tuple[LibtorrentPeer, LibtorrentPeer]
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +53,17 @@ async def open_page(browser: Browser, site: str) -> AsyncIterator[OpenPage]:
 
         yield open_page
         assert [error for page in opened for error in page.errors] == []
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """A seeder and a leecher to be."""
+    async with AsyncExitStack() as stack:
+        peers = []
+        for name in ("seeder", "leecher"):
+            (tmp_path / name).mkdir()
+            peers.append(await stack.enter_async_context(LibtorrentPeer(tmp_path / name)))
+        yield peers[0], peers[1]
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TrackerProcess
-from tests.e2e.conftest import OpenPage
+from tests.e2e.browser import meet_and_part
+from tests.e2e.conftest import OpenPage, Pair
 from tests.e2e.lt import LibtorrentPeer, Torrent
 from tests.e2e.test_webtorrent import downloaded, leech, seed
 from tests.federated import federation
 
-Pair = tuple[LibtorrentPeer, LibtorrentPeer]
 GetTracker = Callable[[], Awaitable[TrackerProcess]]
 
 
@@ -44,17 +44,6 @@ async def two(
     else:
         async with federation(tmp_path) as trackers:
             yield [trackers.start] * 2
-
-
-@pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    """A seeder and a leecher to be."""
-    async with AsyncExitStack() as stack:
-        peers = []
-        for name in ("seeder", "leecher"):
-            (tmp_path / name).mkdir()
-            peers.append(await stack.enter_async_context(LibtorrentPeer(tmp_path / name)))
-        yield peers[0], peers[1]
 
 
 def new_torrent(tracker: TrackerProcess, size: int = 300_000) -> Torrent:
@@ -115,17 +104,7 @@ async def test_libtorrent_downloads_from_a_page(linked: list[TrackerProcess], op
 @pytest.mark.parametrize("client", ["trystero", "p2pt"])
 async def test_a_room_has_doors_at_two_trackers(client: str, linked: list[TrackerProcess], open_page: OpenPage) -> None:
     stays, leaves = await open_page(client), await open_page(client)
-    for page, tracker in zip((stays, leaves), linked, strict=True):
-        await page.call("join", tracker.url, "room")
-    first, second = await stays.told("joined"), await leaves.told("joined")
-    assert await stays.told("met") == second
-    assert await leaves.told("met") == first
-    await stays.call("say", "hello")
-    await leaves.call("say", "goodbye")
-    assert await leaves.told("heard") == "hello"
-    assert await stays.told("heard") == "goodbye"
-    await leaves.leave()
-    assert await stays.told("lost") == second
+    await meet_and_part(stays, leaves, *(tracker.url for tracker in linked))
 
 
 async def test_twenty_peers_at_five_trackers_mix(tmp_path: Path) -> None:

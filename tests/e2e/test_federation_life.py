@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tests.conftest import TrackerProcess, free_port
 from tests.e2e.lt import LibtorrentPeer
 from tests.e2e.rtc import HASH, connect, echo, random_id, rtc_peer
-from tests.federated import Wire, counted, federation
+from tests.federated import Federation, Wire, counted, federation
 
 pytestmark = pytest.mark.usefixtures("on_loopback")
 
@@ -63,13 +64,20 @@ def new_peer(directory: Path) -> LibtorrentPeer:
     return LibtorrentPeer(directory)
 
 
-async def test_a_link_is_silent_for_a_while(tmp_path: Path) -> None:
-    """Each tracker serves its own peers all the same, and what it had to say to the other arrives later."""
+@asynccontextmanager
+async def wired(trackers: Federation) -> AsyncIterator[tuple[TrackerProcess, TrackerProcess, Wire]]:
+    """Two trackers whose link goes over a wire: who dials, and who is dialed."""
     port = free_port()
-    async with federation(tmp_path) as trackers, Wire(port) as wire, AsyncExitStack() as stack:
+    async with Wire(port) as wire:
         there = await trackers.start(port, in_dht=False, aliases=[wire.url])
         here = await trackers.start(in_dht=False, peers=[wire.url])
         await trackers.linked(here, there)
+        yield here, there, wire
+
+
+async def test_a_link_is_silent_for_a_while(tmp_path: Path) -> None:
+    """Each tracker serves its own peers all the same, and what it had to say to the other arrives later."""
+    async with federation(tmp_path) as trackers, wired(trackers) as (here, there, wire), AsyncExitStack() as stack:
         other = random_id()
         near, nearer, far = [await stack.enter_async_context(rtc_peer(one)) for one in (here, here, there)]
         early, late = [await stack.enter_async_context(rtc_peer(one, other)) for one in (here, there)]
@@ -100,11 +108,7 @@ async def test_a_link_is_silent_for_a_while(tmp_path: Path) -> None:
 
 
 async def test_a_link_is_cut_and_comes_back(tmp_path: Path) -> None:
-    port = free_port()
-    async with federation(tmp_path) as trackers, Wire(port) as wire, AsyncExitStack() as stack:
-        there = await trackers.start(port, in_dht=False, aliases=[wire.url])
-        here = await trackers.start(in_dht=False, peers=[wire.url])
-        await trackers.linked(here, there)
+    async with federation(tmp_path) as trackers, wired(trackers) as (here, there, wire), AsyncExitStack() as stack:
         near, nearer = [await stack.enter_async_context(rtc_peer(here)) for _ in range(2)]
         far = await stack.enter_async_context(rtc_peer(there))
         for peer in (near, nearer, far):

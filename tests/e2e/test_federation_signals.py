@@ -1,11 +1,12 @@
 """Who gets whose offers, and what counts and intervals say, where peers of one swarm are at two linked trackers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.client import answer, eventually, offers, raw_client
+from tests.client import RawClient, answer, eventually, offers, raw_client
 from tests.conftest import TrackerProcess
 from tests.e2e.rtc import connect, echo, random_id, rtc_peer
 from tests.federated import counted, federation, links
@@ -96,16 +97,22 @@ async def test_two_that_both_make_offers_meet(pair: list[TrackerProcess], swarm:
             assert await echo(channel, "hello") == f"hello from {peer_id}"
 
 
-async def test_a_peer_at_both_trackers_is_not_offered_to_itself(pair: list[TrackerProcess], swarm: str) -> None:
-    here, there = pair
+@asynccontextmanager
+async def at_both(trackers: list[TrackerProcess], swarm: str) -> AsyncIterator[tuple[str, RawClient, RawClient]]:
+    """A peer that has announced to both trackers: its id, and its sockets."""
+    here, there = trackers
     both = random_id()
     async with raw_client(here.url) as at_here, raw_client(there.url) as at_there:
         await at_there.announce(both, swarm)
         await at_here.announce(both, swarm)
         await counted(here, swarm, complete=0, incomplete=2)
-        back = await refused(here)
-        await at_here.announce(both, swarm, offers=offers(5))
-        await back()
+        yield both, at_here, at_there
+
+
+async def test_a_peer_at_both_trackers_is_not_offered_to_itself(pair: list[TrackerProcess], swarm: str) -> None:
+    here, _ = pair
+    async with at_both(pair, swarm) as (both, at_here, at_there):
+        await offer_in_vain(here, at_here, both, swarm, 5)
         assert await at_there.nothing_came()
         # Nobody else being there, it waits like the others.
         async with raw_client(here.url) as client:
@@ -116,15 +123,11 @@ async def test_a_peer_at_both_trackers_is_not_offered_to_itself(pair: list[Track
 async def test_a_peer_at_both_trackers_is_answered_where_it_has_offered(pair: list[TrackerProcess], swarm: str) -> None:
     """Clients know an offer only on the socket that they have made it on."""
     here, there = pair
-    both, other = random_id(), random_id()
-    async with raw_client(here.url) as at_here, raw_client(there.url) as at_there, raw_client(there.url) as client:
+    other = random_id()
+    async with raw_client(there.url) as client, at_both(pair, swarm) as (both, at_here, at_there):
         await client.announce(other, swarm)
-        await at_there.announce(both, swarm)
-        await at_here.announce(both, swarm)
         await counted(here, swarm, complete=0, incomplete=3)
-        back = await refused(here)
-        await at_here.announce(both, swarm, offers=offers(2))
-        await back()
+        await offer_in_vain(here, at_here, both, swarm, 2)
         await at_there.announce(both, swarm, offers=offers(1, start=100))
         answered_to = {here: 0, there: 0}
         while not answered_to[there]:
@@ -136,33 +139,24 @@ async def test_a_peer_at_both_trackers_is_answered_where_it_has_offered(pair: li
                 assert (int((await socket.receive())["offer_id"]) == 100) is (tracker is there)
 
 
-async def refused(tracker: TrackerProcess) -> Callable[[], Awaitable[None]]:
-    """What waits until an offer that is yet to go over the link has come back."""
+async def offer_in_vain(here: TrackerProcess, client: RawClient, peer_id: str, swarm: str, count: int) -> None:
+    """Announce offers, and wait until they are back, refused, from the other tracker."""
 
     async def number() -> int:
-        return sum(link["refused"] for link in (await links(tracker)).values())
-
-    before = await number()
+        return sum(link["refused"] for link in (await links(here)).values())
 
     async def is_back() -> bool:
         return await number() > before
 
-    async def back() -> None:
-        await eventually(is_back)
-
-    return back
+    before = await number()
+    await client.announce(peer_id, swarm, offers=offers(count))
+    await eventually(is_back)
 
 
 async def test_offers_that_wait_are_not_lost_by_one_that_comes_back(pair: list[TrackerProcess], swarm: str) -> None:
-    here, there = pair
-    both = random_id()
-    async with raw_client(here.url) as at_here, raw_client(there.url) as at_there:
-        await at_there.announce(both, swarm)
-        await at_here.announce(both, swarm)
-        await counted(here, swarm, complete=0, incomplete=2)
-        back = await refused(here)
-        await at_here.announce(both, swarm, offers=offers(3))
-        await back()
+    here, _ = pair
+    async with at_both(pair, swarm) as (both, at_here, _):
+        await offer_in_vain(here, at_here, both, swarm, 3)
         async with raw_client(here.url) as client:
             for number in range(3):
                 await client.announce(random_id(), swarm)

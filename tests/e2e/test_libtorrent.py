@@ -2,29 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
-
-import pytest
 
 from tests.conftest import StartTracker, TrackerProcess
-from tests.e2e.lt import LibtorrentPeer, Torrent
-
-Pair = tuple[LibtorrentPeer, LibtorrentPeer]
+from tests.e2e.conftest import Pair
+from tests.e2e.lt import Torrent
 
 FILE = random.Random(1).randbytes(1_000_000)
-
-
-@pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    """A seeder and a leecher to be."""
-    async with AsyncExitStack() as stack:
-        peers = []
-        for name in ("seeder", "leecher"):
-            (tmp_path / name).mkdir()
-            peers.append(await stack.enter_async_context(LibtorrentPeer(tmp_path / name)))
-        yield peers[0], peers[1]
 
 
 async def test_leecher_finds_seeder(tracker: TrackerProcess, pair: Pair) -> None:

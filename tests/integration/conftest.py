@@ -1,12 +1,18 @@
-"""Trackers in this process, with extensions."""
+"""Trackers in this process, with extensions; members of a private DHT; and a tracker for hostile ones to link with."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.client import PATIENCE
+from extensions.federation.extension import Federation
+from tests.client import PATIENCE, RawClient, eventually
+from tests.conftest import StartTracker, TrackerProcess
+from tests.integration.dht import Members, members_of
+from tests.integration.hostile import local_peer, start_target
+from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
 from tracker.config import load
 from tracker.extension import Extension
@@ -42,3 +48,40 @@ async def serve() -> AsyncIterator[Any]:
     yield start
     for tracker in running:
         await asyncio.wait_for(tracker.server.stop(), PATIENCE)
+
+
+Federate = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+def federate(serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Federate:
+    """Starts a tracker with the extension `federation`, and settings of that."""
+
+    async def start(name: str = "", **settings: Any) -> Running:
+        """By another name it has another key."""
+        monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path / name))
+        tracker: Running = await serve({"federation": Federation}, federation=settings)
+        await eventually(lambda: tracker.extension("federation").mesh is not None)
+        return tracker
+
+    return start
+
+
+@pytest.fixture
+async def members(dht: PrivateDht) -> AsyncIterator[Members]:
+    """Starts members of the DHT of a file's tests, and stops them."""
+    async with members_of(dht) as members:
+        yield members
+
+
+@pytest.fixture
+async def target(start_tracker: StartTracker, tmp_path: Path) -> TrackerProcess:
+    """A tracker in its own process that others may link with."""
+    return await start_target(start_tracker, tmp_path)
+
+
+@pytest.fixture
+async def local(target: TrackerProcess) -> AsyncIterator[RawClient]:
+    """A peer of that tracker, which is served as ever when all is over."""
+    async with local_peer(target) as client:
+        yield client

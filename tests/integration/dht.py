@@ -1,23 +1,32 @@
 """Members of a private DHT, and somebody who means them ill."""
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import bencodepy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht import record
+from extensions.dht import record, slots
 from extensions.dht.cache import Sighting
 from extensions.dht.client import PARALLEL, Client, Stored
-from extensions.dht.krpc import Contact, Item
+from extensions.dht.krpc import Address, Contact, Item
 from extensions.dht.pace import Queue
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from tests.client import PATIENCE, eventually
+from tests.conftest import TrackerProcess
 from tests.private_dht import PrivateDht
+
+LOCK = 2**63 - 1
+"""The greatest sequence number that there is: nobody can write after it."""
+
+RUBBISH = b"rubbish"
 
 
 class Clock:
@@ -46,7 +55,7 @@ class Members:
     async def start(self, url: str = "", state_dir: Path | None = None, **settings: Any) -> Service:
         """One that publishes `url`, or only looks."""
         service = Service(
-            DhtSettings(**{"listen": "127.0.0.1:0", "bootstrap": self.dht.bootstrap[:3], "private": True} | settings),
+            DhtSettings(**self.dht.settings | settings),
             Ed25519PrivateKey.generate(),
             url,
             state_dir,
@@ -118,6 +127,15 @@ async def published(service: Service, info_hash: bytes | None = None) -> None:
     await eventually(lambda: info_hash in own if info_hash else bool(own), 20)
 
 
+async def publishes(tracker: TrackerProcess, number: int) -> None:
+    """Wait until a tracker in a process of its own is found for so many infohashes."""
+
+    async def is_so() -> bool:
+        return await tracker.metric("peerservers_dht_published") == number
+
+    await eventually(is_so, 20)
+
+
 def urls_of(services: Iterable[Service]) -> set[str]:
     """What they publish."""
     return {service.directory._publisher.url for service in services}
@@ -131,6 +149,13 @@ async def client_of(members: Members) -> AsyncIterator[Client]:
         own = [Contact(service.node.ids[0], service.node.addresses[0]) for service in members.all]
         return [*members.dht.contacts(), *own] if family == 4 else []
 
+    async with client_that_knows(contacts) as client:
+        yield client
+
+
+@asynccontextmanager
+async def client_that_knows(contacts: Callable[[int], list[Contact]]) -> AsyncIterator[Client]:
+    """A client that begins with the nodes of an address family."""
     client = Client(contacts, private=True, node_rate=1000)
     _lift(client)
     await client.start(["127.0.0.1"])
@@ -154,3 +179,32 @@ class Vandal:
         found = await self.client.get(public_key, record.SALTS[slot], 0, items.append)
         next_seq = max((item.seq for item in items), default=0) + 1
         return await self.client.put(found, self.key, record.SALTS[slot], seq or next_seq, value)
+
+
+def forged(info_hash: bytes, now: float, tracker_ids: Iterable[bytes] = ()) -> bytes:
+    """A record full of entries that nobody signed; of trackers that there are not, unless some are named."""
+    key = Ed25519PrivateKey.generate()
+    table = []
+    for number, tracker_id in enumerate(tracker_ids or [os.urandom(32) for _ in range(3)]):
+        entry = record.sign_entry(key, info_hash, f"wss://forged{number}.example", now + number)
+        table.append([tracker_id, entry.expires, entry.url.encode(), entry.signature])
+    value: bytes = bencodepy.encode({b"e": table, b"v": 1})
+    return value
+
+
+async def written_in(client: Client, info_hash: bytes) -> dict[str, str]:
+    """What readers find in a record now: the slot that each URL is in."""
+    found: dict[str, str] = {}
+    for day in record.days_to_read(time.time()):
+        await slots.read(
+            client, info_hash, day, 0, time.time, Counter(), lambda entry, where: found.update({entry.url: where})
+        )
+    return found
+
+
+async def announced(client: Client, info_hash: bytes) -> set[Address]:
+    """Where the second path leads: the addresses that are announced for a record."""
+    found: set[Address] = set()
+    for day in record.days_to_read(time.time()):
+        await client.get_peers(record.announce_hash(info_hash, day), 0, found.add)
+    return found

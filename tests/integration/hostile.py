@@ -21,7 +21,7 @@ from extensions.federation import wire
 from extensions.federation.dial import SUBPROTOCOL
 from extensions.federation.session import LinkError, Session, State
 from tests.client import PATIENCE, RawClient, raw_client
-from tests.conftest import StartTracker, TrackerProcess, free_port
+from tests.conftest import StartTracker, TrackerProcess, environment, free_port
 from tests.unit.fakes import peer_id
 
 Message = TypeVar("Message", wire.Hello, wire.Proof, wire.Have, wire.Offers, wire.Refused, wire.Answered, wire.Bye)
@@ -147,10 +147,8 @@ async def hostile_tracker(
 def federated(state_dir: Path, public_url: str = "", **settings: Any) -> dict[str, str]:
     """The environment of a tracker with the extension `federation`, and settings of that."""
     return {
-        "PEERSERVERS_SERVER__STATE_DIR": str(state_dir),
-        "PEERSERVERS_SERVER__PUBLIC_URL": public_url,
-        "PEERSERVERS_EXTENSIONS__FEDERATION__ENABLED": "true",
-        **{f"PEERSERVERS_EXTENSIONS__FEDERATION__{key.upper()}": _text(value) for key, value in settings.items()},
+        **environment("server", state_dir=str(state_dir), public_url=public_url),
+        **environment("extensions.federation", enabled=True, **settings),
     }
 
 
@@ -201,7 +199,3 @@ async def at_least(value: Awaitable[float], wanted: float) -> bool:
 async def equals(value: Awaitable[float], wanted: float) -> bool:
     """For `eventually`: whether a figure is as wanted."""
     return await value == wanted
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

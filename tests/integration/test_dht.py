@@ -23,12 +23,6 @@ async def dht() -> AsyncIterator[PrivateDht]:
 
 
 @pytest.fixture
-async def members(dht: PrivateDht) -> AsyncIterator[Members]:
-    async with members_of(dht) as members:
-        yield members
-
-
-@pytest.fixture
 def info_hash() -> bytes:
     return os.urandom(20)
 

@@ -17,7 +17,7 @@ from extensions.dht import service
 from extensions.dht.extension import Dht
 from extensions.dht.settings import DhtSettings
 from tests.client import eventually
-from tests.integration.dht import Members, members_of, published, seen_by
+from tests.integration.dht import Members, published, seen_by
 from tests.private_dht import PrivateDht
 from tracker.settings import Settings
 
@@ -28,12 +28,6 @@ HASH = "\u00ff" * 20
 async def dht() -> AsyncIterator[PrivateDht]:
     async with PrivateDht(5) as dht:
         yield dht
-
-
-@pytest.fixture
-async def members(dht: PrivateDht) -> AsyncIterator[Members]:
-    async with members_of(dht) as members:
-        yield members
 
 
 @pytest.fixture
@@ -51,10 +45,6 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(socket, "getaddrinfo", wait)
     yield free
     free.set()
-
-
-def settings_for(dht: PrivateDht, **more: Any) -> DhtSettings:
-    return DhtSettings(**{"listen": "127.0.0.1:0", "bootstrap": dht.bootstrap[:2], "private": True} | more)
 
 
 # Names
@@ -130,7 +120,7 @@ async def test_whatever_fails_at_the_end_the_rest_is_ended(members: Members, par
 @pytest.mark.parametrize("turns", range(1, 5))
 async def test_a_start_that_is_cancelled_leaves_nothing(dht: PrivateDht, tmp_path: Path, turns: int) -> None:
     before = threading.active_count()
-    one = Dht(handle(tmp_path), settings_for(dht))
+    one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
     starting = asyncio.ensure_future(one.start())
     for _ in range(turns):
         await asyncio.sleep(0.005)
@@ -159,7 +149,7 @@ async def test_a_session_that_is_made_while_the_start_is_cancelled_is_ended(
 
     ended = threading.Event()
     monkeypatch.setattr(lt, "session", Slow)
-    one = Dht(handle(tmp_path), settings_for(dht))
+    one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
     starting = asyncio.ensure_future(one.start())
     await eventually(lambda: bool(made))
     made.clear()
@@ -188,7 +178,7 @@ async def test_what_is_wanted_before_the_start_is_done_after_it(
 ) -> None:
     monkeypatch.setattr(service, "HASTY_PERIOD", 0.05)
     reader = await members.start()
-    one = Dht(handle(tmp_path), settings_for(dht))
+    one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
     one.publish(HASH)
     one.publish("w" * 20)
     one.withdraw("w" * 20)
@@ -217,7 +207,7 @@ async def test_whoever_looks_for_trackers_at_the_end_hears_it(
     dht: PrivateDht, tmp_path: Path, members: Members
 ) -> None:
     assert members.dht is dht
-    one = Dht(handle(tmp_path), settings_for(dht, bootstrap=[]))
+    one = Dht(handle(tmp_path), DhtSettings(**dht.settings | {"bootstrap": []}))
     await one.start()
     own = cast(Any, one)._service
     own.client.queue.running = 8

@@ -15,7 +15,8 @@ import pytest
 
 from extensions.dht import descriptor, record
 from tests.client import announce, eventually, raw_client
-from tests.conftest import StartTracker, TrackerProcess
+from tests.conftest import StartTracker, environment
+from tests.integration.dht import publishes
 from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
 
@@ -39,17 +40,9 @@ async def dht() -> AsyncIterator[PrivateDht]:
 
 def in_dht(dht: PrivateDht, state_dir: Path, url: str = "wss://tracker.example.org", **more: str) -> dict[str, str]:
     """Environment of a tracker that is a member of a private DHT."""
-    settings = {
-        "enabled": "true",
-        "listen": "127.0.0.1:0",
-        "bootstrap": json.dumps(dht.bootstrap),
-        "private": "true",
-        **more,
-    }
     return {
-        "PEERSERVERS_SERVER__STATE_DIR": str(state_dir),
-        "PEERSERVERS_SERVER__PUBLIC_URL": url,
-        **{f"PEERSERVERS_EXTENSIONS__DHT__{key.upper()}": value for key, value in settings.items()},
+        **environment("server", state_dir=str(state_dir), public_url=url),
+        **environment("extensions.dht", **{"enabled": True, **dht.settings, **more}),
     }
 
 
@@ -67,15 +60,6 @@ async def lookup(dht: PrivateDht, *arguments: str, bootstrap: str = "") -> Ended
     return Ended(process.returncode, out.decode(), err.decode())
 
 
-async def published(tracker: TrackerProcess, number: int) -> None:
-    """Wait until the tracker is found for so many infohashes."""
-
-    async def is_so() -> bool:
-        return await tracker.metric("peerservers_dht_published") == number
-
-    await eventually(is_so, 20)
-
-
 async def test_the_command_finds_the_tracker_of_a_peer(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
@@ -83,7 +67,7 @@ async def test_the_command_finds_the_tracker_of_a_peer(
     async with raw_client(tracker.url) as peer:
         await peer.send(announce(peer_id(1), INFO_HASH))
         # The rendezvous is the other.
-        await published(tracker, 2)
+        await publishes(tracker, 2)
         magnet = f"magnet:?dn=x&xt=urn:btih:{HEX}&tr=wss%3A%2F%2Fother.example"
         ended, table = await asyncio.gather(lookup(dht, "--json", magnet), lookup(dht, HEX))
         assert ended.code == 0, ended
@@ -121,7 +105,7 @@ async def test_the_command_says_what_is_no_infohash() -> None:
 
 async def test_a_descriptor_says_who_and_where(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
     tracker = await start_tracker(env=in_dht(dht, tmp_path))
-    await published(tracker, 1)
+    await publishes(tracker, 1)
     entry = await descriptor.fetch(("127.0.0.1", tracker.port), time.time())
     assert entry.url == "wss://tracker.example.org"
     status, body = await tracker.get(descriptor.PATH)
@@ -142,7 +126,7 @@ async def test_who_publishes_nothing_still_looks_for_others(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
     public = await start_tracker(env=in_dht(dht, tmp_path / "public"))
-    await published(public, 1)
+    await publishes(public, 1)
     silent = await start_tracker(env=in_dht(dht, tmp_path / "silent", url="wss://silent.example.org", publish="none"))
 
     async def has_found() -> bool:
@@ -163,7 +147,7 @@ async def test_the_node_is_the_same_after_a_restart(
     # Once with notice, once without.
     for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
         tracker = await start_tracker(env=in_dht(dht, tmp_path, listen=f"127.0.0.1:{port}"))
-        await published(tracker, 1)
+        await publishes(tracker, 1)
         await eventually((tmp_path / "dht.state").exists)
         ids.append(await ids_at(dht, port))
         await tracker.stop(end)
@@ -187,7 +171,7 @@ async def ids_at(dht: PrivateDht, port: int) -> set[bytes]:
 
 async def test_its_metrics_are_there(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
     tracker = await start_tracker(env=in_dht(dht, tmp_path))
-    await published(tracker, 1)
+    await publishes(tracker, 1)
     assert await tracker.metric("peerservers_dht_reachable") == 1
     assert await tracker.metric("peerservers_dht_nodes") >= 1
     assert await tracker.metric("peerservers_dht_queries_total", method="put") >= 1
@@ -214,14 +198,14 @@ async def test_a_spoilt_state_costs_a_warning(dht: PrivateDht, start_tracker: St
     (tmp_path / "dht.sqlite").write_bytes(os.urandom(5000))
     tracker = await start_tracker(env=in_dht(dht, tmp_path))
     assert (await tracker.logged("dht_state_ignored"))["level"] == "warning"
-    await published(tracker, 1)
+    await publishes(tracker, 1)
 
 
 async def test_where_nothing_can_be_saved_the_tracker_serves_on(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
     tracker = await start_tracker(env=in_dht(dht, tmp_path / "state"))
-    await published(tracker, 1)
+    await publishes(tracker, 1)
     await eventually((tmp_path / "state" / "dht.state").exists)
     for file in (tmp_path / "state").iterdir():
         file.unlink()
@@ -237,7 +221,7 @@ async def test_a_port_that_is_taken_is_a_warning(dht: PrivateDht, start_tracker:
         async with raw_client(tracker.url) as peer:
             await peer.send(announce(peer_id(1), INFO_HASH))
             assert (await peer.receive())["action"] == "announce"
-            await published(tracker, 2)
+            await publishes(tracker, 2)
         assert (await tracker.logged("dht_port_taken"))["level"] == "warning"
 
 

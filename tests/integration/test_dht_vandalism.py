@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-import bencodepy
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -17,23 +16,22 @@ from extensions.dht.service import Service
 from extensions.dht.topic import REFRESH
 from extensions.dht.traversal import CLOSEST
 from tests.client import eventually
-from tests.integration.dht import Members, Vandal, client_of, members_of, published, seen_by, urls_of
+from tests.integration.dht import (
+    LOCK,
+    RUBBISH,
+    Members,
+    Vandal,
+    client_of,
+    forged,
+    members_of,
+    published,
+    seen_by,
+    urls_of,
+)
 from tests.private_dht import PrivateDht
 
-LOCK = 2**63 - 1
-LAST_FREE = 2**63 - 2
-
-RUBBISH = b"rubbish"
+LAST_FREE = LOCK - 1
 EMPTY = record.encode_slot([])
-
-
-def forged(info_hash: bytes, now: float) -> bytes:
-    """A record full of entries that nobody signed."""
-    key = Ed25519PrivateKey.generate()
-    entries = [record.sign_entry(key, info_hash, f"wss://forged{number}.example", now + number) for number in range(3)]
-    table = [[os.urandom(32), entry.expires, entry.url.encode(), entry.signature] for entry in entries]
-    value: bytes = bencodepy.encode({b"e": table, b"v": 1})
-    return value
 
 
 class Network(NamedTuple):

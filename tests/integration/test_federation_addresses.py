@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from extensions.dht.cache import Sighting
 from extensions.dht.record import RENDEZVOUS, Entry
 from extensions.federation.dial import Target, dial, resolve
-from extensions.federation.extension import MAX_DIALS_PER_SWARM, Federation
+from extensions.federation.extension import MAX_DIALS_PER_SWARM
 from extensions.federation.mesh import MAX_DIALS
 from extensions.federation.session import LinkError
 from tests.client import HASH, PATIENCE, eventually, raw_client
 from tests.conftest import free_port
+from tests.integration.conftest import Federate
 from tests.integration.hostile import A, HostileLink, hostile_tracker
 from tracker.identity import tracker_id
 
@@ -41,8 +42,6 @@ NAMES = {
 }
 
 FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
-
-Start = Callable[..., Any]
 
 
 class Listener:
@@ -101,19 +100,6 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-@pytest.fixture
-def start(serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
-    """Starts a tracker in this process, with settings of the extension."""
-    monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
-
-    async def start(**settings: Any) -> Any:
-        tracker = await serve({"federation": Federation}, federation=settings)
-        await eventually(lambda: tracker.extension("federation").mesh is not None)
-        return tracker
-
-    return start
-
-
 def sight(tracker: Any, url: str, info_hash: str = RENDEZVOUS.decode("latin-1")) -> str:
     """Have the DHT name a tracker; its id."""
     named = tracker_id(Ed25519PrivateKey.generate())
@@ -141,8 +127,8 @@ def hostile_urls(port: int) -> list[str]:
 
 
 @pytest.mark.usefixtures("names")
-async def test_private_addresses_are_never_dialed(start: Start, listener: Listener) -> None:
-    tracker = await start(max_links=1000)
+async def test_private_addresses_are_never_dialed(federate: Federate, listener: Listener) -> None:
+    tracker = await federate(max_links=1000)
     mesh = tracker.extension("federation").mesh
     urls = hostile_urls(listener.port)
     for url in urls:
@@ -177,15 +163,15 @@ async def test_a_name_is_looked_up_once_and_public_addresses_are_taken(names: li
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "loopback.example"])
 @pytest.mark.usefixtures("names")
-async def test_private_addresses_are_dialed_if_allowed(start: Start, listener: Listener, host: str) -> None:
+async def test_private_addresses_are_dialed_if_allowed(federate: Federate, listener: Listener, host: str) -> None:
     listener.says = FORBIDDEN
-    tracker = await start(allow_private_addresses=True)
+    tracker = await federate(allow_private_addresses=True)
     sight(tracker, f"ws://{host}:{listener.port}/")
     await asyncio.wait_for(listener.called.wait(), PATIENCE)
 
 
-async def test_only_so_many_are_dialed_for_one_swarm(start: Start, listener: Listener) -> None:
-    tracker = await start(allow_private_addresses=True)
+async def test_only_so_many_are_dialed_for_one_swarm(federate: Federate, listener: Listener) -> None:
+    tracker = await federate(allow_private_addresses=True)
     listener.says = FORBIDDEN
     async with raw_client(tracker.url) as client:
         await client.announce(A)
@@ -197,9 +183,11 @@ async def test_only_so_many_are_dialed_for_one_swarm(start: Start, listener: Lis
         assert len(mesh._pursued) <= MAX_DIALS_PER_SWARM
 
 
-async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(start: Start, listener: Listener) -> None:
+async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(
+    federate: Federate, listener: Listener
+) -> None:
     listener.says = FORBIDDEN
-    tracker = await start(allow_private_addresses=True)
+    tracker = await federate(allow_private_addresses=True)
     federation = tracker.extension("federation")
     nobody = tracker_id(Ed25519PrivateKey.generate())
     async with raw_client(tracker.url) as client:
@@ -213,13 +201,13 @@ async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(star
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("listed", [False, True])
-async def test_redirects_are_not_followed(start: Start, listener: Listener, status: int, listed: bool) -> None:
+async def test_redirects_are_not_followed(federate: Federate, listener: Listener, status: int, listed: bool) -> None:
     async with listening() as door:
         door.says = (
             f"HTTP/1.1 {status} Moved\r\nLocation: ws://127.0.0.1:{listener.port}/\r\nContent-Length: 0\r\n\r\n"
         ).encode()
         url = f"ws://127.0.0.1:{door.port}/"
-        tracker = await start(allow_private_addresses=True, peers=[url] if listed else [])
+        tracker = await federate(allow_private_addresses=True, peers=[url] if listed else [])
         if not listed:
             sight(tracker, url)
         mesh = tracker.extension("federation").mesh
@@ -227,7 +215,7 @@ async def test_redirects_are_not_followed(start: Start, listener: Listener, stat
         assert (door.heard, listener.heard) == (1, 0)
 
 
-async def test_tarpits_do_not_keep_us_from_the_listed(start: Start, listener: Listener) -> None:
+async def test_tarpits_do_not_keep_us_from_the_listed(federate: Federate, listener: Listener) -> None:
     links: asyncio.Queue[HostileLink] = asyncio.Queue()
 
     async def listed(link: HostileLink) -> None:
@@ -236,7 +224,7 @@ async def test_tarpits_do_not_keep_us_from_the_listed(start: Start, listener: Li
         await link.ended()
 
     async with hostile_tracker(listed) as url:
-        tracker = await start(allow_private_addresses=True, peers=[url])
+        tracker = await federate(allow_private_addresses=True, peers=[url])
         link = await asyncio.wait_for(links.get(), PATIENCE)
         for _ in range(5 * MAX_DIALS):
             sight(tracker, f"ws://127.0.0.1:{listener.port}/")
@@ -311,7 +299,7 @@ async def test_a_certificate_must_be_trusted_and_of_the_urls_name(
             assert failed.value.fault == "unreachable"
 
 
-async def test_a_listed_tracker_with_a_strangers_certificate_is_not_linked(start: Start, tmp_path: Path) -> None:
+async def test_a_listed_tracker_with_a_strangers_certificate_is_not_linked(federate: Federate, tmp_path: Path) -> None:
     shaken = asyncio.Event()
 
     async def serve(link: HostileLink) -> None:
@@ -319,7 +307,7 @@ async def test_a_listed_tracker_with_a_strangers_certificate_is_not_linked(start
         await link.shake()
 
     async with hostile_tracker(serve, tls=Certificate(tmp_path, "other.example").server()) as url:
-        tracker = await start(peers=[url])
+        tracker = await federate(peers=[url])
         mesh = tracker.extension("federation").mesh
         await eventually(lambda: mesh.ended["unreachable"] >= 1)
         assert not shaken.is_set()

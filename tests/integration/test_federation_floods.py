@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from statistics import median
@@ -27,7 +27,6 @@ from tests.integration.hostile import (
     ended,
     equals,
     link_to,
-    local_peer,
     memory,
     refusal,
     start_target,
@@ -41,12 +40,6 @@ MIB = 1 << 20
 @pytest.fixture
 async def target(start_tracker: StartTracker, tmp_path: Path) -> TrackerProcess:
     return await start_target(start_tracker, tmp_path, max_links=10)
-
-
-@pytest.fixture
-async def local(target: TrackerProcess) -> AsyncIterator[RawClient]:
-    async with local_peer(target) as client:
-        yield client
 
 
 def names(number: int) -> Iterator[bytes]:

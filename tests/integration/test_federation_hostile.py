@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from websockets.exceptions import ConnectionClosed
 from extensions.federation import link as link_module
 from extensions.federation import mesh as mesh_module
 from extensions.federation import wire
-from extensions.federation.extension import Federation
 from extensions.federation.session import Session, State
 from tests.client import HASH, RawClient, eventually
 from tests.conftest import StartTracker, TrackerProcess
+from tests.integration.conftest import Federate
 from tests.integration.hostile import (
     LINKS,
     A,
@@ -31,26 +30,13 @@ from tests.integration.hostile import (
     federated,
     hostile_tracker,
     link_to,
-    local_peer,
     refusal,
-    start_target,
 )
 from tests.integration.wire import HANDSHAKE, Recorder, WireClient
 from tests.integration.wire import wire as wire_client
-from tracker.channel import Channel
+from tracker import door as door_module
 
 SUBPROTOCOL_HEADER = b"Sec-WebSocket-Protocol: peerservers.federation.1\r\n"
-
-
-@pytest.fixture
-async def target(start_tracker: StartTracker, tmp_path: Path) -> TrackerProcess:
-    return await start_target(start_tracker, tmp_path)
-
-
-@pytest.fixture
-async def local(target: TrackerProcess) -> AsyncIterator[RawClient]:
-    async with local_peer(target) as client:
-        yield client
 
 
 def hello(link: HostileLink, **fields: Any) -> bytes:
@@ -219,12 +205,9 @@ async def test_binary_and_oversized_frames_end_a_link(target: TrackerProcess, lo
 
 
 @pytest.mark.parametrize("says", ["nothing", "hello"])
-async def test_silence_in_the_handshake_ends_it(
-    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str
-) -> None:
+async def test_silence_in_the_handshake_ends_it(federate: Federate, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
     monkeypatch.setattr(link_module, "HANDSHAKE_TIMEOUT", 0.2)
-    monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
-    tracker = await serve({"federation": Federation})
+    tracker = await federate()
     async with link_to(tracker.url, shake=False) as link:
         if says == "hello":
             await link.send(link.session.start())
@@ -271,22 +254,20 @@ async def test_half_open_links_are_bounded_and_harm_no_peers(target: TrackerProc
     [
         "192.0.32.8",
         "2606:4700::1",
-        "::ffff:192.0.32.8",
     ],
 )
 async def test_one_host_cannot_take_all_places_for_handshakes(
-    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+    federate: Federate, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
-    monkeypatch.setattr(Channel, "remote_address", host)
-    tracker = await serve({"federation": Federation})
+    monkeypatch.setattr(door_module, "numeric", lambda _: host)
+    tracker = await federate()
     links = [link_to(tracker.url, shake=False) for _ in range(mesh_module.MAX_HANDSHAKES_PER_HOST + 1)]
     for link in links:
         await link.__aenter__()
     mesh = tracker.extension("federation").mesh
     await eventually(lambda: mesh._handshakes.total() + mesh.ended["too_many_links"] == len(links))
     assert mesh.ended["too_many_links"] == 1
-    monkeypatch.setattr(Channel, "remote_address", "192.0.32.9")
+    monkeypatch.setattr(door_module, "numeric", lambda _: "192.0.32.9")
     async with link_to(tracker.url):
         pass
     for link in links:

@@ -12,9 +12,9 @@ from websockets.asyncio.client import connect
 from extensions.federation import extension as extension_module
 from extensions.federation import wire
 from extensions.federation.dial import SUBPROTOCOL
-from extensions.federation.extension import Federation
 from tests.client import HASH, PATIENCE, RawClient, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, free_port
+from tests.integration.conftest import Federate
 from tests.integration.hostile import (
     LINKS,
     A,
@@ -81,14 +81,9 @@ async def has_peers(client: RawClient, peer_id: str, number: int, info_hash: str
     await eventually(has)
 
 
-async def test_both_dial_at_once_and_keep_the_same_link(
-    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_both_dial_at_once_and_keep_the_same_link(federate: Federate) -> None:
     for number in range(20):
-        pair = []
-        for name in ("a", "b"):
-            monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path / f"{name}{number}"))
-            pair.append(await serve({"federation": Federation}, federation={"allow_private_addresses": True}))
+        pair = [await federate(f"{name}{number}", allow_private_addresses=True) for name in ("a", "b")]
         async with raw_client(pair[0].url) as a, raw_client(pair[1].url) as b:
             await a.announce(A)
             await b.announce(B)
@@ -227,12 +222,10 @@ async def test_no_more_links_than_allowed_but_the_listed(trackers: Trackers) -> 
 
 
 async def test_links_without_common_swarms_end_while_others_stay(
-    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    federate: Federate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extension_module, "TELL_PERIOD", 0.05)
-    monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
-    settings = {"max_links": 3, "idle_timeout": 0.2}
-    tracker = await serve({"federation": Federation}, federation=settings)
+    tracker = await federate(max_links=3, idle_timeout=0.2)
     async with raw_client(tracker.url) as client, link_to(tracker.url) as useful:
         await client.announce(A)
         await useful.send(useful.have((HASH, 0, 1)))

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.client import HASH, announce
 from tracker.hub import Hub, Observer, Rules
+from tracker.limits import Quota
 from tracker.swarm import Peer
 
 Json = dict[str, Any]
@@ -17,6 +18,7 @@ class FakeConnection:
     def __init__(self) -> None:
         self.peers: set[Peer] = set()
         self.strikes = 0
+        self.quota: Quota | None = None
         self.inbox: list[Json] = []
 
     def take(self) -> list[Json]:

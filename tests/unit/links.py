@@ -65,6 +65,11 @@ def sharing(info_hash: str = HASH) -> list[Session]:
     return ends
 
 
+def shared(session: Session) -> int:
+    """Swarms with peers on both sides."""
+    return sum(session.counts(info_hash) != (0, 0) for info_hash in session._names)
+
+
 def give(session: Session, messages: list[bytes]) -> list[Event]:
     """Hand messages over, in one frame; what they mean there, where nothing is to be answered."""
     if not messages:

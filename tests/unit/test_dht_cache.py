@@ -116,6 +116,15 @@ def test_so_many_are_loaded_the_last_looked_up(file: Path, opened: Cache, monkey
 TABLE = "CREATE TABLE known (info_hash BLOB PRIMARY KEY, looked INTEGER, own_until INTEGER, seen BLOB) WITHOUT ROWID"
 
 
+def assert_is_replaced(file: Path) -> None:
+    """Nothing is found in a file, and then it is of use."""
+    one = Cache(file)
+    assert one.open(NOW) == {}
+    one.save([(HASH, known())], NOW)
+    one.close()
+    assert reopened(file) == {HASH: known()}
+
+
 def written_by_others(file: Path, *commands: str) -> None:
     database = sqlite3.connect(file)
     with database:
@@ -129,11 +138,7 @@ def written_by_others(file: Path, *commands: str) -> None:
 )
 def test_what_is_no_database_is_replaced(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    one = Cache(file)
-    assert one.open(NOW) == {}
-    one.save([(HASH, known())], NOW)
-    one.close()
-    assert reopened(file) == {HASH: known()}
+    assert_is_replaced(file)
 
 
 def test_a_format_of_the_future_is_replaced(file: Path, opened: Cache) -> None:
@@ -181,11 +186,7 @@ def test_a_file_that_was_cut_off_gives_what_is_left_or_nothing(file: Path, opene
 )
 def test_what_others_have_written_is_replaced(file: Path, commands: tuple[str, ...]) -> None:
     written_by_others(file, *commands)
-    one = Cache(file)
-    assert one.open(NOW) == {}
-    one.save([(HASH, known())], NOW)
-    one.close()
-    assert reopened(file) == {HASH: known()}
+    assert_is_replaced(file)
 
 
 @pytest.mark.parametrize(

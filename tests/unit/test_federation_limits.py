@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extensions.federation.limits import Bucket, Room
+from extensions.federation.limits import Room
+from tracker.limits import Bucket
 
 steps = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), max_size=50)
 

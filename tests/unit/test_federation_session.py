@@ -12,7 +12,7 @@ from extensions.federation.limits import Room
 from extensions.federation.reasons import Dropped
 from extensions.federation.session import Event, Interest, Offered, Refused, Session
 from tests.client import HASH
-from tests.unit.links import A, an_answer, give, ids_of, linked, sharing, some_offers
+from tests.unit.links import A, an_answer, give, ids_of, linked, shared, sharing, some_offers
 from tracker import protocol
 from tracker.protocol import Answer, Offer
 
@@ -49,7 +49,7 @@ def test_interest_is_known_whoever_opens_first() -> None:
     assert give(b, a.tell([(HASH, 2, 3)])) == [], "b has nobody there, and does not know which swarm it is"
     assert b.open_swarm(HASH) == Interest(HASH, 2, 3)
     assert give(a, b.tell([(HASH, 0, 1)])) == [Interest(HASH, 0, 1)]
-    assert a.shared == b.shared == 1
+    assert shared(a) == shared(b) == 1
 
 
 def test_counts_change_and_end() -> None:
@@ -57,7 +57,7 @@ def test_counts_change_and_end() -> None:
     assert give(b, a.tell([(HASH, 4, 5)])) == [Interest(HASH, 4, 5)]
     assert give(b, a.close_swarm(HASH)) == [Interest(HASH, 0, 0)]
     assert give(b, a.close_swarm(HASH)) == [], "once is enough"
-    assert b.shared == 0
+    assert shared(b) == 0
     assert b.offer(HASH, A, some_offers(1)) == [], "nobody is there any more"
 
 

@@ -14,7 +14,7 @@ from extensions.federation.limits import Room
 from extensions.federation.reasons import Dropped
 from extensions.federation.session import Event, Interest, LinkError, Offered, Opened, Refused, Session
 from tests.unit.fakes import peer_id
-from tests.unit.links import ids_of, key, some_offers
+from tests.unit.links import ids_of, key, shared, some_offers
 from tracker.protocol import Answer, answer, text
 
 HASHES = [f"{n:020}" for n in range(4)]
@@ -256,7 +256,7 @@ class LinkedTrackers(RuleBasedStateMachine):
                 theirs = self.trackers[other].swarms
                 expected = {key: theirs[key] for key in tracker.swarms if key in theirs}
                 assert end.others == expected
-                assert end.session.shared == len(expected)
+                assert shared(end.session) == len(expected)
 
 
 class TwoTrackers(LinkedTrackers):

@@ -1,0 +1,109 @@
+"""Writes the references in this directory from the code: `make docs`. A test fails when they are out of date."""
+
+import asyncio
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from tracker.config import load, toml_value
+from tracker.extension import discover
+from tracker.reasons import Reason
+from tracker.server import Server
+from tracker.settings import Section, Settings
+
+HERE = Path(__file__).parent
+
+_CONFIGURATION = """\
+# Configuration
+
+`peerservers serve --config FILE` reads a file in [TOML](https://toml.io); `peerservers config` prints one with
+every key, its default and what it is for. Command line over environment over file over default: a key `port` of a
+section `[server]` is `PEERSERVERS_SERVER__PORT` in the environment, one of `[extensions.dht]` is
+`PEERSERVERS_EXTENSIONS__DHT__...`; lists are JSON there. An unknown key, a wrong type or a contradiction is an
+error at start that names the key.
+
+SIGHUP reads everything again. What takes effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for
+connections from then on) and `server.trusted_proxies`. The files that `[access]` and `[tls]` name are also read
+again within seconds when they change. If anything in them is wrong, one line in the log says so and all stays as it
+was.
+"""
+
+_METRICS = """\
+# Metrics
+
+At `/metrics`, for [Prometheus](https://prometheus.io), on the public port or, with `metrics.port`, on one of their
+own. No label holds an infohash, a peer or an address; links to other trackers are labelled by the first 16 digits
+of the tracker id. Besides these there are the usual `process_*` and `python_*`.
+
+"""
+
+
+def configuration() -> str:
+    """`configuration.md`: every section and key."""
+    sections: dict[str, Any] = {
+        name: field.annotation for name, field in Settings.model_fields.items() if name != "extensions"
+    }
+    sections |= {f"extensions.{name}": extension.Settings for name, extension in sorted(discover().items())}
+    return "\n".join([_CONFIGURATION, *(_section(name, section) for name, section in sections.items())])
+
+
+def metrics() -> str:
+    """`metrics.md`: every metric of the tracker and its own extensions."""
+    return asyncio.run(_metrics())
+
+
+async def _metrics() -> str:
+    with TemporaryDirectory() as state_dir:
+        server = Server(
+            load(
+                None,
+                {
+                    "server": {"host": "127.0.0.1", "port": 0, "state_dir": state_dir},
+                    "extensions": {"dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True}},
+                },
+            ),
+            discover(),
+        )
+        await server.start()
+        # Most metrics of the DHT are there once it has started.
+        while not any(family.name == "peerservers_dht_published" for family in server.registry.collect()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        families = sorted(server.registry.collect(), key=lambda family: family.name)
+        await server.stop()
+    lines = ["| name | type | labels | |", "|---|---|---|---|"]
+    for family in families:
+        if not family.name.startswith("peerservers_"):
+            continue
+        labels = dict.fromkeys(getattr(family, "_labelnames", ()))
+        for sample in family.samples:
+            labels |= dict.fromkeys(sample.labels)
+        labels.pop("le", None)
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        lines.append(f"| `{name}` | {family.type} | {', '.join(labels)} | {family.documentation} |")
+    lines += [
+        "| `peerservers_certificate_expiry_timestamp_seconds` | gauge |  | With `tls.certificate`: when that is valid"
+        " no more, Unix time |",
+        "",
+        "`reason` of the tracker's own metrics is one of: " + ", ".join(f"`{reason}`" for reason in Reason) + ".",
+        "Those of links are in [federation.md](federation.md).",
+    ]
+    return _METRICS + "\n".join(lines) + "\n"
+
+
+def _section(name: str, section: type[Section]) -> str:
+    lines = [f"## `[{name}]`", "", section.__doc__ or "", "", "| key | default | |", "|---|---|---|"]
+    lines += [_key(key, field) for key, field in section.model_fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _key(key: str, field: FieldInfo) -> str:
+    default = toml_value(field.get_default(call_default_factory=True))
+    text = (field.description or "").replace("|", r"\|").replace("*", r"\*")
+    return f"| `{key}` | `{default}` | {text} |"
+
+
+if __name__ == "__main__":
+    (HERE / "configuration.md").write_text(configuration())
+    (HERE / "metrics.md").write_text(metrics())

@@ -1,0 +1,292 @@
+"""The page in Chromium: how it looks on a desk and on a phone, and that it follows what happens.
+
+With the environment variable SCREENSHOTS, pictures of it are left in that directory.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Error, Page, Route, expect
+
+from tests.client import raw_client
+from tests.conftest import StartTracker, TrackerProcess
+from tests.e2e.browser import PATIENCE
+from tests.federated import federation
+from tests.unit.fakes import peer_id
+
+DESK = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+SIZES = {"desk": DESK, "phone": PHONE}
+
+Open = Callable[..., Awaitable[Page]]
+
+expect.set_options(timeout=PATIENCE * 1000)
+
+
+@pytest.fixture
+async def open_url(browser: Browser) -> AsyncIterator[Open]:
+    """Opens URLs, each in a profile of its own; at the end no page may have complained, nor asked anybody else."""
+    async with AsyncExitStack() as contexts:
+        complaints: list[str] = []
+        asked: set[str] = set()
+
+        async def open_url(url: str, may_complain: bool = False, **options: Any) -> Page:
+            context = await contexts.enter_async_context(await browser.new_context(**options))
+            page = await context.new_page()
+            if not may_complain:
+                page.on("console", lambda message: complaints.append(message.text))
+                page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("request", lambda request: asked.add(request.url.partition("?")[0]))
+            await page.goto(url)
+            return page
+
+        yield open_url
+        assert complaints == []
+        assert {url for url in asked if not url.startswith(("http://127.0.0.1:", "data:"))} == set()
+
+
+def address(tracker: TrackerProcess) -> str:
+    """The page's URL."""
+    return f"http://127.0.0.1:{tracker.port}/"
+
+
+async def keep(page: Page, name: str) -> None:
+    """Leave a screenshot, if they are wanted."""
+    directory = os.environ.get("SCREENSHOTS")
+    if directory:
+        # What has just come in fades in.
+        await asyncio.sleep(1)
+        await page.screenshot(path=Path(directory) / f"page-{name}.png", full_page=True)
+
+
+async def is_laid_out(page: Page) -> None:
+    """Nothing is cut off at the right, and no text is too small for its background to be read."""
+    width, room = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width <= room
+    too_wide = await page.evaluate(
+        """[...document.querySelectorAll('main *:not(svg *)')].filter(
+            element => !element.closest('.wide') && element.getBoundingClientRect().right > innerWidth + 1
+        ).map(element => element.outerHTML.slice(0, 80))"""
+    )
+    assert too_wide == []
+    assert await page.evaluate(LOW_CONTRASTS) == []
+
+
+LOW_CONTRASTS = """
+() => {
+  const context = document.createElement('canvas').getContext('2d', { willReadFrequently: true })
+  const light = colour => {
+    context.clearRect(0, 0, 1, 1)
+    context.fillStyle = colour
+    context.fillRect(0, 0, 1, 1)
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data
+    const linear = [r, g, b].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    return a && .2126 * linear[0] + .7152 * linear[1] + .0722 * linear[2]
+  }
+  const ground = element => {
+    for (; element; element = element.parentElement) {
+      const colour = getComputedStyle(element).backgroundColor
+      if (colour !== 'rgba(0, 0, 0, 0)') return light(colour)
+    }
+    return 1
+  }
+  const found = []
+  for (const element of document.querySelectorAll('body *')) {
+    const text = [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim())
+    if (!text || !element.checkVisibility() || element.closest('title, desc, script, style')) continue
+    const style = getComputedStyle(element)
+    const [a, b] = element.closest('.middle')
+      ? [light(style.fill), light(getComputedStyle(element.parentElement.querySelector('circle')).fill)]
+      : [light(element.closest('svg') ? style.fill : style.color), ground(element)]
+    const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05)
+    if (contrast < 4.5) found.push([element.textContent, contrast])
+  }
+  return found
+}
+"""
+
+
+async def tile(page: Page, label: str) -> str:
+    """A number on the page."""
+    text = await page.locator("dl > div", has=page.get_by_text(label, exact=True)).locator("dd").inner_text()
+    return text.split()[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+async def test_how_it_looks(open_url: Open, tmp_path: Path, size: str, scheme: str) -> None:
+    async with federation(tmp_path) as trackers, AsyncExitStack() as stack:
+        here = await trackers.start(in_dht=False)
+        others = [await trackers.start(in_dht=False, peers=[f"ws://127.0.0.1:{here.port}"]) for _ in range(3)]
+        clients = [await stack.enter_async_context(raw_client(tracker.url)) for tracker in (here, *others)]
+        for number, client in enumerate(clients):
+            for swarm in range(4 - number):
+                await client.announce(peer_id(number), chr(ord("a") + swarm) * 20, left=number)
+        page = await open_url(address(here), viewport=SIZES[size], color_scheme=scheme)
+        await expect(page.locator(".node")).to_have_count(3)
+        await expect(page.locator(".node.accepted .number", has_text="3")).to_have_count(1)
+        await expect(page.get_by_text("Accepting peers")).to_be_visible()
+        await expect(page.get_by_text("4 seeding, 0 leeching")).to_be_visible()
+        assert [await tile(page, label) for label in ("Peers", "Swarms", "Linked trackers")] == ["4", "4", "3"]
+        await expect(page.locator("#url code")).to_have_text(here.url.rstrip("/"))
+        await expect(page.locator("#links tbody tr")).to_have_count(3)
+        for other in others:
+            short = trackers.id_of(other)[:16]
+            await expect(page.locator(".node .name", has_text=short)).to_be_visible()
+            await expect(page.locator("#links th", has_text=short).first).to_be_visible()
+        assert "3 shared swarms, accepted" in (await page.locator("svg desc").text_content() or "")
+        await expect(page.get_by_role("link", name="Metrics")).to_be_visible()
+        await is_laid_out(page)
+        await keep(page, f"{size}-{scheme}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_tracker_alone(open_url: Open, tracker: TrackerProcess, size: str) -> None:
+    page = await open_url(address(tracker), viewport=SIZES[size])
+    await expect(page.get_by_text("Linked with no other tracker.")).to_be_visible()
+    await expect(page.locator("#links")).to_be_hidden()
+    await is_laid_out(page)
+    await keep(page, f"alone-{size}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_without_javascript(open_url: Open, tmp_path: Path, size: str) -> None:
+    async with federation(tmp_path) as trackers:
+        here = await trackers.start(in_dht=False)
+        there = await trackers.start(in_dht=False, peers=[f"ws://127.0.0.1:{here.port}"])
+        await trackers.linked(here, there)
+        page = await open_url(address(there), viewport=SIZES[size], java_script_enabled=False)
+        await expect(page.get_by_role("button")).to_have_count(0)
+        await expect(page.locator("#url code")).to_have_text(there.url.rstrip("/"))
+        await expect(page.locator(".node.dialed .name")).to_have_text(f"127.0.0.1:{here.port}")
+        row = page.locator("#links tbody tr")
+        await expect(row).to_contain_text(f"ws://127.0.0.1:{here.port}")
+        await expect(row).to_contain_text("dialed")
+        await keep(page, f"plain-{size}")
+
+
+async def test_it_follows_peers_and_links(open_url: Open, tmp_path: Path) -> None:
+    async with federation(tmp_path) as trackers:
+        here = await trackers.start(in_dht=False)
+        page = await open_url(address(here))
+        await expect(page.locator(".middle .number")).to_have_text("0")
+        # What stays the same is not made anew, or a selection in it would be lost, and nothing could be seen to move.
+        await page.evaluate("document.querySelector('.middle').mark = document.querySelector('#numbers dd').mark = 1")
+        async with raw_client(here.url) as client:
+            await client.announce(peer_id(1), left=0)
+            await expect(page.get_by_text("1 seeding, 0 leeching")).to_be_visible()
+            await expect(page.locator(".middle .number")).to_have_text("1")
+            there = await trackers.start(in_dht=False, peers=[f"ws://127.0.0.1:{here.port}"])
+            name = trackers.id_of(there)[:16]
+            await expect(page.locator(".node .name")).to_have_text(name)
+            await expect(page.locator(".node .number")).to_have_text("0")
+            async with raw_client(there.url) as other:
+                await other.announce(peer_id(2))
+                await expect(page.locator(".node .number")).to_have_text("1")
+                await page.evaluate("document.querySelector('.node').mark = 1")
+                third = await trackers.start(in_dht=False, peers=[f"ws://127.0.0.1:{here.port}"])
+                await expect(page.locator(".node")).to_have_count(2)
+                await expect(page.locator("#links tbody tr")).to_have_count(2)
+                marked = (
+                    "[...document.querySelectorAll('.node, .middle, dd')].filter(e => e.mark).map(e => e.textContent)"
+                )
+                kept = await page.evaluate(marked)
+                assert len(kept) == 3
+                assert any(name in text for text in kept)
+                await third.stop()
+                await expect(page.locator(".node")).to_have_count(1)
+                await expect(page.locator(".node .name")).to_have_text(name)
+        await expect(page.get_by_text("0 seeding, 0 leeching")).to_be_visible()
+        fresh = await open_url(address(here))
+        picture = "document.querySelector('#picture').outerHTML.replace(/ class=\"[^\"]*\"/g, '')"
+        assert await page.evaluate(picture) == await fresh.evaluate(picture)
+
+
+async def test_a_tracker_that_goes_and_comes_back(open_url: Open, start_tracker: StartTracker) -> None:
+    tracker = await start_tracker()
+    page = await open_url(address(tracker), may_complain=True)
+    await tracker.stop()
+    await expect(page.locator("#status")).to_contain_text("Can’t be reached since")
+    await is_laid_out(page)
+    await keep(page, "lost")
+    await start_tracker(port=tracker.port)
+    await expect(page.locator("#status")).to_have_text("Accepting peers")
+    await expect(page.locator("html.lost")).to_have_count(0)
+
+
+async def test_it_rests_while_nobody_looks(open_url: Open, tracker: TrackerProcess) -> None:
+    page = await open_url(address(tracker))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    show = "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+    show += " document.dispatchEvent(new Event('visibilitychange')) }"
+    await page.evaluate(show, True)
+    await asyncio.sleep(5)
+    assert asked == []
+    async with page.expect_request("**/live"):
+        await page.evaluate(show, False)
+
+
+@pytest.mark.parametrize("is_trusted", [True, False], ids=["clipboard", "without one"])
+async def test_copying(open_url: Open, tracker: TrackerProcess, is_trusted: bool) -> None:
+    """Browsers give a clipboard to encrypted pages only, and to those of one's own machine."""
+    page = await open_url(address(tracker), permissions=["clipboard-read", "clipboard-write"])
+    if not is_trusted:
+        await page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    field = page.locator(".copy", has=page.locator("#magnet"))
+    await field.get_by_role("button", name="Copy").press("Enter")
+    await expect(field.get_by_role("button")).to_have_text("Copied")
+    expected = f"&tr=ws%3A%2F%2F127.0.0.1%3A{tracker.port}"
+    assert await page.evaluate("getSelection().toString()") == expected
+    if is_trusted:
+        assert await page.evaluate("navigator.clipboard.readText()") == expected
+    await expect(field.get_by_role("button")).to_have_text("Copy")
+
+
+async def test_copying_that_is_not_allowed_selects(open_url: Open, tracker: TrackerProcess) -> None:
+    page = await open_url(address(tracker))
+    await page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    await page.get_by_role("button", name="Copy").first.click()
+    await expect(page.get_by_role("button", name="Selected")).to_be_visible()
+    assert await page.evaluate("getSelection().toString()") == tracker.url.rstrip("/")
+
+
+async def test_below_a_path_of_a_proxy(open_url: Open, browser: Browser, tracker: TrackerProcess) -> None:
+    """The tracker sees neither the path nor the scheme that people use."""
+    async with await browser.new_context() as context:
+        page = await context.new_page()
+
+        async def forward(route: Route) -> None:
+            path = route.request.url.removeprefix("https://example.org/tracker")
+            await route.fulfill(response=await route.fetch(url=address(tracker).rstrip("/") + path))
+
+        await page.route("https://example.org/tracker/**", forward)
+        await page.goto("https://example.org/tracker/")
+        await expect(page.locator("#url code")).to_have_text("wss://example.org/tracker")
+        async with page.expect_response("https://example.org/tracker/live") as response:
+            pass
+        assert (await response.value).ok
+        links = await page.evaluate("[...document.querySelectorAll('nav a')].map(link => link.href)")
+        assert links == [f"https://example.org/tracker/{name}" for name in ("stats", "stats.json", "metrics")]
+
+
+async def test_nothing_else_may_run_there(open_url: Open, tracker: TrackerProcess) -> None:
+    page = await open_url(address(tracker), may_complain=True)
+    await page.evaluate(
+        """document.body.insertAdjacentHTML('beforeend', '<b onclick="globalThis.ran = 1" style="color: red">x</b>')"""
+    )
+    await page.evaluate("document.querySelector('b').click()")
+    assert await page.evaluate("globalThis.ran") is None
+    assert await page.evaluate("getComputedStyle(document.querySelector('b')).color") != "rgb(255, 0, 0)"
+    with pytest.raises(Error):
+        await page.evaluate("fetch('https://example.org')")
+
+
+async def test_still_for_who_wants_no_motion(open_url: Open, tracker: TrackerProcess) -> None:
+    page = await open_url(address(tracker), reduced_motion="reduce")
+    assert await page.evaluate("document.getAnimations().length") == 0

@@ -1,0 +1,493 @@
+"""Dashboards and alert rules, asked of a real Prometheus that scrapes real trackers.
+
+Two are linked, one has narrow limits and a bad extension, one does TLS; peers, strangers and neighbours of all kinds
+keep them busy, so that the panels show what has really happened.
+"""
+
+import asyncio
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from websockets.exceptions import ConnectionClosed
+
+from tests.client import Json, RawClient, announce, answer, eventually, offers, raw_client
+from tests.conftest import TrackerProcess, environment, free_port, unavailable
+from tests.federated import federation
+from tests.integration.friend import install
+from tests.integration.hostile import HostileLink, link_to
+from tests.integration.wire import HANDSHAKE
+from tests.private_dht import PrivateDht
+from tests.unit.fakes import peer_id
+
+GRAFANA = Path(__file__).parents[2] / "grafana"
+CONFIG = GRAFANA / "prometheus" / "prometheus.yml"
+ALERTS = GRAFANA / "prometheus" / "alerts.yml"
+ALERTS_TEST = GRAFANA / "prometheus" / "alerts_test.yml"
+
+BUSY, PATIENCE = 20.0, 90.0
+"""Seconds that the trackers are kept busy at least, and until every panel must have shown something."""
+
+TLS_JOB = """
+  - job_name: peerservers-tls
+    scheme: https
+    tls_config:
+      insecure_skip_verify: true
+    static_configs:
+      - targets: ["{}"]
+"""
+
+VARIABLES = {
+    "$__rate_interval": "10s",
+    "$__range": "5m",
+    '"$job"': '"(peerservers|peerservers-tls)"',
+    '"$instance"': '".+"',
+}
+
+FALLBACK = re.compile(r" or (on\(\) label_replace\()?vector\(0\)(, \"\w+\", \"none\", \"\", \"\"\))?$")
+
+ONLY_FALLBACK: frozenset[tuple[str, str]] = frozenset()
+"""Panels (dashboard, title) that show no more than their fallback here, as what they are for cannot be provoked."""
+
+NOT_SHOWN: frozenset[str] = frozenset()
+"""Metrics that are on no dashboard."""
+
+NAME = re.compile(r"\b(?:peerservers|process|python)_\w+")
+PART = re.compile(r"_(?:bucket|sum|count|created)$")
+
+ADDRESS_LIMIT, LIMIT = 2, 3
+EVIL = "https://evil.example"
+DENIED = "denied--------------"
+LONELY = "lonely--------------"
+HOST = peer_id(1)
+
+
+class Target(NamedTuple):
+    """One query of a panel."""
+
+    dashboard: str
+    panel: str
+    ref_id: str
+    legend: str
+    expr: str
+
+
+def targets() -> list[Target]:
+    """All queries of all dashboards."""
+    return [
+        Target(path.stem, panel["title"], target["refId"], target["legendFormat"], target["expr"])
+        for path in sorted((GRAFANA / "dashboards").glob("*.json"))
+        for panel in json.loads(path.read_text())["panels"]
+        for target in panel.get("targets", [])
+    ]
+
+
+class Prometheus:
+    """A Prometheus, by its HTTP interface."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"127.0.0.1:{port}"
+
+    async def get(self, path: str, **parameters: str) -> Any:
+        """What its interface says. Raises `HTTPError` if it has an objection."""
+
+        def get() -> Any:
+            with urlopen(f"http://{self.address}/api/v1/{path}?{urlencode(parameters)}", timeout=10) as response:
+                return json.load(response)["data"]
+
+        return await asyncio.to_thread(get)
+
+    async def query(self, expr: str) -> list[tuple[Json, float]]:
+        """The labels and values of an expression; those that are not a number are none."""
+        result = (await self.get("query", query=expr))["result"]
+        samples = [(sample["metric"], float(sample["value"][1])) for sample in result]
+        return [(labels, value) for labels, value in samples if not math.isnan(value)]
+
+    async def names(self) -> set[str]:
+        """The metrics that trackers have."""
+        found: list[str] = await self.get("label/__name__/values", **{"match[]": '{job=~"peerservers.*"}'})
+        return {PART.sub("", name) for name in found}
+
+    async def is_ready(self) -> bool:
+        """Whether it answers."""
+        with suppress(OSError):
+            await self.get("status/buildinfo")
+            return True
+        return False
+
+
+class Shown(NamedTuple):
+    """What a query has returned: with its fallback, and without."""
+
+    all: list[tuple[Json, float]]
+    real: list[tuple[Json, float]]
+
+    @property
+    def rank(self) -> int:
+        """How good that is."""
+        if any(value for _, value in self.real):
+            return 3
+        return 2 if self.real else 1 if self.all else 0
+
+
+class Watched(NamedTuple):
+    """The Prometheus, and the best that each panel's queries have returned while trackers were busy."""
+
+    prometheus: Prometheus
+    shown: dict[Target, Shown]
+
+
+def program(name: str) -> str:
+    """One of Prometheus's programs."""
+    found = shutil.which(name)
+    if found is None:
+        unavailable("prometheus")
+    assert found
+    return found
+
+
+def promtool(*arguments: object) -> None:
+    """Run promtool, which must not complain."""
+    ended = subprocess.run([program("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def configuration(directory: Path, trackers: list[TrackerProcess], tls: TrackerProcess, port: int) -> Path:
+    """The configuration that is shipped, of these trackers, and fast."""
+    text = CONFIG.read_text()
+    changes = {
+        "15s": "1s",
+        "alerts.yml": str(ALERTS),
+        "localhost:9090": f"127.0.0.1:{port}",
+        **{f"tracker-{letter}:8000": f"127.0.0.1:{one.port}" for letter, one in zip("abc", trackers, strict=True)},
+    }
+    for old, new in changes.items():
+        assert old in text, f"{CONFIG} has no {old}"
+        text = text.replace(old, new)
+    path = directory / "prometheus.yml"
+    path.write_text(text + TLS_JOB.format(f"127.0.0.1:{tls.port}"))
+    return path
+
+
+@asynccontextmanager
+async def running(config: Path, port: int) -> AsyncIterator[Prometheus]:
+    """A Prometheus with a configuration."""
+    arguments = (
+        f"--config.file={config}",
+        f"--storage.tsdb.path={config.parent / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    )
+    process = await asyncio.create_subprocess_exec(
+        program("prometheus"), *arguments, stderr=asyncio.subprocess.DEVNULL, cwd=config.parent
+    )
+    try:
+        prometheus = Prometheus(port)
+        await eventually(prometheus.is_ready, 30)
+        yield prometheus
+    finally:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), 20)
+
+
+def self_signed(directory: Path) -> dict[str, str]:
+    """Settings of TLS with a certificate that ends tomorrow."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (directory / "certificate.pem").write_bytes(certificate.public_bytes(pem))
+    (directory / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return {"certificate": str(directory / "certificate.pem"), "key": str(directory / "key.pem")}
+
+
+async def start_narrow(directory: Path) -> TrackerProcess:
+    """A tracker with limits that a few clients reach, and an extension that fails at everything."""
+    install(directory, "raises", "tests.integration.test_bad_extensions:Raises")
+    denied = directory / "denied"
+    denied.write_text(DENIED.encode().hex() + "\n")
+    return await TrackerProcess.start(
+        env={
+            "PYTHONPATH": str(directory),
+            **environment("access", deny_infohashes=str(denied), deny_origins=[EVIL]),
+            **environment(
+                "limits",
+                max_connections=LIMIT,
+                connections_per_address=ADDRESS_LIMIT,
+                announces_per_second=2,
+                offers_per_second=2,
+                burst=2,
+                # Prometheus comes from there.
+                exempt=["127.0.0.1"],
+            ),
+            # Who stays must not be closed for what it does all the time.
+            **environment("connections", max_invalid=1_000_000),
+            **environment("extensions.raises", enabled=True),
+        }
+    )
+
+
+class Bustle:
+    """What goes on at trackers."""
+
+    def __init__(self, here: TrackerProcess, there: TrackerProcess, narrow: TrackerProcess, dht: PrivateDht) -> None:
+        self.here, self.there, self.narrow, self.dht = here, there, narrow, dht
+        self.numbers = iter(range(100, 1_000_000))
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        async with AsyncExitStack() as stack:
+            lonely = await stack.enter_async_context(raw_client(self.here.url))
+            await lonely.announce(HOST, LONELY)
+            link = await stack.enter_async_context(link_to(self.here.url))
+            await link.send(link.have((LONELY, 0, 1)))
+            held = [await stack.enter_async_context(_from(self.narrow, 2)) for _ in range(ADDRESS_LIMIT)]
+            # Some nodes of the DHT are not there any more.
+            await self.dht.kill(3)
+            parts = (
+                self.meet,
+                self.talk_rubbish,
+                lambda: self.be_rude(link),
+                self.vanish,
+                lambda: self.want_too_much(held[0]),
+                self.be_refused,
+                self.reload,
+            )
+            await asyncio.gather(*(self._repeat(part) for part in parts))
+
+    async def _repeat(self, part: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await part()
+            await asyncio.sleep(random.uniform(0.3, 0.6))
+
+    async def meet(self) -> None:
+        """A peer waits with its offers, until another comes to the other tracker and answers."""
+        number = next(self.numbers)
+        swarm, seeder, leecher = f"swarm {number:014}", peer_id(number), peer_id(-number)
+        async with raw_client(self.here.url) as waiting, raw_client(self.there.url) as coming:
+            await waiting.announce(seeder, swarm, left=0, offers=offers(5, start=number * 10))
+            await coming.announce(leecher, swarm)
+            offer = await coming.receive_until(lambda message: "offer" in message)
+            await coming.send(answer(leecher, seeder, offer["offer_id"], swarm))
+            await waiting.receive_until(lambda message: "answer" in message)
+            await coming.announce(leecher, swarm, offers=offers(5, start=number * 10 + 5))
+            await waiting.receive_until(lambda message: "offer" in message)
+            await waiting.send({"action": "scrape", "info_hash": swarm})
+            await waiting.receive_until(lambda message: "files" in message)
+
+    async def talk_rubbish(self) -> None:
+        """A client is closed for that."""
+        async with raw_client(self.here.url) as client:
+            with suppress(ConnectionClosed):
+                while True:
+                    await client.socket.send('{"action": "dance"}')
+                    await client.receive()
+
+    async def be_rude(self, link: HostileLink) -> None:
+        """A neighbour offers what nobody asked for, and a peer its own offers."""
+        ids = [f"{next(self.numbers):020}" for _ in range(3)]
+        await link.send(link.offers("u" * 20, peer_id(7), ids), link.offers(LONELY, HOST, ids))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                while True:
+                    await link.receive()
+
+    async def vanish(self) -> None:
+        """A neighbour leaves without a word."""
+        async with link_to(self.here.url) as link:
+            link.socket.transport.abort()
+
+    async def want_too_much(self, client: RawClient) -> None:
+        """More than one address may use, and what nobody may have."""
+        await client.announce(peer_id(2), DENIED)
+        for _ in range(3):
+            await client.announce(peer_id(2), offers=offers(3))
+
+    async def be_refused(self) -> None:
+        """By each limit, and for a page's origin."""
+        await self._refused(429, 2)
+        await self._refused(403, 3, f"Origin: {EVIL}\r\n".encode())
+        async with _from(self.narrow, 3):
+            await self._refused(503, 4)
+
+    async def _refused(self, status: int, host: int, more: bytes = b"") -> None:
+        reader, writer = await asyncio.open_connection(
+            self.narrow.host, self.narrow.port, local_addr=(f"127.0.0.{host}", 0)
+        )
+        # Who is refused at the door may find it shut before having asked.
+        with suppress(ConnectionError):
+            writer.write(HANDSHAKE + more + b"\r\n")
+            assert (await reader.readline()).split()[1:2] == [str(status).encode()]
+        writer.close()
+
+    async def reload(self) -> None:
+        """An operator has changed something."""
+        self.there.tell(signal.SIGHUP)
+
+
+def _from(tracker: TrackerProcess, host: int) -> AbstractAsyncContextManager[RawClient]:
+    return raw_client(tracker.url, local_addr=(f"127.0.0.{host}", 0))
+
+
+async def show(prometheus: Prometheus, target: Target) -> Shown:
+    """What a panel's query returns now."""
+    expr = target.expr
+    for variable, value in VARIABLES.items():
+        expr = expr.replace(variable, value)
+    assert "$" not in expr, expr
+    shown, real = await asyncio.gather(prometheus.query(expr), prometheus.query(FALLBACK.sub("", expr)))
+    assert not any(labels.get("instance") == prometheus.address for labels, _ in shown), "of no tracker"
+    return Shown(shown, real)
+
+
+async def watch(prometheus: Prometheus) -> dict[Target, Shown]:
+    """Look at all panels until all have something to show."""
+    best: dict[Target, Shown] = {}
+    started = time.monotonic()
+    while True:
+        for target in targets():
+            shown = await show(prometheus, target)
+            if target not in best or shown.rank >= best[target].rank:
+                best[target] = shown
+        passed = time.monotonic() - started
+        has_all = all(shown.rank > 1 or _excused(target) for target, shown in best.items())
+        if passed > PATIENCE or (passed > BUSY and has_all):
+            return best
+        await asyncio.sleep(0.5)
+
+
+def _excused(target: Target) -> bool:
+    return (target.dashboard, target.panel) in ONLY_FALLBACK
+
+
+def report(shown: dict[Target, Shown]) -> str:
+    """What each panel showed, for people."""
+    lines = []
+    for target, (samples, real) in shown.items():
+        values = "; ".join(
+            f"{','.join(labels.values()) or target.legend} {value:.4g}"
+            for labels, value in ((dict(labels), value) for labels, value in samples)
+        )
+        note = "" if real else "  [fallback only]" if samples else "  [NOTHING]"
+        lines.append(f"{target.dashboard} | {target.panel} | {target.legend} | {values}{note}\n")
+    return "".join(lines)
+
+
+@pytest.fixture(scope="module")
+async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
+    """A Prometheus that has seen much happen."""
+    program("prometheus")
+    directory = tmp_path_factory.mktemp("prometheus")
+    port = free_port()
+    async with federation(directory) as trackers:
+        here, there = await trackers.start_linked(2)
+        narrow = await start_narrow(directory)
+        tls = await TrackerProcess.start(env=environment("tls", **self_signed(directory)))
+        config = configuration(directory, [here, there, narrow], tls, port)
+        promtool("check", "config", config)
+        try:
+            async with running(config, port) as prometheus:
+                bustle = asyncio.create_task(Bustle(here, there, narrow, trackers.dht).run())
+                looking = asyncio.create_task(watch(prometheus))
+                await asyncio.wait((bustle, looking), return_when=asyncio.FIRST_COMPLETED)
+                if bustle.done():
+                    looking.cancel()
+                    await bustle
+                shown = await looking
+                if "PANELS" in os.environ:
+                    Path(os.environ["PANELS"]).write_text(report(shown))
+                yield Watched(prometheus, shown)
+                bustle.cancel()
+                with suppress(asyncio.CancelledError):
+                    await bustle
+        finally:
+            codes = [await tracker.stop() for tracker in (narrow, tls)]
+        assert codes == [0, 0]
+        assert tls.complaints() == []
+        assert {line["event"] for line in narrow.complaints()} <= {"extension_failed"}
+
+
+async def test_all_trackers_are_scraped(watched: Watched) -> None:
+    up = await watched.prometheus.query('up{job=~"peerservers.*"}')
+    assert [value for _, value in up] == [1.0] * 4
+
+
+@pytest.mark.parametrize("dashboard", sorted({target.dashboard for target in targets()}))
+def test_every_panel_shows_something(watched: Watched, dashboard: str) -> None:
+    of_it = {target: shown for target, shown in watched.shown.items() if target.dashboard == dashboard}
+    assert [target for target, shown in of_it.items() if not shown.all] == [], "these show nothing"
+    only_fallback = {(target.dashboard, target.panel) for target, shown in of_it.items() if not shown.real}
+    assert only_fallback == {panel for panel in ONLY_FALLBACK if panel[0] == dashboard}
+
+
+async def test_every_reason_that_was_provoked_is_shown(watched: Watched) -> None:
+    reasons: dict[str, set[str]] = {}
+    for target, shown in watched.shown.items():
+        reasons.setdefault(f"{target.dashboard}: {target.panel}", set()).update(
+            labels["reason"] for labels, _ in shown.real if "reason" in labels
+        )
+    assert reasons["tracker: Rejects by reason"] == {"address_connections", "origin_denied", "too_many_connections"}
+    dropped = {"infohash_denied", "too_many_announces", "too_many_offers", "unknown_action", "unplaced_offer"}
+    assert reasons["tracker: Drops by reason"] >= dropped
+    assert reasons["tracker: Closes by reason"] >= {"client_closed", "connection_lost", "garbage"}
+    assert reasons["federation: Link ends by reason"] >= {"lost"}
+    assert reasons["federation: Drops by reason"] >= {"unknown_swarm"}
+
+
+async def test_dashboards_and_rules_know_the_metrics_and_show_them_all(watched: Watched) -> None:
+    there = await watched.prometheus.names()
+    on_dashboards = {PART.sub("", name) for target in targets() for name in NAME.findall(target.expr)}
+    groups = (await watched.prometheus.get("rules"))["groups"]
+    in_rules = {
+        PART.sub("", name) for group in groups for rule in group["rules"] for name in NAME.findall(rule["query"])
+    }
+    assert on_dashboards - there == set()
+    assert in_rules - there == set()
+    assert {name for name in there if name.startswith("peerservers_")} - on_dashboards == NOT_SHOWN
+
+
+async def test_every_rule_is_evaluated_and_some_fire(watched: Watched) -> None:
+    groups = (await watched.prometheus.get("rules"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == len(re.findall(r"^ +- alert:", ALERTS.read_text(), re.MULTILINE))
+    assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
+    firing = {rule["name"] for rule in rules if rule["state"] == "firing"}
+    assert firing == {"PeerserversFull", "PeerserversExtensionError", "PeerserversCertificateExpires"}
+
+
+def test_the_configuration_is_valid() -> None:
+    promtool("check", "config", CONFIG)
+    promtool("check", "rules", ALERTS)
+
+
+def test_each_alert_fires_when_it_should_and_only_then() -> None:
+    promtool("test", "rules", ALERTS_TEST)

@@ -1,0 +1,165 @@
+"""The page over HTTP: what comes with it, what it loads, and that extensions' tables cannot harm it."""
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client import eventually, raw_client
+from tests.conftest import StartTracker, TrackerProcess, unavailable
+from tests.integration.test_http import exchange, request
+from tests.unit.fakes import peer_id
+from tests.unit.test_pages import EVIL, Outline, links
+from tracker.extension import Extension, TrackerHandle
+from tracker.http import Request
+from tracker.pages import Pages
+from tracker.server import Server
+
+ROOT = Path(__file__).parents[2]
+
+
+class Shows(Extension):
+    """Shows links, a table, and one that fails."""
+
+    def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
+        super().__init__(tracker, settings)
+        self.links = links(3)
+        tracker.add_table("neighbours", lambda: self.links, links=True)
+        tracker.add_table("broken", self.fail)
+        tracker.add_table("weather", lambda: [{"sky": EVIL, 5: object()}])
+
+    def fail(self) -> list[dict[str, Any]]:
+        """As told."""
+        raise RuntimeError("as told")
+
+
+async def get(server: Server, path: str, **headers: str) -> tuple[str, dict[str, str]]:
+    """What a route of a tracker in this process answers."""
+    response = await server.endpoint._routes[path](Request(path, "", {"host": "t", **headers}))
+    body = response.body
+    if response.headers.get("content-encoding") == "gzip":
+        body = gzip.decompress(body)
+    return body.decode(), dict(response.headers)
+
+
+@pytest.mark.parametrize("path", ["/", "/live"])
+async def test_only_what_the_page_brings_may_run(tracker: TrackerProcess, path: str) -> None:
+    head, _, body = (await exchange(tracker, request(b"GET", path.encode()))).decode().partition("\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.lower().split("\r\n")[1:])
+    policy = next(line for line in head.split("\r\n") if line.lower().startswith("content-security-policy"))
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    if path == "/":
+        for tag in ("style>", "script>"):
+            text = body.split(tag)[1] if tag == "style>" else body.split('type="module">')[1]
+            digest = hashlib.sha256(text.partition("</")[0].encode()).digest()
+            assert f"'sha256-{base64.b64encode(digest).decode()}'" in policy
+    attributes = [name for _, some in Outline(body).tags for name in some]
+    assert [name for name in attributes if name == "style" or name.startswith("on")] == []
+
+
+async def test_it_is_one_small_file_with_relative_links(tracker: TrackerProcess) -> None:
+    page = (await tracker.get("/"))[1]
+    assert len(page) < 15 * 1024
+    outline = Outline(page)
+    assert {tag for tag, _ in outline.tags}.isdisjoint({"img", "iframe", "object", "embed", "base"})
+    assert all("src" not in attributes for _, attributes in outline.tags)
+    addresses = [attributes["href"] or "" for _, attributes in outline.tags if "href" in attributes]
+    assert {"stats", "stats.json", "metrics"} <= set(addresses)
+    assert [address for address in addresses if address.startswith("/")] == []
+
+
+async def test_it_is_compressed_for_who_can_read_that(tracker: TrackerProcess) -> None:
+    answer = await exchange(tracker, request(b"GET", b"/", b"Accept-Encoding: br, gzip"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-encoding: gzip" in head
+    assert b"WebTorrent tracker" in gzip.decompress(body)
+    assert len(body) < 8 * 1024
+
+
+async def test_it_shows_the_peers(tracker: TrackerProcess) -> None:
+    async with raw_client(tracker.url) as client:
+        await client.announce(peer_id(1), left=0)
+        await client.announce(peer_id(2))
+
+        async def shows_them() -> bool:
+            return "1 seeding, 1 leeching" in (await tracker.get("/"))[1]
+
+        await eventually(shows_them)
+        assert "1 seeding, 1 leeching" in (await tracker.get("/live"))[1]
+
+
+async def test_hosts_are_not_believed_blindly(tracker: TrackerProcess) -> None:
+    for host in (b'"><img src=x>', b"a&b", b"t'", b"http://t", b"t:999999"):
+        page = await exchange(tracker, b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert b"<code>ws://localhost</code>" in page or page.startswith(b"HTTP/1.1 400")
+    assert b"<code>&amp;tr=ws%3A%2F%2Ft</code>" in await exchange(tracker, request(b"GET", b"/"))
+
+
+async def test_the_public_url_is_escaped(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker("--public-url", "wss://t/<b>&amp;")
+    page = (await tracker.get("/"))[1]
+    assert "<code>wss://t/&lt;b&gt;&amp;amp;</code>" in page
+    assert "data-guess" not in page.partition("<script")[0]
+
+
+async def test_tables_of_extensions(serve: Any) -> None:
+    running = await serve({"shows": Shows})
+    page, _ = await get(running.server, "/")
+    outline = Outline(page)
+    assert {"t0.example.org", "t2.example.org", "Weather", "Linked trackers"} <= set(outline.texts)
+    assert "Broken" not in outline.texts
+    assert EVIL in outline.texts
+    assert page.count("<script") == 1
+    stats = json.loads((await get(running.server, "/stats.json"))[0])
+    assert [link["url"] for link in stats["neighbours"]] == ["wss://t0.example.org", "", "wss://t2.example.org"]
+    assert stats["broken"] == []
+    assert stats["weather"][0]["sky"] == EVIL
+
+
+async def test_a_hundred_links(serve: Any) -> None:
+    running = await serve({"shows": Shows})
+    running.extension("shows").links = links(100)
+    response = await running.server.endpoint._routes["/live"](Request("/live", "", {"accept-encoding": "gzip"}))
+    assert len(response.body) < 20 * 1024
+    assert gzip.decompress(response.body).count(b"<tr data-key=") == 100
+
+
+async def test_statistics_elsewhere(serve: Any) -> None:
+    server = (await serve({})).server
+    pages = Pages(server.hub, server.endpoint, server.registry, "", {}, statistics=False)
+    assert {"/", "/live"} <= pages.page_routes().keys()
+    assert pages.page_routes().keys().isdisjoint(pages.statistics_routes())
+    body = (await pages.page_routes()["/"](Request("/", "", {}))).body.decode()
+    assert 'href="stats' not in body
+    assert 'href="metrics"' not in body
+
+
+def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:
+    """Not only where the sources are."""
+    make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    if subprocess.run(make, check=False).returncode:
+        unavailable("hatchling, which pip fetches,")
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = "import tracker.pages as p; print(p.__file__); p._templates.get_template('index.html')"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.startswith(str(tmp_path))

@@ -1,0 +1,186 @@
+"""The page's picture: this tracker in the middle, the trackers that it is linked with around it.
+
+Only where everything stands; how it looks is the template's. Lengths are the picture's own units, of which a phone
+shows about as many as it has pixels, and the middle is at (0, 0).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import atan2, cos, degrees, hypot, pi, sin, sqrt
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+WIDTH: Final = 400
+HEIGHT: Final = 368
+
+MIDDLE: Final = 38.0
+"""Radius of this tracker."""
+
+MAX_LABELLED: Final = 12
+LABELLED_OF_MANY: Final = 8
+"""With more than `MAX_LABELLED` links only the busiest have names; the others are dots round the middle."""
+
+MAX_DOTS: Final = 92
+MAX_NAME: Final = 20
+"""Characters of a name: two of them fit side by side."""
+
+_RING: Final = 5
+"""So many links stand on an ellipse; more stand in two columns, where names do not touch."""
+
+_DOTS: Final = 94.0
+"""Radius of what the dots fill."""
+
+_DOT_RINGS: Final = ((66.0,), (57.0, 78.0), (50.0, 67.0, 84.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A linked tracker."""
+
+    key: str
+    name: str
+    """Its URL's host, or the start of its id."""
+    about: str
+    direction: str
+    number: str
+    traffic: int
+    """Grows whenever something passes over the link."""
+    x: float
+    y: float
+    radius: float
+    label_y: float
+    line: str
+    arrow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """All of it."""
+
+    nodes: Sequence[Node]
+    dots: Sequence[Node]
+    left_out: int
+    """Links for which there is no room."""
+    about: str
+
+
+def picture(links: Sequence[Mapping[str, Any]]) -> Picture:
+    """Draw links, in the columns that `TrackerHandle.add_table` names."""
+    busiest = sorted(links, key=lambda link: -_number(link, "shared_swarms"))
+    labelled = len(links) if len(links) <= MAX_LABELLED else LABELLED_OF_MANY
+    most = max((_number(link, "shared_swarms") for link in links), default=0) or 1
+
+    # In an order that does not change with the numbers: nobody can follow nodes that keep changing places.
+    def in_order(some: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        return sorted(some, key=lambda link: (name_of(link), str(link.get("tracker", ""))))
+
+    large = (14.0, 24.0) if labelled <= _RING else (11.0, 16.0)
+    places = _many_places() if len(links) > MAX_LABELLED else _places(labelled)
+    around = _DOTS if len(links) > MAX_LABELLED else MIDDLE
+    nodes = [
+        _node(link, place, most, large, around)
+        for link, place in zip(in_order(busiest[:labelled]), places, strict=True)
+    ]
+    rest = in_order(busiest[labelled : labelled + MAX_DOTS])
+    dots = [_node(link, place, most, (2.5, 5.0)) for link, place in zip(rest, _dot_places(len(rest)), strict=True)]
+    left_out = len(links) - len(nodes) - len(dots)
+    about = "; ".join(node.about for node in nodes)
+    if len(links) > len(nodes):
+        about += f"; and {len(links) - len(nodes)} more"
+    return Picture(nodes, dots, left_out, f"{about}." if about else "This tracker is linked with no other.")
+
+
+def name_of(link: Mapping[str, Any]) -> str:
+    """What people call a linked tracker: its URL's host and port, otherwise the start of its id."""
+    try:
+        host = urlsplit(str(link.get("url") or "")).netloc.rpartition("@")[2]
+    except ValueError:
+        host = ""
+    return host or str(link.get("tracker", ""))[:16] or "unnamed"
+
+
+def _node(
+    link: Mapping[str, Any], place: tuple[float, float], most: int, radii: tuple[float, float], around: float = 0.0
+) -> Node:
+    """A node at a place; with a name and an arrow outside the radius `around`, or a dot."""
+    x, y = place
+    shared = _number(link, "shared_swarms")
+    least, greatest = radii
+    radius = least + (greatest - least) * sqrt(shared / most)
+    full_name = name_of(link)
+    direction = str(link.get("direction", ""))
+    number = short(shared)
+    line = arrow = ""
+    if around:
+        radius = max(radius, 5.0 + 3 * len(number))
+        distance = hypot(x, y)
+        start, end = (MIDDLE + 4) / distance, 1 - (radius + 4) / distance
+        # On a circle, which no name touches.
+        at = (around + 24) / distance
+        line = f"M{x * start:.1f} {y * start:.1f}L{x * end:.1f} {y * end:.1f}"
+        # It points to who was dialed.
+        turn = {"dialed": 0.0, "accepted": 180.0}.get(direction)
+        if turn is not None:
+            angle = (degrees(atan2(y, x)) + turn) % 360
+            arrow = f"translate({x * at:.1f} {y * at:.1f}) rotate({angle:.1f})"
+    return Node(
+        key=str(link.get("tracker") or full_name),
+        name=full_name if len(full_name) <= MAX_NAME else f"{full_name[: MAX_NAME - 1]}…",
+        about=f"{full_name}: {shared} shared swarm{'s' * (shared != 1)}{f', {direction}' if direction else ''}",
+        direction=direction if direction in ("dialed", "accepted") else "other",
+        number=number,
+        traffic=sum(_number(link, column) for column in ("offers_in", "offers_out", "answers_in", "answers_out")),
+        x=round(x, 1),
+        y=round(y, 1),
+        radius=round(radius, 1),
+        # Away from the middle, where the line is.
+        label_y=round(-radius - 7 if y < 0 else radius + 15, 1),
+        line=line,
+        arrow=arrow,
+    )
+
+
+def _places(number: int) -> list[tuple[float, float]]:
+    if number <= _RING:
+        first = -pi / 2 if number % 2 else -pi / 2 + pi / max(number, 1)
+        return [
+            (122 * cos(angle), 118 * sin(angle))
+            for angle in (first + 2 * pi * place / number for place in range(number))
+        ]
+    right = (number + 1) // 2
+    return [*_column(right, 1), *reversed(_column(number - right, -1))]
+
+
+def _column(number: int, side: int) -> list[tuple[float, float]]:
+    step = 280 / max(number - 1, 1)
+    heights = [-140 + step * place for place in range(number)]
+    return [(side * (72 + 58 * (1 - (y / 140) ** 4)), y) for y in heights]
+
+
+def _many_places() -> list[tuple[float, float]]:
+    right = [(72.0, -146.0), (132.0, -98.0), (132.0, 98.0), (72.0, 146.0)]
+    return [*right, *((-x, y) for x, y in reversed(right))]
+
+
+def _dot_places(number: int) -> Iterator[tuple[float, float]]:
+    rings = _DOT_RINGS[0 if number <= 20 else 1 if number <= 48 else 2]
+    left, room = number, sum(rings)
+    for ring, radius in enumerate(rings):
+        here = left if ring == len(rings) - 1 else round(number * radius / room)
+        left -= here
+        for place in range(here):
+            angle = 2 * pi * (place + ring / 2) / here - pi / 2
+            yield radius * cos(angle), radius * sin(angle)
+
+
+def short(number: int) -> str:
+    """A number in at most four characters or so."""
+    for limit, unit in ((1_000_000, "M"), (1_000, "k")):
+        if number >= limit:
+            return f"{number / limit:.0f}{unit}" if number >= 10 * limit else f"{number / limit:.1f}{unit}"
+    return str(number)
+
+
+def _number(link: Mapping[str, Any], column: str) -> int:
+    value = link.get(column, 0)
+    return max(value, 0) if isinstance(value, int) else 0
