@@ -46,11 +46,12 @@ def _read(key: str, name: str) -> frozenset[bytes] | None:
     if not name:
         return None
     found = set()
-    path = Path(name).expanduser()
+    path = Path(name)
     try:
+        path = path.expanduser()
         if path.stat().st_size > MAX_FILE:
             raise ConfigError(f"{key}: {path}: longer than {MAX_FILE >> 20} MiB")
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 text = line.partition("#")[0].strip()
                 if not text:
@@ -63,6 +64,9 @@ def _read(key: str, name: str) -> frozenset[bytes] | None:
         raise ConfigError(f"{key}: {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{key}: {path}: not text in UTF-8") from None
+    except (RuntimeError, ValueError) as error:
+        # The home directory of nobody, or a name that none can have.
+        raise ConfigError(f"{key}: {path}: {error}") from None
     return frozenset(found)
 
 

@@ -24,7 +24,7 @@ class Owner(Protocol):
 class Arrival(asyncio.Protocol):
     """Reads until it is known what is wanted; the owner then gives the transport another protocol."""
 
-    __slots__ = ("data", "deadline", "owner", "transport", "visit")
+    __slots__ = ("data", "deadline", "owner", "refused", "transport", "visit")
 
     transport: asyncio.Transport
     visit: Visit
@@ -33,24 +33,33 @@ class Arrival(asyncio.Protocol):
         self.owner = owner
         self.data = b""
         self.deadline = monotonic() + timeout
+        self.refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody has connected."""
         self.transport = cast(asyncio.Transport, transport)
         address = transport.get_extra_info("peername")
         visit = self.owner.waiting(self, address[0] if address else "")
-        if visit is not None:
+        if visit is None:
+            self.refused = True
+        else:
             self.visit = visit
 
     def data_received(self, data: bytes) -> None:
         """Collect the head, within limits."""
+        if self.refused:
+            # Under TLS, what is on its way still comes after the closing has begun.
+            return
         self.data += data
         if self.visit.is_proxy and self.data[:1] == PROXY_V2[:1] and not self._strip_proxy_header():
             return
         end = self.data.find(b"\r\n\r\n")
-        if 0 <= end <= MAX_HEADER:
+        if self.data and not self.data[:1].isalpha():
+            # Also where a request follows: what begins with its blank line has no head.
+            self.refuse(Reason.HANDSHAKE_INVALID, _TOO_LARGE)
+        elif 0 <= end <= MAX_HEADER:
             self.owner.arrived(self, self.data[: end + 4], self.data)
-        elif end > 0 or len(self.data) > MAX_HEADER or not (self.data[:1].isalpha() or not self.data):
+        elif end > 0 or len(self.data) > MAX_HEADER:
             self.refuse(Reason.HANDSHAKE_INVALID, _TOO_LARGE)
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -59,6 +68,7 @@ class Arrival(asyncio.Protocol):
 
     def refuse(self, reason: Reason, response: bytes) -> None:
         """Answer and close."""
+        self.refused = True
         self.owner.arrival_lost(self, reason)
         self.transport.write(response)
         self.transport.close()

@@ -229,6 +229,7 @@ class Endpoint:
             self.door.identify(arrival.visit, address, None, monotonic())
         except Refused as refused:
             self._refused(refused, str(address))
+            self._arrivals.discard(arrival)
             arrival.refuse(refused.reason, refusal(refused))
             return False
         return True

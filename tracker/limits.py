@@ -28,6 +28,12 @@ class AddressLimits:
     burst: float = 1.0
     exempt: Networks = ()
 
+    @property
+    def memory(self) -> float:
+        """Seconds after which an address that has used up everything may use as much again."""
+        rates = self.announces_per_second, self.offers_per_second
+        return max(self.burst, *(1 / rate for rate in rates if rate), 0.0)
+
 
 class Bucket:
     """So much per second, after a first `burst`."""
@@ -39,6 +45,11 @@ class Bucket:
         self._burst = burst
         self._left = burst
         self._filled = now
+
+    @property
+    def burst(self) -> float:
+        """The most that is ever there."""
+        return self._burst
 
     def take(self, amount: float, now: float) -> float:
         """Take some out, even if there is not as much; the seconds until it would have been there, 0 if it was."""
@@ -75,7 +86,8 @@ class Quota:
 
     def offers(self, number: int, now: float) -> Reason | None:
         """Use so many offers or answers; why not, if it may not."""
-        if self._offers is not None and not self._offers.has(number, now):
+        # More than there can ever be takes all there can be: it must not be refused for ever.
+        if self._offers is not None and not self._offers.has(min(number, self._offers.burst), now):
             return Reason.TOO_MANY_OFFERS
         return None
 
@@ -93,6 +105,8 @@ class Addresses:
 
     def change(self, limits: AddressLimits) -> None:
         """Other limits from now on; connections that are open keep what they have."""
+        if limits == self._limits:
+            return
         self._limits = limits
         self._gone.clear()
         self._quotas = {key: quota for key, quota in self._quotas.items() if quota.connections}
@@ -120,7 +134,7 @@ class Addresses:
         quota.connections -= 1
         if not quota.connections and self._quotas.get(quota.address) is quota:
             # Not at once: whoever reconnects must not find a full allowance.
-            quota.forgiven = now + self._limits.burst
+            quota.forgiven = now + self._limits.memory
             self._gone[quota.address] = quota
             self._forget(now)
 
@@ -158,4 +172,5 @@ def _customer(address: str) -> str:
 
 
 def _bucket(rate: float, burst: float, now: float) -> Bucket | None:
-    return Bucket(rate, rate * burst, now) if rate else None
+    # One must fit: less than that could never be used.
+    return Bucket(rate, max(1.0, rate * burst), now) if rate else None

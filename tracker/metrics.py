@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -137,5 +137,6 @@ def registry_for(hub: Hub, endpoint: Endpoint, extension_errors: Mapping[str, in
     registry = CollectorRegistry(auto_describe=False)
     registry.register(TrackerCollector(hub, endpoint, extension_errors))
     ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry

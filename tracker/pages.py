@@ -98,13 +98,13 @@ class Pages:
         self._parts: dict[str, Markup] = {}
         self._parts_made = -inf
 
-    def routes(self) -> dict[str, Route]:
-        """What is served where."""
-        return {**self.page_routes(), **self.statistics_routes()}
-
     def page_routes(self) -> dict[str, Route]:
-        """Those for people and load balancers, which are always on the public port."""
-        return {"/": self._index, "/live": self._live, "/health": self._health, "/ready": self._ready}
+        """Those for people, which are always on the public port."""
+        return {"/": self._index, "/live": self._live}
+
+    def health_routes(self) -> dict[str, Route]:
+        """Those for load balancers, which are on every port."""
+        return {"/health": self._health, "/ready": self._ready}
 
     def statistics_routes(self) -> dict[str, Route]:
         """Those that may be on a port of their own."""
@@ -151,7 +151,8 @@ class Pages:
     async def _stats(self, request: Request) -> Response:
         if request.headers.get("accept") == "application/json":
             return await self._stats_json(request)
-        return Response(_stats_page(await self._statistics.get()).encode(), HTML)
+        page = _stats_page(await self._statistics.get()).encode()
+        return Response(page, HTML, headers={"content-security-policy": "default-src 'none'"})
 
     async def _stats_json(self, _request: Request) -> Response:
         statistics = (await self._statistics.get()).as_json()

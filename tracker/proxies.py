@@ -6,7 +6,7 @@ wrote themselves: its right end.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
 
@@ -19,7 +19,6 @@ MAX_PROXY_HEADER: Final = 16 + 4096
 """Bytes of the longest that is taken."""
 
 _FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]*)', re.IGNORECASE)
-_ELEMENT = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')
 
 
 def numeric(text: str) -> str | None:
@@ -46,11 +45,11 @@ def client_address(peer: str, trusted: Networks, forwarded_for: Sequence[str], f
     if not contains(trusted, peer):
         return peer
     if forwarded_for:
-        hops = ",".join(forwarded_for).split(",")
+        hops = iter(reversed(",".join(forwarded_for).split(",")))
     else:
-        hops = [_for(element) for element in _ELEMENT.findall(",".join(forwarded))]
+        hops = map(_for, _elements_from_right(",".join(forwarded)))
     address = peer
-    for hop in reversed(hops):
+    for hop in hops:
         found = numeric(hop)
         if found is None:
             break
@@ -83,6 +82,21 @@ def proxy_header(data: bytes) -> tuple[str | None, int] | None:
     if length < 2 * size + 4:
         raise ProxyError("a PROXY header that is too short")
     return numeric(str(ip_address(data[16 : 16 + size]))), 16 + length
+
+
+def _elements_from_right(text: str) -> Iterator[str]:
+    """The elements of a list, the last one first.
+
+    Read from its left end, a quotation mark that a client has left open would swallow what the proxy wrote behind it.
+    """
+    end, quoted = len(text), False
+    for index in range(len(text) - 1, -1, -1):
+        if text[index] == '"':
+            quoted = not quoted
+        elif text[index] == "," and not quoted:
+            yield text[index + 1 : end]
+            end = index
+    yield text[:end]
 
 
 def _for(element: str) -> str:

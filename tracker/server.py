@@ -23,23 +23,19 @@ from tracker.door import Door, Room
 from tracker.endpoint import Endpoint
 from tracker.extension import Extension
 from tracker.host import ExtensionHost
+from tracker.http import Route
 from tracker.hub import Hub
 from tracker.logs import configure
 from tracker.metrics import LoopLag, OperationCollector, registry_for
 from tracker.pages import Pages
 from tracker.settings import Access, Limits, Settings
 from tracker.tls import Certificate
-from tracker.watch import Watch
+from tracker.watch import Watch, look
 
 _FILES: Final = 1 << 20
 
 LEFTOVER_TIMEOUT: Final = 0.5
 """Seconds that tasks get to end once everything has been stopped."""
-
-
-PRIVATE_PATHS: Final = ("/metrics", "/stats", "/stats.json", "/health", "/ready")
-NOT_PUBLIC: Final = frozenset({"/metrics", "/stats", "/stats.json"})
-"""What the metrics' own port serves, and what the public one then serves no more."""
 
 
 class StartError(Exception):
@@ -52,6 +48,8 @@ class Server:
     def __init__(self, settings: Settings, extensions: Mapping[str, type[Extension]]) -> None:
         self.settings = settings
         self.hub = Hub(settings.tracker.rules(), random.Random().random)
+        self._watch = Watch(self._files_changed)
+        self._watch.set_files(_look(settings))
         access = AccessLists(settings.access)
         self.hub.serves = access.serves
         self.certificate = Certificate(settings.tls) if settings.tls.certificate else None
@@ -59,23 +57,29 @@ class Server:
         self.endpoint = Endpoint(self.hub, settings.connections, Door(settings, access, _room(settings)))
         self.endpoint.log_addresses = settings.log.addresses
         self._private: Endpoint | None = None
-        self._watch = Watch(self._files_changed)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self.extensions = ExtensionHost()
         self.registry = registry_for(self.hub, self.endpoint, self.extensions.errors)
         self.registry.register(OperationCollector(self.reloads, self.certificate))
-        pages = Pages(self.hub, self.endpoint, self.registry, settings.server.public_url, self.extensions.tables)
-        routes = pages.routes()
+        pages = Pages(
+            self.hub,
+            self.endpoint,
+            self.registry,
+            settings.server.public_url,
+            self.extensions.tables,
+            tls=self.certificate is not None,
+            statistics=not settings.metrics.port,
+        )
         if settings.metrics.port:
             # For who may come from anywhere, there is no limit but that of sockets.
             limits = Limits(connections_per_address=0, announces_per_second=0, offers_per_second=0)
             anybody = Door(Settings(limits=limits), AccessLists(Access()), _room(settings))
             self._private = Endpoint(self.hub, settings.connections, anybody, has_websockets=False)
-            for path in PRIVATE_PATHS:
-                self._private.add_route(path, routes.pop(path) if path in NOT_PUBLIC else routes[path])
-        for path, route in routes.items():
-            self.endpoint.add_route(path, route)
+            _add_routes(self._private, {**pages.statistics_routes(), **pages.health_routes()})
+        else:
+            _add_routes(self.endpoint, pages.statistics_routes())
+        _add_routes(self.endpoint, {**pages.page_routes(), **pages.health_routes()})
         self.extensions.load(extensions, settings, self.hub, self.endpoint, self.registry)
         self.addresses: list[tuple[str, int]] = []
         self._lag = LoopLag(self.registry)
@@ -88,47 +92,45 @@ class Server:
         if self._private:
             await _listen(self._private, [metrics.host], metrics.port)
         self.addresses = await _listen(self.endpoint, server.hosts, server.port, context)
-        self._watch_files()
         loop = asyncio.get_running_loop()
-        self._tasks += [loop.create_task(self._lag.run()), loop.create_task(self._watch.run())]
+        self._tasks |= {loop.create_task(self._lag.run()), loop.create_task(self._watch.run())}
         self.extensions.start()
 
-    async def reload(self, fresh: Settings) -> None:
+    async def reload(self, fresh: Settings | None = None) -> None:
         """Use what can be changed of other settings: access lists, limits, certificate, trusted proxies, log.
+
+        Without any, those in use, and what is in their files now.
 
         Raises `ConfigError`; then all stays as it was.
         """
         async with self._reloading:
-            try:
-                # A list may have millions of lines.
-                access = await asyncio.to_thread(AccessLists, fresh.access)
-                if self.certificate and fresh.tls.certificate:
-                    self.certificate.load(fresh.tls)
-            except ConfigError:
-                self.reloads["failed"] += 1
-                raise
+            fresh = fresh or self.settings
+            seen = _look(fresh)
+            # A list may have millions of lines.
+            access = await asyncio.to_thread(AccessLists, fresh.access)
+            if self.certificate and fresh.tls.certificate:
+                self.certificate.load(fresh.tls)
             self.reloads["done"] += 1
             self.settings = fresh
             self.endpoint.door.change(fresh, access, _room(fresh))
             self.endpoint.log_addresses = fresh.log.addresses
             self.hub.serves = access.serves
             self.endpoint.send(self.hub.close_denied())
-            self._watch_files()
-
-    def _watch_files(self) -> None:
-        tls, access = self.settings.tls, self.settings.access
-        self._watch.set_files([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes])
+            self._watch.set_files(seen)
 
     def _files_changed(self) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(self._reload_files()))
+        task = asyncio.get_running_loop().create_task(self._reload_files())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _reload_files(self) -> None:
         log = structlog.get_logger()
         try:
-            await self.reload(self.settings)
+            await self.reload()
             log.info("files_reloaded")
         except ConfigError as error:
             # It may be half written; what is in use stays.
+            self.reloads["failed"] += 1
             log.error("reload_failed", error=str(error))
 
     async def stop(self) -> None:
@@ -188,6 +190,7 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
             fresh = reload()
             await server.reload(fresh)
         except ConfigError as error:
+            server.reloads["failed"] += 1
             log.error("reload_failed", error=str(error))
             return
         configure(fresh.log.level, fresh.log.format)
@@ -237,6 +240,16 @@ async def _listen(
     except (OSError, UnicodeError) as error:
         where = ", ".join(hosts)
         raise StartError(f"cannot listen on {where} port {port}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _add_routes(endpoint: Endpoint, routes: Mapping[str, Route]) -> None:
+    for path, route in routes.items():
+        endpoint.add_route(path, route)
+
+
+def _look(settings: Settings) -> dict[str, object]:
+    tls, access = settings.tls, settings.access
+    return look([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes])
 
 
 def _room(settings: Settings) -> Room:

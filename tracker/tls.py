@@ -36,9 +36,11 @@ def _new_context() -> ssl.SSLContext:
 
 def _load(context: ssl.SSLContext, settings: Tls) -> float:
     """Load a pair; when its certificate expires."""
-    certificate = Path(settings.certificate).expanduser()
-    key = Path(settings.key).expanduser() if settings.key else None
+    certificate = Path(settings.certificate)
+    key = Path(settings.key) if settings.key else None
     try:
+        certificate = certificate.expanduser()
+        key = key.expanduser() if key else None
         context.load_cert_chain(certificate, key, password=_no_password)
         return x509.load_pem_x509_certificates(certificate.read_bytes())[0].not_valid_after_utc.timestamp()
     except ssl.SSLError as error:
@@ -47,7 +49,7 @@ def _load(context: ssl.SSLContext, settings: Tls) -> float:
         # It does not say which of the two.
         name = key if key and not _is_readable(key) else certificate
         raise ConfigError(f"tls: {name}: {error.strerror}") from None
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(f"tls: {certificate}: {error}") from None
 
 

@@ -15,27 +15,33 @@ class Watch:
     def __init__(self, on_change: Callable[[], None], period: float = PERIOD) -> None:
         self._on_change = on_change
         self._period = period
-        self._files: list[str] = []
-        self._seen: list[object] = []
+        self._seen: dict[str, object] = {}
 
-    def set_files(self, names: list[str]) -> None:
-        """Watch these from now on, as they are now; empty names are left out."""
-        self._files = [os.path.expanduser(name) for name in names if name]
-        self._seen = [_state(name) for name in self._files]
+    def set_files(self, seen: dict[str, object]) -> None:
+        """Watch these from now on, for changes since `look` saw them.
+
+        That must have been before they were read: what is written meanwhile would never be noticed.
+        """
+        self._seen = seen
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(self._period)
-            states = [_state(name) for name in self._files]
-            if states != self._seen:
-                self._seen = states
+            seen = look(list(self._seen))
+            if seen != self._seen:
+                self._seen = seen
                 self._on_change()
+
+
+def look(names: list[str]) -> dict[str, object]:
+    """What there is to see of some files; empty names are left out."""
+    return {name: _state(os.path.expanduser(name)) for name in names if name}
 
 
 def _state(name: str) -> object:
     try:
         status = os.stat(name)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -46,6 +46,21 @@ class Dht(Extension):
             raise ConfigError(f"server.public_url: not a URL that fits a record (ASCII, {record.MAX_URL} characters)")
         tracker.add_route(descriptor.PATH, self._serve_descriptor)
         tracker.registry.register(DhtCollector(lambda: self._service))
+        tracker.add_table("dht", self.table)
+
+    def table(self) -> list[dict[str, Any]]:
+        """How the DHT is reached, for people."""
+        service = self._service
+        if service is None:
+            return []
+        return [
+            {
+                "reachable": service.reachable.is_set(),
+                "nodes_known": service.node.stats.get("dht.dht_nodes", 0),
+                "swarms_published": service.directory.published,
+                "lookups_waiting": len(service.client.queue),
+            }
+        ]
 
     async def trackers(self, info_hash: str, thorough: bool = False) -> AsyncIterator[Sighting]:
         """The other trackers that serve an infohash, as they are found; see `Directory.trackers`."""

@@ -65,7 +65,7 @@ async def keep(page: Page, name: str) -> None:
 
 
 async def is_laid_out(page: Page) -> None:
-    """Nothing is cut off at the right, and no text is too small for its background to be read."""
+    """Nothing is cut off at the right, and every text stands out from its background."""
     width, room = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width <= room
     too_wide = await page.evaluate(
@@ -250,13 +250,13 @@ async def test_copying(open_url: Open, tracker: TrackerProcess, is_trusted: bool
 
 async def test_copying_that_is_not_allowed_selects(open_url: Open, tracker: TrackerProcess) -> None:
     page = await open_url(address(tracker))
-    await page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    await page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')) }")
     await page.get_by_role("button", name="Copy").first.click()
     await expect(page.get_by_role("button", name="Selected")).to_be_visible()
     assert await page.evaluate("getSelection().toString()") == tracker.url.rstrip("/")
 
 
-async def test_below_a_path_of_a_proxy(open_url: Open, browser: Browser, tracker: TrackerProcess) -> None:
+async def test_below_a_path_of_a_proxy(browser: Browser, tracker: TrackerProcess) -> None:
     """The tracker sees neither the path nor the scheme that people use."""
     async with await browser.new_context() as context:
         page = await context.new_page()

@@ -168,8 +168,8 @@ async def a_third_joins(scene: Scene) -> None:
 
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("kind", ["erased", "forged", "locked"])
-async def test_a_link_stays_and_a_third_finds_them_by_announcements(kind: str, slots: int, tmp_path: Path) -> None:
-    """For that, nobody must have looked at what became of the records."""
+async def test_a_link_stays_and_a_third_finds_them(kind: str, slots: int, tmp_path: Path) -> None:
+    """By announcements, at once; where a slot is left, also by the record when somebody has put it right."""
     async with linked(tmp_path) as scene:
         before = await link_between(scene)
         await scene.vandalise(kind, slots)

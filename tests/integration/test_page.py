@@ -34,7 +34,7 @@ class Shows(Extension):
         self.links = links(3)
         tracker.add_table("neighbours", lambda: self.links, links=True)
         tracker.add_table("broken", self.fail)
-        tracker.add_table("weather", lambda: [{"sky": EVIL, 5: object()}])
+        tracker.add_table("weather", lambda: [{"sky": EVIL, "wind": object()}])
 
     def fail(self) -> list[dict[str, Any]]:
         """As told."""
@@ -148,7 +148,7 @@ async def test_statistics_elsewhere(serve: Any) -> None:
 
 def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:
     """Not only where the sources are."""
-    make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     if subprocess.run(make, check=False).returncode:
         unavailable("hatchling, which pip fetches,")
     (wheel,) = tmp_path.glob("*.whl")

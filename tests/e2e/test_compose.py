@@ -1,0 +1,223 @@
+"""docker-compose.yml without Docker: the same commands in the same environments, as processes on loopback.
+
+What the image would hold is made as its Dockerfile says: the tracker from a wheel of the files that are copied, not from
+this working copy. Names of services and the ports of containers become loopback's.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, async_playwright
+
+from tests.client import eventually
+from tests.conftest import WEB, environment, free_port, unavailable
+from tests.e2e.browser import CHROMIUM_FLAGS, PATIENCE
+from tests.shipping import ROOT, Compose, Dockerfile
+
+TRACKERS = ("tracker-a", "tracker-b", "tracker-c")
+STARTUP = 60.0
+
+
+class Container:
+    """A service's process. `words` are what stands here for words of its image's commands."""
+
+    def __init__(self, directory: Path, image: Dockerfile, env: dict[str, str], words: dict[str, str]) -> None:
+        self.directory = directory
+        self.env = env
+        self.log = directory / "log"
+        self.command = [words.get(word, word) for word in image.command]
+        self.healthcheck = [words.get(word, word) for word in image.healthcheck]
+        self.signal = signal.Signals[image.one("STOPSIGNAL")]
+
+    async def start(self) -> None:
+        """Run ENTRYPOINT and CMD."""
+        with self.log.open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.command, env=self.env, cwd=self.directory, stdout=log, stderr=log
+            )
+
+    async def is_healthy(self) -> bool:
+        """Whether HEALTHCHECK says so."""
+        assert self.process.returncode is None, self.log.read_text()
+        check = await asyncio.create_subprocess_exec(
+            *self.healthcheck, env=self.env, cwd=self.directory, stderr=asyncio.subprocess.DEVNULL
+        )
+        return await check.wait() == 0
+
+    async def stop(self) -> int:
+        """Stop it as Docker does; its exit code."""
+        self.process.send_signal(self.signal)
+        return await asyncio.wait_for(self.process.wait(), 15)
+
+
+class Host:
+    """Where the containers are: free ports for theirs."""
+
+    def __init__(self, directory: Path, installed: Path) -> None:
+        self.compose = Compose()
+        self.directory = directory
+        self.installed = installed
+        self.images = self.compose.built
+        self.ports = {
+            (name, port.removesuffix("/udp")): free_port()
+            for name, image in self.images.items()
+            for port in image.ports
+        }
+
+    def here(self, text: str) -> str:
+        """Names and ports of containers as they are here."""
+        for (name, inside), outside in self.ports.items():
+            text = text.replace(f"{name}:{inside}", f"127.0.0.1:{outside}")
+        return text
+
+    def tracker(self, name: str) -> Container:
+        """One of the trackers."""
+        image, directory = self.images[name], self.directory / name
+        directory.mkdir()
+        given = {**image.environment, **self.compose.services[name]["environment"]}
+        volume = image.one("VOLUME")
+        env = {
+            **{key: self.here(value).replace(volume, str(directory)) for key, value in given.items()},
+            **environment("server", host="127.0.0.1", port=self.ports[name, "8000"]),
+            **environment("extensions.dht", listen=f"127.0.0.1:{self.ports[name, '6881']}"),
+            "PATH": f"{self.installed / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.installed),
+        }
+        program = str(self.installed / "bin" / "peerservers")
+        return Container(directory, image, env, {"peerservers": program, "python": sys.executable})
+
+    def demo(self) -> Container:
+        """The page."""
+        name, directory = "demo", self.directory / "demo"
+        directory.mkdir()
+        image = self.images[name]
+        for rest in image.all("COPY"):
+            *sources, target = rest.removeprefix("--from=build ").split()
+            copied = target.removeprefix("/srv/")
+            for source in sources:
+                modules = source.removeprefix("/demo/")
+                origin = WEB / modules if "--from" in rest else image.context / source
+                if not origin.exists():
+                    unavailable("npm's clients for pages")
+                shutil.copy(origin, directory / (copied or source))
+        port = str(self.ports[name, "8080"])
+        words = {"python": sys.executable, "8080": port, "/srv": str(directory)}
+        words |= {word: word.replace("8080", port) for word in image.healthcheck if "8080" in word}
+        container = Container(directory, image, dict(os.environ), words)
+        container.command += ["--bind", "127.0.0.1"]
+        return container
+
+    @property
+    def rules(self) -> str:
+        """What has Chromium find the containers where docker-compose.yml publishes them."""
+        return ",".join(
+            f"MAP localhost:{outside} 127.0.0.1:{self.ports[name, inside]}"
+            for name in self.images
+            for inside, (_, outside) in self.compose.published(name).items()
+        )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracker as its image has it: built from what is copied, and installed."""
+    directory = tmp_path_factory.mktemp("image")
+    context, target = directory / "src", directory / "installed"
+    context.mkdir()
+    for name in Dockerfile(ROOT / "Dockerfile").sources:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, context)
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    wheels = directory / "wheels"
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", f"--wheel-dir={wheels}", context)
+    subprocess.run([*pip, *build], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", f"--target={target}", *wheels.iterdir()], check=True)
+    return target
+
+
+@asynccontextmanager
+async def up(directory: Path, installed: Path) -> AsyncIterator[Host]:
+    """All that is built here, healthy; at the end each container must stop with code 0."""
+    host = Host(directory, installed)
+    containers = [*(host.tracker(name) for name in TRACKERS), host.demo()]
+    try:
+        await asyncio.gather(*(container.start() for container in containers))
+        for container in containers:
+            await eventually(container.is_healthy, STARTUP)
+        yield host
+        codes = await asyncio.gather(*(container.stop() for container in containers))
+        assert codes == [0] * len(containers), [container.log.read_text() for container in containers]
+        assert [
+            line
+            for name in TRACKERS
+            for line in (directory / name / "log").read_text().splitlines()
+            if "[error" in line or "Traceback" in line
+        ] == []
+    finally:
+        for container in containers:
+            with suppress(ProcessLookupError, AttributeError):
+                container.process.kill()
+
+
+@pytest.fixture
+def chromium() -> Iterator[str]:
+    """The system's Chromium."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        unavailable("chromium")
+    assert executable
+    yield executable
+
+
+async def shown(page: Page, selector: str) -> list[str]:
+    """The texts of all elements that are found."""
+    return [text.strip() for text in await page.locator(selector).all_inner_texts()]
+
+
+async def test_the_demo(tmp_path: Path, installed: Path, chromium: str) -> None:
+    """One command is all there is to do: the page seeds on one tracker, and downloads from the two others."""
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(up(tmp_path, installed))
+        playwright = await stack.enter_async_context(async_playwright())
+        browser = await playwright.chromium.launch(
+            executable_path=chromium, args=[*CHROMIUM_FLAGS, f"--host-resolver-rules={host.rules}"]
+        )
+        stack.push_async_callback(browser.close)
+        page = await browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        sockets: list[str] = []
+        page.on("websocket", lambda socket: sockets.append(socket.url))
+        await page.goto("http://localhost:8080/")
+        trackers = await shown(page, "section code")
+        assert trackers == [f"ws://localhost:{host.compose.published(name)['8000'][1]}" for name in TRACKERS]
+
+        for _ in range(2):
+            previous = await shown(page, "pre")
+
+            async def all_have_it(previous: list[str] = previous) -> bool:
+                texts = await shown(page, "pre")
+                return texts[0] not in ("", previous[0]) and texts == texts[:1] * 3
+
+            await eventually(all_have_it, PATIENCE)
+            states = await shown(page, "[role=status]")
+            assert states[0] == "seeds"
+            assert all(re.fullmatch(r"done after \d+\.\d s", state) for state in states[1:])
+
+            async def all_count_three() -> bool:
+                return await shown(page, ".seeders") == ["3"] * 3
+
+            await eventually(all_count_three, PATIENCE)
+            await page.get_by_role("button").click()
+        assert {url.rstrip("/") for url in sockets} == set(trackers)
+        assert errors == []

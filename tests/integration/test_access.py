@@ -1,0 +1,485 @@
+"""Who may connect, to what, and how much: lists, origins, limits of all and of one address, trusted proxies."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.client import HASH, PATIENCE, RawClient, announce, eventually, offers, raw_client
+from tests.conftest import StartTracker, TrackerProcess, environment
+from tests.integration.test_life import assert_one_line, peerservers
+from tests.integration.wire import HANDSHAKE, WireClient
+from tests.unit.fakes import peer_id
+from tracker.config import load
+from tracker.proxies import PROXY_V2
+from tracker.server import Server
+
+A, B = peer_id(1), peer_id(2)
+OTHER = "o" * 20
+HEX = HASH.encode().hex()
+LIMITED = environment("limits", exempt=[])
+"""Limits count on loopback too."""
+PROXIED = {**LIMITED, **environment("server", trusted_proxies=["127.0.0.0/8"])}
+ONE_EACH = environment("limits", connections_per_address=1)
+
+CLIENT = "192.0.2.7"
+FORWARDED = {"X-Forwarded-For": CLIENT}
+
+
+async def refused(url: str, **headers: str) -> tuple[int, str | None]:
+    """The status, and Retry-After, with which a WebSocket is refused."""
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(url, additional_headers=headers, compression=None):
+            pass
+    response = caught.value.response
+    return response.status_code, response.headers.get("Retry-After")
+
+
+async def until(tracker: TrackerProcess, metric: str, value: float, **labels: str) -> None:
+    async def has_value() -> bool:
+        return await tracker.metric(metric, **labels) == value
+
+    await eventually(has_value)
+
+
+async def reloaded(tracker: TrackerProcess) -> dict[str, Any]:
+    """Have a tracker reload; what it logs."""
+    tracker.log.clear()
+    tracker.tell(signal.SIGHUP)
+    return await tracker.logged("reloaded", "reload_failed")
+
+
+def proxy_header(address: str = CLIENT) -> bytes:
+    packed = ip_address(address).packed
+    family = 0x11 if len(packed) == 4 else 0x21
+    body = packed + bytes(len(packed) + 4)
+    return PROXY_V2 + bytes([0x21, family]) + len(body).to_bytes(2, "big") + body
+
+
+async def test_a_swarm_that_is_denied_while_it_runs(start_tracker: StartTracker, tmp_path: Path) -> None:
+    deny = tmp_path / "deny"
+    deny.write_text("# nothing yet\n")
+    tracker = await start_tracker(env=environment("access", deny_infohashes=str(deny)))
+    async with raw_client(tracker.url) as a, raw_client(tracker.url) as b:
+        await a.announce(A)
+        await b.announce(B)
+        await a.announce(A, OTHER)
+        deny.write_text(HEX.upper())
+        await reloaded(tracker)
+        for client in (a, b):
+            told = await client.receive()
+            assert told["info_hash"] == HASH
+            assert "failure reason" in told
+        assert "failure reason" in await a.announce(A)
+        assert (await a.announce(A, OTHER))["incomplete"] == 1
+        assert await tracker.metric("peerservers_dropped_total", reason="infohash_denied") == 3
+        assert await tracker.metric("peerservers_swarms") == 1
+        # A broken list changes nothing.
+        deny.write_text("nonsense\n")
+        failed = await reloaded(tracker)
+        assert failed["event"] == "reload_failed"
+        assert f"{deny}, line 1" in failed["error"]
+        tracker.log.remove(failed)
+        assert "failure reason" in await a.announce(A)
+        deny.unlink()
+        failed = await reloaded(tracker)
+        assert "No such file" in failed["error"]
+        tracker.log.clear()
+        deny.write_text("")
+        await reloaded(tracker)
+        assert (await a.announce(A))["incomplete"] == 1
+        assert await tracker.metric("peerservers_reloads_total", result="failed") >= 2
+        assert await tracker.metric("peerservers_reloads_total", result="done") >= 2
+    tracker.log[:] = [line for line in tracker.log if line["event"] != "reload_failed"]
+
+
+async def test_only_what_is_allowed_and_the_lists_own_settings_are_reloaded(
+    start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    allow, file = tmp_path / "allow", tmp_path / "peerservers.toml"
+    allow.write_text(f"{HEX}  # ours\n")
+    file.write_text(f"[access]\nallow_infohashes = {json.dumps(str(allow))}\n")
+    tracker = await start_tracker("--config", str(file))
+    async with raw_client(tracker.url) as client:
+        assert (await client.announce(A))["incomplete"] == 1
+        for _ in range(30):
+            assert "failure reason" in await client.announce(A, OTHER)
+        file.write_text("")
+        await reloaded(tracker)
+        assert (await client.announce(A, OTHER))["incomplete"] == 1
+
+
+async def test_origins(start_tracker: StartTracker) -> None:
+    env = environment("access", allow_origins=["https://*.example.org"], deny_origins=["https://bad.example.org"])
+    tracker = await start_tracker(env=env)
+    assert await refused(tracker.url, Origin="https://bad.example.org") == (403, None)
+    assert await refused(tracker.url, Origin="https://example.com") == (403, None)
+    assert await refused(tracker.url, Origin="null") == (403, None)
+    assert await refused(tracker.url, Origin="") == (403, None)
+    async with raw_client(tracker.url, origin="https://good.example.org") as client:
+        await client.announce(A)
+    async with raw_client(tracker.url) as client:
+        await client.announce(A)
+    assert await tracker.metric("peerservers_rejected_total", reason="origin_denied") == 4
+    assert (await tracker.get("/health"))[0] == 200
+
+
+async def test_so_many_connections_and_no_more(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=environment("limits", max_connections=2))
+    assert await tracker.metric("peerservers_max_connections") == 2
+    async with raw_client(tracker.url) as first, raw_client(tracker.url):
+        assert await refused(tracker.url) == (503, "60")
+        assert (await tracker.get("/health"))[0] == 200
+        await first.socket.close()
+        await until(tracker, "peerservers_connections", 1)
+        async with raw_client(tracker.url) as client:
+            await client.announce(A)
+    assert await tracker.metric("peerservers_rejected_total", reason="too_many_connections") == 1
+
+
+async def test_so_many_connections_of_one_address(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=LIMITED | environment("limits", connections_per_address=3) | PROXIED)
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(raw_client(tracker.url, additional_headers=FORWARDED)) for _ in range(3)
+        ]
+        assert await refused(tracker.url, **FORWARDED) == (429, "60")
+        async with raw_client(tracker.url, additional_headers={"X-Forwarded-For": "192.0.2.8"}) as other:
+            await other.announce(A)
+        await clients[0].socket.close()
+        await until(tracker, "peerservers_connections", 2)
+        await stack.enter_async_context(raw_client(tracker.url, additional_headers=FORWARDED))
+        assert await tracker.metric("peerservers_rejected_total", reason="address_connections") == 1
+
+
+async def test_who_has_no_connection_left_is_refused_before_it_asks(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=LIMITED | ONE_EACH)
+    async with raw_client(tracker.url) as client:
+        await client.announce(A)
+        reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"\r\nRetry-After: 60\r\n" in answer
+
+    # Only now can it be asked: the question is a connection too.
+    async def is_counted() -> bool:
+        try:
+            return await tracker.metric("peerservers_rejected_total", reason="address_connections") >= 1
+        except (IndexError, ConnectionError):
+            return False
+
+    await eventually(is_counted)
+
+
+async def test_announces_beyond_the_limit_fail_and_then_close(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=LIMITED | environment("limits", announces_per_second=0.01, burst=500))
+    async with raw_client(tracker.url) as client:
+        for _ in range(5):
+            assert (await client.announce(A))["incomplete"] == 1
+        for _ in range(10):
+            told = await client.announce(A)
+            assert "too many requests" in told["failure reason"]
+        assert await client.closed() == (1008, "garbage")
+    async with raw_client(tracker.url) as again:
+        assert "failure reason" in await again.announce(A)
+    assert await tracker.metric("peerservers_dropped_total", reason="too_many_announces") == 11
+
+
+async def test_offers_beyond_the_limit_fail(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=LIMITED | environment("limits", offers_per_second=0.01, burst=1000))
+    async with raw_client(tracker.url) as client:
+        assert (await client.announce(A, offers=offers(10)))["incomplete"] == 1
+        assert "failure reason" in await client.announce(A, offers=offers(1))
+        assert "interval" in await client.announce(A)
+    assert await tracker.metric("peerservers_dropped_total", reason="too_many_offers") == 1
+
+
+async def test_loopback_is_exempt_by_default(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=environment("limits", connections_per_address=1, announces_per_second=0.01))
+    async with raw_client(tracker.url) as a, raw_client(tracker.url) as b:
+        for _ in range(30):
+            assert "interval" in await a.announce(A)
+            assert "interval" in await b.announce(B)
+    assert await tracker.metric("peerservers_addresses") == 0
+
+
+async def test_limits_are_reloaded(start_tracker: StartTracker, tmp_path: Path) -> None:
+    file = tmp_path / "peerservers.toml"
+    file.write_text("[server]\ntrusted_proxies = ['127.0.0.1']\n[limits]\nconnections_per_address = 1\n")
+    tracker = await start_tracker("--config", str(file))
+    async with raw_client(tracker.url, additional_headers=FORWARDED):
+        assert (await refused(tracker.url, **FORWARDED))[0] == 429
+        file.write_text(file.read_text().replace("= 1", "= 2"))
+        await reloaded(tracker)
+        async with raw_client(tracker.url, additional_headers=FORWARDED):
+            assert (await refused(tracker.url, **FORWARDED))[0] == 429
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": f"198.51.100.9, {CLIENT}"},
+        {"X-Forwarded-For": f"{CLIENT}:4711, 127.0.0.2"},
+        {"Forwarded": f'for="[2001:db8::1]", for={CLIENT};proto=https'},
+        {"Forwarded": f'for=1.1.1.1;x=", for="{CLIENT}:1"'},
+    ],
+)
+async def test_a_trusted_proxy_tells_whose_connection_it_is(
+    start_tracker: StartTracker, headers: dict[str, str]
+) -> None:
+    tracker = await start_tracker(env=PROXIED | ONE_EACH)
+    async with raw_client(tracker.url, additional_headers=headers):
+        assert (await refused(tracker.url, **FORWARDED))[0] == 429
+        async with raw_client(tracker.url, additional_headers={"X-Forwarded-For": "198.51.100.9"}):
+            assert await tracker.metric("peerservers_addresses") == 2
+
+
+async def test_nobody_elses_header_is_believed(start_tracker: StartTracker) -> None:
+    env = LIMITED | environment("limits", connections_per_address=2)
+    tracker = await start_tracker(env=env | environment("server", trusted_proxies=["192.0.2.1"]))
+    async with (
+        raw_client(tracker.url, additional_headers={"X-Forwarded-For": "198.51.100.1"}),
+        raw_client(tracker.url, additional_headers={"Forwarded": "for=198.51.100.2"}),
+    ):
+        reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
+        assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 429 ")
+        writer.close()
+
+
+async def opened(tracker: TrackerProcess, *pieces: bytes) -> WireClient:
+    """A connection to which these bytes were written, each piece by itself."""
+    reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+    return WireClient(reader, writer)
+
+
+async def status(client: WireClient) -> int:
+    head = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+    return int(head.split()[1])
+
+
+@pytest.mark.parametrize("address", [CLIENT, "2001:db8::7"])
+async def test_a_proxy_header_in_one_piece_and_in_bytes(start_tracker: StartTracker, address: str) -> None:
+    tracker = await start_tracker(env=PROXIED | ONE_EACH)
+    request = proxy_header(address) + HANDSHAKE + b"\r\n"
+    first = await opened(tracker, *(request[index : index + 1] for index in range(len(request))))
+    assert await status(first) == 101
+    first.frame(1, json.dumps(announce(A)).encode())
+    assert json.loads((await first.receive())[1])["incomplete"] == 1
+    second = await opened(tracker, request)
+    assert await status(second) == 429
+    await second.gone()
+    # What the client itself says behind the proxy's header counts nothing.
+    third = await opened(tracker, request[: -len(b"\r\n")] + b"X-Forwarded-For: 198.51.100.1\r\n\r\n")
+    assert await status(third) == 429
+    fourth = await opened(tracker, proxy_header("192.0.2.8") + HANDSHAKE + b"\r\n")
+    assert await status(fourth) == 101
+    assert await tracker.metric("peerservers_rejected_total", reason="address_connections") == 2
+    for client in (first, second, third, fourth):
+        client.writer.transport.abort()
+    await until(tracker, "peerservers_connections", 0)
+
+
+async def test_a_proxys_health_check(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=PROXIED)
+    local = PROXY_V2 + bytes([0x20, 0, 0, 0])
+    client = await opened(tracker, local + b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
+    assert await status(client) == 200
+    await client.gone()
+    client.writer.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n\r\n\x00\r\nQUIX\n" + bytes(100),
+        PROXY_V2 + b"\x11\x11\x00\x0c" + bytes(12),
+        PROXY_V2 + b"\x21\x11\x00\x01" + bytes(12),
+        PROXY_V2 + b"\x21\x11\xff\xff" + bytes(12),
+        proxy_header() + b"\x00\x01\x02",
+        proxy_header() + proxy_header(),
+        b"\x16\x03\x01\x02\x00" + bytes(200),
+        b"\x00",
+    ],
+    ids=["signature", "version", "short", "long", "garbage behind", "two", "tls", "zero"],
+)
+async def test_garbage_from_a_trusted_proxy(start_tracker: StartTracker, data: bytes) -> None:
+    tracker = await start_tracker(env=PROXIED)
+    client = await opened(tracker, data)
+    await client.gone()
+    client.writer.close()
+    await until(tracker, "peerservers_connections_closed_total", 1, reason="handshake_invalid")
+
+
+async def test_a_proxy_header_from_anybody_else_is_garbage(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker()
+    client = await opened(tracker, proxy_header() + HANDSHAKE + b"\r\n")
+    await client.gone()
+    client.writer.close()
+    await until(tracker, "peerservers_connections_closed_total", 1, reason="handshake_invalid")
+
+
+@pytest.mark.parametrize("shown", [False, True])
+async def test_addresses_are_in_the_log_only_if_wanted(start_tracker: StartTracker, shown: bool) -> None:
+    env = PROXIED | ONE_EACH | environment("access", deny_origins=["*"]) | environment("log", addresses=shown)
+    tracker = await start_tracker(env=env)
+    assert (await refused(tracker.url, Origin="https://example.org", **FORWARDED))[0] == 403
+    async with raw_client(tracker.url, additional_headers=FORWARDED):
+        assert (await refused(tracker.url, **FORWARDED))[0] == 429
+    assert await tracker.stop() == 0
+    reasons = [line["reason"] for line in tracker.log if line["event"] == "rejected"]
+    assert reasons == (["origin_denied", "address_connections"] if shown else [])
+    assert (CLIENT in json.dumps(tracker.log)) is shown
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "part"),
+    [
+        ("access", {"deny_infohashes": "/no/such/list"}, "access.deny_infohashes"),
+        ("access", {"allow_infohashes": "~no-such-user/list"}, "access.allow_infohashes"),
+        ("limits", {"exempt": ["300.0.0.1"]}, "limits.exempt"),
+        ("limits", {"burst": 0}, "limits.burst"),
+        ("limits", {"announces_per_second": -1}, "limits.announces_per_second"),
+        ("server", {"trusted_proxies": ["proxy.example.org"]}, "server.trusted_proxies"),
+    ],
+)
+def test_mistakes(section: str, settings: dict[str, Any], part: str) -> None:
+    assert_one_line(peerservers("serve", "--port", "0", **environment(section, **settings)), part)
+
+
+StartServer = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+async def start_server() -> AsyncIterator[StartServer]:
+    """Starts trackers in this process, whose counters can be looked into."""
+    servers: list[Server] = []
+
+    async def start(**sections: dict[str, Any]) -> Server:
+        sections["server"] = {"host": "127.0.0.1", "port": 0, **sections.get("server", {})}
+        server = Server(load(None, sections), {})
+        servers.append(server)
+        await server.start()
+        return server
+
+    yield start
+    for server in servers:
+        await asyncio.wait_for(server.stop(), PATIENCE)
+
+
+async def connected(server: Server, data: bytes = b"") -> WireClient:
+    reader, writer = await asyncio.open_connection(*server.addresses[0])
+    writer.write(data)
+    return WireClient(reader, writer)
+
+
+def in_use(server: Server) -> int:
+    """Connections that are counted against some address."""
+    return sum(quota.connections for quota in server.endpoint.door.addresses._quotas.values())
+
+
+UPGRADE = HANDSHAKE + b"\r\n"
+ENDS: dict[str, tuple[bytes, bool]] = {
+    "nothing": (b"", False),
+    "half a head": (b"GET / HTTP/1.1\r\nHost", False),
+    "page": (b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n", True),
+    "page left": (b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n", False),
+    "bad page": (b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\n", True),
+    "garbage": (b"\x00\x01\x02", True),
+    "too large": (b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000, True),
+    "bad handshake": (UPGRADE.replace(b"Key: A", b"Kay: A"), True),
+    "bad version": (UPGRADE.replace(b"Version: 13", b"Version: 7"), True),
+    "post": (UPGRADE.replace(b"GET", b"POST"), True),
+    "bad head": (b"GET /\r\nUpgrade: websocket\r\n\r\n", True),
+    "with a body": (UPGRADE.replace(b"Host: t\r\n", b"Host: t\r\nContent-Length: 50\r\n"), False),
+    "chunked": (UPGRADE.replace(b"Host: t\r\n", b"Host: t\r\nTransfer-Encoding: chunked\r\n"), False),
+    "refused": (UPGRADE.replace(b"Host: t\r\n", b"Host: t\r\nOrigin: https://bad.test\r\n"), True),
+    "websocket": (UPGRADE, False),
+    "unmasked": (UPGRADE + b"\x81\x02{}", True),
+    "reserved bits": (UPGRADE + b"\xf1\x80\0\0\0\0", True),
+    "closed": (UPGRADE + b"\x88\x80\0\0\0\0", True),
+}
+
+
+@pytest.mark.parametrize("behind_proxy", [False, True], ids=["direct", "proxied"])
+async def test_no_connection_is_counted_for_ever(start_server: StartServer, behind_proxy: bool) -> None:
+    server = await start_server(
+        limits={"exempt": [], "connections_per_address": 1000},
+        access={"deny_origins": ["https://bad.test"]},
+        server={"trusted_proxies": ["127.0.0.1"] if behind_proxy else []},
+        connections={"handshake_timeout": 0.5},
+    )
+    endpoint = server.endpoint
+    for data, closes in ENDS.values():
+        for prefix in (b"", proxy_header()) if behind_proxy else (b"",):
+            if behind_proxy and not prefix:
+                data = data.replace(b"Host: t\r\n", f"Host: t\r\nX-Forwarded-For: {CLIENT}\r\n".encode())  # noqa: PLW2901
+            at_once = await connected(server, prefix + data)
+            at_once.writer.transport.abort()
+            later = await connected(server, prefix + data)
+            seen = endpoint.opened
+            await eventually(lambda seen=seen: endpoint.opened >= seen)  # type: ignore[misc]
+            if closes:
+                await later.gone()
+            elif data.startswith(UPGRADE):
+                assert await later.reader.readuntil(b"\r\n\r\n")
+            later.writer.transport.abort()
+    # Nobody says a word: the time limit ends it.
+    silent = await connected(server, proxy_header() if behind_proxy else b"")
+    await silent.gone()
+    silent.writer.close()
+    await eventually(lambda: in_use(server) == 0)
+    await eventually(lambda: not (endpoint.websockets or endpoint._arrivals or endpoint._http or endpoint._visits))
+    assert endpoint.door.addresses._gone.keys() == endpoint.door.addresses._quotas.keys()
+
+
+async def test_none_is_counted_after_draining(start_server: StartServer) -> None:
+    server = await start_server(limits={"exempt": []}, server={"shutdown_timeout": 1})
+    clients = [await connected(server, data) for data, _ in ENDS.values() for _ in range(3)]
+    await eventually(lambda: server.endpoint.opened == len(clients))
+    await server.stop()
+    await eventually(lambda: in_use(server) == 0)
+    for client in clients:
+        client.writer.transport.abort()
+
+
+async def test_many_that_are_refused_do_not_fill_up_anything(start_server: StartServer) -> None:
+    server = await start_server(limits={"exempt": [], "connections_per_address": 2})
+    async with raw_client(f"ws://127.0.0.1:{server.addresses[0][1]}/") as a:
+        second = await connected(server)
+        await eventually(lambda: in_use(server) == 2)
+        for _ in range(100):
+            client = await connected(server, UPGRADE)
+            await client.gone()
+            client.writer.close()
+        assert in_use(server) == 2
+        assert (await RawClient(a.socket).announce(A))["incomplete"] == 1
+        second.writer.close()
+        await eventually(lambda: in_use(server) == 1)
+
+
+async def test_files_are_read_again_without_going_back_to_older_settings(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """A list that changes while other settings are being read."""
+    deny = tmp_path / "deny"
+    deny.write_text("")
+    server = await start_server(access={"deny_infohashes": str(deny)}, limits={"connections_per_address": 7})
+    fresh = load(
+        None, {"access": {"deny_infohashes": str(deny)}, "limits": {"connections_per_address": 8, "exempt": []}}
+    )
+    deny.write_text(HEX)
+    await asyncio.gather(server.reload(fresh), server._reload_files())
+    assert server.settings is fresh
+    assert not server.hub.serves(HASH)

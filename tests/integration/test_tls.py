@@ -1,0 +1,357 @@
+"""wss:// and https:// by the tracker itself: the certificate, its renewal, and what is no TLS."""
+
+import asyncio
+import signal
+import ssl
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.client import HASH, PATIENCE, announce, answer, eventually, offers, raw_client
+from tests.conftest import StartTracker, TrackerProcess, environment
+from tests.integration.test_life import assert_one_line, peerservers
+from tests.integration.wire import HANDSHAKE
+from tests.unit.fakes import peer_id
+
+A, B = peer_id(1), peer_id(2)
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+class Pair:
+    """Files of a certificate and its key, and the client that trusts only that certificate."""
+
+    def __init__(self, directory: Path) -> None:
+        self.certificate = directory / "fullchain.pem"
+        self.key = directory / "privkey.pem"
+        self.renew()
+
+    def renew(self, days: int = 30, write_key: bool = True, passphrase: bytes | None = None) -> None:
+        """Write another pair, the key first, as ACME clients do."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        self.expires = NOW + timedelta(days=days)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - timedelta(days=1))
+            .not_valid_after(self.expires)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+        if passphrase:
+            encryption = serialization.BestAvailableEncryption(passphrase)
+        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+        if write_key:
+            self.key.write_bytes(pem)
+        self.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        self.der = made.public_bytes(serialization.Encoding.DER)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """A tracker's settings."""
+        return environment("tls", certificate=str(self.certificate), key=str(self.key))
+
+    def client(self) -> dict[str, Any]:
+        """What a client needs to connect."""
+        context = ssl.create_default_context(cadata=self.der)
+        return {"ssl": context, "server_hostname": "localhost"}
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)
+
+
+def url(tracker: TrackerProcess) -> str:
+    return tracker.url.replace("ws:", "wss:")
+
+
+async def exchange(tracker: TrackerProcess, data: bytes, **options: Any) -> bytes:
+    """All that the tracker says to these bytes."""
+    reader, writer = await asyncio.open_connection(tracker.host, tracker.port, **options)
+    writer.write(data)
+    try:
+        return await asyncio.wait_for(reader.read(), PATIENCE)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.transport.abort()
+
+
+async def get(tracker: TrackerProcess, pair: Pair, path: str, *headers: str) -> tuple[int, str]:
+    """An https request: status and body."""
+    lines = "".join(f"{header}\r\n" for header in headers)
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n"
+    head, _, body = (await exchange(tracker, request.encode(), **pair.client())).partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+async def shown(tracker: TrackerProcess) -> bytes:
+    """The certificate that a new client is shown, DER."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection(tracker.host, tracker.port, ssl=context)
+    certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(True)
+    writer.transport.abort()
+    return certificate
+
+
+async def metric(tracker: TrackerProcess, pair: Pair, name: str) -> float:
+    lines = (await get(tracker, pair, "/metrics"))[1].splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
+async def test_peers_meet_over_tls(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env)
+    async with raw_client(url(tracker), **pair.client()) as a, raw_client(url(tracker), **pair.client()) as b:
+        await b.announce(B)
+        await a.announce(A, offers=offers(1))
+        offer = await b.receive()
+        await b.send(answer(B, A, offer["offer_id"]))
+        assert (await a.receive())["peer_id"] == B
+
+
+async def test_https(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env)
+    assert (await get(tracker, pair, "/health"))[0] == 200
+    assert (await get(tracker, pair, "/nope"))[0] == 404
+    assert "<code>wss://localhost</code>" in (await get(tracker, pair, "/"))[1]
+    expires = await metric(tracker, pair, "peerservers_certificate_expiry_timestamp_seconds")
+    assert expires == pair.expires.timestamp()
+
+
+async def test_one_file_with_both(start_tracker: StartTracker, pair: Pair) -> None:
+    pair.certificate.write_bytes(pair.key.read_bytes() + pair.certificate.read_bytes())
+    tracker = await start_tracker(env=environment("tls", certificate=str(pair.certificate)))
+    assert (await get(tracker, pair, "/health"))[0] == 200
+    assert await metric(tracker, pair, "peerservers_certificate_expiry_timestamp_seconds") == pair.expires.timestamp()
+
+
+async def test_old_versions_are_refused_and_http_2_is_not_promised(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env)
+    options = pair.client()
+    options["ssl"].set_alpn_protocols(["h2", "http/1.1"])
+    _, writer = await asyncio.open_connection(tracker.host, tracker.port, **options)
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+    writer.transport.abort()
+    old = pair.client()
+    old["ssl"].set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning):
+        old["ssl"].minimum_version = old["ssl"].maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await asyncio.open_connection(tracker.host, tracker.port, **old)
+    assert (await get(tracker, pair, "/health"))[0] == 200
+
+
+async def test_a_renewed_certificate_is_used_after_sighup_and_open_connections_stay(
+    start_tracker: StartTracker, pair: Pair
+) -> None:
+    tracker = await start_tracker(env=pair.env)
+    async with raw_client(url(tracker), **pair.client()) as client:
+        await client.announce(A)
+        pair.renew(days=60)
+        tracker.tell(signal.SIGHUP)
+        await tracker.logged("reloaded")
+        assert await shown(tracker) == pair.der
+        assert (await client.announce(A))["incomplete"] == 1
+    expires = await metric(tracker, pair, "peerservers_certificate_expiry_timestamp_seconds")
+    assert expires == pair.expires.timestamp()
+
+
+async def test_a_renewed_certificate_is_noticed(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env)
+    pair.renew(days=90)
+    await tracker.logged("files_reloaded")
+    assert await shown(tracker) == pair.der
+    tracker.log[:] = [line for line in tracker.log if line["event"] != "reload_failed"]
+
+
+async def test_a_pair_that_does_not_fit_leaves_the_old_one(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env)
+    before = pair.der
+    expires = pair.expires.timestamp()
+
+    async def fails_with(part: str) -> None:
+        tracker.log.clear()
+        tracker.tell(signal.SIGHUP)
+        failed = await tracker.logged("reload_failed", "reloaded")
+        assert failed["event"] == "reload_failed"
+        assert failed["error"].startswith("tls: ")
+        assert part in failed["error"]
+        assert await shown(tracker) == before
+
+    pair.renew(days=60, write_key=False)
+    await fails_with("MISMATCH")
+    pair.certificate.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    await fails_with(str(pair.certificate))
+    pair.certificate.write_text("")
+    await fails_with(str(pair.certificate))
+    pair.renew(passphrase=b"secret")
+    await fails_with("passphrase")
+    pair.key.unlink()
+    await fails_with(f"{pair.key}: No such file")
+    # Whole again, it is used.
+    pair.der, good = before, pair
+    lines = await metric_of_old(tracker, good)
+    assert lines == expires
+    pair.renew(days=10)
+    tracker.log.clear()
+    tracker.tell(signal.SIGHUP)
+    await tracker.logged("reloaded")
+    assert await shown(tracker) == pair.der
+    assert await metric(tracker, pair, "peerservers_certificate_expiry_timestamp_seconds") == pair.expires.timestamp()
+    tracker.log[:] = [line for line in tracker.log if line["event"] != "reload_failed"]
+
+
+async def metric_of_old(tracker: TrackerProcess, pair: Pair) -> float:
+    return await metric(tracker, pair, "peerservers_certificate_expiry_timestamp_seconds")
+
+
+def test_a_certificate_that_cannot_be_used_is_one_line(pair: Pair, tmp_path: Path) -> None:
+    certificate, key = str(pair.certificate), str(pair.key)
+
+    def start(**tls: str) -> Any:
+        return peerservers("serve", "--host", "127.0.0.1", "--port", "0", **environment("tls", **tls))
+
+    missing = str(tmp_path / "missing.pem")
+    assert_one_line(start(key=key), "tls.certificate must be set")
+    assert_one_line(start(certificate=missing, key=key), "tls: ", f"{missing}: No such file")
+    assert_one_line(start(certificate=certificate, key=missing), "tls: ", f"{missing}: No such file")
+    assert_one_line(start(certificate=certificate), "tls: ", certificate)
+    assert_one_line(start(certificate=key, key=key), "tls: ", key)
+    assert_one_line(start(certificate=str(tmp_path), key=key), "tls: ", "directory")
+    assert_one_line(start(certificate="~no-such-user/x.pem", key=key), "tls: ")
+    assert_one_line(start(certificate=certificate, key="~no-such-user/x.pem"), "tls: ")
+    pair.renew(passphrase=b"secret")
+    assert_one_line(start(certificate=certificate, key=key), "tls: ", "passphrase")
+    pair.key.write_bytes(b"\x00\xff" * 100)
+    assert_one_line(start(certificate=certificate, key=key), "tls: ")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: t\r\n\r\n",
+        HANDSHAKE + b"\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(505),
+        b"\x16\x03\x01\xff\xff" + bytes(100_000),
+        b"\x80" * 1000,
+        bytes(1000),
+    ],
+    ids=["http", "ws", "half a hello", "long record", "high bytes", "zeros"],
+)
+async def test_what_is_no_tls(start_tracker: StartTracker, pair: Pair, data: bytes) -> None:
+    tracker = await start_tracker(env=pair.env | environment("connections", handshake_timeout=1))
+    for _ in range(10):
+        assert b"HTTP/" not in await exchange(tracker, data)
+    async with raw_client(url(tracker), **pair.client()) as client:
+        await client.announce(A)
+
+
+async def test_clients_that_do_not_trust_the_certificate(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env)
+    for _ in range(10):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection(
+                tracker.host, tracker.port, ssl=ssl.create_default_context(), server_hostname="localhost"
+            )
+    assert (await get(tracker, pair, "/health"))[0] == 200
+
+
+async def test_large_messages(start_tracker: StartTracker, pair: Pair) -> None:
+    size = environment("connections", max_message_size=400_000)
+    tracker = await start_tracker(env=pair.env | size)
+    async with raw_client(url(tracker), **pair.client()) as a, raw_client(url(tracker), **pair.client()) as b:
+        await b.announce(B)
+        for number in range(5):
+            sdp = chr(97 + number) * 300_000
+            await a.send(announce(A, offers=offers(1, sdp=sdp, start=number)))
+            assert (await b.receive())["offer"]["sdp"] == sdp
+            assert (await a.receive())["incomplete"] == 2
+
+
+async def test_a_receiver_that_does_not_read(start_tracker: StartTracker, pair: Pair) -> None:
+    """What waits for it is bounded also under TLS."""
+    tracker = await start_tracker(env=pair.env)
+    async with raw_client(url(tracker), **pair.client()) as a, raw_client(url(tracker), **pair.client()) as slow:
+        await slow.announce(B)
+        slow.socket.transport.pause_reading()
+        number = 0
+
+        async def drops() -> bool:
+            nonlocal number
+            for _ in range(20):
+                number += 1
+                await a.send(announce(A, offers=offers(1, sdp="x" * 200_000, start=number)))
+                await a.receive()
+            text = (await get(tracker, pair, "/metrics"))[1]
+            return 'peerservers_dropped_total{reason="slow_receiver"}' in text
+
+        await eventually(drops)
+        slow.socket.transport.abort()
+
+
+async def test_many_handshakes_at_once(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env)
+    async with AsyncExitStack() as stack:
+
+        async def come(number: int) -> Any:
+            client = await stack.enter_async_context(raw_client(url(tracker), open_timeout=60, **pair.client()))
+            return await client.announce(peer_id(number))
+
+        replies = await asyncio.gather(*map(come, range(150)))
+        assert max(reply["incomplete"] for reply in replies) == 150
+        assert all(reply["info_hash"] == HASH for reply in replies)
+    await eventually(lambda: has_no_connections(tracker, pair))
+
+
+async def has_no_connections(tracker: TrackerProcess, pair: Pair) -> bool:
+    return await metric(tracker, pair, "peerservers_connections") == 0
+
+
+async def test_clients_that_never_handshake_are_cut(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env | environment("connections", handshake_timeout=0.5))
+    silent = [await asyncio.open_connection(tracker.host, tracker.port) for _ in range(50)]
+    # One that has shaken hands, and then says nothing.
+    silent.append(await asyncio.open_connection(tracker.host, tracker.port, **pair.client()))
+    for reader, writer in silent:
+        try:
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        except ConnectionError:
+            pass
+        writer.transport.abort()
+    assert (await get(tracker, pair, "/health"))[0] == 200
+
+
+async def test_who_is_refused_before_the_request_while_it_sends(start_tracker: StartTracker, pair: Pair) -> None:
+    limits = environment("limits", exempt=[], connections_per_address=1)
+    tracker = await start_tracker(env=pair.env | limits)
+    async with raw_client(url(tracker), **pair.client()) as client:
+        for _ in range(20):
+            reply = await exchange(tracker, HANDSHAKE + b"\r\n" + b"x" * 100_000, **pair.client())
+            assert reply.startswith(b"HTTP/1.1 429 ") or reply == b""
+        assert (await client.announce(A))["incomplete"] == 1
+
+
+async def test_a_stop_closes_with_1001_and_waits_for_no_handshake(start_tracker: StartTracker, pair: Pair) -> None:
+    tracker = await start_tracker(env=pair.env)
+    _, silent = await asyncio.open_connection(tracker.host, tracker.port)
+    async with raw_client(url(tracker), **pair.client()) as client:
+        await client.announce(A)
+        tracker.tell(signal.SIGTERM)
+        assert await client.closed() == (1001, "shutdown")
+    assert await tracker.stop() == 0
+    assert tracker.log[-1]["event"] == "stopped"
+    silent.transport.abort()
