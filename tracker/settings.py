@@ -43,7 +43,7 @@ class Server(Section):
     trusted_proxies: list[str] = Field(
         [],
         description="Addresses or networks of proxies in front, whose X-Forwarded-For, Forwarded and PROXY protocol "
-        'are believed, e.g. ["127.0.0.1", "10.0.0.0/8"].',
+        '(not with [tls]) are believed, e.g. ["127.0.0.1", "10.0.0.0/8"]. They must set these headers themselves.',
     )
 
     @field_validator("trusted_proxies")
@@ -108,7 +108,9 @@ class Limits(Section):
         ge=0,
         description="Most WebSockets; more are answered with 503. 0: as many as the limit of open files has room for.",
     )
-    connections_per_address: int = Field(500, ge=0, description="Most WebSockets of one address; 0: no limit.")
+    connections_per_address: int = Field(
+        500, ge=0, description="Most connections of one address, also for pages; 0: no limit."
+    )
     announces_per_second: float = Field(
         50, ge=0, description="Announces and scrapes of one address per second, in the long run; 0: no limit."
     )
@@ -183,7 +185,7 @@ class Log(Section):
     format: Literal["text", "json"] = Field("text", description="text for people, json for machines.")
     addresses: bool = Field(
         False,
-        description="Write the addresses of clients that are refused or closed, at any level; else at debug only.",
+        description="Log the addresses of clients that are refused also above the level debug.",
     )
 
 

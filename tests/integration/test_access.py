@@ -197,7 +197,7 @@ async def test_announces_beyond_the_limit_fail_and_then_close(start_tracker: Sta
 async def test_offers_beyond_the_limit_fail(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(env=LIMITED | environment("limits", offers_per_second=0.01, burst=1000))
     async with raw_client(tracker.url) as client:
-        assert (await client.announce(A, offers=offers(10)))["incomplete"] == 1
+        assert (await client.announce(A, offers=offers(10), numwant=10))["incomplete"] == 1
         assert "failure reason" in await client.announce(A, offers=offers(1))
         assert "interval" in await client.announce(A)
     assert await tracker.metric("peerservers_dropped_total", reason="too_many_offers") == 1
@@ -399,7 +399,7 @@ ENDS: dict[str, tuple[bytes, bool]] = {
     "garbage": (b"\x00\x01\x02", True),
     "too large": (b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000, True),
     "bad handshake": (UPGRADE.replace(b"Key: A", b"Kay: A"), True),
-    "bad version": (UPGRADE.replace(b"Version: 13", b"Version: 7"), True),
+    "bad version": (UPGRADE.replace(b"Version: 13", b"Version: 7"), False),
     "post": (UPGRADE.replace(b"GET", b"POST"), True),
     "bad head": (b"GET /\r\nUpgrade: websocket\r\n\r\n", True),
     "with a body": (UPGRADE.replace(b"Host: t\r\n", b"Host: t\r\nContent-Length: 50\r\n"), False),
@@ -407,7 +407,7 @@ ENDS: dict[str, tuple[bytes, bool]] = {
     "refused": (UPGRADE.replace(b"Host: t\r\n", b"Host: t\r\nOrigin: https://bad.test\r\n"), True),
     "websocket": (UPGRADE, False),
     "unmasked": (UPGRADE + b"\x81\x02{}", True),
-    "reserved bits": (UPGRADE + b"\xf1\x80\0\0\0\0", True),
+    "reserved bits": (UPGRADE + b"\xf1\x80\0\0\0\0", False),
     "closed": (UPGRADE + b"\x88\x80\0\0\0\0", True),
 }
 
@@ -424,7 +424,7 @@ async def test_no_connection_is_counted_for_ever(start_server: StartServer, behi
     for data, closes in ENDS.values():
         for prefix in (b"", proxy_header()) if behind_proxy else (b"",):
             if behind_proxy and not prefix:
-                data = data.replace(b"Host: t\r\n", f"Host: t\r\nX-Forwarded-For: {CLIENT}\r\n".encode())  # noqa: PLW2901
+                data = data.replace(b"Host: t\r\n", f"Host: t\r\nX-Forwarded-For: {CLIENT}\r\n".encode())
             at_once = await connected(server, prefix + data)
             at_once.writer.transport.abort()
             later = await connected(server, prefix + data)

@@ -88,7 +88,7 @@ async def test_another_address(start_tracker: StartTracker) -> None:
     port = free_port()
     await start_tracker(env=environment("metrics", port=port, host="127.0.0.2"))
     assert (await get(port, "/metrics", "127.0.0.2"))[0] == 200
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         await get(port, "/metrics")
 
 

@@ -41,7 +41,8 @@ def test_comments_blank_lines_case_and_line_ends(tmp_path: Path) -> None:
     file = tmp_path / "deny"
     file.write_bytes(
         b"\xef\xbb\xbf# what a rights holder asked for\r\n\r\n"
-        + f"  {hexadecimal(A).upper()}  # one\r\n{hexadecimal(B)}#two\n\n{hexadecimal(A)}\n#é\n{hexadecimal(C)}".encode()
+        + f"  {hexadecimal(A).upper()}  # one\r\n{hexadecimal(B)}#two\n\n".encode()
+        + f"{hexadecimal(A)}\n#é\n{hexadecimal(C)}".encode()
     )
     denying = lists(deny_infohashes=str(file))
     assert [denying.serves(info_hash) for info_hash in (A, B, C, "x" * 20)] == [False, False, False, True]

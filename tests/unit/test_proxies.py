@@ -129,7 +129,7 @@ def test_whatever_a_client_writes_the_proxys_own_word_counts(written: str, clien
 
 
 @pytest.mark.parametrize("piece", ['\\"', '"', '",', ";for=", "for=,", ", ", "; ", "[", "10.0.0.1,"])
-def test_the_longest_headers_cost_little(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_headers_cost_little(piece: str) -> None:
     """Counted in steps of the scanner, not in seconds: each character is looked at once."""
     text = ('"' + piece * MAX_HEADER)[:MAX_HEADER]
     looked_at = 0
