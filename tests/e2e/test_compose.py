@@ -1,7 +1,7 @@
 """docker-compose.yml without Docker: the same commands in the same environments, as processes on loopback.
 
-What the image would hold is made as its Dockerfile says: the tracker from a wheel of the files that are copied, not from
-this working copy. Names of services and the ports of containers become loopback's.
+What the image would hold is made as its Dockerfile says: the tracker from a wheel of the files that are copied, not
+from this working copy. Names of services and the ports of containers become loopback's.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -170,13 +170,13 @@ async def up(directory: Path, installed: Path) -> AsyncIterator[Host]:
 
 
 @pytest.fixture
-def chromium() -> Iterator[str]:
+def chromium() -> str:
     """The system's Chromium."""
     executable = shutil.which("chromium")
     if executable is None:
         unavailable("chromium")
     assert executable
-    yield executable
+    return executable
 
 
 async def shown(page: Page, selector: str) -> list[str]:
@@ -202,21 +202,21 @@ async def test_the_demo(tmp_path: Path, installed: Path, chromium: str) -> None:
         trackers = await shown(page, "section code")
         assert trackers == [f"ws://localhost:{host.compose.published(name)['8000'][1]}" for name in TRACKERS]
 
+        async def all_count_three() -> bool:
+            return await shown(page, ".seeders") == ["3"] * 3
+
+        previous = ""
         for _ in range(2):
-            previous = await shown(page, "pre")
 
-            async def all_have_it(previous: list[str] = previous) -> bool:
+            async def all_have_another(previous: str = previous) -> bool:
                 texts = await shown(page, "pre")
-                return texts[0] not in ("", previous[0]) and texts == texts[:1] * 3
+                return texts[0] not in ("", previous) and texts == texts[:1] * 3
 
-            await eventually(all_have_it, PATIENCE)
+            await eventually(all_have_another, PATIENCE)
+            previous = (await shown(page, "pre"))[0]
             states = await shown(page, "[role=status]")
             assert states[0] == "seeds"
             assert all(re.fullmatch(r"done after \d+\.\d s", state) for state in states[1:])
-
-            async def all_count_three() -> bool:
-                return await shown(page, ".seeders") == ["3"] * 3
-
             await eventually(all_count_three, PATIENCE)
             await page.get_by_role("button").click()
         assert {url.rstrip("/") for url in sockets} == set(trackers)

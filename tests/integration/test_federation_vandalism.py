@@ -180,7 +180,7 @@ async def test_a_link_stays_and_a_third_finds_them(kind: str, slots: int, tmp_pa
 
 @pytest.mark.parametrize(
     ("kind", "slots", "found_in"),
-    [("erased", 1, "r0"), ("forged", 3, "r0"), ("locked", 1, "r1"), ("locked", 3, "bep5")],
+    [("locked", 1, "r1"), ("locked", 3, "bep5")],
 )
 async def test_a_third_finds_them_by_the_record_once_they_have_looked_at_it(
     kind: str, slots: int, found_in: str, tmp_path: Path

@@ -1,0 +1,183 @@
+"""What comes with the program says of it what is so: images, docker-compose.yml, the systemd unit, docs/deploy.md.
+
+Whether it works is in tests/e2e: test_compose.py, test_proxy.py, test_systemd.py.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from extensions.dht.settings import DhtSettings
+from tests.conftest import unavailable
+from tests.shipping import ROOT, Compose, Dockerfile, keys_of_unit
+from tracker.config import load
+from tracker.extension import discover, sections
+from tracker.settings import Settings
+
+DEPLOY = ROOT / "docs" / "deploy.md"
+UNIT = ROOT / "docs" / "systemd" / "peerservers.service"
+# The schema of the Compose Specification, (c) its authors, Apache License 2.0.
+SCHEMA = ROOT / "tests" / "data" / "compose-spec.json"
+
+EXPOSURE = 20
+"""Most tenths that `systemd-analyze security` may give the unit; what is not hardened has 96."""
+
+TRACKERS = ("tracker-a", "tracker-b", "tracker-c")
+IMAGES = {"tracker": Dockerfile(ROOT / "Dockerfile"), "demo": Dockerfile(ROOT / "demo" / "Dockerfile")}
+
+
+@pytest.fixture
+def compose() -> Compose:
+    return Compose()
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+class TestImages:
+    def test_what_is_copied_is_there(self, image: Dockerfile) -> None:
+        assert image.sources
+        assert [name for name in image.sources if not (image.context / name).exists()] == []
+
+    def test_nobody_is_root(self, image: Dockerfile) -> None:
+        user, _, group = image.one("USER").partition(":")
+        assert int(user) >= 1000
+        assert int(group) >= 1000
+
+    def test_no_shell_stands_between(self, image: Dockerfile) -> None:
+        """A shell would not pass the signal on; what is no JSON is given to one."""
+        assert image.command
+        assert image.healthcheck
+        assert image.one("STOPSIGNAL") in ("SIGTERM", "SIGINT")
+
+    def test_only_the_last_stage_is_shipped(self, image: Dockerfile) -> None:
+        first, last = (image.all("FROM", number)[0] for number in (0, -1))
+        assert first.endswith(" AS build")
+        assert last == "python:3.12-slim"
+
+
+def test_the_image_is_the_tracker_with_its_defaults() -> None:
+    image = IMAGES["tracker"]
+    settings = Settings()
+    udp = DhtSettings().addresses[0].rpartition(":")[2]
+    assert image.ports == {str(settings.server.port), f"{udp}/udp"}
+    assert image.environment["PEERSERVERS_SERVER__STATE_DIR"] == image.one("VOLUME")
+    assert image.command == ["peerservers", "serve"]
+
+
+def test_all_that_is_copied_reaches_docker() -> None:
+    """And nothing else: keys, logs and environments are not sent to an engine that may be elsewhere."""
+    first, *lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert first == "*"
+    assert {line[1:] for line in lines if line.startswith("!")} == set(IMAGES["tracker"].sources)
+
+
+def test_compose_files_schema(compose: Compose) -> None:
+    """And where there is a Docker with Compose, that reads it too; it needs no engine for that."""
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft7Validator(schema).validate(compose.document)
+    docker = shutil.which("docker")
+    if docker and not subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        subprocess.run([docker, "compose", "--file", Compose.file, "config", "--quiet"], check=True)
+
+
+def test_what_is_mounted_is_there(compose: Compose) -> None:
+    volumes = [volume.split(":") for service in compose.services.values() for volume in service.get("volumes", [])]
+    assert {source for source, *_ in volumes if source[0] != "."} == set(compose.document["volumes"])
+    mounted = [volume for volume in volumes if volume[0][0] == "."]
+    assert all((ROOT / source).is_dir() and mode == ["ro"] for source, _, *mode in mounted)
+    said = dict(re.findall(r"`(\w+)/` \| `(/\S+)/`", (ROOT / "grafana" / "README.md").read_text()))
+    assert {source.removeprefix("./grafana/"): target for source, target, _ in mounted} == said
+
+
+def test_only_this_machine_reaches_it(compose: Compose) -> None:
+    published = [port for name in compose.services for port in compose.published(name).values()]
+    assert {address for address, _ in published} == {"127.0.0.1"}
+    assert len(set(published)) == len(published)
+
+
+def test_the_trackers_differ_in_their_names_only(compose: Compose) -> None:
+    for name in TRACKERS:
+        service = compose.services[name]
+        others = [other for other in TRACKERS if other != name]
+        settings = service["environment"]
+        assert settings["PEERSERVERS_SERVER__PUBLIC_URL"] == f"ws://{name}:8000"
+        assert json.loads(settings["PEERSERVERS_EXTENSIONS__DHT__BOOTSTRAP"]) == [f"{other}:6881" for other in others]
+        assert service["volumes"] == [f"{name}:{IMAGES['tracker'].one('VOLUME')}"]
+        assert int(service["stop_grace_period"].removesuffix("s")) > Settings().server.shutdown_timeout
+
+
+def test_the_trackers_settings_are_settings(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in {**IMAGES["tracker"].environment, **compose.services["tracker-a"]["environment"]}.items():
+        monkeypatch.setenv(key, value)
+    settings = load()
+    assert set(sections(discover(settings), settings)) == {"dht", "federation"}
+    assert settings.extensions["dht"]["private"]
+
+
+def test_prometheus_asks_all_trackers() -> None:
+    configuration = (ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text()
+    assert set(re.findall(r"tracker-\w+:\d+", configuration)) == {f"{name}:8000" for name in TRACKERS}
+
+
+def test_the_demo_has_the_client_that_is_tested() -> None:
+    locks = [json.loads((ROOT / name / "package-lock.json").read_text()) for name in ("demo", "tests/web")]
+    demo, tested = (lock["packages"]["node_modules/webtorrent"] for lock in locks)
+    assert demo["integrity"] == tested["integrity"]
+
+
+def test_the_unit(tmp_path: Path) -> None:
+    """Systemd understands all of it, and finds nothing in it that could be closed and is not."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        unavailable("systemd-analyze")
+    assert analyze
+    unit = tmp_path / UNIT.name
+    # It looks for the program.
+    unit.write_text(UNIT.read_text().replace("/opt/peerservers/bin/peerservers", "/bin/true"))
+    verified = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    limit = f"--threshold={EXPOSURE}"
+    rated = subprocess.run(
+        [analyze, "security", "--offline=true", limit, unit], capture_output=True, text=True, check=False
+    )
+    assert rated.returncode == 0, rated.stdout
+
+
+def test_the_unit_knows_the_program() -> None:
+    unit = keys_of_unit(UNIT)
+    assert unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert int(unit["TimeoutStopSec"][0]) > Settings().server.shutdown_timeout
+    assert unit["Environment"] == [f"PEERSERVERS_SERVER__STATE_DIR=/var/lib/{unit['StateDirectory'][0]}"]
+    assert "@privileged" in unit["SystemCallFilter"][1]
+
+
+def test_the_page_for_operators() -> None:
+    """Its links lead somewhere, its settings are settings, and its files are all mentioned."""
+    text = DEPLOY.read_text()
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert [link for link in links if not (DEPLOY.parent / link).exists()] == []
+    for file in sorted((DEPLOY.parent / "deploy").iterdir()):
+        assert f"deploy/{file.name}" in links
+    examples = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+    assert examples
+    for example in examples:
+        settings = Settings.model_validate(example)
+        sections(discover(settings), settings)
+
+
+def test_the_page_for_operators_names_what_is_there() -> None:
+    """The metrics that it has operators look at are metrics; the events of the log are events."""
+    text = DEPLOY.read_text()
+    known = (ROOT / "docs" / "metrics.md").read_text()
+    metrics = set(re.findall(r"`(peerservers_\w+)", text))
+    assert metrics
+    assert [name for name in metrics if f"`{name}`" not in known] == []
+    sources = "".join(file.read_text() for part in ("tracker", "extensions") for file in (ROOT / part).rglob("*.py"))
+    events = re.findall(r"^\| log `(\w+)`", text, re.MULTILINE)
+    assert events
+    assert [name for name in events if f'"{name}"' not in sources] == []
