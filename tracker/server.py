@@ -167,7 +167,11 @@ async def _cancel_leftovers() -> int:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    return len((await asyncio.wait(tasks, timeout=LEFTOVER_TIMEOUT))[1]) if tasks else 0
+    left = len((await asyncio.wait(tasks, timeout=LEFTOVER_TIMEOUT))[1]) if tasks else 0
+    with contextlib.suppress(TimeoutError):
+        # Its idle threads, of a reload for instance, are nothing to be abandoned.
+        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), LEFTOVER_TIMEOUT)
+    return left
 
 
 async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], reload: Callable[[], Settings]) -> int:

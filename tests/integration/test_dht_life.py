@@ -170,6 +170,7 @@ def handle(state_dir: Path, url: str = "wss://tracker.example.org") -> Any:
         registry=CollectorRegistry(),
         log=SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None),
         add_route=lambda *_: None,
+        add_table=lambda *_: None,
     )
 
 
