@@ -228,7 +228,7 @@ async def test_it_rests_while_nobody_looks(open_url: Open, tracker: TrackerProce
     await page.evaluate(show, True)
     await asyncio.sleep(5)
     assert asked == []
-    async with page.expect_request("**/live"):
+    async with page.expect_event("requestfinished", lambda request: request.url.endswith("/live")):
         await page.evaluate(show, False)
 
 
