@@ -423,6 +423,8 @@ def _hostile(case: str, port: int, swarms: int) -> Iterator[Connection]:
     pipe, theirs = context.Pipe()
     process = context.Process(target=_attack, args=(case, port, swarms, theirs), daemon=True)
     process.start()
+    # So that an end of that process is noticed.
+    theirs.close()
     try:
         yield pipe
     finally:
@@ -518,8 +520,8 @@ def main() -> None:
         print(f"{part} (load average {os.getloadavg()[0]:.1f})", flush=True)
         try:
             report[part] = uvloop.run(measures[part](cores[0], options))
-        except (ServerFailed, TimeoutError, LinkError) as error:
-            sys.exit(f"benchmarks.federation: {part}: {error or 'timeout'}")
+        except (ServerFailed, TimeoutError, LinkError, EOFError) as error:
+            sys.exit(f"benchmarks.federation: {part}: {str(error) or type(error).__name__}")
         print(table(report[part]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import structlog
@@ -106,8 +107,12 @@ class Server:
         async with self._reloading:
             fresh = fresh or self.settings
             seen = _look(fresh)
-            # A list may have millions of lines.
-            access = await asyncio.to_thread(AccessLists, fresh.access)
+            # A list may have millions of lines. Not the loop's own threads: these would stay, and be missed at the end.
+            reader = ThreadPoolExecutor(1)
+            try:
+                access = await asyncio.get_running_loop().run_in_executor(reader, AccessLists, fresh.access)
+            finally:
+                reader.shutdown(wait=False)
             if self.certificate and fresh.tls.certificate:
                 self.certificate.load(fresh.tls)
             self.reloads["done"] += 1
@@ -167,11 +172,7 @@ async def _cancel_leftovers() -> int:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    left = len((await asyncio.wait(tasks, timeout=LEFTOVER_TIMEOUT))[1]) if tasks else 0
-    with contextlib.suppress(TimeoutError):
-        # Its idle threads, of a reload for instance, are nothing to be abandoned.
-        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), LEFTOVER_TIMEOUT)
-    return left
+    return len((await asyncio.wait(tasks, timeout=LEFTOVER_TIMEOUT))[1]) if tasks else 0
 
 
 async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], reload: Callable[[], Settings]) -> int:
