@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
-from picows import WSCloseCode
+from websockets.frames import CloseCode
 
 from tracker.door import Visit
 from tracker.reasons import Reason
@@ -55,13 +55,13 @@ class Channel(WebSocket):
         payload, is_text = self._messages.popleft()
         cost = len(payload) + _MESSAGE_COST
         if self._queued > MAX_QUEUE >= self._queued - cost and self.reason is None:
-            self.transport.underlying_transport.resume_reading()
+            self.transport.resume_reading()
         self._queued -= cost
         return payload, is_text
 
-    def on_ws_connected(self, transport: object) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handler."""
-        super().on_ws_connected(transport)  # type: ignore[arg-type]
+        super().connection_made(transport)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def received(self, payload: bytes, is_text: bool, now: float) -> None:  # noqa: ARG002
@@ -69,7 +69,7 @@ class Channel(WebSocket):
         self._messages.append((payload, is_text))
         cost = len(payload) + _MESSAGE_COST
         if self._queued <= MAX_QUEUE < self._queued + cost:
-            self.transport.underlying_transport.pause_reading()
+            self.transport.pause_reading()
         self._queued += cost
         self._arrived.set()
 
@@ -92,7 +92,7 @@ class Channel(WebSocket):
             pass
         except Exception:
             structlog.get_logger().exception("channel_failed")
-            self.close(WSCloseCode.INTERNAL_ERROR, Reason.INTERNAL_ERROR)
+            self.close(CloseCode.INTERNAL_ERROR, Reason.INTERNAL_ERROR)
         finally:
             # Also when the handler was cancelled, or let the cancellation of something it awaited escape.
-            self.close(WSCloseCode.OK, Reason.CLOSED_BY_EXTENSION)
+            self.close(CloseCode.NORMAL_CLOSURE, Reason.CLOSED_BY_EXTENSION)

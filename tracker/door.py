@@ -17,7 +17,7 @@ RETRY_AFTER: Final = 60
 class Headers(Protocol):
     """A request's headers, names in any case."""
 
-    def getall(self, key: str, default: list[str]) -> list[str]: ...
+    def get_all(self, key: str) -> list[str]: ...
 
 
 class Refused(Exception):
@@ -90,7 +90,7 @@ class Door:
             return
         if headers is not None:
             address = client_address(
-                visit.address, self._proxies, headers.getall("X-Forwarded-For", []), headers.getall("Forwarded", [])
+                visit.address, self._proxies, headers.get_all("X-Forwarded-For"), headers.get_all("Forwarded")
             )
         if address is None or contains(self._proxies, address):
             return
@@ -101,7 +101,7 @@ class Door:
         """A client asks for a WebSocket, beside so many that are open. Raises `Refused`."""
         if connections >= self.room.connections:
             raise Refused(Reason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
-        origins = headers.getall("Origin", [])
+        origins = headers.get_all("Origin")
         if not self.access.admits(origins[0] if origins else None):
             raise Refused(Reason.ORIGIN_DENIED, HTTPStatus.FORBIDDEN)
 

@@ -1,35 +1,27 @@
 """WebSocket connections on the public port.
 
-A connection begins as an `Arrival`, which reads the request's head; then it is either a WebSocket (picows' protocol
-object with a `Client` or an extension's channel behind it) or plain HTTP (`tracker.http`). One sweep for all
-connections does what would otherwise be timers of each: time limits, pings, silent peers.
+A connection begins as an `Arrival`, which reads the request's head; then it is either a WebSocket (a `Client`, or an
+extension's channel) or plain HTTP (`tracker.http`). One sweep for all connections does what would otherwise be timers
+of each: time limits, pings, silent peers.
 """
 
 import asyncio
-import logging
 import re
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Final
 
 import structlog
-from picows import (
-    WSAutoPingStrategy,
-    WSCloseCode,
-    WSUpgradeRequest,
-    WSUpgradeResponse,
-    WSUpgradeResponseWithListener,
-)
-from picows.picows import WSProtocol  # type: ignore[attr-defined]
+from websockets.frames import CloseCode
 
 from tracker.arrival import Arrival, refusal
 from tracker.door import Door, Refused, Visit
+from tracker.handshake import Handshake
 from tracker.http import HttpConnection, Route
 from tracker.hub import Hub, Outgoing
 from tracker.protocol import Malformed
@@ -42,18 +34,9 @@ SWEEP_PERIOD: Final = 0.25
 SWEEP_ROUND: Final = 20
 """The sweep runs every so many seconds and gets round all connections in so many runs."""
 
-_READ_BUFFER: Final = 2048
-
 _RECEIVE_BUFFER: Final = 65536
 """Bytes that the kernel holds of what a client has sent. All of it is read, and kept room for, in one go: with the
 megabytes that it would take by itself, a few flooding clients could hold up everybody for seconds."""
-
-# picows logs as errors what any client can cause; only what comes of an exception is a fault of ours, and of those in
-# `on_ws_connected` it logs no more than the words. Without an adapter it makes a logger for each connection.
-_quiet = logging.getLogger("tracker.picows")
-_quiet.setLevel(logging.ERROR)
-_quiet.addFilter(lambda record: record.exc_info is not None or "exception from" in record.msg)
-_quiet_adapter: Final = logging.LoggerAdapter(_quiet, {})
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r]*websocket", re.IGNORECASE)
 
@@ -86,6 +69,7 @@ class Endpoint:
         self._visits: dict[HttpConnection, Visit] = {}
         self._sweep_round: Iterator[WebSocket] = iter(())
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._unflushed: list[WebSocket] = []
         self._draining = False
         self._all_gone = asyncio.Event()
 
@@ -148,12 +132,12 @@ class Endpoint:
             connection.transport.close()
         clients = [websocket for websocket in self.websockets if isinstance(websocket, Client)]
         for number, client in enumerate(clients, 1):
-            client.close(WSCloseCode.GOING_AWAY, Reason.SHUTDOWN)
+            client.close(CloseCode.GOING_AWAY, Reason.SHUTDOWN)
             if number % 500 == 0:
                 await asyncio.sleep(0)
         await before_channels
         for websocket in list(self.websockets):
-            websocket.close(WSCloseCode.GOING_AWAY, Reason.SHUTDOWN)
+            websocket.close(CloseCode.GOING_AWAY, Reason.SHUTDOWN)
         self._note_gone()
         try:
             await asyncio.wait_for(self._all_gone.wait(), deadline - monotonic())
@@ -190,11 +174,17 @@ class Endpoint:
         """A message was dropped because its receiver does not keep up."""
         self.hub.tally.dropped[Reason.SLOW_RECEIVER] += 1
 
+    def flush_soon(self, websocket: WebSocket) -> None:
+        """Let a WebSocket write what waits at the end of this turn of the event loop."""
+        if not self._unflushed:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unflushed.append(websocket)
+
     def arrived(self, arrival: Arrival, head: bytes, data: bytes) -> None:
         """A request's head (with its blank line) is complete; `data` is all that was received."""
         self._arrivals.discard(arrival)
         if self._has_websockets and _UPGRADE.search(head):
-            self._upgrade(arrival.transport, arrival.visit, data)
+            self._upgrade(arrival.transport, arrival.visit, head, data[len(head) :])
         else:
             connection = HttpConnection(arrival.transport, data, self._routes, self._http_closed)
             self._visits[connection] = arrival.visit
@@ -242,63 +232,34 @@ class Endpoint:
         else:
             log.debug("rejected", reason=refused.reason.value, address=address)
 
-    def _upgrade(self, transport: asyncio.Transport, visit: Visit, data: bytes) -> None:
-        protocol = WSProtocol(
-            None,  # host and path are a client's
-            None,
-            False,
-            partial(self._admit, visit),
-            _quiet_adapter,
-            True,  # disconnect_on_exception
-            None,  # handshake timeout: the whole request is here
-            False,  # pings are the sweep's
-            0.0,
-            0.0,
-            WSAutoPingStrategy.PING_WHEN_IDLE,
-            False,  # pongs are `WebSocket`'s
-            self.settings.max_message_size,
-            None,
-            _READ_BUFFER,
-        )
-        # uvloop looks at the kind of protocol when it starts to read, not when it is set.
-        transport.pause_reading()
-        transport.set_protocol(cast(asyncio.BaseProtocol, protocol))
-        transport.resume_reading()
-        protocol.connection_made(transport)
-        while data:
-            view = protocol.get_buffer(-1)
-            size = min(len(view), len(data))
-            view[:size] = data[:size]
-            data = data[size:]
-            protocol.buffer_updated(size)
-        response = protocol.transport.response
-        if response is None or response.status != HTTPStatus.SWITCHING_PROTOCOLS:
-            self.door.leave(visit.quota, monotonic())
-            if response is None or response.status == HTTPStatus.BAD_REQUEST:
-                self.closed[Reason.HANDSHAKE_INVALID] += 1
-
-    def _admit(self, visit: Visit, request: WSUpgradeRequest) -> Any:
+    def _upgrade(self, transport: asyncio.Transport, visit: Visit, head: bytes, rest: bytes) -> None:
+        handshake = Handshake(head, self._subprotocols)
         try:
+            if not handshake.is_valid:
+                self.closed[Reason.HANDSHAKE_INVALID] += 1
+                self._turn_away(transport, visit, handshake.response())
+                return
             if self._draining:
                 raise Refused(Reason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
-            self.door.identify(visit, None, request.headers, monotonic())
-            self.door.admit(request.headers, len(self.websockets))
+            self.door.identify(visit, None, handshake.headers, monotonic())
+            self.door.admit(handshake.headers, len(self.websockets))
         except Refused as refused:
             self._refused(refused, visit.address)
-            response = WSUpgradeResponse.create_error_response(refused.status, extra_headers=refused.headers)
-            return WSUpgradeResponseWithListener(response, None)
-        # picows wants the word alone; Firefox sends "keep-alive, Upgrade".
-        if "upgrade" in request.headers.get("Connection", "").lower():
-            request.headers["Connection"] = "Upgrade"
-        request.headers["Upgrade"] = "websocket"
-        wanted = ",".join(request.headers.getall("Sec-WebSocket-Protocol", [])).split(",")
-        for name in map(str.strip, wanted):
-            accept = self._subprotocols.get(name)
-            if accept:
-                return WSUpgradeResponseWithListener(
-                    WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": name}), accept(visit)
-                )
-        return Client(self, visit)
+            self._turn_away(transport, visit, handshake.refusal(refused.status, refused.headers))
+            return
+        accept = self._subprotocols.get(handshake.subprotocol or "")
+        websocket = accept(visit) if accept else Client(self, visit)
+        transport.set_protocol(websocket)
+        transport.write(handshake.response())
+        websocket.connection_made(transport)
+        if rest:
+            websocket.data_received(rest)
+
+    def _turn_away(self, transport: asyncio.Transport, visit: Visit, response: bytes) -> None:
+        self.door.leave(visit.quota, monotonic())
+        transport.set_protocol(asyncio.Protocol())
+        transport.write(response)
+        transport.close()
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)
@@ -308,6 +269,11 @@ class Endpoint:
     def _note_gone(self) -> None:
         if self._draining and not (self.websockets or self._http):
             self._all_gone.set()
+
+    def _flush(self) -> None:
+        unflushed, self._unflushed = self._unflushed, []
+        for websocket in unflushed:
+            websocket.flush()
 
     def _sweep(self) -> None:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_PERIOD, self._sweep)
@@ -322,7 +288,7 @@ class Endpoint:
         if not batch:
             self._sweep_round = iter(list(self.websockets))
         for websocket in batch:
-            if not websocket.transport.is_disconnected:
+            if websocket in self.websockets:
                 websocket.sweep(now)
 
 
@@ -346,17 +312,17 @@ class Client(WebSocket):
             out = endpoint.hub.receive(self, payload, now)
         except UnicodeDecodeError:
             if is_text:  # RFC 6455 section 8.1
-                self.close(WSCloseCode.INVALID_TEXT, Reason.INVALID_UTF8)
+                self.close(CloseCode.INVALID_DATA, Reason.INVALID_UTF8)
                 return
             self.strikes += 1
             out = [(self, endpoint.hub.refuse(Malformed(Reason.INVALID_JSON, "invalid message")))]
         except Exception:
             structlog.get_logger().exception("message_failed")
-            self.close(WSCloseCode.INTERNAL_ERROR, Reason.INTERNAL_ERROR)
+            self.close(CloseCode.INTERNAL_ERROR, Reason.INTERNAL_ERROR)
             return
         endpoint.send(out)
         if self.strikes >= endpoint.settings.max_invalid:
-            self.close(WSCloseCode.POLICY_VIOLATION, Reason.GARBAGE)
+            self.close(CloseCode.POLICY_VIOLATION, Reason.GARBAGE)
 
     def ended(self) -> None:
         """Its peers leave at once."""

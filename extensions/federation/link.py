@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from picows import WSCloseCode
+from websockets.frames import CloseCode
 
 from extensions.federation.limits import Turns
 from extensions.federation.reasons import Dropped, Fault
@@ -89,7 +89,7 @@ class Accepted:
             await asyncio.sleep(SLOW_POLL)
 
     async def close(self) -> None:
-        self._channel.close(WSCloseCode.OK, Reason.CLOSED_BY_EXTENSION)
+        self._channel.close(CloseCode.NORMAL_CLOSURE, Reason.CLOSED_BY_EXTENSION)
 
 
 class Link:

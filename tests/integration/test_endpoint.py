@@ -324,13 +324,19 @@ async def test_what_is_no_http_request_is_refused(tracker: TrackerProcess, noise
 
 
 @pytest.mark.parametrize(
-    "change",
-    [(b"-Key: AAAAAAAAAAAAAAAAAAAAAA==", b"-Key: short"), (b"Version: 13", b"Version: 5"), (b"GET", b"POST")],
+    ("change", "status"),
+    [
+        ((b"-Key: AAAAAAAAAAAAAAAAAAAAAA==", b"-Key: short"), 400),
+        ((b"Version: 13", b"Version: 5"), 400),
+        ((b"GET", b"POST"), 405),
+    ],
 )
-async def test_a_bad_handshake_is_an_http_error(tracker: TrackerProcess, change: tuple[bytes, bytes]) -> None:
+async def test_a_bad_handshake_is_an_http_error(
+    tracker: TrackerProcess, change: tuple[bytes, bytes], status: int
+) -> None:
     async with wire(tracker, None) as client:
         client.writer.write(HANDSHAKE.replace(*change) + b"\r\n")
-        assert (await client.reader.read()).startswith(b"HTTP/1.1 400")
+        assert (await client.reader.read()).startswith(f"HTTP/1.1 {status} ".encode())
     await until_closed_as(tracker, "handshake_invalid")
 
 
