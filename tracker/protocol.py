@@ -126,6 +126,8 @@ _decode_text = Decoder(str).decode
 _encode = Encoder().encode
 
 _QUOTE: Final = ord('"')
+_LONGEST_TOKEN: Final = MAX_SDP_BYTES + 2
+"""Escapes only ever make a token longer than its text, so one of no more bytes needs no closer look."""
 
 
 def is_id(value: object) -> TypeGuard[str]:
@@ -171,7 +173,15 @@ def answer(info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sdp: st
 
 def is_offer(offer: Offer) -> bool:
     """Whether an offer that was decoded elsewhere than here may be relayed."""
-    return _valid_sdp(offer.description.sdp) and _valid_id_token(offer.offer_id)
+    # Once for each offer of an announce: written out, it takes two thirds of the time of the calls.
+    sdp = memoryview(offer.description.sdp)
+    if sdp[0] != _QUOTE or (len(sdp) > _LONGEST_TOKEN and not _valid_sdp(sdp)):
+        return False
+    try:
+        offer_id = _decode_text(offer.offer_id)
+    except msgspec.ValidationError:
+        return False
+    return len(offer_id) == ID_LENGTH and (offer_id.isascii() or is_id(offer_id))
 
 
 def is_answer(answer: Answer) -> bool:
@@ -284,12 +294,11 @@ def _pick_offers(offers: Raw) -> tuple[list[Offer], int]:
     return picked, len(items) - len(picked)
 
 
-def _valid_sdp(sdp: Token) -> bool:
+def _valid_sdp(sdp: Token | memoryview) -> bool:
     view = memoryview(sdp)
     if view[0] != _QUOTE:
         return False
-    # Escapes only ever make a token longer than its text, so a short token needs no closer look.
-    return view.nbytes <= MAX_SDP_BYTES + 2 or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
+    return len(view) <= _LONGEST_TOKEN or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
 
 
 def _valid_id_token(offer_id: Token) -> bool:

@@ -9,6 +9,7 @@ Invariants, all checked by `Swarm.check` (and `tracker.hub.Hub.check` for what s
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from tracker.protocol import token
@@ -53,6 +54,9 @@ class RemoteMember:
     """
 
     __slots__ = ("complete", "incomplete", "owner", "swarm")
+
+    seen: Final = inf
+    """How silent its peers are is for those to know that they are connected to."""
 
     def __init__(self, swarm: "Swarm", owner: Any) -> None:
         self.swarm = swarm
@@ -236,31 +240,34 @@ class _Draw:
             return
         enough = len(self.chosen) + count
         random, size, taken = self.random, stop - start, self.taken
-        if size - len(taken) <= 8 * count:
+        spare = size - len(taken) - count
+        if spare <= count:
             free = [position for position in range(start, stop) if position not in taken]
             while free and len(self.chosen) < enough:
                 # A shuffle (Fisher-Yates) that goes only as far as needed.
                 pick = int(random() * len(free))
                 free[pick], free[-1] = free[-1], free[pick]
-                self._add(free.pop(), patient=True)
+                position = free.pop()
+                taken.add(position)
+                member = self.member_at(position)
+                (self.stale if member.seen < self.fresh_since else self.chosen).append(member)
         else:
-            # Far more members than offers: cheaper to draw until a free one comes than to list them all. Stale ones
-            # are passed over only so often, or a swarm of silent peers would be searched through and through.
-            patience = count
-            while len(self.chosen) < enough:
+            # Cheaper to draw until a free one comes than to list them all. Stale ones are passed over only so often, or
+            # a swarm of silent peers would be searched through and through.
+            patience = min(spare, 8 * count)
+            chosen, member_at, fresh_since = self.chosen, self.member_at, self.fresh_since
+            while len(chosen) < enough:
                 position = start + int(random() * size)
-                if position not in taken and not self._add(position, patient=patience > 0):
+                if position in taken:
+                    continue
+                taken.add(position)
+                member = member_at(position)
+                if member.seen < fresh_since and patience > 0:
+                    self.stale.append(member)
                     patience -= 1
+                else:
+                    chosen.append(member)
         missing = enough - len(self.chosen)
         if missing:
             self.chosen += self.stale[:missing]
             del self.stale[:missing]
-
-    def _add(self, position: int, patient: bool) -> bool:
-        self.taken.add(position)
-        member = self.member_at(position)
-        if patient and isinstance(member, Peer) and member.seen < self.fresh_since:
-            self.stale.append(member)
-            return False
-        self.chosen.append(member)
-        return True
