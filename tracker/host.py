@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from tracker.config import ConfigError
 from tracker.endpoint import Endpoint
 from tracker.extension import STOP_TIMEOUT, Extension, TrackerHandle, sections
+from tracker.foreign import Foreign
 from tracker.hub import Hub
 from tracker.protocol import Answer, Offer, detached
 from tracker.reasons import Reason
@@ -48,11 +49,12 @@ class ExtensionHost:
         registry: CollectorRegistry,
     ) -> None:
         """Make every enabled extension. Raises `ConfigError`."""
+        foreign = Foreign(hub)
         for name, section in sections(classes, settings).items():
             if not section.enabled:
                 continue
             own_registry = CollectorRegistry()
-            tracker = TrackerHandle(name, settings, hub, endpoint, own_registry, self._extensions, self.tables)
+            tracker = TrackerHandle(name, settings, hub, foreign, endpoint, own_registry, self._extensions, self.tables)
             try:
                 extension = classes[name](tracker, section)
             except ConfigError:

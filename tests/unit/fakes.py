@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 from tests.client import HASH, announce
+from tracker.foreign import Foreign
 from tracker.hub import Hub, Observer, Rules
 from tracker.limits import Quota
 from tracker.swarm import Peer
@@ -32,6 +33,7 @@ class Room:
 
     def __init__(self, observer: Observer | None = None, seed: int = 1, **rules: Any) -> None:
         self.hub = Hub(Rules(**rules), random.Random(seed).random, observer)
+        self.foreign = Foreign(self.hub)
         self.now = 1000.0
 
     def send(self, connection: FakeConnection, message: object) -> list[Json]:
