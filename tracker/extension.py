@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import Field
 
+from tracker.admission import Admission
 from tracker.channel import Channel
 from tracker.config import ConfigError, validate
 from tracker.endpoint import Endpoint
@@ -42,7 +43,8 @@ class Extension:
     """Base class. Override what is needed; events that are not overridden cost nothing.
 
     Events come one after the other, a moment after the tracker has served its own peers. They share its event loop
-    and so must not block it; but one that raises, or awaits for long, harms only its own extension.
+    and so must not block it; but one that raises, or awaits for long, harms only its own extension. `admit` is no
+    event, but a question.
     """
 
     Settings: ClassVar[type[ExtensionSettings]] = ExtensionSettings
@@ -57,6 +59,15 @@ class Extension:
 
     async def stop(self) -> None:
         """Called once, for at most `STOP_TIMEOUT` seconds; not if `start` failed."""
+
+    async def admit(self, request: Admission) -> str | None:  # noqa: ARG002
+        """Whether a peer may join a swarm: None if so, or why not, which its client is told.
+
+        Overridden, this is asked before a peer joins, also when it comes back on another connection; not when a member
+        announces again. It may take `access.admission_timeout` seconds from the announce on, and is asked about many
+        peers at once. Without a verdict - it raises, takes too long, or `start` has failed - the peer may not join.
+        """
+        return None
 
     async def swarm_opened(self, swarm: Swarm) -> None:
         """A swarm has its first local peer."""

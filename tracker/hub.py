@@ -9,10 +9,10 @@ Times are seconds on any monotonic clock. Invariants, checked by `Hub.check`:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from tracker.limits import Quota
+from tracker.lobby import Join, Lobby
 from tracker.parking import Parking
 from tracker.protocol import (
     NO_INFO_HASH,
@@ -31,10 +31,13 @@ from tracker.protocol import (
     token,
 )
 from tracker.reasons import Reason
+from tracker.rules import Rules
 from tracker.swarm import Connection, Peer, Random, RemoteMember, Swarm
 from tracker.tally import Tally
 
-_NOT_GARBAGE: Final = frozenset({Reason.FULL_SCRAPE, Reason.TOO_MANY_SWARMS, Reason.INFO_HASH_DENIED})
+_NOT_GARBAGE: Final = frozenset(
+    {Reason.FULL_SCRAPE, Reason.TOO_MANY_SWARMS, Reason.INFO_HASH_DENIED, Reason.ADMISSION_QUEUE_FULL}
+)
 """Refused for what they ask, not for how they are written."""
 
 Outgoing = list[tuple[Any, bytes]]
@@ -55,20 +58,6 @@ class Observer(Protocol):
     def answer_unplaced(self, answer: Answer) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What the hub is told to do; times in seconds."""
-
-    announce_interval: int = 120
-    max_offers: int = 20
-    lonely_interval: int = 30
-    peer_timeout: float = 3600
-    full_scrape: bool = False
-    max_scrape: int = 256
-    max_swarms_per_connection: int = 2000
-    max_foreign_offers: int = 120
-
-
 class Hub:
     """All swarms that have a peer here."""
 
@@ -84,6 +73,8 @@ class Hub:
         """Where offers wait for somebody to come. While it is there, a peer that is alone announces more often."""
         self.serves: Callable[[str], bool] = lambda _: True
         """Whether a swarm, by info_hash, may be."""
+        self.lobby: Lobby | None = None
+        """Where peers wait until it is decided whether they may join; None: they all may."""
 
     def receive(self, connection: Connection, payload: bytes, now: float) -> Outgoing:
         """Apply one frame (its payload, JSON in UTF-8) from a connection; what to send because of it.
@@ -117,9 +108,32 @@ class Hub:
         return failure(malformed)
 
     def close(self, connection: Connection) -> None:
-        """A connection has ended: the peers it still owns leave."""
+        """A connection has ended: the peers it still owns leave, and those that wait to join do not."""
+        if self.lobby:
+            self.lobby.close(connection)
         for peer in list(connection.peers):
             self._leave(peer)
+
+    def admitted(self, join: Join, now: float) -> Outgoing:
+        """A peer that waits may join: what it has announced meanwhile counts as if it came now."""
+        assert self.lobby
+        for older in self.lobby.older(join):
+            # Or its verdict, if it comes later, would give the peer back to the socket that it had before.
+            self.tally.dropped[Reason.TAKEN_OVER] += 1
+            self.lobby.cancel(older)
+        out: Outgoing = []
+        for announce in self.lobby.leave(join):
+            try:
+                out += self._announce(join.connection, announce, now, admitted=True)
+            except Malformed as malformed:
+                out.append((join.connection, self.refuse(malformed)))
+        return out
+
+    def refused(self, join: Join, reason: Reason, text: str) -> Outgoing:
+        """A peer that waits may not join: its announces are answered with failures."""
+        assert self.lobby
+        failures = [Malformed(reason, text, announce.info_hash) for announce in self.lobby.leave(join)]
+        return [(join.connection, self.refuse(malformed)) for malformed in failures]
 
     def close_denied(self) -> Outgoing:
         """Close the swarms that may be no more; what to send to their peers."""
@@ -181,6 +195,8 @@ class Hub:
             assert swarm.peers, "empty swarm"
             swarm.check()
             connections.update((id(peer.connection), peer.connection) for peer in swarm.peers.values())
+        if self.lobby:
+            self.lobby.check()
         for connection in connections.values():
             for peer in connection.peers:
                 assert peer.connection is connection
@@ -201,23 +217,31 @@ class Hub:
             info_hash = NO_INFO_HASH if isinstance(message, Scrape) else message.info_hash
             raise Malformed(reason, "too many requests from your address", info_hash)
 
-    def _announce(self, connection: Connection, message: Announce, now: float) -> Outgoing:
+    def _announce(self, connection: Connection, message: Announce, now: float, admitted: bool = False) -> Outgoing:
         tally = self.tally
-        tally.announces += 1
-        if message.invalid_offers:
-            tally.dropped[Reason.INVALID_OFFER] += message.invalid_offers
-        if message.surplus_offers:
-            tally.dropped[Reason.SURPLUS_OFFER] += message.surplus_offers
+        if not admitted:
+            tally.announces += 1
+            if message.invalid_offers:
+                tally.dropped[Reason.INVALID_OFFER] += message.invalid_offers
+            if message.surplus_offers:
+                tally.dropped[Reason.SURPLUS_OFFER] += message.surplus_offers
 
         swarm = self.swarms.get(message.info_hash)
         peer = swarm.peers.get(message.peer_id) if swarm else None
         joins = peer is None
         if message.stopped:
-            return self._stop(connection, message.info_hash, peer)
+            return self._stop(connection, message, peer)
+        if peer is None or peer.connection is not connection:
+            self._check_may_join(connection, message.info_hash, swarm)
+            if self.lobby and not admitted:
+                self.lobby.enter(connection, message)
+                return []
+            if peer is not None:
+                self._take_over(connection, peer)
         if peer is None:
             peer = self._join(connection, message, swarm, now)
         else:
-            self._refresh(connection, peer, message.complete, now)
+            self._refresh(peer, message.complete, now)
         swarm = peer.swarm
         tally.replies += 1
         complete, incomplete = swarm.complete, swarm.incomplete
@@ -232,7 +256,10 @@ class Hub:
             out += self._give_parked(peer, now)
         return out
 
-    def _stop(self, connection: Connection, info_hash: str, peer: Peer | None) -> Outgoing:
+    def _stop(self, connection: Connection, message: Announce, peer: Peer | None) -> Outgoing:
+        info_hash = message.info_hash
+        if self.lobby:
+            self.lobby.withdraw(connection, info_hash, message.peer_id)
         if peer is not None:
             if peer.connection is connection:
                 self._leave(peer)
@@ -244,13 +271,15 @@ class Hub:
         self.tally.replies += 1
         return [(connection, announce_reply(token(info_hash), self.rules.announce_interval, complete, incomplete))]
 
-    def _join(self, connection: Connection, message: Announce, swarm: Swarm | None, now: float) -> Peer:
+    def _check_may_join(self, connection: Connection, info_hash: str, swarm: Swarm | None) -> None:
         if len(connection.peers) >= self.rules.max_swarms_per_connection:
-            raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", message.info_hash)
+            raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", info_hash)
+        if swarm is None and not self.serves(info_hash):
+            raise _denied(info_hash)
+
+    def _join(self, connection: Connection, message: Announce, swarm: Swarm | None, now: float) -> Peer:
         opened = swarm is None
         if swarm is None:
-            if not self.serves(message.info_hash):
-                raise _denied(message.info_hash)
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
         if message.complete:
@@ -263,18 +292,17 @@ class Hub:
             self.observer.swarm_changed(swarm)
         return peer
 
-    def _refresh(self, connection: Connection, peer: Peer, complete: bool, now: float) -> None:
-        if peer.connection is not connection:
-            # A client that reconnects keeps its peer_id; its old socket may take minutes to be known dead.
-            if len(connection.peers) >= self.rules.max_swarms_per_connection:
-                raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", peer.swarm.info_hash)
-            peer.connection.peers.discard(peer)
-            peer.connection = connection
-            connection.peers.add(peer)
-            self.tally.dropped[Reason.TAKEN_OVER] += 1
-            if self.parking:
-                # Its client made them on the old socket, and has forgotten them with it.
-                self.parking.forget(peer)
+    def _take_over(self, connection: Connection, peer: Peer) -> None:
+        # A client that reconnects keeps its peer_id; its old socket may take minutes to be known dead.
+        peer.connection.peers.discard(peer)
+        peer.connection = connection
+        connection.peers.add(peer)
+        self.tally.dropped[Reason.TAKEN_OVER] += 1
+        if self.parking:
+            # Its client made them on the old socket, and has forgotten them with it.
+            self.parking.forget(peer)
+
+    def _refresh(self, peer: Peer, complete: bool, now: float) -> None:
         peer.seen = now
         if complete and not peer.complete:
             peer.swarm.become_seeder(peer)
