@@ -86,7 +86,7 @@ class Admissions:
         for verdict in (*_VERDICTS.values(), _WITHDRAWN):
             self._seconds.labels(verdict)
         waiting = Gauge("peerservers_admissions_waiting", "Peers that wait for leave to join", registry=registry)
-        waiting.set_function(lambda: len(self._questions))
+        waiting.set_function(lambda: hub.lobby.waiting if hub.lobby else 0)
 
     def begin(self, judges: Sequence[Judge]) -> None:
         """Let nobody join any more whom not all of these admit."""

@@ -60,14 +60,13 @@ class Extension:
     async def stop(self) -> None:
         """Called once, for at most `STOP_TIMEOUT` seconds; not if `start` failed."""
 
-    async def admit(self, request: Admission) -> str | None:  # noqa: ARG002
+    async def admit(self, request: Admission) -> str | None:
         """Whether a peer may join a swarm: None if so, or why not, which its client is told.
 
         Overridden, this is asked before a peer joins, also when it comes back on another connection; not when a member
         announces again. It may take `access.admission_timeout` seconds from the announce on, and is asked about many
         peers at once. Without a verdict - it raises, takes too long, or `start` has failed - the peer may not join.
         """
-        return None
 
     async def swarm_opened(self, swarm: Swarm) -> None:
         """A swarm has its first local peer."""

@@ -40,7 +40,7 @@ class ExtensionHost:
         self.errors: Counter[str] = Counter()
         self._runners: list[_Runner] = []
         self._extensions: dict[str, Extension] = {}
-        self._admissions: Admissions | None = None
+        self._admissions: Admissions
         self.tables: Tables = {}
         """What extensions show on the page and in the statistics."""
 
@@ -77,8 +77,7 @@ class ExtensionHost:
 
     def change(self, settings: Settings) -> None:
         """Use what can be changed of other settings while the tracker runs."""
-        if self._admissions:
-            self._admissions.timeout = settings.access.admission_timeout
+        self._admissions.timeout = settings.access.admission_timeout
 
     def start(self) -> None:
         """Start all at once, in the background."""
@@ -87,8 +86,7 @@ class ExtensionHost:
 
     async def stop(self, patience: float) -> None:
         """Stop all at once; those that take longer than `patience` seconds are left to themselves."""
-        if self._admissions:
-            self._admissions.stop()
+        self._admissions.stop()
         await asyncio.gather(*(runner.stop(min(patience, STOP_TIMEOUT)) for runner in self._runners))
 
     def swarm_opened(self, swarm: Swarm) -> None:
