@@ -99,9 +99,11 @@ async def test_the_example_of_admission_asks_its_service(
 
 async def test_the_example_lets_nobody_in_if_its_service_fails(examples: dict[str, str], service: Service) -> None:
     tracker = await TrackerProcess.start(env=examples | environment("extensions.members", port=service.port))
-    service.status[HASH.encode().hex()] = 500
-    assert await refused(tracker, HASH) == "admission failed, try again later"
-    assert await tracker.metric("peerservers_extension_errors_total", extension="members") == 1
-    assert await tracker.stop() == 0
+    try:
+        service.status[HASH.encode().hex()] = 500
+        assert await refused(tracker, HASH) == "admission failed, try again later"
+        assert await tracker.metric("peerservers_extension_errors_total", extension="members") == 1
+    finally:
+        assert await tracker.stop() == 0
     (complaint,) = tracker.complaints()
     assert (complaint["event"], complaint["extension"], complaint["on"]) == ("extension_failed", "members", "admit")
