@@ -295,11 +295,12 @@ class Endpoint:
 class Client(WebSocket):
     """A peer's connection, as the hub's `Connection`."""
 
-    __slots__ = ("endpoint", "peers", "strikes")
+    __slots__ = ("address", "endpoint", "peers", "strikes")
 
     def __init__(self, endpoint: Endpoint, visit: Visit) -> None:
         super().__init__(endpoint, visit)
         self.endpoint = endpoint
+        self.address = visit.address
         self.peers: set[Peer] = set()
         self.strikes = 0
 

@@ -14,9 +14,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import Field
 
+from tracker.admission import Admission
 from tracker.channel import Channel
 from tracker.config import ConfigError, validate
 from tracker.endpoint import Endpoint
+from tracker.foreign import Foreign
 from tracker.http import Route
 from tracker.hub import Hub
 from tracker.parking import Parking
@@ -41,7 +43,8 @@ class Extension:
     """Base class. Override what is needed; events that are not overridden cost nothing.
 
     Events come one after the other, a moment after the tracker has served its own peers. They share its event loop
-    and so must not block it; but one that raises, or awaits for long, harms only its own extension.
+    and so must not block it; but one that raises, or awaits for long, harms only its own extension. `admit` is no
+    event, but a question.
     """
 
     Settings: ClassVar[type[ExtensionSettings]] = ExtensionSettings
@@ -56,6 +59,14 @@ class Extension:
 
     async def stop(self) -> None:
         """Called once, for at most `STOP_TIMEOUT` seconds; not if `start` failed."""
+
+    async def admit(self, request: Admission) -> str | None:
+        """Whether a peer may join a swarm: None if so, or why not, which its client is told.
+
+        Overridden, this is asked before a peer joins, also when it comes back on another connection; not when a member
+        announces again. It may take `access.admission_timeout` seconds from the announce on, and is asked about many
+        peers at once. Without a verdict - it raises, takes too long, or `start` has failed - the peer may not join.
+        """
 
     async def swarm_opened(self, swarm: Swarm) -> None:
         """A swarm has its first local peer."""
@@ -84,6 +95,7 @@ class TrackerHandle:
         name: str,
         settings: Settings,
         hub: Hub,
+        foreign: Foreign,
         endpoint: Endpoint,
         registry: CollectorRegistry,
         extensions: Mapping[str, Extension] = MappingProxyType({}),
@@ -94,6 +106,7 @@ class TrackerHandle:
         """For the extension's own metrics; their names start with `peerservers_`."""
         self.log = structlog.get_logger().bind(extension=name)
         self._hub = hub
+        self._foreign = foreign
         self._endpoint = endpoint
         self._extensions = extensions
         self._tables = {} if tables is None else tables
@@ -113,7 +126,7 @@ class TrackerHandle:
 
     def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:
         """A remote member for an open swarm, counting nobody until `set_remote`; None if the swarm is not open."""
-        member = self._hub.add_remote(info_hash, owner)
+        member = self._foreign.add_remote(info_hash, owner)
         if member:
             self._members.setdefault(member.swarm, set()).add(member)
         return member
@@ -124,7 +137,7 @@ class TrackerHandle:
         Does nothing once the member was removed or its swarm has closed.
         """
         if self.owns(member):
-            self._hub.set_remote(member, complete, incomplete)
+            self._foreign.set_remote(member, complete, incomplete)
 
     def remove_remote(self, member: RemoteMember) -> None:
         """A remote member is no more."""
@@ -141,7 +154,7 @@ class TrackerHandle:
         `owner` is where they come from, if there are several such places: none uses up what a peer takes of others.
         Raises `ValueError` if `peer_id` is no id. `tracker.protocol.offer` makes an offer of text.
         """
-        out, rest = self._hub.deliver_offers(info_hash, peer_id, offers, monotonic(), owner)
+        out, rest = self._foreign.deliver_offers(info_hash, peer_id, offers, monotonic(), owner)
         self._endpoint.send(out)
         return rest
 
@@ -150,7 +163,7 @@ class TrackerHandle:
 
         `tracker.protocol.answer` makes an answer of text.
         """
-        out = self._hub.deliver_answer(answer)
+        out = self._foreign.deliver_answer(answer)
         self._endpoint.send(out)
         return bool(out)
 
@@ -169,13 +182,13 @@ class TrackerHandle:
     def place_parked(self, member: RemoteMember, newcomers: int) -> None:
         """Place the offers kept in a swarm on so many peers behind a remote member, one of each peer's on each."""
         if self.owns(member):
-            self._hub.place_parked(member, newcomers, monotonic())
+            self._foreign.place_parked(member, newcomers, monotonic())
 
     def place_again(
         self, info_hash: str, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float
     ) -> None:
         """Place a local peer's offers, made `age` seconds ago, elsewhere than where they were refused."""
-        self._endpoint.send(self._hub.place_again(info_hash, peer_id, offers, refused, age, monotonic()))
+        self._endpoint.send(self._foreign.place_again(info_hash, peer_id, offers, refused, age, monotonic()))
 
     def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
         """Show a table on the page and in `/stats.json`, under a name: rows of texts and numbers, by column.
@@ -197,7 +210,7 @@ class TrackerHandle:
         """Remove all remote members."""
         for members in self._members.values():
             for member in members:
-                self._hub.set_remote(member, 0, 0)
+                self._foreign.set_remote(member, 0, 0)
         self._members.clear()
 
     def forget(self, swarm: Swarm) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Final
 
@@ -11,9 +11,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from tracker.admission import FAILED, Admission, Admissions, Refusal
 from tracker.config import ConfigError
 from tracker.endpoint import Endpoint
 from tracker.extension import STOP_TIMEOUT, Extension, TrackerHandle, sections
+from tracker.foreign import Foreign
 from tracker.hub import Hub
 from tracker.protocol import Answer, Offer, detached
 from tracker.reasons import Reason
@@ -28,6 +30,8 @@ MAX_EVENTS: Final = 10_000
 MAX_EVENT_BYTES: Final = 16 << 20
 """Offers and answers that may wait for a slow extension; what comes on top is dropped."""
 
+_FAILED: Final = object()
+
 
 class ExtensionHost:
     """Runs the extensions; the hub's observer."""
@@ -36,6 +40,7 @@ class ExtensionHost:
         self.errors: Counter[str] = Counter()
         self._runners: list[_Runner] = []
         self._extensions: dict[str, Extension] = {}
+        self._admissions: Admissions
         self.tables: Tables = {}
         """What extensions show on the page and in the statistics."""
 
@@ -48,11 +53,12 @@ class ExtensionHost:
         registry: CollectorRegistry,
     ) -> None:
         """Make every enabled extension. Raises `ConfigError`."""
+        foreign = Foreign(hub)
         for name, section in sections(classes, settings).items():
             if not section.enabled:
                 continue
             own_registry = CollectorRegistry()
-            tracker = TrackerHandle(name, settings, hub, endpoint, own_registry, self._extensions, self.tables)
+            tracker = TrackerHandle(name, settings, hub, foreign, endpoint, own_registry, self._extensions, self.tables)
             try:
                 extension = classes[name](tracker, section)
             except ConfigError:
@@ -64,6 +70,14 @@ class ExtensionHost:
             self._runners.append(_Runner(name, extension, tracker, self.errors, hub))
         if self._runners:
             hub.observer = self
+        self._admissions = Admissions(hub, endpoint.send, settings.access.admission_timeout, registry)
+        judges = [runner for runner in self._runners if runner.wants("admit")]
+        if judges:
+            self._admissions.begin(judges)
+
+    def change(self, settings: Settings) -> None:
+        """Use what can be changed of other settings while the tracker runs."""
+        self._admissions.timeout = settings.access.admission_timeout
 
     def start(self) -> None:
         """Start all at once, in the background."""
@@ -72,6 +86,7 @@ class ExtensionHost:
 
     async def stop(self, patience: float) -> None:
         """Stop all at once; those that take longer than `patience` seconds are left to themselves."""
+        self._admissions.stop()
         await asyncio.gather(*(runner.stop(min(patience, STOP_TIMEOUT)) for runner in self._runners))
 
     def swarm_opened(self, swarm: Swarm) -> None:
@@ -128,6 +143,7 @@ class _Runner:
         self._marked: dict[Swarm, None] = {}
         self._told: set[Swarm] = set()
         self._something = asyncio.Event()
+        self._started = asyncio.Event()
         self._failed = False
         self._overridden = {
             key for key, method in vars(Extension).items() if getattr(type(extension), key) is not method
@@ -157,10 +173,21 @@ class _Runner:
         self._bytes += size
         self._something.set()
 
+    async def admit(self, request: Admission) -> Refusal | None:
+        """The extension's verdict on a peer, once it has started; one that is of no use lets nobody in."""
+        await self._started.wait()
+        if self._failed:
+            return FAILED
+        verdict = await self._guarded("admit", self._verdict, request)
+        if verdict is _FAILED:
+            return FAILED
+        return None if verdict is None else Refusal(Reason.ADMISSION_DENIED, verdict or "not admitted")
+
     async def run(self) -> None:
         """Start the extension and tell it what happens, until cancelled."""
-        if not await self._call("start"):
-            self._failed = True
+        self._failed = not await self._call("start")
+        self._started.set()
+        if self._failed:
             self._events.clear()
             self._marked.clear()
             self.tracker.release()
@@ -216,17 +243,28 @@ class _Runner:
         """Call one of the extension's methods; whether it came back without an error."""
         if method not in self._overridden:
             return True
+        return await self._guarded(method, getattr(self.extension, method), *arguments) is not _FAILED
+
+    async def _verdict(self, request: Admission) -> str | None:
+        verdict = await self.extension.admit(request)
+        if verdict is not None:
+            if not isinstance(verdict, str):
+                raise TypeError(f"admit must return None or a text, not {verdict!r}")
+            verdict.encode()  # what is not valid Unicode cannot be sent
+        return verdict
+
+    async def _guarded(self, name: str, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """What a method returns; `_FAILED` if it raised."""
         try:
-            await getattr(self.extension, method)(*arguments)
+            return await method(*arguments)
         except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             # Something that the extension awaited may have been cancelled, and not this task.
             if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
                 raise
             self._errors[self.name] += 1
-            self._log.exception("extension_failed", on=method)
-            return False
-        return True
+            self._log.exception("extension_failed", on=name)
+            return _FAILED
 
 
 class _Guarded(Collector):

@@ -8,12 +8,11 @@ Times are seconds on any monotonic clock. Invariants, checked by `Hub.check`:
 4. Those of each swarm (`tracker.swarm`).
 """
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from tracker.limits import Quota
+from tracker.lobby import Join, Lobby
 from tracker.parking import Parking
 from tracker.protocol import (
     NO_INFO_HASH,
@@ -26,16 +25,19 @@ from tracker.protocol import (
     decode,
     detached,
     failure,
-    is_id,
     relayed_answer,
     relayed_offers,
     scrape_reply,
     token,
 )
 from tracker.reasons import Reason
+from tracker.rules import Rules
 from tracker.swarm import Connection, Peer, Random, RemoteMember, Swarm
+from tracker.tally import Tally
 
-_NOT_GARBAGE: Final = frozenset({Reason.FULL_SCRAPE, Reason.TOO_MANY_SWARMS, Reason.INFO_HASH_DENIED})
+_NOT_GARBAGE: Final = frozenset(
+    {Reason.FULL_SCRAPE, Reason.TOO_MANY_SWARMS, Reason.INFO_HASH_DENIED, Reason.ADMISSION_QUEUE_FULL}
+)
 """Refused for what they ask, not for how they are written."""
 
 Outgoing = list[tuple[Any, bytes]]
@@ -56,36 +58,6 @@ class Observer(Protocol):
     def answer_unplaced(self, answer: Answer) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What the hub is told to do; times in seconds."""
-
-    announce_interval: int = 120
-    max_offers: int = 20
-    lonely_interval: int = 30
-    peer_timeout: float = 3600
-    full_scrape: bool = False
-    max_scrape: int = 256
-    max_swarms_per_connection: int = 2000
-    max_foreign_offers: int = 120
-
-
-@dataclass(slots=True)
-class Tally:
-    """Running totals, read by the metrics."""
-
-    announces: int = 0
-    answers: int = 0
-    scrapes: int = 0
-    replies: int = 0
-    offers_relayed: int = 0
-    answers_relayed: int = 0
-    offers_handed_over: int = 0
-    answers_handed_over: int = 0
-    failures: int = 0
-    dropped: Counter[Reason] = field(default_factory=Counter)
-
-
 class Hub:
     """All swarms that have a peer here."""
 
@@ -101,8 +73,8 @@ class Hub:
         """Where offers wait for somebody to come. While it is there, a peer that is alone announces more often."""
         self.serves: Callable[[str], bool] = lambda _: True
         """Whether a swarm, by info_hash, may be."""
-        self._foreign: Counter[tuple[Peer, Any]] = Counter()
-        self._foreign_since = 0.0
+        self.lobby: Lobby | None = None
+        """Where peers wait until it is decided whether they may join; None: they all may."""
 
     def receive(self, connection: Connection, payload: bytes, now: float) -> Outgoing:
         """Apply one frame (its payload, JSON in UTF-8) from a connection; what to send because of it.
@@ -136,9 +108,32 @@ class Hub:
         return failure(malformed)
 
     def close(self, connection: Connection) -> None:
-        """A connection has ended: the peers it still owns leave."""
+        """A connection has ended: the peers it still owns leave, and those that wait to join do not."""
+        if self.lobby:
+            self.lobby.close(connection)
         for peer in list(connection.peers):
             self._leave(peer)
+
+    def admitted(self, join: Join, now: float) -> Outgoing:
+        """A peer that waits may join: what it has announced meanwhile counts as if it came now."""
+        assert self.lobby
+        for older in self.lobby.older(join):
+            # Or its verdict, if it comes later, would give the peer back to the socket that it had before.
+            self.tally.dropped[Reason.TAKEN_OVER] += 1
+            self.lobby.cancel(older)
+        out: Outgoing = []
+        for announce in self.lobby.leave(join):
+            try:
+                out += self._announce(join.connection, announce, now, admitted=True)
+            except Malformed as malformed:
+                out.append((join.connection, self.refuse(malformed)))
+        return out
+
+    def refused(self, join: Join, reason: Reason, text: str) -> Outgoing:
+        """A peer that waits may not join: its announces are answered with failures."""
+        assert self.lobby
+        failures = [Malformed(reason, text, announce.info_hash) for announce in self.lobby.leave(join)]
+        return [(join.connection, self.refuse(malformed)) for malformed in failures]
 
     def close_denied(self) -> Outgoing:
         """Close the swarms that may be no more; what to send to their peers."""
@@ -156,95 +151,41 @@ class Hub:
             self.tally.dropped[Reason.SILENT_PEER] += 1
             self._leave(peer)
 
-    def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:
-        """A new remote member of a swarm, without peers until `set_remote`; None if the swarm is not open."""
-        swarm = self.swarms.get(info_hash)
-        return RemoteMember(swarm, owner) if swarm else None
+    def place(
+        self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, out: Outgoing, age: float | None = None
+    ) -> None:
+        """Place a peer's offers among the members of its swarm; what is to be sent is added to `out`.
 
-    def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
-        """Set how many seeders and leechers are behind a remote member; none, and it is a member no more.
-
-        Raises `ValueError` for negative numbers. Does nothing once the swarm has closed.
+        `age` is how many seconds ago they were made, if they are placed again.
         """
-        if self.swarms.get(member.swarm.info_hash) is member.swarm:
-            member.swarm.set_remote(member, complete, incomplete)
+        chosen = swarm.choose(peer, len(offers), self.fresh_since(now), self.random)
+        frames = relayed_offers(swarm.token, peer.token, offers[: len(chosen)])
+        remote: dict[RemoteMember, list[Offer]] = {}
+        for member, offer, frame in zip(chosen, offers, frames, strict=False):
+            if isinstance(member, Peer):
+                out.append((member.connection, frame))
+            else:
+                remote.setdefault(member, []).append(offer)
+        self.tally.offers_relayed += sum(isinstance(member, Peer) for member in chosen) if remote else len(chosen)
+        observer = self.observer
+        if observer:
+            for remote_member, batch in remote.items():
+                self.tally.offers_handed_over += len(batch)
+                observer.offers_placed(remote_member, peer, batch)
+        left = offers[len(chosen) :]
+        if left:
+            if self.parking and age is None:
+                self.parking.park(peer, detached(left), now)
+            elif self.parking and age is not None:
+                self.parking.add(peer, detached(left), now - age, now)
+            else:
+                self.tally.dropped[Reason.UNPLACED_OFFER] += len(left)
+            if observer:
+                observer.offers_unplaced(swarm, peer, left)
 
-    def deliver_offers(
-        self, info_hash: str, peer_id: str, offers: list[Offer], now: float, owner: Any = None
-    ) -> tuple[Outgoing, list[Offer]]:
-        """Give a foreign peer's offers to as many distinct local peers; what to send, and the offers left over.
-
-        `owner` is where they come from: of any one, no peer is given more than half of what it is given at most.
-        Raises `ValueError` if `peer_id` is no id.
-        """
-        if not is_id(peer_id):
-            raise ValueError("peer_id must be 20 latin-1 characters")
-        swarm = self.swarms.get(info_hash)
-        if swarm is None or peer_id in swarm.peers:
-            # Whoever is here too makes offers here too, and knows each only on the socket that it was made on.
-            return [], offers
-        if now - self._foreign_since > 60:
-            self._foreign.clear()
-            self._foreign_since = now
-        limit = self.rules.max_foreign_offers
-        chosen = [
-            peer
-            for peer in swarm.choose_local(len(offers), peer_id, self._fresh_since(now), self.random)
-            if self._foreign[peer, None] < limit and (owner is None or self._foreign[peer, owner] <= limit // 2)
-        ]
-        for peer in chosen:
-            self._foreign[peer, None] += 1
-            if owner is not None:
-                self._foreign[peer, owner] += 1
-            if self.parking:
-                self.parking.met(peer)
-        frames = relayed_offers(swarm.token, token(peer_id), offers[: len(chosen)])
-        self.tally.offers_relayed += len(frames)
-        return [(peer.connection, frame) for peer, frame in zip(chosen, frames, strict=True)], offers[len(chosen) :]
-
-    def deliver_answer(self, answer: Answer) -> Outgoing:
-        """Give a foreign peer's answer to the local peer that made the offer; nothing to send if it is gone."""
-        swarm = self.swarms.get(answer.info_hash)
-        receiver = swarm.peers.get(answer.to_peer_id) if swarm else None
-        if swarm is None or receiver is None:
-            self.tally.dropped[Reason.UNKNOWN_RECEIVER] += 1
-            return []
-        receiver.met = True
-        self.tally.answers_relayed += 1
-        return [(receiver.connection, relayed_answer(swarm.token, token(answer.peer_id), answer))]
-
-    def place_parked(self, member: RemoteMember, newcomers: int, now: float) -> None:
-        """Place what waits in a swarm on peers that have come behind a remote member: one of each peer's on each.
-
-        Whoever was given offers meanwhile makes so many less, since most likely it is theirs.
-        """
-        swarm, observer = member.swarm, self.observer
-        if self.parking and observer and self.swarms.get(swarm.info_hash) is swarm:
-            for parked in self.parking.of(swarm, now):
-                theirs = min(parked.met, newcomers)
-                parked.met -= theirs
-                offers = self.parking.take(parked, newcomers - theirs, now)
-                if offers:
-                    self.tally.offers_handed_over += len(offers)
-                    observer.offers_placed(member, parked.peer, offers)
-
-    def place_again(
-        self, info_hash: str, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float, now: float
-    ) -> Outgoing:
-        """Place a local peer's offers, made `age` seconds ago, elsewhere than where they were refused."""
-        swarm = self.swarms.get(info_hash)
-        peer = swarm.peers.get(peer_id) if swarm else None
-        out: Outgoing = []
-        if swarm is None or peer is None:
-            return out
-        if refused is not None and refused.swarm is swarm:
-            counts = refused.complete, refused.incomplete
-            swarm.set_remote(refused, 0, 0)
-            self._place(swarm, peer, offers, now, out, age)
-            swarm.set_remote(refused, *counts)
-        else:
-            self._place(swarm, peer, offers, now, out, age)
-        return out
+    def fresh_since(self, now: float) -> float:
+        """Peers not heard of since then are offered to last."""
+        return now - 2 * self.rules.announce_interval
 
     def check(self) -> None:
         """Raise `AssertionError` if an invariant is broken; for tests, it visits every peer."""
@@ -254,6 +195,8 @@ class Hub:
             assert swarm.peers, "empty swarm"
             swarm.check()
             connections.update((id(peer.connection), peer.connection) for peer in swarm.peers.values())
+        if self.lobby:
+            self.lobby.check()
         for connection in connections.values():
             for peer in connection.peers:
                 assert peer.connection is connection
@@ -274,23 +217,31 @@ class Hub:
             info_hash = NO_INFO_HASH if isinstance(message, Scrape) else message.info_hash
             raise Malformed(reason, "too many requests from your address", info_hash)
 
-    def _announce(self, connection: Connection, message: Announce, now: float) -> Outgoing:
+    def _announce(self, connection: Connection, message: Announce, now: float, admitted: bool = False) -> Outgoing:
         tally = self.tally
-        tally.announces += 1
-        if message.invalid_offers:
-            tally.dropped[Reason.INVALID_OFFER] += message.invalid_offers
-        if message.surplus_offers:
-            tally.dropped[Reason.SURPLUS_OFFER] += message.surplus_offers
+        if not admitted:
+            tally.announces += 1
+            if message.invalid_offers:
+                tally.dropped[Reason.INVALID_OFFER] += message.invalid_offers
+            if message.surplus_offers:
+                tally.dropped[Reason.SURPLUS_OFFER] += message.surplus_offers
 
         swarm = self.swarms.get(message.info_hash)
         peer = swarm.peers.get(message.peer_id) if swarm else None
         joins = peer is None
         if message.stopped:
-            return self._stop(connection, message.info_hash, peer)
+            return self._stop(connection, message, peer)
+        if peer is None or peer.connection is not connection:
+            self._check_may_join(connection, message.info_hash, swarm)
+            if self.lobby and not admitted:
+                self.lobby.enter(connection, message)
+                return []
+            if peer is not None:
+                self._take_over(connection, peer)
         if peer is None:
             peer = self._join(connection, message, swarm, now)
         else:
-            self._refresh(connection, peer, message.complete, now)
+            self._refresh(peer, message.complete, now)
         swarm = peer.swarm
         tally.replies += 1
         complete, incomplete = swarm.complete, swarm.incomplete
@@ -300,12 +251,15 @@ class Hub:
             interval = min(interval, self.rules.lonely_interval)
         out: Outgoing = [(connection, announce_reply(swarm.token, interval, complete, incomplete))]
         if message.offers:
-            self._place(swarm, peer, message.offers, now, out)
+            self.place(swarm, peer, message.offers, now, out)
         elif joins and self.parking:
             out += self._give_parked(peer, now)
         return out
 
-    def _stop(self, connection: Connection, info_hash: str, peer: Peer | None) -> Outgoing:
+    def _stop(self, connection: Connection, message: Announce, peer: Peer | None) -> Outgoing:
+        info_hash = message.info_hash
+        if self.lobby:
+            self.lobby.withdraw(connection, info_hash, message.peer_id)
         if peer is not None:
             if peer.connection is connection:
                 self._leave(peer)
@@ -317,13 +271,15 @@ class Hub:
         self.tally.replies += 1
         return [(connection, announce_reply(token(info_hash), self.rules.announce_interval, complete, incomplete))]
 
-    def _join(self, connection: Connection, message: Announce, swarm: Swarm | None, now: float) -> Peer:
+    def _check_may_join(self, connection: Connection, info_hash: str, swarm: Swarm | None) -> None:
         if len(connection.peers) >= self.rules.max_swarms_per_connection:
-            raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", message.info_hash)
+            raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", info_hash)
+        if swarm is None and not self.serves(info_hash):
+            raise _denied(info_hash)
+
+    def _join(self, connection: Connection, message: Announce, swarm: Swarm | None, now: float) -> Peer:
         opened = swarm is None
         if swarm is None:
-            if not self.serves(message.info_hash):
-                raise _denied(message.info_hash)
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
         if message.complete:
@@ -336,18 +292,17 @@ class Hub:
             self.observer.swarm_changed(swarm)
         return peer
 
-    def _refresh(self, connection: Connection, peer: Peer, complete: bool, now: float) -> None:
-        if peer.connection is not connection:
-            # A client that reconnects keeps its peer_id; its old socket may take minutes to be known dead.
-            if len(connection.peers) >= self.rules.max_swarms_per_connection:
-                raise Malformed(Reason.TOO_MANY_SWARMS, "too many swarms on one connection", peer.swarm.info_hash)
-            peer.connection.peers.discard(peer)
-            peer.connection = connection
-            connection.peers.add(peer)
-            self.tally.dropped[Reason.TAKEN_OVER] += 1
-            if self.parking:
-                # Its client made them on the old socket, and has forgotten them with it.
-                self.parking.forget(peer)
+    def _take_over(self, connection: Connection, peer: Peer) -> None:
+        # A client that reconnects keeps its peer_id; its old socket may take minutes to be known dead.
+        peer.connection.peers.discard(peer)
+        peer.connection = connection
+        connection.peers.add(peer)
+        self.tally.dropped[Reason.TAKEN_OVER] += 1
+        if self.parking:
+            # Its client made them on the old socket, and has forgotten them with it.
+            self.parking.forget(peer)
+
+    def _refresh(self, peer: Peer, complete: bool, now: float) -> None:
         peer.seen = now
         if complete and not peer.complete:
             peer.swarm.become_seeder(peer)
@@ -372,34 +327,6 @@ class Hub:
                 self.observer.swarm_changed(swarm)
             else:
                 self.observer.swarm_closed(swarm)
-
-    def _place(
-        self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, out: Outgoing, age: float | None = None
-    ) -> None:
-        chosen = swarm.choose(peer, len(offers), self._fresh_since(now), self.random)
-        frames = relayed_offers(swarm.token, peer.token, offers[: len(chosen)])
-        remote: dict[RemoteMember, list[Offer]] = {}
-        for member, offer, frame in zip(chosen, offers, frames, strict=False):
-            if isinstance(member, Peer):
-                out.append((member.connection, frame))
-            else:
-                remote.setdefault(member, []).append(offer)
-        self.tally.offers_relayed += sum(isinstance(member, Peer) for member in chosen) if remote else len(chosen)
-        observer = self.observer
-        if observer:
-            for remote_member, batch in remote.items():
-                self.tally.offers_handed_over += len(batch)
-                observer.offers_placed(remote_member, peer, batch)
-        left = offers[len(chosen) :]
-        if left:
-            if self.parking and age is None:
-                self.parking.park(peer, detached(left), now)
-            elif self.parking and age is not None:
-                self.parking.add(peer, detached(left), now - age, now)
-            else:
-                self.tally.dropped[Reason.UNPLACED_OFFER] += len(left)
-            if observer:
-                observer.offers_unplaced(swarm, peer, left)
 
     def _give_parked(self, peer: Peer, now: float) -> Outgoing:
         """What waits for somebody who makes no offers of its own: one of each peer's."""
@@ -455,9 +382,6 @@ class Hub:
                 files.append((token(info_hash), 0, 0))
         self.tally.replies += 1
         return [(connection, scrape_reply(files))]
-
-    def _fresh_since(self, now: float) -> float:
-        return now - 2 * self.rules.announce_interval
 
 
 def _denied(info_hash: str) -> Malformed:

@@ -20,6 +20,10 @@ class Reason(StrEnum):
     TOO_MANY_ANNOUNCES = "too_many_announces"
     TOO_MANY_OFFERS = "too_many_offers"
     INFO_HASH_DENIED = "infohash_denied"
+    ADMISSION_DENIED = "admission_denied"
+    ADMISSION_FAILED = "admission_failed"
+    ADMISSION_TIMEOUT = "admission_timeout"
+    ADMISSION_QUEUE_FULL = "admission_queue_full"
 
     # Connections refused with an HTTP status.
     TOO_MANY_CONNECTIONS = "too_many_connections"

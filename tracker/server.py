@@ -119,6 +119,7 @@ class Server:
             self.settings = fresh
             self.endpoint.door.change(fresh, access, _room(fresh))
             self.endpoint.log_addresses = fresh.log.addresses
+            self.extensions.change(fresh)
             self.hub.serves = access.serves
             self.endpoint.send(self.hub.close_denied())
             self._watch.set_files(seen)

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tracker.hub import Rules
 from tracker.limits import AddressLimits, networks
+from tracker.rules import Rules
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -98,6 +98,9 @@ class Access(Section):
         '["https://example.org", "https://*.example.org"]. Programs that are no browser send none and may connect.',
     )
     deny_origins: list[str] = Field([], description="Web sites whose pages may not connect, in the same form.")
+    admission_timeout: float = Field(
+        5, gt=0, description="Seconds that extensions get to say whether a peer may join a swarm; then it may not."
+    )
 
 
 class Limits(Section):

@@ -22,11 +22,15 @@ Random = Callable[[], float]
 
 
 class Connection(Protocol):
-    """What the core needs of a client's connection: a place to remember its peers and its offences, and its quota."""
+    """What the core needs of a client's connection: a place to remember its peers and its offences, and whose it is.
+
+    `address` is the client's numeric one, `quota` what that may use.
+    """
 
     peers: "set[Peer]"
     strikes: int
     quota: "Quota | None"
+    address: str
 
 
 class Peer:

@@ -5,12 +5,14 @@ import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import StartTracker, TrackerProcess
 from tests.e2e.node import PATIENCE, Json, NodeScript, node_script
+from tests.integration.friend import install
 
 StartScript = Callable[[], Awaitable[NodeScript]]
 
@@ -204,6 +206,31 @@ async def test_two_processes_connect(tracker: TrackerProcess, start_script: Star
         message = await receiver.event("message")
         assert (message["text"], message["peerId"]) == (f"from {sender.name}", sender.peer_id)
     assert [script.complaints for script in scripts] == [[], []]
+
+
+async def test_who_is_not_admitted_is_warned_and_keeps_its_socket(
+    start_tracker: StartTracker, start_script: StartScript, tmp_path: Path
+) -> None:
+    (tmp_path / "knock.py").write_text(
+        "from tracker.extension import Extension\n"
+        "class Knock(Extension):\n"
+        "    known = set()\n"
+        "    async def admit(self, request):\n"
+        "        if request.peer_id not in self.known:\n"
+        "            self.known.add(request.peer_id)\n"
+        "            return 'knock twice'\n"
+    )
+    install(tmp_path, "knock", "knock:Knock")
+    tracker = await start_tracker(env={"PYTHONPATH": str(tmp_path)})
+    script = await start_script()
+    client = await NpmClient.create(script, tracker, "client")
+    await client.call("start", left=0)
+    assert (await client.event("warning"))["text"] == "knock twice"
+    assert await client.announce("update", left=0) == (1, 0)
+    assert script.complaints == ["knock twice"]
+    assert await tracker.metric("peerservers_connections") == 1
+    for reason in ("client_closed", "connection_lost"):
+        assert await tracker.metric("peerservers_connections_closed_total", reason=reason) == 0, "it is the first one"
 
 
 async def until_told(client: NpmClient, complete: int, incomplete: int) -> None:

@@ -35,12 +35,15 @@ class Running:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Any]:
-    """Starts trackers with given extension classes."""
+    """Starts trackers with given extension classes, their sections, and other settings."""
     running: list[Running] = []
 
-    async def start(classes: dict[str, type[Extension]], **sections: dict[str, Any]) -> Running:
-        settings = load(None, {"server": {"host": "127.0.0.1", "port": 0}, "extensions": sections})
-        server = Server(settings, classes)
+    async def start(
+        classes: dict[str, type[Extension]], settings: dict[str, Any] | None = None, **sections: dict[str, Any]
+    ) -> Running:
+        chosen = {"server": {}, **(settings or {}), "extensions": sections}
+        chosen["server"] = {"host": "127.0.0.1", "port": 0, **chosen["server"]}
+        server = Server(load(None, chosen), classes)
         await server.start()
         running.append(Running(server))
         return running[-1]

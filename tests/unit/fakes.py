@@ -5,8 +5,10 @@ import random
 from typing import Any
 
 from tests.client import HASH, announce
-from tracker.hub import Hub, Observer, Rules
+from tracker.foreign import Foreign
+from tracker.hub import Hub, Observer, Outgoing
 from tracker.limits import Quota
+from tracker.rules import Rules
 from tracker.swarm import Peer
 
 Json = dict[str, Any]
@@ -19,6 +21,7 @@ class FakeConnection:
         self.peers: set[Peer] = set()
         self.strikes = 0
         self.quota: Quota | None = None
+        self.address = "192.0.2.1"
         self.inbox: list[Json] = []
 
     def take(self) -> list[Json]:
@@ -32,15 +35,20 @@ class Room:
 
     def __init__(self, observer: Observer | None = None, seed: int = 1, **rules: Any) -> None:
         self.hub = Hub(Rules(**rules), random.Random(seed).random, observer)
+        self.foreign = Foreign(self.hub)
         self.now = 1000.0
 
     def send(self, connection: FakeConnection, message: object) -> list[Json]:
         """Apply a message and deliver what comes of it; returns what came back to the sender."""
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
-        for receiver, data in self.hub.receive(connection, payload, self.now):
+        self.deliver(self.hub.receive(connection, payload, self.now))
+        return connection.inbox
+
+    def deliver(self, out: Outgoing) -> None:
+        """Deliver what the hub says."""
+        for receiver, data in out:
             receiver.inbox.append(json.loads(data))
         self.hub.check()
-        return connection.inbox
 
     def join(self, peer_id: str, info_hash: str = HASH, left: int = 1, **fields: Any) -> FakeConnection:
         """A new connection with one peer; its reply is taken already."""

@@ -13,7 +13,7 @@ from extensions.federation.reasons import BROKEN_RULES, Dropped, Fault
 from extensions.federation.session import Session
 from extensions.federation.settings import FederationSettings
 from tests.unit.links import give
-from tracker import hub, parking, protocol
+from tracker import parking, protocol, rules
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "federation.md").read_text(encoding="utf-8")
 FLOWING = " ".join(TEXT.split())
@@ -114,7 +114,7 @@ def test_every_message_and_field_is_in_the_document() -> None:
         f"in the last {link.REMEMBER:.0f} s",
         f"kept for {parking.LIFETIME:.0f} s",
         f"waits for {extension.YIELD_TO:.0f} s",
-        f"alone in their swarm announce more often than others, every {hub.Rules().lonely_interval} s",
+        f"alone in their swarm announce more often than others, every {rules.Rules().lonely_interval} s",
         f"at most {extension.MAX_DIALS_PER_SWARM} for one infohash",
         f"At most {mesh.MAX_DIALS} are dialed",
         f"after {mesh.FIRST_WAIT:.0f} s, then",
@@ -129,7 +129,7 @@ def test_every_message_and_field_is_in_the_document() -> None:
         f"remembered of a link | {module.MAX_SWARMS}",
         f"remembered of all links | {mesh.MAX_NAMES}",
         f"| {link.OFFERS_PER_SECOND:.0f} a second, after {link.OFFERS_BURST:.0f}",
-        f"| {hub.Rules().max_foreign_offers} a minute",
+        f"| {rules.Rules().max_foreign_offers} a minute",
         f"| {mesh.MAX_HANDSHAKES}, and {mesh.MAX_HANDSHAKES_PER_HOST} of one",
         f"| {extension.MAX_ROUTES}, for {extension.ROUTE_LIFETIME:.0f} s",
         f"answers that come | {link.MAX_ASKED}, for {link.REMEMBER:.0f} s",

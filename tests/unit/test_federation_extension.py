@@ -102,7 +102,7 @@ class Here(Room):
         self.now = time.monotonic()
         self.events: list[tuple[Any, ...]] = []
         endpoint: Any = FakeEndpoint()
-        handle = TrackerHandle("federation", Settings(), self.hub, endpoint, CollectorRegistry(), {}, {})
+        handle = TrackerHandle("federation", Settings(), self.hub, self.foreign, endpoint, CollectorRegistry(), {}, {})
         self.federation = Federation(handle, FederationSettings())
         federation = self.federation
         self.mesh = Mesh(federation.settings, key(OURS), URL, federation._on_event, federation._on_end)
@@ -301,7 +301,7 @@ async def test_offers_that_fit_no_frame_come_to_nothing_and_are_not_placed_again
     sdp = Raw(b'"' + b"\\u0061" * 50_000 + b'"')
     long = [Offer(OfferDescription("offer", sdp), Raw(protocol.token(f"{n:020}"))) for n in range(2)]
     swarm = here.hub.swarms[HASH]
-    here.hub._place(swarm, swarm.peers[A], long, here.now, [])
+    here.hub.place(swarm, swarm.peers[A], long, here.now, [])
     await here.settle()
     assert [link.session.dropped for link in (far.link, other.link)] == [{Dropped.TOO_LONG: 1}] * 2
     assert (far.offered(), other.offered()) == ([], [])

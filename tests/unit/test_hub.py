@@ -341,11 +341,11 @@ def test_the_observer_hears_of_swarms_and_of_what_found_nobody() -> None:
 def test_remote_members_get_the_offers_of_one_announce_together_and_count_as_peers() -> None:
     recorder = Recorder()
     room = Room(recorder)
-    assert room.hub.add_remote(HASH, "link") is None, "no such swarm here"
+    assert room.foreign.add_remote(HASH, "link") is None, "no such swarm here"
     a = room.join(A)
-    member = room.hub.add_remote(HASH, "link")
+    member = room.foreign.add_remote(HASH, "link")
     assert member
-    room.hub.set_remote(member, 1, 2)
+    room.foreign.set_remote(member, 1, 2)
     room.hub.check()
     assert room.counts() == (1, 3)
     recorder.take()
@@ -355,7 +355,7 @@ def test_remote_members_get_the_offers_of_one_announce_together_and_count_as_pee
         ("unplaced", HASH, A, 2),
     ]
     room.hub.close(a)
-    room.hub.set_remote(member, 5, 5)
+    room.foreign.set_remote(member, 5, 5)
     room.hub.check()
     assert room.hub.swarms == {}, "the swarm is gone and stays so"
 
@@ -364,20 +364,20 @@ def test_foreign_offers_and_answers_reach_local_peers() -> None:
     room = Room()
     a, b = room.join(A), room.join(B)
     foreign = [protocol.offer(f"{n:020}", "v=0") for n in range(3)]
-    out, rest = room.hub.deliver_offers(HASH, C, foreign, room.now)
+    out, rest = room.foreign.deliver_offers(HASH, C, foreign, room.now)
     assert {id(connection) for connection, _ in out} == {id(a), id(b)}
     assert rest == foreign[2:]
     assert all(json.loads(data)["peer_id"] == C for _, data in out)
-    assert room.hub.deliver_offers(HASH, A, foreign, room.now) == ([], foreign), "it is here, and makes offers here"
-    assert room.hub.deliver_offers("u" * 20, C, foreign, room.now) == ([], foreign)
+    assert room.foreign.deliver_offers(HASH, A, foreign, room.now) == ([], foreign), "it is here, and makes offers here"
+    assert room.foreign.deliver_offers("u" * 20, C, foreign, room.now) == ([], foreign)
     with pytest.raises(ValueError, match="peer_id"):
-        room.hub.deliver_offers(HASH, "short", foreign, room.now)
+        room.foreign.deliver_offers(HASH, "short", foreign, room.now)
 
-    ((receiver, data),) = room.hub.deliver_answer(protocol.answer(HASH, C, A, "o" * 20, "v=0"))
+    ((receiver, data),) = room.foreign.deliver_answer(protocol.answer(HASH, C, A, "o" * 20, "v=0"))
     assert receiver is a
     assert json.loads(data)["answer"] == {"type": "answer", "sdp": "v=0"}
-    assert room.hub.deliver_answer(protocol.answer(HASH, C, "u" * 20, "o" * 20, "v=0")) == []
-    assert room.hub.deliver_answer(protocol.answer("u" * 20, C, A, "o" * 20, "v=0")) == []
+    assert room.foreign.deliver_answer(protocol.answer(HASH, C, "u" * 20, "o" * 20, "v=0")) == []
+    assert room.foreign.deliver_answer(protocol.answer("u" * 20, C, A, "o" * 20, "v=0")) == []
 
 
 @given(st.lists(st.binary(max_size=60), max_size=10), st.integers(0, 2**32))

@@ -1,6 +1,7 @@
 """Random message sequences against a naive model of swarms."""
 
 from collections import Counter
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -8,10 +9,26 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.client import HASH, Json, announce, answer, offers
 from tests.unit.fakes import FakeConnection, Room, peer_id
+from tracker.lobby import Join, Lobby
 from tracker.parking import LIFETIME, Parking
 
 ids = st.integers(1, 5).map(peer_id)
 hashes = st.sampled_from([HASH, "i" * 20])
+
+
+class PromptRoom(Room):
+    """A room where every peer is asked about, and admitted a moment later."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.asked: list[Join] = []
+        self.hub.lobby = Lobby(self.asked.append, self.asked.remove)
+
+    def send(self, connection: FakeConnection, message: object) -> list[Json]:
+        super().send(connection, message)
+        while self.asked:
+            self.deliver(self.hub.admitted(self.asked.pop(), self.now))
+        return connection.inbox
 
 
 class HubAgainstModel(RuleBasedStateMachine):
@@ -19,10 +36,11 @@ class HubAgainstModel(RuleBasedStateMachine):
 
     connections = Bundle("connections")
     parks = False
+    make_room: type[Room] = Room
 
     def __init__(self) -> None:
         super().__init__()
-        self.room = Room(seed=3)
+        self.room = self.make_room(seed=3)
         if self.parks:
             self.room.hub.parking = Parking(lambda _: None)
         self.made: dict[str, tuple[str, str, FakeConnection, float]] = {}
@@ -148,7 +166,14 @@ class ParkingHubAgainstModel(HubAgainstModel):
     parks = True
 
 
-for machine in (HubAgainstModel, ParkingHubAgainstModel):
+class AskingHubAgainstModel(ParkingHubAgainstModel):
+    """The same, where extensions admit everybody: that makes no difference."""
+
+    make_room = PromptRoom
+
+
+for machine in (HubAgainstModel, ParkingHubAgainstModel, AskingHubAgainstModel):
     machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestHubAgainstModel = HubAgainstModel.TestCase
 TestParkingHubAgainstModel = ParkingHubAgainstModel.TestCase
+TestAskingHubAgainstModel = AskingHubAgainstModel.TestCase

@@ -28,16 +28,16 @@ class ParkingRoom(Room):
 
     def remote(self, owner: str, incomplete: int) -> RemoteMember:
         """Leechers behind a link."""
-        member = self.hub.add_remote(HASH, owner)
+        member = self.foreign.add_remote(HASH, owner)
         assert member
-        self.hub.set_remote(member, 0, incomplete)
+        self.foreign.set_remote(member, 0, incomplete)
         self.hub.check()
         return member
 
     def place_parked(self, member: RemoteMember, newcomers: int) -> list[tuple[str, str, list[str]]]:
         """What is placed there: owner, whose, offer_ids."""
         self.recorder.take()
-        self.hub.place_parked(member, newcomers, self.now)
+        self.foreign.place_parked(member, newcomers, self.now)
         self.hub.check()
         return self.placed()
 
@@ -55,7 +55,7 @@ class ParkingRoom(Room):
         """Have refused offers placed again; who got some."""
         self.recorder.take()
         again = [one for number in numbers for one in some_offers(1, start=number)]
-        out = self.hub.place_again(HASH, who, again, refused, age, self.now)
+        out = self.foreign.place_again(HASH, who, again, refused, age, self.now)
         self.hub.check()
         return [connection for connection, _ in out]
 
@@ -201,7 +201,7 @@ def test_who_was_given_offers_meanwhile_makes_as_many_less() -> None:
     room.join(A, offers=offers(5))
     member = room.remote("link", 2)
     for n in range(2):
-        room.hub.deliver_offers(HASH, C, some_offers(1, start=n), room.now)
+        room.foreign.deliver_offers(HASH, C, some_offers(1, start=n), room.now)
     assert room.place_parked(member, 1) == []
     assert room.parked() == 5
     assert room.place_parked(member, 3) == [("link", A, ID[0:2])], "one of the three is still theirs"
@@ -212,9 +212,9 @@ def test_a_meeting_is_counted_for_one_newcomer() -> None:
     room = ParkingRoom()
     room.join(A, offers=offers(5))
     member = room.remote("link", 1)
-    room.hub.deliver_offers(HASH, C, some_offers(1), room.now)
+    room.foreign.deliver_offers(HASH, C, some_offers(1), room.now)
     assert room.place_parked(member, 1) == [], "that was the one who made the offer"
-    room.hub.set_remote(member, 0, 2)
+    room.foreign.set_remote(member, 0, 2)
     assert room.place_parked(member, 1) == [("link", A, ID[0:1])], "this one has made none"
 
 
@@ -231,9 +231,9 @@ def test_nothing_is_placed_behind_a_member_of_a_swarm_that_has_closed() -> None:
 def test_without_parking_or_observer_there_is_nothing_to_place() -> None:
     room = Room()
     room.join(A, offers=offers(3))
-    member = room.hub.add_remote(HASH, "link")
+    member = room.foreign.add_remote(HASH, "link")
     assert member
-    room.hub.place_parked(member, 1, room.now)
+    room.foreign.place_parked(member, 1, room.now)
 
 
 def test_what_one_member_refuses_another_is_given() -> None:
@@ -338,9 +338,9 @@ def test_who_was_given_offers_meanwhile_is_remembered_when_refused_offers_join_t
     a = room.join(A)
     member = room.remote("refusing", 1)
     room.send(a, announce(A, offers=offers(3)))
-    room.hub.deliver_offers(HASH, C, some_offers(1), room.now)
+    room.foreign.deliver_offers(HASH, C, some_offers(1), room.now)
     room.place_again([0], member)
-    room.hub.set_remote(member, 0, 3)
+    room.foreign.set_remote(member, 0, 3)
     assert room.place_parked(member, 2) == [("refusing", A, ID[1:2])]
 
 
@@ -360,8 +360,8 @@ def test_who_is_alone_announces_more_often_while_offers_are_kept() -> None:
     assert interval(a, A) == 30
     member = room.remote("link", 1)
     assert interval(a, A) == 30, "that may be the same peer, which announces to two trackers"
-    room.hub.set_remote(member, 0, 9)
-    room.hub.deliver_answer(protocol.answer(HASH, B, A, ID[0], "sdp"))
+    room.foreign.set_remote(member, 0, 9)
+    room.foreign.deliver_answer(protocol.answer(HASH, B, A, ID[0], "sdp"))
     assert interval(a, A) == 120, "somebody is there, if elsewhere"
     room.hub.parking = None
     assert interval(room.join(C, OTHER), C) == 120
@@ -375,7 +375,7 @@ def test_who_announces_often_anyway_is_told_no_longer_interval() -> None:
 
 def foreign(room: Room, count: int, maker: str = "f" * 20) -> tuple[list[Json], list[str]]:
     """Offers from elsewhere: what was sent, and which were left over."""
-    out, rest = room.hub.deliver_offers(HASH, maker, some_offers(count), room.now)
+    out, rest = room.foreign.deliver_offers(HASH, maker, some_offers(count), room.now)
     return [json.loads(data) for _, data in out], ids_of(rest)
 
 
@@ -396,7 +396,7 @@ def test_the_limit_is_each_peers_own_and_not_one_of_local_offers() -> None:
     for _ in range(3):
         foreign(room, 1)
     b = room.join(B, OTHER)
-    assert len(room.hub.deliver_offers(OTHER, C, some_offers(1), room.now)[0]) == 1
+    assert len(room.foreign.deliver_offers(OTHER, C, some_offers(1), room.now)[0]) == 1
     for _ in range(5):
         room.send(b, announce(B, HASH, offers=offers(1)))
     assert room.hub.tally.offers_relayed == 2 + 1 + 5

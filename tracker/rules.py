@@ -1,0 +1,17 @@
+"""What the hub is told to do."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Times in seconds."""
+
+    announce_interval: int = 120
+    max_offers: int = 20
+    lonely_interval: int = 30
+    peer_timeout: float = 3600
+    full_scrape: bool = False
+    max_scrape: int = 256
+    max_swarms_per_connection: int = 2000
+    max_foreign_offers: int = 120
