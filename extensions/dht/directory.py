@@ -266,6 +266,7 @@ class Directory:
     async def _look(self, topic: Topic, urgency: int) -> None:
         look_again: tuple[float, float] | None = RETRY
         has_failed = True
+        started = self._monotonic()
         is_thorough = topic.thorough or topic.info_hash == RENDEZVOUS
         topic.thorough = False
         try:
@@ -277,7 +278,7 @@ class Directory:
                 if is_thorough:
                     second_path = together.create_task(self._read_second(topic, days, urgency))
                 readings = [await read for read in reads]
-                together.create_task(self._conclude(topic, readings, second_path, urgency))
+                together.create_task(self._conclude(topic, readings, second_path, urgency, started))
                 # Not after the second path: our own entry need not wait for what strangers do not answer.
                 look_again, has_failed = await self._see_to_own(topic, readings, urgency)
         except Exception:
@@ -318,7 +319,12 @@ class Directory:
             self._log.exception("dht_second_path_failed")
 
     async def _conclude(
-        self, topic: Topic, readings: list[Reading], second_path: asyncio.Task[None] | None, urgency: int
+        self,
+        topic: Topic,
+        readings: list[Reading],
+        second_path: asyncio.Task[None] | None,
+        urgency: int,
+        started: float,
     ) -> None:
         """The rest of what those who listen wait for."""
         if second_path:
@@ -333,7 +339,7 @@ class Directory:
             self._touch(topic)
         is_found = any(one.entry.expires > self._clock() for one in topic.known.seen.values())
         result = Looked.UNREACHABLE if not has_reached else Looked.FOUND if is_found else Looked.NONE
-        self.tally.lookups[result] += 1
+        self.tally.looked(result, topic.looked - started)
         self._end_listening(topic)
 
     async def _see_to_own(

@@ -65,6 +65,7 @@ class DhtCollector(Collector):
         )
         yield GaugeMetricFamily("peerservers_dht_overdue", "Infohashes whose look is overdue", directory.overdue)
         yield counter_by("result", "peerservers_dht_lookups", "Lookups of an infohash", tally.lookups, Looked)
+        yield from tally.lookup_seconds.collect()
         yield counter_by("result", "peerservers_dht_publications", "Writings of our entry", tally.publications, Written)
         rejected = {**tally.rejected, Rejected.INVALID_ITEM: service.client.tally.invalid_items}
         yield counter_by(

@@ -72,6 +72,8 @@ class Mesh:
     ) -> None:
         self.links: dict[str, Link] = {}
         """The open ones, by tracker id."""
+        self.opened: Counter[str] = Counter()
+        """By direction: "dialed", "accepted"."""
         self.ended: Counter[Fault] = Counter()
         self.id = key.public_key().public_bytes_raw().hex()
         self._settings = settings
@@ -264,6 +266,7 @@ class Mesh:
             link.end(Fault.TOO_MANY_LINKS)
             return False
         self.links[tracker_id] = link
+        self.opened[link.direction] += 1
         self._log.info("linked", tracker=tracker_id[:16], url=link.url or "-")
         return True
 

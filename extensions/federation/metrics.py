@@ -43,7 +43,10 @@ class FederationCollector(Collector):
         yield shared
         yield traffic
         yield sizes
-        ended = mesh.ended if mesh else {}
+        opened, ended = (mesh.opened, mesh.ended) if mesh else ({}, {})
+        yield counter_by(
+            "direction", "peerservers_federation_links_opened", "Links opened", opened, ("dialed", "accepted")
+        )
         yield counter_by("reason", "peerservers_federation_links_ended", "Links ended, or not made", ended, Fault)
         dropped = federation.dropped.copy()
         for link in links:

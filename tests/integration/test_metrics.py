@@ -23,6 +23,7 @@ COUNTERS = {
     "peerservers_dropped": DROPPED,
     "peerservers_reloads": ("done", "failed"),
     "peerservers_extension_errors": ("dht", "federation"),
+    "peerservers_federation_links_opened": ("accepted", "dialed"),
     "peerservers_federation_links_ended": Fault,
     "peerservers_federation_dropped": Dropped,
     "peerservers_dht_queries": METHODS,
@@ -42,15 +43,17 @@ async def test_all_that_can_be_counted_is_0_at_the_start(
     assert {name: there[name] for name in COUNTERS} == {
         name: dict.fromkeys(values, 0.0) for name, values in COUNTERS.items()
     }
+    times = there["peerservers_dht_lookup_seconds"]
+    assert times == dict.fromkeys(Looked, 0.0)
 
 
 def _families(tracker: Running) -> dict[str, dict[str, float]]:
-    """The values of each counter with a label, by what that says."""
+    """The values of each counter and histogram with a label, by what that says."""
     return {
         family.name: {
             next(iter(sample.labels.values())): sample.value
             for sample in family.samples
-            if sample.labels and sample.name.endswith("_total")
+            if sample.labels and sample.name.endswith(("_total", "_count"))
         }
         for family in tracker.server.registry.collect()
     }
