@@ -21,6 +21,7 @@ from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, Fault
 from extensions.federation.session import Event, LinkError, Opened, Session
 from extensions.federation.settings import FederationSettings
 from tracker.channel import Channel
+from tracker.logs import without_secrets
 
 FIRST_WAIT: Final = 1.0
 MAX_WAIT: Final = 300.0
@@ -310,7 +311,8 @@ class Mesh:
         level = self._log.info if tracker_id and error.fault not in BROKEN_RULES else self._log.debug
         if error.fault in BROKEN_RULES:
             level = self._log.warning
-        level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=error.fault.value, text=str(error))
+        text = without_secrets(str(error))
+        level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=error.fault.value, text=text)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
