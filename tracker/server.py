@@ -201,7 +201,7 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
             log.error("reload_failed", error=str(error))
             return
         configure(fresh.log.level, fresh.log.format)
-        log.info("reloaded", level=fresh.log.level)
+        log.info("reloaded", log_level=fresh.log.level)
 
     reloading: set[asyncio.Task[None]] = set()
 
