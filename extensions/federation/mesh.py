@@ -308,9 +308,13 @@ class Mesh:
 
     def _ended(self, tracker_id: str, url: str, error: LinkError) -> None:
         self.ended[error.fault] += 1
-        level = self._log.info if tracker_id and error.fault not in BROKEN_RULES else self._log.debug
         if error.fault in BROKEN_RULES:
             level = self._log.warning
+        elif tracker_id or url in self._settings.peers:
+            level = self._log.info
+        else:
+            # Anybody can name trackers that are not there.
+            level = self._log.debug
         text = without_secrets(str(error))
         level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=error.fault.value, text=text)
 

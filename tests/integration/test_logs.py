@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.client import eventually, raw_client
-from tests.conftest import StartTracker, TrackerProcess
+from tests.conftest import StartTracker, TrackerProcess, free_port
 from tests.integration.friend import install
 from tests.integration.hostile import link_to, start_target
 from tests.integration.wire import HANDSHAKE
@@ -75,6 +75,14 @@ async def test_outsiders_cannot_flood_the_log(start_tracker: StartTracker, tmp_p
     assert lines.keys() <= {"listening", "linked", "link_ended"}
     assert max(lines.values()) <= allowance
     assert not any(secret in str(line) for line in tracker.log for secret in SECRETS)
+
+
+async def test_a_listed_tracker_that_is_not_there_is_told_of(start_tracker: StartTracker, tmp_path: Path) -> None:
+    url = f"ws://127.0.0.1:{free_port()}/"
+    tracker = await start_target(start_tracker, tmp_path, peers=[url])
+    line = await tracker.logged("link_ended")
+    assert (line["level"], line["url"], line["reason"]) == ("info", url, "unreachable")
+    assert "refused" in line["text"]
 
 
 async def test_what_nobody_could_catch_is_logged_as_all_else(tmp_path: Path) -> None:
