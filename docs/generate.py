@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from tracker.config import load, toml_value
 from tracker.extension import discover
-from tracker.reasons import Reason
+from tracker.reasons import CLOSED, DROPPED, REJECTED, Reason
 from tracker.server import Server
 from tracker.settings import Section, Settings
 
@@ -86,8 +86,18 @@ async def _metrics() -> str:
         "| `peerservers_certificate_expiry_timestamp_seconds` | gauge |  | With `tls.certificate`: when that is valid"
         " no more, Unix time |",
         "",
-        "`reason` of the tracker's own metrics is one of: " + ", ".join(f"`{reason}`" for reason in Reason) + ".",
-        "Those of links are in [federation.md](federation.md).",
+        "`reason` is one of these, each of which is there from the start:",
+        "",
+        *(
+            f"* `{name}`: {', '.join(f'`{reason}`' for reason in Reason if reason in reasons)}"
+            for name, reasons in (
+                ("peerservers_connections_closed_total", CLOSED),
+                ("peerservers_dropped_total", DROPPED),
+                ("peerservers_rejected_total", REJECTED),
+            )
+        ),
+        "",
+        "Those of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md).",
     ]
     return _METRICS + "\n".join(lines) + "\n"
 

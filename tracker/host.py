@@ -66,6 +66,7 @@ class ExtensionHost:
             except Exception as error:
                 raise ConfigError(f"extensions.{name}: cannot be loaded: {error!r}") from error
             self._extensions[name] = extension
+            self.errors[name] = 0
             registry.register(_Guarded(own_registry, name, self.errors))
             self._runners.append(_Runner(name, extension, tracker, self.errors, hub))
         if self._runners:

@@ -1,7 +1,10 @@
 """Logs: one line per event on standard error, as text for people or JSON for machines, and never a flood."""
 
+import asyncio
 import logging
+import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -17,6 +20,13 @@ PERIOD: Final = 10.0
 TRACE: Final = 6
 """How many of the innermost places an unexpected exception went through are logged."""
 
+MAX_TEXT: Final = 500
+"""Characters of one value: some are what others have sent."""
+
+_SDP = re.compile(r"v=0\s*(?:[\r\n]|\\+[rn]).*", re.DOTALL)
+_IPV4 = re.compile(r"\b(\d{1,3}\.\d{1,3})\.\d{1,3}\.\d{1,3}\b")
+_IPV6 = re.compile(r"(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", re.IGNORECASE)
+
 
 class RateLimit:
     """A structlog processor that drops an event's lines beyond `BURST` per `PERIOD`."""
@@ -25,8 +35,14 @@ class RateLimit:
         self._clock = clock
         self._windows: dict[str, tuple[float, int]] = {}
         self._suppressed: dict[str, int] = {}
+        self._methods: dict[str, str] = {}
 
-    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def overdue(self) -> list[tuple[str, str]]:
+        """Events, each with its logger's method, that may be logged again and of which a count waits for a line."""
+        now = self._clock()
+        return [(self._methods[name], name) for name in self._suppressed if now - self._windows[name][0] >= PERIOD]
+
+    def __call__(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = str(event["event"])
         now = self._clock()
         start, lines = self._windows.get(name, (now, 0))
@@ -35,6 +51,7 @@ class RateLimit:
         self._windows[name] = (start, lines + 1)
         if lines >= BURST:
             self._suppressed[name] = self._suppressed.get(name, 0) + 1
+            self._methods[name] = method
             raise structlog.DropEvent
         suppressed = self._suppressed.pop(name, 0)
         if suppressed:
@@ -67,7 +84,8 @@ class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         logger = structlog.get_logger()
         error = record.exc_info[1] if record.exc_info else None
-        logger.log(record.levelno, "library", logger=record.name, text=record.getMessage(), error=repr(error))
+        text = without_secrets(record.getMessage())
+        logger.log(record.levelno, "library", logger=record.name, text=text, exc_info=error)
 
 
 def _exception_on_one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -76,9 +94,54 @@ def _exception_on_one_line(_logger: Any, _method: str, event: MutableMapping[str
         error = sys.exc_info()[1]
     if isinstance(error, BaseException):
         frames = traceback.extract_tb(error.__traceback__)[-TRACE:]
-        event["error"] = repr(error)
+        event["error"] = describe(error)
         event["trace"] = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
     return event
+
+
+def _bounded_and_printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str):
+            # What is not printable could end the line, or move a terminal's cursor.
+            text = value if value.isprintable() else repr(value)[1:-1]
+            event[key] = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+    return event
+
+
+def describe(error: BaseException) -> str:
+    """An exception in words fit for the log."""
+    if isinstance(error, UnicodeError):
+        # It would say all of what it was at.
+        return f"{type(error).__name__}({getattr(error, 'reason', '')!r})"
+    return without_secrets(repr(error))
+
+
+def without_secrets(text: str) -> str:
+    """A text that is not our own, without SDPs, and with no more than half of each IP address."""
+    return _IPV6.sub("x::x", _IPV4.sub(r"\1.x.x", _SDP.sub("(SDP)", text)))
+
+
+def log_unexpected() -> None:
+    """Bring here, too, what Python writes to standard error when an exception is nobody's to catch."""
+
+    def in_nobody(unraisable: Any) -> None:
+        where = getattr(unraisable.object, "__qualname__", type(unraisable.object).__name__)
+        structlog.get_logger().error("unraisable_error", where=where, exc_info=unraisable.exc_value)
+
+    def in_thread(failed: threading.ExceptHookArgs) -> None:
+        name = failed.thread.name if failed.thread else ""
+        structlog.get_logger().error("thread_failed", thread=name, exc_info=failed.exc_value)
+
+    sys.unraisablehook = in_nobody
+    threading.excepthook = in_thread
+
+
+async def report_suppressed() -> None:
+    """Log once more, with the count alone, what was suppressed and has not happened since; until cancelled."""
+    while True:
+        await asyncio.sleep(PERIOD)
+        for method, name in _rate_limit.overdue():
+            getattr(structlog.get_logger(), method)(name)
 
 
 _rate_limit: Final = RateLimit()
@@ -99,6 +162,7 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _exception_on_one_line,
+            _bounded_and_printable,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -1,7 +1,8 @@
 """Prometheus metrics. The hot path counts in plain integers; a collector reads them when it is asked."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
@@ -11,7 +12,7 @@ from prometheus_client.registry import Collector
 from tracker import __version__
 from tracker.endpoint import Endpoint
 from tracker.hub import Hub
-from tracker.reasons import Reason
+from tracker.reasons import CLOSED, DROPPED, REJECTED, Reason
 from tracker.tls import Certificate
 
 LAG_PERIOD = 0.5
@@ -31,8 +32,10 @@ class TrackerCollector(Collector):
         yield InfoMetricFamily("peerservers_build", "Version of the tracker", {"version": __version__})
         yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
         yield CounterMetricFamily("peerservers_connections_opened", "TCP connections accepted", endpoint.opened)
-        yield _by_reason("peerservers_connections_closed", "Connections ended", endpoint.closed)
-        yield _by_reason("peerservers_rejected", "Connections refused with an HTTP status", endpoint.rejected)
+        yield counter_by("reason", "peerservers_connections_closed", "Connections ended", endpoint.closed, CLOSED)
+        yield counter_by(
+            "reason", "peerservers_rejected", "Connections refused with an HTTP status", endpoint.rejected, REJECTED
+        )
         yield GaugeMetricFamily("peerservers_max_connections", "Most WebSockets", endpoint.door.room.connections)
         yield GaugeMetricFamily("peerservers_addresses", "Addresses with limits", len(endpoint.door.addresses))
         yield GaugeMetricFamily("peerservers_swarms", "Swarms with a peer here", len(hub.swarms))
@@ -40,31 +43,22 @@ class TrackerCollector(Collector):
         peers.add_metric(["seeder"], hub.seeders)
         peers.add_metric(["leecher"], hub.leechers)
         yield peers
-        requests = CounterMetricFamily("peerservers_requests", "Valid messages from clients", labels=["type"])
-        for kind, number in (("announce", tally.announces), ("answer", tally.answers), ("scrape", tally.scrapes)):
-            requests.add_metric([kind], number)
-        yield requests
-        responses = CounterMetricFamily("peerservers_responses", "Messages to clients", labels=["type"])
-        for kind, number in (
-            ("reply", tally.replies),
-            ("offer", tally.offers_relayed),
-            ("answer", tally.answers_relayed),
-            ("failure", tally.failures),
-        ):
-            responses.add_metric([kind], number)
-        yield responses
-        handed = CounterMetricFamily("peerservers_handed_over", "Messages given to extensions", labels=["type"])
-        handed.add_metric(["offer"], tally.offers_handed_over)
-        handed.add_metric(["answer"], tally.answers_handed_over)
-        yield handed
+        requests = {"announce": tally.announces, "answer": tally.answers, "scrape": tally.scrapes}
+        yield counter_by("type", "peerservers_requests", "Valid messages from clients", requests)
+        responses = {
+            "reply": tally.replies,
+            "offer": tally.offers_relayed,
+            "answer": tally.answers_relayed,
+            "failure": tally.failures,
+        }
+        yield counter_by("type", "peerservers_responses", "Messages to clients", responses)
+        handed = {"offer": tally.offers_handed_over, "answer": tally.answers_handed_over}
+        yield counter_by("type", "peerservers_handed_over", "Messages given to extensions", handed)
         dropped = tally.dropped.copy()
         if hub.parking:
             dropped[Reason.UNPLACED_OFFER] += hub.parking.dropped
-        yield _by_reason("peerservers_dropped", "Messages, or parts of one, not served", dropped)
-        errors = CounterMetricFamily("peerservers_extension_errors", "What extensions raised", labels=["extension"])
-        for name, number in self._extension_errors.items():
-            errors.add_metric([name], number)
-        yield errors
+        yield counter_by("reason", "peerservers_dropped", "Messages, or parts of one, not served", dropped, DROPPED)
+        yield counter_by("extension", "peerservers_extension_errors", "What extensions raised", self._extension_errors)
         yield CounterMetricFamily("peerservers_received_bytes", "Payload received", endpoint.bytes_received)
         yield CounterMetricFamily("peerservers_sent_bytes", "Payload sent", endpoint.bytes_sent)
         yield self._message_sizes()
@@ -85,10 +79,13 @@ class TrackerCollector(Collector):
         )
 
 
-def _by_reason(name: str, text: str, numbers: dict[Reason, int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=["reason"])
-    for reason in sorted(numbers):
-        family.add_metric([reason.value], numbers[reason])
+def counter_by(
+    label: str, name: str, text: str, numbers: Mapping[Any, int], values: Iterable[Any] = ()
+) -> CounterMetricFamily:
+    """A counter by one label. All `values` are there from the start: the growth to the first sample is none."""
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, number in sorted({**dict.fromkeys(values, 0), **numbers}.items()):
+        family.add_metric([str(value)], number)
     return family
 
 
@@ -100,10 +97,9 @@ class OperationCollector(Collector):
         self._certificate = certificate
 
     def collect(self) -> Iterator[Metric]:
-        reloads = CounterMetricFamily("peerservers_reloads", "Settings and files read again", labels=["result"])
-        for result in ("done", "failed"):
-            reloads.add_metric([result], self._reloads.get(result, 0))
-        yield reloads
+        yield counter_by(
+            "result", "peerservers_reloads", "Settings and files read again", self._reloads, ("done", "failed")
+        )
         if self._certificate:
             yield GaugeMetricFamily(
                 "peerservers_certificate_expiry_timestamp_seconds",

@@ -4,6 +4,7 @@ One vocabulary for the `reason` label of the metrics, for the logs and for the t
 """
 
 from enum import StrEnum
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -59,3 +60,31 @@ class Reason(StrEnum):
     SHUTDOWN = "shutdown"
     CLOSED_BY_EXTENSION = "closed_by_extension"
     INTERNAL_ERROR = "internal_error"
+
+
+REJECTED: Final = frozenset(
+    {Reason.TOO_MANY_CONNECTIONS, Reason.ADDRESS_CONNECTIONS, Reason.ORIGIN_DENIED, Reason.SHUTDOWN}
+)
+"""For which a connection is refused with an HTTP status."""
+
+CLOSED: Final = frozenset(
+    {
+        Reason.CLIENT_CLOSED,
+        Reason.CONNECTION_LOST,
+        Reason.PING_TIMEOUT,
+        Reason.STUCK_RECEIVER,
+        Reason.HANDSHAKE_TIMEOUT,
+        Reason.HANDSHAKE_INVALID,
+        Reason.PROTOCOL_ERROR,
+        Reason.INVALID_UTF8,
+        Reason.GARBAGE,
+        Reason.TOO_BIG,
+        Reason.SHUTDOWN,
+        Reason.CLOSED_BY_EXTENSION,
+        Reason.INTERNAL_ERROR,
+    }
+)
+"""For which a connection ends."""
+
+DROPPED: Final = frozenset(Reason) - REJECTED - CLOSED
+"""For which a message, a part of one, or a peer is dropped."""

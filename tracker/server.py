@@ -26,7 +26,7 @@ from tracker.extension import Extension
 from tracker.host import ExtensionHost
 from tracker.http import Route
 from tracker.hub import Hub
-from tracker.logs import configure
+from tracker.logs import configure, log_unexpected, report_suppressed, without_secrets
 from tracker.metrics import LoopLag, OperationCollector, registry_for
 from tracker.pages import Pages
 from tracker.settings import Access, Limits, Settings
@@ -94,7 +94,8 @@ class Server:
             await _listen(self._private, [metrics.host], metrics.port)
         self.addresses = await _listen(self.endpoint, server.hosts, server.port, context)
         loop = asyncio.get_running_loop()
-        self._tasks |= {loop.create_task(self._lag.run()), loop.create_task(self._watch.run())}
+        running = (self._lag.run(), self._watch.run(), report_suppressed())
+        self._tasks |= {loop.create_task(coroutine) for coroutine in running}
         self.extensions.start()
 
     async def reload(self, fresh: Settings | None = None) -> None:
@@ -182,6 +183,7 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
     server = Server(settings, extensions)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_exception)
+    log_unexpected()
     stopping, cut = asyncio.Event(), asyncio.Event()
 
     def on_stop(name: str) -> None:
@@ -200,7 +202,7 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
             log.error("reload_failed", error=str(error))
             return
         configure(fresh.log.level, fresh.log.format)
-        log.info("reloaded", level=fresh.log.level)
+        log.info("reloaded", log_level=fresh.log.level)
 
     reloading: set[asyncio.Task[None]] = set()
 
@@ -279,6 +281,5 @@ def raise_file_limit() -> None:
 
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    structlog.get_logger().error(
-        "event_loop_error", message=str(context.get("message")), error=repr(context.get("exception"))
-    )
+    message = without_secrets(str(context.get("message")))
+    structlog.get_logger().error("event_loop_error", message=message, exc_info=context.get("exception"))

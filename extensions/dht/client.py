@@ -26,6 +26,9 @@ BURST: Final = 30.0
 START: Final = 16
 """Nodes that a lookup starts with."""
 
+METHODS: Final = ("find_node", "get", "get_peers", "put", "announce_peer")
+"""What nodes are asked."""
+
 
 @dataclass(slots=True)
 class Found:

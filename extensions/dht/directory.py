@@ -5,9 +5,7 @@ Every look at a record is also the check of one's own entry in it, and every pub
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
@@ -19,9 +17,10 @@ from extensions.dht.agenda import Agenda, Shortlist
 from extensions.dht.cache import MAX_KNOWN, Known, Sighting
 from extensions.dht.client import BURST, Client
 from extensions.dht.publisher import Publisher
-from extensions.dht.record import RENDEZVOUS, Entry, Rejected
+from extensions.dht.record import RENDEZVOUS, Entry
 from extensions.dht.second_path import SecondPath
 from extensions.dht.slots import Reading
+from extensions.dht.tally import Looked, Tally
 from extensions.dht.topic import ANNOUNCE, ASKED, OPENED, REFRESHED, RETRY, Topic, next_look
 
 RECENT: Final = 10.0
@@ -33,17 +32,6 @@ MAX_ERASURES: Final = 5
 IDLE: Final = 1.0
 BUSY: Final = 0.1
 """Seconds between two looks at the agenda at most, and while there are enough lookups under way."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was counted since the start."""
-
-    publications: Counter[str]
-    """By result; see `Publisher.tally`."""
-    rejected: Counter[Rejected]
-    lookups: Counter[str] = field(default_factory=Counter)
-    """By result: "found", "none", or "unreachable" if no node answered."""
 
 
 class Directory:
@@ -278,6 +266,7 @@ class Directory:
     async def _look(self, topic: Topic, urgency: int) -> None:
         look_again: tuple[float, float] | None = RETRY
         has_failed = True
+        started = self._monotonic()
         is_thorough = topic.thorough or topic.info_hash == RENDEZVOUS
         topic.thorough = False
         try:
@@ -289,7 +278,7 @@ class Directory:
                 if is_thorough:
                     second_path = together.create_task(self._read_second(topic, days, urgency))
                 readings = [await read for read in reads]
-                together.create_task(self._conclude(topic, readings, second_path, urgency))
+                together.create_task(self._conclude(topic, readings, second_path, urgency, started))
                 # Not after the second path: our own entry need not wait for what strangers do not answer.
                 look_again, has_failed = await self._see_to_own(topic, readings, urgency)
         except Exception:
@@ -330,7 +319,12 @@ class Directory:
             self._log.exception("dht_second_path_failed")
 
     async def _conclude(
-        self, topic: Topic, readings: list[Reading], second_path: asyncio.Task[None] | None, urgency: int
+        self,
+        topic: Topic,
+        readings: list[Reading],
+        second_path: asyncio.Task[None] | None,
+        urgency: int,
+        started: float,
     ) -> None:
         """The rest of what those who listen wait for."""
         if second_path:
@@ -344,7 +338,8 @@ class Directory:
         if has_reached := any(reading.has_reached for reading in readings):
             self._touch(topic)
         is_found = any(one.entry.expires > self._clock() for one in topic.known.seen.values())
-        self.tally.lookups["unreachable" if not has_reached else "found" if is_found else "none"] += 1
+        result = Looked.UNREACHABLE if not has_reached else Looked.FOUND if is_found else Looked.NONE
+        self.tally.looked(result, topic.looked - started)
         self._end_listening(topic)
 
     async def _see_to_own(

@@ -1,14 +1,16 @@
 """The DHT's metrics. Counted in plain integers; read when Prometheus asks."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from extensions.dht.client import METHODS
 from extensions.dht.record import Rejected
 from extensions.dht.service import Service
+from extensions.dht.tally import Looked, Written
+from tracker.metrics import counter_by
 
 _NODE_GAUGES = {
     "peerservers_dht_nodes": ("dht.dht_nodes", "Nodes in the routing table"),
@@ -47,9 +49,9 @@ class DhtCollector(Collector):
         client, tally = service.client, service.client.tally
         yield GaugeMetricFamily("peerservers_dht_queries_in_flight", "Queries waiting for a reply", client.in_flight)
         yield GaugeMetricFamily("peerservers_dht_lookups_waiting", "Lookups waiting for their turn", len(client.queue))
-        yield _by("method", "peerservers_dht_queries", "Queries sent", tally.queries)
+        yield counter_by("method", "peerservers_dht_queries", "Queries sent", tally.queries, METHODS)
         answers = {"reply": tally.replies, "refusal": tally.refusals, "timeout": tally.timeouts}
-        yield _by("result", "peerservers_dht_query_results", "What became of queries", answers)
+        yield counter_by("result", "peerservers_dht_query_results", "What became of queries", answers)
         yield CounterMetricFamily("peerservers_dht_queries_delayed", "Queries held back for a node", tally.delayed)
         yield CounterMetricFamily("peerservers_dht_garbage", "Datagrams that answered nothing", tally.garbage)
         yield CounterMetricFamily("peerservers_dht_received_bytes", "Bytes received in lookups", tally.bytes_in)
@@ -62,14 +64,10 @@ class DhtCollector(Collector):
             "peerservers_dht_unpublished", "Swarms over max_published", directory.shortlist.left_out
         )
         yield GaugeMetricFamily("peerservers_dht_overdue", "Infohashes whose look is overdue", directory.overdue)
-        yield _by("result", "peerservers_dht_lookups", "Lookups of an infohash", tally.lookups)
-        yield _by("result", "peerservers_dht_publications", "Writings of our entry", tally.publications)
+        yield counter_by("result", "peerservers_dht_lookups", "Lookups of an infohash", tally.lookups, Looked)
+        yield from tally.lookup_seconds.collect()
+        yield counter_by("result", "peerservers_dht_publications", "Writings of our entry", tally.publications, Written)
         rejected = {**tally.rejected, Rejected.INVALID_ITEM: service.client.tally.invalid_items}
-        yield _by("reason", "peerservers_dht_rejected", "Items, entries and descriptors ignored", rejected)
-
-
-def _by(label: str, name: str, text: str, numbers: Mapping[Any, int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for key in sorted(numbers):
-        family.add_metric([str(key)], numbers[key])
-    return family
+        yield counter_by(
+            "reason", "peerservers_dht_rejected", "Items, entries and descriptors ignored", rejected, Rejected
+        )

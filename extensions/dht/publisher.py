@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht import record, slots
 from extensions.dht.client import Client
 from extensions.dht.slots import Reading
+from extensions.dht.tally import Written
 from extensions.dht.topic import ANNOUNCE, FRESH, READ_BACK, RETRY
 
 ATTEMPTS: Final = 5
@@ -43,7 +44,7 @@ class Publisher:
         uniform: Callable[[float, float], float],
     ) -> None:
         self.tally: Counter[str] = Counter()
-        """Publications by result: "stored", "conflict", "locked", "unreachable"."""
+        """Publications by `Written`."""
         self.tracker_id = key.public_key().public_bytes_raw().hex()
         self.url = url
         self._client = client
@@ -58,24 +59,24 @@ class Publisher:
             now = self._clock()
             own = next((entry for entry in reading.entries if entry.tracker_id == self.tracker_id), None)
             if own and own.expires > now + FRESH and own.url == self.url:
-                self.tally["stored"] += attempt > 0
+                self.tally[Written.STORED] += attempt > 0
                 return Published(own.expires)
             entry = record.sign_entry(self._key, reading.info_hash, self.url, now)
             stored = await slots.write(self._client, reading, entry)
             if stored is None:
-                self.tally["locked"] += 1
+                self.tally[Written.LOCKED] += 1
                 return Published(until, ANNOUNCE)
             if stored.taken:
                 until = entry.expires
             if not stored.taken and not stored.conflicts:
-                self.tally["unreachable"] += 1
+                self.tally[Written.UNREACHABLE] += 1
                 return Published(until, RETRY, has_failed=True)
             if not stored.conflicts:
-                self.tally["stored"] += 1
+                self.tally[Written.STORED] += 1
                 has_others = any(other.tracker_id != self.tracker_id for other in reading.entries)
                 return Published(until, READ_BACK if has_others else None)
             # Others write at this moment: what they wrote must not be lost, nor what we did.
-            self.tally["conflict"] += 1
+            self.tally[Written.CONFLICT] += 1
             reading = await self._read_later(reading, read_again, attempt)
         return Published(until, READ_BACK)
 

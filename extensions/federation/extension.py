@@ -175,7 +175,7 @@ class Federation(Extension):
             {
                 "tracker": link.tracker_id,
                 "url": link.url,
-                "direction": "dialed" if link.url else "accepted",
+                "direction": link.direction,
                 "since": int(link.since),
                 "shared_swarms": len(link.members),
                 "offers_in": link.tally["offers_in"],

@@ -136,6 +136,11 @@ class Link:
         """Whose the other end is."""
         return self.session.tracker_id
 
+    @property
+    def direction(self) -> str:
+        """Who has made it: "dialed" by us, or "accepted"."""
+        return "dialed" if self.url else "accepted"
+
     async def run(self) -> LinkError:
         """Shake hands, then carry messages until the end; why it ended."""
         tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())]

@@ -21,6 +21,7 @@ from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, Fault
 from extensions.federation.session import Event, LinkError, Opened, Session
 from extensions.federation.settings import FederationSettings
 from tracker.channel import Channel
+from tracker.logs import without_secrets
 
 FIRST_WAIT: Final = 1.0
 MAX_WAIT: Final = 300.0
@@ -72,6 +73,8 @@ class Mesh:
     ) -> None:
         self.links: dict[str, Link] = {}
         """The open ones, by tracker id."""
+        self.opened: Counter[str] = Counter()
+        """By direction: "dialed", "accepted"."""
         self.ended: Counter[Fault] = Counter()
         self.id = key.public_key().public_bytes_raw().hex()
         self._settings = settings
@@ -264,6 +267,7 @@ class Mesh:
             link.end(Fault.TOO_MANY_LINKS)
             return False
         self.links[tracker_id] = link
+        self.opened[link.direction] += 1
         self._log.info("linked", tracker=tracker_id[:16], url=link.url or "-")
         return True
 
@@ -304,10 +308,15 @@ class Mesh:
 
     def _ended(self, tracker_id: str, url: str, error: LinkError) -> None:
         self.ended[error.fault] += 1
-        level = self._log.info if tracker_id and error.fault not in BROKEN_RULES else self._log.debug
         if error.fault in BROKEN_RULES:
             level = self._log.warning
-        level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=error.fault.value, text=str(error))
+        elif tracker_id or url in self._settings.peers:
+            level = self._log.info
+        else:
+            # Anybody can name trackers that are not there.
+            level = self._log.debug
+        text = without_secrets(str(error))
+        level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=error.fault.value, text=text)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

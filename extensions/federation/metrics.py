@@ -1,11 +1,14 @@
 """The federation's metrics."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from extensions.federation.reasons import Dropped, Fault
+from tracker.metrics import counter_by
 
 if TYPE_CHECKING:
     from extensions.federation.extension import Federation
@@ -40,19 +43,22 @@ class FederationCollector(Collector):
         yield shared
         yield traffic
         yield sizes
-        yield _by_reason("peerservers_federation_links_ended", "Links ended, or not made", mesh.ended if mesh else {})
+        opened, ended = (mesh.opened, mesh.ended) if mesh else ({}, {})
+        yield counter_by(
+            "direction", "peerservers_federation_links_opened", "Links opened", opened, ("dialed", "accepted")
+        )
+        yield counter_by("reason", "peerservers_federation_links_ended", "Links ended, or not made", ended, Fault)
         dropped = federation.dropped.copy()
         for link in links:
             dropped.update(link.dropped)
             dropped.update(link.session.dropped)
-        yield _by_reason("peerservers_federation_dropped", "What came or went over links and was left out", dropped)
+        yield counter_by(
+            "reason",
+            "peerservers_federation_dropped",
+            "What came or went over links and was left out",
+            dropped,
+            Dropped,
+        )
         yield GaugeMetricFamily(
             "peerservers_federation_parked_offers", "Offers that wait for somebody", federation.tracker.parked_offers
         )
-
-
-def _by_reason(name: str, text: str, numbers: Mapping[Any, int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=["reason"])
-    for reason in sorted(numbers):
-        family.add_metric([str(reason)], numbers[reason])
-    return family

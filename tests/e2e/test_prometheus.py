@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from websockets.exceptions import ConnectionClosed
 
+from extensions.federation.reasons import Dropped, Fault
 from tests.client import HASH, Json, RawClient, answer, eventually, offers, raw_client
 from tests.conftest import TrackerProcess, environment, free_port, unavailable
 from tests.federated import federation
@@ -38,6 +39,7 @@ from tests.integration.hostile import HostileLink, link_to
 from tests.integration.wire import HANDSHAKE
 from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
+from tracker.reasons import CLOSED, DROPPED, REJECTED
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 CONFIG = GRAFANA / "prometheus" / "prometheus.yml"
@@ -471,18 +473,26 @@ def test_every_panel_shows_something(watched: Watched) -> None:
     assert at_rest(watched.shown) == set()
 
 
-async def test_every_reason_that_was_provoked_is_shown(watched: Watched) -> None:
-    reasons: dict[str, set[str]] = {}
-    for target, shown in watched.shown.items():
-        reasons.setdefault(f"{target.dashboard}: {target.panel}", set()).update(
-            labels["reason"] for labels, _ in shown.real if "reason" in labels
+async def test_every_reason_is_shown_and_these_were_provoked(watched: Watched) -> None:
+    async def provoked(counter: str) -> set[str]:
+        return {labels["reason"] for labels, _ in await watched.prometheus.query(f"sum by (reason) ({counter}) > 0")}
+
+    shown: dict[str, set[str]] = {}
+    for target, one in watched.shown.items():
+        shown.setdefault(f"{target.dashboard}: {target.panel}", set()).update(
+            labels["reason"] for labels, _ in one.real if "reason" in labels
         )
-    assert reasons["tracker: Rejects by reason"] == {"address_connections", "origin_denied", "too_many_connections"}
+    assert shown["tracker: Rejects by reason"] == REJECTED
+    assert shown["tracker: Drops by reason"] == DROPPED
+    assert shown["tracker: Closes by reason"] == CLOSED
+    assert shown["federation: Link ends by reason"] == set(Fault)
+    assert shown["federation: Drops by reason"] == set(Dropped)
+    assert await provoked("peerservers_rejected_total") == REJECTED - {"shutdown"}
     dropped = {"infohash_denied", "too_many_announces", "too_many_offers", "unknown_action", "unplaced_offer"}
-    assert reasons["tracker: Drops by reason"] >= dropped
-    assert reasons["tracker: Closes by reason"] >= {"client_closed", "connection_lost", "garbage"}
-    assert reasons["federation: Link ends by reason"] >= {"lost"}
-    assert reasons["federation: Drops by reason"] >= {"unknown_swarm"}
+    assert await provoked("peerservers_dropped_total") >= dropped
+    assert await provoked("peerservers_connections_closed_total") >= {"client_closed", "connection_lost", "garbage"}
+    assert await provoked("peerservers_federation_links_ended_total") >= {"lost"}
+    assert await provoked("peerservers_federation_dropped_total") >= {"unknown_swarm"}
 
 
 async def test_dashboards_and_rules_know_the_metrics_and_show_them_all(watched: Watched) -> None:

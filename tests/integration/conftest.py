@@ -16,6 +16,7 @@ from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
 from tracker.config import load
 from tracker.extension import Extension
+from tracker.reasons import CLOSED, DROPPED, REJECTED
 from tracker.server import Server
 
 FRIEND = peer_id(99)
@@ -51,6 +52,10 @@ async def serve() -> AsyncIterator[Any]:
     yield start
     for tracker in running:
         await asyncio.wait_for(tracker.server.stop(), PATIENCE)
+        endpoint = tracker.server.endpoint
+        assert endpoint.closed.keys() <= CLOSED
+        assert endpoint.rejected.keys() <= REJECTED
+        assert endpoint.hub.tally.dropped.keys() <= DROPPED
 
 
 Federate = Callable[..., Awaitable[Running]]

@@ -272,6 +272,8 @@ async def test_what_an_operator_sees(trackers: Trackers) -> None:
         code, out, _ = await run("federation", "--json", f"http://127.0.0.1:{a.port}")
         assert code == 0
         assert json.loads(out)[0]["tracker"] == trackers.id("b")
+        for tracker, direction in ((a, "accepted"), (b, "dialed")):
+            assert await tracker.metric("peerservers_federation_links_opened_total", direction=direction) == 1
         traffic = {"tracker": trackers.id("a")[:16], "type": "offers_out"}
         assert await b.metric("peerservers_federation_messages_total", **traffic) == 1
         assert await b.metric("peerservers_federation_shared_swarms", tracker=traffic["tracker"]) == 1

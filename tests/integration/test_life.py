@@ -112,7 +112,7 @@ async def test_sighup_reloads_the_log_level(start_tracker: StartTracker, tmp_pat
         tracker.tell(signal.SIGHUP)
         return await tracker.logged("reloaded", "reload_failed")
 
-    assert (await reload_with('[log]\nlevel = "debug"\n'))["level"] == "info"
+    assert (await reload_with('[log]\nlevel = "debug"\n'))["log_level"] == "debug"
     assert tracker.log[-1]["event"] == "reloaded"
     failed = await reload_with('[log]\nlevel = "loud"\n')
     assert failed["event"] == "reload_failed"

@@ -106,6 +106,15 @@ def test_every_query_is_of_the_trackers_that_were_chosen(panels: list[Json]) -> 
             assert len(counters) == len(grown) or "uncollectable" in expr, expr
 
 
+def test_reasons_that_do_not_occur_are_not_in_the_legend(panels: list[Json]) -> None:
+    # All of them are there from the start, with 0.
+    for panel in panels:
+        if panel["targets"][0]["legendFormat"] == "{{reason}}":
+            (override,) = panel["fieldConfig"]["overrides"]
+            assert override["matcher"]["options"]["reducer"] == "allIsZero"
+            assert override["properties"][0]["value"]["legend"]
+
+
 def test_every_alert_says_what_is_wrong_and_is_tested_both_ways() -> None:
     rules = (GRAFANA / "prometheus" / "alerts.yml").read_text()
     tests = (GRAFANA / "prometheus" / "alerts_test.yml").read_text()

@@ -186,6 +186,22 @@ async def test_what_has_ended_is_forgotten_and_does_not_count_as_found(setting: 
     assert setting.directory._topics[HASH].known.seen == {}
 
 
+async def test_a_lookup_is_timed_from_its_beginning_to_its_end(setting: Setting) -> None:
+    def wait() -> None:
+        setting.passed += 4
+
+    setting.dht.on_get = wait
+    await setting.trackers()
+    samples = [sample for family in setting.directory.tally.lookup_seconds.collect() for sample in family.samples]
+    times = {
+        sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value
+        for sample in samples
+        if sample.labels["result"] == "none"
+    }
+    assert (times["count"], times["sum"]) == (1, 4)
+    assert (times["3.0"], times["5.0"]) == (0, 1)
+
+
 async def test_so_much_is_remembered_and_waits_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_KNOWN", 3)
     setting = Setting()

@@ -1,0 +1,59 @@
+"""Counters are there before the first event: from one that appears with it, Prometheus would not see that it grew."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from extensions.dht.client import METHODS
+from extensions.dht.extension import Dht
+from extensions.dht.record import Rejected
+from extensions.dht.tally import Looked, Written
+from extensions.federation.extension import Federation
+from extensions.federation.reasons import Dropped, Fault
+from tests.client import eventually
+from tests.integration.conftest import Running
+from tracker.reasons import CLOSED, DROPPED, REJECTED
+
+QUIET_DHT = {"listen": "127.0.0.1:0", "bootstrap": [], "private": True}
+
+COUNTERS = {
+    "peerservers_connections_closed": CLOSED,
+    "peerservers_rejected": REJECTED,
+    "peerservers_dropped": DROPPED,
+    "peerservers_reloads": ("done", "failed"),
+    "peerservers_extension_errors": ("dht", "federation"),
+    "peerservers_federation_links_opened": ("accepted", "dialed"),
+    "peerservers_federation_links_ended": Fault,
+    "peerservers_federation_dropped": Dropped,
+    "peerservers_dht_queries": METHODS,
+    "peerservers_dht_lookups": Looked,
+    "peerservers_dht_publications": Written,
+    "peerservers_dht_rejected": Rejected,
+}
+
+
+async def test_all_that_can_be_counted_is_0_at_the_start(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
+    tracker: Running = await serve({"dht": Dht, "federation": Federation}, dht=QUIET_DHT)
+    await eventually(lambda: "peerservers_dht_lookups" in _families(tracker))
+    there = _families(tracker)
+    assert {name: there[name] for name in COUNTERS} == {
+        name: dict.fromkeys(values, 0.0) for name, values in COUNTERS.items()
+    }
+    times = there["peerservers_dht_lookup_seconds"]
+    assert times == dict.fromkeys(Looked, 0.0)
+
+
+def _families(tracker: Running) -> dict[str, dict[str, float]]:
+    """The values of each counter and histogram with a label, by what that says."""
+    return {
+        family.name: {
+            next(iter(sample.labels.values())): sample.value
+            for sample in family.samples
+            if sample.labels and sample.name.endswith(("_total", "_count"))
+        }
+        for family in tracker.server.registry.collect()
+    }
