@@ -197,7 +197,7 @@ class Hub:
             if owner is not None:
                 self._foreign[peer, owner] += 1
             if self.parking:
-                self.parking.met(peer)
+                self.parking.met(peer, owner)
         frames = relayed_offers(swarm.token, token(peer_id), offers[: len(chosen)])
         self.tally.offers_relayed += len(frames)
         return [(peer.connection, frame) for peer, frame in zip(chosen, frames, strict=True)], offers[len(chosen) :]
@@ -213,16 +213,17 @@ class Hub:
         self.tally.answers_relayed += 1
         return [(receiver.connection, relayed_answer(swarm.token, token(answer.peer_id), answer))]
 
-    def place_parked(self, member: RemoteMember, newcomers: int, now: float) -> None:
+    def place_parked(self, member: RemoteMember, newcomers: int, now: float, owner: Any = None) -> None:
         """Place what waits in a swarm on peers that have come behind a remote member: one of each peer's on each.
 
-        Whoever was given offers meanwhile makes so many less, since most likely it is theirs.
+        Whoever was given offers from there meanwhile (`owner`, as for `deliver_offers`) makes so many less, since most
+        likely it is theirs.
         """
         swarm, observer = member.swarm, self.observer
         if self.parking and observer and self.swarms.get(swarm.info_hash) is swarm:
             for parked in self.parking.of(swarm, now):
-                theirs = min(parked.met, newcomers)
-                parked.met -= theirs
+                theirs = min(parked.met[owner], newcomers)
+                parked.met[owner] -= theirs
                 offers = self.parking.take(parked, newcomers - theirs, now)
                 if offers:
                     self.tally.offers_handed_over += len(offers)
