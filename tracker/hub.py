@@ -38,6 +38,13 @@ from tracker.swarm import Connection, Peer, Random, RemoteMember, Swarm
 _NOT_GARBAGE: Final = frozenset({Reason.FULL_SCRAPE, Reason.TOO_MANY_SWARMS, Reason.INFO_HASH_DENIED})
 """Refused for what they ask, not for how they are written."""
 
+_OFFERS_COME_WITHIN: Final = 10.0
+"""Seconds from a seeder's `completed` to its first offers: webtorrent's begin so, and gather candidates for up to five.
+
+Until then it is given none of those that wait. Where two clients make each other an offer at the same time, each hangs
+up when its own is answered, because it has answered the other's, and nobody is left.
+"""
+
 Outgoing = list[tuple[Any, bytes]]
 """Frames to send, in order: (connection, JSON in UTF-8)."""
 
@@ -190,7 +197,9 @@ class Hub:
         chosen = [
             peer
             for peer in swarm.choose_local(len(offers), peer_id, self._fresh_since(now), self.random)
-            if self._foreign[peer, None] < limit and (owner is None or self._foreign[peer, owner] <= limit // 2)
+            if self._foreign[peer, None] < limit
+            and (owner is None or self._foreign[peer, owner] <= limit // 2)
+            and not (peer.about_to_offer and now - peer.seen < _OFFERS_COME_WITHIN)
         ]
         for peer in chosen:
             self._foreign[peer, None] += 1
@@ -302,7 +311,7 @@ class Hub:
         out: Outgoing = [(connection, announce_reply(swarm.token, interval, complete, incomplete))]
         if message.offers:
             self._place(swarm, peer, message.offers, now, out)
-        elif joins and self.parking:
+        elif joins and self.parking and not peer.about_to_offer:
             out += self._give_parked(peer, now)
         return out
 
@@ -327,6 +336,7 @@ class Hub:
                 raise _denied(message.info_hash)
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
+        peer.about_to_offer = message.completed and not message.offers
         if message.complete:
             self.seeders += 1
         else:
@@ -350,6 +360,7 @@ class Hub:
                 # Its client made them on the old socket, and has forgotten them with it.
                 self.parking.forget(peer)
         peer.seen = now
+        peer.about_to_offer = False
         if complete and not peer.complete:
             peer.swarm.become_seeder(peer)
             self.leechers -= 1

@@ -62,7 +62,7 @@ class HubAgainstModel(RuleBasedStateMachine):
         replies = [message for c, message in delivered if c is connection and "interval" in message]
         assert len(replies) == 1
         offered = [(c, message) for c, message in delivered if "offer" in message]
-        if self.parks and joins and not count:
+        if self.parks and joins and not count and event != "completed":
             return self.is_given_what_waits(connection, info_hash, who, [message for _, message in offered])
         for _, message in offered:
             del self.made[message["offer_id"]]
