@@ -149,6 +149,6 @@ class ParkingHubAgainstModel(HubAgainstModel):
 
 
 for machine in (HubAgainstModel, ParkingHubAgainstModel):
-    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestHubAgainstModel = HubAgainstModel.TestCase
 TestParkingHubAgainstModel = ParkingHubAgainstModel.TestCase
