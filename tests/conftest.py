@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 from tracker.logs import configure
 
@@ -24,6 +25,11 @@ ALONE = {
 """Environment of trackers that need no other: tests must not reach out to the public DHT."""
 
 
+# How long an example takes is the machine's business.
+settings.register_profile("any machine")
+settings.load_profile("any machine")
+
+
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The event loop that the tracker runs on."""
     return {"uvloop": uvloop.new_event_loop}
@@ -31,9 +37,12 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast ones first, also where pytest has put together all that use an event loop."""
+    """The fast ones first, and a module's together, also where pytest has put together all that use an event loop.
+
+    What a module's tests share would else be set up twice: for those, and for the others.
+    """
     order = ("unit", "integration", "e2e")
-    items.sort(key=lambda item: order.index(item.path.parent.name))
+    items.sort(key=lambda item: (order.index(item.path.parent.name), item.path))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -179,10 +179,13 @@ class TrackerHandle:
         """
         self._hub.parking = Parking(on_placed)
 
-    def place_parked(self, member: RemoteMember, newcomers: int) -> None:
-        """Place the offers kept in a swarm on so many peers behind a remote member, one of each peer's on each."""
+    def place_parked(self, member: RemoteMember, newcomers: int, owner: Any = None) -> None:
+        """Place the offers kept in a swarm on so many peers behind a remote member, one of each peer's on each.
+
+        Who was given offers from there meanwhile (`owner`, as for `deliver_offers`) makes so many less.
+        """
         if self.owns(member):
-            self._foreign.place_parked(member, newcomers, monotonic())
+            self._foreign.place_parked(member, newcomers, monotonic(), owner)
 
     def place_again(
         self, info_hash: str, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float

@@ -5,12 +5,19 @@ Times as in `tracker.hub`.
 """
 
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 from tracker.hub import Hub, Outgoing
 from tracker.protocol import Answer, Offer, is_id, relayed_answer, relayed_offers, token
 from tracker.reasons import Reason
 from tracker.swarm import Peer, RemoteMember
+
+_OFFERS_COME_WITHIN: Final = 10.0
+"""Seconds from a seeder's `completed` to its first offers: webtorrent's begin so, and gather candidates for up to five.
+
+Until then it is given none of those that wait. Where two clients make each other an offer at the same time, each hangs
+up when its own is answered, because it has answered the other's, and nobody is left.
+"""
 
 
 class Foreign:
@@ -57,14 +64,16 @@ class Foreign:
         chosen = [
             peer
             for peer in swarm.choose_local(len(offers), peer_id, hub.fresh_since(now), hub.random)
-            if self._given[peer, None] < limit and (owner is None or self._given[peer, owner] <= limit // 2)
+            if self._given[peer, None] < limit
+            and (owner is None or self._given[peer, owner] <= limit // 2)
+            and not (peer.about_to_offer and now - peer.seen < _OFFERS_COME_WITHIN)
         ]
         for peer in chosen:
             self._given[peer, None] += 1
             if owner is not None:
                 self._given[peer, owner] += 1
             if hub.parking:
-                hub.parking.met(peer)
+                hub.parking.met(peer, owner)
         frames = relayed_offers(swarm.token, token(peer_id), offers[: len(chosen)])
         hub.tally.offers_relayed += len(frames)
         return [(peer.connection, frame) for peer, frame in zip(chosen, frames, strict=True)], offers[len(chosen) :]
@@ -81,16 +90,17 @@ class Foreign:
         tally.answers_relayed += 1
         return [(receiver.connection, relayed_answer(swarm.token, token(answer.peer_id), answer))]
 
-    def place_parked(self, member: RemoteMember, newcomers: int, now: float) -> None:
+    def place_parked(self, member: RemoteMember, newcomers: int, now: float, owner: Any = None) -> None:
         """Place what waits in a swarm on peers that have come behind a remote member: one of each peer's on each.
 
-        Whoever was given offers meanwhile makes so many less, since most likely it is theirs.
+        Whoever was given offers from there meanwhile (`owner`, as for `deliver_offers`) makes so many less, since most
+        likely it is theirs.
         """
         parking, observer = self._hub.parking, self._hub.observer
         if parking and observer and self._is_open(member):
             for parked in parking.of(member.swarm, now):
-                theirs = min(parked.met, newcomers)
-                parked.met -= theirs
+                theirs = min(parked.met[owner], newcomers)
+                parked.met[owner] -= theirs
                 offers = parking.take(parked, newcomers - theirs, now)
                 if offers:
                     self._hub.tally.offers_handed_over += len(offers)

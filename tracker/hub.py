@@ -252,7 +252,7 @@ class Hub:
         out: Outgoing = [(connection, announce_reply(swarm.token, interval, complete, incomplete))]
         if message.offers:
             self.place(swarm, peer, message.offers, now, out)
-        elif joins and self.parking:
+        elif joins and self.parking and not peer.about_to_offer:
             out += self._give_parked(peer, now)
         return out
 
@@ -282,6 +282,7 @@ class Hub:
         if swarm is None:
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
+        peer.about_to_offer = message.completed and not message.offers
         if message.complete:
             self.seeders += 1
         else:
@@ -304,6 +305,7 @@ class Hub:
 
     def _refresh(self, peer: Peer, complete: bool, now: float) -> None:
         peer.seen = now
+        peer.about_to_offer = False
         if complete and not peer.complete:
             peer.swarm.become_seeder(peer)
             self.leechers -= 1

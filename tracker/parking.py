@@ -1,7 +1,8 @@
 """Offers that found nobody, kept while their makers still wait for an answer (sans I/O)."""
 
+from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tracker.protocol import Offer
 from tracker.swarm import Peer, Swarm
@@ -17,7 +18,7 @@ _OVERHEAD: Final = 400
 
 
 class Parked:
-    """One peer's offers. `met` counts the offers that it was given since: that many need no offer of its own."""
+    """One peer's offers. `met` counts those it was given since, by where they came from: that many there need none."""
 
     __slots__ = ("met", "offers", "peer", "since", "size")
 
@@ -25,7 +26,7 @@ class Parked:
         self.peer = peer
         self.offers = offers
         self.since = since
-        self.met = 0
+        self.met: Counter[Any] = Counter()
         self.size = _size(offers)
 
 
@@ -72,11 +73,11 @@ class Parking:
         """What is parked in a swarm and still good."""
         return [parked for parked in self._swarms.get(swarm, {}).values() if parked.since + LIFETIME > now]
 
-    def met(self, peer: Peer) -> None:
-        """A peer was given somebody's offer."""
+    def met(self, peer: Peer, owner: Any) -> None:
+        """A peer was given somebody's offer, that came from `owner`."""
         parked = self._parked.get(peer)
         if parked:
-            parked.met += 1
+            parked.met[owner] += 1
 
     def take(self, parked: Parked, count: int, now: float) -> list[Offer]:
         """Take some of a peer's offers out, to place them."""

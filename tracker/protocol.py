@@ -71,6 +71,7 @@ class Announce(Struct, gc=False):
     stopped: bool
     complete: bool
     offers: list[Offer]
+    completed: bool = False
     invalid_offers: int = 0
     surplus_offers: int = 0
 
@@ -245,13 +246,15 @@ def _announce_or_answer(
         wanted = int(max(0, min(numwant, max_offers)))
     surplus = len(valid) - wanted
     left = frame.left
+    completed = frame.event == "completed"
     return Announce(
         info_hash,
         peer_id,
         stopped=frame.event == "stopped",
         # JSON `false` is no number: only 0 itself makes a seeder.
-        complete=frame.event == "completed" or (type(left) in (int, float) and left == 0),
+        complete=completed or (type(left) in (int, float) and left == 0),
         offers=valid[:wanted] if surplus > 0 else valid,
+        completed=completed,
         invalid_offers=invalid_offers,
         surplus_offers=max(0, surplus),
     )

@@ -298,7 +298,7 @@ class Federation(Extension):
         if newcomers > 0:
             # Only who is alone there has offers parked there.
             if self.mesh.id < link.tracker_id or newcomers > 1 or before:
-                self.tracker.place_parked(member, newcomers)
+                self.tracker.place_parked(member, newcomers, link.tracker_id)
             elif member in self._yielding:
                 self._yielding[member] += newcomers
             else:
@@ -306,7 +306,7 @@ class Federation(Extension):
                 self._loop.call_later(YIELD_TO, self._place_parked, member)
 
     def _place_parked(self, member: RemoteMember) -> None:
-        self.tracker.place_parked(member, self._yielding.pop(member))
+        self.tracker.place_parked(member, self._yielding.pop(member), member.owner.tracker_id)
 
     def _weigh(self, link: Link, member: RemoteMember) -> None:
         """Count as many peers as the other side says it has, if its peers have answered enough to be believed."""

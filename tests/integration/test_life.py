@@ -56,6 +56,7 @@ async def test_sockets_that_do_not_close_are_cut_after_the_timeout(start_tracker
     async with raw_client(tracker.url) as client:
         client.socket.transport.pause_reading()
         assert await tracker.stop() == 0
+        client.socket.transport.abort()
 
 
 async def test_a_second_signal_stops_at_once() -> None:
@@ -66,6 +67,7 @@ async def test_a_second_signal_stops_at_once() -> None:
         await tracker.logged("stopping")
         tracker.tell(signal.SIGTERM)
         assert await tracker.stop() == 1
+        client.socket.transport.abort()
     assert tracker.log[-1]["event"] == "stopped_at_once"
 
 

@@ -250,8 +250,8 @@ def test_a_certificate_that_cannot_be_used_is_one_line(pair: Pair, tmp_path: Pat
 )
 async def test_what_is_no_tls(start_tracker: StartTracker, pair: Pair, data: bytes) -> None:
     tracker = await start_tracker(env=pair.env | environment("connections", handshake_timeout=1))
-    for _ in range(10):
-        assert b"HTTP/" not in await exchange(tracker, data)
+    for reply in await asyncio.gather(*(exchange(tracker, data) for _ in range(10))):
+        assert b"HTTP/" not in reply
     async with raw_client(url(tracker), **pair.client()) as client:
         await client.announce(A)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from extensions.dht.agenda import FAIR, SIZES, SPARE, Agenda, Shortlist
 
-reproducible = settings(derandomize=True, deadline=None)
+reproducible = settings(derandomize=True)
 
 
 def name(number: int) -> bytes:

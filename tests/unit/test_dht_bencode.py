@@ -17,7 +17,7 @@ from extensions.dht.record import Rejected, decode_slot
 # The key's length leads back to the value before it.
 CIRCLES = [b"d1:ai1e-6:", b"d1:ai1e-1:", b"d-1:", b"d-0:i1ee", b"ld1:ai1e-6:", b"d1:a1:b-6:i1ee", b"d1:ai1e -6:"]
 
-reproducible = settings(derandomize=True, deadline=None)
+reproducible = settings(derandomize=True)
 
 
 @contextmanager

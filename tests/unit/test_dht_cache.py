@@ -210,7 +210,7 @@ def test_of_trackers_that_are_not_understood_nothing_is_known(file: Path, opened
 
 
 @given(st.binary(max_size=100))
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 def test_any_bytes_in_place_of_trackers_give_nothing(seen: bytes) -> None:
     assert cache._unpack(seen) == {}
 

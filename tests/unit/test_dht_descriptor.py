@@ -17,7 +17,7 @@ OWN = descriptor.write(identity(1), URL, NOW)
 ID = json.loads(OWN)["id"]
 OTHER = json.loads(descriptor.write(identity(2), URL, NOW))
 
-reproducible = settings(derandomize=True, deadline=None)
+reproducible = settings(derandomize=True)
 
 
 def changed(**fields: object) -> bytes:

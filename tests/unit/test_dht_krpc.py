@@ -16,7 +16,7 @@ ID = bytes(range(20))
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PUBLIC_KEY = KEY.public_key().public_bytes_raw()
 
-reproducible = settings(derandomize=True, deadline=None)
+reproducible = settings(derandomize=True)
 
 
 def message(**fields: object) -> bytes:

@@ -9,7 +9,7 @@ from extensions.dht.pace import FAIR, FIRST, NODE_RATE, WINDOW, NodePace, Queue
 
 HERE, THERE = ("192.0.2.1", 6881), ("192.0.2.2", 6881)
 
-reproducible = settings(derandomize=True, deadline=None)
+reproducible = settings(derandomize=True)
 gaps = st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.25, 0.5, 1.0, 3.0]) | st.floats(0, 2)
 
 

@@ -17,7 +17,7 @@ from tests.unit.entries import HASH, NOW, OTHER_HASH, URL, entry_of, identity, s
 
 PUBLIC_KEY = bytes.fromhex("8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c")
 
-reproducible = settings(derandomize=True, deadline=None)
+reproducible = settings(derandomize=True)
 
 
 def decoded(value: object, info_hash: bytes = HASH, now: float = NOW) -> tuple[list[Entry], dict[Rejected, int]]:

@@ -22,7 +22,7 @@ OWN = unsigned(0)
 FULL = [unsigned(number, NOW + 7200 - number) for number in range(1, 7)]
 LATER = [unsigned(number, NOW + 7200 - number) for number in range(11, 17)]
 
-reproducible = settings(derandomize=True, deadline=None)
+reproducible = settings(derandomize=True)
 
 
 def slot_of(index: int, entries: list[Entry], seq: int = 1) -> Slot:

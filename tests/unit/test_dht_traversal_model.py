@@ -26,7 +26,7 @@ events = st.tuples(
 
 
 @given(st.lists(st.sampled_from(POOL), max_size=10), st.lists(events, min_size=30, max_size=120), st.booleans())
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 def test_whatever_happens_it_keeps_its_word(
     start: list[Contact], happened: list[tuple[str, int, list[Contact]]], one_per_network: bool
 ) -> None:

@@ -19,7 +19,7 @@ from extensions.federation.session import Event, Offered, Opened, Session
 from extensions.federation.settings import FederationSettings
 from tests.client import HASH, announce, offers
 from tests.unit.fakes import FakeConnection, Room, peer_id
-from tests.unit.links import URL, A, B, give, ids_of, key, shake_hands
+from tests.unit.links import URL, A, B, give, ids_of, key, shake_hands, some_offers
 from tracker import protocol
 from tracker.extension import TrackerHandle
 from tracker.parking import Parking
@@ -274,6 +274,31 @@ async def test_parked_offers_go_to_as_many_as_are_believed_to_have_come(here: He
     far.have(0, 4)
     await here.settle()
     assert far.offered() == []
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_who_was_offered_something_by_one_tracker_still_makes_an_offer_to_another(
+    here: Here, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three that come at once to three trackers, each must get to know each."""
+    monkeypatch.setattr(module, "YIELD_TO", 0.0)
+    monkeypatch.setattr(here.mesh, "id", ("f" if waits else "0") * 64)
+    here.federation._loop = asyncio.get_running_loop()
+    here.hub.parking = Parking(lambda _: None)
+    a = await here.peer(A)
+    await here.make_offers(a, offers(5))
+    one, other = await here.link(1), await here.link(3)
+    if waits:
+        other.have(0, 1)
+    one.have(0, 1)
+    one.hear()
+    one.say(one.session.offer(HASH, B, some_offers(1, start=9)))
+    assert a.inbox[-1]["peer_id"] == B
+    if not waits:
+        other.have(0, 1)
+    await asyncio.sleep(0.01)
+    await here.settle()
+    assert (len(one.offered()), len(other.offered())) == (0 if waits else 1, 1)
 
 
 async def test_it_is_not_given_parked_offers_for_those_that_it_is_not_believed_to_have(

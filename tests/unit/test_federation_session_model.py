@@ -281,7 +281,7 @@ class LittleRoom(LinkedTrackers):
 
 
 for machine, examples in ((LinkedTrackers, 30), (TwoTrackers, 20), (LittleRoom, 20)):
-    machine.TestCase.settings = settings(max_examples=examples, stateful_step_count=40, deadline=None)
+    machine.TestCase.settings = settings(max_examples=examples, stateful_step_count=40)
 TestThreeTrackers = LinkedTrackers.TestCase
 TestTwoTrackers = TwoTrackers.TestCase
 TestLittleRoom = LittleRoom.TestCase

@@ -34,10 +34,12 @@ class ParkingRoom(Room):
         self.hub.check()
         return member
 
-    def place_parked(self, member: RemoteMember, newcomers: int) -> list[tuple[str, str, list[str]]]:
+    def place_parked(
+        self, member: RemoteMember, newcomers: int, owner: str | None = None
+    ) -> list[tuple[str, str, list[str]]]:
         """What is placed there: owner, whose, offer_ids."""
         self.recorder.take()
-        self.foreign.place_parked(member, newcomers, self.now)
+        self.foreign.place_parked(member, newcomers, self.now, owner)
         self.hub.check()
         return self.placed()
 
@@ -216,6 +218,15 @@ def test_a_meeting_is_counted_for_one_newcomer() -> None:
     assert room.place_parked(member, 1) == [], "that was the one who made the offer"
     room.foreign.set_remote(member, 0, 2)
     assert room.place_parked(member, 1) == [("link", A, ID[0:1])], "this one has made none"
+
+
+def test_a_meeting_is_counted_where_the_other_is() -> None:
+    room = ParkingRoom()
+    room.join(A, offers=offers(5))
+    one, other = room.remote("one", 1), room.remote("other", 1)
+    room.foreign.deliver_offers(HASH, C, some_offers(1), room.now, "one")
+    assert room.place_parked(other, 1, "other") == [("other", A, ID[0:1])], "nobody there has made it an offer"
+    assert room.place_parked(one, 1, "one") == []
 
 
 def test_nothing_is_placed_behind_a_member_of_a_swarm_that_has_closed() -> None:

@@ -23,6 +23,42 @@ def enter(among: Addresses, address: str, now: float = 0.0) -> Quota:
     return quota
 
 
+def test_a_burst_then_so_much_a_second() -> None:
+    bucket = Bucket(rate=10, burst=100, now=5)
+    assert bucket.has(100, 5)
+    assert not bucket.has(1, 5)
+    assert bucket.has(10, 6)
+    assert not bucket.has(1, 6)
+
+
+def test_it_never_holds_more_than_a_burst() -> None:
+    bucket = Bucket(rate=10, burst=100, now=0)
+    assert not bucket.has(101, 1_000_000)
+    assert bucket.has(100, 1_000_000)
+
+
+def test_what_is_not_there_is_not_taken_and_what_is_less_still_is() -> None:
+    bucket = Bucket(rate=1, burst=10, now=0)
+    assert not bucket.has(11, 0)
+    assert bucket.has(10, 0)
+
+
+def test_taking_more_than_there_is_says_how_long_to_wait() -> None:
+    bucket = Bucket(rate=10, burst=100, now=0)
+    assert bucket.take(60, 0) == 0
+    assert bucket.take(60, 0) == 2
+    assert bucket.take(10, 0) == 3
+    assert bucket.take(0, 2) == 1
+    assert not bucket.has(1, 3)
+    assert bucket.has(10, 4)
+
+
+def test_nothing_can_always_be_taken_from_a_bucket_without_debts() -> None:
+    bucket = Bucket(rate=1, burst=1, now=0)
+    assert bucket.has(1, 0)
+    assert bucket.has(0, 0)
+
+
 @given(steps)
 def test_no_more_comes_out_of_a_bucket_than_burst_and_rate(asked: list[tuple[float, float]]) -> None:
     now, taken = 0.0, 0.0
@@ -31,6 +67,19 @@ def test_no_more_comes_out_of_a_bucket_than_burst_and_rate(asked: list[tuple[flo
         now += pause
         if bucket.has(amount, now):
             taken += amount
+        assert taken <= 60 + 7 * now + 1e-6
+
+
+@given(steps)
+def test_who_waits_as_long_as_told_keeps_to_the_rate(asked: list[tuple[float, float]]) -> None:
+    now, taken = 0.0, 0.0
+    bucket = Bucket(rate=7, burst=60, now=now)
+    for amount, pause in asked:
+        now += pause
+        wait = bucket.take(amount, now)
+        assert wait >= 0
+        now += wait
+        taken += amount
         assert taken <= 60 + 7 * now + 1e-6
 
 

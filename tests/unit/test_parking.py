@@ -39,10 +39,10 @@ def test_offers_wait_in_their_swarm() -> None:
 def test_new_offers_take_the_place_of_older_ones() -> None:
     lot = Lot()
     lot.parking.park(lot.peers[0], some_offers(5), 10)
-    lot.parking.met(lot.peers[0])
+    lot.parking.met(lot.peers[0], "link")
     lot.parking.park(lot.peers[0], some_offers(1, start=7), 20)
     (parked,) = lot.parking.of(lot.swarms[0], 20)
-    assert (ids_of(parked.offers), parked.since, parked.met) == ([f"{7:020}"], 20, 0)
+    assert (ids_of(parked.offers), parked.since, parked.met) == ([f"{7:020}"], 20, {})
     assert (lot.parking.offers(20), lot.parking.dropped) == (1, 0)
 
 
@@ -95,17 +95,17 @@ def test_who_has_left_has_nothing_waiting() -> None:
     lot.parking.park(lot.peers[0], some_offers(3), 10)
     lot.parking.forget(lot.peers[0])
     lot.parking.forget(lot.peers[0])
-    lot.parking.met(lot.peers[0])
+    lot.parking.met(lot.peers[0], "link")
     assert (lot.waiting(0, 10), lot.parking.offers(10), lot.parking.dropped) == ({}, 0, 0)
 
 
-def test_meetings_are_counted_for_each_peer() -> None:
+def test_meetings_are_counted_for_each_peer_by_where_the_other_is() -> None:
     lot = Lot()
     for peer in lot.peers[:2]:
         lot.parking.park(peer, some_offers(1), 10)
-    for _ in range(2):
-        lot.parking.met(lot.peers[1])
-    assert [parked.met for parked in lot.parking.of(lot.swarms[0], 10)] == [0, 2]
+    for owner in ("link", "other", "link"):
+        lot.parking.met(lot.peers[1], owner)
+    assert [parked.met for parked in lot.parking.of(lot.swarms[0], 10)] == [{}, {"link": 2, "other": 1}]
 
 
 def test_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +133,10 @@ def test_offers_without_an_sdp_need_room_too(monkeypatch: pytest.MonkeyPatch) ->
 def test_more_offers_wait_beside_those_that_do_already() -> None:
     lot = Lot()
     lot.parking.park(lot.peers[0], some_offers(2), 10)
-    lot.parking.met(lot.peers[0])
+    lot.parking.met(lot.peers[0], "link")
     lot.parking.add(lot.peers[0], some_offers(1, start=7), 15, 20)
     (parked,) = lot.parking.of(lot.swarms[0], 20)
-    assert (ids_of(parked.offers), parked.since, parked.met) == ([f"{0:020}", f"{1:020}", f"{7:020}"], 10, 1)
+    assert (ids_of(parked.offers), parked.since, parked.met) == ([f"{0:020}", f"{1:020}", f"{7:020}"], 10, {"link": 1})
     lot.parking.add(lot.peers[0], some_offers(1, start=8), 5, 20)
     assert (parked.since, lot.parking.offers(20)) == (5, 4), "the oldest of them counts"
     assert not lot.waiting(0, 50)
@@ -203,7 +203,7 @@ def test_at_any_time_it_agrees_with_a_plain_list(todo: list[tuple[str, int, int,
             lot.parking.forget(peer)
             model.pop(peer, None)
         elif what == "m":
-            lot.parking.met(peer)
+            lot.parking.met(peer, "link")
         else:
             for parked in lot.parking.of(peer.swarm, now):
                 taken = lot.parking.take(parked, count, now)
