@@ -1,0 +1,22 @@
+"""All workloads, in the order in which they run."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from benchmarks import workloads
+from benchmarks.link_flood import link_flood
+from benchmarks.link_memory import link_memory
+from benchmarks.link_relay import link
+from benchmarks.suite import Result, Suite
+
+WORKLOADS: Final[dict[str, Callable[[Suite], Iterator[Result]]]] = {
+    "relay": workloads.relay,
+    "latency": workloads.latency,
+    "sockets": workloads.sockets,
+    "swarms": workloads.swarms,
+    "scrape": workloads.scrape,
+    "tls": workloads.tls,
+    "link": link,
+    "link-memory": link_memory,
+    "link-flood": link_flood,
+}
