@@ -18,13 +18,15 @@ AT_A_TIME: Final = 200
 ADDRESSES: Final = 8
 """Source addresses, so that the ports of one do not run out while closed connections linger."""
 
-_HANDSHAKE: Final = (
+HANDSHAKE: Final = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _WAIT: Final = 0.1
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
+"""As in Linux' <linux/in.h>; Python has no name for it."""
 
 
 class Storm:
@@ -60,7 +62,7 @@ class Storm:
         one = socket.socket()
         one.setblocking(False)
         source = self._source or f"127.0.0.{1 + (self.done + len(self._began)) % ADDRESSES}"
-        # The port is chosen when connecting: one may be in use towards another server.
+        # The port is chosen when connecting, and may be one that is in use towards another server.
         one.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         one.bind((source, 0))
         one.connect_ex(("127.0.0.1", self._port))
@@ -71,7 +73,7 @@ class Storm:
         one, began = self._began[file]
         try:
             if events & _OUT:
-                one.send(_HANDSHAKE)
+                one.send(HANDSHAKE)
                 self._epoll.modify(file, _IN)
                 return
             answered = one.recv(1024).startswith(b"HTTP/1.1 101")
@@ -84,9 +86,6 @@ class Storm:
             self.refused += 1
         del self._began[file]
         one.close()
-
-
-_IP_BIND_ADDRESS_NO_PORT: Final = 24
 
 
 def storm(suite: Suite) -> Iterator[Result]:
