@@ -52,10 +52,10 @@ def main() -> None:
             continue
         results += found
         print(table(found), flush=True)
-    rows = list(judged(results))
-    print(verdicts(rows))
-    if options.json:
-        options.json.write_text(json.dumps(as_json(results, rows), indent=2) + "\n")
+        if options.json:
+            # After each, so that a run that is broken off leaves what it had.
+            options.json.write_text(json.dumps(as_json(results, list(judged(results))), indent=2) + "\n")
+    print(verdicts(judged(results)))
     if options.plot:
         plot(results, options.plot)
     if any("failed" in remark for one in results for remark in one.remarks):

@@ -69,7 +69,9 @@ async def _victims(suite: Suite, server: Running, kind: str, amount: int) -> Fig
         attempts: Figures = {"attempts": sent.value, "refused": refused.value}
     await load.stop()
     # What a message costs says nothing here, as most of what is done is the flood's.
-    kept: Figures = {key: figures[key] for key in ("gc_longest_ms", "server_cpu", "load_cpu") if key in figures}
+    kept: Figures = {
+        key: figures[key] for key in ("gc_longest_ms", "server_cpu", "waited", "load_cpu") if key in figures
+    }
     lost = load.lost + load.unexpected + load.closed
     reached = len(load.latencies) / seconds / (VICTIMS.rate or 1)
     return {**latency(load.latencies), **attempts, **kept, "reached": reached, "lost": lost}

@@ -31,13 +31,14 @@ class Mark:
     unix: float
     user: float
     system: float
+    waited: float
     own: float
     count: float
 
     @classmethod
     def of(cls, server: Running, count: float) -> "Mark":
         """Now."""
-        return cls(time.perf_counter(), time.time(), *server.cpu(), time.process_time(), count)
+        return cls(time.perf_counter(), time.time(), *server.cpu(), server.waited(), time.process_time(), count)
 
     def until_now(self, server: Running, count: float) -> Figures:
         """What has been done since, and what it cost. Raises `ServerFailed` if it was nothing."""
@@ -52,6 +53,7 @@ class Mark:
             "user_us": user / done * 1e6,
             "system_us": system / done * 1e6,
             "server_cpu": (user + system) / seconds,
+            "waited": (now.waited - self.waited) / seconds,
             "load_cpu": (now.own - self.own) / seconds,
         }
         pauses = server.collections(self.unix)
@@ -117,8 +119,6 @@ async def under_load(
     if base_kernel is not None and idle_kernel is not None and busy_kernel is not None:
         figures["idle_kernel_kib"] = (idle_kernel - base_kernel) / shape.sockets
         figures["busy_kernel_kib"] = (busy_kernel - base_kernel) / shape.sockets
-    if shape.rate is None:
-        figures["saturated"] = 1.0
-    else:
+    if shape.rate is not None:
         figures["reached"] = rounds / seconds / shape.rate
     return figures

@@ -36,12 +36,23 @@ COLUMNS: Final = {
     "attempts": ("attempts", ",.0f"),
     "links_left": ("links left", ".0f"),
     "server_cpu": ("CPU", ".0%"),
+    "waited": ("waited", ".0%"),
     "load_cpu": ("load CPU", ".0%"),
     "lost": ("lost", ",.0f"),
 }
 """Of each figure its title and format. What counts by the piece counts messages, connections or operations."""
 
-_WITHOUT_RATIO: Final = {"server_cpu", "load_cpu", "lost", "gc_share", "crossed", "number", "refused", "dropped"}
+_WITHOUT_RATIO: Final = {
+    "server_cpu",
+    "waited",
+    "load_cpu",
+    "lost",
+    "gc_share",
+    "crossed",
+    "number",
+    "refused",
+    "dropped",
+}
 _EMPTY: Final = ""
 
 

@@ -67,6 +67,10 @@ class Running:
         fields = self._proc("stat").rpartition(")")[2].split()
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
+    def waited(self) -> float:
+        """Seconds that its main thread wanted to run while another program had the core."""
+        return int(self._proc("schedstat").split()[1]) / 1e9
+
     def resident(self) -> float:
         """KiB of memory in RAM."""
         return int(self._proc("statm").split()[1]) * _PAGE / 1024

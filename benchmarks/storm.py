@@ -103,6 +103,6 @@ def storm(suite: Suite) -> Iterator[Result]:
             figures = mark.until_now(server, crowd.done) | latency(crowd.latencies)
         finally:
             crowd.close()
-        return {**figures, "refused": crowd.refused - refused, "saturated": 1.0}
+        return {**figures, "refused": crowd.refused - refused}
 
     yield from suite.each("storm", f"handshakes, {AT_A_TIME} at a time", measure)

@@ -14,6 +14,9 @@ from benchmarks.servers import OURS, THEIRS, Running, ServerFailed, running
 BUSY: Final = 0.95
 """Above this share of its core, a process is held up by it."""
 
+WAITED: Final = 0.05
+"""Above this share of the time without its core, a tracker's latencies are not its own."""
+
 REACHED: Final = 0.97
 """A rate was kept up if there were at least so much of it."""
 
@@ -88,8 +91,8 @@ def _remarks(figures: Figures) -> list[str]:
     server, load = figures.get("server_cpu", 0.0), figures.get("load_cpu", 0.0)
     if load > BUSY > server:
         remarks.append("the load generator was the bottleneck: per CPU second counts, per second does not")
-    elif figures.get("saturated") and max(server, load) < BUSY:
-        remarks.append("neither core was busy throughout: other programs took part of the time")
+    if figures.get("waited", 0.0) > WAITED:
+        remarks.append(f"other programs had its core for {figures['waited']:.0%} of the time")
     if figures.get("reached", 1.0) < REACHED:
         remarks.append(f"only {figures['reached']:.0%} of the rate was reached")
     if figures.get("lost"):
