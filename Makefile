@@ -27,9 +27,11 @@ lint: $(VENV)/.installed-test
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/generate.py
 
-bench: $(VENV)/.installed-test
+# What it costs, next to other trackers: make bench ARGS='--quick --only relay'; ARGS=--help lists the workloads.
+bench: $(VENV)/.installed-bench
 	tests/prepare
-	$(BIN)/python -m benchmarks.relay $(ARGS)
+	mkdir -p build
+	$(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +41,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-test
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
 clean:

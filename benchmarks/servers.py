@@ -1,6 +1,7 @@
 """The trackers that are measured: started one at a time on a core of their own, and looked at from outside."""
 
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -8,10 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 OURS: Final = "peerservers"
@@ -23,6 +25,8 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _START_TIMEOUT: Final = 15.0
 _STOP_TIMEOUT: Final = 15.0
 
+_SOCKET_MEMORY: Final = re.compile(r"skmem:\(r(\d+),.*?,f(\d+),w(\d+),")
+
 
 class ServerFailed(Exception):
     """A tracker did not start, or ended before its measurement. The text is one line."""
@@ -30,8 +34,8 @@ class ServerFailed(Exception):
 
 def known() -> dict[str, str]:
     """The command lines of our tracker and, where its package is installed, npm's."""
-    commands = {OURS: f"{shlex.quote(sys.executable)} -m tracker serve --host 127.0.0.1 --port {{port}}"}
-    commands[OURS] += " --log-level warning"
+    commands = {OURS: f"{shlex.quote(sys.executable)} -m benchmarks.observed serve --host 127.0.0.1 --port {{port}}"}
+    commands[OURS] += " --log-level error"
     if not shutil.which("node"):
         print(f"{THEIRS} is left out: there is no node")
     elif not (_ROOT / "tests/web/node_modules/bittorrent-tracker").is_dir():
@@ -54,6 +58,8 @@ class Running:
     name: str
     port: int
     process: "subprocess.Popen[bytes]"
+    pauses: Path
+    """Where it writes down its garbage collector's pauses, if it does."""
 
     def cpu(self) -> tuple[float, float]:
         """Seconds of (user, system) time that all its threads have used."""
@@ -61,9 +67,28 @@ class Running:
         fields = self._proc("stat").rpartition(")")[2].split()
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
+    def waited(self) -> float:
+        """Seconds that its main thread wanted to run while another program had the core."""
+        return int(self._proc("schedstat").split()[1]) / 1e9
+
     def resident(self) -> float:
         """KiB of memory in RAM."""
         return int(self._proc("statm").split()[1]) * _PAGE / 1024
+
+    def socket_memory(self) -> float | None:
+        """KiB that the kernel holds in the buffers of its sockets; None without the program `ss`."""
+        if not shutil.which("ss"):
+            return None
+        command = ["ss", "-tmnH", "state", "established", f"( sport = :{self.port} )"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return sum(sum(map(int, found.groups())) for found in _SOCKET_MEMORY.finditer(text)) / 1024
+
+    def collections(self, since: float) -> list[float] | None:
+        """Seconds of each pause for garbage collection since a Unix time; None if it does not tell."""
+        if not self.pauses.exists():
+            return None
+        lines = (line.split() for line in self.pauses.read_text().splitlines())
+        return [float(seconds) for began, seconds in lines if float(began) >= since]
 
     def _proc(self, file: str) -> str:
         if self.process.poll() is not None:
@@ -72,31 +97,44 @@ class Running:
 
 
 @contextmanager
-def running(name: str, command: str, core: int | None) -> Iterator[Running]:
-    """A tracker while it runs, on one core if one is given. Raises `ServerFailed`."""
+def running(
+    name: str, command: str, core: int | None, environment: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """A tracker while it runs, on one core if one is given. Raises `ServerFailed`.
+
+    What else is on by default stays on, but for the DHT: nothing here may reach out.
+    """
     port = _free_port()
 
     def pin() -> None:
         if core is not None:
             os.sched_setaffinity(0, {core})
 
-    try:
-        process = subprocess.Popen(
-            shlex.split(command.replace("{port}", str(port))), cwd=_ROOT, stdout=subprocess.DEVNULL, preexec_fn=pin
-        )
-    except OSError as error:
-        raise ServerFailed(f"{name} cannot be started: {error}") from None
-    try:
-        server = Running(name, port, process)
-        _wait_until_up(server)
-        yield server
-    finally:
-        process.terminate()
+    with TemporaryDirectory() as directory:
+        pauses = Path(directory, "pauses")
+        variables = {
+            **os.environ,
+            "GC_PAUSES": str(pauses),
+            "PEERSERVERS_SERVER__STATE_DIR": directory,
+            "PEERSERVERS_EXTENSIONS__DHT__ENABLED": "false",
+            **(environment or {}),
+        }
+        words = shlex.split(command.replace("{port}", str(port)))
         try:
-            process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            process = subprocess.Popen(words, cwd=_ROOT, env=variables, stdout=subprocess.DEVNULL, preexec_fn=pin)
+        except OSError as error:
+            raise ServerFailed(f"{name} cannot be started: {error}") from None
+        try:
+            server = Running(name, port, process, pauses)
+            _wait_until_up(server)
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _free_port() -> int:

@@ -1,0 +1,63 @@
+"""The sans-I/O core alone: the time of each step, and the instructions it takes where valgrind can count them.
+
+Instructions are those of a process that does a step often, less those of one that does it seldom: they hardly change
+from run to run, where times do.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from benchmarks.operations import NAMES
+from benchmarks.servers import OURS, ServerFailed
+from benchmarks.suite import Result, Suite
+
+SELDOM: Final = 100
+OFTEN: Final = 300
+_ROOT: Final = Path(__file__).parent.parent
+_COUNT: Final = re.compile(r"I\s+refs:\s+([\d,]+)")
+
+
+def core(suite: Suite) -> Iterator[Result]:
+    """Decode, place, encode: microseconds by pytest-benchmark, instructions by valgrind."""
+    times = _times(suite)
+    counts = shutil.which("valgrind") and not suite.quick
+    for name in NAMES:
+        figures = {"each_us": times[name]}
+        if counts:
+            few, many = (_instructions(name, number) for number in (SELDOM, OFTEN))
+            figures["instructions"] = (many - few) / (OFTEN - SELDOM)
+        yield Result("core", name, OURS, figures)
+
+
+def _times(suite: Suite) -> dict[str, float]:
+    """The median microseconds of each operation."""
+    with TemporaryDirectory() as directory:
+        file = Path(directory, "times.json")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/test_operations.py"]
+        command += [f"--benchmark-json={file}", "--benchmark-warmup=on", "--benchmark-disable-gc"]
+        command += [f"--benchmark-max-time={0.3 if suite.quick else 1.0}"]
+        done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise ServerFailed(f"pytest-benchmark: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+        benchmarks = json.loads(file.read_text())["benchmarks"]
+    return {one["params"]["name"]: one["stats"]["median"] * 1e6 for one in benchmarks}
+
+
+def _instructions(name: str, number: int) -> float:
+    with TemporaryDirectory() as directory:
+        command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={directory}/out"]
+        command += [sys.executable, "-m", "benchmarks.instructions", str(number), name]
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True)
+    found = _COUNT.search(done.stderr)
+    if done.returncode or not found:
+        raise ServerFailed(f"valgrind: {done.stderr.strip().splitlines()[-1]}")
+    return float(found[1].replace(",", ""))

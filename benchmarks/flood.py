@@ -1,0 +1,178 @@
+"""What a flood from one address does to the peers of another, with the limits that are on by default.
+
+The flood comes from 127.0.0.2, and from a process of its own: connections, announces with five offers, or messages of
+garbage, as fast as the tracker takes them, until the measurement is over and there have been so many at least.
+Whatever is cut or refused comes back at once. The others, on 127.0.0.1, announce with five offers each, about as often
+as their own limits let them. Loopback, which has no limits by default, has them here. `attempts` are what the flood has
+sent, and `refused` the connections of it that were refused or cut.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import uvloop
+
+from benchmarks.load import SDP, Load, Shape, encode
+from benchmarks.measure import Mark, latency, warm
+from benchmarks.servers import OURS, Running
+from benchmarks.storm import HANDSHAKE, Storm
+from benchmarks.suite import Figures, Result, Suite
+
+VICTIMS: Final = Shape(50, rate=40)
+HOSTILE: Final = "127.0.0.2"
+AMOUNTS: Final = {"none": 0, "connections": 10_000, "announces": 100_000, "garbage": 100_000}
+SOCKETS: Final = 400
+"""At a time: one address may have a few more."""
+
+TOO_MANY: Final = 1000
+"""Connections at a time, of which half are refused."""
+
+PATIENCE: Final = 120.0
+_SLICE: Final = 0.5
+_AGAIN: Final = 0.01
+_GARBAGE: Final = b'{"action":"announce","info_hash":' * 20
+
+
+def flood(suite: Suite) -> Iterator[Result]:
+    """What a flood from one address does to the announces of another: connections, announces, garbage."""
+    for kind, amount in AMOUNTS.items():
+
+        async def measure(server: Running, kind: str = kind, amount: int = amount) -> Figures:
+            return await _victims(suite, server, kind, amount // 10 if suite.quick else amount)
+
+        yield from suite.each("flood", kind, measure, {"PEERSERVERS_LIMITS__EXEMPT": "[]"}, (OURS,))
+
+
+async def _victims(suite: Suite, server: Running, kind: str, amount: int) -> Figures:
+    await warm(server)
+    load = Load(VICTIMS)
+    await load.connect(server.port)
+    await load.join()
+    await load.start()
+    await load.run(suite.warm_up)
+    with _flooding(kind, server.port) as (sent, refused):
+        while kind != "none" and not sent.value:
+            await load.run(_SLICE)
+        load.latencies.clear()
+        mark = Mark.of(server, load.received)
+        seconds = 0.0
+        while (seconds := time.perf_counter() - mark.wall) < PATIENCE and (
+            seconds < suite.seconds or sent.value < amount
+        ):
+            await load.run(_SLICE)
+        figures = mark.until_now(server, load.received)
+        attempts: Figures = {"attempts": sent.value, "refused": refused.value}
+    await load.stop()
+    # What a message costs says nothing here, as most of what is done is the flood's.
+    kept: Figures = {
+        key: figures[key] for key in ("gc_longest_ms", "server_cpu", "waited", "load_cpu") if key in figures
+    }
+    lost = load.lost + load.unexpected + load.closed
+    reached = len(load.latencies) / seconds / (VICTIMS.rate or 1)
+    return {**latency(load.latencies), **attempts, **kept, "reached": reached, "lost": lost}
+
+
+@contextmanager
+def _flooding(kind: str, port: int) -> Iterator[tuple[Any, Any]]:
+    """A flood while it lasts: how much it has sent, and how often it was refused or cut."""
+    context = multiprocessing.get_context("spawn")
+    counts = context.Value("q", 0), context.Value("q", 0)
+    process = context.Process(target=_flood, args=(kind, port, *counts), daemon=True)
+    process.start()
+    try:
+        yield counts
+    finally:
+        process.kill()
+        process.join()
+
+
+def _flood(kind: str, port: int, sent: Any, refused: Any) -> None:
+    # What is measured must not wait for the core that this process shares.
+    os.nice(19)
+    if kind == "connections":
+        crowd = Storm(port, HOSTILE)
+        while True:
+            crowd.run(0.1, TOO_MANY)
+            sent.value, refused.value = crowd.done + crowd.refused, crowd.refused
+    elif kind != "none":
+        uvloop.run(_Flood(kind, port, sent, refused).run())
+
+
+class _Flood:
+    def __init__(self, kind: str, port: int, sent: Any, refused: Any) -> None:
+        self.kind = kind
+        self.port = port
+        self.sent = sent
+        self.refused = refused
+
+    async def run(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        for number in range(SOCKETS):
+            self.open(number)
+        await asyncio.Event().wait()
+
+    def open(self, number: int) -> None:
+        task = self.loop.create_task(self._open(number))
+        task.add_done_callback(lambda done: self.again(number) if done.exception() else None)
+
+    def again(self, number: int) -> None:
+        self.refused.value += 1
+        self.loop.call_later(_AGAIN, self.open, number)
+
+    async def _open(self, number: int) -> None:
+        await self.loop.create_connection(
+            lambda: _Hostile(self, number), "127.0.0.1", self.port, local_addr=(HOSTILE, 0)
+        )
+
+
+class _Hostile(asyncio.Protocol):
+    """One socket, which sends the same message again and again and does not look at what it gets."""
+
+    def __init__(self, flood: _Flood, number: int) -> None:
+        self._flood = flood
+        self._number = number
+        self._full = self._open = False
+        self._frame = _masked(_announce(number) if flood.kind == "announces" else _GARBAGE)
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        # So that nothing is counted that stays in a buffer here.
+        transport.set_write_buffer_limits(0)
+        transport.write(HANDSHAKE)
+
+    def data_received(self, _data: bytes) -> None:
+        if not self._open:
+            self._open = True
+            self._push()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._push()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._flood.again(self._number)
+
+    def _push(self) -> None:
+        if self._open and not self._full and not self._transport.is_closing():
+            self._transport.write(self._frame)
+            self._flood.sent.value += 1
+            self._flood.loop.call_soon(self._push)
+
+
+def _announce(number: int) -> bytes:
+    made = [{"offer": {"type": "offer", "sdp": SDP}, "offer_id": f"{number:010}{offer:010}"} for offer in range(5)]
+    ids = {"action": "announce", "info_hash": "flood" * 4, "peer_id": f"{number:020}"}
+    return encode({**ids, "left": 1, "numwant": 5, "offers": made})
+
+
+def _masked(payload: bytes) -> bytes:
+    """A client's text frame, masked with zeros."""
+    return b"\x81\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload

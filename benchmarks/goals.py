@@ -1,0 +1,115 @@
+"""What is to be reached, and whether it was."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from benchmarks.servers import OURS, THEIRS
+from benchmarks.suite import Result
+
+
+class Results:
+    """What was measured, to be asked for."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._results = results
+
+    def get(self, workload: str, case: str, figure: str, server: str = OURS) -> float | None:
+        """A figure of the first case that begins so."""
+        for one in self._results:
+            if (one.workload, one.server) == (workload, server) and one.case.startswith(case):
+                return one.figures.get(figure)
+        return None
+
+    def worst_ratio(self, workload: str, figure: str) -> float | None:
+        """The greatest of ours to bittorrent-tracker's in all cases of a workload."""
+        cases = dict.fromkeys(one.case for one in self._results if one.workload == workload)
+        ratios = [ratio(self.get(workload, case, figure), self.get(workload, case, figure, THEIRS)) for case in cases]
+        return max((one for one in ratios if one is not None), default=None)
+
+
+def ratio(one: float | None, other: float | None) -> float | None:
+    """Their quotient, if both were measured."""
+    return one / other if one is not None and other else None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that is to be reached, or not to be passed."""
+
+    text: str
+    limit: float
+    unit: str
+    at_least: bool
+    value: Callable[[Results], float | None] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a goal; None if it was not measured."""
+
+    goal: Goal
+    value: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it was reached."""
+        if self.value is None:
+            return None
+        return self.value >= self.goal.limit if self.goal.at_least else self.value <= self.goal.limit
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        goal = self.goal
+        facts = {"text": goal.text, "limit": goal.limit, "unit": goal.unit, "at_least": goal.at_least}
+        return {**facts, "value": self.value, "met": self.met}
+
+
+def _relayed(case: str) -> Callable[[Results], float | None]:
+    def value(results: Results) -> float | None:
+        ours, theirs = (results.get("relay", case, "per_cpu_second", name) for name in (OURS, THEIRS))
+        return ratio(ours, theirs)
+
+    return value
+
+
+def _kilobytes(figure: str) -> Callable[[Results], float | None]:
+    def value(results: Results) -> float | None:
+        kib = results.get("sockets", "10000 sockets, 5 offers", figure)
+        return None if kib is None else kib * 1.024
+
+    return value
+
+
+def _per_message(results: Results) -> float | None:
+    ours = (results.get("sockets", f"{number} sockets, 5", "per_cpu_second") for number in (100, 10_000))
+    return ratio(*ours)
+
+
+def _placing(results: Results) -> float | None:
+    return ratio(*(results.get("core", f"place 10 offers, {size} others", "each_us") for size in (10_000, 10)))
+
+
+def _crossing(results: Results) -> float | None:
+    return ratio(*(results.get("link", f"{case}, paced", "per_cpu_second") for case in ("local", "across")))
+
+
+GOALS: Final = (
+    Goal("relayed for each CPU second, 400 sockets saturated", 2.7, f"x {THEIRS}", True,
+         _relayed("400 sockets, 5 offers, saturated")),
+    Goal("the same at 4000 sockets, fixed rate", 2.5, f"x {THEIRS}", True, _relayed("4000 sockets, 5 offers, 800/s")),
+    Goal("memory of an idle connection", 10, "KB", False, _kilobytes("idle_kib")),
+    Goal("memory of a connection that has announced with offers", 20, "KB", False, _kilobytes("busy_kib")),
+    Goal("announce latency p99 at 30 % of a core, the worse of two rates", 1, f"x {THEIRS}", False,
+         lambda results: results.worst_ratio("latency", "p99_ms")),
+    Goal("CPU time of a message, 10 000 sockets over 100", 1.5, "x", False, _per_message),
+    Goal("placing 10 offers, in a swarm of 10 000 over one of 10", 2, "x", False, _placing),
+    Goal("both trackers' CPU time of a message over a link, over a local one", 2.5, "x", False, _crossing),
+)  # fmt: skip
+
+
+def judged(results: Sequence[Result]) -> Iterator[Verdict]:
+    """Each goal, and what came of it."""
+    found = Results(results)
+    for goal in GOALS:
+        yield Verdict(goal, goal.value(found))

@@ -1,0 +1,108 @@
+"""Connections that are opened as fast as a tracker takes them: after a network has come back, everybody does.
+
+Plain sockets and an epoll, since a client library costs more for a connection than a tracker does. Each says a
+WebSocket's handshake, waits for the answer, and closes. Latencies are from the connecting to the answer.
+"""
+
+import select
+import socket
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from benchmarks.measure import Mark, latency, warm
+from benchmarks.servers import Running
+from benchmarks.suite import Figures, Result, Suite
+
+AT_A_TIME: Final = 200
+ADDRESSES: Final = 8
+"""Source addresses, so that the ports of one do not run out while closed connections linger."""
+
+HANDSHAKE: Final = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+_WAIT: Final = 0.1
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
+"""As in Linux' <linux/in.h>; Python has no name for it."""
+
+
+class Storm:
+    """Connections to one port, so many at a time."""
+
+    def __init__(self, port: int, source: str | None = None) -> None:
+        self.done = 0
+        self.refused = 0
+        """Closed, reset, or answered with something else than a WebSocket."""
+        self.latencies: list[float] = []
+        self._port = port
+        self._source = source
+        self._began: dict[int, tuple[socket.socket, float]] = {}
+        self._epoll = select.epoll()
+
+    def run(self, seconds: float, at_a_time: int = AT_A_TIME, most: int | None = None) -> None:
+        """Keep them coming for so long, or until so many have been answered or refused."""
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end and (most is None or self.done + self.refused < most):
+            while len(self._began) < at_a_time:
+                self._open()
+            for file, events in self._epoll.poll(_WAIT):
+                self._on(file, events)
+
+    def close(self) -> None:
+        """Close what is open."""
+        for one, _ in self._began.values():
+            one.close()
+        self._began.clear()
+        self._epoll.close()
+
+    def _open(self) -> None:
+        one = socket.socket()
+        one.setblocking(False)
+        source = self._source or f"127.0.0.{1 + (self.done + len(self._began)) % ADDRESSES}"
+        # The port is chosen when connecting, and may be one that is in use towards another server.
+        one.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        one.bind((source, 0))
+        one.connect_ex(("127.0.0.1", self._port))
+        self._began[one.fileno()] = one, time.perf_counter()
+        self._epoll.register(one.fileno(), _OUT)
+
+    def _on(self, file: int, events: int) -> None:
+        one, began = self._began[file]
+        try:
+            if events & _OUT:
+                one.send(HANDSHAKE)
+                self._epoll.modify(file, _IN)
+                return
+            answered = one.recv(1024).startswith(b"HTTP/1.1 101")
+        except OSError:
+            answered = False
+        if answered:
+            self.done += 1
+            self.latencies.append(time.perf_counter() - began)
+        else:
+            self.refused += 1
+        del self._began[file]
+        one.close()
+
+
+def storm(suite: Suite) -> Iterator[Result]:
+    """Connections opened as fast as they are accepted, 200 at a time, each closed when its handshake is done."""
+
+    async def measure(server: Running) -> Figures:
+        await warm(server)
+        crowd = Storm(server.port)
+        try:
+            # The loop stands still meanwhile: there is nothing else in it.
+            crowd.run(suite.warm_up)
+            crowd.latencies.clear()
+            mark, refused = Mark.of(server, crowd.done), crowd.refused
+            crowd.run(suite.seconds)
+            figures = mark.until_now(server, crowd.done) | latency(crowd.latencies)
+        finally:
+            crowd.close()
+        return {**figures, "refused": crowd.refused - refused}
+
+    yield from suite.each("storm", f"handshakes, {AT_A_TIME} at a time", measure)
