@@ -48,6 +48,7 @@ class Reason(StrEnum):
     STUCK_RECEIVER = "stuck_receiver"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     HANDSHAKE_INVALID = "handshake_invalid"
+    TLS_FAILED = "tls_failed"
     PROTOCOL_ERROR = "protocol_error"
     INVALID_UTF8 = "invalid_utf8"
     GARBAGE = "garbage"
