@@ -6,9 +6,10 @@ from random import Random
 from typing import Final
 
 from benchmarks.load import SDP, SEEDERS, encode
-from tracker.hub import Hub, Rules
+from tracker.hub import Hub
 from tracker.limits import Quota
 from tracker.protocol import Announce, Answer, announce_reply, decode, relayed_answer, relayed_offers
+from tracker.rules import Rules
 from tracker.swarm import Peer
 
 MAX_OFFERS: Final = 20
@@ -32,6 +33,7 @@ class _Connection:
     def __init__(self) -> None:
         self.peers: set[Peer] = set()
         self.strikes = 0
+        self.address = "127.0.0.1"
         self.quota: Quota | None = None
 
 

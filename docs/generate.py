@@ -25,9 +25,10 @@ section `[server]` is `PEERSERVERS_SERVER__PORT` in the environment, one of `[ex
 error at start that names the key.
 
 SIGHUP reads everything again. What takes effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for
-connections from then on) and `server.trusted_proxies`. The files that `[access]` and `[tls]` name are also read
-again within seconds when they change. If anything in them is wrong, one line in the log says so and all stays as it
-was.
+connections from then on; not whether there is TLS at all), `server.trusted_proxies` and `server.shutdown_timeout`. Of
+what else has changed, one line in the log names the keys: `restart_needed`. The files that `[access]` and `[tls]` name
+are also read again within seconds when they change. If anything in them is wrong, one line in the log says so and all
+stays as it was.
 """
 
 _METRICS = """\

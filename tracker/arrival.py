@@ -1,95 +1,191 @@
-"""A connection that has not said yet what it wants: the PROXY protocol's header, then an HTTP request's head."""
+"""A connection that has not said yet what it wants: the PROXY protocol's header, TLS, then an HTTP request's head."""
 
 import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from http import HTTPStatus
 from time import monotonic
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
+from tracker.accept import dismiss
 from tracker.door import Refused, Visit
 from tracker.http import MAX_HEADER
-from tracker.proxies import PROXY_V2, ProxyError, proxy_header
+from tracker.proxies import PROXY_V2, ProxyError, header_size, proxy_header
 from tracker.reasons import Reason
 
-_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+def response(status: HTTPStatus, headers: dict[str, str], body: str = "") -> bytes:
+    """The whole response to who is not served."""
+    lines = {"Connection": "close", "Content-Length": str(len(body)), **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n{body}".encode()
+
+
+def refusal(refused: Refused) -> bytes:
+    """The response to a connection that is refused before its request was read."""
+    return response(refused.status, refused.headers)
+
+
+_TOO_LARGE: Final = response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, {})
+
+_SPEAKS_TLS: Final = response(
+    HTTPStatus.BAD_REQUEST, {"Content-Type": "text/plain"}, "This port speaks TLS: use wss:// or https://\n"
+)
+
+_TLS_START: Final = b"\x16"
+"""What a connection under TLS begins with: a record of its handshake."""
+
+_NO_TIMEOUT: Final = 1e6
+"""Seconds. The endpoint's sweep looks after the time of the whole arrival."""
 
 
 class Owner(Protocol):
     """What an arrival needs of the endpoint."""
 
-    def waiting(self, arrival: "Arrival", peer: str) -> Visit | None: ...
-    def identified(self, arrival: "Arrival", address: str | None) -> bool: ...
-    def arrived(self, arrival: "Arrival", head: bytes, data: bytes) -> None: ...
+    def identified(self, arrival: "Arrival", address: str | None) -> Refused | None: ...
+    def arrived(self, arrival: "Arrival", transport: asyncio.Transport, head: bytes, data: bytes) -> None: ...
     def arrival_lost(self, arrival: "Arrival", reason: Reason) -> None: ...
 
 
 class Arrival(asyncio.Protocol):
-    """Reads until it is known what is wanted; the owner then gives the transport another protocol."""
+    """Reads until it is known what is wanted; the owner then gives the transport another protocol.
 
-    __slots__ = ("data", "deadline", "owner", "refused", "transport", "visit")
+    Before there is a transport, no more bytes are taken from the socket than belong to the PROXY protocol's header:
+    what follows is for TLS, which reads from the socket itself.
+    """
 
-    transport: asyncio.Transport
-    visit: Visit
+    __slots__ = (
+        "_data",
+        "_may_be_proxied",
+        "_opening",
+        "_owner",
+        "_reason",
+        "_socket",
+        "_tls",
+        "_transport",
+        "deadline",
+        "visit",
+    )
 
-    def __init__(self, owner: Owner, timeout: float) -> None:
-        self.owner = owner
-        self.data = b""
+    def __init__(
+        self, owner: Owner, accepted: socket.socket, visit: Visit, timeout: float, tls: ssl.SSLContext | None
+    ) -> None:
+        self.visit = visit
         self.deadline = monotonic() + timeout
-        self.refused = False
+        self._owner = owner
+        self._socket = accepted
+        self._tls = tls
+        self._may_be_proxied = visit.is_proxy
+        self._data = b""
+        self._opening: asyncio.Task[Any] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._reason: Reason | None = None
+        """Why we end it."""
+
+    def start(self) -> None:
+        """Read what comes first."""
+        if self._tls or self._may_be_proxied:
+            asyncio.get_running_loop().add_reader(self._socket, self._look)
+        else:
+            self._open()
+
+    def abort(self, reason: Reason) -> None:
+        """Cut it."""
+        self._reason = self._reason or reason
+        if self._transport:
+            self._transport.abort()
+        elif self._opening:
+            # Which ends the handshake. Cancelling the task would leave open what it has only just begun with.
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        else:
+            self._end(reason)
+
+    def refuse(self, reason: Reason, response: bytes) -> None:
+        """Answer a request and close. It counts until it is gone: under TLS that is when the client agrees."""
+        assert self._transport
+        self._reason = reason
+        self._transport.write(response)
+        self._transport.close()
+
+    # Without a transport.
+
+    def _look(self) -> None:
+        try:
+            first = self._socket.recv(1, socket.MSG_PEEK)
+            while self._may_be_proxied and (self._data or first == PROXY_V2[:1]) and first:
+                self._data += self._socket.recv(header_size(self._data) - len(self._data))
+                header = proxy_header(self._data)
+                if header:
+                    self._data, self._may_be_proxied = b"", False
+                    refused = self._owner.identified(self, header[0])
+                    if refused:
+                        self._stop_looking()
+                        dismiss(self._socket, b"" if self._tls else refusal(refused))
+                        return
+                first = self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except ProxyError:
+            self._end(Reason.HANDSHAKE_INVALID)
+        except OSError:
+            self._end(Reason.CONNECTION_LOST)
+        else:
+            if not first:
+                self._end(Reason.CONNECTION_LOST)
+            elif self._tls is None or first == _TLS_START:
+                self._stop_looking()
+                self._open()
+            else:
+                self._end(Reason.HANDSHAKE_INVALID, _SPEAKS_TLS if first.isalpha() else b"")
+
+    def _end(self, reason: Reason, answer: bytes = b"") -> None:
+        self._stop_looking()
+        dismiss(self._socket, answer)
+        self._owner.arrival_lost(self, reason)
+
+    def _stop_looking(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+
+    def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        timeout = _NO_TIMEOUT if self._tls else None
+        self._opening = loop.create_task(
+            loop.connect_accepted_socket(lambda: self, self._socket, ssl=self._tls, ssl_handshake_timeout=timeout)
+        )
+        self._opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: asyncio.Task[Any]) -> None:
+        self._opening = None
+        error = None if opening.cancelled() else opening.exception()
+        if self._transport is None:
+            self._socket.close()
+            lost = Reason.TLS_FAILED if isinstance(error, ssl.SSLError) else Reason.CONNECTION_LOST
+            self._owner.arrival_lost(self, self._reason or lost)
+
+    # With a transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody has connected."""
-        self.transport = cast(asyncio.Transport, transport)
-        address = transport.get_extra_info("peername")
-        visit = self.owner.waiting(self, address[0] if address else "")
-        if visit is None:
-            self.refused = True
-        else:
-            self.visit = visit
+        """The client can be read from."""
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """Collect the head, within limits."""
-        if self.refused:
-            # Under TLS, what is on its way still comes after the closing has begun.
+        transport = self._transport
+        if transport is None or self._reason:
+            # What is on its way still comes after the closing has begun.
             return
-        self.data += data
-        if self.visit.is_proxy and self.data[:1] == PROXY_V2[:1] and not self._strip_proxy_header():
-            return
-        end = self.data.find(b"\r\n\r\n")
-        if self.data and not self.data[:1].isalpha():
+        self._data += data
+        end = self._data.find(b"\r\n\r\n")
+        if not self._data[:1].isalpha():
             # Also where a request follows: what begins with its blank line has no head.
             self.refuse(Reason.HANDSHAKE_INVALID, _TOO_LARGE)
         elif 0 <= end <= MAX_HEADER:
-            self.owner.arrived(self, self.data[: end + 4], self.data)
-        elif end > 0 or len(self.data) > MAX_HEADER:
+            self._owner.arrived(self, transport, self._data[: end + 4], self._data)
+        elif end > 0 or len(self._data) > MAX_HEADER:
             self.refuse(Reason.HANDSHAKE_INVALID, _TOO_LARGE)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """It is gone before it has said what it wants."""
-        self.owner.arrival_lost(self, Reason.CONNECTION_LOST)
-
-    def refuse(self, reason: Reason, response: bytes) -> None:
-        """Answer and close."""
-        self.refused = True
-        self.owner.arrival_lost(self, reason)
-        self.transport.write(response)
-        self.transport.close()
-
-    def _strip_proxy_header(self) -> bool:
-        """Whether a header of the PROXY protocol was there, whole, and its client is welcome."""
-        try:
-            header = proxy_header(self.data)
-        except ProxyError:
-            self.refuse(Reason.HANDSHAKE_INVALID, b"")
-            return False
-        if header is None:
-            return False
-        address, length = header
-        self.data = self.data[length:]
-        return self.owner.identified(self, address)
-
-
-def refusal(refused: Refused) -> bytes:
-    """The response to a connection that is refused before its request was read."""
-    headers = "".join(f"{name}: {value}\r\n" for name, value in refused.headers.items())
-    status = refused.status
-    start = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Length: 0\r\n"
-    return f"{start}{headers}\r\n".encode()
+        self._owner.arrival_lost(self, self._reason or Reason.CONNECTION_LOST)

@@ -8,7 +8,6 @@ of each: time limits, pings, silent peers.
 import asyncio
 import re
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
@@ -19,24 +18,23 @@ from typing import Final
 import structlog
 from websockets.frames import CloseCode
 
+from tracker.accept import Acceptor, dismiss
 from tracker.arrival import Arrival, refusal
 from tracker.door import Door, Refused, Visit
 from tracker.handshake import Handshake
 from tracker.http import HttpConnection, Route
 from tracker.hub import Hub, Outgoing
 from tracker.protocol import Malformed
-from tracker.reasons import Reason
+from tracker.reasons import CLOSED, Reason
 from tracker.settings import Connections
 from tracker.swarm import Peer
+from tracker.tls import Certificate
 from tracker.websocket import WebSocket
 
 SWEEP_PERIOD: Final = 0.25
 SWEEP_ROUND: Final = 20
 """The sweep runs every so many seconds and gets round all connections in so many runs."""
 
-_RECEIVE_BUFFER: Final = 65536
-"""Bytes that the kernel holds of what a client has sent. All of it is read, and kept room for, in one go: with the
-megabytes that it would take by itself, a few flooding clients could hold up everybody for seconds."""
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r]*websocket", re.IGNORECASE)
 
@@ -62,7 +60,8 @@ class Endpoint:
         self.bytes_sent = 0
         self._routes: dict[str, Route] = {}
         self._subprotocols: dict[str, Accept] = {}
-        self._servers: list[asyncio.Server] = []
+        self._acceptor: Acceptor | None = None
+        self._certificate: Certificate | None = None
         self._arrivals: set[Arrival] = set()
         self._http: set[HttpConnection] = set()
         self._has_websockets = has_websockets
@@ -85,37 +84,20 @@ class Endpoint:
             raise ValueError(f"{name} is taken")
         self._subprotocols[name] = accept
 
-    async def listen(self, hosts: list[str], port: int, tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:
-        """Start to accept; the (address, port) pairs listened on. Raises `OSError`."""
-        loop = asyncio.get_running_loop()
-        sockets: list[socket.socket] = []
-        try:
-            for host in hosts:
-                for bound in _bind(host, port, alone=len(hosts) == 1):
-                    sockets.append(bound)
-                    # With port 0, all addresses share the port that the first one got.
-                    port = bound.getsockname()[1]
-            for bound in sockets:
-                self._servers.append(
-                    await loop.create_server(
-                        lambda: Arrival(self, self.settings.handshake_timeout),
-                        sock=bound,
-                        backlog=4096,
-                        ssl=tls,
-                        ssl_handshake_timeout=self.settings.handshake_timeout if tls else None,
-                    )
-                )
-        except BaseException:
-            for bound in sockets:
-                bound.close()
-            raise
-        self._sweep_timer = loop.call_later(SWEEP_PERIOD, self._sweep)
-        return [bound.getsockname()[:2] for bound in sockets]
+    def listen(self, hosts: list[str], port: int, certificate: Certificate | None = None) -> list[tuple[str, int]]:
+        """Start to accept, under TLS if there is a certificate; the (address, port) pairs listened on.
+
+        Raises `OSError`.
+        """
+        self._certificate = certificate
+        self._acceptor = Acceptor(hosts, port, self._accepted)
+        self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_PERIOD, self._sweep)
+        return self._acceptor.addresses
 
     @property
     def accepting(self) -> bool:
         """Whether new connections are welcome."""
-        return bool(self._servers) and not self._draining
+        return self._acceptor is not None and not self._draining
 
     async def close(self, patience: float, before_channels: Awaitable[None]) -> None:
         """Stop accepting, close every WebSocket with 1001, and cut what is still there after `patience` seconds.
@@ -124,10 +106,10 @@ class Endpoint:
         """
         deadline = monotonic() + patience
         self._draining = True
-        for server in self._servers:
-            server.close()
+        if self._acceptor:
+            self._acceptor.close()
         for arrival in list(self._arrivals):
-            arrival.transport.abort()
+            arrival.abort(Reason.SHUTDOWN)
         for connection in list(self._http):
             connection.transport.close()
         clients = [websocket for websocket in self.websockets if isinstance(websocket, Client)]
@@ -180,49 +162,50 @@ class Endpoint:
             asyncio.get_running_loop().call_soon(self._flush)
         self._unflushed.append(websocket)
 
-    def arrived(self, arrival: Arrival, head: bytes, data: bytes) -> None:
+    def arrived(self, arrival: Arrival, transport: asyncio.Transport, head: bytes, data: bytes) -> None:
         """A request's head (with its blank line) is complete; `data` is all that was received."""
-        self._arrivals.discard(arrival)
         if self._has_websockets and _UPGRADE.search(head):
-            self._upgrade(arrival.transport, arrival.visit, head, data[len(head) :])
+            self._upgrade(arrival, transport, head, data[len(head) :])
         else:
-            connection = HttpConnection(arrival.transport, data, self._routes, self._http_closed)
+            self._arrivals.discard(arrival)
+            connection = HttpConnection(transport, data, self._routes, self._http_closed)
             self._visits[connection] = arrival.visit
             self._http.add(connection)
-            arrival.transport.set_protocol(connection)
+            transport.set_protocol(connection)
 
     def arrival_lost(self, arrival: Arrival, reason: Reason) -> None:
-        """A connection ended before it said what it wants."""
+        """A connection ended before it was what it wants to be."""
         if arrival in self._arrivals:
             self._arrivals.discard(arrival)
-            self.closed[reason] += 1
+            if reason in CLOSED:
+                self.closed[reason] += 1
             self.door.leave(arrival.visit.quota, monotonic())
 
-    def waiting(self, arrival: Arrival, peer: str) -> Visit | None:
-        """A connection was accepted; whose it is, None if it is refused."""
+    def identified(self, arrival: Arrival, address: str | None) -> Refused | None:
+        """A proxy has told whose connection it is; why that is not welcome, if it is not."""
+        try:
+            self.door.identify(arrival.visit, address, None, monotonic())
+        except Refused as refused:
+            self._refused(refused, str(address))
+            self._arrivals.discard(arrival)
+            return refused
+        return None
+
+    def _accepted(self, accepted: socket.socket, peer: str) -> None:
         self.opened += 1
+        tls = self._certificate.context if self._certificate else None
         try:
             if len(self._arrivals) + len(self._http) >= self.door.room.others:
                 raise Refused(Reason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
             visit = self.door.arrive(peer, monotonic())
         except Refused as refused:
             self._refused(refused, peer)
-            arrival.transport.write(refusal(refused))
-            arrival.transport.close()
-            return None
+            # Under TLS without a word: to whoever is too many, the handshake for it would be a present.
+            dismiss(accepted, b"" if tls else refusal(refused))
+            return
+        arrival = Arrival(self, accepted, visit, self.settings.handshake_timeout, tls)
         self._arrivals.add(arrival)
-        return visit
-
-    def identified(self, arrival: Arrival, address: str | None) -> bool:
-        """A proxy has told whose connection it is; whether that is welcome."""
-        try:
-            self.door.identify(arrival.visit, address, None, monotonic())
-        except Refused as refused:
-            self._refused(refused, str(address))
-            self._arrivals.discard(arrival)
-            arrival.refuse(refused.reason, refusal(refused))
-            return False
-        return True
+        arrival.start()
 
     def _refused(self, refused: Refused, address: str) -> None:
         self.rejected[refused.reason] += 1
@@ -232,21 +215,22 @@ class Endpoint:
         else:
             log.debug("rejected", reason=refused.reason.value, address=address)
 
-    def _upgrade(self, transport: asyncio.Transport, visit: Visit, head: bytes, rest: bytes) -> None:
+    def _upgrade(self, arrival: Arrival, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
+        visit = arrival.visit
         handshake = Handshake(head, self._subprotocols)
+        if not handshake.is_valid:
+            arrival.refuse(Reason.HANDSHAKE_INVALID, handshake.response())
+            return
         try:
-            if not handshake.is_valid:
-                self.closed[Reason.HANDSHAKE_INVALID] += 1
-                self._turn_away(transport, visit, handshake.response())
-                return
             if self._draining:
                 raise Refused(Reason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
             self.door.identify(visit, None, handshake.headers, monotonic())
             self.door.admit(handshake.headers, len(self.websockets))
         except Refused as refused:
             self._refused(refused, visit.address)
-            self._turn_away(transport, visit, handshake.refusal(refused.status, refused.headers))
+            arrival.refuse(refused.reason, handshake.refusal(refused.status, refused.headers))
             return
+        self._arrivals.discard(arrival)
         accept = self._subprotocols.get(handshake.subprotocol or "")
         websocket = accept(visit) if accept else Client(self, visit)
         transport.set_protocol(websocket)
@@ -254,12 +238,6 @@ class Endpoint:
         websocket.connection_made(transport)
         if rest:
             websocket.data_received(rest)
-
-    def _turn_away(self, transport: asyncio.Transport, visit: Visit, response: bytes) -> None:
-        self.door.leave(visit.quota, monotonic())
-        transport.set_protocol(asyncio.Protocol())
-        transport.write(response)
-        transport.close()
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)
@@ -273,14 +251,18 @@ class Endpoint:
     def _flush(self) -> None:
         unflushed, self._unflushed = self._unflushed, []
         for websocket in unflushed:
-            websocket.flush()
+            try:
+                websocket.flush()
+            except Exception:
+                # The others' turn must come all the same.
+                structlog.get_logger().exception("flush_failed")
+                websocket.abort(Reason.INTERNAL_ERROR)
 
     def _sweep(self) -> None:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_PERIOD, self._sweep)
         now = monotonic()
         for arrival in [arrival for arrival in self._arrivals if arrival.deadline < now]:
-            self.arrival_lost(arrival, Reason.HANDSHAKE_TIMEOUT)
-            arrival.transport.abort()
+            arrival.abort(Reason.HANDSHAKE_TIMEOUT)
         loop_now = asyncio.get_running_loop().time()
         for connection in [connection for connection in self._http if connection.deadline < loop_now]:
             connection.transport.abort()
@@ -334,27 +316,3 @@ class Client(WebSocket):
         super().sweep(now)
         if self.peers:
             self.endpoint.hub.expire(self, now)
-
-
-def _bind(host: str, port: int, alone: bool) -> list[socket.socket]:
-    bound = []
-    try:
-        for family, kind, proto, _, address in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            listener = socket.socket(family, kind, proto)
-            bound.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not (alone and host == "::"))
-            listener.bind(address)
-            # Listening here and not later makes a taken port an error before anything else has started.
-            listener.listen(4096)
-            listener.setblocking(False)
-            port = listener.getsockname()[1]
-    except BaseException:
-        for listener in bound:
-            listener.close()
-        raise
-    return bound

@@ -63,6 +63,11 @@ class ProxyError(ValueError):
     """What came is no header of the PROXY protocol that can be understood."""
 
 
+def header_size(data: bytes) -> int:
+    """Bytes of the header that `data` begins with, as far as it shows yet: of its fixed part, or of all."""
+    return 16 + int.from_bytes(data[14:16], "big") if len(data) >= 16 else 16
+
+
 def proxy_header(data: bytes) -> tuple[str | None, int] | None:
     """The client's address in a header of the PROXY protocol at the start of `data`, and the header's length.
 

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     STUCK_RECEIVER = "stuck_receiver"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     HANDSHAKE_INVALID = "handshake_invalid"
+    TLS_FAILED = "tls_failed"
     PROTOCOL_ERROR = "protocol_error"
     INVALID_UTF8 = "invalid_utf8"
     GARBAGE = "garbage"
@@ -75,6 +76,7 @@ CLOSED: Final = frozenset(
         Reason.STUCK_RECEIVER,
         Reason.HANDSHAKE_TIMEOUT,
         Reason.HANDSHAKE_INVALID,
+        Reason.TLS_FAILED,
         Reason.PROTOCOL_ERROR,
         Reason.INVALID_UTF8,
         Reason.GARBAGE,

@@ -7,12 +7,10 @@ import os
 import random
 import resource
 import signal
-import ssl
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import structlog
@@ -29,9 +27,9 @@ from tracker.hub import Hub
 from tracker.logs import configure, log_unexpected, report_suppressed, without_secrets
 from tracker.metrics import LoopLag, OperationCollector, registry_for
 from tracker.pages import Pages
-from tracker.settings import Access, Limits, Settings
+from tracker.settings import Access, Limits, Settings, needs_restart
 from tracker.tls import Certificate
-from tracker.watch import Watch, look
+from tracker.watch import Watch, aside, look
 
 _FILES: Final = 1 << 20
 
@@ -50,10 +48,9 @@ class Server:
         self.settings = settings
         self.hub = Hub(settings.tracker.rules(), random.Random().random)
         self._watch = Watch(self._files_changed)
-        self._watch.set_files(_look(settings))
-        access = AccessLists(settings.access)
+        seen, access, self.certificate = _read_files(settings)
+        self._watch.set_files(seen)
         self.hub.serves = access.serves
-        self.certificate = Certificate(settings.tls) if settings.tls.certificate else None
         self.reloads: Counter[str] = Counter()
         self.endpoint = Endpoint(self.hub, settings.connections, Door(settings, access, _room(settings)))
         self.endpoint.log_addresses = settings.log.addresses
@@ -89,10 +86,9 @@ class Server:
         """Listen, then start the extensions. Raises `StartError` if an address cannot be had."""
         server = self.settings.server
         metrics = self.settings.metrics
-        context = self.certificate.context if self.certificate else None
         if self._private:
-            await _listen(self._private, [metrics.host], metrics.port)
-        self.addresses = await _listen(self.endpoint, server.hosts, server.port, context)
+            _listen(self._private, [metrics.host], metrics.port)
+        self.addresses = _listen(self.endpoint, server.hosts, server.port, self.certificate)
         loop = asyncio.get_running_loop()
         running = (self._lag.run(), self._watch.run(), report_suppressed())
         self._tasks |= {loop.create_task(coroutine) for coroutine in running}
@@ -107,15 +103,9 @@ class Server:
         """
         async with self._reloading:
             fresh = fresh or self.settings
-            seen = _look(fresh)
-            # A list may have millions of lines. Not the loop's own threads: these would stay, and be missed at the end.
-            reader = ThreadPoolExecutor(1)
-            try:
-                access = await asyncio.get_running_loop().run_in_executor(reader, AccessLists, fresh.access)
-            finally:
-                reader.shutdown(wait=False)
-            if self.certificate and fresh.tls.certificate:
-                self.certificate.load(fresh.tls)
+            seen, access, certificate = await aside(_read_files, fresh)
+            if self.certificate and certificate:
+                self.certificate.replace(certificate)
             self.reloads["done"] += 1
             self.settings = fresh
             self.endpoint.door.change(fresh, access, _room(fresh))
@@ -202,6 +192,9 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
             log.error("reload_failed", error=str(error))
             return
         configure(fresh.log.level, fresh.log.format)
+        waiting = needs_restart(settings, fresh)
+        if waiting:
+            log.warning("restart_needed", keys=waiting)
         log.info("reloaded", log_level=fresh.log.level)
 
     reloading: set[asyncio.Task[None]] = set()
@@ -240,11 +233,11 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
     return 0
 
 
-async def _listen(
-    endpoint: Endpoint, hosts: list[str], port: int, tls: ssl.SSLContext | None = None
+def _listen(
+    endpoint: Endpoint, hosts: list[str], port: int, certificate: Certificate | None = None
 ) -> list[tuple[str, int]]:
     try:
-        return await endpoint.listen(hosts, port, tls)
+        return endpoint.listen(hosts, port, certificate)
     except (OSError, UnicodeError) as error:
         where = ", ".join(hosts)
         raise StartError(f"cannot listen on {where} port {port}: {getattr(error, 'strerror', None) or error}") from None
@@ -255,9 +248,11 @@ def _add_routes(endpoint: Endpoint, routes: Mapping[str, Route]) -> None:
         endpoint.add_route(path, route)
 
 
-def _look(settings: Settings) -> dict[str, object]:
+def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Certificate | None]:
+    """What the watch must know of the files, and what is in them, which may take long. Raises `ConfigError`."""
     tls, access = settings.tls, settings.access
-    return look([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes])
+    seen = look([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes])
+    return seen, AccessLists(access), Certificate(tls) if tls.certificate else None
 
 
 def _room(settings: Settings) -> Room:

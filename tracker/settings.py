@@ -1,10 +1,11 @@
 """The sections of the configuration: every key, its type, its default and what it is for."""
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -43,7 +44,7 @@ class Server(Section):
     trusted_proxies: list[str] = Field(
         [],
         description="Addresses or networks of proxies in front, whose X-Forwarded-For, Forwarded and PROXY protocol "
-        '(not with [tls]) are believed, e.g. ["127.0.0.1", "10.0.0.0/8"]. They must set these headers themselves.',
+        '(version 2) are believed, e.g. ["127.0.0.1", "10.0.0.0/8"]. They must set these headers themselves.',
     )
 
     @field_validator("trusted_proxies")
@@ -172,7 +173,9 @@ class Connections(Section):
         le=1 << 30,
         description="Bytes that may wait for a slow receiver; what comes on top is dropped.",
     )
-    handshake_timeout: float = Field(10, gt=0, description="Seconds for a client to send its HTTP request.")
+    handshake_timeout: float = Field(
+        10, gt=0, description="Seconds from connecting, TLS included, until a client has sent its HTTP request."
+    )
     ping_interval: float = Field(40, gt=0, description="Seconds of silence after which a client is pinged.")
     ping_timeout: float = Field(30, gt=0, description="Seconds without answer to the ping before a client is cut.")
     stuck_timeout: float = Field(60, gt=0, description="Seconds with a full send buffer before a client is cut.")
@@ -227,6 +230,26 @@ class Settings(Section):
         if self.tls.key and not self.tls.certificate:
             raise ValueError("tls.certificate must be set with tls.key")
         return self
+
+
+_RELOADED: Final = ("access.", "limits.", "log.", "tls.", "server.trusted_proxies", "server.shutdown_timeout")
+"""What begins so is used at once when settings are read again."""
+
+
+def needs_restart(running: Settings, fresh: Settings) -> list[str]:
+    """The keys of `fresh` that a tracker which started with `running` cannot take up: `server.port`."""
+    keys = [key for key in _differing(running.model_dump(), fresh.model_dump()) if not key.startswith(_RELOADED)]
+    if bool(running.tls.certificate) != bool(fresh.tls.certificate):
+        keys.append("tls.certificate")
+    return keys
+
+
+def _differing(one: Any, other: Any, key: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in {**one, **other}:
+            yield from _differing(one.get(name, {}), other.get(name, {}), f"{key}.{name}" if key else name)
+    elif one != other:
+        yield key
 
 
 def _check_networks(value: list[str]) -> list[str]:

@@ -10,20 +10,17 @@ from tracker.settings import Tls
 
 
 class Certificate:
-    """What the port proves its name with. Raises `ConfigError` if it cannot be used."""
+    """What the port proves its name with, read from files. Raises `ConfigError` if it cannot be used."""
 
     def __init__(self, settings: Tls) -> None:
         self.context = _new_context()
-        self.expires = 0.0
+        """For connections from now on."""
+        self.expires = _load(self.context, settings)
         """When it is valid no more, seconds of Unix time."""
-        self.load(settings)
 
-    def load(self, settings: Tls) -> None:
-        """Use these files for connections from now on. Raises `ConfigError`, and all stays as it was."""
-        expires = _load(_new_context(), settings)
-        # Of a pair that can be loaded: half of one must not get into the context in use.
-        _load(self.context, settings)
-        self.expires = expires
+    def replace(self, renewed: "Certificate") -> None:
+        """Use another from now on. Open connections keep the old context, into which half a pair never gets."""
+        self.context, self.expires = renewed.context, renewed.expires
 
 
 def _new_context() -> ssl.SSLContext:

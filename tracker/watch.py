@@ -1,9 +1,13 @@
-"""Notices that files have changed."""
+"""Notices that files have changed, and reads files without holding up anybody."""
 
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 PERIOD: Final = 5.0
 """Seconds between two looks. Not inotify: certificates and lists also lie on network file systems and in containers."""
@@ -28,10 +32,25 @@ class Watch:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(self._period)
-            seen = look(list(self._seen))
-            if seen != self._seen:
+            before = self._seen
+            # Most trackers have no such files, and need no thread.
+            seen = await aside(look, list(before)) if before else before
+            # Meanwhile there may be other files to watch.
+            if self._seen is before and seen != before:
                 self._seen = seen
                 self._on_change()
+
+
+async def aside(read: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """What a function returns that reads files, called in a thread: a network file system may hang.
+
+    Not one of the loop's own threads, which would stay, and be missed at the end.
+    """
+    reader = ThreadPoolExecutor(1)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(reader, read, *arguments)
+    finally:
+        reader.shutdown(wait=False)
 
 
 def look(names: list[str]) -> dict[str, object]:

@@ -109,6 +109,15 @@ def haproxy_v2(place: Place) -> Replacements:
     }
 
 
+def haproxy_tcp(place: Place) -> Replacements:
+    return {
+        "    user haproxy\n    group haproxy\n": "",
+        "maxconn 100000": "maxconn 100",
+        "bind :443\n": f"bind 127.0.0.1:{place.port}\n",
+        " check ": " check inter 100ms ",
+    }
+
+
 def caddy(place: Place) -> Replacements:
     options = f"admin off\nhttp_port {place.plain_port}\nhttps_port {place.port}\ndefault_bind 127.0.0.1"
     return {
@@ -123,6 +132,9 @@ KINDS = {
     "haproxy, PROXY v2": Kind("haproxy", "haproxy.cfg", ("-db", "-f"), haproxy_v2),
     "caddy": Kind("caddy", "Caddyfile", ("run", "--adapter", "caddyfile", "--config"), caddy),
 }
+
+PASSTHROUGH = Kind("haproxy", "haproxy-tcp.cfg", ("-db", "-f"), haproxy_tcp)
+"""The tracker does TLS, and the proxy tells it before that whose connection it is."""
 
 
 class Proxy:
@@ -345,6 +357,43 @@ async def test_trackers_link_through_it(
         await first.send(answer(A, B, offered["offer_id"]))
         assert (await second.receive_until(lambda message: "answer" in message))["peer_id"] == A
         assert len((await here.stats())["federation"]) == 1
+
+
+@pytest.mark.parametrize("proxy", [PASSTHROUGH], ids=["haproxy, TCP"], indirect=True)
+async def test_tls_that_passes_through(proxy: Proxy) -> None:
+    """Clients see the tracker's certificate, and the tracker who they are, without having done TLS for too many."""
+    tracker = await proxy.start(
+        {**proxy.place.pair.env, **environment("metrics", port=(metrics := free_port()))},
+        connections_per_address=1,
+        exempt=[],
+    )
+
+    async def has(metric: str) -> bool:
+        reader, writer = await asyncio.open_connection(HERE, metrics)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n")
+        text = (await reader.read()).decode()
+        writer.close()
+        return f"\n{metric}\n" in text
+
+    async with proxy.client(ELSEWHERE) as first, proxy.client(FAR) as second:
+        with pytest.raises(ConnectionError):
+            await proxy.client(ELSEWHERE).__aenter__()
+        assert await has('peerservers_rejected_total{reason="address_connections"} 1.0')
+        await first.announce(A)
+        await second.announce(B, offers=offers(1))
+        offered = await first.receive()
+        await first.send(answer(A, B, offered["offer_id"]))
+        assert (await second.receive_until(lambda message: "answer" in message))["peer_id"] == A
+        # A page would be one connection more.
+        assert (await proxy.get("/health", HERE))[0] == 200
+        assert await tracker.stop() == 0
+        assert (await first.closed())[0] == 1001
+    # The proxy's own question whether it is up is understood, too.
+    log = proxy.place.directory / "log"
+    await eventually(lambda: "Server tracker/tracker is DOWN" in log.read_text())
+    await proxy.start(proxy.place.pair.env)
+    await eventually(lambda: "Server tracker/tracker is UP" in log.read_text())
+    assert (await proxy.get("/ready"))[0] == 200
 
 
 @pytest.mark.parametrize("proxy", [KINDS["nginx"]], ids=["nginx"], indirect=True)

@@ -58,6 +58,26 @@ async def serve() -> AsyncIterator[Any]:
         assert endpoint.hub.tally.dropped.keys() <= DROPPED
 
 
+StartServer = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+async def start_server() -> AsyncIterator[StartServer]:
+    """Starts trackers in this process, whose counters can be looked into."""
+    servers: list[Server] = []
+
+    async def start(**sections: dict[str, Any]) -> Server:
+        sections["server"] = {"host": "127.0.0.1", "port": 0, **sections.get("server", {})}
+        server = Server(load(None, sections), {})
+        servers.append(server)
+        await server.start()
+        return server
+
+    yield start
+    for server in servers:
+        await asyncio.wait_for(server.stop(), PATIENCE)
+
+
 Federate = Callable[..., Awaitable[Running]]
 
 

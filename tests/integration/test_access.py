@@ -3,9 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ from websockets.exceptions import InvalidStatus
 
 from tests.client import HASH, PATIENCE, RawClient, announce, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment
+from tests.integration.conftest import StartServer
 from tests.integration.test_life import assert_one_line, peerservers
-from tests.integration.wire import HANDSHAKE, WireClient
+from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_use, proxy_header
 from tests.unit.fakes import peer_id
 from tracker.config import load
 from tracker.proxies import PROXY_V2
-from tracker.server import Server
 
 A, B = peer_id(1), peer_id(2)
 OTHER = "o" * 20
@@ -30,7 +28,6 @@ LIMITED = environment("limits", exempt=[])
 PROXIED = {**LIMITED, **environment("server", trusted_proxies=["127.0.0.0/8"])}
 ONE_EACH = environment("limits", connections_per_address=1)
 
-CLIENT = "192.0.2.7"
 FORWARDED = {"X-Forwarded-For": CLIENT}
 
 
@@ -55,13 +52,6 @@ async def reloaded(tracker: TrackerProcess) -> dict[str, Any]:
     tracker.log.clear()
     tracker.tell(signal.SIGHUP)
     return await tracker.logged("reloaded", "reload_failed")
-
-
-def proxy_header(address: str = CLIENT) -> bytes:
-    packed = ip_address(address).packed
-    family = 0x11 if len(packed) == 4 else 0x21
-    body = packed + bytes(len(packed) + 4)
-    return PROXY_V2 + bytes([0x21, family]) + len(body).to_bytes(2, "big") + body
 
 
 async def test_a_swarm_that_is_denied_while_it_runs(start_tracker: StartTracker, tmp_path: Path) -> None:
@@ -356,37 +346,6 @@ async def test_addresses_are_in_the_log_only_if_wanted(start_tracker: StartTrack
 )
 def test_mistakes(section: str, settings: dict[str, Any], part: str) -> None:
     assert_one_line(peerservers("serve", "--port", "0", **environment(section, **settings)), part)
-
-
-StartServer = Callable[..., Awaitable[Server]]
-
-
-@pytest.fixture
-async def start_server() -> AsyncIterator[StartServer]:
-    """Starts trackers in this process, whose counters can be looked into."""
-    servers: list[Server] = []
-
-    async def start(**sections: dict[str, Any]) -> Server:
-        sections["server"] = {"host": "127.0.0.1", "port": 0, **sections.get("server", {})}
-        server = Server(load(None, sections), {})
-        servers.append(server)
-        await server.start()
-        return server
-
-    yield start
-    for server in servers:
-        await asyncio.wait_for(server.stop(), PATIENCE)
-
-
-async def connected(server: Server, data: bytes = b"") -> WireClient:
-    reader, writer = await asyncio.open_connection(*server.addresses[0])
-    writer.write(data)
-    return WireClient(reader, writer)
-
-
-def in_use(server: Server) -> int:
-    """Connections that are counted against some address."""
-    return sum(quota.connections for quota in server.endpoint.door.addresses._quotas.values())
 
 
 UPGRADE = HANDSHAKE + b"\r\n"

@@ -171,6 +171,31 @@ async def test_a_renewed_certificate_is_used_after_sighup_and_open_connections_s
     assert expires == pair.expires.timestamp()
 
 
+@pytest.mark.parametrize("begins_with_tls", [True, False], ids=["off", "on"])
+async def test_sighup_names_what_needs_a_restart(
+    start_tracker: StartTracker, pair: Pair, tmp_path: Path, begins_with_tls: bool
+) -> None:
+    file = tmp_path / "peerservers.toml"
+    tls = f"[tls]\ncertificate = '{pair.certificate}'\nkey = '{pair.key}'\n"
+    before, after = (tls, "") if begins_with_tls else ("", tls)
+    file.write_text(before)
+    tracker = await start_tracker("--config", str(file))
+
+    async def warned(text: str) -> list[object]:
+        file.write_text(text)
+        tracker.log.clear()
+        tracker.tell(signal.SIGHUP)
+        await tracker.logged("reloaded")
+        return [line["keys"] for line in tracker.log if line["event"] == "restart_needed"]
+
+    for _ in range(2):
+        # Also the second time: it still runs as it began.
+        keys = await warned(f"{after}[connections]\nping_interval = 7\n")
+        assert keys == [["connections.ping_interval", "tls.certificate"]]
+    assert await warned(f"{before}[limits]\nconnections_per_address = 7\n") == []
+    assert (await get(tracker, pair, "/health") if begins_with_tls else await tracker.get("/health"))[0] == 200
+
+
 async def test_a_renewed_certificate_is_noticed(start_tracker: StartTracker, pair: Pair) -> None:
     tracker = await start_tracker(env=pair.env)
     pair.renew(days=90)
@@ -250,8 +275,9 @@ def test_a_certificate_that_cannot_be_used_is_one_line(pair: Pair, tmp_path: Pat
 )
 async def test_what_is_no_tls(start_tracker: StartTracker, pair: Pair, data: bytes) -> None:
     tracker = await start_tracker(env=pair.env | environment("connections", handshake_timeout=1))
-    for reply in await asyncio.gather(*(exchange(tracker, data) for _ in range(10))):
-        assert b"HTTP/" not in reply
+    for answered in await asyncio.gather(*(exchange(tracker, data) for _ in range(10))):
+        # Whoever speaks HTTP is told in HTTP.
+        assert answered.startswith(b"HTTP/1.1 400 ") if data.startswith(b"GET ") else b"HTTP/" not in answered
     async with raw_client(url(tracker), **pair.client()) as client:
         await client.announce(A)
 
@@ -327,36 +353,6 @@ async def test_clients_that_never_handshake_are_cut(start_tracker: StartTracker,
             assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         writer.transport.abort()
     assert (await get(tracker, pair, "/health"))[0] == 200
-
-
-async def test_who_is_refused_before_the_request_while_it_sends(start_tracker: StartTracker, pair: Pair) -> None:
-    limits = environment("limits", exempt=[], connections_per_address=1)
-    tracker = await start_tracker(env=pair.env | limits)
-    async with raw_client(url(tracker), **pair.client()) as client:
-        for _ in range(20):
-            reply = await exchange(tracker, HANDSHAKE + b"\r\n" + b"x" * 100_000, **pair.client())
-            assert reply.startswith(b"HTTP/1.1 429 ") or reply == b""
-            await finish_handshake_with(tracker, pair, HANDSHAKE + b"\r\n")
-        assert (await client.announce(A))["incomplete"] == 1
-
-
-async def finish_handshake_with(tracker: TrackerProcess, pair: Pair, data: bytes) -> None:
-    """Send the handshake's end and first data in one piece, and wait for the end of the connection."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = pair.client()["ssl"].wrap_bio(incoming, outgoing, server_hostname="localhost")
-    reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
-    while True:
-        try:
-            tls.do_handshake()
-            break
-        except ssl.SSLWantReadError:
-            writer.write(outgoing.read())
-            incoming.write(await asyncio.wait_for(reader.read(65536), PATIENCE))
-    tls.write(data)
-    writer.write(outgoing.read())
-    with suppress(ConnectionError):
-        await asyncio.wait_for(reader.read(65536), PATIENCE)
-    writer.transport.abort()
 
 
 async def test_a_stop_closes_with_1001_and_waits_for_no_handshake(start_tracker: StartTracker, pair: Pair) -> None:

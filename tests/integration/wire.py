@@ -1,12 +1,19 @@
 """A client that writes its own bytes."""
 
 import asyncio
+import ssl
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
 
 from tests.client import PATIENCE
 from tests.conftest import TrackerProcess
+from tracker.proxies import PROXY_V2
+from tracker.server import Server
+
+CLIENT = "192.0.2.7"
+"""Somebody behind a proxy."""
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -69,6 +76,80 @@ async def wire(tracker: TrackerProcess, request: bytes | None = HANDSHAKE) -> As
         yield WireClient(reader, writer)
     finally:
         writer.transport.abort()
+
+
+class Tunnel:
+    """A client under TLS that decides itself which bytes are sent together."""
+
+    def __init__(self, wire: WireClient, context: ssl.SSLContext) -> None:
+        self.wire = wire
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+
+    def hello(self) -> bytes:
+        """What TLS says first; that is not sent."""
+        with suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        return self._outgoing.read()
+
+    async def handshake(self, data: bytes = b"") -> None:
+        """Do the rest of the handshake, and send data in one piece with its end."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._exchange()
+            else:
+                break
+        self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Send some data."""
+        if data:
+            self._tls.write(data)
+        self.wire.writer.write(self._outgoing.read())
+
+    async def read(self) -> bytes:
+        """All that comes until the other side ends it as TLS wants it, with a `close_notify`."""
+        read = b""
+        while True:
+            try:
+                piece = self._tls.read(65536)
+            except ssl.SSLWantReadError:
+                await self._exchange()
+            except ssl.SSLZeroReturnError:
+                return read
+            else:
+                if not piece:
+                    return read
+                read += piece
+
+    async def _exchange(self) -> None:
+        self.wire.writer.write(self._outgoing.read())
+        data = await asyncio.wait_for(self.wire.reader.read(65536), PATIENCE)
+        if not data:
+            raise ConnectionResetError("the end")
+        self._incoming.write(data)
+
+
+def proxy_header(address: str = CLIENT) -> bytes:
+    """The PROXY protocol's, version 2."""
+    packed = ip_address(address).packed
+    family = 0x11 if len(packed) == 4 else 0x21
+    body = packed + bytes(len(packed) + 4)
+    return PROXY_V2 + bytes([0x21, family]) + len(body).to_bytes(2, "big") + body
+
+
+async def connected(server: Server, data: bytes = b"") -> WireClient:
+    """A connection to a tracker in this process."""
+    reader, writer = await asyncio.open_connection(*server.addresses[0])
+    writer.write(data)
+    return WireClient(reader, writer)
+
+
+def in_use(server: Server) -> int:
+    """Connections that are counted against some address."""
+    return sum(quota.connections for quota in server.endpoint.door.addresses._quotas.values())
 
 
 class Recorder:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tracker.config import ConfigError, default_toml, load
 from tracker.extension import Extension, ExtensionSettings, sections
+from tracker.settings import Settings, Tls, needs_restart
 
 
 class Example(Extension):
@@ -57,3 +58,32 @@ def test_the_printed_configuration_has_the_extensions_sections() -> None:
 def test_hosts() -> None:
     assert load().server.hosts == ["0.0.0.0"]
     assert load(None, {"server": {"host": ["::1", "127.0.0.1"]}}).server.hosts == ["::1", "127.0.0.1"]
+
+
+def test_what_of_other_settings_needs_a_restart() -> None:
+    running = Settings.model_validate({"server": {"port": 1}, "extensions": {"dht": {"listen": "x", "routers": []}}})
+    fresh = Settings.model_validate(
+        {
+            "server": {"port": 2, "host": ["::1", "::2"], "trusted_proxies": ["::1"], "shutdown_timeout": 1},
+            "tls": {"certificate": "a", "key": "b"},
+            "access": {"deny_infohashes": "c"},
+            "limits": {"max_connections": 1},
+            "log": {"level": "debug"},
+            "connections": {"handshake_timeout": 1},
+            "extensions": {"dht": {"listen": "y", "routers": []}, "federation": {"enabled": False}},
+        }
+    )
+    assert needs_restart(running, running) == []
+    keys = {
+        "server.host",
+        "server.port",
+        "connections.handshake_timeout",
+        "extensions.dht.listen",
+        "extensions.federation.enabled",
+        "tls.certificate",
+    }
+    assert set(needs_restart(running, fresh)) == keys
+    assert set(needs_restart(fresh, running)) == keys
+    # A renewed certificate in another file does not.
+    renewed = fresh.model_copy(update={"tls": Tls(certificate="d")})
+    assert needs_restart(fresh, renewed) == []

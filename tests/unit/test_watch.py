@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.client import eventually
+from tests.client import PATIENCE, eventually
 from tracker.watch import Watch, look
 
 
@@ -68,6 +69,34 @@ async def test_what_is_written_while_it_is_read_is_noticed(watched: Watched, tmp
     seen = look([str(file)])
     file.write_text("half and half")
     watched.watch.set_files(seen)
+    await watched.sees(1)
+
+
+async def test_a_file_system_that_hangs_holds_up_nobody(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    hangs, goes_on, looked = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_look(names: list[str]) -> dict[str, object]:
+        hangs.set()
+        assert goes_on.wait(PATIENCE)
+        seen = look(names)
+        looked.set()
+        return seen
+
+    monkeypatch.setattr("tracker.watch.look", slow_look)
+    watched.watch.set_files(look([str(file)]))
+    file.touch()
+    await eventually(hangs.is_set)
+    # There are others to watch meanwhile: what is seen of the old ones is no news.
+    watched.watch.set_files(look([str(other)]))
+    goes_on.set()
+    await eventually(looked.is_set)
+    looked.clear()
+    await eventually(looked.is_set)
+    assert watched.changes == 0
+    other.touch()
     await watched.sees(1)
 
 

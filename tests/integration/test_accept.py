@@ -1,0 +1,352 @@
+"""What is counted, and for how long, before a client has said what it wants: silence, TLS, the PROXY protocol."""
+
+import asyncio
+import errno
+import os
+import re
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.client import PATIENCE, eventually
+from tests.integration.conftest import StartServer
+from tests.integration.test_tls import Pair
+from tests.integration.wire import HANDSHAKE, Tunnel, WireClient, connected, in_use, proxy_header
+from tracker import accept
+from tracker.door import Room
+from tracker.proxies import PROXY_V2
+from tracker.reasons import Reason
+from tracker.server import Server
+
+ASK = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"
+LOCAL = PROXY_V2 + bytes([0x20, 0, 0, 0])
+"""A proxy speaks for itself."""
+
+StartTls = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+def pair(tmp_path: Any) -> Pair:
+    return Pair(tmp_path)
+
+
+@pytest.fixture
+async def start(start_server: StartServer, pair: Pair) -> AsyncIterator[StartTls]:
+    """Starts trackers in this process that speak TLS and count also who is near; nothing in it may go wrong."""
+    wrong: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+
+    async def begin(proxied: bool = False, **sections: dict[str, Any]) -> Server:
+        sections["limits"] = {"exempt": [], **sections.get("limits", {})}
+        sections["server"] = {"trusted_proxies": ["127.0.0.0/8"] if proxied else []}
+        sections.setdefault("tls", {"certificate": str(pair.certificate), "key": str(pair.key)})
+        return await start_server(**sections)
+
+    loop.set_exception_handler(lambda _loop, context: wrong.append(context))
+    yield begin
+    loop.set_exception_handler(None)
+    assert wrong == []
+
+
+async def tunnel(server: Server, pair: Pair) -> Tunnel:
+    """A client of a tracker, that has not begun with TLS."""
+    return Tunnel(await connected(server), pair.client()["ssl"])
+
+
+def reset(client: WireClient) -> None:
+    """Close a connection as a client does that is killed."""
+    descriptor = client.writer.get_extra_info("socket")
+    descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.writer.transport.abort()
+
+
+async def everything(client: WireClient) -> bytes:
+    """All that is said until the end."""
+    try:
+        return await asyncio.wait_for(client.reader.read(), PATIENCE)
+    except ConnectionError:
+        return b""
+
+
+async def test_who_says_nothing_is_counted(start: StartTls, pair: Pair) -> None:
+    server = await start(limits={"connections_per_address": 5})
+    silent = [await connected(server) for _ in range(5)]
+    await eventually(lambda: in_use(server) == 5)
+    refused = await tunnel(server, pair)
+    refused.wire.writer.write(refused.hello())
+    for client in (refused.wire, await connected(server)):
+        assert await everything(client) == b""
+    assert in_use(server) == 5
+    assert server.endpoint.rejected == {Reason.ADDRESS_CONNECTIONS: 2}
+    # As soon as one is gone there is room.
+    silent[0].writer.transport.abort()
+    await eventually(lambda: in_use(server) == 4)
+    served = await tunnel(server, pair)
+    await served.handshake(ASK)
+    assert (await served.read()).startswith(b"HTTP/1.1 200 ")
+    assert server.endpoint.closed == {Reason.CONNECTION_LOST: 1}
+
+
+@pytest.mark.parametrize("tls", [None, {}], ids=["tls", "plain"])
+async def test_there_is_room_for_so_many_that_say_nothing(start: StartTls, tls: dict[str, Any] | None) -> None:
+    server = await (start() if tls is None else start(tls=tls))
+    server.endpoint.door.room = Room(connections=100, others=16)
+    silent = [await connected(server) for _ in range(40)]
+    answers = await asyncio.gather(*(everything(client) for client in silent[16:]))
+    assert {answer.split(b"\r\n")[0] for answer in answers} == {
+        b"" if tls is None else b"HTTP/1.1 503 Service Unavailable"
+    }
+    assert server.endpoint.rejected == {Reason.TOO_MANY_CONNECTIONS: 24}
+    assert in_use(server) == 16
+
+
+async def ends_silent(client: Tunnel) -> None:
+    client.wire.writer.close()
+
+
+async def ends_silent_with_a_reset(client: Tunnel) -> None:
+    reset(client.wire)
+
+
+async def ends_half_a_hello(client: Tunnel) -> None:
+    client.wire.writer.write(client.hello()[:100])
+    client.wire.writer.close()
+
+
+async def ends_in_the_middle(client: Tunnel) -> None:
+    client.wire.writer.write(client.hello())
+    await client.wire.reader.readexactly(1)
+    client.wire.writer.close()
+
+
+async def ends_in_the_middle_with_a_reset(client: Tunnel) -> None:
+    client.wire.writer.write(client.hello())
+    await client.wire.reader.readexactly(1)
+    reset(client.wire)
+
+
+async def ends_after_the_handshake(client: Tunnel) -> None:
+    await client.handshake()
+    client.wire.writer.close()
+
+
+async def ends_in_a_head(client: Tunnel) -> None:
+    await client.handshake(ASK[:-2])
+    reset(client.wire)
+
+
+async def speaks_http(client: Tunnel) -> None:
+    client.wire.writer.write(ASK)
+    answered = await everything(client.wire)
+    assert answered.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    head, _, body = answered.partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}\r\n" in (head + b"\r\n").decode()
+    assert re.match(rb"This port speaks TLS: .*\n", body)
+
+
+async def speaks_garbage(client: Tunnel) -> None:
+    client.wire.writer.write(bytes(range(128, 256)) * 100)
+    assert await everything(client.wire) == b""
+
+
+async def speaks_garbage_in_a_record(client: Tunnel) -> None:
+    client.wire.writer.write(b"\x16\x03\x01\x00\x40" + bytes(64))
+    # It is told so in TLS' own words.
+    assert not (await everything(client.wire)).startswith(b"HTTP")
+
+
+async def speaks_garbage_in_tls(client: Tunnel) -> None:
+    # So much that some of it comes after the answer.
+    await client.handshake(b"\x00" * 100_000)
+    assert (await client.read()).startswith(b"HTTP/1.1 431 ")
+    client.wire.writer.close()
+
+
+async def says_whose_it_is_in_tls(client: Tunnel) -> None:
+    await client.handshake(proxy_header() + ASK)
+    assert (await client.read()).startswith(b"HTTP/1.1 431 ")
+    client.wire.writer.close()
+
+
+async def trusts_nobody(client: Tunnel) -> None:
+    stranger = Tunnel(client.wire, ssl.create_default_context())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await stranger.handshake()
+    stranger.write(b"")
+    await everything(client.wire)
+
+
+async def stays_silent(client: Tunnel) -> None:
+    assert await everything(client.wire) == b""
+
+
+async def stays_silent_in_the_middle(client: Tunnel) -> None:
+    client.wire.writer.write(client.hello())
+    assert await everything(client.wire)
+
+
+async def stays_silent_after_the_handshake(client: Tunnel) -> None:
+    await client.handshake()
+    await everything(client.wire)
+
+
+async def does_not_agree_to_the_end(client: Tunnel) -> None:
+    """Refused, and its socket is still there: it counts until that is cut."""
+    await client.handshake(b"\x00\x01\x02")
+    await everything(client.wire)
+
+
+End = Callable[[Tunnel], Awaitable[None]]
+
+ENDS: dict[End, Reason] = {
+    ends_silent: Reason.CONNECTION_LOST,
+    ends_silent_with_a_reset: Reason.CONNECTION_LOST,
+    ends_half_a_hello: Reason.CONNECTION_LOST,
+    ends_in_the_middle: Reason.CONNECTION_LOST,
+    ends_in_the_middle_with_a_reset: Reason.CONNECTION_LOST,
+    ends_after_the_handshake: Reason.CONNECTION_LOST,
+    ends_in_a_head: Reason.CONNECTION_LOST,
+    speaks_http: Reason.HANDSHAKE_INVALID,
+    speaks_garbage: Reason.HANDSHAKE_INVALID,
+    speaks_garbage_in_a_record: Reason.TLS_FAILED,
+    speaks_garbage_in_tls: Reason.HANDSHAKE_INVALID,
+    says_whose_it_is_in_tls: Reason.HANDSHAKE_INVALID,
+    trusts_nobody: Reason.TLS_FAILED,
+    stays_silent: Reason.HANDSHAKE_TIMEOUT,
+    stays_silent_in_the_middle: Reason.HANDSHAKE_TIMEOUT,
+    stays_silent_after_the_handshake: Reason.HANDSHAKE_TIMEOUT,
+    does_not_agree_to_the_end: Reason.HANDSHAKE_INVALID,
+}
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+async def test_each_end_has_a_reason_and_leaves_nothing_behind(
+    start: StartTls, pair: Pair, end: End, proxied: bool
+) -> None:
+    waits = ENDS[end] is Reason.HANDSHAKE_TIMEOUT or end is does_not_agree_to_the_end
+    server = await start(proxied, connections={"handshake_timeout": 0.3 if waits else 30})
+    # Of the same client, and stays: what is counted off twice shows.
+    other = await tunnel(server, pair)
+    other.wire.writer.write(proxy_header() if proxied else b"")
+    await other.handshake(HANDSHAKE + b"\r\n")
+    await eventually(lambda: in_use(server) == 1)
+    files = len(os.listdir("/proc/self/fd"))
+    client = await tunnel(server, pair)
+    client.wire.writer.write(proxy_header() if proxied else b"")
+    await eventually(lambda: in_use(server) == 2)
+    await end(client)
+    await eventually(lambda: in_use(server) == 1)
+    assert server.endpoint.closed == {ENDS[end]: 1}
+    assert not server.endpoint._arrivals
+    client.wire.writer.transport.abort()
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) == files)
+    assert in_use(server) == 1
+    assert server.endpoint.rejected == {}
+    other.wire.writer.transport.abort()
+
+
+@pytest.mark.parametrize("begun", [b"", proxy_header()[:20], b"\r", proxy_header(), proxy_header() + b"\x16\x03\x01"])
+async def test_a_proxys_connection_that_is_not_finished(start: StartTls, begun: bytes) -> None:
+    server = await start(proxied=True, connections={"handshake_timeout": 0.3})
+    client = await connected(server, begun)
+    assert await everything(client) == b""
+    gone = await connected(server, begun)
+    gone.writer.close()
+    await eventually(lambda: sum(server.endpoint.closed.values()) == 2)
+    assert server.endpoint.closed == {Reason.HANDSHAKE_TIMEOUT: 1, Reason.CONNECTION_LOST: 1}
+    assert in_use(server) == 0
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000], ids=["in bytes", "in pieces", "at once"])
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+async def test_a_proxys_header_comes_before_tls(start: StartTls, pair: Pair, size: int, address: str) -> None:
+    server = await start(proxied=True, limits={"connections_per_address": 1})
+    client = await tunnel(server, pair)
+    data = proxy_header(address) + client.hello()
+    for index in range(0, len(data), size):
+        client.wire.writer.write(data[index : index + size])
+        await asyncio.sleep(0)
+    await client.handshake(ASK[:-2])
+    assert [quota.address for quota in server.endpoint.door.addresses._quotas.values()] == [
+        address.replace("::7", "::/64") if ":" in address else address
+    ]
+    # Another of the same client has no handshake.
+    refused = await tunnel(server, pair)
+    refused.wire.writer.write(proxy_header(address) + refused.hello())
+    assert await everything(refused.wire) == b""
+    assert server.endpoint.rejected == {Reason.ADDRESS_CONNECTIONS: 1}
+    client.write(ASK[-2:])
+    assert (await client.read()).startswith(b"HTTP/1.1 200 ")
+    client.wire.writer.close()
+    await eventually(lambda: in_use(server) == 0)
+    assert server.endpoint.closed == {}
+
+
+@pytest.mark.parametrize("header", [b"", LOCAL], ids=["none", "of the proxy itself"])
+async def test_a_proxy_without_the_header_tells_it_in_the_request(start: StartTls, pair: Pair, header: bytes) -> None:
+    server = await start(proxied=True, limits={"connections_per_address": 1})
+    clients = [await tunnel(server, pair) for _ in range(3)]
+    for client, number in zip(clients, (7, 8, 7), strict=True):
+        client.wire.writer.write(header)
+        await client.handshake(HANDSHAKE + b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % number)
+    assert b" 429 " in await clients[-1].read()
+    assert in_use(server) == 2
+
+
+@pytest.mark.parametrize("first", [LOCAL, proxy_header("192.0.2.8")], ids=["of the proxy itself", "of a client"])
+async def test_a_second_header_is_not_a_proxys(start: StartTls, pair: Pair, first: bytes) -> None:
+    server = await start(proxied=True)
+    client = await tunnel(server, pair)
+    client.wire.writer.write(first + proxy_header() + client.hello())
+    assert await everything(client.wire) == b""
+    await eventually(lambda: server.endpoint.closed == {Reason.HANDSHAKE_INVALID: 1})
+    assert in_use(server) == 0
+
+
+async def test_nobody_elses_header_is_believed_before_tls(start: StartTls, pair: Pair) -> None:
+    server = await start()
+    client = await tunnel(server, pair)
+    client.wire.writer.write(proxy_header() + client.hello())
+    assert await everything(client.wire) == b""
+    await eventually(lambda: server.endpoint.closed == {Reason.HANDSHAKE_INVALID: 1})
+
+
+async def test_a_stop_cuts_whoever_has_not_finished(start: StartTls, pair: Pair) -> None:
+    server = await start(connections={"handshake_timeout": 30})
+    clients = [await tunnel(server, pair) for _ in range(3)]
+    clients[1].wire.writer.write(clients[1].hello())
+    await clients[1].wire.reader.readexactly(1)
+    await clients[2].handshake(ASK[:-2])
+    await eventually(lambda: in_use(server) == 3)
+    await asyncio.wait_for(server.stop(), PATIENCE)
+    for client in clients:
+        await everything(client.wire)
+    await eventually(lambda: in_use(server) == 0)
+    assert server.endpoint.closed == {Reason.SHUTDOWN: 3}
+
+
+async def test_without_descriptors_it_waits_and_goes_on(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accept, "_PAUSE", 0.1)
+    server = await start_server()
+    real, failures = socket.socket.accept, [errno.ECONNABORTED, errno.EMFILE, errno.ENFILE]
+
+    def failing(listener: socket.socket) -> Any:
+        if failures:
+            number = failures.pop(0)
+            raise OSError(number, os.strerror(number))
+        return real(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    with capture_logs() as logs:
+        client = await connected(server, ASK)
+        assert (await everything(client)).startswith(b"HTTP/1.1 200 ")
+    assert not failures
+    assert [line["event"] for line in logs] == ["accepting_paused"] * 2
