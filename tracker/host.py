@@ -114,14 +114,14 @@ class ExtensionHost:
                 runner.post("offers_unplaced", swarm, swarm, peer.peer_id, detached(offers), size=_size(offers))
 
     def answer_unplaced(self, answer: Answer) -> bool:
-        wanting = [runner for runner in self._runners if runner.wants("answer_unplaced")]
-        if wanting:
-            kept = Answer(
-                answer.info_hash, answer.peer_id, answer.to_peer_id, answer.sdp.copy(), answer.offer_id.copy()
-            )
-            for runner in wanting:
-                runner.post("answer_unplaced", None, kept, size=memoryview(answer.sdp).nbytes)
-        return bool(wanting)
+        kept: Answer | None = None
+        for runner in self._runners:
+            if runner.wants("answer_unplaced"):
+                kept = kept or Answer(
+                    answer.info_hash, answer.peer_id, answer.to_peer_id, answer.sdp.copy(), answer.offer_id.copy()
+                )
+                runner.post("answer_unplaced", None, kept, size=len(memoryview(kept.sdp)))
+        return kept is not None
 
 
 class _Runner:

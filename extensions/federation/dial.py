@@ -13,6 +13,7 @@ from websockets.typing import Subprotocol
 
 from extensions.addresses import is_public
 from extensions.dht.record import is_url
+from extensions.federation.limits import STUCK_AFTER
 from extensions.federation.reasons import Fault
 from extensions.federation.session import LinkError
 from extensions.federation.wire import MAX_FRAME
@@ -109,9 +110,12 @@ class Dialed:
 
     async def send(self, frame: bytes) -> None:
         try:
-            await self._socket.send(frame, text=True)
+            async with asyncio.timeout(STUCK_AFTER):
+                await self._socket.send(frame, text=True)
         except ConnectionClosed:
             raise LinkError(Fault.LOST) from None
+        except TimeoutError:
+            raise LinkError(Fault.STUCK) from None
 
     async def close(self) -> None:
         await self._socket.close()

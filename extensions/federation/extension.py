@@ -373,7 +373,8 @@ class Federation(Extension):
             # Any further answers to that offer earn nothing.
             link.answered += 1
             member = link.members.get(answer.info_hash)
-            if member:
+            if member and member.complete + member.incomplete >= CREDIT:
+                # Only who is believed no more than that can gain by it.
                 self._weigh(link, member)
         self.tracker.deliver_answer(answer)
 

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from websockets.frames import CloseCode
 
-from extensions.federation.limits import Turns
+from extensions.federation.limits import STUCK_AFTER, Turns
 from extensions.federation.reasons import Dropped, Fault
 from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session
 from extensions.federation.wire import SOFT_FRAME
@@ -21,11 +21,12 @@ from tracker.swarm import RemoteMember
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 BYE_TIMEOUT: Final = 1.0
+PACE: Final = 0.01
+"""Seconds from one frame to the next, if nothing waits: what comes in between goes together. What comes alone goes at
+once. Most of what a small message costs, here and there, is its frame."""
+
 SLOW_POLL: Final = 0.05
 """Seconds until a transport whose buffer is full is tried again."""
-
-STUCK_AFTER: Final = 30.0
-"""Seconds for which one frame may wait to be taken."""
 
 MAX_QUEUED_OFFERS: Final = 1 << 20
 MAX_QUEUED: Final = 8 << 20
@@ -35,9 +36,6 @@ BYTES_PER_SECOND: Final = 4 << 20
 BYTES_BURST: Final = 16 << 20
 MESSAGE_COST: Final = 1024
 """What is read of a link; the rest waits in the socket, where it is the sender's."""
-
-TURN: Final = 0.002
-"""Seconds for which what came over one link is worked off before others have their turn."""
 
 OFFERS_PER_SECOND: Final = 1000.0
 OFFERS_BURST: Final = 5000.0
@@ -60,7 +58,10 @@ MAX_ANSWERS: Final = 20
 
 
 class Transport(Protocol):
-    """What carries a link's frames: text, in order, each whole. `receive` and `send` raise `LinkError` at its end."""
+    """What carries a link's frames: text, in order, each whole.
+
+    `receive` and `send` raise `LinkError` at its end, `send` also if a frame is not taken within `STUCK_AFTER`.
+    """
 
     async def receive(self) -> bytes: ...
     async def send(self, frame: bytes) -> None: ...
@@ -83,10 +84,14 @@ class Accepted:
         return frame
 
     async def send(self, frame: bytes) -> None:
+        waited = 0.0
         while not self._channel.send(frame):
             if self._channel.reason is not None:
                 raise LinkError(Fault.LOST)
+            if waited > STUCK_AFTER:
+                raise LinkError(Fault.STUCK)
             await asyncio.sleep(SLOW_POLL)
+            waited += SLOW_POLL
 
     async def close(self) -> None:
         self._channel.close(CloseCode.NORMAL_CLOSURE, Reason.CLOSED_BY_EXTENSION)
@@ -234,11 +239,10 @@ class Link:
         rest = True
         while rest:
             async with self._turns:
-                until = time.monotonic() + TURN
                 rest = False
                 for message in messages:
                     self._take_message(message)
-                    if time.monotonic() > until:
+                    if self._turns.is_over:
                         rest = True
                         break
 
@@ -246,7 +250,7 @@ class Link:
         told = self.session.told
         events, replies = self.session.receive(message)
         self.post(replies)
-        if not self._telling.has(self.session.told - told, time.monotonic()):
+        if self.session.told > told and not self._telling.has(self.session.told - told, time.monotonic()):
             raise LinkError(Fault.FLOOD)
         for event in events:
             self._on_event(self, event)
@@ -262,10 +266,9 @@ class Link:
                     await self._something.wait()
                     continue
                 self.tally["bytes_out"] += len(frame)
-                async with asyncio.timeout(STUCK_AFTER):
-                    await self._transport.send(frame)
-        except TimeoutError:
-            return LinkError(Fault.STUCK)
+                await self._transport.send(frame)
+                if self.tracker_id and not (self._others or self._offers):
+                    await asyncio.sleep(PACE)
         except LinkError as error:
             return error
 

@@ -144,7 +144,13 @@ class Session:
         events: list[Event] = []
         replies: list[bytes] = []
         for message in messages:
-            if isinstance(message, wire.Hello):
+            if isinstance(message, wire.Offers | wire.Answered | wire.Refused):
+                if self.state is not State.OPEN:
+                    raise LinkError(Fault.OUT_OF_TURN)
+                event = self._about_swarm(message)
+                if event:
+                    events.append(event)
+            elif isinstance(message, wire.Hello):
                 replies.append(self._hello(message))
             elif isinstance(message, wire.Proof):
                 events.append(self._proof(message))
@@ -152,12 +158,8 @@ class Session:
                 raise LinkError(Fault.CLOSED_THERE, message.reason)
             elif self.state is not State.OPEN:
                 raise LinkError(Fault.OUT_OF_TURN)
-            elif isinstance(message, wire.Have):
-                events += self._have(message)
             else:
-                event = self._about_swarm(message)
-                if event:
-                    events.append(event)
+                events += self._have(message)
         return events, replies
 
     def counts(self, info_hash: str) -> tuple[int, int]:

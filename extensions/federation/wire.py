@@ -145,7 +145,8 @@ def decode(frame: bytes) -> list[Message]:
         raise WireError("too long")
     try:
         # msgspec checks what it decodes; SDPs it only skips over, and they are relayed.
-        frame.decode()
+        if not frame.isascii():
+            frame.decode()
         messages = [_decoder.decode(line) for line in frame.split(b"\n")]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(str(error)) from None

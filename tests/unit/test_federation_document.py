@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.federation import dial, extension, link, mesh, wire
+from extensions.federation import dial, extension, limits, link, mesh, wire
 from extensions.federation import session as module
 from extensions.federation.reasons import BROKEN_RULES, Dropped, Fault
 from extensions.federation.session import Session
@@ -142,7 +142,7 @@ def test_every_message_and_field_is_in_the_document() -> None:
         f"| {parking.MAX_BYTES >> 20} MiB of SDPs and {parking._OVERHEAD} bytes for each",
         f"| {link.MAX_QUEUED_OFFERS >> 20} MiB | the oldest",
         f"| {link.MAX_QUEUED >> 20} MiB | the link ends",
-        f"| {link.STUCK_AFTER:.0f} s | the link ends",
+        f"| {limits.STUCK_AFTER:.0f} s | the link ends",
     ],
 )
 def test_numbers_are_those_of_the_document(text: str) -> None:
