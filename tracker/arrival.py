@@ -10,28 +10,13 @@ from typing import Any, Final, Protocol, cast
 
 from tracker.accept import dismiss
 from tracker.door import Refused, Visit
+from tracker.handshake import refusal
 from tracker.http import MAX_HEADER
 from tracker.proxies import PROXY_V2, ProxyError, header_size, proxy_header
 from tracker.reasons import Reason
 
-
-def response(status: HTTPStatus, headers: dict[str, str], body: str = "") -> bytes:
-    """The whole response to who is not served."""
-    lines = {"Connection": "close", "Content-Length": str(len(body)), **headers}
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n{body}".encode()
-
-
-def refusal(refused: Refused) -> bytes:
-    """The response to a connection that is refused before its request was read."""
-    return response(refused.status, refused.headers)
-
-
-_TOO_LARGE: Final = response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, {})
-
-_SPEAKS_TLS: Final = response(
-    HTTPStatus.BAD_REQUEST, {"Content-Type": "text/plain"}, "This port speaks TLS: use wss:// or https://\n"
-)
+_TOO_LARGE: Final = refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+_SPEAKS_TLS: Final = refusal(HTTPStatus.BAD_REQUEST, text="This port speaks TLS: use wss:// or https://")
 
 _TLS_START: Final = b"\x16"
 """What a connection under TLS begins with: a record of its handshake."""
@@ -122,7 +107,7 @@ class Arrival(asyncio.Protocol):
                     refused = self._owner.identified(self, header[0])
                     if refused:
                         self._stop_looking()
-                        dismiss(self._socket, b"" if self._tls else refusal(refused))
+                        dismiss(self._socket, b"" if self._tls else refusal(refused.status, refused.headers))
                         return
                 first = self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:

@@ -19,9 +19,9 @@ import structlog
 from websockets.frames import CloseCode
 
 from tracker.accept import Acceptor, dismiss
-from tracker.arrival import Arrival, refusal
+from tracker.arrival import Arrival
 from tracker.door import Door, Refused, Visit
-from tracker.handshake import Handshake
+from tracker.handshake import Handshake, refusal
 from tracker.http import HttpConnection, Route
 from tracker.hub import Hub, Outgoing
 from tracker.protocol import Malformed
@@ -201,7 +201,7 @@ class Endpoint:
         except Refused as refused:
             self._refused(refused, peer)
             # Under TLS without a word: to whoever is too many, the handshake for it would be a present.
-            dismiss(accepted, b"" if tls else refusal(refused))
+            dismiss(accepted, b"" if tls else refusal(refused.status, refused.headers))
             return
         arrival = Arrival(self, accepted, visit, self.settings.handshake_timeout, tls)
         self._arrivals.add(arrival)
@@ -218,7 +218,7 @@ class Endpoint:
     def _upgrade(self, arrival: Arrival, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         visit = arrival.visit
         handshake = Handshake(head, self._subprotocols)
-        if not handshake.is_valid:
+        if handshake.error is not None:
             arrival.refuse(Reason.HANDSHAKE_INVALID, handshake.response())
             return
         try:
@@ -228,7 +228,7 @@ class Endpoint:
             self.door.admit(handshake.headers, len(self.websockets))
         except Refused as refused:
             self._refused(refused, visit.address)
-            arrival.refuse(refused.reason, handshake.refusal(refused.status, refused.headers))
+            arrival.refuse(refused.reason, refusal(refused.status, refused.headers))
             return
         self._arrivals.discard(arrival)
         accept = self._subprotocols.get(handshake.subprotocol or "")
