@@ -39,7 +39,9 @@ async def serve() -> AsyncIterator[Any]:
     running: list[Running] = []
 
     async def start(classes: dict[str, type[Extension]], **sections: dict[str, Any]) -> Running:
-        settings = load(None, {"server": {"host": "127.0.0.1", "port": 0}, "extensions": sections})
+        # Some extensions never come back, and need not be waited for long.
+        server_settings = {"host": "127.0.0.1", "port": 0, "shutdown_timeout": 0.5}
+        settings = load(None, {"server": server_settings, "extensions": sections})
         server = Server(settings, classes)
         await server.start()
         running.append(Running(server))
