@@ -43,7 +43,8 @@ async def serve() -> AsyncIterator[Any]:
         classes: dict[str, type[Extension]], settings: dict[str, Any] | None = None, **sections: dict[str, Any]
     ) -> Running:
         chosen = {"server": {}, **(settings or {}), "extensions": sections}
-        chosen["server"] = {"host": "127.0.0.1", "port": 0, **chosen["server"]}
+        # Some extensions never come back, and need not be waited for long.
+        chosen["server"] = {"host": "127.0.0.1", "port": 0, "shutdown_timeout": 0.5, **chosen["server"]}
         server = Server(load(None, chosen), classes)
         await server.start()
         running.append(Running(server))

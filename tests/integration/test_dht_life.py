@@ -178,7 +178,7 @@ async def test_what_is_wanted_before_the_start_is_done_after_it(
     dht: PrivateDht, members: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "HASTY_PERIOD", 0.05)
-    # The extension goes by the real time of day: at another, its records are under another key.
+    # The extension goes by the real time of day, and so must who reads what it writes.
     members.clock.ahead = 0.0
     reader = await members.start()
     one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
