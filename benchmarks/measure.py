@@ -31,6 +31,7 @@ class Mark:
     unix: float
     user: float
     system: float
+    ran: float
     waited: float
     own: float
     count: float
@@ -38,13 +39,15 @@ class Mark:
     @classmethod
     def of(cls, server: Running, count: float) -> "Mark":
         """Now."""
-        return cls(time.perf_counter(), time.time(), *server.cpu(), server.waited(), time.process_time(), count)
+        return cls(time.perf_counter(), time.time(), *server.cpu(), *server.main_thread(), time.process_time(), count)
 
     def until_now(self, server: Running, count: float) -> Figures:
         """What has been done since, and what it cost. Raises `ServerFailed` if it was nothing."""
         now = Mark.of(server, count)
         done, seconds = now.count - self.count, now.wall - self.wall
         user, system = now.user - self.user, now.system - self.system
+        # What its other threads took of the same core is no other program's.
+        waited = max(0.0, now.waited - self.waited - max(0.0, user + system - (now.ran - self.ran)))
         if not done or not user + system:
             raise ServerFailed(f"{server.name} has done nothing")
         figures = {
@@ -53,7 +56,7 @@ class Mark:
             "user_us": user / done * 1e6,
             "system_us": system / done * 1e6,
             "server_cpu": (user + system) / seconds,
-            "waited": (now.waited - self.waited) / seconds,
+            "waited": waited / seconds,
             "load_cpu": (now.own - self.own) / seconds,
         }
         pauses = server.collections(self.unix)

@@ -67,9 +67,10 @@ class Running:
         fields = self._proc("stat").rpartition(")")[2].split()
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
-    def waited(self) -> float:
-        """Seconds that its main thread wanted to run while another program had the core."""
-        return int(self._proc("schedstat").split()[1]) / 1e9
+    def main_thread(self) -> tuple[float, float]:
+        """Seconds that its main thread has run, and wanted to while its core was another thread's."""
+        ran, waited, _ = self._proc("schedstat").split()
+        return int(ran) / 1e9, int(waited) / 1e9
 
     def resident(self) -> float:
         """KiB of memory in RAM."""
