@@ -295,7 +295,7 @@ class Client(WebSocket):
             out = endpoint.hub.receive(self, payload, now)
         except UnicodeDecodeError:
             if is_text:  # RFC 6455 section 8.1
-                self.close(CloseCode.INVALID_DATA, Reason.INVALID_UTF8)
+                self.fail(CloseCode.INVALID_DATA, Reason.INVALID_UTF8)
                 return
             self.strikes += 1
             out = [(self, endpoint.hub.refuse(Malformed(Reason.INVALID_JSON, "invalid message")))]
@@ -305,7 +305,7 @@ class Client(WebSocket):
             return
         endpoint.send(out)
         if self.strikes >= endpoint.settings.max_invalid:
-            self.close(CloseCode.POLICY_VIOLATION, Reason.GARBAGE)
+            self.fail(CloseCode.POLICY_VIOLATION, Reason.GARBAGE)
 
     def ended(self) -> None:
         """Its peers leave at once."""

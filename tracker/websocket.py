@@ -18,6 +18,9 @@ CLOSE_TIMEOUT: Final = 5.0
 MAX_WAITING: Final = 64
 """Messages that wait for the end of a turn; more go out before, and are seen by the limit of the send buffer."""
 
+LAST_WORDS: Final = 1024
+"""Bytes in one read of a client that has been closed for breaking the rules, beyond which it is not read any more."""
+
 _NORMAL: Final = Close(CloseCode.NORMAL_CLOSURE, "").serialize()
 _PROTOCOL_ERROR: Final = Close(CloseCode.PROTOCOL_ERROR, "").serialize()
 
@@ -91,6 +94,17 @@ class WebSocket(asyncio.Protocol):
             self._end(reason)
             self._send(CLOSE, Close(code, reason.value).serialize())
 
+    def fail(self, code: CloseCode, reason: Reason) -> None:
+        """Send a close frame to one that has broken the rules, and take no more of what it sends.
+
+        To cut the socket now could cost it the close frame. That is left to the sweep, if it does not hang up itself.
+        """
+        self.close(code, reason)
+        self.flush()
+        self._frames = None
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
     def abort(self, reason: Reason) -> None:
         """Cut the socket."""
         if self.reason is None:
@@ -131,6 +145,9 @@ class WebSocket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Apply the messages that are complete with this."""
         if self._frames is None:
+            if len(data) > LAST_WORDS:
+                # Not to read costs a flood nothing but its sender's memory.
+                self.transport.pause_reading()
             return
         now = monotonic()
         try:
@@ -138,6 +155,8 @@ class WebSocket(asyncio.Protocol):
                 self.heard = now
                 if self.reason is not None:
                     # We have closed. What still comes is not for us, but for the answer to our close frame.
+                    if self._frames is None:
+                        break
                     if opcode == CLOSE:
                         self._hang_up()
                 elif opcode in (TEXT, BINARY):
@@ -149,12 +168,7 @@ class WebSocket(asyncio.Protocol):
                 elif opcode == CLOSE:
                     self._answer_close(payload)
         except FrameError as error:
-            self._frames = None
-            self.close(error.code, Reason.TOO_BIG if error.code == CloseCode.MESSAGE_TOO_BIG else Reason.PROTOCOL_ERROR)
-            self.flush()
-            # To cut the socket now could cost the client the close frame: what it still sends is awaited, unread.
-            if self.transport.can_write_eof() and not self.transport.is_closing():
-                self.transport.write_eof()
+            self.fail(error.code, Reason.TOO_BIG if error.code == CloseCode.MESSAGE_TOO_BIG else Reason.PROTOCOL_ERROR)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is gone."""

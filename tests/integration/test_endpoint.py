@@ -150,6 +150,21 @@ async def test_repeated_garbage_ends_in_1008_and_its_peer_leaves(tracker: Tracke
         await until_closed_as(tracker, "garbage")
 
 
+async def test_who_floods_is_not_read_once_it_is_closed(tracker: TrackerProcess) -> None:
+    async with raw_client(tracker.url) as other, wire(tracker) as flooder:
+        for _ in range(20):
+            flooder.frame(1, b"garbage")
+        assert await flooder.close_code() == 1008
+        for _ in range(400):
+            flooder.frame(1, bytes(60_000))
+        drain = asyncio.ensure_future(flooder.writer.drain())
+        await other.announce(A)
+        # 24 MB would long be gone if anybody took them.
+        assert not (await asyncio.wait([drain], timeout=0.3))[0]
+        drain.cancel()
+    await until_closed_as(tracker, "garbage")
+
+
 async def test_now_and_then_a_bad_message_is_forgiven(tracker: TrackerProcess) -> None:
     async with raw_client(tracker.url) as client:
         for _ in range(50):
