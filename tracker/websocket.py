@@ -15,6 +15,9 @@ from tracker.settings import Connections
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for the other side to answer our close frame before its socket is cut."""
 
+FAIL_TIMEOUT: Final = 2.0
+"""The same for one that has broken the rules: it is not heard any more, and need not answer."""
+
 MAX_WAITING: Final = 64
 """Messages that wait for the end of a turn; more go out before, and are seen by the limit of the send buffer."""
 
@@ -100,6 +103,7 @@ class WebSocket(asyncio.Protocol):
         To cut the socket now could cost it the close frame. That is left to the sweep, if it does not hang up itself.
         """
         self.close(code, reason)
+        self.close_by = monotonic() + FAIL_TIMEOUT
         self.flush()
         self._frames = None
         if self.transport.can_write_eof() and not self.transport.is_closing():
