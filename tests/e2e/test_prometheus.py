@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -292,9 +293,15 @@ class Bustle:
     """What goes on at trackers."""
 
     def __init__(
-        self, here: TrackerProcess, there: TrackerProcess, narrow: TrackerProcess, denied: Path, dht: PrivateDht
+        self,
+        here: TrackerProcess,
+        there: TrackerProcess,
+        narrow: TrackerProcess,
+        tls: TrackerProcess,
+        denied: Path,
+        dht: PrivateDht,
     ) -> None:
-        self.here, self.there, self.narrow, self.denied, self.dht = here, there, narrow, denied, dht
+        self.here, self.there, self.narrow, self.tls, self.denied, self.dht = here, there, narrow, tls, denied, dht
         self.numbers = iter(range(100, 1_000_000))
 
     async def run(self) -> None:
@@ -312,6 +319,7 @@ class Bustle:
             parts = (
                 self.meet,
                 lambda: self.wait_in_vain(vain),
+                self.ask_for_admission,
                 self.talk_rubbish,
                 lambda: self.be_rude(link),
                 self.vanish,
@@ -347,6 +355,13 @@ class Bustle:
         """A peer to whom nobody comes: at every moment some of its offers wait."""
         await client.announce(peer_id(9), VAIN, offers=offers(2, start=next(self.numbers) * 10))
 
+    async def ask_for_admission(self) -> None:
+        """A peer joins where somebody has to think about it."""
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        async with raw_client(self.tls.url.replace("ws:", "wss:"), ssl=trusting) as client:
+            await client.announce(peer_id(8))
+
     async def talk_rubbish(self) -> None:
         """A client is closed for that."""
         async with raw_client(self.here.url) as client:
@@ -369,7 +384,11 @@ class Bustle:
         """More than one address may use, and what nobody may have."""
         await client.announce(peer_id(2), DENIED)
         for _ in range(3):
-            await client.announce(peer_id(2), offers=offers(3))
+            await client.announce(peer_id(2), offers=offers(2))
+        if random.random() < 0.3:
+            # Answers are limited together with offers, and not with announces: of these there would be too many before.
+            for _ in range(6):
+                await client.send(answer(peer_id(2), peer_id(3), offers(1)[0]["offer_id"], HASH))
 
     async def be_refused(self) -> None:
         """By each limit, and for a page's origin."""
@@ -486,12 +505,16 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
         here, there = await trackers.start_linked(2)
         denied = directory / "denied"
         narrow = await start_narrow(directory, denied)
-        tls = await TrackerProcess.start(env=environment("tls", **self_signed(directory)))
+        (directory / "door").mkdir()
+        install(directory / "door", "door", "tests.integration.friend:Door")
+        tls = await TrackerProcess.start(
+            env={"PYTHONPATH": str(directory / "door"), **environment("tls", **self_signed(directory))}
+        )
         config = configuration(directory, [here, there, narrow], tls, port)
         promtool("check", "config", config)
         try:
             async with running(config, port) as prometheus:
-                bustle = asyncio.create_task(Bustle(here, there, narrow, denied, trackers.dht).run())
+                bustle = asyncio.create_task(Bustle(here, there, narrow, tls, denied, trackers.dht).run())
                 looking = asyncio.create_task(watch(prometheus))
                 await asyncio.wait((bustle, looking), return_when=asyncio.FIRST_COMPLETED)
                 if bustle.done():

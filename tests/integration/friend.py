@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tests.unit.fakes import peer_id
 from tracker import protocol
+from tracker.admission import Admission
 from tracker.channel import Channel
 from tracker.extension import Extension, ExtensionSettings, TrackerHandle
 from tracker.http import Request, Response
@@ -86,6 +87,13 @@ class Friend(Extension):
             if payload == b"crash":
                 raise RuntimeError("as told")
             channel.send(payload, is_text)
+
+
+class Door(Extension):
+    """Admits everybody, after some thought."""
+
+    async def admit(self, request: Admission) -> None:
+        await asyncio.sleep(0.3)
 
 
 def install(directory: Path, name: str, target: str) -> None:
