@@ -58,7 +58,7 @@ class Foreign:
             peer
             for peer in swarm.choose_local(len(offers), peer_id, hub.fresh_since(now), hub.random)
             if self._given[peer, None] < limit
-            and (owner is None or self._given[peer, owner] <= limit // 2)
+            and (owner is None or self._given[peer, owner] < limit / 2)
             and peer.offers_by <= now
         ]
         for peer in chosen:
