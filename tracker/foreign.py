@@ -5,19 +5,12 @@ Times as in `tracker.hub`.
 """
 
 from collections import Counter
-from typing import Any, Final
+from typing import Any
 
 from tracker.hub import Hub, Outgoing
 from tracker.protocol import Answer, Offer, is_id, relayed_answer, relayed_offers, token
 from tracker.reasons import Reason
 from tracker.swarm import Peer, RemoteMember
-
-_OFFERS_COME_WITHIN: Final = 10.0
-"""Seconds from a seeder's `completed` to its first offers: webtorrent's begin so, and gather candidates for up to five.
-
-Until then it is given none of those that wait. Where two clients make each other an offer at the same time, each hangs
-up when its own is answered, because it has answered the other's, and nobody is left.
-"""
 
 
 class Foreign:
@@ -65,8 +58,8 @@ class Foreign:
             peer
             for peer in swarm.choose_local(len(offers), peer_id, hub.fresh_since(now), hub.random)
             if self._given[peer, None] < limit
-            and (owner is None or self._given[peer, owner] <= limit // 2)
-            and not (peer.about_to_offer and now - peer.seen < _OFFERS_COME_WITHIN)
+            and (owner is None or self._given[peer, owner] < limit / 2)
+            and peer.offers_by <= now
         ]
         for peer in chosen:
             self._given[peer, None] += 1

@@ -40,6 +40,13 @@ _NOT_GARBAGE: Final = frozenset(
 )
 """Refused for what they ask, not for how they are written."""
 
+_OFFERS_COME_WITHIN: Final = 10.0
+"""Seconds from a seeder's `completed` to its first offers: webtorrent's begin so, and gather candidates for up to five.
+
+Until then it is given none of those that wait. Where two clients make each other an offer at the same time, each hangs
+up when its own is answered, because it has answered the other's, and nobody is left.
+"""
+
 Outgoing = list[tuple[Any, bytes]]
 """Frames to send, in order: (connection, JSON in UTF-8)."""
 
@@ -252,7 +259,7 @@ class Hub:
         out: Outgoing = [(connection, announce_reply(swarm.token, interval, complete, incomplete))]
         if message.offers:
             self.place(swarm, peer, message.offers, now, out)
-        elif joins and self.parking and not peer.about_to_offer:
+        elif joins and self.parking and not peer.offers_by:
             out += self._give_parked(peer, now)
         return out
 
@@ -282,7 +289,8 @@ class Hub:
         if swarm is None:
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
-        peer.about_to_offer = message.completed and not message.offers
+        if message.completed and not message.offers:
+            peer.offers_by = now + _OFFERS_COME_WITHIN
         if message.complete:
             self.seeders += 1
         else:
@@ -305,7 +313,7 @@ class Hub:
 
     def _refresh(self, peer: Peer, complete: bool, now: float) -> None:
         peer.seen = now
-        peer.about_to_offer = False
+        peer.offers_by = 0.0
         if complete and not peer.complete:
             peer.swarm.become_seeder(peer)
             self.leechers -= 1

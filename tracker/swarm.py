@@ -36,7 +36,7 @@ class Connection(Protocol):
 class Peer:
     """One peer_id in one swarm, owned by the connection that last announced it."""
 
-    __slots__ = ("about_to_offer", "complete", "connection", "index", "met", "peer_id", "seen", "swarm", "token")
+    __slots__ = ("complete", "connection", "index", "met", "offers_by", "peer_id", "seen", "swarm", "token")
 
     def __init__(self, swarm: "Swarm", peer_id: str, connection: Connection, complete: bool, seen: float) -> None:
         self.swarm = swarm
@@ -47,8 +47,8 @@ class Peer:
         self.seen = seen
         self.met = False
         """Whether it has answered somebody, or somebody has answered it."""
-        self.about_to_offer = False
-        """Whether it has only just joined, with an announce that its client makes before that with its offers."""
+        self.offers_by = 0.0
+        """When it will have made its first offers, if it has joined with an announce that comes just before; else 0."""
         self.index = -1
 
 

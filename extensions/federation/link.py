@@ -22,8 +22,8 @@ from tracker.swarm import RemoteMember
 HANDSHAKE_TIMEOUT: Final = 10.0
 BYE_TIMEOUT: Final = 1.0
 PACE: Final = 0.01
-"""Seconds from one frame to the next, if nothing waits: what comes in between goes together. What comes alone goes at
-once. Most of what a small message costs, here and there, is its frame."""
+"""Seconds from one frame to the next, until there is enough for a full one: what comes in between goes together. What
+comes alone goes at once. Most of what a small message costs, here and there, is its frame."""
 
 SLOW_POLL: Final = 0.05
 """Seconds until a transport whose buffer is full is tried again."""
@@ -85,13 +85,14 @@ class Accepted:
 
     async def send(self, frame: bytes) -> None:
         waited = 0.0
-        while not self._channel.send(frame):
-            if self._channel.reason is not None:
-                raise LinkError(Fault.LOST)
+        # What it is given meanwhile it would drop, and count.
+        while self._channel.blocked_since and self._channel.reason is None:
             if waited > STUCK_AFTER:
                 raise LinkError(Fault.STUCK)
             await asyncio.sleep(SLOW_POLL)
             waited += SLOW_POLL
+        if not self._channel.send(frame):
+            raise LinkError(Fault.LOST)
 
     async def close(self) -> None:
         self._channel.close(CloseCode.NORMAL_CLOSURE, Reason.CLOSED_BY_EXTENSION)
@@ -134,6 +135,7 @@ class Link:
         self._others: deque[bytes] = deque()
         self._bytes = {True: 0, False: 0}
         self._something = asyncio.Event()
+        self._enough = asyncio.Event()
         self._end: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
 
     @property
@@ -185,6 +187,8 @@ class Link:
         elif self._bytes[False] > MAX_QUEUED:
             self.end(Fault.STUCK)
         self._something.set()
+        if self._bytes[True] + self._bytes[False] >= SOFT_FRAME:
+            self._enough.set()
 
     def remember_offers(self, info_hash: str, peer_id: str, offers: list[tuple[str, Offer]], now: float) -> None:
         """Offers, each with its id, have gone there."""
@@ -268,7 +272,10 @@ class Link:
                 self.tally["bytes_out"] += len(frame)
                 await self._transport.send(frame)
                 if self.tracker_id and not (self._others or self._offers):
-                    await asyncio.sleep(PACE)
+                    self._enough.clear()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PACE):
+                            await self._enough.wait()
         except LinkError as error:
             return error
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.client import HASH, announce, offers
+from tests.client import HASH, announce, answer, offers
 from tests.unit.fakes import FakeConnection
 from tests.unit.links import A, B, C, some_offers
 from tests.unit.test_hub_parking import ID, ParkingRoom, newcomer, offered
@@ -46,6 +46,19 @@ def test_it_is_not_waited_for_long() -> None:
     assert not takes_foreign(room)
     room.now += 1
     assert takes_foreign(room)
+
+
+def test_it_is_not_waited_for_longer_because_it_answers() -> None:
+    room = ParkingRoom()
+    b = seeder(room)
+    a = room.join(A)
+    for _ in range(2):
+        room.now += 5
+        room.send(b, answer(B, A, ID[0]))
+    assert len(a.take()) == 2
+    given, refused = room.foreign.deliver_offers(HASH, C, some_offers(2), room.now)
+    assert {id(connection) for connection, _ in given} == {id(a), id(b)}
+    assert refused == []
 
 
 @pytest.mark.parametrize(

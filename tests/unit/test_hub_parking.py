@@ -401,6 +401,17 @@ def test_a_peer_is_given_only_so_many_foreign_offers_a_minute() -> None:
     assert len(foreign(room, 1)[0]) == 1
 
 
+def test_of_one_place_a_peer_is_given_half_of_that() -> None:
+    for limit, wanted in ((1, [1, 0, 0]), (4, [2, 2, 0])):
+        room = ParkingRoom(max_foreign_offers=limit)
+        room.join(A)
+        given = [
+            sum(len(room.foreign.deliver_offers(HASH, C, some_offers(1), room.now, owner)[0]) for _ in range(5))
+            for owner in ("one", "two", "three")
+        ]
+        assert given == wanted
+
+
 def test_the_limit_is_each_peers_own_and_not_one_of_local_offers() -> None:
     room = ParkingRoom(max_foreign_offers=2)
     room.join(A)
