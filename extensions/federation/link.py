@@ -162,10 +162,12 @@ class Link:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self, fault: Fault) -> None:
-        """Tell the other side why, as far as it listens, and close."""
+        """Send what still waits and why it ends, as far as the other side listens, and close."""
         with suppress(LinkError, TimeoutError):
             if fault not in (Fault.LOST, Fault.CLOSED_THERE):
                 async with asyncio.timeout(BYE_TIMEOUT):
+                    while frame := self._next_frame():
+                        await self._transport.send(frame)
                     await self._transport.send(self.session.bye(fault))
         await self._transport.close()
 

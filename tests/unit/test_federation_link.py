@@ -1,6 +1,7 @@
 """A link at work on a transport that takes everything, or nothing."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -73,6 +74,19 @@ async def test_what_fills_a_frame_goes_at_once(
     sent = 0
     while sent <= number - 4:
         sent += (await sink.frames.get()).count(b"\n") + 1
+
+
+async def test_what_waits_goes_before_the_last_word(paused: Link, sink: Sink) -> None:
+    paused.post([b"1", b"2"])
+    await paused.close(Fault.SHUTDOWN)
+    assert await sink.frames.get() == b"1\n2"
+    assert json.loads(await sink.frames.get())["type"] == "bye"
+
+
+async def test_who_is_gone_is_told_nothing(paused: Link, sink: Sink) -> None:
+    paused.post([b"1"])
+    await paused.close(Fault.LOST)
+    assert sink.frames.empty()
 
 
 class FullChannel:
