@@ -18,6 +18,9 @@ CLOSE_TIMEOUT: Final = 5.0
 MAX_WAITING: Final = 64
 """Messages that wait for the end of a turn; more go out before, and are seen by the limit of the send buffer."""
 
+LARGE: Final = 16 * 1024
+"""Bytes of a message that waits behind no other, for the same reason: 64 full scrapes would be very much."""
+
 LAST_WORDS: Final = 1024
 """Bytes in one read of a client that has been closed for breaking the rules, beyond which it is not read any more."""
 
@@ -191,7 +194,7 @@ class WebSocket(asyncio.Protocol):
         waiting = self._waiting
         if not waiting:
             self.owner.flush_soon(self)
-        elif len(waiting) >= MAX_WAITING:
+        elif len(waiting) >= MAX_WAITING or len(payload) > LARGE:
             self.flush()
             waiting = self._waiting
         waiting.append(frame(opcode, payload))

@@ -12,8 +12,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.client import HASH, RawClient, announce, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess
-from tests.integration.wire import HANDSHAKE, Recorder, WireClient, wire
+from tests.integration.conftest import StartServer
+from tests.integration.wire import HANDSHAKE, Recorder, WireClient, connected, wire
 from tests.unit.fakes import peer_id
+from tracker.reasons import Reason
 
 A, B = peer_id(1), peer_id(2)
 
@@ -281,6 +283,22 @@ async def test_a_receiver_that_never_reads_is_bounded_and_then_cut(start_tracker
                     pass
     assert await tracker.metric("peerservers_dropped_total", reason="slow_receiver") > 0
     await until_closed_as(tracker, "stuck_receiver")
+
+
+async def test_what_one_turn_brings_is_bounded_too(start_server: StartServer) -> None:
+    """Much that comes at once for a receiver that does not read, such as the replies to full scrapes."""
+    server = await start_server()
+    deaf = await connected(server, HANDSHAKE + b"\r\n")
+    await deaf.reader.readuntil(b"\r\n\r\n")
+    deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    (websocket,) = server.endpoint.websockets
+    message = bytes(300_000)
+    sent = [websocket.send(message) for _ in range(60)]
+    await asyncio.sleep(0)
+    assert not all(sent)
+    assert websocket.transport.get_write_buffer_size() < server.settings.connections.send_buffer + 3 * len(message)
+    assert server.hub.tally.dropped[Reason.SLOW_RECEIVER] == sent.count(False)
+    deaf.writer.transport.abort()
 
 
 async def test_a_ping_flood_from_one_that_never_reads_is_not_answered_without_end(
