@@ -173,6 +173,13 @@ class WebSocket(asyncio.Protocol):
         except FrameError as error:
             self.fail(error.code, Reason.TOO_BIG if error.code == CloseCode.MESSAGE_TOO_BIG else Reason.PROTOCOL_ERROR)
 
+    def eof_received(self) -> None:
+        """The other side will send no more; the transport closes as soon as it has written what it has."""
+        if self.reason is None:
+            # That may take long, and the peers cannot be sent anything meanwhile.
+            self._end(Reason.CONNECTION_LOST)
+        self.flush()
+
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is gone."""
         reason = self.reason or Reason.CONNECTION_LOST

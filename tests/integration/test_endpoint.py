@@ -241,6 +241,27 @@ async def test_a_closed_and_a_lost_socket_leave_the_swarm(tracker: TrackerProces
         await until_closed_as(tracker, "connection_lost")
 
 
+async def test_who_sends_no_more_leaves_the_swarm_however_slowly_it_reads(start_server: StartServer) -> None:
+    server = await start_server()
+    slow = await connected(server, HANDSHAKE + b"\r\n")
+    await slow.reader.readuntil(b"\r\n\r\n")
+    slow.frame(1, json.dumps(announce(A)).encode())
+    await slow.receive()
+    slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    (websocket,) = server.endpoint.websockets
+    while not websocket.transport.get_write_buffer_size():
+        websocket.send(bytes(30_000))
+    slow.writer.write_eof()
+    await eventually(lambda: websocket.reason is Reason.CONNECTION_LOST)
+    assert not server.hub.swarms
+    assert not websocket.send(b"{}")
+    assert websocket in server.endpoint.websockets
+    # Until the sweep takes it for dead.
+    websocket.close_by = 0
+    await eventually(lambda: not server.endpoint.websockets)
+    slow.writer.transport.abort()
+
+
 async def test_idle_sockets_are_pinged_and_half_open_ones_cut(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(
         env={"PEERSERVERS_CONNECTIONS__PING_INTERVAL": "0.3", "PEERSERVERS_CONNECTIONS__PING_TIMEOUT": "1"}
