@@ -19,6 +19,7 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """In a header's value (RFC 9110 section 5.5)."""
 
 _KEY_BYTES: Final = 16
+_VERSION: Final = "13"
 
 
 class Headers:
@@ -63,7 +64,10 @@ class Handshake:
     def response(self) -> bytes:
         """What to answer: 101, or what is wrong."""
         if self.error is not None:
-            more = {"Upgrade": "websocket"} if self.error is HTTPStatus.UPGRADE_REQUIRED else {}
+            # Whoever speaks another version must be told which one is spoken here (section 4.4).
+            more = {"Sec-WebSocket-Version": _VERSION}
+            if self.error is HTTPStatus.UPGRADE_REQUIRED:
+                more["Upgrade"] = "websocket"
             return refusal(self.error, more)
         chosen = f"Sec-WebSocket-Protocol: {self.subprotocol}\r\n" if self.subprotocol else ""
         return (
@@ -90,7 +94,7 @@ class Handshake:
         if "upgrade" not in wants or upgrades != ["websocket"]:
             return HTTPStatus.UPGRADE_REQUIRED
         keys = headers.get_all("Sec-WebSocket-Key")
-        if headers.get_all("Sec-WebSocket-Version") != ["13"] or len(keys) != 1 or not _is_key(keys[0]):
+        if headers.get_all("Sec-WebSocket-Version") != [_VERSION] or len(keys) != 1 or not _is_key(keys[0]):
             return HTTPStatus.BAD_REQUEST
         self._key = keys[0]
         return None

@@ -21,6 +21,9 @@ FAIL_TIMEOUT: Final = 2.0
 MAX_WAITING: Final = 64
 """Messages that wait for the end of a turn; more go out before, and are seen by the limit of the send buffer."""
 
+LARGE: Final = 16 * 1024
+"""Bytes of a message that waits behind no other, for the same reason: 64 full scrapes would be very much."""
+
 LAST_WORDS: Final = 1024
 """Bytes in one read of a client that has been closed for breaking the rules, beyond which it is not read any more."""
 
@@ -174,6 +177,13 @@ class WebSocket(asyncio.Protocol):
         except FrameError as error:
             self.fail(error.code, Reason.TOO_BIG if error.code == CloseCode.MESSAGE_TOO_BIG else Reason.PROTOCOL_ERROR)
 
+    def eof_received(self) -> None:
+        """The other side will send no more; the transport closes as soon as it has written what it has."""
+        if self.reason is None:
+            # That may take long, and the peers cannot be sent anything meanwhile.
+            self._end(Reason.CONNECTION_LOST)
+        self.flush()
+
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is gone."""
         reason = self.reason or Reason.CONNECTION_LOST
@@ -195,7 +205,7 @@ class WebSocket(asyncio.Protocol):
         waiting = self._waiting
         if not waiting:
             self.owner.flush_soon(self)
-        elif len(waiting) >= MAX_WAITING:
+        elif len(waiting) >= MAX_WAITING or len(payload) > LARGE:
             self.flush()
             waiting = self._waiting
         waiting.append(frame(opcode, payload))

@@ -12,8 +12,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.client import HASH, RawClient, announce, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess
-from tests.integration.wire import HANDSHAKE, Recorder, WireClient, wire
+from tests.integration.conftest import StartServer
+from tests.integration.wire import HANDSHAKE, Recorder, WireClient, connected, wire
 from tests.unit.fakes import peer_id
+from tracker.reasons import Reason
 
 A, B = peer_id(1), peer_id(2)
 
@@ -239,6 +241,27 @@ async def test_a_closed_and_a_lost_socket_leave_the_swarm(tracker: TrackerProces
         await until_closed_as(tracker, "connection_lost")
 
 
+async def test_who_sends_no_more_leaves_the_swarm_however_slowly_it_reads(start_server: StartServer) -> None:
+    server = await start_server()
+    slow = await connected(server, HANDSHAKE + b"\r\n")
+    await slow.reader.readuntil(b"\r\n\r\n")
+    slow.frame(1, json.dumps(announce(A)).encode())
+    await slow.receive()
+    slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    (websocket,) = server.endpoint.websockets
+    while not websocket.transport.get_write_buffer_size():
+        websocket.send(bytes(30_000))
+    slow.writer.write_eof()
+    await eventually(lambda: websocket.reason is Reason.CONNECTION_LOST)
+    assert not server.hub.swarms
+    assert not websocket.send(b"{}")
+    assert websocket in server.endpoint.websockets
+    # Until the sweep takes it for dead.
+    websocket.close_by = 0
+    await eventually(lambda: not server.endpoint.websockets)
+    slow.writer.transport.abort()
+
+
 async def test_idle_sockets_are_pinged_and_half_open_ones_cut(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(
         env={"PEERSERVERS_CONNECTIONS__PING_INTERVAL": "0.3", "PEERSERVERS_CONNECTIONS__PING_TIMEOUT": "1"}
@@ -281,6 +304,22 @@ async def test_a_receiver_that_never_reads_is_bounded_and_then_cut(start_tracker
                     pass
     assert await tracker.metric("peerservers_dropped_total", reason="slow_receiver") > 0
     await until_closed_as(tracker, "stuck_receiver")
+
+
+async def test_what_one_turn_brings_is_bounded_too(start_server: StartServer) -> None:
+    """Much that comes at once for a receiver that does not read, such as the replies to full scrapes."""
+    server = await start_server()
+    deaf = await connected(server, HANDSHAKE + b"\r\n")
+    await deaf.reader.readuntil(b"\r\n\r\n")
+    deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    (websocket,) = server.endpoint.websockets
+    message = bytes(300_000)
+    sent = [websocket.send(message) for _ in range(60)]
+    await asyncio.sleep(0)
+    assert not all(sent)
+    assert websocket.transport.get_write_buffer_size() < server.settings.connections.send_buffer + 3 * len(message)
+    assert server.hub.tally.dropped[Reason.SLOW_RECEIVER] == sent.count(False)
+    deaf.writer.transport.abort()
 
 
 async def test_a_ping_flood_from_one_that_never_reads_is_not_answered_without_end(

@@ -71,6 +71,7 @@ def test_what_is_no_handshake_is_an_http_error(head: bytes, expected: int) -> No
     assert handshake.error is not None
     assert status(handshake.response()) == expected
     assert b"\r\nConnection: close\r\n" in handshake.response()
+    assert b"\r\nSec-WebSocket-Version: 13\r\n" in handshake.response()
 
 
 def test_a_refusal_says_why_and_when_to_come_again() -> None:
