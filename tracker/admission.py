@@ -1,6 +1,7 @@
 """Asks the extensions whether a peer may join a swarm (`Extension.admit`), while everything else goes on."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -13,7 +14,7 @@ from tracker.lobby import Join, Lobby
 from tracker.reasons import Reason
 
 AT_ONCE: Final = 100
-"""Joins that the extensions are asked about at a time; the others wait for their turn."""
+"""Joins that the extensions are asked about at a time; the others wait for their turn, one of each client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,14 @@ class Judge(Protocol):
     async def admit(self, request: Admission) -> Refusal | None: ...
 
 
-class _Question(NamedTuple):
-    task: asyncio.Task[None]
+@dataclass(slots=True, eq=False)
+class _Question:
+    client: object
+    """Whose it is, as `Join.client`."""
     timer: asyncio.TimerHandle
     since: float
+    task: asyncio.Task[None] | None = None
+    """None until it is its turn."""
 
 
 class Admissions:
@@ -73,8 +78,10 @@ class Admissions:
         self._hub = hub
         self._send = send
         self._judges: Sequence[Judge] = ()
-        self._turns = asyncio.Semaphore(AT_ONCE)
         self._questions: dict[Join, _Question] = {}
+        # Those not begun, by client; the client whose turn is next comes first. A dict, since any of them may leave.
+        self._queue: OrderedDict[object, dict[Join, None]] = OrderedDict()
+        self._at_work = 0
         self._stopped = False
         self._seconds = Histogram(
             "peerservers_admission_seconds",
@@ -97,28 +104,44 @@ class Admissions:
         """Ask no more. Who waits, waits until its connection is closed."""
         self._stopped = True
         for question in self._questions.values():
-            question.task.cancel()
             question.timer.cancel()
+            if question.task:
+                question.task.cancel()
+        self._questions.clear()
+        self._queue.clear()
 
     def _ask(self, join: Join) -> None:
         if self._stopped:
             return
-        loop = asyncio.get_running_loop()
-        self._questions[join] = _Question(
-            loop.create_task(self._judge(join)),
-            # Not a timeout in the task: an extension that does not heed its cancellation would not end with it.
-            loop.call_later(self.timeout, self._decide, join, TIMED_OUT),
-            monotonic(),
-        )
+        # Not a timeout in the task: an extension that does not heed its cancellation would not end with it.
+        timer = asyncio.get_running_loop().call_later(self.timeout, self._decide, join, TIMED_OUT)
+        self._questions[join] = _Question(join.client, timer, monotonic())
+        self._queue.setdefault(join.client, {})[join] = None
+        self._begin_some()
+
+    def _begin_some(self) -> None:
+        while self._queue and self._at_work < AT_ONCE:
+            client, joins = self._queue.popitem(last=False)
+            join = next(iter(joins))
+            del joins[join]
+            if joins:
+                self._queue[client] = joins
+            self._at_work += 1
+            task = asyncio.get_running_loop().create_task(self._judge(join))
+            task.add_done_callback(self._end_one)
+            self._questions[join].task = task
+
+    def _end_one(self, _: asyncio.Task[None]) -> None:
+        self._at_work -= 1
+        self._begin_some()
 
     async def _judge(self, join: Join) -> None:
         request = Admission(join.info_hash, join.peer_id, join.connection.address)
         refusal = None
-        async with self._turns:
-            for judge in self._judges:
-                refusal = await judge.admit(request)
-                if refusal:
-                    break
+        for judge in self._judges:
+            refusal = await judge.admit(request)
+            if refusal:
+                break
         self._decide(join, refusal)
 
     def _decide(self, join: Join, refusal: Refusal | None) -> None:
@@ -138,7 +161,12 @@ class Admissions:
         if question is None:
             return False
         question.timer.cancel()
-        if question.task is not asyncio.current_task():
+        if question.task is None:
+            joins = self._queue[question.client]
+            del joins[join]
+            if not joins:
+                del self._queue[question.client]
+        elif question.task is not asyncio.current_task():
             question.task.cancel()
         self._seconds.labels(verdict).observe(monotonic() - question.since)
         return True

@@ -27,6 +27,11 @@ class Join:
         self.announces: list[Announce] = []
         self.size = 0
 
+    @property
+    def client(self) -> object:
+        """Whose it is: what all connections of one address share, or the connection if its address has no limits."""
+        return self.connection.quota or self.connection
+
 
 class Lobby:
     """All that wait. `ask` is told of each, and `forget` of each that needs no verdict any more."""
@@ -48,7 +53,7 @@ class Lobby:
     def enter(self, connection: Connection, announce: Announce) -> None:
         """Keep an announce until it is decided whether its peer may join. Raises `Malformed` if there is no room."""
         size = _OVERHEAD + sum(memoryview(offer.description.sdp).nbytes for offer in announce.offers)
-        client = _client(connection)
+        client = connection.quota or connection
         if self._bytes + size > MAX_BYTES or self._bytes_of.get(client, 0) + size > MAX_BYTES_OF_ONE:
             text = "too many wait for admission, try again later"
             raise Malformed(Reason.ADMISSION_QUEUE_FULL, text, announce.info_hash)
@@ -103,7 +108,7 @@ class Lobby:
         assert len(joins) == self.waiting
         assert all(join.announces and join in self._of[join.connection] for join in joins)
         assert self._bytes == sum(join.size for join in joins) == sum(self._bytes_of.values())
-        assert self._bytes_of.keys() == {_client(join.connection) for join in joins}
+        assert self._bytes_of.keys() == {join.client for join in joins}
 
     def _remove(self, join: Join) -> None:
         key = join.info_hash, join.peer_id
@@ -116,11 +121,7 @@ class Lobby:
         if not own:
             del self._of[join.connection]
         self._bytes -= join.size
-        client = _client(join.connection)
+        client = join.client
         self._bytes_of[client] -= join.size
         if not self._bytes_of[client]:
             del self._bytes_of[client]
-
-
-def _client(connection: Connection) -> object:
-    return connection.quota or connection

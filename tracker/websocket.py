@@ -27,6 +27,9 @@ LARGE: Final = 16 * 1024
 LAST_WORDS: Final = 1024
 """Bytes in one read of a client that has been closed for breaking the rules, beyond which it is not read any more."""
 
+MAX_CONTROLS: Final = 100
+"""Pings and pongs in one read: no client has a reason for more, and a thousand sockets full of them would be felt."""
+
 _NORMAL: Final = Close(CloseCode.NORMAL_CLOSURE, "").serialize()
 _PROTOCOL_ERROR: Final = Close(CloseCode.PROTOCOL_ERROR, "").serialize()
 
@@ -157,6 +160,7 @@ class WebSocket(asyncio.Protocol):
                 self.transport.pause_reading()
             return
         now = monotonic()
+        controls = 0
         try:
             for opcode, payload in self._frames.receive(data):
                 self.heard = now
@@ -168,12 +172,15 @@ class WebSocket(asyncio.Protocol):
                         self._hang_up()
                 elif opcode in (TEXT, BINARY):
                     self.received(payload, opcode == TEXT, now)
-                elif opcode == PING:
-                    # A client that pings but does not read must not fill its own send buffer.
-                    if not self.blocked_since:
-                        self._send(PONG, payload)
                 elif opcode == CLOSE:
                     self._answer_close(payload)
+                else:
+                    controls += 1
+                    if controls > MAX_CONTROLS:
+                        self.fail(CloseCode.POLICY_VIOLATION, Reason.GARBAGE)
+                    elif opcode == PING and not self.blocked_since:
+                        # A client that pings but does not read must not fill its own send buffer.
+                        self._send(PONG, payload)
         except FrameError as error:
             self.fail(error.code, Reason.TOO_BIG if error.code == CloseCode.MESSAGE_TOO_BIG else Reason.PROTOCOL_ERROR)
 

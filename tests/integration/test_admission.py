@@ -296,6 +296,47 @@ async def test_many_are_asked_about_at_once_but_not_all(serve: Any, monkeypatch:
     assert most == 20
 
 
+async def test_who_asks_for_much_does_not_keep_others_waiting(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "AT_ONCE", 1)
+    tracker = await serve({"doorkeeper": Doorkeeper})
+    order: list[str] = []
+    turn = asyncio.Semaphore(0)
+
+    async def decide(request: Admission) -> None:
+        order.append(request.peer_id)
+        await turn.acquire()
+
+    keeper(tracker, decide)
+    async with raw_client(tracker.url) as greedy, raw_client(tracker.url) as leaves, raw_client(tracker.url) as modest:
+        for n in range(20):
+            await greedy.send(announce(peer_id(n)))
+        await eventually(lambda: sample(tracker, "peerservers_admissions_waiting") == 20)
+        await leaves.send(announce(peer_id(98)))
+        await modest.send(announce(peer_id(99)))
+        await eventually(lambda: sample(tracker, "peerservers_admissions_waiting") == 22)
+        assert (await leaves.announce(peer_id(98), event="stopped"))["incomplete"] == 0
+        for _ in range(3):
+            turn.release()
+        assert (await modest.receive())["incomplete"] == 3
+        assert order[:3] == [peer_id(0), peer_id(1), peer_id(99)]
+        for _ in range(18):
+            turn.release()
+        for _ in range(20):
+            assert "incomplete" in await greedy.receive()
+    assert len(order) == 21, "who had left is not asked about"
+
+
+async def test_clients_may_leave_after_the_end(serve: Any) -> None:
+    tracker = await serve({"doorkeeper": Doorkeeper})
+    keeper(tracker, stalls)
+    async with raw_client(tracker.url) as a:
+        await a.send(announce(A))
+        await eventually(lambda: sample(tracker, "peerservers_admissions_waiting") == 1)
+        tracker.server.extensions._admissions.stop()
+        await a.socket.close()
+        await eventually(lambda: sample(tracker, "peerservers_admissions_waiting") == 0)
+
+
 @pytest.mark.parametrize("stops", [True, False])
 async def test_who_leaves_is_not_asked_about_any_longer(serve: Any, stops: bool) -> None:
     tracker = await serve({"doorkeeper": Doorkeeper})
