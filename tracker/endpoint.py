@@ -68,6 +68,8 @@ class Endpoint:
         self._visits: dict[HttpConnection, Visit] = {}
         self._sweep_round: Iterator[WebSocket] = iter(())
         self._sweep_timer: asyncio.TimerHandle | None = None
+        # Not asked for each time: in Python 3.11 that is a system call (getpid).
+        self._call_soon = asyncio.get_running_loop().call_soon
         self._unflushed: list[WebSocket] = []
         self._draining = False
         self._all_gone = asyncio.Event()
@@ -159,7 +161,7 @@ class Endpoint:
     def flush_soon(self, websocket: WebSocket) -> None:
         """Let a WebSocket write what waits at the end of this turn of the event loop."""
         if not self._unflushed:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._call_soon(self._flush)
         self._unflushed.append(websocket)
 
     def arrived(self, arrival: Arrival, transport: asyncio.Transport, head: bytes, data: bytes) -> None:
