@@ -290,9 +290,9 @@ class Client(WebSocket):
 
     def received(self, payload: bytes, is_text: bool, now: float) -> None:
         """Apply one message and send what comes of it."""
-        endpoint = self.endpoint
-        endpoint.message_sizes[len(payload).bit_length()] += 1
-        endpoint.bytes_received += len(payload)
+        endpoint, size = self.endpoint, len(payload)
+        endpoint.message_sizes[size.bit_length()] += 1
+        endpoint.bytes_received += size
         try:
             out = endpoint.hub.receive(self, payload, now)
         except UnicodeDecodeError:
@@ -306,7 +306,7 @@ class Client(WebSocket):
             self.close(CloseCode.INTERNAL_ERROR, Reason.INTERNAL_ERROR)
             return
         endpoint.send(out)
-        if self.strikes >= endpoint.settings.max_invalid:
+        if self.strikes and self.strikes >= endpoint.settings.max_invalid:
             self.fail(CloseCode.POLICY_VIOLATION, Reason.GARBAGE)
 
     def ended(self) -> None:

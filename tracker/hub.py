@@ -165,28 +165,29 @@ class Hub:
 
         `age` is how many seconds ago they were made, if they are placed again.
         """
+        observer, tally = self.observer, self.tally
         chosen = swarm.choose(peer, len(offers), self.fresh_since(now), self.random)
-        frames = relayed_offers(swarm.token, peer.token, offers[: len(chosen)])
+        frames = relayed_offers(swarm.token, peer.token, offers)
+        relayed = len(out)
         remote: dict[RemoteMember, list[Offer]] = {}
         for member, offer, frame in zip(chosen, offers, frames, strict=False):
             if isinstance(member, Peer):
                 out.append((member.connection, frame))
             else:
                 remote.setdefault(member, []).append(offer)
-        self.tally.offers_relayed += sum(isinstance(member, Peer) for member in chosen) if remote else len(chosen)
-        observer = self.observer
+        tally.offers_relayed += len(out) - relayed
         if observer:
             for remote_member, batch in remote.items():
-                self.tally.offers_handed_over += len(batch)
+                tally.offers_handed_over += len(batch)
                 observer.offers_placed(remote_member, peer, batch)
-        left = offers[len(chosen) :]
-        if left:
+        if len(chosen) < len(offers):
+            left = offers[len(chosen) :]
             if self.parking and age is None:
                 self.parking.park(peer, detached(left), now)
             elif self.parking and age is not None:
                 self.parking.add(peer, detached(left), now - age, now)
             else:
-                self.tally.dropped[Reason.UNPLACED_OFFER] += len(left)
+                tally.dropped[Reason.UNPLACED_OFFER] += len(left)
             if observer:
                 observer.offers_unplaced(swarm, peer, left)
 

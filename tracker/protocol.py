@@ -173,22 +173,29 @@ def answer(info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sdp: st
 
 
 def is_offer(offer: Offer) -> bool:
-    """Whether an offer that was decoded elsewhere than here may be relayed."""
+    """Whether an offer that was decoded elsewhere than here may be relayed.
+
+    Raises `UnicodeDecodeError` if the SDP is not UTF-8.
+    """
     # Once for each offer of an announce: written out, it takes two thirds of the time of the calls.
-    sdp = memoryview(offer.description.sdp)
-    if sdp[0] != _QUOTE or (len(sdp) > _LONGEST_TOKEN and not _valid_sdp(sdp)):
+    sdp = bytes(offer.description.sdp)
+    if (sdp[0] != _QUOTE or len(sdp) > _LONGEST_TOKEN or not sdp.isascii()) and not _valid_sdp(sdp):
         return False
     try:
         offer_id = _decode_text(offer.offer_id)
-    except msgspec.ValidationError:
+        if len(offer_id) != ID_LENGTH:
+            return False
+        if not offer_id.isascii():
+            offer_id.encode("latin-1")
+    except (msgspec.ValidationError, UnicodeEncodeError):
         return False
-    return len(offer_id) == ID_LENGTH and (offer_id.isascii() or is_id(offer_id))
+    return True
 
 
 def is_answer(answer: Answer) -> bool:
     """Whether an answer that was decoded elsewhere than here may be relayed."""
     ids = is_id(answer.info_hash) and is_id(answer.peer_id) and is_id(answer.to_peer_id)
-    return ids and _valid_id_token(answer.offer_id) and _valid_sdp(answer.sdp)
+    return ids and _valid_id_token(answer.offer_id) and _valid_sdp(bytes(answer.sdp))
 
 
 def detached(offers: list[Offer]) -> list[Offer]:
@@ -200,11 +207,17 @@ def decode(payload: bytes, max_offers: int) -> Message:
     """The message in one frame's payload (UTF-8 JSON).
 
     At most `max_offers` valid offers are kept, fewer if `numwant` says so.
-    Raises `UnicodeDecodeError` if the payload is not UTF-8 and `Malformed` if it is no message.
+    Raises `Malformed` if it is no message, but `UnicodeDecodeError` if the payload is not UTF-8. What a message has
+    besides is not looked at.
     """
-    # msgspec checks the strings it decodes; tokens it only skips over, and they are relayed.
-    if not payload.isascii():
+    try:
+        return _decode(payload, max_offers)
+    except Malformed:
         payload.decode()
+        raise
+
+
+def _decode(payload: bytes, max_offers: int) -> Message:
     invalid_offers = 0
     frame: _Frame | _LenientFrame
     try:
@@ -241,10 +254,9 @@ def _announce_or_answer(
     valid = [offer for offer in offers if is_offer(offer)]
     invalid_offers += len(offers) - len(valid)
     numwant = frame.numwant
-    wanted = max_offers
-    if type(numwant) in (int, float):
-        wanted = int(max(0, min(numwant, max_offers)))
-    surplus = len(valid) - wanted
+    surplus = len(valid) - max_offers
+    if type(numwant) in (int, float) and numwant < max_offers:
+        surplus = len(valid) - int(max(0, numwant))
     left = frame.left
     completed = frame.event == "completed"
     return Announce(
@@ -253,10 +265,10 @@ def _announce_or_answer(
         stopped=frame.event == "stopped",
         # JSON `false` is no number: only 0 itself makes a seeder.
         complete=completed or (type(left) in (int, float) and left == 0),
-        offers=valid[:wanted] if surplus > 0 else valid,
+        offers=valid[:-surplus] if surplus > 0 else valid,
         completed=completed,
         invalid_offers=invalid_offers,
-        surplus_offers=max(0, surplus),
+        surplus_offers=surplus if surplus > 0 else 0,
     )
 
 
@@ -264,7 +276,7 @@ def _answer(frame: _Frame | _LenientFrame, info_hash: str, peer_id: str) -> Answ
     answer, to_peer_id, offer_id = frame.answer, frame.to_peer_id, frame.offer_id
     if not is_id(to_peer_id):
         raise Malformed(Reason.INVALID_ANSWER, "invalid to_peer_id", info_hash)
-    if not isinstance(answer, AnswerDescription) or not _valid_sdp(answer.sdp):
+    if type(answer) is not AnswerDescription or not _valid_sdp(bytes(answer.sdp)):
         raise Malformed(Reason.INVALID_ANSWER, "invalid answer", info_hash)
     if not _valid_id_token(offer_id):
         raise Malformed(Reason.INVALID_ANSWER, "invalid offer_id", info_hash)
@@ -297,11 +309,13 @@ def _pick_offers(offers: Raw) -> tuple[list[Offer], int]:
     return picked, len(items) - len(picked)
 
 
-def _valid_sdp(sdp: Token | memoryview) -> bool:
-    view = memoryview(sdp)
-    if view[0] != _QUOTE:
+def _valid_sdp(sdp: bytes) -> bool:
+    if sdp[0] != _QUOTE:
         return False
-    return len(view) <= _LONGEST_TOKEN or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
+    # msgspec checks the strings that it decodes; over tokens it only skips.
+    if not sdp.isascii():
+        sdp.decode()
+    return len(sdp) <= _LONGEST_TOKEN or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
 
 
 def _valid_id_token(offer_id: Token) -> bool:

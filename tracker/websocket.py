@@ -170,7 +170,7 @@ class WebSocket(asyncio.Protocol):
                         break
                     if opcode == CLOSE:
                         self._hang_up()
-                elif opcode in (TEXT, BINARY):
+                elif opcode < CLOSE:
                     self.received(payload, opcode == TEXT, now)
                 elif opcode == CLOSE:
                     self._answer_close(payload)

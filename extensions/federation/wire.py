@@ -144,14 +144,11 @@ def decode(frame: bytes) -> list[Message]:
     if len(frame) > MAX_FRAME:
         raise WireError("too long")
     try:
-        # msgspec checks what it decodes; SDPs it only skips over, and they are relayed.
-        if not frame.isascii():
-            frame.decode()
         messages = [_decoder.decode(line) for line in frame.split(b"\n")]
+        for message in messages:
+            _check(message)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(str(error)) from None
-    for message in messages:
-        _check(message)
     return messages
 
 

@@ -307,10 +307,26 @@ def test_invalid_utf_8_is_told_apart(payload: bytes) -> None:
         decode(payload, 20)
 
 
-def test_invalid_utf_8_inside_what_would_be_relayed() -> None:
-    payload = frame(announce(PEER, offers=offers(1, sdp="MARK"))).replace(b"MARK", b"\xff")
+@pytest.mark.parametrize("bad", [b"\xff", b"\xed\xa0\x80", "é".encode()[:1]])
+@pytest.mark.parametrize(
+    "message",
+    [
+        announce(PEER, offers=offers(3, sdp="MARK")),
+        announce(PEER, offers=[*offers(1), 5, *offers(1, sdp="MARK")]),
+        answer(PEER, "q" * 20, "o" * 20, sdp="MARK"),
+        answer(PEER, "q" * 20, "MARK"),
+        announce("MARK"),
+    ],
+    ids=["offers", "one of few offers", "answer", "offer_id", "peer_id"],
+)
+def test_invalid_utf_8_inside_what_would_be_relayed(message: Any, bad: bytes) -> None:
     with pytest.raises(UnicodeDecodeError):
-        decode(payload, 20)
+        decode(frame(message).replace(b"MARK", bad), 20)
+
+
+def test_what_nobody_looks_at_may_be_anything() -> None:
+    payload = frame(announce(PEER) | {"x": "MARK"}).replace(b"MARK", b"\xff")
+    assert isinstance(decode(payload, 20), Announce)
 
 
 @given(st.binary(max_size=400))
