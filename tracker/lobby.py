@@ -53,15 +53,16 @@ class Lobby:
     def enter(self, connection: Connection, announce: Announce) -> None:
         """Keep an announce until it is decided whether its peer may join. Raises `Malformed` if there is no room."""
         size = _OVERHEAD + sum(memoryview(offer.description.sdp).nbytes for offer in announce.offers)
-        client = connection.quota or connection
+        joins = self._joins.get((announce.info_hash, announce.peer_id), [])
+        known = next((join for join in joins if join.connection is connection), None)
+        join = known or Join(connection, announce.info_hash, announce.peer_id)
+        client = join.client
         if self._bytes + size > MAX_BYTES or self._bytes_of.get(client, 0) + size > MAX_BYTES_OF_ONE:
             text = "too many wait for admission, try again later"
             raise Malformed(Reason.ADMISSION_QUEUE_FULL, text, announce.info_hash)
         # The frame that they came in need not stay.
         announce.offers = detached(announce.offers)
-        joins = self._joins.setdefault((announce.info_hash, announce.peer_id), [])
-        known = next((join for join in joins if join.connection is connection), None)
-        join = known or Join(connection, announce.info_hash, announce.peer_id)
+        joins = self._joins.setdefault((announce.info_hash, announce.peer_id), joins)
         if known:
             joins.remove(known)
         joins.append(join)
