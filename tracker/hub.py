@@ -167,7 +167,7 @@ class Hub:
         """
         observer, tally = self.observer, self.tally
         chosen = swarm.choose(peer, len(offers), self.fresh_since(now), self.random)
-        frames = relayed_offers(swarm.token, peer.token, offers)
+        frames = relayed_offers(swarm.token, peer.token, offers[: len(chosen)])
         relayed = len(out)
         remote: dict[RemoteMember, list[Offer]] = {}
         for member, offer, frame in zip(chosen, offers, frames, strict=False):

@@ -329,6 +329,35 @@ def test_what_nobody_looks_at_may_be_anything() -> None:
     assert isinstance(decode(payload, 20), Announce)
 
 
+@given(
+    st.sampled_from(
+        [
+            announce(PEER, offers=offers(2, sdp="é")),
+            announce(PEER, offers=[*offers(1), 5, *offers(1)]),
+            answer(PEER, "q" * 20, "\xff" * 20, sdp="é"),
+        ]
+    ),
+    st.integers(0, 400),
+    st.integers(0, 3),
+    st.one_of(st.binary(max_size=3), st.sampled_from([b"\xff", b"\xed\xa0\x80", b"\\ud800", b"\\u00ff", b"\0", b'"'])),
+)
+def test_of_damaged_frames_nothing_is_relayed_that_is_not_json(message: Any, at: int, cut: int, put: bytes) -> None:
+    payload = frame(message)
+    at %= len(payload)
+    try:
+        decoded = decode(payload[:at] + put + payload[at + cut :], 20)
+    except (Malformed, UnicodeDecodeError):
+        return
+    relayed = []
+    if isinstance(decoded, Announce):
+        relayed = protocol.relayed_offers(b'"i"', b'"p"', decoded.offers)
+    elif isinstance(decoded, Answer):
+        relayed = [protocol.relayed_answer(b'"i"', b'"p"', decoded)]
+    for one in map(json.loads, relayed):
+        assert protocol.is_id(one["offer_id"])
+        assert isinstance(one.get("offer", one.get("answer"))["sdp"], str)
+
+
 @given(st.binary(max_size=400))
 def test_random_bytes_never_raise_anything_else(payload: bytes) -> None:
     with suppress(Malformed, UnicodeDecodeError):
