@@ -201,8 +201,8 @@ def test_fields_that_are_not_known_are_passed_over(message: Json) -> None:
         b'\xef\xbb\xbf{"type":"bye","reason":"a"}',
         b'{"type":"bye","reason":"\xff"}',
         b"[" * 100_000,
-        b'{"type":"have","swarms":' + b"[" * 5000 + b"]" * 5000 + b"}",
-        b'{"type":"bye","reason":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"type":"have","swarms":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"type":"bye","reason":"a","x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
     ],
 )
 def test_what_is_no_line_of_json_is_no_message(data: bytes) -> None:
