@@ -306,7 +306,7 @@ class Client(WebSocket):
             self.close(CloseCode.INTERNAL_ERROR, Reason.INTERNAL_ERROR)
             return
         endpoint.send(out)
-        if self.strikes and self.strikes >= endpoint.settings.max_invalid:
+        if self.strikes >= endpoint.settings.max_invalid:
             self.fail(CloseCode.POLICY_VIOLATION, Reason.GARBAGE)
 
     def ended(self) -> None:

@@ -87,7 +87,7 @@ class Hub:
         """Apply one frame (its payload, JSON in UTF-8) from a connection; what to send because of it.
 
         A frame that cannot be served is answered with a failure. One that is no message raises the connection's
-        `strikes` by one; a message lowers them by one. Raises `UnicodeDecodeError` if the payload is not UTF-8.
+        `strikes` by one; a message lowers them by one. Raises `UnicodeDecodeError` as `protocol.decode` does.
         """
         try:
             message = decode(payload, self.rules.max_offers)

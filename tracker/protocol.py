@@ -207,8 +207,8 @@ def decode(payload: bytes, max_offers: int) -> Message:
     """The message in one frame's payload (UTF-8 JSON).
 
     At most `max_offers` valid offers are kept, fewer if `numwant` says so.
-    Raises `Malformed` if it is no message, but `UnicodeDecodeError` if the payload is not UTF-8. What a message has
-    besides is not looked at.
+    Raises `Malformed` if it is no message, and `UnicodeDecodeError` if the payload is not UTF-8, unless only what is
+    ignored of a message is not: nobody reads that, and nothing of it is relayed.
     """
     try:
         return _decode(payload, max_offers)
