@@ -8,7 +8,8 @@ from typing import Final
 from benchmarks.load import SDP, SEEDERS, encode
 from tracker.hub import Hub
 from tracker.limits import Quota
-from tracker.protocol import Announce, Answer, announce_reply, decode, relayed_answer, relayed_offers
+from tracker.messages import Announce, Answer
+from tracker.protocol import announce_reply, decode, relayed_answer, relayed_offers
 from tracker.rules import Rules
 from tracker.swarm import Peer
 

@@ -21,8 +21,8 @@ from tracker.endpoint import Endpoint
 from tracker.foreign import Foreign
 from tracker.http import Route
 from tracker.hub import Hub
+from tracker.messages import Answer, Offer
 from tracker.parking import Parking
-from tracker.protocol import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.stats import Table, Tables
 from tracker.swarm import RemoteMember, Swarm

@@ -8,7 +8,8 @@ from collections import Counter
 from typing import Any
 
 from tracker.hub import Hub, Outgoing
-from tracker.protocol import Answer, Offer, is_id, relayed_answer, relayed_offers, token
+from tracker.messages import Answer, Offer
+from tracker.protocol import is_id, relayed_answer, relayed_offers, token
 from tracker.reasons import Reason
 from tracker.swarm import Peer, RemoteMember
 

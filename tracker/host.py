@@ -17,7 +17,8 @@ from tracker.endpoint import Endpoint
 from tracker.extension import STOP_TIMEOUT, Extension, TrackerHandle, sections
 from tracker.foreign import Foreign
 from tracker.hub import Hub
-from tracker.protocol import Answer, Offer, detached
+from tracker.messages import Answer, Offer
+from tracker.protocol import detached
 from tracker.reasons import Reason
 from tracker.settings import Settings
 from tracker.stats import Tables

@@ -13,14 +13,11 @@ from typing import Any, Final, Protocol
 
 from tracker.limits import Quota
 from tracker.lobby import Join, Lobby
+from tracker.messages import Announce, Answer, Offer, Scrape
 from tracker.parking import Parking
 from tracker.protocol import (
     NO_INFO_HASH,
-    Announce,
-    Answer,
     Malformed,
-    Offer,
-    Scrape,
     announce_reply,
     decode,
     detached,

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
-from tracker.protocol import Announce, Malformed, detached
+from tracker.messages import Announce
+from tracker.protocol import Malformed, detached
 from tracker.reasons import Reason
 from tracker.swarm import Connection
 

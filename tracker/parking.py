@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from tracker.protocol import Offer
+from tracker.messages import Offer
 from tracker.swarm import Peer, Swarm
 
 LIFETIME: Final = 45.0

@@ -9,12 +9,24 @@ accepts. libtorrent closes its tracker socket on a relayed message with a malfor
 client on one without a known `action`, so nothing that `decode` has not checked may be relayed.
 """
 
-from typing import Any, Final, Literal, TypeGuard
+from typing import Final, TypeGuard
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import Raw
 from msgspec.json import Decoder, Encoder
 
+from tracker.messages import (
+    Announce,
+    Answer,
+    AnswerDescription,
+    Frame,
+    LenientFrame,
+    Message,
+    Offer,
+    OfferDescription,
+    Scrape,
+    Token,
+)
 from tracker.reasons import Reason
 
 MAX_SDP_BYTES: Final = 64 * 1024
@@ -23,9 +35,6 @@ MAX_SDP_BYTES: Final = 64 * 1024
 ID_LENGTH: Final = 20
 NO_INFO_HASH: Final = "\0" * ID_LENGTH
 """Stands in a failure for an info_hash that could not be read: bittorrent-tracker's client throws without one."""
-
-Token = Raw
-"""A JSON string as it stands on the wire, quotes and escapes included; valid UTF-8. `bytes(token)` copies it."""
 
 
 class Malformed(Exception):
@@ -42,85 +51,8 @@ class Malformed(Exception):
         self.action = action
 
 
-class OfferDescription(Struct, gc=False):
-    """An `RTCSessionDescription` of type "offer"."""
-
-    type: Literal["offer"]
-    sdp: Token
-
-
-class AnswerDescription(Struct, gc=False):
-    """An `RTCSessionDescription` of type "answer"."""
-
-    type: Literal["answer"]
-    sdp: Token
-
-
-class Offer(Struct, gc=False):
-    """One WebRTC offer of an announce. Both tokens are validated; they may point into the frame they came in."""
-
-    description: OfferDescription = field(name="offer")
-    offer_id: Token
-
-
-class Announce(Struct, gc=False):
-    """A peer joins, refreshes, completes or leaves a swarm, and makes offers."""
-
-    info_hash: str
-    peer_id: str
-    stopped: bool
-    complete: bool
-    offers: list[Offer]
-    completed: bool = False
-    invalid_offers: int = 0
-    surplus_offers: int = 0
-
-
-class Answer(Struct, gc=False):
-    """A peer's answer to an offer that the tracker gave it. Tokens as in `Offer`."""
-
-    info_hash: str
-    peer_id: str
-    to_peer_id: str
-    sdp: Token
-    offer_id: Token
-
-
-class Scrape(Struct, gc=False):
-    """A request for the counts of swarms; `info_hashes` is None for a full scrape."""
-
-    info_hashes: list[str] | None
-    invalid: int = 0
-
-
-Message = Announce | Answer | Scrape
-
-
-class _Fields(Struct, gc=False):
-    # `Any` where clients disagree about types: libtorrent, trystero and anacrolix/torrent all differ.
-    action: Any = None
-    info_hash: Any = None
-    peer_id: Any = None
-    to_peer_id: Any = None
-    offer_id: Raw = Raw(b"null")
-    event: Any = None
-    left: Any = None
-    numwant: Any = None
-
-
-class _Frame(_Fields, gc=False):
-    offers: list[Offer] | None = None
-    answer: AnswerDescription | None = None
-
-
-class _LenientFrame(_Fields, gc=False):
-    # Where one bad offer, or an answer that is none, must not spoil the rest.
-    offers: Raw = Raw(b"null")
-    answer: Any = None
-
-
-_decode_frame = Decoder(_Frame).decode
-_decode_lenient_frame = Decoder(_LenientFrame).decode
+_decode_frame = Decoder(Frame).decode
+_decode_lenient_frame = Decoder(LenientFrame).decode
 _decode_offer = Decoder(Offer).decode
 _decode_raw_list = Decoder(list[Raw]).decode
 _decode_text = Decoder(str).decode
@@ -219,7 +151,7 @@ def decode(payload: bytes, max_offers: int) -> Message:
 
 def _decode(payload: bytes, max_offers: int) -> Message:
     invalid_offers = 0
-    frame: _Frame | _LenientFrame
+    frame: Frame | LenientFrame
     try:
         frame = _decode_frame(payload)
         offers = frame.offers or []
@@ -241,7 +173,7 @@ def _decode(payload: bytes, max_offers: int) -> Message:
 
 
 def _announce_or_answer(
-    frame: _Frame | _LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int
+    frame: Frame | LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int
 ) -> Announce | Answer:
     info_hash, peer_id = frame.info_hash, frame.peer_id
     if not is_id(info_hash):
@@ -272,7 +204,7 @@ def _announce_or_answer(
     )
 
 
-def _answer(frame: _Frame | _LenientFrame, info_hash: str, peer_id: str) -> Answer:
+def _answer(frame: Frame | LenientFrame, info_hash: str, peer_id: str) -> Answer:
     answer, to_peer_id, offer_id = frame.answer, frame.to_peer_id, frame.offer_id
     if not is_id(to_peer_id):
         raise Malformed(Reason.INVALID_ANSWER, "invalid to_peer_id", info_hash)

@@ -23,7 +23,7 @@ from tracker.channel import Channel
 from tracker.config import ConfigError
 from tracker.extension import Extension, TrackerHandle
 from tracker.identity import IdentityError, load_or_create
-from tracker.protocol import Answer, Offer
+from tracker.messages import Answer, Offer
 from tracker.swarm import RemoteMember, Swarm
 
 TELL_PERIOD: Final = 3.0

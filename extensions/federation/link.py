@@ -15,7 +15,7 @@ from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, 
 from extensions.federation.wire import SOFT_FRAME
 from tracker.channel import Channel, ChannelClosed
 from tracker.limits import Bucket
-from tracker.protocol import Offer
+from tracker.messages import Offer
 from tracker.reasons import Reason
 from tracker.swarm import RemoteMember
 

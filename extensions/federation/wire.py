@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from tracker import protocol
-from tracker.protocol import Answer, Offer
+from tracker.messages import Answer, Offer
 
 VERSION: Final = 1
 MAX_FRAME: Final = 256 * 1024

@@ -14,7 +14,7 @@ from tracker.admission import Admission
 from tracker.channel import Channel
 from tracker.extension import Extension, ExtensionSettings, TrackerHandle
 from tracker.http import Request, Response
-from tracker.protocol import Answer, Offer
+from tracker.messages import Answer, Offer
 from tracker.swarm import RemoteMember, Swarm
 
 FRIEND = peer_id(99)

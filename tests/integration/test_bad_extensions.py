@@ -17,7 +17,7 @@ from tracker import host
 from tracker.channel import Channel
 from tracker.extension import Extension, TrackerHandle
 from tracker.http import Request, Response
-from tracker.protocol import Offer
+from tracker.messages import Offer
 from tracker.swarm import RemoteMember, Swarm
 
 A, B = peer_id(1), peer_id(2)

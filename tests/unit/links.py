@@ -7,7 +7,7 @@ from extensions.federation.session import Event, Opened, Session
 from tests.client import HASH
 from tests.unit.fakes import peer_id
 from tracker import protocol
-from tracker.protocol import Answer, Offer
+from tracker.messages import Answer, Offer
 
 URL = "wss://tracker.example.org"
 A, B, C = peer_id(1), peer_id(2), peer_id(3)

@@ -22,8 +22,8 @@ from tests.unit.fakes import FakeConnection, Room, peer_id
 from tests.unit.links import URL, A, B, give, ids_of, key, shake_hands, some_offers
 from tracker import protocol
 from tracker.extension import TrackerHandle
+from tracker.messages import Answer, Offer, OfferDescription
 from tracker.parking import Parking
-from tracker.protocol import Answer, Offer, OfferDescription
 from tracker.settings import Settings
 from tracker.swarm import Peer, RemoteMember, Swarm
 

@@ -14,7 +14,7 @@ from extensions.federation.session import Event, Interest, Offered, Refused, Ses
 from tests.client import HASH
 from tests.unit.links import A, an_answer, give, ids_of, linked, shared, sharing, some_offers
 from tracker import protocol
-from tracker.protocol import Answer, Offer
+from tracker.messages import Answer, Offer, OfferDescription
 
 OTHER = "i" * 20
 
@@ -191,7 +191,7 @@ ESCAPED = Raw(b'"' + b"\\u0061" * protocol.MAX_SDP_BYTES + b'"')
 
 def test_no_client_can_make_a_frame_that_is_too_long() -> None:
     a, b = sharing()
-    offer = Offer(protocol.OfferDescription("offer", ESCAPED), Raw(protocol.token("o" * 20)))
+    offer = Offer(OfferDescription("offer", ESCAPED), Raw(protocol.token("o" * 20)))
     assert protocol.is_offer(offer), "it is valid for clients, if connections.max_message_size lets it in"
     (offered,) = give(b, a.offer(HASH, A, [*some_offers(1), offer, *some_offers(1, start=1)]))
     assert isinstance(offered, Offered)
@@ -206,10 +206,10 @@ def test_the_longest_sdp_that_goes_over_a_link_fits_a_frame_with_the_longest_ids
     a, b = sharing()
     longest = Raw(b'"' + b"v" * (wire.MAX_FRAME - wire.OVERHEAD - 2) + b'"')
     ids = "\u0000" * 20
-    offer = Offer(protocol.OfferDescription("offer", longest), Raw(protocol.token(ids)))
+    offer = Offer(OfferDescription("offer", longest), Raw(protocol.token(ids)))
     for messages in (a.offer(HASH, ids, [offer]), b.answer(Answer(HASH, ids, ids, longest, offer.offer_id))):
         assert wire.MAX_FRAME - wire.OVERHEAD < len(messages[0]) <= wire.MAX_FRAME
-    more = Offer(protocol.OfferDescription("offer", Raw(b'"v' + bytes(longest)[1:])), offer.offer_id)
+    more = Offer(OfferDescription("offer", Raw(b'"v' + bytes(longest)[1:])), offer.offer_id)
     assert a.offer(HASH, ids, [more]) == []
 
 

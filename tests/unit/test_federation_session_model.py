@@ -15,7 +15,8 @@ from extensions.federation.reasons import Dropped
 from extensions.federation.session import Event, Interest, LinkError, Offered, Opened, Refused, Session
 from tests.unit.fakes import peer_id
 from tests.unit.links import ids_of, key, shared, some_offers
-from tracker.protocol import Answer, answer, text
+from tracker.messages import Answer
+from tracker.protocol import answer, text
 
 HASHES = [f"{n:020}" for n in range(4)]
 URL = "wss://tracker.example.org"

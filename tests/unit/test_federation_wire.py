@@ -13,7 +13,7 @@ from extensions.federation.wire import Answered, Bye, Have, Hello, Offers, Proof
 from tests.client import announce
 from tests.unit.links import A, B, an_answer, ids_of, some_offers
 from tracker import protocol
-from tracker.protocol import Answer, Offer
+from tracker.messages import Announce, Answer, Offer
 
 NAME = "0123456789abcdef01234567"
 SDP_LIMIT = protocol.MAX_SDP_BYTES
@@ -131,7 +131,7 @@ def test_what_is_relayed_is_json_and_valid_for_clients(who: str, offer_id: str, 
     content = json.loads(relayed)
     assert (content["peer_id"], content["offer_id"], content["offer"]["sdp"]) == (who, offer_id, sdp)
     again = protocol.decode(json.dumps(announce(who, offers=[content])).encode(), 20)
-    assert isinstance(again, protocol.Announce)
+    assert isinstance(again, Announce)
     assert (len(again.offers), again.invalid_offers) == (1, 0)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.client import HASH, announce, answer, offers
 from tests.unit.fakes import FakeConnection, Room, peer_id
 from tracker import protocol
-from tracker.protocol import Answer, Offer
+from tracker.messages import Answer, Offer
 from tracker.reasons import Reason
 from tracker.swarm import Peer, RemoteMember, Swarm
 
