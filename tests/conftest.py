@@ -1,12 +1,15 @@
 """Trackers to test against: real ones in their own processes, on free loopback ports."""
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +69,31 @@ def unavailable(what: str) -> None:
     pytest.skip(f"{what} is not installed")
 
 
+WORKERS = 8
+"""Most that run tests at the same time."""
+
+
+def _ports() -> Iterator[int]:
+    """Ports below those that systems give to whoever asks for any, so that none is gone before it is used.
+
+    Each pytest that runs at the same time has its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = [port for port in range(10_000, 30_000) if port % WORKERS == worker % WORKERS]
+    first = random.randrange(len(ports))
+    return itertools.cycle(ports[first:] + ports[:first])
+
+
+_next_ports = _ports()
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on, another each time."""
+    for port in itertools.islice(_next_ports, 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class TrackerProcess:
@@ -94,9 +116,10 @@ class TrackerProcess:
 
     @classmethod
     async def start(
-        cls, *arguments: str, host: str = "127.0.0.1", port: int = 0, env: dict[str, str] | None = None
+        cls, *arguments: str, host: str = "127.0.0.1", port: int | None = None, env: dict[str, str] | None = None
     ) -> "TrackerProcess":
         """Start one and wait until it listens; fails with its log if it does not."""
+        port = free_port() if port is None else port
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "tracker", "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),

@@ -15,7 +15,7 @@ import pytest
 
 from extensions.dht import descriptor, record
 from tests.client import announce, eventually, raw_client
-from tests.conftest import StartTracker, environment
+from tests.conftest import StartTracker, environment, free_port
 from tests.integration.dht import publishes
 from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
@@ -140,9 +140,7 @@ async def test_who_publishes_nothing_still_looks_for_others(
 async def test_the_node_is_the_same_after_a_restart(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ids = []
     # Once with notice, once without.
     for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
