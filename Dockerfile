@@ -3,7 +3,9 @@
 FROM python:3.12-slim AS build
 
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+# What every message goes through is compiled.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY tracker tracker
 COPY extensions extensions
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .

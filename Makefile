@@ -4,19 +4,28 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# What a wheel holds, with the compiled modules; the virtual environment has the source.
+BUILT := build/installed
+WITH_BUILT := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(BUILT)'
+
+# ARGS='-n 0' runs them one after the other: for a debugger.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
 .PHONY: run test test-fast lint docs bench clean
 
-run: $(VENV)/.installed
-	$(BIN)/peerservers serve $(ARGS)
+run: $(BUILT)
+	$(WITH_BUILT) $(BIN)/peerservers serve $(ARGS)
 
+# Where all are run, the unit tests also with the plain source.
 test: $(VENV)/.installed-test
 	tests/prepare
-	$(MAKE) lint
-	$(BIN)/pytest $(ARGS)
+	$(MAKE) $(BUILT) lint
+	$(if $(ARGS),,$(PYTEST) tests/unit)
+	$(WITH_BUILT) $(PYTEST) $(ARGS)
 
 # Everything but the tests with real clients.
-test-fast: $(VENV)/.installed-test
-	$(BIN)/pytest tests/unit tests/integration $(ARGS)
+test-fast: $(VENV)/.installed-test $(BUILT)
+	$(WITH_BUILT) $(PYTEST) tests/unit tests/integration $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -28,10 +37,16 @@ docs: $(VENV)/.installed-test
 	$(BIN)/python docs/generate.py
 
 # What it costs, next to other trackers: make bench ARGS='--quick --only relay'; ARGS=--help lists the workloads.
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed-bench $(BUILT)
 	tests/prepare
 	mkdir -p build
-	$(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
+	$(WITH_BUILT) $(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
+
+$(BUILT): hatch_build.py pyproject.toml $(shell find tracker extensions -type f -not -name '*.pyc') $(VENV)/.installed
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ .
+	$(WITH_BUILT) $(BIN)/peerservers --version
+	touch $@
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from tracker import __version__
+from tracker.build import COMPILED
 from tracker.check import check as run_check
 from tracker.config import ConfigError, default_toml, load
 from tracker.extension import discover
@@ -72,7 +73,7 @@ def _unloadable(name: str, error: Exception) -> click.Command:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="peerservers")
+@click.version_option(f"{__version__} ({'compiled' if COMPILED else 'not compiled'})", prog_name="peerservers")
 def cli() -> None:
     """A WebTorrent tracker whose extensions let peers meet across trackers."""
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from itertools import islice
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from websockets.frames import CloseCode
@@ -235,7 +235,7 @@ class Endpoint:
         self._arrivals.discard(arrival)
         accept = self._subprotocols.get(handshake.subprotocol or "")
         websocket = accept(visit) if accept else Client(self, visit)
-        transport.set_protocol(websocket)
+        transport.set_protocol(cast(asyncio.Protocol, websocket))
         transport.write(handshake.response())
         websocket.connection_made(transport)
         if rest:

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from tracker import __version__
+from tracker.build import COMPILED
 from tracker.endpoint import Endpoint
 from tracker.hub import Hub
 from tracker.reasons import CLOSED, DROPPED, REJECTED, Reason
@@ -29,7 +30,8 @@ class TrackerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         hub, endpoint, tally = self._hub, self._endpoint, self._hub.tally
-        yield InfoMetricFamily("peerservers_build", "Version of the tracker", {"version": __version__})
+        build = {"version": __version__, "compiled": str(COMPILED).lower()}
+        yield InfoMetricFamily("peerservers_build", "Version of the tracker, and whether it is compiled", build)
         yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
         yield CounterMetricFamily("peerservers_connections_opened", "TCP connections accepted", endpoint.opened)
         yield counter_by("reason", "peerservers_connections_closed", "Connections ended", endpoint.closed, CLOSED)

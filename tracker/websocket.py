@@ -45,10 +45,11 @@ class Owner(Protocol):
     def flush_soon(self, websocket: "WebSocket") -> None: ...
 
 
-class WebSocket(asyncio.Protocol):
+class WebSocket:
     """What clients and extensions' channels have in common.
 
     What is sent within one turn of the event loop goes out in one write, at its end: `flush` is the owner's to call.
+    An `asyncio.Protocol` in all but name: compiled classes cannot have bases that are not.
     """
 
     __slots__ = (
@@ -154,7 +155,8 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Apply the messages that are complete with this."""
-        if self._frames is None:
+        frames = self._frames
+        if frames is None:
             if len(data) > LAST_WORDS:
                 # Not to read costs a flood nothing but its sender's memory.
                 self.transport.pause_reading()
@@ -162,7 +164,7 @@ class WebSocket(asyncio.Protocol):
         now = monotonic()
         controls = 0
         try:
-            for opcode, payload in self._frames.receive(data):
+            for opcode, payload in frames.receive(data):
                 self.heard = now
                 if self.reason is not None:
                     # We have closed. What still comes is not for us, but for the answer to our close frame.

@@ -4,17 +4,12 @@ import base64
 import gzip
 import hashlib
 import json
-import os
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.client import eventually, raw_client
-from tests.conftest import StartTracker, TrackerProcess, unavailable
+from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.test_http import exchange, request
 from tests.unit.fakes import peer_id
 from tests.unit.test_pages import EVIL, Outline, links
@@ -22,8 +17,6 @@ from tracker.extension import Extension, TrackerHandle
 from tracker.http import Request
 from tracker.pages import Pages
 from tracker.server import Server
-
-ROOT = Path(__file__).parents[2]
 
 
 class Shows(Extension):
@@ -144,22 +137,3 @@ async def test_statistics_elsewhere(serve: Any) -> None:
     body = (await pages.page_routes()["/"](Request("/", "", {}))).body.decode()
     assert 'href="stats' not in body
     assert 'href="metrics"' not in body
-
-
-def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:
-    """Not only where the sources are."""
-    make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-    if subprocess.run(make, check=False).returncode:
-        unavailable("hatchling, which pip fetches,")
-    (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    code = "import tracker.pages as p; print(p.__file__); p._templates.get_template('index.html')"
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert answer.stdout.startswith(str(tmp_path))
