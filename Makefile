@@ -42,7 +42,7 @@ bench: $(VENV)/.installed-bench $(BUILT)
 	mkdir -p build
 	$(WITH_BUILT) $(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
 
-$(BUILT): hatch_build.py pyproject.toml $(shell find tracker extensions -type f -not -name '*.pyc') $(VENV)/.installed
+$(BUILT): hatch_build.py pyproject.toml $(shell find tracker extensions -not -path '*__pycache__*') $(VENV)/.installed
 	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ .
 	$(WITH_BUILT) $(BIN)/peerservers --version
