@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tracker.logs import configure
 
@@ -28,8 +28,8 @@ ALONE = {
 """Environment of trackers that need no other: tests must not reach out to the public DHT."""
 
 
-# How long an example takes is the machine's business.
-settings.register_profile("any machine")
+# How long an example takes, and to make one up, is the machine's business.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 

@@ -143,5 +143,5 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         return len(ids)
 
 
-AdmissionAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+AdmissionAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestAdmissionAgainstModel = AdmissionAgainstModel.TestCase
