@@ -248,7 +248,7 @@ async def test_who_sends_no_more_leaves_the_swarm_however_slowly_it_reads(start_
     await slow.receive()
     slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
     (websocket,) = server.endpoint.websockets
-    while not websocket.transport.get_write_buffer_size():
+    while not websocket.blocked_since:
         websocket.send(bytes(30_000))
     slow.writer.write_eof()
     await eventually(lambda: websocket.reason is Reason.CONNECTION_LOST)
