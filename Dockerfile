@@ -3,12 +3,12 @@
 FROM python:3.12-slim AS build
 
 WORKDIR /src
-# What every message goes through is compiled.
+# What every message goes through is compiled: a wheel for any machine has it as plain Python.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY tracker tracker
 COPY extensions extensions
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . && ls /wheels/*-linux_*.whl
 RUN python -m venv --without-pip /opt/peerservers \
     && pip --python /opt/peerservers install --no-cache-dir /wheels/*.whl
 

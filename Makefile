@@ -37,15 +37,16 @@ docs: $(VENV)/.installed-test
 	$(BIN)/python docs/generate.py
 
 # What it costs, next to other trackers: make bench ARGS='--quick --only relay'; ARGS=--help lists the workloads.
-bench: $(VENV)/.installed-bench $(BUILT)
+bench: $(VENV)/.installed-bench
 	tests/prepare
-	mkdir -p build
+	$(MAKE) $(BUILT)
 	$(WITH_BUILT) $(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
 
 $(BUILT): hatch_build.py pyproject.toml $(shell find tracker extensions -not -path '*__pycache__*') $(VENV)/.installed
-	rm -rf $@
-	$(BIN)/pip install --quiet --no-deps --target $@ .
-	$(WITH_BUILT) $(BIN)/peerservers --version
+	rm -rf $@ $@.new
+	$(BIN)/pip install --quiet --no-deps --target $@.new .
+	PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$@.new' $(BIN)/peerservers --version
+	mv $@.new $@
 	touch $@
 
 $(VENV)/.installed: pyproject.toml

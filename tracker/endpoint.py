@@ -21,10 +21,10 @@ from websockets.frames import CloseCode
 from tracker.accept import Acceptor, dismiss
 from tracker.arrival import Arrival
 from tracker.door import Door, Refused, Visit
+from tracker.errors import Malformed
 from tracker.handshake import Handshake, refusal
 from tracker.http import HttpConnection, Route
 from tracker.hub import Hub, Outgoing
-from tracker.protocol import Malformed
 from tracker.reasons import CLOSED, Reason
 from tracker.settings import Connections
 from tracker.swarm import Peer

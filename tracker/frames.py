@@ -16,6 +16,8 @@ try:
 except ImportError:  # a platform without websockets' compiled part
     from websockets.utils import apply_mask
 
+from tracker.errors import FrameError
+
 MAX_FRAGMENTS: Final = 1024
 """Frames of one message: without a limit, empty ones could go on for ever."""
 
@@ -54,14 +56,6 @@ PING: Final = int(Opcode.PING)
 PONG: Final = int(Opcode.PONG)
 
 _KNOWN: Final = frozenset(map(int, Opcode))
-
-
-class FrameError(Exception):
-    """What cannot be read any further; `code` is what the closing says of it."""
-
-    def __init__(self, code: CloseCode) -> None:
-        super().__init__(code.name)
-        self.code = code
 
 
 class FrameReader:

@@ -11,13 +11,12 @@ Times are seconds on any monotonic clock. Invariants, checked by `Hub.check`:
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from tracker.errors import Malformed
 from tracker.limits import Quota
 from tracker.lobby import Join, Lobby
-from tracker.messages import Announce, Answer, Offer, Scrape
+from tracker.messages import NO_INFO_HASH, Announce, Answer, Offer, Scrape
 from tracker.parking import Parking
 from tracker.protocol import (
-    NO_INFO_HASH,
-    Malformed,
     announce_reply,
     decode,
     detached,

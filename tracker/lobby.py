@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
+from tracker.errors import Malformed
 from tracker.messages import Announce
-from tracker.protocol import Malformed, detached
+from tracker.protocol import detached
 from tracker.reasons import Reason
 from tracker.swarm import Connection
 

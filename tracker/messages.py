@@ -3,9 +3,12 @@
 In a room of their own because `tracker.protocol` is compiled, and msgspec's kind of class cannot be.
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Raw, Struct, field
+
+NO_INFO_HASH: Final = "\0" * 20
+"""Stands in a failure for an info_hash that could not be read: bittorrent-tracker's client throws without one."""
 
 Token: TypeAlias = Raw
 """A JSON string as it stands on the wire, quotes and escapes included; valid UTF-8. `bytes(token)` copies it."""

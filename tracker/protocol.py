@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Raw
 from msgspec.json import Decoder, Encoder
 
+from tracker.errors import Malformed
 from tracker.messages import (
+    NO_INFO_HASH,
     Announce,
     Answer,
     AnswerDescription,
@@ -33,23 +35,6 @@ MAX_SDP_BYTES: Final = 64 * 1024
 """Longest SDP, in UTF-8 bytes, that is relayed; libtorrent disconnects on longer ones."""
 
 ID_LENGTH: Final = 20
-NO_INFO_HASH: Final = "\0" * ID_LENGTH
-"""Stands in a failure for an info_hash that could not be read: bittorrent-tracker's client throws without one."""
-
-
-class Malformed(Exception):
-    """A frame that is answered with a failure.
-
-    `action` and `info_hash` are what could be read of the frame, made safe to echo.
-    """
-
-    def __init__(self, reason: Reason, text: str, info_hash: str = NO_INFO_HASH, action: str = "announce") -> None:
-        super().__init__(text)
-        self.reason = reason
-        self.text = text
-        self.info_hash = info_hash
-        self.action = action
-
 
 _decode_frame = Decoder(Frame).decode
 _decode_lenient_frame = Decoder(LenientFrame).decode

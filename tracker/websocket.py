@@ -8,7 +8,8 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close, CloseCode
 
 from tracker.door import Visit
-from tracker.frames import BINARY, CLOSE, PING, PONG, TEXT, FrameError, FrameReader, frame
+from tracker.errors import FrameError
+from tracker.frames import BINARY, CLOSE, PING, PONG, TEXT, FrameReader, frame
 from tracker.reasons import Reason
 from tracker.settings import Connections
 

@@ -13,7 +13,8 @@ from extensions.federation.limits import STUCK_AFTER, Turns
 from extensions.federation.reasons import Dropped, Fault
 from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session
 from extensions.federation.wire import SOFT_FRAME
-from tracker.channel import Channel, ChannelClosed
+from tracker.channel import Channel
+from tracker.errors import ChannelClosed
 from tracker.limits import Bucket
 from tracker.messages import Offer
 from tracker.reasons import Reason

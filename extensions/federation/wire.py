@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from tracker import protocol
-from tracker.messages import Answer, Offer
+from tracker.messages import NO_INFO_HASH, Answer, Offer
 
 VERSION: Final = 1
 MAX_FRAME: Final = 256 * 1024
@@ -163,7 +163,7 @@ def _check(message: Any) -> None:
     elif isinstance(message, Answered):
         # The swarm's name stands in for its infohash, which is not known here.
         valid = protocol.is_answer(
-            Answer(protocol.NO_INFO_HASH, message.peer_id, message.to_peer_id, message.sdp, message.offer_id)
+            Answer(NO_INFO_HASH, message.peer_id, message.to_peer_id, message.sdp, message.offer_id)
         )
     elif isinstance(message, Refused):
         valid = len(message.offer_ids) <= MAX_OFFERS and all(map(protocol.is_id, (message.peer_id, *message.offer_ids)))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from websockets.frames import CloseCode, Frame
 from websockets.frames import Opcode as Kind
 
+from tracker.errors import FrameError
 from tracker.frames import (
     BINARY,
     CLOSE,
@@ -17,7 +18,6 @@ from tracker.frames import (
     PING,
     PONG,
     TEXT,
-    FrameError,
     FrameReader,
     frame,
 )

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tests.client import announce, answer, offers
 from tracker import protocol
-from tracker.messages import Announce, Answer, Scrape
-from tracker.protocol import MAX_SDP_BYTES, NO_INFO_HASH, Malformed, decode
+from tracker.errors import Malformed
+from tracker.messages import NO_INFO_HASH, Announce, Answer, Scrape
+from tracker.protocol import MAX_SDP_BYTES, decode
 from tracker.reasons import Reason
 
 HASH = "h" * 20
