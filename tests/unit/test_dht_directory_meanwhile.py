@@ -129,7 +129,7 @@ async def test_a_thorough_lookup_that_comes_while_one_is_published_begins_anothe
     setting.directory.publish(HASH)
     await eventually(lambda: setting.dht.puts == 1)
     thorough = asyncio.ensure_future(setting.trackers(thorough=True))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     put.set()
     assert await thorough == {entry_of(2).tracker_id}
     await setting.idle()
