@@ -382,13 +382,16 @@ class Bustle:
 
     async def want_too_much(self, client: RawClient) -> None:
         """More than one address may use, and what nobody may have."""
-        await client.announce(peer_id(2), DENIED)
-        for _ in range(3):
-            await client.announce(peer_id(2), offers=offers(2))
-        if random.random() < 0.3:
-            # Answers are limited together with offers, and not with announces: of these there would be too many before.
-            for _ in range(6):
-                await client.send(answer(peer_id(2), peer_id(3), offers(1)[0]["offer_id"], HASH))
+        # One at a time: what an address may use is soon used up, and the first would leave nothing to the others.
+        match random.choice(("denied", "announces", "offers")):
+            case "denied":
+                await client.announce(peer_id(2), DENIED)
+            case "announces":
+                for _ in range(5):
+                    await client.announce(peer_id(2), offers=offers(2))
+            case "offers":
+                for _ in range(5):
+                    await client.send(answer(peer_id(2), peer_id(3), offers(1)[0]["offer_id"], HASH))
 
     async def be_refused(self) -> None:
         """By each limit, and for a page's origin."""
