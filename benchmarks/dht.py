@@ -24,8 +24,8 @@ from typing import Any, Final, cast
 import uvloop
 
 from benchmarks.members import PATIENCE, SETTLE, Network, Probe, running
-from extensions.dht.messenger import MAX_IN_FLIGHT
-from extensions.dht.pace import NODE_RATE
+from extensions.dht.krpc.messenger import MAX_IN_FLIGHT
+from extensions.dht.krpc.pacing import NODE_RATE
 from extensions.dht.service import Service
 from tracker.logs import configure
 

@@ -24,10 +24,10 @@ from benchmarks.measure import latency
 from benchmarks.servers import OURS
 from benchmarks.suite import Figures, Result, Suite
 from extensions.federation import wire
-from extensions.federation.dial import Dialed
 from extensions.federation.link import SWARMS_BURST, SWARMS_PER_SECOND
 from extensions.federation.session import LinkError
-from tracker.protocol import offer
+from extensions.federation.transports import Dialed
+from tracker.protocol.codec import make_offer
 
 HOSTILE: Final = 10
 MARGIN: Final = 0.95
@@ -156,7 +156,7 @@ def _have(names: list[str], leechers: int) -> list[tuple[bytes, int]]:
 
 
 def _offers(names: list[str]) -> Iterator[tuple[bytes, int]]:
-    made = [offer(f"{number:020}", "x") for number in range(wire.MAX_OFFERS)]
+    made = [make_offer(f"{number:020}", "x") for number in range(wire.MAX_OFFERS)]
     return ((wire.encode_offers(name.encode(), "h" * 20, made), len(made)) for name in names)
 
 

@@ -13,7 +13,7 @@ from websockets.asyncio.server import serve
 from benchmarks.links import Tracker, accept, check_shared, neighbour, open_swarms, tracker, two, until
 from benchmarks.servers import OURS
 from benchmarks.suite import Figures, Result, Suite
-from extensions.federation.dial import SUBPROTOCOL
+from extensions.federation.transports import SUBPROTOCOL
 
 LINKS: Final = 80
 SWARMS: Final = 10_000

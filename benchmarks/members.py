@@ -13,9 +13,9 @@ from typing import Any, Final, cast
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.client import PARALLEL, Client
-from extensions.dht.krpc import Address
-from extensions.dht.pace import NodePace, Queue
+from extensions.dht.krpc.client import PARALLEL, Client
+from extensions.dht.krpc.messages import Address
+from extensions.dht.krpc.pacing import NodePace, Queue
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from tests.private_dht import PrivateDht

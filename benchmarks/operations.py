@@ -6,12 +6,12 @@ from random import Random
 from typing import Final
 
 from benchmarks.load import SDP, SEEDERS, encode
-from tracker.hub import Hub
-from tracker.limits import Quota
-from tracker.messages import Announce, Answer
-from tracker.protocol import announce_reply, decode, relayed_answer, relayed_offers
-from tracker.rules import Rules
-from tracker.swarm import Peer
+from tracker.access.addresses import Quota
+from tracker.core.hub import Hub
+from tracker.core.rules import Rules
+from tracker.core.swarm import Peer
+from tracker.protocol.codec import announce_reply, decode, relayed_answer, relayed_offers
+from tracker.protocol.messages import Announce, Answer
 
 MAX_OFFERS: Final = 20
 INFO_HASH: Final = "h" * 20

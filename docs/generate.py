@@ -8,8 +8,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from tracker.config import load, toml_value
-from tracker.extension import discover
-from tracker.reasons import CLOSED, DROPPED, REJECTED, Reason
+from tracker.extension.discovery import discover
+from tracker.reasons import CloseReason, DropReason, RejectReason
 from tracker.server import Server
 from tracker.settings import Section, Settings
 
@@ -90,11 +90,11 @@ async def _metrics() -> str:
         "`reason` is one of these, each of which is there from the start:",
         "",
         *(
-            f"* `{name}`: {', '.join(f'`{reason}`' for reason in Reason if reason in reasons)}"
+            f"* `{name}`: {', '.join(f'`{reason}`' for reason in reasons)}"
             for name, reasons in (
-                ("peerservers_connections_closed_total", CLOSED),
-                ("peerservers_dropped_total", DROPPED),
-                ("peerservers_rejected_total", REJECTED),
+                ("peerservers_connections_closed_total", CloseReason),
+                ("peerservers_dropped_total", DropReason),
+                ("peerservers_rejected_total", RejectReason),
             )
         ),
         "",

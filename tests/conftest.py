@@ -45,7 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     What a module's tests share would else be set up twice: for those, and for the others.
     """
     order = ("unit", "integration", "e2e")
-    items.sort(key=lambda item: (order.index(item.path.parent.name), item.path))
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: (order.index(item.path.relative_to(tests).parts[0]), item.path))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,10 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Self
 
+from extensions.identity import load_or_create, tracker_id
 from tests.client import Json, eventually, raw_client
 from tests.conftest import TrackerProcess, environment, free_port
 from tests.private_dht import PrivateDht
-from tracker.identity import load_or_create, tracker_id
 
 PATIENCE = 30.0
 

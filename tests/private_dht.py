@@ -4,7 +4,7 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
-from extensions.dht.krpc import Address, Contact
+from extensions.dht.krpc.messages import Address, Contact
 from extensions.dht.node import Node
 from tests.client import eventually
 

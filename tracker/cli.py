@@ -3,38 +3,21 @@
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from tracker import __version__
-from tracker.build import COMPILED
+from tracker import COMPILED, __version__
 from tracker.check import check as run_check
-from tracker.config import ConfigError, default_toml, load
-from tracker.extension import discover
-from tracker.identity import IdentityError, load_or_create, tracker_id
+from tracker.config import ConfigError, config_option, default_toml, given, load
+from tracker.extension.discovery import discover
 from tracker.logs import configure
 from tracker.server import StartError, run
 from tracker.settings import Settings
 
 COMMANDS: Final = "peerservers.commands"
-
-config_option = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="PEERSERVERS_CONFIG",
-    help="Configuration file (TOML).",
-)
-"""The option of every command that reads settings."""
-
-
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a command line that were given: those that are not None."""
-    return {key: value for key, value in options.items() if value is not None}
 
 
 class _Commands(click.Group):
@@ -125,15 +108,6 @@ def check(url: str, timeout: float, as_json: bool) -> None:
 
 
 @cli.command()
-@config_option
-@click.option("--state-dir", type=click.Path(file_okay=False), help="Directory of the identity key.")
-def identity(config_file: Path | None, state_dir: str | None) -> None:
-    """Print this tracker's public key, its id among trackers; made on first use."""
-    settings = load(config_file, {"server": given({"state_dir": state_dir})})
-    click.echo(tracker_id(load_or_create(settings.server.state_dir)))
-
-
-@cli.command()
 def config() -> None:
     """Print the default configuration, with comments (TOML)."""
     click.echo(default_toml({name: extension.Settings for name, extension in discover().items()}), nl=False)
@@ -144,7 +118,7 @@ def main() -> None:
     _open_standard_streams()
     try:
         cli.main(standalone_mode=False)
-    except (ConfigError, IdentityError, StartError) as error:
+    except (ConfigError, StartError) as error:
         _fail(str(error))
     except click.ClickException as error:
         _fail(error.format_message())

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+import click
 from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -26,9 +27,23 @@ ENV_PREFIX: Final = "PEERSERVERS_"
 
 T = TypeVar("T", bound=Section)
 
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="PEERSERVERS_CONFIG",
+    help="Configuration file (TOML).",
+)
+"""The option of every command that reads settings."""
+
 
 class ConfigError(Exception):
     """Settings that cannot be used. The text is one line that names the key."""
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command line that were given: those that are not None."""
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:

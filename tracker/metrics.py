@@ -9,12 +9,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tracker import __version__
-from tracker.build import COMPILED
-from tracker.endpoint import Endpoint
-from tracker.hub import Hub
-from tracker.reasons import CLOSED, DROPPED, REJECTED, Reason
-from tracker.tls import Certificate
+from tracker import COMPILED, __version__
+from tracker.core.hub import Hub
+from tracker.net.endpoint import Endpoint
+from tracker.net.tls import Certificate
+from tracker.reasons import CloseReason, DropReason, RejectReason
 
 LAG_PERIOD = 0.5
 """Seconds between two looks at how late the event loop is."""
@@ -34,9 +33,9 @@ class TrackerCollector(Collector):
         yield InfoMetricFamily("peerservers_build", "Version of the tracker, and whether it is compiled", build)
         yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
         yield CounterMetricFamily("peerservers_connections_opened", "TCP connections accepted", endpoint.opened)
-        yield counter_by("reason", "peerservers_connections_closed", "Connections ended", endpoint.closed, CLOSED)
+        yield counter_by("reason", "peerservers_connections_closed", "Connections ended", endpoint.closed, CloseReason)
         yield counter_by(
-            "reason", "peerservers_rejected", "Connections refused with an HTTP status", endpoint.rejected, REJECTED
+            "reason", "peerservers_rejected", "Connections refused with an HTTP status", endpoint.rejected, RejectReason
         )
         yield GaugeMetricFamily("peerservers_max_connections", "Most WebSockets", endpoint.door.room.connections)
         yield GaugeMetricFamily("peerservers_addresses", "Addresses with limits", len(endpoint.door.addresses))
@@ -58,8 +57,8 @@ class TrackerCollector(Collector):
         yield counter_by("type", "peerservers_handed_over", "Messages given to extensions", handed)
         dropped = tally.dropped.copy()
         if hub.parking:
-            dropped[Reason.UNPLACED_OFFER] += hub.parking.dropped
-        yield counter_by("reason", "peerservers_dropped", "Messages, or parts of one, not served", dropped, DROPPED)
+            dropped[DropReason.UNPLACED_OFFER] += hub.parking.dropped
+        yield counter_by("reason", "peerservers_dropped", "Messages, or parts of one, not served", dropped, DropReason)
         yield counter_by("extension", "peerservers_extension_errors", "What extensions raised", self._extension_errors)
         yield CounterMetricFamily("peerservers_received_bytes", "Payload received", endpoint.bytes_received)
         yield CounterMetricFamily("peerservers_sent_bytes", "Payload sent", endpoint.bytes_sent)

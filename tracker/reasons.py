@@ -1,16 +1,15 @@
-"""Every reason for which something is dropped, refused or closed.
+"""Why the tracker dropped, closed or rejected something.
 
 One vocabulary for the `reason` label of the metrics, for the logs and for the tests.
 """
 
 from enum import StrEnum
-from typing import Final
 
 
-class Reason(StrEnum):
-    """Why a frame, a part of one, or a connection was not served."""
+class DropReason(StrEnum):
+    """Why a message, a part of one, or a peer was dropped."""
 
-    # Frames answered with a failure.
+    # Messages answered with a failure.
     INVALID_JSON = "invalid_json"
     UNKNOWN_ACTION = "unknown_action"
     INVALID_INFO_HASH = "invalid_info_hash"
@@ -26,12 +25,7 @@ class Reason(StrEnum):
     ADMISSION_TIMEOUT = "admission_timeout"
     ADMISSION_QUEUE_FULL = "admission_queue_full"
 
-    # Connections refused with an HTTP status.
-    TOO_MANY_CONNECTIONS = "too_many_connections"
-    ADDRESS_CONNECTIONS = "address_connections"
-    ORIGIN_DENIED = "origin_denied"
-
-    # Parts of a frame, or messages to others, that were left out.
+    # Parts of a message, and messages to others.
     INVALID_OFFER = "invalid_offer"
     SURPLUS_OFFER = "surplus_offer"
     UNPLACED_OFFER = "unplaced_offer"
@@ -42,11 +36,23 @@ class Reason(StrEnum):
     SLOW_RECEIVER = "slow_receiver"
     EXTENSION_QUEUE_FULL = "extension_queue_full"
 
-    # Peers that left without saying so.
+    # Peers that left without `stopped`.
     SILENT_PEER = "silent_peer"
     TAKEN_OVER = "taken_over"
 
-    # Connections that ended.
+
+class RejectReason(StrEnum):
+    """Why a connection was rejected with an HTTP status."""
+
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    ADDRESS_CONNECTIONS = "address_connections"
+    ORIGIN_DENIED = "origin_denied"
+    SHUTDOWN = "shutdown"
+
+
+class CloseReason(StrEnum):
+    """Why a connection ended."""
+
     CLIENT_CLOSED = "client_closed"
     CONNECTION_LOST = "connection_lost"
     PING_TIMEOUT = "ping_timeout"
@@ -61,32 +67,3 @@ class Reason(StrEnum):
     SHUTDOWN = "shutdown"
     CLOSED_BY_EXTENSION = "closed_by_extension"
     INTERNAL_ERROR = "internal_error"
-
-
-REJECTED: Final = frozenset(
-    {Reason.TOO_MANY_CONNECTIONS, Reason.ADDRESS_CONNECTIONS, Reason.ORIGIN_DENIED, Reason.SHUTDOWN}
-)
-"""For which a connection is refused with an HTTP status."""
-
-CLOSED: Final = frozenset(
-    {
-        Reason.CLIENT_CLOSED,
-        Reason.CONNECTION_LOST,
-        Reason.PING_TIMEOUT,
-        Reason.STUCK_RECEIVER,
-        Reason.HANDSHAKE_TIMEOUT,
-        Reason.HANDSHAKE_INVALID,
-        Reason.TLS_FAILED,
-        Reason.PROTOCOL_ERROR,
-        Reason.INVALID_UTF8,
-        Reason.GARBAGE,
-        Reason.TOO_BIG,
-        Reason.SHUTDOWN,
-        Reason.CLOSED_BY_EXTENSION,
-        Reason.INTERNAL_ERROR,
-    }
-)
-"""For which a connection ends."""
-
-DROPPED: Final = frozenset(Reason) - REJECTED - CLOSED
-"""For which a message, a part of one, or a peer is dropped."""

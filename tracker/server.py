@@ -16,20 +16,20 @@ from typing import Final
 import structlog
 import uvloop
 
-from tracker.access import AccessLists
+from tracker.access.gate import ConnectionGate, SocketBudget
+from tracker.access.lists import AccessLists
 from tracker.config import ConfigError
-from tracker.door import Door, Room
-from tracker.endpoint import Endpoint
-from tracker.extension import Extension
-from tracker.host import ExtensionHost
-from tracker.http import Route
-from tracker.hub import Hub
+from tracker.core.hub import Hub
+from tracker.extension.api import Extension
+from tracker.extension.host import ExtensionHost
+from tracker.files import Watch, aside, look
 from tracker.logs import configure, log_unexpected, report_suppressed, without_secrets
 from tracker.metrics import LoopLag, OperationCollector, registry_for
-from tracker.pages import Pages
+from tracker.net.endpoint import Endpoint
+from tracker.net.http import Route
+from tracker.net.tls import Certificate
 from tracker.settings import Access, Limits, Settings, needs_restart
-from tracker.tls import Certificate
-from tracker.watch import Watch, aside, look
+from tracker.web.pages import Pages
 
 _FILES: Final = 1 << 20
 
@@ -52,7 +52,7 @@ class Server:
         self._watch.set_files(seen)
         self.hub.serves = access.serves
         self.reloads: Counter[str] = Counter()
-        self.endpoint = Endpoint(self.hub, settings.connections, Door(settings, access, _room(settings)))
+        self.endpoint = Endpoint(self.hub, settings.connections, ConnectionGate(settings, access, _room(settings)))
         self.endpoint.log_addresses = settings.log.addresses
         self._private: Endpoint | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +72,7 @@ class Server:
         if settings.metrics.port:
             # For who may come from anywhere, there is no limit but that of sockets.
             limits = Limits(connections_per_address=0, announces_per_second=0, offers_per_second=0)
-            anybody = Door(Settings(limits=limits), AccessLists(Access()), _room(settings))
+            anybody = ConnectionGate(Settings(limits=limits), AccessLists(Access()), _room(settings))
             self._private = Endpoint(self.hub, settings.connections, anybody, has_websockets=False)
             _add_routes(self._private, {**pages.statistics_routes(), **pages.health_routes()})
         else:
@@ -255,10 +255,10 @@ def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Cer
     return seen, AccessLists(access), Certificate(tls) if tls.certificate else None
 
 
-def _room(settings: Settings) -> Room:
+def _room(settings: Settings) -> SocketBudget:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     wanted = settings.limits.max_connections
-    room = Room.of(_FILES if files == resource.RLIM_INFINITY else files, wanted)
+    room = SocketBudget.of(_FILES if files == resource.RLIM_INFINITY else files, wanted)
     if room.connections < wanted:
         structlog.get_logger().warning("max_connections_lowered", connections=room.connections, files=files)
     return room

@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tracker.limits import AddressLimits, networks
-from tracker.rules import Rules
+from tracker.access.addresses import AddressLimits, networks
+from tracker.core.rules import Rules
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 

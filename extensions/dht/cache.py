@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from extensions.dht import bencode, record
-from extensions.dht.record import LIFETIME, RENDEZVOUS, SKEW, Entry
+from extensions.dht.krpc import bencode
+from extensions.dht.records import record
+from extensions.dht.records.record import LIFETIME, RENDEZVOUS, SKEW, Entry
 
 MAX_KNOWN: Final = 20_000
 """Infohashes that are remembered."""

@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.cache import Sighting
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
-from tracker.cli import config_option, given
-from tracker.config import load, validate
+from tracker.extension import config_option, given, load, validate
 from tracker.logs import configure
 
 PROGRESS_PERIOD: Final = 0.2

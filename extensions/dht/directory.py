@@ -12,16 +12,16 @@ from typing import Final
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht import record, slots
-from extensions.dht.agenda import Agenda, Shortlist
 from extensions.dht.cache import MAX_KNOWN, Known, Sighting
-from extensions.dht.client import BURST, Client
-from extensions.dht.publisher import Publisher
-from extensions.dht.record import RENDEZVOUS, Entry
-from extensions.dht.second_path import SecondPath
-from extensions.dht.slots import Reading
-from extensions.dht.tally import Looked, Tally
-from extensions.dht.topic import ANNOUNCE, ASKED, OPENED, REFRESHED, RETRY, Topic, next_look
+from extensions.dht.counters import Looked, Tally
+from extensions.dht.krpc.client import BURST, Client
+from extensions.dht.records import record, slots
+from extensions.dht.records.bep5 import SecondPath
+from extensions.dht.records.publisher import Publisher
+from extensions.dht.records.record import RENDEZVOUS, Entry
+from extensions.dht.records.slots import Reading
+from extensions.dht.schedule import Agenda, Shortlist
+from extensions.dht.tracked import ANNOUNCE, ASKED, OPENED, REFRESHED, RETRY, Topic, next_look
 
 RECENT: Final = 10.0
 """Seconds that a lookup's result is as good as a new one."""

@@ -8,16 +8,13 @@ from math import inf
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from extensions.dht import descriptor, record
 from extensions.dht.cache import Sighting
 from extensions.dht.metrics import DhtCollector
+from extensions.dht.records import descriptor, record
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
-from tracker.config import ConfigError
-from tracker.extension import Extension, TrackerHandle
-from tracker.http import Request, Response, plain
-from tracker.identity import IdentityError, load_or_create
-from tracker.swarm import Swarm
+from extensions.identity import IdentityError, load_or_create
+from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, plain
 
 DESCRIPTOR_PERIOD: Final = 60.0
 """Seconds for which one descriptor is served: each takes a signature."""

@@ -6,11 +6,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from extensions.dht.client import METHODS
-from extensions.dht.record import Rejected
+from extensions.dht.counters import Looked, Written
+from extensions.dht.krpc.client import METHODS
+from extensions.dht.records.record import Rejected
 from extensions.dht.service import Service
-from extensions.dht.tally import Looked, Written
-from tracker.metrics import counter_by
+from tracker.extension import counter_by
 
 _NODE_GAUGES = {
     "peerservers_dht_nodes": ("dht.dht_nodes", "Nodes in the routing table"),

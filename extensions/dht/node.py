@@ -14,8 +14,8 @@ from typing import Any, Final, cast
 import libtorrent as lt
 import structlog
 
-from extensions.dht import bencode
-from extensions.dht.krpc import Address, Contact
+from extensions.dht.krpc import bencode
+from extensions.dht.krpc.messages import Address, Contact
 from extensions.dht.resolver import resolve
 
 SETTLE: Final = 0.2

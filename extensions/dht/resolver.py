@@ -7,7 +7,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
-from extensions.dht.krpc import Address
+from extensions.dht.krpc.messages import Address
 
 
 async def resolve(host: str, port: int) -> list[Address]:

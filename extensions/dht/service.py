@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht import descriptor
 from extensions.dht.cache import Cache, Known
-from extensions.dht.client import Client
 from extensions.dht.directory import Directory
+from extensions.dht.krpc.client import Client
+from extensions.dht.krpc.pacing import NODE_RATE
 from extensions.dht.node import Node
-from extensions.dht.pace import NODE_RATE
-from extensions.dht.second_path import SecondPath
+from extensions.dht.records import descriptor
+from extensions.dht.records.bep5 import SecondPath
 from extensions.dht.settings import DhtSettings
 
 STATE_FILE: Final = "dht.state"

@@ -9,22 +9,27 @@ from typing import Any, Final, Protocol
 from prometheus_client import Histogram
 
 from extensions.dht.cache import Sighting
-from extensions.dht.record import RENDEZVOUS
-from extensions.federation.dial import SUBPROTOCOL
+from extensions.dht.records.record import RENDEZVOUS
 from extensions.federation.link import Link
 from extensions.federation.mesh import Mesh
 from extensions.federation.metrics import FederationCollector
 from extensions.federation.reasons import Dropped, Fault
 from extensions.federation.session import Event, Interest, Offered, Opened, Refused
 from extensions.federation.settings import FederationSettings
+from extensions.federation.transports import SUBPROTOCOL
 from extensions.federation.wire import MAX_FRAME, fits
-from tracker import protocol
-from tracker.channel import Channel
-from tracker.config import ConfigError
-from tracker.extension import Extension, TrackerHandle
-from tracker.identity import IdentityError, load_or_create
-from tracker.messages import Answer, Offer
-from tracker.swarm import RemoteMember, Swarm
+from extensions.identity import IdentityError, load_or_create
+from tracker.extension import (
+    Answer,
+    Channel,
+    ConfigError,
+    Extension,
+    Offer,
+    RemoteMember,
+    Swarm,
+    TrackerHandle,
+    from_json,
+)
 
 TELL_PERIOD: Final = 3.0
 """Seconds between two tellings of counts. That a swarm has opened or closed is told at once."""
@@ -157,11 +162,11 @@ class Federation(Extension):
         now = time.monotonic()
         offers = [offer for offer in offers if fits(offer.description.sdp)]
         link.tally["offers_out"] += len(offers)
-        link.remember_offers(info_hash, peer_id, [(protocol.text(offer.offer_id), offer) for offer in offers], now)
+        link.remember_offers(info_hash, peer_id, [(from_json(offer.offer_id), offer) for offer in offers], now)
         link.post(messages, offers=True)
 
     async def answer_unplaced(self, answer: Answer) -> None:
-        route = (answer.info_hash, answer.to_peer_id, protocol.text(answer.offer_id))
+        route = (answer.info_hash, answer.to_peer_id, from_json(answer.offer_id))
         link, until = self._routes.get(route, (None, 0.0))
         if link is None or until < time.monotonic() or not self._is_open(link):
             self.dropped[Dropped.LINK_GONE] += 1
@@ -325,21 +330,21 @@ class Federation(Extension):
             return
         link.tally["offers_in"] += len(offered.offers)
         now = time.monotonic()
-        if link.offering.has(len(offered.offers), now):
+        if link.offering.try_take(len(offered.offers), now):
             rest = self.tracker.deliver_offers(offered.info_hash, offered.peer_id, offered.offers, link.tracker_id)
         else:
             link.dropped[Dropped.TOO_FAST] += len(offered.offers)
             rest = offered.offers
         # By offer, not by peer: another tracker that names the same peer must not get its answers.
         for offer in offered.offers[: len(offered.offers) - len(rest)]:
-            route = (offered.info_hash, offered.peer_id, protocol.text(offer.offer_id))
+            route = (offered.info_hash, offered.peer_id, from_json(offer.offer_id))
             self._routes.pop(route, None)
             self._routes[route] = (link, now + ROUTE_LIFETIME)
         while self._routes and (len(self._routes) > MAX_ROUTES or next(iter(self._routes.values()))[1] < now):
             self._routes.popitem(last=False)
         if rest:
             link.tally["refused_out"] += len(rest)
-            ids = [protocol.text(offer.offer_id) for offer in rest]
+            ids = [from_json(offer.offer_id) for offer in rest]
             link.post(link.session.refuse(offered.info_hash, offered.peer_id, ids))
 
     def _refused(self, link: Link, refused: Refused) -> None:
@@ -364,7 +369,7 @@ class Federation(Extension):
             self.tracker.place_again(refused.info_hash, refused.peer_id, again, member, age)
 
     def _answered(self, link: Link, answer: Answer) -> None:
-        offer_id = protocol.text(answer.offer_id)
+        offer_id = from_json(answer.offer_id)
         if not link.expects_answer(answer.info_hash, answer.to_peer_id, offer_id, time.monotonic()):
             link.dropped[Dropped.NOT_ASKED_FOR] += 1
             return

@@ -13,12 +13,7 @@ from extensions.federation.limits import STUCK_AFTER, Turns
 from extensions.federation.reasons import Dropped, Fault
 from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session
 from extensions.federation.wire import SOFT_FRAME
-from tracker.channel import Channel
-from tracker.errors import ChannelClosed
-from tracker.limits import Bucket
-from tracker.messages import Offer
-from tracker.reasons import Reason
-from tracker.swarm import RemoteMember
+from tracker.extension import Channel, ChannelClosed, CloseReason, Offer, RemoteMember, TokenBucket
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 BYE_TIMEOUT: Final = 1.0
@@ -96,7 +91,7 @@ class Accepted:
             raise LinkError(Fault.LOST)
 
     async def close(self) -> None:
-        self._channel.close(CloseCode.NORMAL_CLOSURE, Reason.CLOSED_BY_EXTENSION)
+        self._channel.close(CloseCode.NORMAL_CLOSURE, CloseReason.CLOSED_BY_EXTENSION)
 
 
 class Link:
@@ -123,9 +118,9 @@ class Link:
         self._asked: OrderedDict[tuple[str, str, str], tuple[float, int]] = OrderedDict()
         self.answered = 0
         """How many offers that went there were answered, while they could still be refused."""
-        self.offering = Bucket(OFFERS_PER_SECOND, OFFERS_BURST, self.last_shared)
+        self.offering = TokenBucket(OFFERS_PER_SECOND, OFFERS_BURST, self.last_shared)
         """How many offers may come."""
-        self._telling = Bucket(SWARMS_PER_SECOND, SWARMS_BURST, self.last_shared)
+        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self.last_shared)
         self._transport = transport
         self._on_event = on_event
         self._turns = turns or Turns()
@@ -223,7 +218,7 @@ class Link:
         return sent
 
     async def _read(self) -> LinkError:
-        arriving = Bucket(BYTES_PER_SECOND, BYTES_BURST, time.monotonic())
+        arriving = TokenBucket(BYTES_PER_SECOND, BYTES_BURST, time.monotonic())
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 self.post([self.session.start()])
@@ -257,7 +252,7 @@ class Link:
         told = self.session.told
         events, replies = self.session.receive(message)
         self.post(replies)
-        if self.session.told > told and not self._telling.has(self.session.told - told, time.monotonic()):
+        if self.session.told > told and not self._telling.try_take(self.session.told - told, time.monotonic()):
             raise LinkError(Fault.FLOOD)
         for event in events:
             self._on_event(self, event)

@@ -13,15 +13,14 @@ from urllib.parse import urlsplit
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.addresses import is_public, network_of
-from extensions.federation.dial import Dialed, dial, resolve
+from extensions.dialing import is_public, network_of
 from extensions.federation.limits import Room, Turns
 from extensions.federation.link import Accepted, Link, Transport
 from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, Fault
 from extensions.federation.session import Event, LinkError, Opened, Session
 from extensions.federation.settings import FederationSettings
-from tracker.channel import Channel
-from tracker.logs import without_secrets
+from extensions.federation.transports import Dialed, dial, resolve
+from tracker.extension import Channel, without_secrets
 
 FIRST_WAIT: Final = 1.0
 MAX_WAIT: Final = 300.0

@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from extensions.federation.reasons import Dropped, Fault
-from tracker.metrics import counter_by
+from tracker.extension import counter_by
 
 if TYPE_CHECKING:
     from extensions.federation.extension import Federation

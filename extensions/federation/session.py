@@ -17,7 +17,7 @@ from extensions.federation import wire
 from extensions.federation.limits import Room
 from extensions.federation.reasons import Dropped, Fault
 from extensions.signatures import is_signed
-from tracker.messages import Answer, Offer
+from tracker.extension import Answer, Offer
 
 CONTEXT: Final = b"peerservers.federation.1"
 MAX_SWARMS: Final = 100_000

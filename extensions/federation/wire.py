@@ -9,8 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from tracker import protocol
-from tracker.messages import NO_INFO_HASH, Answer, Offer
+from tracker.extension import NO_INFO_HASH, Answer, Offer, is_answer, is_id, is_offer, to_json
 
 VERSION: Final = 1
 MAX_FRAME: Final = 256 * 1024
@@ -112,7 +111,7 @@ def encode(message: Hello | Proof | Have | Refused | Bye) -> bytes:
 
 def encode_offers(swarm: bytes, peer_id: str, offers: list[Offer]) -> bytes:
     """A message `Offers`; `swarm` is a name."""
-    head = b'{"type":"offers","swarm":"%b","peer_id":%b,"offers":[' % (swarm, protocol.token(peer_id))
+    head = b'{"type":"offers","swarm":"%b","peer_id":%b,"offers":[' % (swarm, to_json(peer_id))
     parts = [
         b"".join((b'{"offer":{"type":"offer","sdp":', offer.description.sdp, b'},"offer_id":', offer.offer_id, b"}"))
         for offer in offers
@@ -127,9 +126,9 @@ def encode_answer(swarm: bytes, answer: Answer) -> bytes:
             b'{"type":"answer","swarm":"',
             swarm,
             b'","peer_id":',
-            protocol.token(answer.peer_id),
+            to_json(answer.peer_id),
             b',"to_peer_id":',
-            protocol.token(answer.to_peer_id),
+            to_json(answer.to_peer_id),
             b',"offer_id":',
             answer.offer_id,
             b',"sdp":',
@@ -156,17 +155,15 @@ def _check(message: Any) -> None:
     valid = True
     if isinstance(message, Offers):
         valid = (
-            protocol.is_id(message.peer_id)
+            is_id(message.peer_id)
             and 0 < len(message.offers) <= MAX_OFFERS
-            and all(protocol.is_offer(offer) for offer in message.offers)
+            and all(is_offer(offer) for offer in message.offers)
         )
     elif isinstance(message, Answered):
         # The swarm's name stands in for its infohash, which is not known here.
-        valid = protocol.is_answer(
-            Answer(NO_INFO_HASH, message.peer_id, message.to_peer_id, message.sdp, message.offer_id)
-        )
+        valid = is_answer(Answer(NO_INFO_HASH, message.peer_id, message.to_peer_id, message.sdp, message.offer_id))
     elif isinstance(message, Refused):
-        valid = len(message.offer_ids) <= MAX_OFFERS and all(map(protocol.is_id, (message.peer_id, *message.offer_ids)))
+        valid = len(message.offer_ids) <= MAX_OFFERS and all(map(is_id, (message.peer_id, *message.offer_ids)))
     elif isinstance(message, Bye):
         valid = len(message.reason) <= MAX_REASON and message.reason.isascii() and message.reason.isprintable()
     elif isinstance(message, Have):

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht import record
-from extensions.dht.client import Client, Found
-from extensions.dht.krpc import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
-from extensions.dht.record import Entry, Rejected, Slot
-from extensions.dht.traversal import CLOSEST
+from extensions.dht.krpc.client import Client, Found
+from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
+from extensions.dht.krpc.traversal import CLOSEST
+from extensions.dht.records import record
+from extensions.dht.records.record import Entry, Rejected, Slot
 from tests.e2e.node import Json, NodeScript, node_script
 from tests.private_dht import PrivateDht
 from tests.vectors import read_vectors

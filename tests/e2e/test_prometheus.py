@@ -39,7 +39,7 @@ from tests.integration.hostile import HostileLink, link_to
 from tests.integration.wire import HANDSHAKE
 from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
-from tracker.reasons import CLOSED, DROPPED, REJECTED
+from tracker.reasons import CloseReason, DropReason, RejectReason
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 CONFIG = GRAFANA / "prometheus" / "prometheus.yml"
@@ -509,7 +509,7 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
         denied = directory / "denied"
         narrow = await start_narrow(directory, denied)
         (directory / "door").mkdir()
-        install(directory / "door", "door", "tests.integration.friend:Door")
+        install(directory / "door", "door", "tests.integration.friend:ConnectionGate")
         tls = await TrackerProcess.start(
             env={"PYTHONPATH": str(directory / "door"), **environment("tls", **self_signed(directory))}
         )
@@ -553,9 +553,9 @@ async def test_every_reason_is_shown_and_these_were_provoked(watched: Watched) -
         shown.setdefault(f"{target.dashboard}: {target.panel}", set()).update(
             labels["reason"] for labels, _ in one.real if "reason" in labels
         )
-    assert shown["tracker: Rejects by reason"] == REJECTED
-    assert shown["tracker: Drops by reason"] == DROPPED
-    assert shown["tracker: Closes by reason"] == CLOSED
+    assert shown["tracker: Rejects by reason"] == set(RejectReason)
+    assert shown["tracker: Drops by reason"] == set(DropReason)
+    assert shown["tracker: Closes by reason"] == set(CloseReason)
     assert shown["federation: Link ends by reason"] == set(Fault)
     assert shown["federation: Drops by reason"] == set(Dropped)
     missing = {panel: expected - watched.reasons[panel] for panel, expected in PROVOKED.items()}

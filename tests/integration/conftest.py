@@ -15,8 +15,8 @@ from tests.integration.hostile import local_peer, start_target
 from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
 from tracker.config import load
-from tracker.extension import Extension
-from tracker.reasons import CLOSED, DROPPED, REJECTED
+from tracker.extension.api import Extension
+from tracker.reasons import CloseReason, DropReason, RejectReason
 from tracker.server import Server
 
 FRIEND = peer_id(99)
@@ -54,9 +54,9 @@ async def serve() -> AsyncIterator[Any]:
     for tracker in running:
         await asyncio.wait_for(tracker.server.stop(), PATIENCE)
         endpoint = tracker.server.endpoint
-        assert endpoint.closed.keys() <= CLOSED
-        assert endpoint.rejected.keys() <= REJECTED
-        assert endpoint.hub.tally.dropped.keys() <= DROPPED
+        assert endpoint.closed.keys() <= set(CloseReason)
+        assert endpoint.rejected.keys() <= set(RejectReason)
+        assert endpoint.hub.tally.dropped.keys() <= set(DropReason)
 
 
 StartServer = Callable[..., Awaitable[Server]]

@@ -12,11 +12,11 @@ from typing import Any
 import bencodepy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht import record, slots
 from extensions.dht.cache import Sighting
-from extensions.dht.client import PARALLEL, Client, Stored
-from extensions.dht.krpc import Address, Contact, Item
-from extensions.dht.pace import Queue
+from extensions.dht.krpc.client import PARALLEL, Client, Stored
+from extensions.dht.krpc.messages import Address, Contact, Item
+from extensions.dht.krpc.pacing import Queue
+from extensions.dht.records import record, slots
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from tests.client import PATIENCE, eventually

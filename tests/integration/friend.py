@@ -9,13 +9,14 @@ from prometheus_client import Counter
 from pydantic import Field
 
 from tests.unit.fakes import peer_id
-from tracker import protocol
-from tracker.admission import Admission
-from tracker.channel import Channel
-from tracker.extension import Extension, ExtensionSettings, TrackerHandle
-from tracker.http import Request, Response
-from tracker.messages import Answer, Offer
-from tracker.swarm import RemoteMember, Swarm
+from tracker.core.swarm import RemoteMember, Swarm
+from tracker.extension import ExtensionSettings
+from tracker.extension.admission import Admission
+from tracker.extension.api import Extension, TrackerHandle
+from tracker.extension.channel import Channel
+from tracker.net.http import Request, Response
+from tracker.protocol import codec
+from tracker.protocol.messages import Answer, Offer
 
 FRIEND = peer_id(99)
 
@@ -61,11 +62,13 @@ class Friend(Extension):
     async def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         assert member.owner == "friend"
         for offer in offers:
-            sdp = self.settings.sdp + protocol.text(offer.description.sdp)
-            offer_id = protocol.text(offer.offer_id)
-            assert self.tracker.deliver_answer(protocol.answer(member.swarm.info_hash, FRIEND, peer_id, offer_id, sdp))
+            sdp = self.settings.sdp + codec.from_json(offer.description.sdp)
+            offer_id = codec.from_json(offer.offer_id)
+            assert self.tracker.deliver_answer(
+                codec.make_answer(member.swarm.info_hash, FRIEND, peer_id, offer_id, sdp)
+            )
         left_over = self.tracker.deliver_offers(
-            member.swarm.info_hash, FRIEND, [protocol.offer("f" * 20, "from afar")] * 2
+            member.swarm.info_hash, FRIEND, [codec.make_offer("f" * 20, "from afar")] * 2
         )
         self.greeted.inc(2 - len(left_over))
 
@@ -89,7 +92,7 @@ class Friend(Extension):
             channel.send(payload, is_text)
 
 
-class Door(Extension):
+class ConnectionGate(Extension):
     """Admits everybody, after some thought."""
 
     async def admit(self, request: Admission) -> None:

@@ -18,8 +18,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 
 from extensions.federation import wire
-from extensions.federation.dial import SUBPROTOCOL
 from extensions.federation.session import LinkError, Session, State
+from extensions.federation.transports import SUBPROTOCOL
 from tests.client import PATIENCE, RawClient, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment, free_port
 from tests.unit.fakes import peer_id

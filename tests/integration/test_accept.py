@@ -17,10 +17,10 @@ from tests.client import PATIENCE, eventually
 from tests.integration.conftest import StartServer
 from tests.integration.test_tls import Pair
 from tests.integration.wire import HANDSHAKE, Tunnel, WireClient, connected, in_use, proxy_header
-from tracker import accept
-from tracker.door import Room
-from tracker.proxies import PROXY_V2
-from tracker.reasons import Reason
+from tracker.access.forwarded import PROXY_V2
+from tracker.access.gate import SocketBudget
+from tracker.net import listener
+from tracker.reasons import CloseReason, RejectReason
 from tracker.server import Server
 
 ASK = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"
@@ -82,26 +82,26 @@ async def test_who_says_nothing_is_counted(start: StartTls, pair: Pair) -> None:
     for client in (refused.wire, await connected(server)):
         assert await everything(client) == b""
     assert in_use(server) == 5
-    assert server.endpoint.rejected == {Reason.ADDRESS_CONNECTIONS: 2}
+    assert server.endpoint.rejected == {RejectReason.ADDRESS_CONNECTIONS: 2}
     # As soon as one is gone there is room.
     silent[0].writer.transport.abort()
     await eventually(lambda: in_use(server) == 4)
     served = await tunnel(server, pair)
     await served.handshake(ASK)
     assert (await served.read()).startswith(b"HTTP/1.1 200 ")
-    assert server.endpoint.closed == {Reason.CONNECTION_LOST: 1}
+    assert server.endpoint.closed == {CloseReason.CONNECTION_LOST: 1}
 
 
 @pytest.mark.parametrize("tls", [None, {}], ids=["tls", "plain"])
 async def test_there_is_room_for_so_many_that_say_nothing(start: StartTls, tls: dict[str, Any] | None) -> None:
     server = await (start() if tls is None else start(tls=tls))
-    server.endpoint.door.room = Room(connections=100, others=16)
+    server.endpoint.door.room = SocketBudget(connections=100, others=16)
     silent = [await connected(server) for _ in range(40)]
     answers = await asyncio.gather(*(everything(client) for client in silent[16:]))
     assert {answer.split(b"\r\n")[0] for answer in answers} == {
         b"" if tls is None else b"HTTP/1.1 503 Service Unavailable"
     }
-    assert server.endpoint.rejected == {Reason.TOO_MANY_CONNECTIONS: 24}
+    assert server.endpoint.rejected == {RejectReason.TOO_MANY_CONNECTIONS: 24}
     assert in_use(server) == 16
 
 
@@ -203,24 +203,24 @@ async def does_not_agree_to_the_end(client: Tunnel) -> None:
 
 End = Callable[[Tunnel], Awaitable[None]]
 
-ENDS: dict[End, Reason] = {
-    ends_silent: Reason.CONNECTION_LOST,
-    ends_silent_with_a_reset: Reason.CONNECTION_LOST,
-    ends_half_a_hello: Reason.CONNECTION_LOST,
-    ends_in_the_middle: Reason.CONNECTION_LOST,
-    ends_in_the_middle_with_a_reset: Reason.CONNECTION_LOST,
-    ends_after_the_handshake: Reason.CONNECTION_LOST,
-    ends_in_a_head: Reason.CONNECTION_LOST,
-    speaks_http: Reason.HANDSHAKE_INVALID,
-    speaks_garbage: Reason.HANDSHAKE_INVALID,
-    speaks_garbage_in_a_record: Reason.TLS_FAILED,
-    speaks_garbage_in_tls: Reason.HANDSHAKE_INVALID,
-    says_whose_it_is_in_tls: Reason.HANDSHAKE_INVALID,
-    trusts_nobody: Reason.TLS_FAILED,
-    stays_silent: Reason.HANDSHAKE_TIMEOUT,
-    stays_silent_in_the_middle: Reason.HANDSHAKE_TIMEOUT,
-    stays_silent_after_the_handshake: Reason.HANDSHAKE_TIMEOUT,
-    does_not_agree_to_the_end: Reason.HANDSHAKE_INVALID,
+ENDS: dict[End, CloseReason] = {
+    ends_silent: CloseReason.CONNECTION_LOST,
+    ends_silent_with_a_reset: CloseReason.CONNECTION_LOST,
+    ends_half_a_hello: CloseReason.CONNECTION_LOST,
+    ends_in_the_middle: CloseReason.CONNECTION_LOST,
+    ends_in_the_middle_with_a_reset: CloseReason.CONNECTION_LOST,
+    ends_after_the_handshake: CloseReason.CONNECTION_LOST,
+    ends_in_a_head: CloseReason.CONNECTION_LOST,
+    speaks_http: CloseReason.HANDSHAKE_INVALID,
+    speaks_garbage: CloseReason.HANDSHAKE_INVALID,
+    speaks_garbage_in_a_record: CloseReason.TLS_FAILED,
+    speaks_garbage_in_tls: CloseReason.HANDSHAKE_INVALID,
+    says_whose_it_is_in_tls: CloseReason.HANDSHAKE_INVALID,
+    trusts_nobody: CloseReason.TLS_FAILED,
+    stays_silent: CloseReason.HANDSHAKE_TIMEOUT,
+    stays_silent_in_the_middle: CloseReason.HANDSHAKE_TIMEOUT,
+    stays_silent_after_the_handshake: CloseReason.HANDSHAKE_TIMEOUT,
+    does_not_agree_to_the_end: CloseReason.HANDSHAKE_INVALID,
 }
 
 
@@ -229,7 +229,7 @@ ENDS: dict[End, Reason] = {
 async def test_each_end_has_a_reason_and_leaves_nothing_behind(
     start: StartTls, pair: Pair, end: End, proxied: bool
 ) -> None:
-    waits = ENDS[end] is Reason.HANDSHAKE_TIMEOUT or end is does_not_agree_to_the_end
+    waits = ENDS[end] is CloseReason.HANDSHAKE_TIMEOUT or end is does_not_agree_to_the_end
     server = await start(proxied, connections={"handshake_timeout": 0.3 if waits else 30})
     # Of the same client, and stays: what is counted off twice shows.
     other = await tunnel(server, pair)
@@ -259,7 +259,7 @@ async def test_a_proxys_connection_that_is_not_finished(start: StartTls, begun: 
     gone = await connected(server, begun)
     gone.writer.close()
     await eventually(lambda: sum(server.endpoint.closed.values()) == 2)
-    assert server.endpoint.closed == {Reason.HANDSHAKE_TIMEOUT: 1, Reason.CONNECTION_LOST: 1}
+    assert server.endpoint.closed == {CloseReason.HANDSHAKE_TIMEOUT: 1, CloseReason.CONNECTION_LOST: 1}
     assert in_use(server) == 0
 
 
@@ -280,7 +280,7 @@ async def test_a_proxys_header_comes_before_tls(start: StartTls, pair: Pair, siz
     refused = await tunnel(server, pair)
     refused.wire.writer.write(proxy_header(address) + refused.hello())
     assert await everything(refused.wire) == b""
-    assert server.endpoint.rejected == {Reason.ADDRESS_CONNECTIONS: 1}
+    assert server.endpoint.rejected == {RejectReason.ADDRESS_CONNECTIONS: 1}
     client.write(ASK[-2:])
     assert (await client.read()).startswith(b"HTTP/1.1 200 ")
     client.wire.writer.close()
@@ -305,7 +305,7 @@ async def test_a_second_header_is_not_a_proxys(start: StartTls, pair: Pair, firs
     client = await tunnel(server, pair)
     client.wire.writer.write(first + proxy_header() + client.hello())
     assert await everything(client.wire) == b""
-    await eventually(lambda: server.endpoint.closed == {Reason.HANDSHAKE_INVALID: 1})
+    await eventually(lambda: server.endpoint.closed == {CloseReason.HANDSHAKE_INVALID: 1})
     assert in_use(server) == 0
 
 
@@ -314,7 +314,7 @@ async def test_nobody_elses_header_is_believed_before_tls(start: StartTls, pair:
     client = await tunnel(server, pair)
     client.wire.writer.write(proxy_header() + client.hello())
     assert await everything(client.wire) == b""
-    await eventually(lambda: server.endpoint.closed == {Reason.HANDSHAKE_INVALID: 1})
+    await eventually(lambda: server.endpoint.closed == {CloseReason.HANDSHAKE_INVALID: 1})
 
 
 async def test_a_stop_cuts_whoever_has_not_finished(start: StartTls, pair: Pair) -> None:
@@ -328,13 +328,13 @@ async def test_a_stop_cuts_whoever_has_not_finished(start: StartTls, pair: Pair)
     for client in clients:
         await everything(client.wire)
     await eventually(lambda: in_use(server) == 0)
-    assert server.endpoint.closed == {Reason.SHUTDOWN: 3}
+    assert server.endpoint.closed == {CloseReason.SHUTDOWN: 3}
 
 
 async def test_without_descriptors_it_waits_and_goes_on(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accept, "_PAUSE", 0.1)
+    monkeypatch.setattr(listener, "_PAUSE", 0.1)
     server = await start_server()
     real, failures = socket.socket.accept, [errno.ECONNABORTED, errno.EMFILE, errno.ENFILE]
 

@@ -17,8 +17,8 @@ from tests.integration.conftest import StartServer
 from tests.integration.test_life import assert_one_line, peerservers
 from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_use, proxy_header
 from tests.unit.fakes import peer_id
+from tracker.access.forwarded import PROXY_V2
 from tracker.config import load
-from tracker.proxies import PROXY_V2
 
 A, B = peer_id(1), peer_id(2)
 OTHER = "o" * 20

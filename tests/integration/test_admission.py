@@ -9,10 +9,10 @@ import pytest
 from tests.client import HASH, PATIENCE, Json, announce, eventually, offers, raw_client
 from tests.integration.conftest import Running
 from tests.unit.fakes import peer_id
-from tracker import admission
-from tracker.admission import Admission
 from tracker.config import load
-from tracker.extension import Extension, TrackerHandle
+from tracker.extension import admission
+from tracker.extension.admission import Admission
+from tracker.extension.api import Extension, TrackerHandle
 
 A, B = peer_id(1), peer_id(2)
 OTHER = "i" * 20

@@ -12,13 +12,13 @@ from tests.client import HASH, PATIENCE, announce, eventually, offers, raw_clien
 from tests.conftest import TrackerProcess
 from tests.integration.friend import Friend, install
 from tests.unit.fakes import peer_id
-from tracker import channel as channel_module
-from tracker import host
-from tracker.channel import Channel
-from tracker.extension import Extension, TrackerHandle
-from tracker.http import Request, Response
-from tracker.messages import Offer
-from tracker.swarm import RemoteMember, Swarm
+from tracker.core.swarm import RemoteMember, Swarm
+from tracker.extension import channel as channel_module
+from tracker.extension import host
+from tracker.extension.api import Extension, TrackerHandle
+from tracker.extension.channel import Channel
+from tracker.net.http import Request, Response
+from tracker.protocol.messages import Offer
 
 A, B = peer_id(1), peer_id(2)
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.integration.test_life import peerservers
-from tracker.build import COMPILED
+from tracker import COMPILED
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from extensions.dht import record
-from extensions.dht.client import Client
-from extensions.dht.krpc import Item
-from extensions.dht.topic import REFRESH
+from extensions.dht.krpc.client import Client
+from extensions.dht.krpc.messages import Item
+from extensions.dht.records import record
+from extensions.dht.tracked import REFRESH
 from tests.client import eventually
 from tests.integration.dht import Members, Vandal, client_of, members_of, published, seen_by, urls_of
 from tests.private_dht import PrivateDht

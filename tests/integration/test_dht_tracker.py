@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from extensions.dht import descriptor, record
+from extensions.dht.records import descriptor, record
 from tests.client import announce, eventually, raw_client
 from tests.conftest import StartTracker, environment, free_port
 from tests.integration.dht import publishes

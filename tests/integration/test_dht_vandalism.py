@@ -9,12 +9,12 @@ from typing import NamedTuple
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht import descriptor, record
-from extensions.dht.client import Client
 from extensions.dht.directory import Directory
+from extensions.dht.krpc.client import Client
+from extensions.dht.krpc.traversal import CLOSEST
+from extensions.dht.records import descriptor, record
 from extensions.dht.service import Service
-from extensions.dht.topic import REFRESH
-from extensions.dht.traversal import CLOSEST
+from extensions.dht.tracked import REFRESH
 from tests.client import eventually
 from tests.integration.dht import (
     LOCK,

@@ -14,7 +14,7 @@ from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.conftest import StartServer
 from tests.integration.wire import HANDSHAKE, Recorder, WireClient, connected, wire
 from tests.unit.fakes import peer_id
-from tracker.reasons import Reason
+from tracker.reasons import CloseReason, DropReason
 
 A, B = peer_id(1), peer_id(2)
 
@@ -251,12 +251,12 @@ async def test_who_sends_no_more_leaves_the_swarm_however_slowly_it_reads(start_
     while not websocket.blocked_since:
         websocket.send(bytes(30_000))
     slow.writer.write_eof()
-    await eventually(lambda: websocket.reason is Reason.CONNECTION_LOST)
+    await eventually(lambda: websocket.reason is CloseReason.CONNECTION_LOST)
     assert not server.hub.swarms
     assert not websocket.send(b"{}")
     assert websocket in server.endpoint.websockets
     # Until the sweep takes it for dead.
-    websocket.close_by = 0
+    websocket.close_deadline = 0
     await eventually(lambda: not server.endpoint.websockets)
     slow.writer.transport.abort()
 
@@ -317,7 +317,7 @@ async def test_what_one_turn_brings_is_bounded_too(start_server: StartServer) ->
     await asyncio.sleep(0)
     assert not all(sent)
     assert websocket.transport.get_write_buffer_size() < server.settings.connections.send_buffer + 3 * len(message)
-    assert server.hub.tally.dropped[Reason.SLOW_RECEIVER] == sent.count(False)
+    assert server.hub.tally.dropped[DropReason.SLOW_RECEIVER] == sent.count(False)
     deaf.writer.transport.abort()
 
 

@@ -12,9 +12,9 @@ from tests.client import HASH, PATIENCE, announce, answer, eventually, offers, r
 from tests.conftest import StartTracker
 from tests.integration.friend import FRIEND, Friend, install
 from tests.unit.fakes import peer_id
-from tracker import protocol
 from tracker.config import ConfigError, load
-from tracker.extension import discover
+from tracker.extension.discovery import discover
+from tracker.protocol import codec
 
 A, B = peer_id(1), peer_id(2)
 
@@ -33,7 +33,7 @@ async def test_a_remote_member_gets_offers_and_answers_and_makes_its_own(serve: 
         assert (offered["peer_id"], offered["offer"]["sdp"]) == (FRIEND, "from afar")
         await a.send(answer(A, FRIEND, offered["offer_id"], sdp="back"))
         back = await asyncio.wait_for(friend.answers.get(), PATIENCE)
-        assert (back.peer_id, back.to_peer_id, protocol.text(back.sdp)) == (A, FRIEND, "back")
+        assert (back.peer_id, back.to_peer_id, codec.from_json(back.sdp)) == (A, FRIEND, "back")
         who, left_over = await asyncio.wait_for(friend.unplaced.get(), PATIENCE)
         assert (who, len(left_over)) == (A, 2)
         assert tracker.server.registry.get_sample_value("peerservers_friend_greeted_total") == 1

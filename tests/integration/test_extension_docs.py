@@ -13,7 +13,8 @@ from tests.client import HASH, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.integration.friend import install
 from tests.unit.fakes import peer_id
-from tracker import admission, lobby
+from tracker.core import pending
+from tracker.extension import admission
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extensions.md"
 OTHER = "\xff" * 20
@@ -76,8 +77,8 @@ async def refused(tracker: TrackerProcess, info_hash: str) -> str | None:
 def test_the_limits_of_admission_are_as_it_says() -> None:
     text = " ".join(DOCUMENT.read_text().split())
     assert f"up to {admission.AT_ONCE} peers at a time" in text
-    assert f"{lobby.MAX_BYTES >> 20} MiB in all and {lobby.MAX_BYTES_OF_ONE >> 20} MiB of one address" in text
-    assert f"{lobby._OVERHEAD >> 10} KiB for each announce" in text
+    assert f"{pending.MAX_BYTES >> 20} MiB in all and {pending.MAX_BYTES_OF_ONE >> 20} MiB of one address" in text
+    assert f"{pending._OVERHEAD >> 10} KiB for each announce" in text
 
 
 async def test_the_first_example_greets(start_tracker: StartTracker, examples: dict[str, str]) -> None:

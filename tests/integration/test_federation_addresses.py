@@ -18,16 +18,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from extensions.dht.cache import Sighting
-from extensions.dht.record import RENDEZVOUS, Entry
-from extensions.federation.dial import Target, dial, resolve
+from extensions.dht.records.record import RENDEZVOUS, Entry
 from extensions.federation.extension import MAX_DIALS_PER_SWARM
 from extensions.federation.mesh import MAX_DIALS
 from extensions.federation.session import LinkError
+from extensions.federation.transports import Target, dial, resolve
+from extensions.identity import tracker_id
 from tests.client import HASH, PATIENCE, eventually, raw_client
 from tests.conftest import free_port
 from tests.integration.conftest import Federate
 from tests.integration.hostile import A, HostileLink, hostile_tracker
-from tracker.identity import tracker_id
 
 PUBLIC = "192.0.32.8"
 NAMES = {

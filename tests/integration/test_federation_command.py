@@ -13,7 +13,7 @@ from tests.conftest import ALONE, TrackerProcess, free_port
 from tests.integration.hostile import federated
 from tests.integration.test_life import assert_one_line, peerservers
 from tracker.config import ConfigError, load
-from tracker.extension import sections
+from tracker.extension.discovery import sections
 
 
 async def run(*arguments: str) -> tuple[int, str, str]:

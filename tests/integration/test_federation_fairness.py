@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.federation import extension as extension_module
 from extensions.federation import mesh as mesh_module
 from extensions.federation import wire
+from extensions.identity import tracker_id
 from tests.client import HASH, PATIENCE, RawClient, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.conftest import Federate, Running
@@ -29,8 +30,7 @@ from tests.integration.hostile import (
     start_target,
 )
 from tests.unit.fakes import peer_id
-from tracker import protocol
-from tracker.identity import tracker_id
+from tracker.protocol import codec
 
 FAR = peer_id(7)
 """A peer behind another tracker."""
@@ -159,7 +159,7 @@ async def test_who_claims_a_swarm_and_never_answers_makes_room(
         mesh = tracker.extension("federation").mesh
         await local.announce(A, numwant=1, offers=offers(1))
         offered = await useful.until(wire.Offers)
-        await useful.send(useful.answer(HASH, FAR, A, protocol.text(offered.offers[0].offer_id)))
+        await useful.send(useful.answer(HASH, FAR, A, codec.from_json(offered.offers[0].offer_id)))
         await local.receive_until(lambda message: "answer" in message)
         sybils = [await member(stack, tracker, 1) for _ in range(2)]
         await eventually(lambda: len(mesh.links) == 3)

@@ -34,7 +34,7 @@ from tests.integration.hostile import (
 )
 from tests.integration.wire import HANDSHAKE, Recorder, WireClient
 from tests.integration.wire import wire as wire_client
-from tracker import door as door_module
+from tracker.access import gate as door_module
 
 SUBPROTOCOL_HEADER = b"Sec-WebSocket-Protocol: peerservers.federation.1\r\n"
 

@@ -11,7 +11,8 @@ from websockets.asyncio.client import connect
 
 from extensions.federation import extension as extension_module
 from extensions.federation import wire
-from extensions.federation.dial import SUBPROTOCOL
+from extensions.federation.transports import SUBPROTOCOL
+from extensions.identity import load_or_create, tracker_id
 from tests.client import HASH, PATIENCE, RawClient, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, free_port
 from tests.integration.conftest import Federate
@@ -30,7 +31,6 @@ from tests.integration.hostile import (
     refusal,
 )
 from tests.integration.test_federation_command import run
-from tracker.identity import load_or_create, tracker_id
 
 
 class Trackers:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from extensions.dht import record
-from extensions.dht.client import Client
-from extensions.dht.record import RENDEZVOUS
-from extensions.dht.traversal import CLOSEST
+from extensions.dht.krpc.client import Client
+from extensions.dht.krpc.traversal import CLOSEST
+from extensions.dht.records import record
+from extensions.dht.records.record import RENDEZVOUS
 from tests.client import RawClient, answer, eventually, offers, raw_client
 from tests.conftest import TrackerProcess, free_port
 from tests.federated import PATIENCE, Federation, counted, federation, links

@@ -11,8 +11,8 @@ from tests.conftest import StartTracker, TrackerProcess, free_port
 from tests.integration.friend import install
 from tests.integration.hostile import link_to, start_target
 from tests.integration.wire import HANDSHAKE
-from tests.unit.links import key
-from tracker.extension import Extension
+from tests.unit.federation.links import key
+from tracker.extension.api import Extension
 from tracker.logs import BURST, PERIOD
 
 SECRETS = ("192.0.2.55", "v=0", "IN IP4")

@@ -5,22 +5,22 @@ from typing import Any
 
 import pytest
 
-from extensions.dht.client import METHODS
+from extensions.dht.counters import Looked, Written
 from extensions.dht.extension import Dht
-from extensions.dht.record import Rejected
-from extensions.dht.tally import Looked, Written
+from extensions.dht.krpc.client import METHODS
+from extensions.dht.records.record import Rejected
 from extensions.federation.extension import Federation
 from extensions.federation.reasons import Dropped, Fault
 from tests.client import eventually
 from tests.integration.conftest import Running
-from tracker.reasons import CLOSED, DROPPED, REJECTED
+from tracker.reasons import CloseReason, DropReason, RejectReason
 
 QUIET_DHT = {"listen": "127.0.0.1:0", "bootstrap": [], "private": True}
 
 COUNTERS = {
-    "peerservers_connections_closed": CLOSED,
-    "peerservers_rejected": REJECTED,
-    "peerservers_dropped": DROPPED,
+    "peerservers_connections_closed": CloseReason,
+    "peerservers_rejected": RejectReason,
+    "peerservers_dropped": DropReason,
     "peerservers_reloads": ("done", "failed"),
     "peerservers_extension_errors": ("dht", "federation"),
     "peerservers_federation_links_opened": ("accepted", "dialed"),

@@ -12,11 +12,11 @@ from tests.client import eventually, raw_client
 from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.test_http import exchange, request
 from tests.unit.fakes import peer_id
-from tests.unit.test_pages import EVIL, Outline, links
-from tracker.extension import Extension, TrackerHandle
-from tracker.http import Request
-from tracker.pages import Pages
+from tests.unit.web.test_pages import EVIL, Outline, links
+from tracker.extension.api import Extension, TrackerHandle
+from tracker.net.http import Request
 from tracker.server import Server
+from tracker.web.pages import Pages
 
 
 class Shows(Extension):

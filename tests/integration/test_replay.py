@@ -16,7 +16,7 @@ import pytest
 
 from tests.client import RawClient, raw_client
 from tests.conftest import TrackerProcess
-from tracker.protocol import is_id
+from tracker.protocol.codec import is_id
 
 FRAMES = Path(__file__).parent.parent / "frames"
 Row = dict[str, Any]

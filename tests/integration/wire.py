@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from tests.client import PATIENCE
 from tests.conftest import TrackerProcess
-from tracker.proxies import PROXY_V2
+from tracker.access.forwarded import PROXY_V2
 from tracker.server import Server
 
 CLIENT = "192.0.2.7"

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.unit.directory import Setting, running
+from tests.unit.dht.directory import Setting, running
 
 
 @pytest.fixture

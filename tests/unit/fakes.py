@@ -5,11 +5,11 @@ import random
 from typing import Any
 
 from tests.client import HASH, announce
-from tracker.foreign import Foreign
-from tracker.hub import Hub, Observer, Outgoing
-from tracker.limits import Quota
-from tracker.rules import Rules
-from tracker.swarm import Peer
+from tracker.access.addresses import Quota
+from tracker.core.hub import Hub, Observer, Outgoing
+from tracker.core.remote import RemotePeers
+from tracker.core.rules import Rules
+from tracker.core.swarm import Peer
 
 Json = dict[str, Any]
 
@@ -35,7 +35,7 @@ class Room:
 
     def __init__(self, observer: Observer | None = None, seed: int = 1, **rules: Any) -> None:
         self.hub = Hub(Rules(**rules), random.Random(seed).random, observer)
-        self.foreign = Foreign(self.hub)
+        self.foreign = RemotePeers(self.hub)
         self.now = 1000.0
 
     def send(self, connection: FakeConnection, message: object) -> list[Json]:
@@ -48,7 +48,7 @@ class Room:
         """Deliver what the hub says."""
         for receiver, data in out:
             receiver.inbox.append(json.loads(data))
-        self.hub.check()
+        self.hub.check_invariants()
 
     def join(self, peer_id: str, info_hash: str = HASH, left: int = 1, **fields: Any) -> FakeConnection:
         """A new connection with one peer; its reply is taken already."""

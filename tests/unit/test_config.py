@@ -7,7 +7,9 @@ import pytest
 from pydantic import Field
 
 from tracker.config import ConfigError, default_toml, load
-from tracker.extension import Extension, ExtensionSettings, sections
+from tracker.extension import ExtensionSettings
+from tracker.extension.api import Extension
+from tracker.extension.discovery import sections
 from tracker.settings import Settings, Tls, needs_restart
 
 

@@ -17,7 +17,7 @@ from extensions.dht.settings import DhtSettings
 from tests.conftest import unavailable
 from tests.shipping import ROOT, Compose, Dockerfile, keys_of_unit
 from tracker.config import load
-from tracker.extension import discover, sections
+from tracker.extension.discovery import discover, sections
 from tracker.settings import Settings
 
 DEPLOY = ROOT / "docs" / "deploy.md"

@@ -1,0 +1,236 @@
+"""What the clients of one address may use, and when it is forgiven."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracker.access import addresses as module
+from tracker.access.addresses import Addresses, AddressLimits, Quota, TooManyConnections, networks
+from tracker.access.ratelimit import TokenBucket
+from tracker.reasons import DropReason
+
+steps = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), max_size=50)
+
+
+def addresses(**settings: Any) -> Addresses:
+    return Addresses(AddressLimits(**settings))
+
+
+def enter(among: Addresses, address: str, now: float = 0.0) -> Quota:
+    quota = among.enter(address, now)
+    assert quota is not None
+    return quota
+
+
+def test_a_burst_then_so_much_a_second() -> None:
+    bucket = TokenBucket(rate=10, burst=100, now=5)
+    assert bucket.try_take(100, 5)
+    assert not bucket.try_take(1, 5)
+    assert bucket.try_take(10, 6)
+    assert not bucket.try_take(1, 6)
+
+
+def test_it_never_holds_more_than_a_burst() -> None:
+    bucket = TokenBucket(rate=10, burst=100, now=0)
+    assert not bucket.try_take(101, 1_000_000)
+    assert bucket.try_take(100, 1_000_000)
+
+
+def test_what_is_not_there_is_not_taken_and_what_is_less_still_is() -> None:
+    bucket = TokenBucket(rate=1, burst=10, now=0)
+    assert not bucket.try_take(11, 0)
+    assert bucket.try_take(10, 0)
+
+
+def test_taking_more_than_there_is_says_how_long_to_wait() -> None:
+    bucket = TokenBucket(rate=10, burst=100, now=0)
+    assert bucket.take(60, 0) == 0
+    assert bucket.take(60, 0) == 2
+    assert bucket.take(10, 0) == 3
+    assert bucket.take(0, 2) == 1
+    assert not bucket.try_take(1, 3)
+    assert bucket.try_take(10, 4)
+
+
+def test_nothing_can_always_be_taken_from_a_bucket_without_debts() -> None:
+    bucket = TokenBucket(rate=1, burst=1, now=0)
+    assert bucket.try_take(1, 0)
+    assert bucket.try_take(0, 0)
+
+
+@given(steps)
+def test_no_more_comes_out_of_a_bucket_than_burst_and_rate(asked: list[tuple[float, float]]) -> None:
+    now, taken = 0.0, 0.0
+    bucket = TokenBucket(rate=7, burst=60, now=now)
+    for amount, pause in asked:
+        now += pause
+        if bucket.try_take(amount, now):
+            taken += amount
+        assert taken <= 60 + 7 * now + 1e-6
+
+
+@given(steps)
+def test_who_waits_as_long_as_told_keeps_to_the_rate(asked: list[tuple[float, float]]) -> None:
+    now, taken = 0.0, 0.0
+    bucket = TokenBucket(rate=7, burst=60, now=now)
+    for amount, pause in asked:
+        now += pause
+        wait = bucket.take(amount, now)
+        assert wait >= 0
+        now += wait
+        taken += amount
+        assert taken <= 60 + 7 * now + 1e-6
+
+
+def test_announces_a_burst_then_so_many_a_second() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(announces_per_second=2, burst=3), now=5)
+    assert [quota.charge_announce(0, 5) for _ in range(7)] == [None] * 6 + [DropReason.TOO_MANY_ANNOUNCES]
+    assert quota.charge_announce(0, 5.5) is None
+    assert quota.charge_announce(0, 5.5) is DropReason.TOO_MANY_ANNOUNCES
+
+
+def test_offers_of_announces_and_answers_are_one_allowance() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(offers_per_second=5, burst=2), now=0)
+    assert quota.charge_announce(9, 0) is None
+    assert quota.charge_offers(1, 0) is None
+    assert quota.charge_offers(1, 0) is DropReason.TOO_MANY_OFFERS
+    assert quota.charge_announce(1, 0) is DropReason.TOO_MANY_OFFERS
+    assert quota.charge_announce(0, 0) is None
+
+
+def test_no_limit_is_no_limit() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(), now=0)
+    assert {quota.charge_announce(20, 0) for _ in range(1000)} == {None}
+
+
+def test_whoever_waits_can_use_even_the_tightest_limits() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(announces_per_second=0.01, offers_per_second=0.5, burst=1), now=0)
+    assert quota.charge_announce(20, 0) is None
+    assert quota.charge_announce(20, 50) is DropReason.TOO_MANY_ANNOUNCES
+    assert quota.charge_announce(20, 101) is None
+
+
+def test_so_many_connections_of_one_address() -> None:
+    among = addresses(connections_per_address=2)
+    first = enter(among, "192.0.2.1")
+    assert enter(among, "192.0.2.1") is first
+    for _ in range(3):
+        with pytest.raises(TooManyConnections):
+            among.enter("192.0.2.1", 0)
+    assert enter(among, "192.0.2.2") is not first
+    among.leave(first, 0)
+    assert enter(among, "192.0.2.1") is first
+    assert first.connections == 2
+
+
+def test_all_of_a_64_is_one_customer() -> None:
+    among = addresses(connections_per_address=2)
+    assert enter(among, "2001:db8::1") is enter(among, "2001:db8::ffff:1:2:3")
+    with pytest.raises(TooManyConnections):
+        among.enter("2001:db8:0:0:1::", 0)
+    enter(among, "2001:db8:0:1::1")
+    assert len(among) == 2
+
+
+def test_who_is_exempt_is_not_counted() -> None:
+    among = addresses(connections_per_address=1, exempt=networks(["127.0.0.0/8", "2001:db8::/32"]))
+    for address in ("127.0.0.1", "127.1.2.3", "2001:db8::1") * 3:
+        assert among.enter(address, 0) is None
+    among.leave(None, 0)
+    assert len(among) == 0
+
+
+def test_who_reconnects_finds_no_full_allowance_until_it_is_forgiven() -> None:
+    among = addresses(announces_per_second=1, burst=10)
+    quota = enter(among, "192.0.2.1")
+    assert all(quota.charge_announce(0, 0) is None for _ in range(10))
+    among.leave(quota, 0)
+    again = enter(among, "192.0.2.1", 3)
+    assert again is quota
+    assert [again.charge_announce(0, 3) for _ in range(4)] == [None] * 3 + [DropReason.TOO_MANY_ANNOUNCES]
+    among.leave(again, 3)
+    enter(among, "192.0.2.2", 13)
+    assert len(among) == 1
+    assert enter(among, "192.0.2.1", 13) is not quota
+
+
+def test_a_slow_rate_is_remembered_until_it_has_filled_up() -> None:
+    among = addresses(announces_per_second=0.01, burst=1)
+    quota = enter(among, "192.0.2.1")
+    assert quota.charge_announce(0, 0) is None
+    among.leave(quota, 0)
+    assert enter(among, "192.0.2.1", 99).charge_announce(0, 99) is DropReason.TOO_MANY_ANNOUNCES
+
+
+def test_those_that_have_gone_are_bounded_and_those_that_are_here_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 10)
+    among = addresses(burst=1000)
+    here = enter(among, "198.51.100.1")
+    for number in range(50):
+        among.leave(enter(among, f"192.0.2.{number}"), 0)
+    assert len(among) == 11
+    assert enter(among, "198.51.100.1") is here
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.floats(0, 5)), max_size=80),
+    st.integers(0, 3),
+)
+def test_connections_are_counted_exactly_and_all_is_forgiven(moves: list[tuple[int, bool, float]], most: int) -> None:
+    among = addresses(connections_per_address=most, burst=3)
+    open_: dict[str, list[Quota]] = {}
+    now = 0.0
+    for number, comes, pause in moves:
+        now += pause
+        address = f"192.0.2.{number}"
+        mine = open_.setdefault(address, [])
+        if comes:
+            try:
+                mine.append(enter(among, address, now))
+            except TooManyConnections:
+                assert len(mine) == most
+        elif mine:
+            among.leave(mine.pop(), now)
+        assert all(quota.connections == len(quotas) for quotas in open_.values() for quota in quotas)
+    for mine in open_.values():
+        for quota in mine:
+            among.leave(quota, now)
+    among.leave(enter(among, "198.51.100.1", now + 4), now + 4)
+    assert len(among) == 1
+
+
+def test_other_limits_are_for_who_comes_then() -> None:
+    among = addresses(connections_per_address=1, announces_per_second=1, burst=1)
+    old = enter(among, "192.0.2.1")
+    among.change(AddressLimits(connections_per_address=2))
+    assert enter(among, "192.0.2.1") is old
+    with pytest.raises(TooManyConnections):
+        among.enter("192.0.2.1", 0)
+    assert old.charge_announce(0, 0) is None
+    assert old.charge_announce(0, 0) is DropReason.TOO_MANY_ANNOUNCES
+    among.leave(old, 0)
+    among.leave(old, 0)
+    among.change(AddressLimits(connections_per_address=3))
+    assert len(among) == 0
+    assert enter(among, "192.0.2.1") is not old
+
+
+def test_the_same_limits_again_forgive_nobody() -> None:
+    among = addresses(announces_per_second=1, burst=1)
+    quota = enter(among, "192.0.2.1")
+    assert quota.charge_announce(0, 0) is None
+    among.leave(quota, 0)
+    among.change(AddressLimits(announces_per_second=1, burst=1))
+    assert enter(among, "192.0.2.1").charge_announce(0, 0) is DropReason.TOO_MANY_ANNOUNCES
+
+
+def test_who_becomes_exempt_while_connected_leaves_in_order() -> None:
+    among = addresses(connections_per_address=1)
+    quota = enter(among, "192.0.2.1")
+    among.change(AddressLimits(connections_per_address=1, exempt=networks(["192.0.2.0/24"])))
+    assert among.enter("192.0.2.1", 0) is None
+    among.leave(None, 0)
+    among.leave(quota, 0)
+    assert quota.connections == 0

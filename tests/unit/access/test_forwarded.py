@@ -1,0 +1,205 @@
+"""Whose connection it is behind proxies: only what trusted ones wrote themselves is believed."""
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tracker.access import forwarded
+from tracker.access.addresses import networks
+from tracker.access.forwarded import PROXY_V2, ProxyError, client_address, numeric, proxy_header
+from tracker.net.http import MAX_HEADER
+
+TRUSTED = networks(["10.0.0.0/8", "fd00::/8"])
+PROXY = "10.0.0.1"
+CLIENT = "192.0.2.7"
+
+wild = st.text(alphabet='fFor=", ;\\[]:.%0123456789abcdef\x00\xe9', max_size=80) | st.text(max_size=40)
+addresses = st.ip_addresses().map(str)
+
+
+def header(command: int, family: int, body: bytes, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    return PROXY_V2 + bytes([command, family]) + size.to_bytes(2, "big") + body
+
+
+def tcp4(address: str = CLIENT) -> bytes:
+    return header(0x21, 0x11, ip_address(address).packed + bytes([10, 0, 0, 1, 1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.7", CLIENT),
+        (" 192.0.2.7:4711 ", CLIENT),
+        ("::ffff:192.0.2.7", CLIENT),
+        ("[::ffff:192.0.2.7]:80", CLIENT),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("[2001:db8::1]:4711", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("", None),
+        ("unknown", None),
+        ("_hidden", None),
+        ("192.0.2", None),
+        ("192.0.2.07", None),
+        ("192.0.2.\N{ARABIC-INDIC DIGIT ONE}", None),
+        ("[", None),
+        ("1" * 5000, None),
+    ],
+)
+def test_addresses_in_their_usual_form(text: str, address: str | None) -> None:
+    assert numeric(text) == address
+
+
+@pytest.mark.parametrize(
+    ("forwarded_for", "address"),
+    [
+        ([], PROXY),
+        ([CLIENT], CLIENT),
+        (["198.51.100.1, 192.0.2.7"], CLIENT),
+        (["198.51.100.1", "192.0.2.7"], CLIENT),
+        (["198.51.100.1, 192.0.2.7, 10.0.0.2,10.0.0.3"], CLIENT),
+        (["192.0.2.7:4711, fd00::2"], CLIENT),
+        (["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        (["192.0.2.7, unknown"], PROXY),
+        (["192.0.2.7, unknown, 10.0.0.2"], "10.0.0.2"),
+        (["192.0.2.7,"], PROXY),
+        ([""], PROXY),
+    ],
+)
+def test_the_rightmost_that_is_no_trusted_proxy(forwarded_for: list[str], address: str) -> None:
+    assert client_address(PROXY, TRUSTED, forwarded_for, []) == address
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        (["for=192.0.2.7"], CLIENT),
+        (['For="192.0.2.7:4711";proto=https;by=10.0.0.1'], CLIENT),
+        (['proto=https ; for = "[2001:db8::1]:4711"'], "2001:db8::1"),
+        (["for=198.51.100.1", "for=192.0.2.7, for=10.0.0.2"], CLIENT),
+        (["for=192.0.2.7, for=unknown"], PROXY),
+        (["for=192.0.2.7, for=_secret"], PROXY),
+        (["for=192.0.2.7, proto=https"], PROXY),
+        (["xfor=192.0.2.7"], PROXY),
+        # What a client wrote must not hide or change what the proxy wrote behind it.
+        (['for=198.51.100.1;x=", for=192.0.2.7'], CLIENT),
+        (['for=198.51.100.1;x=", for="[2001:db8::1]"'], "2001:db8::1"),
+        (['for=", for="[2001:db8::1]:80";proto=https'], "2001:db8::1"),
+        (['for="198.51.100.1\\", for="192.0.2.7"'], CLIENT),
+        (['x="for=198.51.100.1, for=198.51.100.2", for=192.0.2.7'], CLIENT),
+    ],
+)
+def test_forwarded(forwarded: list[str], address: str) -> None:
+    assert client_address(PROXY, TRUSTED, [], forwarded) == address
+
+
+def test_x_forwarded_for_counts_where_both_are() -> None:
+    assert client_address(PROXY, TRUSTED, [CLIENT], ["for=198.51.100.1"]) == CLIENT
+
+
+@given(addresses, st.lists(wild), st.lists(wild))
+def test_nobody_elses_headers_are_believed(peer: str, forwarded_for: list[str], forwarded: list[str]) -> None:
+    assert client_address(peer, networks(["203.0.113.1"]), forwarded_for, forwarded) == peer
+
+
+@given(st.lists(wild), st.lists(wild))
+@example(["[]"], ["for=[]"])
+@example([], ['for="[\\'])
+def test_wild_headers_still_give_an_address(forwarded_for: list[str], forwarded: list[str]) -> None:
+    for values in ((forwarded_for, forwarded), ([], forwarded)):
+        address = client_address(PROXY, TRUSTED, *values)
+        assert numeric(address) == address
+
+
+@given(wild, addresses.filter(lambda text: numeric(text) not in (None, PROXY)))
+def test_whatever_a_client_writes_the_proxys_own_word_counts(written: str, client: str) -> None:
+    """The proxy appends to the same line or adds one."""
+    expected = client_address(PROXY, TRUSTED, [client], [])
+    node = f'"[{client}]:4711"' if ":" in client else client
+    if expected == PROXY or any(ip_address(expected) in network for network in TRUSTED):
+        return
+    assert client_address(PROXY, TRUSTED, [f"{written}, {client}"], []) == expected
+    assert client_address(PROXY, TRUSTED, [written, client], []) == expected
+    assert client_address(PROXY, TRUSTED, [], [f"{written}, for={node};proto=https"]) == expected
+    assert client_address(PROXY, TRUSTED, [], [written, f"for={node}"]) == expected
+
+
+@pytest.mark.parametrize("piece", ['\\"', '"', '",', ";for=", "for=,", ", ", "; ", "[", "10.0.0.1,"])
+def test_the_longest_headers_cost_little(piece: str) -> None:
+    """Counted in steps of the scanner, not in seconds: each character is looked at once."""
+    text = ('"' + piece * MAX_HEADER)[:MAX_HEADER]
+    looked_at = 0
+
+    class Counted(str):
+        def __getitem__(self, key: object) -> str:
+            nonlocal looked_at
+            looked_at += isinstance(key, int)
+            return str.__getitem__(self, key)  # type: ignore[index]
+
+    list(forwarded._elements_from_right(Counted(text)))
+    assert looked_at <= 2 * MAX_HEADER
+    assert numeric(client_address(PROXY, TRUSTED, [], [text])) is not None
+    assert numeric(client_address(PROXY, TRUSTED, [text], [])) is not None
+
+
+def test_a_proxy_header_tells_the_client() -> None:
+    assert proxy_header(tcp4() + b"GET /") == (CLIENT, len(tcp4()))
+    six = header(0x21, 0x21, ip_address("2001:db8::1").packed + bytes(20))
+    assert proxy_header(six) == ("2001:db8::1", len(six))
+    mapped = header(0x21, 0x21, ip_address("::ffff:192.0.2.7").packed + bytes(20))
+    assert proxy_header(mapped) == (CLIENT, len(mapped))
+
+
+def test_a_proxy_header_with_more_in_it() -> None:
+    """Such as the name that was asked for, or padding."""
+    more = header(0x21, 0x11, ip_address(CLIENT).packed + bytes(8) + b"\x04\x00\x03abc")
+    assert proxy_header(more) == (CLIENT, len(more))
+
+
+def test_a_proxy_that_speaks_for_itself_and_a_client_without_an_ip_address() -> None:
+    local = header(0x20, 0x00, b"")
+    assert proxy_header(local) == (None, 16)
+    assert proxy_header(header(0x20, 0x11, b"abc")) == (None, 19)
+    assert proxy_header(header(0x21, 0x31, bytes(216))) == (None, 232)
+    assert proxy_header(header(0x21, 0x00, b"")) == (None, 16)
+
+
+def test_a_proxy_header_in_pieces() -> None:
+    whole = tcp4()
+    assert [proxy_header(whole[:size]) for size in range(len(whole))] == [None] * len(whole)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n",
+        b"\r\n\r\n\x00\r\nQUIT\r" + bytes(4),
+        header(0x11, 0x11, bytes(12)),
+        header(0x22, 0x11, bytes(12)),
+        header(0x21, 0x11, bytes(11)),
+        header(0x21, 0x21, bytes(35)),
+        header(0x21, 0x11, b"", length=0xFFFF),
+    ],
+    ids=["version 1", "signature", "version", "command", "short 4", "short 6", "long"],
+)
+def test_what_is_no_proxy_header(data: bytes) -> None:
+    with pytest.raises(ProxyError):
+        proxy_header(data)
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_wild_bytes_raise_nothing_else(data: bytes, signed: bool) -> None:
+    if signed:
+        data = PROXY_V2 + data
+    try:
+        result = proxy_header(data)
+    except ProxyError:
+        return
+    if result is not None:
+        address, length = result
+        assert 16 <= length <= len(data)
+        assert address is None or numeric(address) == address

@@ -1,0 +1,178 @@
+"""Which swarms are served, and to whose pages."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracker.access.lists import AccessLists
+from tracker.config import ConfigError
+from tracker.settings import Access
+
+A, B, C = "a" * 20, "é" * 20, "\xff\x00" * 10
+
+
+def hexadecimal(info_hash: str) -> str:
+    return info_hash.encode("latin-1").hex()
+
+
+def lists(**settings: Any) -> AccessLists:
+    return AccessLists(Access(**settings))
+
+
+def mistake(file: str, key: str = "deny_infohashes") -> str:
+    with pytest.raises(ConfigError) as caught:
+        lists(**{key: file})
+    text = str(caught.value)
+    assert text.startswith(f"access.{key}: ")
+    assert "\n" not in text
+    return text
+
+
+def test_without_lists_all_is_served() -> None:
+    assert lists().serves(A)
+    assert lists().admits("https://example.org")
+
+
+def test_comments_blank_lines_case_and_line_ends(tmp_path: Path) -> None:
+    file = tmp_path / "deny"
+    file.write_bytes(
+        b"\xef\xbb\xbf# what a rights holder asked for\r\n\r\n"
+        + f"  {hexadecimal(A).upper()}  # one\r\n{hexadecimal(B)}#two\n\n".encode()
+        + f"{hexadecimal(A)}\n#é\n{hexadecimal(C)}".encode()
+    )
+    denying = lists(deny_infohashes=str(file))
+    assert [denying.serves(info_hash) for info_hash in (A, B, C, "x" * 20)] == [False, False, False, True]
+
+
+def test_a_byte_order_mark_before_an_infohash(tmp_path: Path) -> None:
+    file = tmp_path / "deny"
+    file.write_bytes(b"\xef\xbb\xbf" + hexadecimal(A).encode())
+    assert not lists(deny_infohashes=str(file)).serves(A)
+
+
+def test_only_what_is_allowed_and_not_denied(tmp_path: Path) -> None:
+    allow, deny = tmp_path / "allow", tmp_path / "deny"
+    allow.write_text(f"{hexadecimal(A)}\n{hexadecimal(B)}\n")
+    deny.write_text(hexadecimal(B))
+    both = lists(allow_infohashes=str(allow), deny_infohashes=str(deny))
+    assert [both.serves(info_hash) for info_hash in (A, B, C)] == [True, False, False]
+
+
+def test_an_empty_allow_list_serves_nothing_and_an_empty_deny_list_denies_nothing(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.write_text("# nothing yet\n")
+    assert not lists(allow_infohashes=str(empty)).serves(A)
+    assert lists(deny_infohashes=str(empty)).serves(A)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a" * 39, "a" * 41, "g" * 40, f"{'a' * 40} {'b' * 40}", f"{'a' * 40},", "0x" + "a" * 38, "é" * 40, "٣" * 40],
+)
+@pytest.mark.parametrize("key", ["allow_infohashes", "deny_infohashes"])
+def test_a_bad_line_is_named(tmp_path: Path, key: str, line: str) -> None:
+    file = tmp_path / "list"
+    file.write_text(f"# first\n{'b' * 40}\n{line}\n")
+    assert f"{file}, line 3:" in mistake(str(file), key)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "No such file" in mistake(str(tmp_path / "nothing"))
+    assert "directory" in mistake(str(tmp_path))
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe" + b"a" * 40)
+    assert "not text in UTF-8" in mistake(str(binary))
+    mistake("~no-such-user/list")
+    mistake("a\x00b")
+    private = tmp_path / "private"
+    private.write_text("")
+    private.chmod(0)
+    if os.geteuid():
+        assert "Permission denied" in mistake(str(private))
+
+
+def test_a_list_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "long"
+    with file.open("wb") as made:
+        made.truncate((1 << 28) + 1)
+    assert "256 MiB" in mistake(str(file))
+
+
+def test_a_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "deny").write_text(hexadecimal(A))
+    assert not lists(deny_infohashes="~/deny").serves(A)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin", "matches"),
+    [
+        ("https://example.org", "https://example.org", True),
+        ("https://Example.org/", "HTTPS://EXAMPLE.ORG", True),
+        ("https://example.org", "http://example.org", False),
+        ("https://example.org", "https://example.org:8443", False),
+        ("https://example.org", "https://example.org.evil.test", False),
+        ("https://example.org", "https://exampleXorg", False),
+        ("https://*.example.org", "https://a.b.example.org", True),
+        ("https://*.example.org", "https://example.org", False),
+        ("https://*.example.org", "https://evil.test/.example.org.evil.test", False),
+        ("*", "null", True),
+        ("null", "null", True),
+        ("http://localhost:*", "http://localhost:3000", True),
+        ("http://[::1]:*", "http://[::1]:3000", True),
+        ("http://[::1]", "http://:", False),
+        ("http://[!a]", "http://b", False),
+        ("http://a?c", "http://abc", False),
+        ("https://example.org\n", "https://example.org", False),
+        ("https://example.org", "https://example.org\n", False),
+        ("https://(a|b).org", "https://a.org", False),
+    ],
+)
+def test_origins(pattern: str, origin: str, matches: bool) -> None:
+    assert lists(allow_origins=[pattern]).admits(origin) is matches
+    assert lists(deny_origins=[pattern]).admits(origin) is not matches
+
+
+def test_several_patterns_and_denied_over_allowed() -> None:
+    some = lists(
+        allow_origins=["https://*.example.org", "https://*.*.example.net", "https://example.com"],
+        deny_origins=["https://bad.*", "https://*.worse.*"],
+    )
+    asked = {
+        "https://a.example.org": True,
+        "https://a.b.example.net": True,
+        "https://example.com": True,
+        "https://bad.example.org": False,
+        "https://a.worse.example.org": False,
+        "https://other.test": False,
+        "null": False,
+        "": False,
+    }
+    assert {origin: some.admits(origin) for origin in asked} == asked
+
+
+def test_who_is_no_browser_is_admitted() -> None:
+    assert lists(allow_origins=["https://example.org"]).admits(None)
+    assert lists(deny_origins=["*"]).admits(None)
+
+
+@given(st.lists(st.text(max_size=12), max_size=5), st.text(max_size=20))
+def test_any_pattern_can_be_used(patterns: list[str], origin: str) -> None:
+    access = lists(allow_origins=patterns, deny_origins=patterns)
+    assert access.admits(origin) is (not patterns)
+
+
+@given(st.text(alphabet="abc[]?!^-.|()\\{}+$", max_size=12))
+def test_only_the_star_is_special(text: str) -> None:
+    assert lists(allow_origins=[text]).admits(text)
+    assert not lists(allow_origins=[text]).admits(text + "x")
+    assert lists(allow_origins=[text + "*"]).admits(text + "x")
+
+
+def test_many_stars_cost_little() -> None:
+    """Not exponential: this would not come to an end."""
+    assert not lists(allow_origins=["*a" * 30 + "b"]).admits("a" * 10_000)

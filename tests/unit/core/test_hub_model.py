@@ -1,0 +1,179 @@
+"""Random message sequences against a naive model of swarms."""
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from tests.client import HASH, Json, announce, answer, offers
+from tests.unit.fakes import FakeConnection, Room, peer_id
+from tracker.core.offers import LIFETIME, Parking
+from tracker.core.pending import PendingJoin, PendingJoins
+
+ids = st.integers(1, 5).map(peer_id)
+hashes = st.sampled_from([HASH, "i" * 20])
+
+
+class PromptRoom(Room):
+    """A room where every peer is asked about, and admitted a moment later."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.asked: list[PendingJoin] = []
+        self.hub.lobby = PendingJoins(self.asked.append, self.asked.remove)
+
+    def send(self, connection: FakeConnection, message: object) -> list[Json]:
+        super().send(connection, message)
+        while self.asked:
+            self.deliver(self.hub.admitted(self.asked.pop(), self.now))
+        return connection.inbox
+
+
+class HubAgainstModel(RuleBasedStateMachine):
+    """Random message sequences against a naive model: {(info_hash, peer_id): (connection, is seeder)}."""
+
+    connections = Bundle("connections")
+    parks = False
+    make_room: type[Room] = Room
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = self.make_room(seed=3)
+        if self.parks:
+            self.room.hub.parking = Parking(lambda _: None)
+        self.made: dict[str, tuple[str, str, FakeConnection, float]] = {}
+        """Where each offer was made, by whom, over what, and when; those that were given to somebody are taken out."""
+        self.model: dict[tuple[str, str], tuple[FakeConnection, bool]] = {}
+        self.open: list[FakeConnection] = []
+        self.next_offer = 0
+
+    @rule(target=connections)
+    def connect(self) -> FakeConnection:
+        self.open.append(FakeConnection())
+        return self.open[-1]
+
+    @rule(
+        connection=connections,
+        who=ids,
+        info_hash=hashes,
+        left=st.sampled_from([0, 1, None]),
+        event=st.sampled_from([None, "started", "completed", "paused"]),
+        count=st.integers(0, 4),
+    )
+    def announces(
+        self, connection: FakeConnection, who: str, info_hash: str, left: int | None, event: str | None, count: int
+    ) -> None:
+        if connection not in self.open:
+            return None
+        joins = (info_hash, who) not in self.model
+        was_seeder = self.model.get((info_hash, who), (None, False))[1]
+        self.model[info_hash, who] = (connection, was_seeder or left == 0 or event == "completed")
+        made = offers(count, start=self.next_offer)
+        self.next_offer += count
+        self.made.update({offer["offer_id"]: (info_hash, who, connection, self.room.now) for offer in made})
+        self.room.send(connection, announce(who, info_hash, left=left, event=event, offers=made, numwant=4))
+
+        others = {peer: owner for (key, peer), (owner, _) in self.model.items() if key == info_hash and peer != who}
+        delivered = [(c, message) for c in self.open for message in c.take()]
+        replies = [message for c, message in delivered if c is connection and "interval" in message]
+        assert len(replies) == 1
+        offered = [(c, message) for c, message in delivered if "offer" in message]
+        if self.parks and joins and not count and event != "completed":
+            return self.is_given_what_waits(connection, info_hash, who, [message for _, message in offered])
+        for _, message in offered:
+            del self.made[message["offer_id"]]
+        assert len(offered) == min(count, len(others))
+        assert all(message["peer_id"] == who for _, message in offered)
+        assert len({message["offer_id"] for _, message in offered}) == len(offered)
+        # Each offer went to a different peer: no connection got more than it has peers there.
+        share = Counter(id(c) for c, _ in offered)
+        assert all(times <= sum(id(owner) == c for owner in others.values()) for c, times in share.items())
+        return None
+
+    def is_given_what_waits(self, connection: FakeConnection, info_hash: str, who: str, given: list[Json]) -> None:
+        """A newcomer without offers: what it gets is of members, one of each, of late, and of nobody else's."""
+        makers = [message["peer_id"] for message in given]
+        assert len(makers) == len(set(makers))
+        for message in given:
+            swarm, maker, made_over, since = self.made.pop(message["offer_id"])
+            assert (swarm, maker) == (info_hash, message["peer_id"])
+            assert self.model[info_hash, maker][0] is made_over, "it would not know what to do with an answer"
+            assert maker != who
+            assert since + LIFETIME > self.room.now
+        assert connection.inbox == []
+
+    @rule(seconds=st.sampled_from([1, 20, 46]))
+    def time_passes(self, seconds: int) -> None:
+        self.room.now += seconds
+
+    @rule(connection=connections, who=ids, info_hash=hashes)
+    def stops(self, connection: FakeConnection, who: str, info_hash: str) -> None:
+        if connection not in self.open:
+            return
+        if self.model.get((info_hash, who), (None, False))[0] is connection:
+            del self.model[info_hash, who]
+        self.room.send(connection, announce(who, info_hash, event="stopped"))
+        assert len(connection.take()) == 1
+
+    @rule(connection=connections, who=ids, to=ids, info_hash=hashes)
+    def answers(self, connection: FakeConnection, who: str, to: str, info_hash: str) -> None:
+        if connection not in self.open:
+            return
+        self.room.send(connection, answer(who, to, "o" * 20, info_hash))
+        allowed = self.model.get((info_hash, who), (None, False))[0] is connection
+        receiver = self.model.get((info_hash, to), (None, False))[0]
+        got = [c for c in self.open for _ in c.take()]
+        assert got == ([receiver] if allowed and receiver else [])
+
+    @rule(connection=connections)
+    def closes(self, connection: FakeConnection) -> None:
+        if connection in self.open:
+            self.open.remove(connection)
+            self.room.hub.close(connection)
+            self.model = {key: value for key, value in self.model.items() if value[0] is not connection}
+
+    @rule(connection=connections, garbage=st.sampled_from([b"{", b"null", b"[]", b'{"action":"announce"}']))
+    def talks_nonsense(self, connection: FakeConnection, garbage: bytes) -> None:
+        if connection in self.open:
+            self.room.send(connection, garbage)
+            (failure,) = connection.take()
+            assert "failure reason" in failure
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        hub = self.room.hub
+        hub.check_invariants()
+        actual = {
+            (info_hash, who): (peer.connection, peer.complete)
+            for info_hash, swarm in hub.swarms.items()
+            for who, peer in swarm.peers.items()
+        }
+        assert actual == self.model
+        if hub.parking:
+            waiting = [parked for swarm in hub.swarms.values() for parked in hub.parking.of(swarm, self.room.now)]
+            assert all((parked.peer.swarm.info_hash, parked.peer.peer_id) in self.model for parked in waiting)
+            assert all(parked.peer.connection in self.open for parked in waiting)
+        for connection in self.open:
+            owned = {(peer.swarm.info_hash, peer.peer_id) for peer in connection.peers}
+            assert owned == {key for key, (owner, _) in self.model.items() if owner is connection}
+
+
+class ParkingHubAgainstModel(HubAgainstModel):
+    """The same, where offers that find nobody wait for who comes next."""
+
+    parks = True
+
+
+class AskingHubAgainstModel(ParkingHubAgainstModel):
+    """The same, where extensions admit everybody: that makes no difference."""
+
+    make_room = PromptRoom
+
+
+for machine in (HubAgainstModel, ParkingHubAgainstModel, AskingHubAgainstModel):
+    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+TestHubAgainstModel = HubAgainstModel.TestCase
+TestParkingHubAgainstModel = ParkingHubAgainstModel.TestCase
+TestAskingHubAgainstModel = AskingHubAgainstModel.TestCase

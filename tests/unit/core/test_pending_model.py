@@ -1,0 +1,149 @@
+"""Random messages and verdicts against a naive model of members and of those that wait."""
+
+from typing import NamedTuple
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from tests.client import announce, offers
+from tests.unit.core.test_hub_model import hashes, ids
+from tests.unit.fakes import FakeConnection, Room
+from tracker.core.pending import PendingJoin, PendingJoins
+from tracker.reasons import DropReason
+
+
+class Waiting(NamedTuple):
+    """What the model knows of a peer that waits."""
+
+    connection: FakeConnection
+    key: tuple[str, str]
+    announces: list[tuple[bool, int]]
+    """Of each, in order: whether it makes a seeder, and its number of offers."""
+
+
+class AdmissionAgainstModel(RuleBasedStateMachine):
+    """Verdicts come whenever they like, and meanwhile everything goes on."""
+
+    connections = Bundle("connections")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = Room(seed=5)
+        self.asked: list[PendingJoin] = []
+        self.decided: list[PendingJoin] = []
+        self.room.hub.lobby = PendingJoins(self.asked.append, self.asked.remove)
+        self.members: dict[tuple[str, str], tuple[FakeConnection, bool]] = {}
+        self.waiting: list[Waiting] = []
+        """Who has announced last is last."""
+        self.open: list[FakeConnection] = []
+        self.next_offer = 0
+
+    @rule(target=connections)
+    def connect(self) -> FakeConnection:
+        self.open.append(FakeConnection())
+        return self.open[-1]
+
+    @rule(connection=connections, who=ids, info_hash=hashes, complete=st.booleans(), count=st.integers(0, 3))
+    def announces(self, connection: FakeConnection, who: str, info_hash: str, complete: bool, count: int) -> None:
+        if connection not in self.open:
+            return
+        key = (info_hash, who)
+        made = offers(count, start=self.next_offer)
+        self.next_offer += count
+        self.room.send(connection, announce(who, info_hash, left=0 if complete else 1, offers=made))
+        owner, was_complete = self.members.get(key, (None, False))
+        if owner is connection:
+            self.members[key] = connection, complete or was_complete
+            assert len([message for message in connection.take() if "interval" in message]) == 1
+            assert self.relayed() <= count
+            return
+        known = self.wait_of(connection, key)
+        if known:
+            self.waiting.remove(known)
+        self.waiting.append(Waiting(connection, key, [*(known.announces if known else []), (complete, count)]))
+        assert all(c.take() == [] for c in self.open), "nothing comes of it yet"
+
+    @rule(data=st.data(), admits=st.booleans())
+    def verdict(self, data: st.DataObject, admits: bool) -> None:
+        if not self.asked:
+            return
+        join = data.draw(st.sampled_from(self.asked))
+        self.asked.remove(join)
+        self.decided.append(join)
+        wait = self.wait_of(join.connection, (join.info_hash, join.peer_id))  # type: ignore[arg-type]
+        assert wait
+        if not admits:
+            self.waiting.remove(wait)
+            self.room.deliver(self.room.hub.refused(join, DropReason.ADMISSION_DENIED, "no"))
+            told = wait.connection.take()
+            assert [message["failure reason"] for message in told] == ["no"] * len(wait.announces)
+        else:
+            older = [w for w in self.waiting[: self.waiting.index(wait)] if w.key == wait.key]
+            self.waiting = [w for w in self.waiting if w is not wait and w not in older]
+            was_complete = self.members.get(wait.key, (None, False))[1]
+            completes = any(complete for complete, _ in wait.announces)
+            self.members[wait.key] = wait.connection, completes or was_complete
+            self.room.deliver(self.room.hub.admitted(join, self.room.now))
+            told = wait.connection.inbox
+            assert len([message for message in told if "interval" in message]) == len(wait.announces)
+            assert told[0].keys() >= {"interval"}, "its reply comes first"
+            others = sum(key[0] == wait.key[0] for key in self.members) - 1
+            assert self.relayed() == sum(min(count, others) for _, count in wait.announces)
+
+    @rule(data=st.data(), admits=st.booleans())
+    def comes_late(self, data: st.DataObject, admits: bool) -> None:
+        """A verdict on one that waits no more."""
+        if self.decided:
+            join = data.draw(st.sampled_from(self.decided))
+            hub = self.room.hub
+            out = (
+                hub.admitted(join, self.room.now) if admits else hub.refused(join, DropReason.ADMISSION_TIMEOUT, "late")
+            )
+            assert out == []
+
+    @rule(connection=connections, who=ids, info_hash=hashes)
+    def stops(self, connection: FakeConnection, who: str, info_hash: str) -> None:
+        if connection not in self.open:
+            return
+        key = (info_hash, who)
+        wait = self.wait_of(connection, key)
+        if wait:
+            self.waiting.remove(wait)
+        if self.members.get(key, (None, False))[0] is connection:
+            del self.members[key]
+        self.room.send(connection, announce(who, info_hash, event="stopped"))
+        assert len(connection.take()) == 1
+
+    @rule(connection=connections)
+    def closes(self, connection: FakeConnection) -> None:
+        if connection in self.open:
+            self.open.remove(connection)
+            self.room.hub.close(connection)
+            self.members = {key: value for key, value in self.members.items() if value[0] is not connection}
+            self.waiting = [wait for wait in self.waiting if wait.connection is not connection]
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        hub = self.room.hub
+        hub.check_invariants()
+        assert {
+            (info_hash, who): (peer.connection, peer.complete)
+            for info_hash, swarm in hub.swarms.items()
+            for who, peer in swarm.peers.items()
+        } == self.members
+        asked = {(id(join.connection), (join.info_hash, join.peer_id)): len(join.announces) for join in self.asked}
+        assert asked == {(id(wait.connection), wait.key): len(wait.announces) for wait in self.waiting}
+
+    def wait_of(self, connection: FakeConnection, key: tuple[str, str]) -> Waiting | None:
+        return next((wait for wait in self.waiting if wait.connection is connection and wait.key == key), None)
+
+    def relayed(self) -> int:
+        """How many offers have come, each of them once."""
+        ids = [message["offer_id"] for connection in self.open for message in connection.take() if "offer" in message]
+        assert len(ids) == len(set(ids))
+        return len(ids)
+
+
+AdmissionAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+TestAdmissionAgainstModel = AdmissionAgainstModel.TestCase

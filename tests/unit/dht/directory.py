@@ -1,0 +1,156 @@
+"""A directory in a DHT of one node that does as the test wants."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from extensions.dht.cache import Known
+from extensions.dht.directory import Directory
+from extensions.dht.krpc import messages
+from extensions.dht.krpc.client import Found, Stored
+from extensions.dht.krpc.messages import Contact, Item
+from extensions.dht.krpc.traversal import Candidate, State
+from extensions.dht.records import record, slots
+from extensions.dht.records.record import Entry, Rejected
+from tests.client import eventually
+from tests.unit.dht.entries import HASH, NOW, URL, identity
+
+OWN = identity(100).public_key().public_bytes_raw().hex()
+
+
+class Dht:
+    """One node and its client. `on_get` and `on_put` are called before each, and may raise, or wait."""
+
+    def __init__(self) -> None:
+        self.items: dict[tuple[bytes, bytes], Item] = {}
+        self.queue: list[object] = []
+        self.gets = self.puts = 0
+        self.conflicts = 0
+        """Writings at which somebody else was quicker."""
+        self.is_there = True
+        self.clock: Callable[[], float] = lambda: NOW
+        self.on_get: Callable[[], Any] = lambda: None
+        self.on_put: Callable[[], Any] = lambda: None
+
+    async def get(self, public_key: bytes, salt: bytes, _urgency: int, on_item: Callable[[Item], None]) -> Found:
+        self.gets += 1
+        await asyncio.sleep(0)
+        if waits := self.on_get():
+            await waits
+        if not self.is_there:
+            return Found()
+        candidate = Candidate(0, Contact(bytes(20), ("192.0.2.1", 1)), State.ANSWERED, b"token")
+        if item := self.items.get((public_key, salt)):
+            candidate.seq = item.seq
+            on_item(item)
+        return Found([candidate])
+
+    async def put(self, found: Found, key: Any, salt: bytes, seq: int, value: bytes) -> Stored:
+        self.puts += 1
+        await asyncio.sleep(0)
+        if waits := self.on_put():
+            await waits
+        if self.conflicts:
+            self.conflicts -= 1
+            return Stored(conflicts=1)
+        if not self.is_there or not found.candidates:
+            return Stored(failed=1)
+        public_key = key.public_key().public_bytes_raw()
+        self.items[public_key, salt] = Item(public_key, messages.sign_item(key, salt, seq, value), seq, value)
+        return Stored(taken=1)
+
+    def has(self, info_hash: bytes = HASH, day: int = record.day_of(NOW)) -> set[str]:
+        """The trackers in a record."""
+        public_key = record.record_key(info_hash, day).public_key().public_bytes_raw()
+        slot = record.Slot(0)
+        for salt in record.SALTS:
+            if item := self.items.get((public_key, salt)):
+                slot.add(item.seq, item.value, info_hash, self.clock())
+        return {entry.tracker_id for entry in slot.entries}
+
+    async def write(self, *entries: Entry, info_hash: bytes = HASH, day: int = record.day_of(NOW)) -> None:
+        """What others have written to a record."""
+        reading = slots.Reading(info_hash, day, [record.Slot(0)], [Found([cast(Any, None)])])
+        await slots._put(cast(Any, self), reading, 0, list(entries))
+        self.puts = 0
+
+
+class SecondPath:
+    """What is found there, or what goes wrong."""
+
+    def __init__(self) -> None:
+        self.rejected: Counter[Rejected] = Counter()
+        self.entries: list[Entry] = []
+        self.fault: Exception | None = None
+        self.finds = 0
+
+    async def find(self, _hash: bytes, _days: list[int], _urgency: int, on_entry: Callable[[Entry], None]) -> None:
+        self.finds += 1
+        await asyncio.sleep(0)
+        if self.fault:
+            raise self.fault
+        for entry in self.entries:
+            on_entry(entry)
+
+    async def announce(self, _hash: bytes, _day: int, _urgency: int) -> None: ...
+
+
+class Setting:
+    """A directory, and the time there."""
+
+    def __init__(self, known: dict[bytes, Known] | None = None, policy: str = "all", limit: int = 1000) -> None:
+        # Noon: there is no other day to read.
+        self.time, self.passed = NOW + 43200.0, 0.0
+        self.dht, self.second_path = Dht(), SecondPath()
+        self.dht.clock = lambda: self.time
+        self.reachable = True
+        self.directory = Directory(
+            cast(Any, self.dht),
+            cast(Any, self.second_path),
+            identity(100),
+            URL,
+            policy,
+            (),
+            limit,
+            known if known is not None else {},
+            lambda: self.reachable,
+            lambda: self.time,
+            lambda: self.passed,
+            # Pauses between attempts take no time; what varies around one varies not at all.
+            lambda first, last: 0.0 if last < 1 else max(1.0, first),
+        )
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+        self.passed += seconds
+        self.directory.wake()
+
+    async def idle(self) -> None:
+        """Wait until nothing is due or under way."""
+
+        def is_idle() -> bool:
+            visits = any(topic.visit for topic in self.directory._topics.values())
+            return not visits and not self.directory.overdue
+
+        await eventually(is_idle)
+
+    async def trackers(self, info_hash: bytes = HASH, thorough: bool = False) -> set[str]:
+        return {one.entry.tracker_id async for one in self.directory.trackers(info_hash, thorough)}
+
+
+@asynccontextmanager
+async def running(setting: Setting) -> AsyncIterator[Setting]:
+    """Have the directory do what is due."""
+    task = asyncio.ensure_future(setting.directory.run())
+    try:
+        yield setting
+    finally:
+        task.cancel()
+        await setting.directory.close()
+
+
+def signed(number: int, now: float, info_hash: bytes = HASH, age: float = 0) -> Entry:
+    """What tracker `number` signed `age` seconds before now."""
+    return record.sign_entry(identity(number), info_hash, URL, now - age)

@@ -1,0 +1,118 @@
+"""Hostile bencode: it is read or refused, and it takes no longer than its length allows."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from signal import ITIMER_REAL, SIGALRM, setitimer, signal
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extensions.dht.krpc import bencode, messages
+from extensions.dht.records.record import Rejected, decode_slot
+
+# The key's length leads back to the value before it.
+CIRCLES = [b"d1:ai1e-6:", b"d1:ai1e-1:", b"d-1:", b"d-0:i1ee", b"ld1:ai1e-6:", b"d1:a1:b-6:i1ee", b"d1:ai1e -6:"]
+
+reproducible = settings(derandomize=True)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Fails what would never end."""
+
+    def give_up(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    before = signal(SIGALRM, give_up)
+    setitimer(ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        setitimer(ITIMER_REAL, 0)
+        signal(SIGALRM, before)
+
+
+def refuses(data: bytes) -> bool:
+    with pytest.raises(ValueError, match=r"not a valid|invalid|maximum depth"):
+        bencode.decode(data)
+    return True
+
+
+def is_no_message(data: bytes) -> bool:
+    return messages.decode(data) is None
+
+
+def is_no_value(data: bytes) -> bool:
+    rejected: Counter[Rejected] = Counter()
+    return decode_slot(data, bytes(20), 0, rejected) == [] and rejected == {Rejected.NOT_BENCODE: 1}
+
+
+@pytest.mark.parametrize("data", CIRCLES)
+@pytest.mark.parametrize("refused", [refuses, is_no_message, is_no_value])
+def test_nothing_turns_its_reader_in_circles(refused: Callable[[bytes], bool], data: bytes) -> None:
+    with at_most(0.5):
+        assert refused(data)
+
+
+def canonical(value: Any) -> bytes:
+    """Written without the library."""
+    match value:
+        case int():
+            return b"i%de" % value
+        case bytes():
+            return b"%d:%b" % (len(value), value)
+        case list():
+            return b"l%be" % b"".join(map(canonical, value))
+        case _:
+            return b"d%be" % b"".join(canonical(key) + canonical(value[key]) for key in sorted(value))
+
+
+objects = st.recursive(
+    st.integers() | st.integers(-(10**400), 10**400) | st.binary(max_size=40),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.binary(max_size=4), inner, max_size=5),
+    max_leaves=15,
+)
+# What decoders stumble over, in any order.
+tokens = st.lists(
+    st.sampled_from(b"d l i e : - + _ 0 1 6 9 0: 1:a 1:b 2:ab i1e i-0e -6: -1: 99999999999: i1_0e".split(b" "))
+    | objects,
+    max_size=12,
+).map(lambda parts: b"".join(part if isinstance(part, bytes) else canonical(part) for part in parts))
+
+
+def fate(data: bytes) -> Any:
+    """What becomes of it."""
+    with at_most(2):
+        try:
+            return bencode.decode(data)
+        except ValueError:
+            return ValueError
+
+
+@given(objects)
+@settings(reproducible, max_examples=150)
+def test_what_is_canonical_is_decoded_and_encoded_again(value: object) -> None:
+    data = canonical(value)
+    assert bencode.decode(data) == value
+    assert bencode.encode(bencode.decode(data)) == bencode.encode(value) == data
+
+
+@given(st.binary(max_size=200) | tokens)
+@settings(reproducible, max_examples=400)
+def test_anything_is_decoded_or_refused(data: bytes) -> None:
+    value = fate(data)
+    if value is not ValueError:
+        # The library takes a few spellings that are not canonical; what they mean is none the less.
+        assert fate(bencode.encode(value)) == value
+
+
+@pytest.mark.parametrize("data", [b"l", b"d0:", b"d", b"i", b"1", b":", b"-", b"li", b"d1:al", b"ld"])
+def test_long_ones_are_refused_soon(data: bytes) -> None:
+    text = data * (messages.MAX_DATAGRAM // len(data))
+    with at_most(0.5):
+        assert refuses(text)
+        assert refuses(text + b"e" * len(text))

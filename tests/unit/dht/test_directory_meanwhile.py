@@ -1,0 +1,151 @@
+"""Which trackers serve which infohash: what changes while a look is under way, and who listens to it."""
+
+import asyncio
+
+import pytest
+
+from extensions.dht.cache import Sighting
+from extensions.dht.records import record
+from extensions.dht.tracked import RETRY
+from tests.client import eventually
+from tests.unit.dht.directory import OWN, Setting, running, signed
+from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, entry_of
+
+# What changes while a look is under way
+
+
+@pytest.mark.parametrize("stage", ["read", "written"])
+async def test_what_is_withdrawn_during_its_publication_is_taken_out_again(setting: Setting, stage: str) -> None:
+    withdrawn: list[bool] = []
+
+    def withdraw() -> None:
+        if not withdrawn:
+            withdrawn.append(True)
+            setting.directory.withdraw(HASH)
+
+    if stage == "read":
+        setting.dht.on_get = withdraw
+    else:
+        setting.dht.on_put = withdraw
+    setting.directory.publish(HASH)
+    await setting.idle()
+    assert withdrawn
+    assert (setting.dht.has(), setting.directory._topics, setting.directory.published) == (set(), {}, 0)
+
+
+@pytest.mark.parametrize("opens", [True, False])
+async def test_what_is_wanted_only_when_it_has_been_read_is_published(setting: Setting, opens: bool) -> None:
+    """As when a swarm opens, or is published, while somebody looks its trackers up."""
+    await setting.dht.write(signed(1, setting.time))
+
+    def want(_hash: bytes, _sighting: Sighting) -> None:
+        if opens:
+            setting.directory.swarm(HASH, 5, linked=False)
+        else:
+            setting.directory.publish(HASH)
+
+    setting.directory.on_sighting.append(want)
+    await setting.trackers()
+    await eventually(lambda: OWN in setting.dht.has())
+    # There was no need to look again.
+    await setting.idle()
+    assert setting.dht.gets == 1
+
+
+async def test_what_is_published_while_it_is_taken_out_is_put_in_again(setting: Setting) -> None:
+    setting.directory.publish(HASH)
+    await setting.idle()
+    again: list[bool] = []
+
+    def publish() -> None:
+        if not again:
+            again.append(True)
+            setting.directory.publish(HASH)
+
+    setting.dht.on_put = publish
+    setting.directory.withdraw(HASH)
+    await setting.idle()
+    assert again
+    assert (setting.dht.has(), setting.directory.published) == ({OWN}, 1)
+
+
+async def test_taking_out_is_tried_until_it_is_done(setting: Setting) -> None:
+    setting.directory.publish(HASH)
+    await setting.idle()
+    setting.dht.is_there = False
+    setting.directory.withdraw(HASH)
+    await setting.idle()
+    assert (setting.dht.has(), setting.directory.published) == ({OWN}, 1)
+    setting.dht.is_there = True
+    setting.dht.conflicts = 2
+    setting.advance(RETRY[1])
+    await setting.idle()
+    assert (setting.dht.has(), setting.directory.published, setting.directory._topics) == (set(), 0, {})
+
+
+async def test_taking_out_is_given_up_at_last(setting: Setting) -> None:
+    setting.directory.publish(HASH)
+    await setting.idle()
+    setting.dht.is_there = False
+    setting.directory.withdraw(HASH)
+    for _ in range(10):
+        await setting.idle()
+        setting.advance(RETRY[1] * 32)
+    await setting.idle()
+    assert setting.directory._topics == {}
+
+
+async def test_it_is_taken_out_of_yesterdays_record_too() -> None:
+    setting = Setting()
+    setting.time = NOW + 60.0
+    yesterday = record.day_of(NOW) - 1
+    for day in (yesterday, yesterday + 1):
+        await setting.dht.write(signed(100, setting.time), signed(1, setting.time), day=day)
+    async with running(setting):
+        setting.directory.publish(HASH)
+        await setting.idle()
+        setting.directory.withdraw(HASH)
+        await setting.idle()
+    for day in (yesterday, yesterday + 1):
+        assert setting.dht.has(day=day) == {entry_of(1).tracker_id}
+
+
+# Who listens
+
+
+async def test_a_thorough_lookup_that_joins_a_plain_one_takes_the_second_path_too(setting: Setting) -> None:
+    setting.second_path.entries = [signed(2, setting.time, b"")]
+    plain = asyncio.ensure_future(setting.trackers())
+    await asyncio.sleep(0)
+    thorough = asyncio.ensure_future(setting.trackers(thorough=True))
+    await plain
+    assert await thorough == {entry_of(2).tracker_id}
+
+
+async def test_a_thorough_lookup_that_comes_while_one_is_published_begins_another(setting: Setting) -> None:
+    setting.second_path.entries = [signed(2, setting.time, b"")]
+    put = asyncio.Event()
+    setting.dht.on_put = put.wait
+    setting.directory.publish(HASH)
+    await eventually(lambda: setting.dht.puts == 1)
+    thorough = asyncio.ensure_future(setting.trackers(thorough=True))
+    await asyncio.sleep(0)
+    put.set()
+    assert await thorough == {entry_of(2).tracker_id}
+    await setting.idle()
+
+
+async def test_at_the_end_nobody_is_left_listening(setting: Setting) -> None:
+    setting.dht.on_get = asyncio.Event().wait
+    old = asyncio.ensure_future(setting.trackers())
+    await eventually(lambda: setting.dht.gets == 1)
+    # This one's look has not even begun.
+    setting.dht.on_get = lambda: None
+    young = asyncio.ensure_future(setting.trackers(OTHER_HASH))
+    await asyncio.sleep(0)
+    await setting.directory.close()
+    for listener in (old, young):
+        assert await asyncio.wait_for(listener, 5) == set()
+    gets = setting.dht.gets
+    assert await asyncio.wait_for(setting.trackers(b"3" * 20), 5) == set()
+    assert setting.dht.gets == gets

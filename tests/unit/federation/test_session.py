@@ -1,0 +1,270 @@
+"""What passes over an open link: who has what, offers, refusals, answers."""
+
+import json
+from collections.abc import Iterable
+
+import pytest
+from msgspec import Raw
+
+from extensions.federation import session as module
+from extensions.federation import wire
+from extensions.federation.limits import Room
+from extensions.federation.reasons import Dropped
+from extensions.federation.session import Event, Interest, Offered, Refused, Session
+from tests.client import HASH
+from tests.unit.federation.links import A, an_answer, give, ids_of, linked, shared, sharing, some_offers
+from tracker.protocol import codec
+from tracker.protocol.messages import Answer, Offer, OfferDescription
+
+OTHER = "i" * 20
+
+
+def names_in(messages: list[bytes]) -> list[str]:
+    """The names in messages of counts."""
+    return [name for message in messages for name, _, _ in json.loads(message)["swarms"]]
+
+
+def test_a_swarm_has_another_name_on_every_link_and_the_same_at_both_ends() -> None:
+    (a, b), (c, d) = linked(nonce=10), linked(nonce=20)
+    for session in (a, b, c, d):
+        session.open_swarm(HASH)
+    told = [names_in(session.tell([(HASH, 1, 1)]))[0] for session in (a, b, c, d)]
+    assert told[0] == told[1]
+    assert told[2] == told[3]
+    assert told[0] != told[2]
+    assert all(len(name) == wire.NAME_LENGTH for name in told)
+
+
+def test_nothing_that_is_said_on_one_link_is_understood_on_another() -> None:
+    (a, _), (_, d) = sharing(), linked(nonce=20)
+    d.open_swarm(HASH)
+    said = [*a.tell([(HASH, 1, 1)]), *a.offer(HASH, A, some_offers(1)), *a.answer(an_answer()), *a.refuse(HASH, A, [])]
+    assert give(d, said) == []
+    assert d.dropped == {Dropped.UNKNOWN_SWARM: 3}
+
+
+def test_interest_is_known_whoever_opens_first() -> None:
+    a, b = linked()
+    assert a.open_swarm(HASH) is None
+    assert give(b, a.tell([(HASH, 2, 3)])) == [], "b has nobody there, and does not know which swarm it is"
+    assert b.open_swarm(HASH) == Interest(HASH, 2, 3)
+    assert give(a, b.tell([(HASH, 0, 1)])) == [Interest(HASH, 0, 1)]
+    assert shared(a) == shared(b) == 1
+
+
+def test_counts_change_and_end() -> None:
+    a, b = sharing()
+    assert give(b, a.tell([(HASH, 4, 5)])) == [Interest(HASH, 4, 5)]
+    assert give(b, a.close_swarm(HASH)) == [Interest(HASH, 0, 0)]
+    assert give(b, a.close_swarm(HASH)) == [], "once is enough"
+    assert shared(b) == 0
+    assert b.offer(HASH, A, some_offers(1)) == [], "nobody is there any more"
+
+
+def test_closing_here_does_not_forget_what_the_other_has() -> None:
+    a, b = sharing()
+    b.close_swarm(HASH)
+    assert give(b, a.tell([(HASH, 7, 7)])) == []
+    assert b.open_swarm(HASH) == Interest(HASH, 7, 7)
+    b.close_swarm(HASH)
+    assert give(b, a.close_swarm(HASH)) == []
+    assert b.open_swarm(HASH) is None
+
+
+def test_what_the_other_has_can_be_asked_of_swarms_that_are_open_here() -> None:
+    a, b = linked()
+    assert a.counts(HASH) == (0, 0)
+    b.open_swarm(HASH)
+    give(a, b.tell([(HASH, 2, 3)]))
+    assert a.counts(HASH) == (0, 0), "nobody here knows which swarm it is"
+    a.open_swarm(HASH)
+    assert (a.counts(HASH), a.counts(OTHER), b.counts(HASH)) == ((2, 3), (0, 0), (0, 0))
+    give(a, b.close_swarm(HASH))
+    assert a.counts(HASH) == (0, 0)
+
+
+def test_only_open_swarms_are_told() -> None:
+    a, _ = linked()
+    a.open_swarm(HASH)
+    assert len(names_in(a.tell([(HASH, 1, 1), (OTHER, 1, 1)]))) == 1
+    assert a.open_swarm(HASH) is None, "again"
+    a.close_swarm(HASH)
+    assert a.tell([(HASH, 1, 1)]) == []
+
+
+def test_many_swarms_are_told_in_messages_of_bounded_length() -> None:
+    a, b = linked()
+    hashes = [f"{n:020}" for n in range(2 * module.BATCH + 1)]
+    for info_hash in hashes:
+        a.open_swarm(info_hash)
+        b.open_swarm(info_hash)
+    messages = a.tell([(info_hash, wire.MAX_COUNT, wire.MAX_COUNT) for info_hash in hashes])
+    assert len(messages) == 3
+    assert max(map(len, messages)) <= wire.SOFT_FRAME
+    assert [event.info_hash for message in messages for event in interests(give(b, [message]))] == hashes
+    assert b.told == len(hashes)
+
+
+def interests(events: Iterable[Event]) -> list[Interest]:
+    """All of them, which they must be."""
+    found = [event for event in events if isinstance(event, Interest)]
+    assert found == list(events)
+    return found
+
+
+def test_more_peers_than_can_be_told_are_told_as_the_most() -> None:
+    a, b = sharing()
+    assert give(b, a.tell([(HASH, 10**9, 10**9)])) == [Interest(HASH, wire.MAX_COUNT, wire.MAX_COUNT)]
+
+
+def test_the_same_swarm_twice_in_a_message_counts_as_it_was_said_last() -> None:
+    a, b = sharing()
+    name = names_in(a.tell([(HASH, 1, 1)]))[0]
+    events = give(b, [wire.encode(wire.Have([(name, 3, 3), (name, 0, 0), (name, 1, 2)]))])
+    assert events == [Interest(HASH, 3, 3), Interest(HASH, 0, 0), Interest(HASH, 1, 2)]
+
+
+# Offers and answers
+
+
+def test_offers_a_refusal_and_an_answer_pass() -> None:
+    a, b = sharing()
+    (offered,) = give(b, a.offer(HASH, A, some_offers(2)))
+    assert isinstance(offered, Offered)
+    assert (offered.info_hash, offered.peer_id) == (HASH, A)
+    assert ids_of(offered.offers) == ids_of(some_offers(2))
+    assert give(a, b.refuse(HASH, A, ids_of(offered.offers[1:]))) == [Refused(HASH, A, [f"{1:020}"])]
+    for _ in range(2):
+        (answered,) = give(a, b.answer(an_answer(f"{0:020}")))
+        assert isinstance(answered, Answer)
+        assert (answered.info_hash, answered.to_peer_id, codec.from_json(answered.offer_id)) == (HASH, A, f"{0:020}")
+
+
+def test_offers_are_made_only_where_the_other_has_peers() -> None:
+    a, b = linked()
+    assert a.offer(HASH, A, some_offers(1)) == []
+    a.open_swarm(HASH)
+    assert a.offer(HASH, A, some_offers(1)) == []
+    b.open_swarm(HASH)
+    give(a, b.tell([(HASH, 0, 1)]))
+    assert len(a.offer(HASH, A, some_offers(1))) == 1
+
+
+def test_what_is_of_a_swarm_that_has_closed_here_is_passed_over() -> None:
+    a, b = sharing()
+    on_the_way = [*a.offer(HASH, A, some_offers(1)), *a.answer(an_answer()), *a.refuse(HASH, A, ["o" * 20])]
+    b.close_swarm(HASH)
+    assert give(b, on_the_way) == []
+    assert b.dropped == {Dropped.UNKNOWN_SWARM: 3}
+    assert (b.refuse(HASH, A, []), b.answer(an_answer())) == ([], [])
+
+
+def batches(session: Session, offers: list[Offer]) -> list[list[str]]:
+    """The offer_ids of each message."""
+    messages = session.offer(HASH, A, offers)
+    assert all(len(message) <= wire.MAX_FRAME for message in messages)
+    return [[offer["offer_id"] for offer in json.loads(message)["offers"]] for message in messages]
+
+
+def test_offers_travel_together_as_far_as_number_and_size_allow() -> None:
+    a, _ = sharing()
+    many = some_offers(2 * wire.MAX_OFFERS + 1)
+    assert list(map(len, batches(a, many))) == [wire.MAX_OFFERS, wire.MAX_OFFERS, 1]
+    quoted = wire.SOFT_FRAME // 2
+    assert list(map(len, batches(a, some_offers(5, "v" * (quoted - 2))))) == [2, 2, 1]
+    assert list(map(len, batches(a, some_offers(5, "v" * (quoted - 1))))) == [1, 1, 1, 1, 1], "not beyond"
+    growing = [
+        *some_offers(2, "v" * 1000),
+        *some_offers(1, "v" * (wire.SOFT_FRAME - 2000), 2),
+        *some_offers(1, start=3),
+    ]
+    assert list(map(len, batches(a, growing))) == [2, 2]
+    longest = some_offers(3, "v" * codec.MAX_SDP_BYTES)
+    assert list(map(len, batches(a, longest))) == [1, 1, 1]
+    mixed = [*some_offers(3), *some_offers(1, "v" * codec.MAX_SDP_BYTES, 3), *some_offers(2, start=4)]
+    assert [offer_id for batch in batches(a, mixed) for offer_id in batch] == ids_of(mixed), "all of them, in order"
+
+
+ESCAPED = Raw(b'"' + b"\\u0061" * codec.MAX_SDP_BYTES + b'"')
+"""An SDP that is just short enough, as only a hostile client writes it: 384 KiB."""
+
+
+def test_no_client_can_make_a_frame_that_is_too_long() -> None:
+    a, b = sharing()
+    offer = Offer(OfferDescription("offer", ESCAPED), Raw(codec.to_json("o" * 20)))
+    assert codec.is_offer(offer), "it is valid for clients, if connections.max_message_size lets it in"
+    (offered,) = give(b, a.offer(HASH, A, [*some_offers(1), offer, *some_offers(1, start=1)]))
+    assert isinstance(offered, Offered)
+    assert ids_of(offered.offers) == ids_of(some_offers(2)), "the others go"
+    assert a.dropped == {Dropped.TOO_LONG: 1}
+    assert a.offer(HASH, A, [offer]) == []
+    assert give(a, b.answer(Answer(HASH, A, A, ESCAPED, offer.offer_id))) == []
+    assert (a.dropped, b.dropped) == ({Dropped.TOO_LONG: 2}, {Dropped.TOO_LONG: 1})
+
+
+def test_the_longest_sdp_that_goes_over_a_link_fits_a_frame_with_the_longest_ids() -> None:
+    a, b = sharing()
+    longest = Raw(b'"' + b"v" * (wire.MAX_FRAME - wire.OVERHEAD - 2) + b'"')
+    ids = "\u0000" * 20
+    offer = Offer(OfferDescription("offer", longest), Raw(codec.to_json(ids)))
+    for messages in (a.offer(HASH, ids, [offer]), b.answer(Answer(HASH, ids, ids, longest, offer.offer_id))):
+        assert wire.MAX_FRAME - wire.OVERHEAD < len(messages[0]) <= wire.MAX_FRAME
+    more = Offer(OfferDescription("offer", Raw(b'"v' + bytes(longest)[1:])), offer.offer_id)
+    assert a.offer(HASH, ids, [more]) == []
+
+
+def test_no_offers_are_no_message() -> None:
+    a, b = sharing()
+    assert a.offer(HASH, A, []) == []
+    assert (a.dropped, b.dropped) == ({}, {})
+
+
+# Bounds
+
+
+def test_a_tracker_can_name_only_so_many_swarms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SWARMS", 3)
+    a, b = linked()
+    give(b, [wire.encode(wire.Have([(f"{n:024x}", 1, 1) for n in range(5)]))])
+    assert b.dropped == {Dropped.TOO_MANY_SWARMS: 2}
+    for n in range(5):
+        a.open_swarm(f"{n:020}")
+    assert len(names_in(a.tell([(f"{n:020}", 1, 1) for n in range(5)]))) == 3
+
+
+def test_swarms_that_end_make_place_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SWARMS", 1)
+    a, b = linked()
+    for n in range(3):
+        a.open_swarm(f"{n:020}")
+        b.open_swarm(f"{n:020}")
+        assert give(b, a.tell([(f"{n:020}", 1, 1)])) == [Interest(f"{n:020}", 1, 1)]
+        give(b, a.close_swarm(f"{n:020}"))
+        b.close_swarm(f"{n:020}")
+    assert b.dropped == {}
+
+
+def test_all_links_share_one_room_and_give_back_what_they_took() -> None:
+    room = Room(3)
+    (a, b), (c, d) = linked(listeners_room=room, nonce=10), linked(listeners_room=room, nonce=20)
+    for n in range(4):
+        for session in (a, c, d):
+            session.open_swarm(f"{n:020}")
+    give(b, a.tell([(f"{n:020}", 1, 1) for n in range(2)]))
+    assert len(give(d, c.tell([(f"{n:020}", 1, 1) for n in range(4)]))) == 1
+    assert (room.left, d.dropped) == (0, {Dropped.TOO_MANY_SWARMS: 3})
+    assert len(give(d, c.tell([(f"{n:020}", 2, 2) for n in range(4)]))) == 1, "known ones still change"
+    give(b, a.close_swarm(f"{0:020}"))
+    assert room.left == 1
+    assert len(give(d, c.tell([(f"{n:020}", 3, 3) for n in range(4)]))) == 2
+    b.release()
+    d.release()
+    d.release()
+    assert room.left == 3
+
+
+def test_a_swarm_that_was_never_there_takes_no_place_when_it_ends() -> None:
+    room = Room(3)
+    _, b = linked(listeners_room=room)
+    give(b, [wire.encode(wire.Have([(f"{n:024x}", 0, 0) for n in range(5)]))])
+    assert room.left == 3

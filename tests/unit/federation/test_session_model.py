@@ -1,0 +1,288 @@
+"""Random conversations of trackers that are all linked with each other, whose links end and begin anew.
+
+Each tracker here does with its sessions what the extension does, in the plainest way: it remembers what it was told.
+"""
+
+from collections import Counter, deque
+from itertools import combinations, count
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from extensions.federation.limits import Room
+from extensions.federation.reasons import Dropped
+from extensions.federation.session import Event, Interest, LinkError, Offered, Opened, Refused, Session
+from tests.unit.fakes import peer_id
+from tests.unit.federation.links import ids_of, key, shared, some_offers
+from tracker.protocol.codec import from_json, make_answer
+from tracker.protocol.messages import Answer
+
+HASHES = [f"{n:020}" for n in range(4)]
+URL = "wss://tracker.example.org"
+
+trackers = st.integers(0, 2)
+hashes = st.sampled_from(HASHES)
+numbers = st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(any)
+
+
+class End:
+    """A session, what it has said that is not delivered yet, and what it was told of swarms of its tracker."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.out: deque[bytes] = deque([session.start()])
+        self.others: dict[str, tuple[int, int]] = {}
+        self.is_open = False
+
+    def say(self, messages: list[bytes]) -> None:
+        self.out.extend(messages)
+
+
+class FakeTracker:
+    """Its swarms, and its end of each link, by the other tracker's number."""
+
+    def __init__(self, number: int, places: int) -> None:
+        self.number = number
+        self.room = Room(places)
+        self.swarms: dict[str, tuple[int, int]] = {}
+        self.ends: dict[int, End] = {}
+        self.accepted: Counter[str] = Counter()
+        self.waiting: dict[str, tuple[str, set[int]]] = {}
+        """Offers that may still be refused: the swarm, and who was asked."""
+        self.asked: set[str] = set()
+
+    def introduce(self, end: End, info_hash: str) -> None:
+        interest = end.session.open_swarm(info_hash)
+        if interest:
+            end.others[info_hash] = interest.complete, interest.incomplete
+        end.say(end.session.tell([(info_hash, *self.swarms[info_hash])]))
+
+    def hear(self, other: int, event: Event) -> None:
+        end = self.ends[other]
+        if isinstance(event, Opened):
+            end.is_open = True
+            for info_hash in self.swarms:
+                self.introduce(end, info_hash)
+        elif isinstance(event, Interest):
+            assert info_hash_is_open(self, event.info_hash)
+            if event.complete or event.incomplete:
+                end.others[event.info_hash] = event.complete, event.incomplete
+            else:
+                end.others.pop(event.info_hash, None)
+        elif isinstance(event, Offered):
+            assert info_hash_is_open(self, event.info_hash)
+            assert event.peer_id == peer_id(other)
+            self.consider(end, event)
+        elif isinstance(event, Refused):
+            assert event.peer_id == peer_id(self.number)
+            for offer_id in event.offer_ids:
+                self.place_again(other, offer_id)
+        else:
+            assert isinstance(event, Answer)
+            assert event.to_peer_id == peer_id(self.number)
+            assert from_json(event.offer_id) in self.asked, "it was never offered"
+
+    def consider(self, end: End, offered: Offered) -> None:
+        """Take every second offer and answer it, refuse the others."""
+        ids = ids_of(offered.offers)
+        taken = [offer_id for offer_id in ids if int(offer_id) % 2]
+        self.accepted.update(taken)
+        refused = [offer_id for offer_id in ids if offer_id not in taken]
+        if refused:
+            end.say(end.session.refuse(offered.info_hash, offered.peer_id, refused))
+        for offer_id in taken:
+            mine = make_answer(offered.info_hash, peer_id(self.number), offered.peer_id, offer_id, "v=0")
+            end.say(end.session.answer(mine))
+
+    def offer(self, other: int, info_hash: str, offer_ids: list[int]) -> None:
+        end = self.ends[other]
+        offers = [one for number in offer_ids for one in some_offers(1, start=number)]
+        messages = end.session.offer(info_hash, peer_id(self.number), offers)
+        assert messages, "it was told that somebody is there"
+        end.say(messages)
+        for offer_id in ids_of(offers):
+            self.asked.add(offer_id)
+            self.waiting.setdefault(offer_id, (info_hash, set()))[1].add(other)
+
+    def place_again(self, refused_by: int, offer_id: str) -> None:
+        info_hash, asked = self.waiting.pop(offer_id)
+        assert refused_by in asked
+        for other, end in self.ends.items():
+            if other not in asked and info_hash in end.others:
+                self.waiting[offer_id] = info_hash, asked
+                self.offer(other, info_hash, [int(offer_id)])
+                return
+
+
+def info_hash_is_open(tracker: FakeTracker, info_hash: str) -> bool:
+    """Whether a tracker has peers there; nothing is to be heard of other swarms."""
+    return info_hash in tracker.swarms
+
+
+class LinkedTrackers(RuleBasedStateMachine):
+    """Three trackers, or two."""
+
+    size = 3
+    places = 10_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trackers = [FakeTracker(number, self.places) for number in range(self.size)]
+        self.nonces = count(1)
+        self.offer_ids = count()
+        self.recorded: list[tuple[Session, bytes]] = []
+
+    @initialize()
+    def link_all(self) -> None:
+        for one, other in combinations(range(self.size), 2):
+            self.link(one, other)
+
+    @rule(number=trackers, info_hash=hashes, now=numbers)
+    def peers_come_or_go(self, number: int, info_hash: str, now: tuple[int, int]) -> None:
+        tracker = self.trackers[number % self.size]
+        opens = info_hash not in tracker.swarms
+        tracker.swarms[info_hash] = now
+        for end in tracker.ends.values():
+            if end.is_open and opens:
+                tracker.introduce(end, info_hash)
+            elif end.is_open:
+                end.say(end.session.tell([(info_hash, *now)]))
+
+    @rule(number=trackers, info_hash=hashes)
+    def the_last_peer_goes(self, number: int, info_hash: str) -> None:
+        tracker = self.trackers[number % self.size]
+        if tracker.swarms.pop(info_hash, None):
+            for end in tracker.ends.values():
+                end.others.pop(info_hash, None)
+                end.say(end.session.close_swarm(info_hash))
+
+    @rule(number=trackers, info_hash=hashes, many=st.integers(1, 4))
+    def a_peer_makes_offers(self, number: int, info_hash: str, many: int) -> None:
+        tracker = self.trackers[number % self.size]
+        for other, end in tracker.ends.items():
+            if info_hash in end.others:
+                tracker.offer(other, info_hash, [next(self.offer_ids) for _ in range(many)])
+
+    @rule(one=trackers, other=trackers, many=st.integers(1, 6))
+    def messages_arrive(self, one: int, other: int, many: int) -> None:
+        one, other = one % self.size, other % self.size
+        if one != other:
+            self.deliver(one, other, many)
+
+    @rule(one=trackers, other=trackers, at_once=st.booleans())
+    def a_link_ends_and_another_begins(self, one: int, other: int, at_once: bool) -> None:
+        one, other = one % self.size, other % self.size
+        if one == other or other not in self.trackers[one].ends:
+            return
+        for mine, theirs in ((one, other), (other, one)):
+            self.trackers[mine].ends.pop(theirs).session.release()
+        if at_once:
+            self.link(one, other)
+
+    @rule(one=trackers, other=trackers, pick=st.integers(0))
+    def something_comes_of_another_link(self, one: int, other: int, pick: int) -> None:
+        end = self.trackers[one % self.size].ends.get(other % self.size)
+        if end is None or not end.is_open or not self.recorded:
+            return
+        partner = self.trackers[other % self.size].ends[one % self.size].session
+        session, message = self.recorded[pick % len(self.recorded)]
+        if session in (end.session, partner):
+            return
+        try:
+            events, replies = end.session.receive(message)
+        except LinkError:
+            # A hello or proof. A link that ends for it would begin anew; this one is left as it was.
+            return
+        assert (events, replies) == ([], [])
+
+    @rule()
+    def everything_arrives(self) -> None:
+        self.settle()
+        self.agree()
+
+    @invariant()
+    def places_are_counted(self) -> None:
+        for tracker in self.trackers:
+            assert 0 <= tracker.room.left <= self.places
+
+    @invariant()
+    def no_offer_is_taken_twice(self) -> None:
+        taken: Counter[str] = Counter()
+        for tracker in self.trackers:
+            taken.update(tracker.accepted)
+        assert all(times == 1 for times in taken.values())
+
+    def teardown(self) -> None:
+        for one, other in combinations(range(self.size), 2):
+            if other not in self.trackers[one].ends:
+                self.link(one, other)
+        self.settle()
+        self.agree()
+        for tracker in self.trackers:
+            for end in tracker.ends.values():
+                end.session.release()
+            assert tracker.room.left == self.places
+
+    def link(self, one: int, other: int) -> None:
+        for mine, theirs in ((one, other), (other, one)):
+            tracker = self.trackers[mine]
+            nonce = next(self.nonces).to_bytes(32, "big")
+            dials = mine == one
+            accepts = None if dials else (lambda url: url == URL)
+            session = Session(key(mine + 1), nonce, url=URL if dials else "", accepts=accepts, room=tracker.room)
+            tracker.ends[theirs] = End(session)
+
+    def deliver(self, one: int, other: int, many: int) -> bool:
+        """Some of what one has said arrives at the other, in one frame; whether there was anything."""
+        sender, receiver = self.trackers[one].ends.get(other), self.trackers[other].ends.get(one)
+        if not sender or not receiver or not sender.out:
+            return False
+        messages = [sender.out.popleft() for _ in range(min(many, len(sender.out)))]
+        self.recorded = [*self.recorded[-200:], *((sender.session, message) for message in messages)]
+        events, replies = receiver.session.receive(b"\n".join(messages))
+        receiver.say(replies)
+        for event in events:
+            self.trackers[other].hear(one, event)
+        return True
+
+    def settle(self) -> None:
+        pairs = [(one, other) for one in range(self.size) for other in range(self.size) if one != other]
+        while any(self.deliver(one, other, 100) for one, other in pairs):
+            pass
+
+    def agree(self) -> None:
+        for tracker in self.trackers:
+            for other, end in tracker.ends.items():
+                theirs = self.trackers[other].swarms
+                expected = {key: theirs[key] for key in tracker.swarms if key in theirs}
+                assert end.others == expected
+                assert shared(end.session) == len(expected)
+
+
+class TwoTrackers(LinkedTrackers):
+    """The same with one link."""
+
+    size = 2
+
+
+class LittleRoom(LinkedTrackers):
+    """The same where more is told than can be remembered: then what is known is true, but not all."""
+
+    places = 3
+
+    def agree(self) -> None:
+        for tracker in self.trackers:
+            for other, end in tracker.ends.items():
+                theirs = self.trackers[other].swarms
+                for info_hash, known in end.others.items():
+                    assert theirs[info_hash] == known
+                missing = {key for key in tracker.swarms if key in theirs} - set(end.others)
+                assert not missing or end.session.dropped[Dropped.TOO_MANY_SWARMS]
+
+
+for machine, examples in ((LinkedTrackers, 30), (TwoTrackers, 20), (LittleRoom, 20)):
+    machine.TestCase.settings = settings(max_examples=examples, stateful_step_count=40)
+TestThreeTrackers = LinkedTrackers.TestCase
+TestTwoTrackers = TwoTrackers.TestCase
+TestLittleRoom = LittleRoom.TestCase

@@ -1,0 +1,144 @@
+"""The opening handshake: who gets a WebSocket, and what the others are told."""
+
+from http import HTTPStatus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.server import ServerProtocol
+
+from tracker.net.handshake import Handshake, refusal
+
+HEAD = (
+    b"GET /any?x=1 HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+KNOWN = {"first.1", "second.1"}
+
+
+def status(response: bytes) -> int:
+    return int(response.split(b" ", 2)[1])
+
+
+def with_headers(*lines: bytes) -> bytes:
+    return HEAD[:-2] + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+
+
+def test_the_example_of_the_rfc() -> None:
+    handshake = Handshake(HEAD, KNOWN)
+    assert handshake.error is None
+    assert handshake.subprotocol is None
+    assert status(handshake.response()) == 101
+    assert b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in handshake.response()
+    assert b"Extensions" not in handshake.response()
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ((b"unknown",), None),
+        ((b"unknown, second.1, first.1",), "second.1"),
+        ((b"unknown", b"first.1"), "first.1"),
+    ],
+)
+def test_the_first_known_subprotocol_is_chosen(offered: tuple[bytes, ...], chosen: str | None) -> None:
+    handshake = Handshake(with_headers(*(b"Sec-WebSocket-Protocol: " + value for value in offered)), KNOWN)
+    assert handshake.subprotocol == chosen
+    line = f"\r\nSec-WebSocket-Protocol: {chosen}\r\n".encode()
+    assert (line in handshake.response()) == (chosen is not None)
+    assert (b"Protocol:" in handshake.response()) == (chosen is not None)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (HEAD.replace(b"GET", b"POST"), 405),
+        (HEAD.replace(b"HTTP/1.1", b"HTTP/1.0"), 505),
+        (HEAD.replace(b"Connection: Upgrade", b"Connection: close"), 426),
+        (HEAD.replace(b"Upgrade: websocket", b"Upgrade: websocket, h2c"), 426),
+        (HEAD.replace(b"Version: 13", b"Version: 8"), 400),
+        (HEAD.replace(b"Sec-WebSocket-Version: 13\r\n", b""), 400),
+        (HEAD.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"c2hvcnQ="), 400),
+        (with_headers(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), 400),
+        (with_headers(b"no header"), 400),
+        (with_headers(b"X: a\x00b"), 400),
+        (with_headers(b" folded"), 400),
+        (b"\x00\x01\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_handshake_is_an_http_error(head: bytes, expected: int) -> None:
+    handshake = Handshake(head, KNOWN)
+    assert handshake.error is not None
+    assert status(handshake.response()) == expected
+    assert b"\r\nConnection: close\r\n" in handshake.response()
+    assert b"\r\nSec-WebSocket-Version: 13\r\n" in handshake.response()
+
+
+def test_a_refusal_says_why_and_when_to_come_again() -> None:
+    response = refusal(HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "60"})
+    assert status(response) == 503
+    assert b"\r\nRetry-After: 60\r\n" in response
+    assert b"\r\nConnection: close\r\n" in response
+    assert response.endswith(b"\r\n\r\n503 Service Unavailable\n")
+
+
+def test_headers_are_read_in_any_case_and_over_several_lines() -> None:
+    headers = Handshake(
+        with_headers(b"ORIGIN:https://example.org ", b"X-Forwarded-For: 1, 2", b"x-forwarded-for:3"), ()
+    ).headers
+    assert headers.get_all("origin") == ["https://example.org"]
+    assert headers.get_all("X-Forwarded-For") == ["1, 2", "3"]
+    assert headers.words("X-Forwarded-For") == ["1", "2", "3"]
+    assert headers.get_all("none") == []
+
+
+LINES = st.sampled_from(
+    [
+        b"Host: t",
+        b"Upgrade: websocket",
+        b"upgrade: WebSocket",
+        b"Upgrade: h2c",
+        b"Connection: Upgrade",
+        b"CONNECTION: keep-alive , upgrade",
+        b"Connection: close",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Version: 8",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ",
+        b"Sec-WebSocket-Key: c2hvcnQ=",
+        b"Sec-WebSocket-Protocol: unknown, first.1",
+        b"Bad name: x",
+        b"no colon",
+        b": no name",
+        b"X: \x00",
+    ]
+)
+GOOD = [line for line in HEAD.split(b"\r\n")[1:] if line]
+
+
+@given(
+    st.sampled_from([b"GET / HTTP/1.1"] * 5 + [b"POST / HTTP/1.1", b"GET / HTTP/1.0", b"GET /", b"GET  / HTTP/1.1"]),
+    st.permutations(GOOD),
+    st.lists(LINES, max_size=2),
+    st.integers(0, 12),
+)
+def test_it_takes_what_another_implementation_takes(
+    request: bytes, good: list[bytes], more: list[bytes], left_out: int
+) -> None:
+    lines = [line for number, line in enumerate(good) if number != left_out] + more
+    head = b"\r\n".join([request, *lines, b"", b""])
+    theirs = ServerProtocol(select_subprotocol=lambda _, offered: "first.1" if "first.1" in offered else None)  # type: ignore[arg-type,return-value]
+    theirs.receive_data(head)
+    events = theirs.events_received()
+    response = theirs.accept(events[0]) if events else None  # type: ignore[arg-type]
+    ours = Handshake(head, KNOWN)
+    assert (ours.error is None) == (response is not None and response.status_code == 101)
+    if response is not None and response.status_code == 101:
+        accept = response.headers["Sec-WebSocket-Accept"]
+        assert f"\r\nSec-WebSocket-Accept: {accept}\r\n".encode() in ours.response()
+        assert ours.subprotocol == theirs.subprotocol
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_an_error(garbage: bytes) -> None:
+    assert Handshake(garbage + b"\r\n\r\n", ()).error is not None

@@ -1,0 +1,216 @@
+"""The page: what it shows, where the picture has its nodes, and that nothing hostile gets through."""
+
+import re
+from html import unescape
+from html.parser import HTMLParser
+from itertools import combinations
+from math import hypot, nan
+from typing import Any
+
+import pytest
+
+from tracker.web.linkmap import HEIGHT, MAX_DOTS, MAX_NAME, MIDDLE, WIDTH, name_of, picture, short
+from tracker.web.pages import _url_asked_for, duration, parts
+
+EVIL = "</svg><script>alert(1)</script>'\"&{{ 7 * 7 }}"
+
+
+def links(number: int, **changes: Any) -> list[dict[str, Any]]:
+    """So many links, of which every second was dialed."""
+    return [
+        {
+            "tracker": f"{n:064x}",
+            "url": "" if n % 2 else f"wss://t{n}.example.org",
+            "direction": "accepted" if n % 2 else "dialed",
+            "since": 0,
+            "shared_swarms": n * n,
+            "offers_in": 5,
+            **changes,
+        }
+        for n in range(number)
+    ]
+
+
+def page(**changes: Any) -> str:
+    """The changing parts in one."""
+    shown = {
+        "accepting": True,
+        "seeders": 1200,
+        "leechers": 34,
+        "swarms": 1,
+        "connections": 7,
+        "federates": True,
+        "links": [],
+        "tables": {},
+        "version": "1.2.3",
+        "uptime": "3 h 0 min",
+    }
+    return "".join(parts({**shown, **changes}).values())
+
+
+class Outline(HTMLParser):
+    """The tags and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data.strip())
+
+
+def test_numbers() -> None:
+    texts = Outline(page(links=links(2))).texts
+    assert {"1,234", "1,200 seeding, 34 leeching", "7", "2", "Accepting peers", "swarm"} <= set(texts)
+    assert "Peerservers 1.2.3 · up 3 h 0 min" in texts
+    assert "Not accepting peers" in page(accepting=False)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5, 6, 7, 11, 12, 13, 25, 100, 300])
+def test_a_picture_of_any_number_of_links(number: int) -> None:
+    drawn = picture(links(number))
+    assert len(drawn.nodes) == (number if number <= 12 else 8)
+    assert len(drawn.dots) == min(number - len(drawn.nodes), MAX_DOTS)
+    assert len(drawn.nodes) + len(drawn.dots) + drawn.left_out == number
+    shown = [*drawn.nodes, *drawn.dots]
+    assert len({node.key for node in shown}) == len(shown)
+    for node in shown:
+        assert abs(node.x) + node.radius < WIDTH / 2
+        assert abs(node.y) + node.radius + 20 < HEIGHT / 2
+        assert hypot(node.x, node.y) > MIDDLE + node.radius
+    for one, other in combinations(shown, 2):
+        assert hypot(one.x - other.x, one.y - other.y) > one.radius + other.radius
+
+
+@pytest.mark.parametrize("number", range(1, 20))
+def test_names_do_not_touch(number: int) -> None:
+    """A character is some seven units wide, and a line of text is less than fifteen high."""
+    drawn = picture(links(number, url="", tracker="f" * 64))
+    boxes = [(node.x, node.y + node.label_y, len(node.name) * 7.2 / 2) for node in drawn.nodes]
+    for (x, y, half), (other_x, other_y, other_half) in combinations(boxes, 2):
+        assert abs(y - other_y) >= 14 or abs(x - other_x) >= half + other_half
+    assert all(abs(x) + half <= WIDTH / 2 for x, _, half in boxes)
+
+
+def test_the_busiest_have_names() -> None:
+    drawn = picture(links(100))
+    assert {node.number for node in drawn.nodes} == {short(n * n) for n in range(92, 100)}
+    assert picture(links(300)).left_out == 300 - 8 - MAX_DOTS
+
+
+def test_nodes_keep_their_order_when_numbers_change() -> None:
+    before = picture(links(12))
+    after = picture([{**link, "shared_swarms": 500 - link["shared_swarms"]} for link in links(12)])
+    assert [node.key for node in before.nodes] == [node.key for node in after.nodes]
+
+
+def test_an_arrow_points_to_who_was_dialed() -> None:
+    (dialed,) = picture(links(1)).nodes
+    (accepted,) = picture(links(1, direction="accepted")).nodes
+    (neither,) = picture(links(1, direction="sideways")).nodes
+    assert (dialed.direction, accepted.direction, neither.direction) == ("dialed", "accepted", "other")
+    assert dialed.arrow.endswith("rotate(270.0)")
+    assert accepted.arrow.endswith("rotate(90.0)")
+    assert neither.arrow == ""
+
+
+@pytest.mark.parametrize(
+    ("link", "name"),
+    [
+        ({"url": "wss://tracker.example.org/announce", "tracker": "ab"}, "tracker.example.org"),
+        ({"url": "ws://user:secret@10.0.0.7:8000", "tracker": "ab"}, "10.0.0.7:8000"),
+        ({"url": "ws://[::1]:8000", "tracker": "ab"}, "[::1]:8000"),
+        ({"url": "", "tracker": "0123456789abcdef" * 4}, "0123456789abcdef"),
+        ({"url": "ws://[", "tracker": "0123456789abcdef" * 4}, "0123456789abcdef"),
+        ({"url": None}, "unnamed"),
+        ({}, "unnamed"),
+    ],
+)
+def test_names(link: dict[str, Any], name: str) -> None:
+    assert name_of(link) == name
+
+
+def test_a_long_name_is_cut() -> None:
+    (node,) = picture(links(1, url="wss://" + "w" * 200)).nodes
+    assert len(node.name) == MAX_NAME
+    assert "w" * 200 in node.about
+
+
+@pytest.mark.parametrize("number", [1, 5, 20, 100])
+def test_hostile_links(number: int) -> None:
+    hostile = dict.fromkeys(("tracker", "url", "direction", "shared_swarms", "since", EVIL), EVIL)
+    text = page(links=[hostile] * number, tables={EVIL: [{EVIL: EVIL}]})
+    harmless = Outline(page(links=links(number), tables={"table": [{"column": 1}]}))
+    outline = Outline(text)
+    assert {tag for tag, _ in outline.tags} <= {tag for tag, _ in harmless.tags}
+    assert {name for _, attributes in outline.tags for name in attributes} <= {
+        name for _, attributes in harmless.tags for name in attributes
+    }
+    assert "<script" not in text
+    assert EVIL in unescape(text)
+
+
+def test_links_of_few_columns_and_odd_values() -> None:
+    text = page(links=[{"tracker": "a"}, {"shared_swarms": -3, "url": 5}, {"since": nan, "direction": None}])
+    assert text.count('class="number"') == 4
+
+
+def test_other_tables() -> None:
+    text = page(tables={"dht": [{"nodes_known": 1234, "reachable": True}], "empty": []})
+    assert "Dht</h2>" in text
+    assert "nodes known" in text
+    assert "1,234" in text
+    assert "yes" in text
+    assert "Empty" not in text
+
+
+def test_nothing_to_be_found_where_there_are_no_links() -> None:
+    assert "Linked with no other tracker yet" in page()
+    assert re.search(r"Linked with no other tracker\.", page(federates=False))
+
+
+@pytest.mark.parametrize(
+    ("headers", "url"),
+    [
+        ({"host": "tracker.example.org"}, "ws://tracker.example.org"),
+        ({"host": "10.0.0.7:8000"}, "ws://10.0.0.7:8000"),
+        ({"host": "[::1]:8000"}, "ws://[::1]:8000"),
+        ({"host": "my_tracker"}, "ws://my_tracker"),
+        ({}, "ws://localhost"),
+        ({"host": EVIL}, "ws://localhost"),
+        ({"host": "a b"}, "ws://localhost"),
+        ({"host": "a/b"}, "ws://localhost"),
+        ({"host": "a\n"}, "ws://localhost"),
+        ({"host": "t", "x-forwarded-proto": "https"}, "wss://t"),
+        ({"host": "t", "x-forwarded-proto": "HTTPS, http"}, "wss://t"),
+        ({"host": "t", "x-forwarded-proto": "http,https"}, "ws://t"),
+        ({"host": "t", "x-forwarded-proto": "javascript"}, "ws://t"),
+    ],
+)
+def test_the_url_that_was_asked_for(headers: dict[str, str], url: str) -> None:
+    assert _url_asked_for(headers, tls=False) == url
+
+
+def test_the_port_may_speak_tls_itself() -> None:
+    assert _url_asked_for({"host": "t"}, tls=True) == "wss://t"
+    assert _url_asked_for({"host": "t", "x-forwarded-proto": "http"}, tls=True) == "ws://t"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h 0 min"), (90_000, "1 d 1 h"), (9e7, "1041 d 16 h")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0"), (999, "999"), (1200, "1.2k"), (15_000, "15k"), (2_500_000, "2.5M")]
+)
+def test_short(number: int, text: str) -> None:
+    assert short(number) == text

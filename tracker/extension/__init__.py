@@ -1,0 +1,50 @@
+"""The public API of an extension (docs/extensions.md): everything that an extension may import from the tracker."""
+
+from tracker.access.ratelimit import TokenBucket
+from tracker.config import ConfigError, config_option, given, load, validate
+from tracker.core.swarm import RemoteMember, Swarm
+from tracker.extension.admission import Admission
+from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
+from tracker.extension.channel import Channel
+from tracker.logs import without_secrets
+from tracker.metrics import counter_by
+from tracker.net.errors import ChannelClosed
+from tracker.net.http import Request, Response, Route, plain
+from tracker.protocol.codec import from_json, is_answer, is_id, is_offer, make_answer, make_offer, to_json
+from tracker.protocol.messages import NO_INFO_HASH, Answer, Offer, RawString
+from tracker.reasons import CloseReason
+
+__all__ = [
+    "NO_INFO_HASH",
+    "Admission",
+    "Answer",
+    "Channel",
+    "ChannelClosed",
+    "CloseReason",
+    "ConfigError",
+    "Extension",
+    "ExtensionSettings",
+    "Offer",
+    "RawString",
+    "RemoteMember",
+    "Request",
+    "Response",
+    "Route",
+    "Swarm",
+    "TokenBucket",
+    "TrackerHandle",
+    "config_option",
+    "counter_by",
+    "from_json",
+    "given",
+    "is_answer",
+    "is_id",
+    "is_offer",
+    "load",
+    "make_answer",
+    "make_offer",
+    "plain",
+    "to_json",
+    "validate",
+    "without_secrets",
+]

@@ -1,0 +1,168 @@
+"""WebSocket frames as a server reads and writes them (RFC 6455 section 5; sans I/O).
+
+One `FrameReader` per connection keeps no more than the bytes of a frame that is not complete yet: what a read brings
+is taken apart where it lies. Frames are not messages: the reader puts fragments together, too.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct
+from typing import Final
+
+from websockets.frames import CloseCode
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a platform without websockets' compiled part
+    from websockets.utils import apply_mask
+
+from tracker.net.errors import FrameError
+
+MAX_FRAGMENTS: Final = 1024
+"""Frames of one message: without a limit, empty ones could go on for ever."""
+
+MAX_CONTROL: Final = 125
+"""Bytes in a control frame (section 5.5)."""
+
+_FIN: Final = 0x80
+_RSV: Final = 0x70
+_OPCODE: Final = 0x0F
+_CONTROL: Final = 0x08
+_MASKED: Final = 0x80
+_FINAL_TEXT: Final = 0x81
+_MEDIUM: Final = 126
+_LONG: Final = 127
+
+_medium_head: Final = Struct("!BBH").pack
+_long_head: Final = Struct("!BBQ").pack
+
+
+class Opcode(IntEnum):
+    """What a frame is (section 5.2). A message that comes in fragments has its first one's."""
+
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+
+CONTINUATION: Final = int(Opcode.CONTINUATION)
+TEXT: Final = int(Opcode.TEXT)
+BINARY: Final = int(Opcode.BINARY)
+CLOSE: Final = int(Opcode.CLOSE)
+PING: Final = int(Opcode.PING)
+PONG: Final = int(Opcode.PONG)
+
+_KNOWN: Final = frozenset(map(int, Opcode))
+
+
+class FrameReader:
+    """Takes apart what a client sends, messages of at most `max_size` bytes."""
+
+    __slots__ = ("_fragments", "_partial", "_wanted", "max_size")
+
+    def __init__(self, max_size: int) -> None:
+        self.max_size = max_size
+        self._partial: bytearray | None = None
+        self._wanted = 0
+        self._fragments: _Fragments | None = None
+
+    def receive(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """The messages and control frames that are complete with `data`, as (opcode, payload).
+
+        It has to be gone through to its end before more is received. Raises `FrameError`; nothing can be read then.
+        """
+        if self._partial is not None:
+            self._partial += data
+            if len(self._partial) < self._wanted:
+                return
+            data = bytes(self._partial)
+            self._partial = None
+        start, available = 0, len(data)
+        while True:
+            wanted = start + 2
+            if available < wanted:
+                break
+            first, size = data[start], data[start + 1]
+            if size < _MASKED or first != _FINAL_TEXT or self._fragments is not None:
+                self._check(first, size)
+            size -= _MASKED
+            begin = start + 6
+            if size == _MEDIUM:
+                begin = wanted = start + 8
+                if available < wanted:
+                    break
+                size = data[start + 2] << 8 | data[start + 3]
+            elif size == _LONG:
+                begin = wanted = start + 14
+                if available < wanted:
+                    break
+                size = int.from_bytes(data[start + 2 : start + 10])
+            if size > self.max_size:
+                raise FrameError(CloseCode.MESSAGE_TOO_BIG)
+            wanted = begin + size
+            if available < wanted:
+                break
+            payload = apply_mask(data[begin:wanted], data[begin - 4 : begin])
+            start = wanted
+            if first == _FINAL_TEXT:
+                yield TEXT, payload
+            elif first & _CONTROL:
+                yield first & _OPCODE, payload
+            else:
+                message = self._assembled(first, payload)
+                if message is not None:
+                    yield message
+        if start < available:
+            # A bytearray grows by little more than what comes, however small the pieces.
+            self._partial = bytearray(data[start:])
+            self._wanted = wanted - start
+
+    def _check(self, first: int, second: int) -> None:
+        opcode = first & _OPCODE
+        if second < _MASKED or first & _RSV or opcode not in _KNOWN:
+            raise FrameError(CloseCode.PROTOCOL_ERROR)
+        if opcode & _CONTROL:
+            if not first & _FIN or second - _MASKED > MAX_CONTROL:
+                raise FrameError(CloseCode.PROTOCOL_ERROR)
+        elif (opcode == CONTINUATION) == (self._fragments is None):
+            raise FrameError(CloseCode.PROTOCOL_ERROR)
+
+    def _assembled(self, first: int, payload: bytes) -> tuple[int, bytes] | None:
+        """A binary frame or a fragment; the message that it completes."""
+        if self._fragments is None:
+            if first & _FIN:
+                return first & _OPCODE, payload
+            self._fragments = _Fragments(first & _OPCODE)
+        fragments = self._fragments
+        fragments.size += len(payload)
+        fragments.parts.append(payload)
+        if fragments.size > self.max_size or len(fragments.parts) > MAX_FRAGMENTS:
+            raise FrameError(CloseCode.MESSAGE_TOO_BIG)
+        if not first & _FIN:
+            return None
+        self._fragments = None
+        return fragments.opcode, b"".join(fragments.parts)
+
+
+class _Fragments:
+    """A message that comes in several frames."""
+
+    __slots__ = ("opcode", "parts", "size")
+
+    def __init__(self, opcode: int) -> None:
+        self.opcode = opcode
+        self.parts: list[bytes] = []
+        self.size = 0
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """One whole message or control frame, as a server sends it: not masked."""
+    size = len(payload)
+    if size < _MEDIUM:
+        return bytes((_FIN | opcode, size)) + payload
+    if size < 1 << 16:
+        return _medium_head(_FIN | opcode, _MEDIUM, size) + payload
+    return _long_head(_FIN | opcode, _LONG, size) + payload

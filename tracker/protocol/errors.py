@@ -1,0 +1,22 @@
+"""The error that a client's message raises (sans I/O).
+
+It has a plain module because mypyc before 2.4 never frees the attributes of a compiled exception: bad messages would
+fill the memory of a tracker that such a version compiled.
+"""
+
+from tracker.protocol.messages import NO_INFO_HASH
+from tracker.reasons import DropReason
+
+
+class RequestError(Exception):
+    """A frame that is answered with a failure.
+
+    `action` and `info_hash` are what could be read of the frame, made safe to echo.
+    """
+
+    def __init__(self, reason: DropReason, text: str, info_hash: str = NO_INFO_HASH, action: str = "announce") -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.text = text
+        self.info_hash = info_hash
+        self.action = action

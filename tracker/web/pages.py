@@ -1,0 +1,259 @@
+"""The tracker's own HTTP routes."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from html import escape
+from http import HTTPStatus
+from math import inf, isfinite
+from time import monotonic
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from tracker import __version__
+from tracker.core.hub import Hub
+from tracker.net.endpoint import Endpoint
+from tracker.net.http import Request, Response, Route, plain
+from tracker.web.linkmap import HEIGHT, WIDTH, name_of, picture, short
+from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables, read
+
+HTML: Final = "text/html; charset=utf-8"
+
+MAX_AGE: Final = 1.0
+"""Seconds for which what the page shows is given to everybody who asks."""
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+_LINK_COLUMNS: Final = ("tracker", "url", "direction")
+
+_PARTS: Final = ("status", "numbers", "picture", "links", "tables", "about")
+
+_VIEW_BOX: Final = f"{-WIDTH // 2} {-HEIGHT // 2} {WIDTH} {HEIGHT}"
+
+_loader: Final = PackageLoader("tracker.web")
+_templates: Final = Environment(
+    loader=_loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_STYLE: Final = _loader.get_source(_templates, "page.css")[0]
+_SCRIPT: Final = _loader.get_source(_templates, "page.js")[0]
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_HEADERS: Final = {
+    "content-security-policy": "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {_hash(_SCRIPT)}",
+            f"style-src {_hash(_STYLE)}",
+            "img-src data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "referrer-policy": "no-referrer",
+    # Figures of now, and a URL that depends on the request's headers.
+    "cache-control": "no-store",
+}
+
+
+class Pages:
+    """`/` with its `/live`, `/stats`, `/stats.json`, `/metrics`, `/health` and `/ready`.
+
+    `tls`: the port speaks it. `statistics`: these and the metrics are to be had beside the page.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        endpoint: Endpoint,
+        registry: CollectorRegistry,
+        public_url: str,
+        tables: Tables,
+        *,
+        tls: bool = False,
+        statistics: bool = True,
+    ) -> None:
+        self._hub = hub
+        self._endpoint = endpoint
+        self._registry = registry
+        self._public_url = public_url
+        self._tables = tables
+        self._tls = tls
+        self._has_statistics = statistics
+        self._statistics = StatisticsCache(hub)
+        self._started = monotonic()
+        self._parts: dict[str, Markup] = {}
+        self._parts_made = -inf
+
+    def page_routes(self) -> dict[str, Route]:
+        """Those for people, which are always on the public port."""
+        return {"/": self._index, "/live": self._live}
+
+    def health_routes(self) -> dict[str, Route]:
+        """Those for load balancers, which are on every port."""
+        return {"/health": self._health, "/ready": self._ready}
+
+    def statistics_routes(self) -> dict[str, Route]:
+        """Those that may be on a port of their own."""
+        return {"/stats": self._stats, "/stats.json": self._stats_json, "/metrics": self._metrics}
+
+    async def _index(self, request: Request) -> Response:
+        page = _templates.get_template("index.html").render(
+            url=self._public_url or _url_asked_for(request.headers, self._tls),
+            is_guess=not self._public_url,
+            parts=self._current_parts(),
+            statistics=self._has_statistics,
+            style=Markup(_STYLE),
+            script=Markup(_SCRIPT),
+        )
+        return _compressed(request, page)
+
+    async def _live(self, request: Request) -> Response:
+        """The parts of the page that change, for its script."""
+        return _compressed(request, "".join(self._current_parts().values()))
+
+    def _current_parts(self) -> dict[str, Markup]:
+        now = monotonic()
+        if now - self._parts_made >= MAX_AGE:
+            self._parts = parts(self._shown())
+            self._parts_made = now
+        return self._parts
+
+    def _shown(self) -> dict[str, Any]:
+        tables = read(self._tables)
+        drawn = [name for name, table in self._tables.items() if table.links]
+        return {
+            "accepting": self._endpoint.accepting,
+            "seeders": self._hub.seeders,
+            "leechers": self._hub.leechers,
+            "swarms": len(self._hub.swarms),
+            "connections": len(self._endpoint.websockets),
+            "federates": bool(drawn),
+            "links": [row for name in drawn for row in tables[name]],
+            "tables": {name: rows for name, rows in tables.items() if name not in drawn},
+            "version": __version__,
+            "uptime": duration(monotonic() - self._started),
+        }
+
+    async def _stats(self, request: Request) -> Response:
+        if request.headers.get("accept") == "application/json":
+            return await self._stats_json(request)
+        page = _stats_page(await self._statistics.get()).encode()
+        return Response(page, HTML, headers={"content-security-policy": "default-src 'none'"})
+
+    async def _stats_json(self, _request: Request) -> Response:
+        statistics = (await self._statistics.get()).as_json()
+        body = json.dumps({**statistics, **read(self._tables)}, default=str).encode()
+        # Pages of other sites read these figures, as they do other trackers'.
+        return Response(body, "application/json", headers={"access-control-allow-origin": "*"})
+
+    async def _metrics(self, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self._registry), content_type)
+
+    async def _health(self, _request: Request) -> Response:
+        return plain(HTTPStatus.OK)
+
+    async def _ready(self, _request: Request) -> Response:
+        return plain(HTTPStatus.OK if self._endpoint.accepting else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
+    """The changing parts of the page, each an element with its name as id."""
+    links: Rows = shown["links"]
+    now = time.time()
+    columns = list(dict.fromkeys(column for link in links for column in link if column not in _LINK_COLUMNS))
+    page = {
+        **shown,
+        "picture": picture(links),
+        "view_box": _VIEW_BOX,
+        "swarms_short": short(shown["swarms"]),
+        "tables": {
+            name: [{column: _cell(column, cell, now) for column, cell in row.items()} for row in rows]
+            for name, rows in shown["tables"].items()
+        },
+        "columns": [column.replace("_", " ") for column in columns],
+        "links": [
+            {
+                "key": link.get("tracker") or name_of(link),
+                "name": name_of(link),
+                "url": link.get("url", ""),
+                "tracker": link.get("tracker", ""),
+                "direction": link.get("direction", ""),
+                "kind": link["direction"] if link.get("direction") in ("dialed", "accepted") else "other",
+                "cells": [_cell(column, link.get(column, ""), now) for column in columns],
+            }
+            for link in sorted(links, key=name_of)
+        ],
+    }
+    macros = _templates.get_template("parts.html").module
+    return {name: Markup(getattr(macros, name)(page).strip()) for name in _PARTS}
+
+
+def _compressed(request: Request, page: str) -> Response:
+    # A hundred links are 100 KB otherwise, every few seconds.
+    body = page.encode()
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(gzip.compress(body, 1), HTML, headers={**_HEADERS, "content-encoding": "gzip"})
+    return Response(body, HTML, headers=_HEADERS)
+
+
+def _cell(column: str, value: Any, now: float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and isfinite(value):
+        return f"{duration(now - value)} ago" if column == "since" else f"{value:,}"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the two units that matter."""
+    minutes, rest = divmod(max(int(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{rest} s"
+
+
+def _url_asked_for(headers: Mapping[str, str], tls: bool) -> str:
+    """This tracker's WebSocket URL as the one who asks knows it."""
+    host = headers.get("host", "")
+    # With more than one proxy in front, the first is the one that people see.
+    scheme = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    encrypted = scheme in ("https", "wss") if scheme in ("http", "https", "ws", "wss") else tls
+    return f"{'wss' if encrypted else 'ws'}://{host if _HOST.fullmatch(host) else 'localhost'}"
+
+
+def _stats_page(stats: Statistics) -> str:
+    clients = "".join(
+        f"<li><strong>{escape(name)}</strong> {escape(version)} : {number}</li>\n"
+        for name, versions in sorted(stats.clients.items())
+        for version, number in sorted(versions.items())
+    )
+    return (
+        f"<!doctype html><title>Statistics</title>\n"
+        f"<h1>{stats.torrents} torrents ({stats.torrents} active)</h1>\n"
+        f"<h2>Connected Peers: {stats.peers_all}</h2>\n"
+        f"<h3>Peers Seeding Only: {stats.peers_seeder_only}</h3>\n"
+        f"<h3>Peers Leeching Only: {stats.peers_leecher_only}</h3>\n"
+        f"<h3>Peers Seeding &amp; Leeching: {stats.peers_seeder_and_leecher}</h3>\n"
+        f"<h3>IPv4 Peers: {stats.peers_ipv4}</h3>\n"
+        f"<h3>IPv6 Peers: {stats.peers_ipv6}</h3>\n"
+        f"<h3>Clients:</h3>\n<ul>\n{clients}</ul>\n"
+    )
