@@ -3,6 +3,7 @@
 from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
 from tracker.core.swarm import RemoteMember, Swarm
+from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
 from tracker.extension.channel import Channel
@@ -13,15 +14,18 @@ from tracker.net.http import Request, Response, Route, plain
 from tracker.protocol.codec import from_json, is_answer, is_id, is_offer, make_answer, make_offer, to_json
 from tracker.protocol.messages import NO_INFO_HASH, Answer, Offer, RawString
 from tracker.reasons import CloseReason
+from tracker.tasks import BackgroundTasks
 
 __all__ = [
     "NO_INFO_HASH",
     "Admission",
     "Answer",
+    "BackgroundTasks",
     "Channel",
     "ChannelClosed",
     "CloseReason",
     "ConfigError",
+    "ExpiringMap",
     "Extension",
     "ExtensionSettings",
     "Offer",

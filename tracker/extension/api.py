@@ -4,7 +4,9 @@ A third party's extension is a class derived from `Extension`, named by an entry
 `peerservers.extensions`. Its name there is the name of its section, `[extensions.NAME]`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
@@ -23,6 +25,7 @@ from tracker.net.endpoint import Endpoint
 from tracker.net.http import Route
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
+from tracker.tasks import BackgroundTasks
 from tracker.web.stats import Table, Tables
 
 STOP_TIMEOUT: Final = 5.0
@@ -96,6 +99,7 @@ class TrackerHandle:
         registry: CollectorRegistry,
         extensions: Mapping[str, Extension] = MappingProxyType({}),
         tables: Tables | None = None,
+        task_failures: Counter[str] | None = None,
     ) -> None:
         self.settings = settings
         self.registry = registry
@@ -107,6 +111,7 @@ class TrackerHandle:
         self._extensions = extensions
         self._tables = {} if tables is None else tables
         self._members: dict[Swarm, set[RemoteMember]] = {}
+        self._tasks = BackgroundTasks(task_failures)
 
     def extension(self, name: str) -> Extension | None:
         """The extension of that name in this tracker, to be asked for from `start` on; None if it is not enabled.
@@ -204,6 +209,17 @@ class TrackerHandle:
     def add_subprotocol(self, name: str, handler: Callable[[Channel], Awaitable[None]]) -> None:
         """Serve a WebSocket subprotocol on the public port, any path. Raises `ValueError` if it is taken."""
         self._endpoint.add_subprotocol(name, lambda visit: Channel(self._endpoint, visit, handler))
+
+    def start_task(self, name: str, coroutine: Coroutine[Any, Any, Any], *, endless: bool = False) -> asyncio.Task[Any]:
+        """Run a coroutine in the background until the extension stops. `endless`: it must not return before.
+
+        If it raises, or an endless one returns, the log and `peerservers_background_task_failures_total` tell.
+        """
+        return self._tasks.start(name, coroutine, endless=endless)
+
+    async def stop_tasks(self) -> None:
+        """Cancel all background tasks and wait for their end."""
+        await self._tasks.stop()
 
     def release(self) -> None:
         """Remove all remote members."""

@@ -1,0 +1,51 @@
+"""Background tasks under supervision: one that fails is logged and counted, never lost without a word."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+
+class BackgroundTasks:
+    """The background tasks of one owner, by name.
+
+    A task that raises, or an endless one that returns, is logged as `background_task_failed` and counted in `failures`
+    under its name.
+    """
+
+    def __init__(self, failures: Counter[str] | None = None) -> None:
+        self.failures: Counter[str] = Counter() if failures is None else failures
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, name: str, coroutine: Coroutine[Any, Any, Any], *, endless: bool = False) -> asyncio.Task[Any]:
+        """Run a coroutine in the background. `endless`: it is expected to run until it is cancelled."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._on_done(done, name, endless))
+        return task
+
+    async def wait(self, timeout: float) -> None:
+        """Wait until all tasks have ended, for at most `timeout` seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+    async def stop(self) -> None:
+        """Cancel all tasks and wait for their end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _on_done(self, task: asyncio.Task[Any], name: str, endless: bool) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None or endless:
+            self.failures[name] += 1
+            structlog.get_logger().error("background_task_failed", task=name, exc_info=error)
