@@ -29,7 +29,7 @@ class BackgroundTasks:
         task.add_done_callback(lambda done: self._on_done(done, name, endless))
         return task
 
-    async def wait(self, timeout: float) -> None:
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109
         """Wait until all tasks have ended, for at most `timeout` seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
