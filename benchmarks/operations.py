@@ -6,12 +6,12 @@ from random import Random
 from typing import Final
 
 from benchmarks.load import SDP, SEEDERS, encode
-from tracker.access.addresses import Quota
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
-from tracker.core.swarm import Peer
-from tracker.protocol.codec import announce_reply, decode, relayed_answer, relayed_offers
-from tracker.protocol.messages import Announce, Answer
+from tracker.core.swarm import Connection, Peer
+from tracker.protocol.codec import decode, encode_answer, encode_offers, encode_reply
+from tracker.protocol.errors import RequestError
+from tracker.protocol.messages import Announce, Answer, Offer
 
 MAX_OFFERS: Final = 20
 INFO_HASH: Final = "h" * 20
@@ -33,34 +33,58 @@ NAMES: Final = (
 class _Connection:
     def __init__(self) -> None:
         self.peers: set[Peer] = set()
-        self.strikes = 0
         self.address = "127.0.0.1"
-        self.quota: Quota | None = None
+
+    @property
+    def client(self) -> object:
+        return self
+
+
+class _Encoder:
+    """An outbox that makes bytes of every message, and drops them."""
+
+    def reply(self, _connection: Connection, info_hash: str, interval: int, complete: int, incomplete: int) -> None:
+        encode_reply(info_hash, interval, complete, incomplete)
+
+    def offers(self, info_hash: str, peer_id: str, _receivers: list[Peer], offers: list[Offer]) -> None:
+        encode_offers(info_hash, peer_id, offers)
+
+    def answer(self, _receiver: Peer, answer: Answer) -> None:
+        encode_answer(answer)
+
+    def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:
+        raise NotImplementedError
+
+    def failure(self, _connection: Connection, error: RequestError) -> None:
+        raise error
 
 
 def operation(name: str) -> Callable[[], object]:
     """One of `NAMES`, with what it needs made."""
     what, _, rest = name.partition(" ")
     announce, answer = decode(_announce(0, 10), MAX_OFFERS), decode(_answer(), MAX_OFFERS)
-    token = f'"{INFO_HASH}"'.encode()
     if what == "decode":
         return partial(decode, _answer() if rest == "answer" else _announce(0, int(rest.split()[1])), MAX_OFFERS)
     if what == "encode":
         assert isinstance(announce, Announce)
         assert isinstance(answer, Answer)
         if rest == "answer":
-            return partial(relayed_answer, token, token, answer)
+            return partial(encode_answer, answer)
         return (
-            partial(relayed_offers, token, token, announce.offers)
+            partial(encode_offers, INFO_HASH, _id(0), announce.offers)
             if rest == "10 offers"
-            else partial(announce_reply, token, 120, 10, 10)
+            else partial(encode_reply, INFO_HASH, 120, 10, 10)
         )
     others = int(rest.split()[2])
-    hub, connection = Hub(Rules(), Random(1).random), _Connection()
+    hub, connection, outbox = Hub(Rules(), Random(1).random), _Connection(), _Encoder()
+
+    def apply(sender: _Connection, payload: bytes) -> None:
+        hub.apply(sender, decode(payload, MAX_OFFERS), 0.0, outbox)
+
     for number in range(others + 1):
-        hub.receive(_Connection() if number else connection, _announce(number, 0), 0.0)
+        apply(_Connection() if number else connection, _announce(number, 0))
     if what == "announce":
-        return partial(hub.receive, connection, _announce(0, 10), 0.0)
+        return partial(apply, connection, _announce(0, 10))
     swarm = hub.swarms[INFO_HASH]
     return partial(swarm.choose, swarm.peers[_id(0)], 10, 0.0, Random(2).random)
 

@@ -14,7 +14,8 @@ from tracker.check import check as run_check
 from tracker.config import ConfigError, config_option, default_toml, given, load
 from tracker.extension.discovery import discover
 from tracker.logs import configure
-from tracker.server import StartError, run
+from tracker.process import run
+from tracker.server import StartError
 from tracker.settings import Settings
 
 COMMANDS: Final = "peerservers.commands"

@@ -13,6 +13,7 @@ from tracker import COMPILED, __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
 from tracker.net.tls import Certificate
+from tracker.peers import Traffic
 from tracker.reasons import CloseReason, DropReason, RejectReason
 
 LAG_PERIOD = 0.5
@@ -20,15 +21,27 @@ LAG_PERIOD = 0.5
 
 
 class TrackerCollector(Collector):
-    """What the hub and the endpoint count."""
+    """The counters of the hub, the endpoint and the peers' sockets.
 
-    def __init__(self, hub: Hub, endpoint: Endpoint, extension_errors: Mapping[str, int]) -> None:
+    `extension_errors` and `task_failures` are the numbers by extension and by background task.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        endpoint: Endpoint,
+        traffic: Traffic,
+        extension_errors: Mapping[str, int],
+        task_failures: Mapping[str, int],
+    ) -> None:
         self._hub = hub
         self._endpoint = endpoint
+        self._traffic = traffic
         self._extension_errors = extension_errors
+        self._task_failures = task_failures
 
     def collect(self) -> Iterator[Metric]:
-        hub, endpoint, tally = self._hub, self._endpoint, self._hub.tally
+        hub, endpoint, counters = self._hub, self._endpoint, self._hub.counters
         build = {"version": __version__, "compiled": str(COMPILED).lower()}
         yield InfoMetricFamily("peerservers_build", "Version of the tracker, and whether it is compiled", build)
         yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
@@ -37,37 +50,39 @@ class TrackerCollector(Collector):
         yield counter_by(
             "reason", "peerservers_rejected", "Connections refused with an HTTP status", endpoint.rejected, RejectReason
         )
-        yield GaugeMetricFamily("peerservers_max_connections", "Most WebSockets", endpoint.door.room.connections)
-        yield GaugeMetricFamily("peerservers_addresses", "Addresses with limits", len(endpoint.door.addresses))
+        yield GaugeMetricFamily("peerservers_max_connections", "Most WebSockets", endpoint.gate.room.connections)
+        yield GaugeMetricFamily("peerservers_addresses", "Addresses with limits", len(endpoint.gate.addresses))
         yield GaugeMetricFamily("peerservers_swarms", "Swarms with a peer here", len(hub.swarms))
         peers = GaugeMetricFamily("peerservers_peers", "Peers in swarms, once for each swarm", labels=["role"])
         peers.add_metric(["seeder"], hub.seeders)
         peers.add_metric(["leecher"], hub.leechers)
         yield peers
-        requests = {"announce": tally.announces, "answer": tally.answers, "scrape": tally.scrapes}
+        requests = {"announce": counters.announces, "answer": counters.answers, "scrape": counters.scrapes}
         yield counter_by("type", "peerservers_requests", "Valid messages from clients", requests)
         responses = {
-            "reply": tally.replies,
-            "offer": tally.offers_relayed,
-            "answer": tally.answers_relayed,
-            "failure": tally.failures,
+            "reply": counters.replies,
+            "offer": counters.offers_relayed,
+            "answer": counters.answers_relayed,
+            "failure": counters.failures,
         }
         yield counter_by("type", "peerservers_responses", "Messages to clients", responses)
-        handed = {"offer": tally.offers_handed_over, "answer": tally.answers_handed_over}
+        handed = {"offer": counters.offers_handed_over, "answer": counters.answers_handed_over}
         yield counter_by("type", "peerservers_handed_over", "Messages given to extensions", handed)
-        dropped = tally.dropped.copy()
-        if hub.parking:
-            dropped[DropReason.UNPLACED_OFFER] += hub.parking.dropped
+        dropped = counters.dropped.copy()
+        dropped[DropReason.SLOW_RECEIVER] += endpoint.messages_dropped
         yield counter_by("reason", "peerservers_dropped", "Messages, or parts of one, not served", dropped, DropReason)
         yield counter_by("extension", "peerservers_extension_errors", "What extensions raised", self._extension_errors)
-        yield CounterMetricFamily("peerservers_received_bytes", "Payload received", endpoint.bytes_received)
-        yield CounterMetricFamily("peerservers_sent_bytes", "Payload sent", endpoint.bytes_sent)
+        yield counter_by(
+            "task", "peerservers_background_task_failures", "Background tasks that failed", self._task_failures
+        )
+        yield CounterMetricFamily("peerservers_received_bytes", "Payload received", self._traffic.bytes_received)
+        yield CounterMetricFamily("peerservers_sent_bytes", "Payload sent", self._traffic.bytes_sent)
         yield self._message_sizes()
 
     def _message_sizes(self) -> HistogramMetricFamily:
         buckets: list[tuple[str, float]] = []
         total = 0
-        for bits, number in enumerate(self._endpoint.message_sizes):
+        for bits, number in enumerate(self._traffic.message_sizes):
             total += number
             if 5 < bits < 19:
                 buckets.append((str(float(2**bits - 1)), total))
@@ -76,7 +91,7 @@ class TrackerCollector(Collector):
             "peerservers_message_size_bytes",
             "Size of messages received",
             buckets=buckets,
-            sum_value=self._endpoint.bytes_received,
+            sum_value=self._traffic.bytes_received,
         )
 
 
@@ -129,10 +144,16 @@ class LoopLag:
             self._histogram.observe(max(0.0, loop.time() - due))
 
 
-def registry_for(hub: Hub, endpoint: Endpoint, extension_errors: Mapping[str, int]) -> CollectorRegistry:
+def registry_for(
+    hub: Hub,
+    endpoint: Endpoint,
+    traffic: Traffic,
+    extension_errors: Mapping[str, int],
+    task_failures: Mapping[str, int],
+) -> CollectorRegistry:
     """A registry with the tracker's and the process's metrics."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(TrackerCollector(hub, endpoint, extension_errors))
+    registry.register(TrackerCollector(hub, endpoint, traffic, extension_errors, task_failures))
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     PlatformCollector(registry=registry)

@@ -31,7 +31,7 @@ class Running:
 
     def extension(self, name: str) -> Any:
         """The extension object of that name."""
-        return next(runner.extension for runner in self.server.extensions._runners if runner.name == name)
+        return self.server.extensions.extensions[name]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def serve() -> AsyncIterator[Any]:
         endpoint = tracker.server.endpoint
         assert endpoint.closed.keys() <= set(CloseReason)
         assert endpoint.rejected.keys() <= set(RejectReason)
-        assert endpoint.hub.tally.dropped.keys() <= set(DropReason)
+        assert tracker.server.hub.counters.dropped.keys() <= set(DropReason)
 
 
 StartServer = Callable[..., Awaitable[Server]]

@@ -95,7 +95,7 @@ async def test_who_says_nothing_is_counted(start: StartTls, pair: Pair) -> None:
 @pytest.mark.parametrize("tls", [None, {}], ids=["tls", "plain"])
 async def test_there_is_room_for_so_many_that_say_nothing(start: StartTls, tls: dict[str, Any] | None) -> None:
     server = await (start() if tls is None else start(tls=tls))
-    server.endpoint.door.room = SocketBudget(connections=100, others=16)
+    server.endpoint.gate.room = SocketBudget(connections=100, others=16)
     silent = [await connected(server) for _ in range(40)]
     answers = await asyncio.gather(*(everything(client) for client in silent[16:]))
     assert {answer.split(b"\r\n")[0] for answer in answers} == {
@@ -273,7 +273,7 @@ async def test_a_proxys_header_comes_before_tls(start: StartTls, pair: Pair, siz
         client.wire.writer.write(data[index : index + size])
         await asyncio.sleep(0)
     await client.handshake(ASK[:-2])
-    assert [quota.address for quota in server.endpoint.door.addresses._quotas.values()] == [
+    assert [quota.address for quota in server.endpoint.gate.addresses._quotas.values()] == [
         address.replace("::7", "::/64") if ":" in address else address
     ]
     # Another of the same client has no handshake.

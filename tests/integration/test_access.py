@@ -400,7 +400,7 @@ async def test_no_connection_is_counted_for_ever(start_server: StartServer, behi
     silent.writer.close()
     await eventually(lambda: in_use(server) == 0)
     await eventually(lambda: not (endpoint.websockets or endpoint._arrivals or endpoint._http or endpoint._visits))
-    assert endpoint.door.addresses._gone.keys() == endpoint.door.addresses._quotas.keys()
+    assert endpoint.gate.addresses._gone.keys() == endpoint.gate.addresses._quotas.keys()
 
 
 async def test_none_is_counted_after_draining(start_server: StartServer) -> None:
@@ -441,4 +441,5 @@ async def test_files_are_read_again_without_going_back_to_older_settings(
     deny.write_text(HEX)
     await asyncio.gather(server.reload(fresh), server._reload_files())
     assert server.settings is fresh
-    assert not server.hub.serves(HASH)
+    async with raw_client(f"ws://127.0.0.1:{server.addresses[0][1]}/") as client:
+        assert "failure reason" in await client.announce("a" * 20)

@@ -106,7 +106,7 @@ def refusal(text: str, info_hash: str = HASH) -> Json:
 
 
 def dropped(tracker: Running) -> dict[str, int]:
-    return {reason.value: number for reason, number in tracker.server.hub.tally.dropped.items() if number}
+    return {reason.value: number for reason, number in tracker.server.hub.counters.dropped.items() if number}
 
 
 def sample(tracker: Running, name: str, **labels: str) -> float:
@@ -371,7 +371,7 @@ async def test_the_tracker_stops_while_peers_wait(serve: Any, decide: Decide) ->
         await eventually(lambda: len(door.requests) == 1)
         await asyncio.wait_for(tracker.server.stop(), PATIENCE)
         assert (await a.closed())[0] == 1001
-    assert tracker.server.hub.tally.failures == 0
+    assert tracker.server.hub.counters.failures == 0
 
 
 async def test_a_stopped_extension_is_asked_no_more(serve: Any) -> None:
@@ -401,6 +401,6 @@ async def test_a_stopped_extension_is_asked_no_more(serve: Any) -> None:
 
 async def test_who_does_not_filter_costs_nothing(serve: Any) -> None:
     tracker = await serve({"without": Extension})
-    assert tracker.server.hub.lobby is None
+    assert not tracker.server.hub.pending.required
     async with raw_client(tracker.url) as a:
         assert (await a.announce(A))["incomplete"] == 1

@@ -149,7 +149,7 @@ async def connected(server: Server, data: bytes = b"") -> WireClient:
 
 def in_use(server: Server) -> int:
     """Connections that are counted against some address."""
-    return sum(quota.connections for quota in server.endpoint.door.addresses._quotas.values())
+    return sum(quota.connections for quota in server.endpoint.gate.addresses._quotas.values())
 
 
 class Recorder:

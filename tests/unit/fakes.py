@@ -1,70 +1,118 @@
-"""A connection, a clock's worth of time, and a hub that checks itself after every step."""
+"""A hub whose time passes only when told to, which checks itself after every step, and whose connections are lists."""
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 from tests.client import HASH, announce
 from tracker.access.addresses import Quota
-from tracker.core.hub import Hub, Observer, Outgoing
+from tracker.core.hub import Hub, serve_all
+from tracker.core.offers import Observer
 from tracker.core.remote import RemotePeers
 from tracker.core.rules import Rules
-from tracker.core.swarm import Peer
+from tracker.core.swarm import Connection, Peer
+from tracker.peers import charge
+from tracker.protocol import codec
+from tracker.protocol.errors import RequestError
+from tracker.protocol.messages import Answer, Offer
 
 Json = dict[str, Any]
 
 
 class FakeConnection:
-    """Remembers what was sent to it."""
+    """Keeps the messages that are sent to it."""
 
     def __init__(self) -> None:
         self.peers: set[Peer] = set()
-        self.strikes = 0
         self.quota: Quota | None = None
         self.address = "192.0.2.1"
         self.inbox: list[Json] = []
 
+    @property
+    def client(self) -> object:
+        return self.quota or self
+
     def take(self) -> list[Json]:
-        """What was sent since the last time."""
+        """Return the messages since the last call."""
         taken, self.inbox = self.inbox, []
         return taken
 
 
-class Room:
-    """A hub and its connections; time passes only when told to."""
+class FakeOutbox:
+    """Puts each message into its connection's inbox, through the codec."""
 
-    def __init__(self, observer: Observer | None = None, seed: int = 1, **rules: Any) -> None:
-        self.hub = Hub(Rules(**rules), random.Random(seed).random, observer)
-        self.foreign = RemotePeers(self.hub)
+    def __init__(self) -> None:
+        self.on_put: Callable[[Json], object] = lambda _: None
+
+    def reply(self, connection: Connection, info_hash: str, interval: int, complete: int, incomplete: int) -> None:
+        self._put(connection, codec.encode_reply(info_hash, interval, complete, incomplete))
+
+    def offers(self, info_hash: str, peer_id: str, receivers: list[Peer], offers: list[Offer]) -> None:
+        frames = codec.encode_offers(info_hash, peer_id, offers)
+        for receiver, frame in zip(receivers, frames, strict=False):
+            self._put(receiver.connection, frame)
+
+    def answer(self, receiver: Peer, answer: Answer) -> None:
+        self._put(receiver.connection, codec.encode_answer(answer))
+
+    def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:
+        self._put(connection, codec.encode_scrape(counts))
+
+    def failure(self, connection: Connection, error: RequestError) -> None:
+        self._put(connection, codec.encode_failure(error))
+
+    def _put(self, connection: Connection, frame: bytes) -> None:
+        assert isinstance(connection, FakeConnection)
+        message = json.loads(frame)
+        connection.inbox.append(message)
+        self.on_put(message)
+
+
+class HubHarness:
+    """A hub and its connections."""
+
+    def __init__(self, observer: Observer | None = None, seed: int = 1, serves: Any = serve_all, **rules: Any) -> None:
+        self.hub = Hub(Rules(**rules), random.Random(seed).random, serves, observer)
+        self.outbox = FakeOutbox()
+        self.remote = RemotePeers(self.hub, self.outbox)
         self.now = 1000.0
 
     def send(self, connection: FakeConnection, message: object) -> list[Json]:
-        """Apply a message and deliver what comes of it; returns what came back to the sender."""
+        """Apply a message; return the messages in the sender's inbox."""
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
-        self.deliver(self.hub.receive(connection, payload, self.now))
+        try:
+            decoded = codec.decode(payload, self.hub.rules.max_offers)
+            if connection.quota is not None:
+                charge(connection.quota, decoded, self.now)
+        except RequestError as error:
+            self.hub.refuse(connection, error, self.outbox)
+        else:
+            self.hub.apply(connection, decoded, self.now, self.outbox)
+        self.hub.check_invariants()
         return connection.inbox
 
-    def deliver(self, out: Outgoing) -> None:
-        """Deliver what the hub says."""
-        for receiver, data in out:
-            receiver.inbox.append(json.loads(data))
+    def expire(self) -> None:
+        """Let the hub look at every peer."""
+        for _ in range(2):
+            self.hub.expire(self.now, 1_000_000)
         self.hub.check_invariants()
 
     def join(self, peer_id: str, info_hash: str = HASH, left: int = 1, **fields: Any) -> FakeConnection:
-        """A new connection with one peer; its reply is taken already."""
+        """Return a new connection with one peer, whose reply is taken already."""
         connection = FakeConnection()
         self.send(connection, announce(peer_id, info_hash, left=left, **fields))
         connection.take()
         return connection
 
     def counts(self, info_hash: str = HASH) -> tuple[int, int]:
-        """Complete and incomplete, as a scrape tells."""
-        asker = FakeConnection()
-        (reply,) = self.send(asker, {"action": "scrape", "info_hash": info_hash})
+        """Return complete and incomplete, as a scrape shows them."""
+        client = FakeConnection()
+        (reply,) = self.send(client, {"action": "scrape", "info_hash": info_hash})
         entry = reply["files"][info_hash]
         return entry["complete"], entry["incomplete"]
 
 
 def peer_id(number: int) -> str:
-    """A peer_id that tells its number."""
+    """Return a peer_id that contains its number."""
     return f"-XX0000-{number:012}"

@@ -1,22 +1,21 @@
-"""What the hub counts, in plain integers."""
+"""The hub's counters, in plain integers."""
 
 from collections import Counter
-from dataclasses import dataclass, field
 
 from tracker.reasons import DropReason
 
 
-@dataclass(slots=True)
 class Counters:
-    """Running totals, read by the metrics."""
+    """Running totals; the metrics read them."""
 
-    announces: int = 0
-    answers: int = 0
-    scrapes: int = 0
-    replies: int = 0
-    offers_relayed: int = 0
-    answers_relayed: int = 0
-    offers_handed_over: int = 0
-    answers_handed_over: int = 0
-    failures: int = 0
-    dropped: Counter[DropReason] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.announces = 0
+        self.answers = 0
+        self.scrapes = 0
+        self.replies = 0
+        self.failures = 0
+        self.offers_relayed = 0
+        self.answers_relayed = 0
+        self.offers_handed_over = 0
+        self.answers_handed_over = 0
+        self.dropped: Counter[DropReason] = Counter()

@@ -1,206 +1,142 @@
-"""Applies messages to swarms and says what to send to whom (sans I/O; clock and randomness are passed in).
+"""Applies messages to swarms (sans I/O; the clock and the randomness are passed in).
 
-Times are seconds on any monotonic clock. Invariants, checked by `Hub.check`:
+All times are seconds on any monotonic clock. Invariants, checked by `Hub.check_invariants`:
 
 1. No swarm is empty: a swarm without local peers does not exist, whatever remote members it had.
 2. Every peer of a connection is a member of its swarm, and every member is among its connection's peers.
 3. `seeders` and `leechers` are the sums over all swarms (local peers only).
-4. Those of each swarm (`tracker.swarm`).
+4. Those of each swarm (`tracker.core.swarm`).
 """
 
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final
 
-from tracker.access.addresses import Quota
 from tracker.core.counters import Counters
-from tracker.core.offers import Parking
+from tracker.core.offers import Observer, OfferPlacement
+from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
 from tracker.core.rules import Rules
-from tracker.core.swarm import Connection, Peer, Random, RemoteMember, Swarm
-from tracker.protocol.codec import (
-    announce_reply,
-    decode,
-    detached,
-    failure,
-    relayed_answer,
-    relayed_offers,
-    scrape_reply,
-    to_json,
-)
+from tracker.core.swarm import Connection, Peer, Random, Swarm
 from tracker.protocol.errors import RequestError
-from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Offer, Scrape
+from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
 from tracker.reasons import DropReason
 
-_NOT_GARBAGE: Final = frozenset(
-    {DropReason.FULL_SCRAPE, DropReason.TOO_MANY_SWARMS, DropReason.INFO_HASH_DENIED, DropReason.ADMISSION_QUEUE_FULL}
-)
-"""Refused for what they ask, not for how they are written."""
+_FIRST_OFFERS_WITHIN: Final = 10.0
+"""Seconds from a seeder's `completed` to its first offers: webtorrent starts so, and gathers candidates for up to five.
 
-_OFFERS_COME_WITHIN: Final = 10.0
-"""Seconds from a seeder's `completed` to its first offers: webtorrent's begin so, and gather candidates for up to five.
-
-Until then it is given none of those that wait. Where two clients make each other an offer at the same time, each hangs
-up when its own is answered, because it has answered the other's, and nobody is left.
+Until then the seeder is given no parked offers. If two webtorrent clients make each other an offer at the same time,
+each destroys its own connection when the answer arrives, because it has answered the other's offer, and both are lost.
 """
 
-Outgoing = list[tuple[Any, bytes]]
-"""Frames to send, in order: (connection, JSON in UTF-8)."""
 
-
-class Observer(Protocol):
-    """What the hub tells the extensions. Calls must return at once and must not raise.
-
-    `answer_unplaced` says whether anybody cares.
-    """
-
-    def swarm_opened(self, swarm: Swarm) -> None: ...
-    def swarm_changed(self, swarm: Swarm) -> None: ...
-    def swarm_closed(self, swarm: Swarm) -> None: ...
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None: ...
-    def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None: ...
-    def answer_unplaced(self, answer: Answer) -> bool: ...
+def serve_all(_info_hash: str) -> bool:
+    """Serve every swarm."""
+    return True
 
 
 class Hub:
-    """All swarms that have a peer here."""
+    """All swarms that have a peer here.
 
-    def __init__(self, rules: Rules, random: Random, observer: Observer | None = None) -> None:
+    `serves` says whether an info_hash may have a swarm; `observer` hears of swarms, offers and answers.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        random: Random,
+        serves: Callable[[str], bool] = serve_all,
+        observer: Observer | None = None,
+    ) -> None:
         self.rules = rules
-        self.random = random
-        self.observer = observer
         self.swarms: dict[str, Swarm] = {}
         self.seeders = 0
         self.leechers = 0
-        self.tally = Counters()
-        self.parking: Parking | None = None
-        """Where offers wait for somebody to come. While it is there, a peer that is alone announces more often."""
-        self.serves: Callable[[str], bool] = lambda _: True
-        """Whether a swarm, by info_hash, may be."""
-        self.lobby: PendingJoins | None = None
-        """Where peers wait until it is decided whether they may join; None: they all may."""
+        self.counters = Counters()
+        self.offers = OfferPlacement(rules, random, self.counters, observer)
+        self.pending = PendingJoins()
+        self._serves = serves
+        self._observer = observer
+        self._round: Iterator[Peer] = iter(())
 
-    def receive(self, connection: Connection, payload: bytes, now: float) -> Outgoing:
-        """Apply one frame (its payload, JSON in UTF-8) from a connection; what to send because of it.
+    def apply(self, connection: Connection, message: Message, now: float, outbox: Outbox) -> None:
+        """Apply one message of a connection; every message that it causes goes to `outbox`.
 
-        A frame that cannot be served is answered with a failure. One that is no message raises the connection's
-        `strikes` by one; a message lowers them by one. Raises `UnicodeDecodeError` as `protocol.decode` does.
+        A request that cannot be served is answered with a failure.
         """
         try:
-            message = decode(payload, self.rules.max_offers)
-            if connection.quota is not None:
-                self._charge(connection.quota, message, now)
             if type(message) is Announce:
-                out = self._announce(connection, message, now)
+                self._announce(connection, message, now, outbox)
             elif type(message) is Answer:
-                out = self._answer(connection, message, now)
+                self._answer(connection, message, now, outbox)
             else:
                 assert isinstance(message, Scrape)
-                out = self._scrape(connection, message)
-        except RequestError as malformed:
-            if malformed.reason not in _NOT_GARBAGE:
-                connection.strikes += 1
-            return [(connection, self.refuse(malformed))]
-        if connection.strikes:
-            connection.strikes -= 1
-        return out
+                self._scrape(connection, message, outbox)
+        except RequestError as error:
+            self.refuse(connection, error, outbox)
 
-    def refuse(self, malformed: RequestError) -> bytes:
-        """Count a failure; the frame that tells the client."""
-        self.tally.failures += 1
-        self.tally.dropped[malformed.reason] += 1
-        return failure(malformed)
+    def refuse(self, connection: Connection, error: RequestError, outbox: Outbox) -> None:
+        """Answer a request with a failure, and count it."""
+        self.counters.failures += 1
+        self.counters.dropped[error.reason] += 1
+        outbox.failure(connection, error)
 
     def close(self, connection: Connection) -> None:
-        """A connection has ended: the peers it still owns leave, and those that wait to join do not."""
-        if self.lobby:
-            self.lobby.close(connection)
+        """End a connection: the peers that it still owns leave, and its pending joins end."""
+        if self.pending.required:
+            self.pending.close(connection)
         for peer in list(connection.peers):
             self._leave(peer)
 
-    def admitted(self, join: PendingJoin, now: float) -> Outgoing:
-        """A peer that waits may join: what it has announced meanwhile counts as if it came now."""
-        assert self.lobby
-        for older in self.lobby.older(join):
-            # Or its verdict, if it comes later, would give the peer back to the socket that it had before.
-            self.tally.dropped[DropReason.TAKEN_OVER] += 1
-            self.lobby.cancel(older)
-        out: Outgoing = []
-        for announce in self.lobby.leave(join):
+    def admit(self, join: PendingJoin, now: float, outbox: Outbox) -> None:
+        """Let a pending peer join: apply the announces that it has made meanwhile, as if they came now."""
+        for older in self.pending.older(join):
+            # A later verdict on the older join would give the peer back to its old socket.
+            self.counters.dropped[DropReason.TAKEN_OVER] += 1
+            self.pending.cancel(older)
+        for announce in self.pending.take(join):
             try:
-                out += self._announce(join.connection, announce, now, admitted=True)
-            except RequestError as malformed:
-                out.append((join.connection, self.refuse(malformed)))
-        return out
+                self._announce(join.connection, announce, now, outbox, admitted=True)
+            except RequestError as error:
+                self.refuse(join.connection, error, outbox)
 
-    def refused(self, join: PendingJoin, reason: DropReason, text: str) -> Outgoing:
-        """A peer that waits may not join: its announces are answered with failures."""
-        assert self.lobby
-        failures = [RequestError(reason, text, announce.info_hash) for announce in self.lobby.leave(join)]
-        return [(join.connection, self.refuse(malformed)) for malformed in failures]
+    def reject(self, join: PendingJoin, reason: DropReason, text: str, outbox: Outbox) -> None:
+        """Do not let a pending peer join: answer its announces with failures."""
+        for announce in self.pending.take(join):
+            self.refuse(join.connection, RequestError(reason, text, announce.info_hash), outbox)
 
-    def close_denied(self) -> Outgoing:
-        """Close the swarms that may be no more; what to send to their peers."""
-        out: Outgoing = []
-        for swarm in [swarm for swarm in self.swarms.values() if not self.serves(swarm.info_hash)]:
+    def restrict(self, serves: Callable[[str], bool], outbox: Outbox) -> None:
+        """Serve the swarms that `serves` allows from now on; close the others and tell their peers."""
+        self._serves = serves
+        for swarm in [swarm for swarm in self.swarms.values() if not serves(swarm.info_hash)]:
             for peer in list(swarm.peers.values()):
-                out.append((peer.connection, self.refuse(_denied(swarm.info_hash))))
+                self.refuse(peer.connection, _denied(swarm.info_hash), outbox)
                 self._leave(peer)
-        return out
 
-    def expire(self, connection: Connection, now: float) -> None:
-        """Let those of a live connection's peers go that have been silent for `peer_timeout`."""
-        overdue = now - self.rules.peer_timeout
-        for peer in [peer for peer in connection.peers if peer.seen < overdue]:
-            self.tally.dropped[DropReason.SILENT_PEER] += 1
-            self._leave(peer)
+    def expire(self, now: float, count: int) -> None:
+        """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
 
-    def place(
-        self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, out: Outgoing, age: float | None = None
-    ) -> None:
-        """Place a peer's offers among the members of its swarm; what is to be sent is added to `out`.
-
-        `age` is how many seconds ago they were made, if they are placed again.
+        Each call looks at the next `count` peers, and starts anew after the last one.
         """
-        observer, tally = self.observer, self.tally
-        chosen = swarm.choose(peer, len(offers), self.fresh_since(now), self.random)
-        frames = relayed_offers(swarm.token, peer.token, offers[: len(chosen)])
-        relayed = len(out)
-        remote: dict[RemoteMember, list[Offer]] = {}
-        for member, offer, frame in zip(chosen, offers, frames, strict=False):
-            if isinstance(member, Peer):
-                out.append((member.connection, frame))
-            else:
-                remote.setdefault(member, []).append(offer)
-        tally.offers_relayed += len(out) - relayed
-        if observer:
-            for remote_member, batch in remote.items():
-                tally.offers_handed_over += len(batch)
-                observer.offers_placed(remote_member, peer, batch)
-        if len(chosen) < len(offers):
-            left = offers[len(chosen) :]
-            if self.parking and age is None:
-                self.parking.park(peer, detached(left), now)
-            elif self.parking and age is not None:
-                self.parking.add(peer, detached(left), now - age, now)
-            else:
-                tally.dropped[DropReason.UNPLACED_OFFER] += len(left)
-            if observer:
-                observer.offers_unplaced(swarm, peer, left)
-
-    def fresh_since(self, now: float) -> float:
-        """Peers not heard of since then are offered to last."""
-        return now - 2 * self.rules.announce_interval
+        self.offers.parked.expire(now)
+        overdue = now - self.rules.peer_timeout
+        batch = list(islice(self._round, count))
+        if not batch:
+            self._round = self._all_peers()
+        for peer in batch:
+            if peer.last_seen < overdue and peer.swarm.peers.get(peer.peer_id) is peer:
+                self.counters.dropped[DropReason.SILENT_PEER] += 1
+                self._leave(peer)
 
     def check_invariants(self) -> None:
-        """Raise `AssertionError` if an invariant is broken; for tests, it visits every peer."""
+        """Raise `AssertionError` if an invariant is broken; for tests, because it visits every peer."""
         connections: dict[int, Connection] = {}
         for info_hash, swarm in self.swarms.items():
             assert swarm.info_hash == info_hash
             assert swarm.peers, "empty swarm"
             swarm.check_invariants()
             connections.update((id(peer.connection), peer.connection) for peer in swarm.peers.values())
-        if self.lobby:
-            self.lobby.check_invariants()
+        self.pending.check_invariants()
         for connection in connections.values():
             for peer in connection.peers:
                 assert peer.connection is connection
@@ -209,37 +145,28 @@ class Hub:
         assert self.seeders == sum(len(swarm.seeders) for swarm in self.swarms.values())
         assert self.leechers == sum(len(swarm.leechers) for swarm in self.swarms.values())
 
-    def _charge(self, quota: Quota, message: Announce | Answer | Scrape, now: float) -> None:
-        """Have an address pay for a message. Raises `RequestError` if it has used up what it may."""
-        if isinstance(message, Announce):
-            if message.stopped:
-                return
-            reason = quota.charge_announce(len(message.offers), now)
-        else:
-            reason = quota.charge_offers(1, now) if isinstance(message, Answer) else quota.charge_announce(0, now)
-        if reason is not None:
-            info_hash = NO_INFO_HASH if isinstance(message, Scrape) else message.info_hash
-            raise RequestError(reason, "too many requests from your address", info_hash)
-
-    def _announce(self, connection: Connection, message: Announce, now: float, admitted: bool = False) -> Outgoing:
-        tally = self.tally
+    def _announce(
+        self, connection: Connection, message: Announce, now: float, outbox: Outbox, admitted: bool = False
+    ) -> None:
+        counters = self.counters
         if not admitted:
-            tally.announces += 1
+            counters.announces += 1
             if message.invalid_offers:
-                tally.dropped[DropReason.INVALID_OFFER] += message.invalid_offers
+                counters.dropped[DropReason.INVALID_OFFER] += message.invalid_offers
             if message.surplus_offers:
-                tally.dropped[DropReason.SURPLUS_OFFER] += message.surplus_offers
+                counters.dropped[DropReason.SURPLUS_OFFER] += message.surplus_offers
 
         swarm = self.swarms.get(message.info_hash)
         peer = swarm.peers.get(message.peer_id) if swarm else None
         joins = peer is None
         if message.stopped:
-            return self._stop(connection, message, peer)
+            self._stop(connection, message, peer, outbox)
+            return
         if peer is None or peer.connection is not connection:
             self._check_may_join(connection, message.info_hash, swarm)
-            if self.lobby and not admitted:
-                self.lobby.enter(connection, message)
-                return []
+            if not admitted and self.pending.required:
+                self.pending.add(connection, message)
+                return
             if peer is not None:
                 self._take_over(connection, peer)
         if peer is None:
@@ -247,38 +174,38 @@ class Hub:
         else:
             self._refresh(peer, message.complete, now)
         swarm = peer.swarm
-        tally.replies += 1
+        counters.replies += 1
         complete, incomplete = swarm.complete, swarm.incomplete
         interval = self.rules.announce_interval
-        if self.parking and (complete + incomplete == 1 or (not peer.met and len(swarm.peers) == 1)):
-            # Also with others elsewhere: they may be this very peer, which announces to several trackers.
+        parks = self.offers.parked.enabled
+        if parks and (complete + incomplete == 1 or (not peer.met and len(swarm.peers) == 1)):
+            # Also if there are remote peers: a peer that announces to several trackers may be the only one everywhere.
             interval = min(interval, self.rules.lonely_interval)
-        out: Outgoing = [(connection, announce_reply(swarm.token, interval, complete, incomplete))]
+        outbox.reply(connection, swarm.info_hash, interval, complete, incomplete)
         if message.offers:
-            self.place(swarm, peer, message.offers, now, out)
-        elif joins and self.parking and not peer.offers_by:
-            out += self._give_parked(peer, now)
-        return out
+            self.offers.place(swarm, peer, message.offers, now, outbox)
+        elif joins and parks and not peer.offers_due:
+            self.offers.give_parked(peer, now, outbox)
 
-    def _stop(self, connection: Connection, message: Announce, peer: Peer | None) -> Outgoing:
+    def _stop(self, connection: Connection, message: Announce, peer: Peer | None, outbox: Outbox) -> None:
         info_hash = message.info_hash
-        if self.lobby:
-            self.lobby.withdraw(connection, info_hash, message.peer_id)
+        if self.pending.required:
+            self.pending.stop(connection, info_hash, message.peer_id)
         if peer is not None:
             if peer.connection is connection:
                 self._leave(peer)
             else:
-                self.tally.dropped[DropReason.NOT_OWNER] += 1
-        # bittorrent-tracker's client waits for this before it closes.
+                self.counters.dropped[DropReason.NOT_OWNER] += 1
+        # bittorrent-tracker's client waits for this reply before it closes.
         swarm = self.swarms.get(info_hash)
         complete, incomplete = (swarm.complete, swarm.incomplete) if swarm else (0, 0)
-        self.tally.replies += 1
-        return [(connection, announce_reply(to_json(info_hash), self.rules.announce_interval, complete, incomplete))]
+        self.counters.replies += 1
+        outbox.reply(connection, info_hash, self.rules.announce_interval, complete, incomplete)
 
     def _check_may_join(self, connection: Connection, info_hash: str, swarm: Swarm | None) -> None:
         if len(connection.peers) >= self.rules.max_swarms_per_connection:
             raise RequestError(DropReason.TOO_MANY_SWARMS, "too many swarms on one connection", info_hash)
-        if swarm is None and not self.serves(info_hash):
+        if swarm is None and not self._serves(info_hash):
             raise _denied(info_hash)
 
     def _join(self, connection: Connection, message: Announce, swarm: Swarm | None, now: float) -> Peer:
@@ -287,108 +214,97 @@ class Hub:
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
         if message.completed and not message.offers:
-            peer.offers_by = now + _OFFERS_COME_WITHIN
+            peer.offers_due = now + _FIRST_OFFERS_WITHIN
         if message.complete:
             self.seeders += 1
         else:
             self.leechers += 1
-        if self.observer:
+        if self._observer:
             if opened:
-                self.observer.swarm_opened(swarm)
-            self.observer.swarm_changed(swarm)
+                self._observer.swarm_opened(swarm)
+            self._observer.swarm_changed(swarm)
         return peer
 
     def _take_over(self, connection: Connection, peer: Peer) -> None:
-        # A client that reconnects keeps its peer_id; its old socket may take minutes to be known dead.
+        # A client that reconnects keeps its peer_id, and its old socket may look alive for minutes.
         peer.connection.peers.discard(peer)
         peer.connection = connection
         connection.peers.add(peer)
-        self.tally.dropped[DropReason.TAKEN_OVER] += 1
-        if self.parking:
-            # Its client made them on the old socket, and has forgotten them with it.
-            self.parking.forget(peer)
+        self.counters.dropped[DropReason.TAKEN_OVER] += 1
+        # Its client made its parked offers on the old socket, and has forgotten them with it.
+        self.offers.parked.forget(peer)
 
     def _refresh(self, peer: Peer, complete: bool, now: float) -> None:
-        peer.seen = now
-        peer.offers_by = 0.0
+        peer.last_seen = now
+        peer.offers_due = 0.0
         if complete and not peer.complete:
             peer.swarm.become_seeder(peer)
             self.leechers -= 1
             self.seeders += 1
-            if self.observer:
-                self.observer.swarm_changed(peer.swarm)
+            if self._observer:
+                self._observer.swarm_changed(peer.swarm)
 
     def _leave(self, peer: Peer) -> None:
         swarm = peer.swarm
         swarm.leave(peer)
-        if self.parking:
-            self.parking.forget(peer)
+        self.offers.forget(peer)
         if peer.complete:
             self.seeders -= 1
         else:
             self.leechers -= 1
         if not swarm.peers:
             del self.swarms[swarm.info_hash]
-        if self.observer:
+        if self._observer:
             if swarm.peers:
-                self.observer.swarm_changed(swarm)
+                self._observer.swarm_changed(swarm)
             else:
-                self.observer.swarm_closed(swarm)
+                self._observer.swarm_closed(swarm)
 
-    def _give_parked(self, peer: Peer, now: float) -> Outgoing:
-        """What waits for somebody who makes no offers of its own: one of each peer's."""
-        assert self.parking
-        out: Outgoing = []
-        for parked in self.parking.of(peer.swarm, now)[: self.rules.max_offers]:
-            offers = self.parking.take(parked, 1, now)
-            frames = relayed_offers(peer.swarm.token, parked.peer.token, offers)
-            self.tally.offers_relayed += len(frames)
-            out += [(peer.connection, frame) for frame in frames]
-        return out
-
-    def _answer(self, connection: Connection, answer: Answer, now: float) -> Outgoing:
-        self.tally.answers += 1
+    def _answer(self, connection: Connection, answer: Answer, now: float, outbox: Outbox) -> None:
+        counters = self.counters
+        counters.answers += 1
         swarm = self.swarms.get(answer.info_hash)
         sender = swarm.peers.get(answer.peer_id) if swarm else None
         if swarm is None or sender is None or sender.connection is not connection:
-            self.tally.dropped[DropReason.NOT_OWNER] += 1
-            return []
-        # anacrolix/torrent never announces again on a timer: its answers are what keeps it fresh.
-        sender.seen = now
+            counters.dropped[DropReason.NOT_OWNER] += 1
+            return
+        # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
+        sender.last_seen = now
+        sender.met = True
         receiver = swarm.peers.get(answer.to_peer_id)
         if receiver is not None:
-            sender.met = receiver.met = True
-            self.tally.answers_relayed += 1
-            return [(receiver.connection, relayed_answer(swarm.token, sender.token, answer))]
-        sender.met = True
-        if self.observer and self.observer.answer_unplaced(answer):
-            self.tally.answers_handed_over += 1
+            receiver.met = True
+            counters.answers_relayed += 1
+            outbox.answer(receiver, answer)
+        elif self._observer and self._observer.answer_unplaced(answer):
+            counters.answers_handed_over += 1
         else:
-            self.tally.dropped[DropReason.UNKNOWN_RECEIVER] += 1
-        return []
+            counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
 
-    def _scrape(self, connection: Connection, message: Scrape) -> Outgoing:
-        self.tally.scrapes += 1
+    def _scrape(self, connection: Connection, message: Scrape, outbox: Outbox) -> None:
+        counters = self.counters
+        counters.scrapes += 1
         wanted = message.info_hashes
         if wanted is None:
             if not self.rules.full_scrape:
                 raise RequestError(DropReason.FULL_SCRAPE, "full scrape is not available", NO_INFO_HASH, "scrape")
             wanted = list(self.swarms)
         elif len(wanted) > self.rules.max_scrape:
-            self.tally.dropped[DropReason.SURPLUS_SCRAPE] += len(wanted) - self.rules.max_scrape
+            counters.dropped[DropReason.SURPLUS_SCRAPE] += len(wanted) - self.rules.max_scrape
             wanted = wanted[: self.rules.max_scrape]
         if message.invalid:
-            self.tally.dropped[DropReason.INVALID_SCRAPE] += message.invalid
-        files = []
+            counters.dropped[DropReason.INVALID_SCRAPE] += message.invalid
+        counts: list[tuple[str, int, int]] = []
         for info_hash in wanted:
             swarm = self.swarms.get(info_hash)
-            if swarm:
-                files.append((swarm.token, swarm.complete, swarm.incomplete))
-            else:
-                # bittorrent-tracker's client waits for ever for a hash that is left out.
-                files.append((to_json(info_hash), 0, 0))
-        self.tally.replies += 1
-        return [(connection, scrape_reply(files))]
+            # A swarm that is not here counts 0: bittorrent-tracker's client waits for ever for one that is left out.
+            counts.append((info_hash, swarm.complete, swarm.incomplete) if swarm else (info_hash, 0, 0))
+        counters.replies += 1
+        outbox.scrape(connection, counts)
+
+    def _all_peers(self) -> Iterator[Peer]:
+        for swarm in list(self.swarms.values()):
+            yield from list(swarm.peers.values())
 
 
 def _denied(info_hash: str) -> RequestError:

@@ -1,107 +1,134 @@
-"""Offers that found nobody, kept while their makers still wait for an answer (sans I/O)."""
+"""Where offers go: placed on members of a swarm, or parked until one comes (sans I/O).
+
+All times are seconds on any monotonic clock.
+"""
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 
-from tracker.core.swarm import Peer, Swarm
-from tracker.protocol.messages import Offer
+from tracker.core.counters import Counters
+from tracker.core.outbox import Outbox
+from tracker.core.rules import Rules
+from tracker.core.swarm import Peer, Random, RemoteMember, Swarm
+from tracker.protocol.messages import Answer, Offer
+from tracker.reasons import DropReason
 
 LIFETIME: Final = 45.0
 """Seconds that an offer is good for: bittorrent-tracker's client gives up on one after 50."""
 
 MAX_BYTES: Final = 16 << 20
-"""Memory in all; for new ones the oldest go."""
+"""Memory for all parked offers; beyond it the oldest are dropped."""
 
 _OVERHEAD: Final = 400
 """Bytes that an offer takes besides its SDP."""
 
+_WINDOW: Final = 60.0
+"""Seconds for which the offers given to a peer are counted."""
+
+
+class Observer(Protocol):
+    """Hears of swarms, and of offers and answers that leave the tracker: the extensions.
+
+    Its methods return at once and do not raise.
+    """
+
+    def swarm_opened(self, swarm: Swarm) -> None: ...
+    def swarm_changed(self, swarm: Swarm) -> None: ...
+    def swarm_closed(self, swarm: Swarm) -> None: ...
+    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None: ...
+    def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None: ...
+    def answer_unplaced(self, answer: Answer) -> bool:
+        """Take an answer to a peer that is not here; return whether an extension wants it."""
+
 
 class Parked:
-    """One peer's offers. `met` counts those it was given since, by where they came from: that many there need none."""
+    """The parked offers of one peer.
 
-    __slots__ = ("met", "offers", "peer", "since", "size")
+    `met` counts the offers that the peer was given meanwhile, by their origin: as many peers there need no offer.
+    """
 
-    def __init__(self, peer: Peer, offers: list[Offer], since: float) -> None:
+    __slots__ = ("made", "met", "offers", "peer", "size")
+
+    def __init__(self, peer: Peer, offers: list[Offer], made: float) -> None:
         self.peer = peer
         self.offers = offers
-        self.since = since
+        self.made = made
         self.met: Counter[Any] = Counter()
         self.size = _size(offers)
 
 
-class Parking:
-    """The last unplaced offers of each peer. `on_placed` is told how many seconds some had waited that are placed."""
+class ParkedOffers:
+    """The last offers of each peer that found no receiver. Nothing is parked before `enable`."""
 
-    def __init__(self, on_placed: Callable[[float], None]) -> None:
-        self.dropped = 0
-        """Offers that nobody came for in time."""
-        self._on_placed = on_placed
+    def __init__(self, counters: Counters) -> None:
+        self.enabled = False
+        """Whether offers are parked. If so, a peer that is alone announces more often."""
+        self._counters = counters
+        self._on_placed: list[Callable[[float], None]] = []
         # A dict keeps their order: the oldest first.
         self._parked: dict[Peer, Parked] = {}
         self._swarms: dict[Swarm, dict[Peer, Parked]] = {}
         self._bytes = 0
 
-    def offers(self, now: float) -> int:
-        """How many there are that are still good."""
-        self._sweep(now)
-        return sum(len(parked.offers) for parked in self._parked.values() if parked.since + LIFETIME > now)
+    def enable(self, on_placed: Callable[[float], None]) -> None:
+        """Park offers from now on. `on_placed` gets the seconds that a parked offer waited for a receiver."""
+        self.enabled = True
+        self._on_placed.append(on_placed)
+
+    def count(self, now: float) -> int:
+        """Return the number of offers that are parked and still good."""
+        self.expire(now)
+        return sum(len(parked.offers) for parked in self._parked.values() if parked.made + LIFETIME > now)
 
     def park(self, peer: Peer, offers: list[Offer], now: float) -> None:
-        """Keep a peer's offers in place of those it has here; the tokens must not point into a frame."""
+        """Keep a peer's offers in place of its offers so far."""
         self.forget(peer)
-        parked = Parked(peer, offers, now)
+        parked = Parked(peer, [offer.detached() for offer in offers], now)
         self._parked[peer] = parked
         self._swarms.setdefault(peer.swarm, {})[peer] = parked
         self._bytes += parked.size
-        self._sweep(now)
+        self.expire(now)
 
-    def add(self, peer: Peer, offers: list[Offer], since: float, now: float) -> None:
-        """Keep more of a peer's offers, that were made then: they get no older than those made now."""
+    def add(self, peer: Peer, offers: list[Offer], made: float, now: float) -> None:
+        """Keep more offers of a peer, made at the time `made`; all its offers then expire with the oldest."""
         parked = self._parked.get(peer)
-        if parked is None or parked.since + LIFETIME <= now:
-            self.park(peer, offers, since)
+        if parked is None or parked.made + LIFETIME <= now:
+            self.park(peer, offers, made)
         else:
-            parked.offers += offers
-            parked.since = min(parked.since, since)
+            parked.offers += [offer.detached() for offer in offers]
+            parked.made = min(parked.made, made)
             size = _size(offers)
             parked.size += size
             self._bytes += size
-        self._sweep(now)
+        self.expire(now)
 
     def of(self, swarm: Swarm, now: float) -> list[Parked]:
-        """What is parked in a swarm and still good."""
-        return [parked for parked in self._swarms.get(swarm, {}).values() if parked.since + LIFETIME > now]
+        """Return the offers of a swarm that are parked and still good, the oldest first."""
+        return [parked for parked in self._swarms.get(swarm, {}).values() if parked.made + LIFETIME > now]
 
-    def met(self, peer: Peer, owner: Any) -> None:
-        """A peer was given somebody's offer, that came from `owner`."""
+    def note_met(self, peer: Peer, origin: Any) -> None:
+        """Note that a peer was given an offer from `origin`."""
         parked = self._parked.get(peer)
         if parked:
-            parked.met[owner] += 1
+            parked.met[origin] += 1
 
     def take(self, parked: Parked, count: int, now: float) -> list[Offer]:
-        """Take some of a peer's offers out, to place them."""
+        """Remove up to `count` of a peer's offers and return them, to be placed."""
         if count <= 0:
             return []
         taken, parked.offers = parked.offers[:count], parked.offers[count:]
         size = _size(taken)
         parked.size -= size
         self._bytes -= size
-        self._on_placed(now - parked.since)
+        for on_placed in self._on_placed:
+            on_placed(now - parked.made)
         if not parked.offers:
             self.forget(parked.peer)
         return taken
 
-    def _sweep(self, now: float) -> None:
-        while self._parked:
-            oldest = next(iter(self._parked.values()))
-            if self._bytes <= MAX_BYTES and oldest.since + LIFETIME > now:
-                break
-            self.dropped += len(oldest.offers)
-            self.forget(oldest.peer)
-
     def forget(self, peer: Peer) -> None:
-        """A peer has left, or has new offers."""
+        """Remove a peer's offers, because it left or because they are no longer good."""
         parked = self._parked.pop(peer, None)
         if parked:
             self._bytes -= parked.size
@@ -110,6 +137,141 @@ class Parking:
             if not swarm:
                 del self._swarms[peer.swarm]
 
+    def expire(self, now: float) -> None:
+        """Drop offers that are too old, and the oldest if all take too much memory."""
+        while self._parked:
+            oldest = next(iter(self._parked.values()))
+            if self._bytes <= MAX_BYTES and oldest.made + LIFETIME > now:
+                break
+            self._counters.dropped[DropReason.UNPLACED_OFFER] += len(oldest.offers)
+            self.forget(oldest.peer)
+
+
+class OfferPlacement:
+    """Finds receivers for the offers of local and remote peers."""
+
+    def __init__(self, rules: Rules, random: Random, counters: Counters, observer: Observer | None) -> None:
+        self.parked = ParkedOffers(counters)
+        self._rules = rules
+        self._random = random
+        self._counters = counters
+        self._observer = observer
+        self._given: dict[Peer, Counter[Any]] = {}
+        """Remote offers given to each peer in this window, in all (None) and by origin."""
+        self._window_ends = 0.0
+
+    def place(
+        self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, outbox: Outbox, age: float | None = None
+    ) -> None:
+        """Give a peer's offers to other members of its swarm, one to each; park the rest.
+
+        Within one announce, each receiver gets at most one offer. `age` is the number of seconds since the offers were
+        made, if they are placed again.
+        """
+        observer, counters = self._observer, self._counters
+        chosen = swarm.choose(peer, len(offers), self.fresh_since(now), self._random)
+        placed = len(chosen)
+        if placed:
+            if swarm.remotes:
+                receivers, relayed = self._hand_over(peer, chosen, offers)
+            else:
+                receivers, relayed = cast("list[Peer]", chosen), offers
+            if receivers:
+                outbox.offers(swarm.info_hash, peer.peer_id, receivers, relayed)
+                counters.offers_relayed += len(receivers)
+        if placed < len(offers):
+            rest = offers[placed:]
+            if not self.parked.enabled:
+                counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)
+            elif age is None:
+                self.parked.park(peer, rest, now)
+            else:
+                self.parked.add(peer, rest, now - age, now)
+            if observer:
+                observer.offers_unplaced(swarm, peer, rest)
+
+    def place_parked(self, member: RemoteMember, newcomers: int, now: float, origin: Any) -> None:
+        """Place the parked offers of a swarm on `newcomers` peers behind a remote member, one of each peer's on each.
+
+        If a peer was given offers from `origin` meanwhile, it places as many fewer, because the newcomers most likely
+        made them.
+        """
+        if self._observer is None:
+            return
+        for parked in self.parked.of(member.swarm, now):
+            known = min(parked.met[origin], newcomers)
+            parked.met[origin] -= known
+            offers = self.parked.take(parked, newcomers - known, now)
+            if offers:
+                self._counters.offers_handed_over += len(offers)
+                self._observer.offers_placed(member, parked.peer, offers)
+
+    def give_parked(self, peer: Peer, now: float, outbox: Outbox) -> None:
+        """Give a newcomer that makes no offers one parked offer of each other peer."""
+        for parked in self.parked.of(peer.swarm, now)[: self._rules.max_offers]:
+            offers = self.parked.take(parked, 1, now)
+            self._counters.offers_relayed += len(offers)
+            outbox.offers(peer.swarm.info_hash, parked.peer.peer_id, [peer], offers)
+
+    def deliver(
+        self, swarm: Swarm, peer_id: str, offers: list[Offer], now: float, outbox: Outbox, origin: Any
+    ) -> list[Offer]:
+        """Give a remote peer's offers to as many local peers; return the offers that found none.
+
+        From one `origin`, a peer is given at most half of the remote offers that it takes at most.
+        """
+        if now > self._window_ends:
+            self._given.clear()
+            self._window_ends = now + _WINDOW
+        receivers = [
+            peer
+            for peer in swarm.choose_local(len(offers), peer_id, self.fresh_since(now), self._random)
+            if peer.offers_due <= now and self._may_be_given(peer, origin)
+        ]
+        for peer in receivers:
+            given = self._given.setdefault(peer, Counter())
+            given[None] += 1
+            if origin is not None:
+                given[origin] += 1
+            self.parked.note_met(peer, origin)
+        if receivers:
+            outbox.offers(swarm.info_hash, peer_id, receivers, offers)
+        self._counters.offers_relayed += len(receivers)
+        return offers[len(receivers) :]
+
+    def forget(self, peer: Peer) -> None:
+        """Forget a peer that has left."""
+        self.parked.forget(peer)
+        self._given.pop(peer, None)
+
+    def fresh_since(self, now: float) -> float:
+        """Return the time since which a peer must have been heard of to be among the first receivers."""
+        return now - 2 * self._rules.announce_interval
+
+    def _hand_over(self, peer: Peer, chosen: list[Any], offers: list[Offer]) -> tuple[list[Peer], list[Offer]]:
+        """Give the offers for remote members to the observer; return the local receivers and their offers."""
+        receivers: list[Peer] = []
+        relayed: list[Offer] = []
+        remote: dict[RemoteMember, list[Offer]] = {}
+        for member, offer in zip(chosen, offers, strict=False):
+            if isinstance(member, Peer):
+                receivers.append(member)
+                relayed.append(offer)
+            else:
+                remote.setdefault(member, []).append(offer)
+        if self._observer:
+            for remote_member, batch in remote.items():
+                self._counters.offers_handed_over += len(batch)
+                self._observer.offers_placed(remote_member, peer, batch)
+        return receivers, relayed
+
+    def _may_be_given(self, peer: Peer, origin: Any) -> bool:
+        given = self._given.get(peer)
+        if given is None:
+            return True
+        limit = self._rules.max_foreign_offers
+        return given[None] < limit and (origin is None or given[origin] < limit / 2)
+
 
 def _size(offers: list[Offer]) -> int:
-    return sum(memoryview(offer.description.sdp).nbytes + _OVERHEAD for offer in offers)
+    return sum(offer.size + _OVERHEAD for offer in offers)

@@ -1,20 +1,19 @@
-"""Peers that wait for leave to join a swarm, and what they announce meanwhile (sans I/O)."""
+"""Peers that wait for admission to a swarm, and the announces that they make meanwhile (sans I/O)."""
 
 from collections.abc import Callable
 from typing import Final
 
 from tracker.core.swarm import Connection
-from tracker.protocol.codec import detached
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Announce
 from tracker.reasons import DropReason
 
 MAX_BYTES: Final = 64 << 20
 MAX_BYTES_OF_ONE: Final = 4 << 20
-"""Memory for all that wait, and for those of one address (of one connection, if its address has no limits)."""
+"""Memory for all pending joins, and for those of one client (`Connection.client`)."""
 
 _OVERHEAD: Final = 4096
-"""Bytes that an announce takes besides its offers, with all that is at work for it."""
+"""Bytes that an announce takes besides its offers, with the question and the task that it needs."""
 
 
 class PendingJoin:
@@ -31,39 +30,50 @@ class PendingJoin:
 
     @property
     def client(self) -> object:
-        """Whose it is: what all connections of one address share, or the connection if its address has no limits."""
-        return self.connection.quota or self.connection
+        """The client that the join counts for."""
+        return self.connection.client
 
 
 class PendingJoins:
-    """All that wait. `ask` is told of each, and `forget` of each that needs no verdict any more."""
+    """All joins that wait for a verdict. Without `require`, peers join at once and nothing waits here."""
 
-    def __init__(self, ask: Callable[[PendingJoin], None], forget: Callable[[PendingJoin], None]) -> None:
-        self._ask = ask
-        self._forget = forget
-        # Those of one peer_id in one swarm, on different connections: who has announced last comes last.
+    def __init__(self) -> None:
+        self.required = False
+        """Whether a peer needs a verdict before it joins."""
+        self._ask: Callable[[PendingJoin], None] = _ignore
+        self._withdraw: Callable[[PendingJoin], None] = _ignore
+        # The joins of one peer_id in one swarm, on different connections: the last to announce comes last.
         self._joins: dict[tuple[str, str], list[PendingJoin]] = {}
         self._of: dict[Connection, set[PendingJoin]] = {}
         self._bytes = 0
         self._bytes_of: dict[object, int] = {}
 
-    @property
-    def waiting(self) -> int:
-        """How many wait."""
+    def require(self, ask: Callable[[PendingJoin], None], withdraw: Callable[[PendingJoin], None]) -> None:
+        """Let every peer wait for a verdict from now on.
+
+        `ask` is called with each new join, and `withdraw` with each that needs no verdict any more.
+        """
+        self.required = True
+        self._ask, self._withdraw = ask, withdraw
+
+    def __len__(self) -> int:
         return sum(len(joins) for joins in self._of.values())
 
-    def enter(self, connection: Connection, announce: Announce) -> None:
-        """Keep an announce until it is decided whether its peer may join. Raises `RequestError` if there is no room."""
-        size = _OVERHEAD + sum(memoryview(offer.description.sdp).nbytes for offer in announce.offers)
+    def add(self, connection: Connection, announce: Announce) -> None:
+        """Keep an announce until its peer has a verdict.
+
+        Raises:
+            RequestError: if the pending joins take too much memory already.
+        """
+        size = _OVERHEAD + sum(offer.size for offer in announce.offers)
         joins = self._joins.get((announce.info_hash, announce.peer_id), [])
         known = next((join for join in joins if join.connection is connection), None)
         join = known or PendingJoin(connection, announce.info_hash, announce.peer_id)
         client = join.client
         if self._bytes + size > MAX_BYTES or self._bytes_of.get(client, 0) + size > MAX_BYTES_OF_ONE:
-            text = "too many wait for admission, try again later"
+            text = "too many peers wait for admission, try again later"
             raise RequestError(DropReason.ADMISSION_QUEUE_FULL, text, announce.info_hash)
-        # The frame that they came in need not stay.
-        announce.offers = detached(announce.offers)
+        announce.offers = [offer.detached() for offer in announce.offers]
         joins = self._joins.setdefault((announce.info_hash, announce.peer_id), joins)
         if known:
             joins.remove(known)
@@ -76,39 +86,39 @@ class PendingJoins:
             self._of.setdefault(connection, set()).add(join)
             self._ask(join)
 
-    def leave(self, join: PendingJoin) -> list[Announce]:
-        """It is decided: what the peer has announced, in order; nothing if it waits no more."""
+    def take(self, join: PendingJoin) -> list[Announce]:
+        """End a join that has its verdict; return its announces in order, or nothing if it waits no longer."""
         if join not in self._of.get(join.connection, ()):
             return []
         self._remove(join)
         return join.announces
 
     def older(self, join: PendingJoin) -> list[PendingJoin]:
-        """The same peer on other connections, where it has announced before it did on this one."""
+        """Return the joins of the same peer on other connections on which it announced earlier."""
         joins = self._joins.get((join.info_hash, join.peer_id), [])
         return joins[: joins.index(join)] if join in joins else []
 
-    def withdraw(self, connection: Connection, info_hash: str, peer_id: str) -> None:
-        """A peer wants to join no more."""
+    def stop(self, connection: Connection, info_hash: str, peer_id: str) -> None:
+        """End the join of a peer that has stopped."""
         for join in self._joins.get((info_hash, peer_id), ()):
             if join.connection is connection:
                 self.cancel(join)
                 return
 
     def close(self, connection: Connection) -> None:
-        """A connection has ended."""
+        """End the joins of a connection that has ended."""
         for join in list(self._of.get(connection, ())):
             self.cancel(join)
 
     def cancel(self, join: PendingJoin) -> None:
-        """A peer waits no more, and needs no verdict."""
+        """End a join that needs no verdict any more."""
         self._remove(join)
-        self._forget(join)
+        self._withdraw(join)
 
     def check_invariants(self) -> None:
-        """Raise `AssertionError` if the books do not balance."""
+        """Raise `AssertionError` if the sums are wrong; for tests."""
         joins = [join for joins in self._joins.values() for join in joins]
-        assert len(joins) == self.waiting
+        assert len(joins) == len(self)
         assert all(join.announces and join in self._of[join.connection] for join in joins)
         assert self._bytes == sum(join.size for join in joins) == sum(self._bytes_of.values())
         assert self._bytes_of.keys() == {join.client for join in joins}
@@ -128,3 +138,7 @@ class PendingJoins:
         self._bytes_of[client] -= join.size
         if not self._bytes_of[client]:
             del self._bytes_of[client]
+
+
+def _ignore(_join: PendingJoin) -> None:
+    """Take no notice."""

@@ -1,11 +1,11 @@
-"""What the hub is told to do."""
+"""The numbers that the hub goes by."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Times in seconds."""
+    """The settings of the section `[tracker]`; times are in seconds."""
 
     announce_interval: int = 120
     max_offers: int = 20

@@ -1,68 +1,64 @@
-"""Swarms, their peers, and who gets which offer (sans I/O).
+"""Swarms, their peers, and the choice of receivers for offers (sans I/O).
 
-Invariants, all checked by `Swarm.check` (and `tracker.hub.Hub.check` for what spans swarms):
+Invariants, all checked by `Swarm.check_invariants` (those that span swarms by `tracker.core.hub.Hub`):
 
 1. `peers` and the two pools hold the same peers, each once: seeders are `complete`, leechers are not.
 2. `pool[peer.index] is peer` for every peer, so that leaving is O(1).
 3. Every peer points back to this swarm, and its connection's `peers` contains it.
-4. The remote counts are the sums over `remotes`, none negative.
+4. The remote counts are the sums over `remotes`; none is negative.
 """
 
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
-
-from tracker.protocol.codec import to_json
-
-if TYPE_CHECKING:
-    from tracker.access.addresses import Quota
+from typing import Any, Final, Protocol, cast
 
 Random = Callable[[], float]
 """A source of uniform floats in [0, 1), as `random.Random(seed).random`."""
 
 
 class Connection(Protocol):
-    """What the core needs of a client's connection: a place to remember its peers and its offences, and whose it is.
-
-    `address` is the client's numeric one, `quota` what that may use.
-    """
+    """A client's connection, as the core sees it: the owner of peers."""
 
     peers: "set[Peer]"
-    strikes: int
-    quota: "Quota | None"
+    """The peers that the connection has announced. Only the core changes them."""
     address: str
+    """The client's numeric IP address."""
+
+    @property
+    def client(self) -> object:
+        """An object that all connections of one client share, by which limits are counted."""
 
 
 class Peer:
     """One peer_id in one swarm, owned by the connection that last announced it."""
 
-    __slots__ = ("complete", "connection", "index", "met", "offers_by", "peer_id", "seen", "swarm", "token")
+    __slots__ = ("complete", "connection", "index", "last_seen", "met", "offers_due", "peer_id", "swarm")
 
-    def __init__(self, swarm: "Swarm", peer_id: str, connection: Connection, complete: bool, seen: float) -> None:
+    def __init__(self, swarm: "Swarm", peer_id: str, connection: Connection, complete: bool, now: float) -> None:
         self.swarm = swarm
         self.peer_id: Final = peer_id
-        self.token: Final = to_json(peer_id)
         self.connection = connection
         self.complete = complete
-        self.seen = seen
+        self.last_seen = now
+        """When it last announced or answered."""
         self.met = False
-        """Whether it has answered somebody, or somebody has answered it."""
-        self.offers_by = 0.0
-        """When it will have made its first offers, if it has joined with an announce that comes just before; else 0."""
+        """Whether it has answered a peer, or a peer has answered it."""
+        self.offers_due = 0.0
+        """Until when its first offers are expected, if it joined with an announce that precedes them; else 0."""
         self.index = -1
 
 
 class RemoteMember:
     """Peers of a swarm that are reached through an extension, such as those of one other tracker.
 
-    The swarm places offers among them as among its own, in proportion to their numbers.
-    `owner` is whatever the extension wants back with an offer; the core does not look at it.
+    The swarm places offers among them as among its own peers, in proportion to their numbers. `owner` is an object of
+    the extension, which gets it back with every offer; the core does not look at it.
     """
 
     __slots__ = ("complete", "incomplete", "owner", "swarm")
 
-    seen: Final = inf
-    """How silent its peers are is for those to know that they are connected to."""
+    last_seen: Final = inf
+    """Remote members never go stale: their own tracker watches them."""
 
     def __init__(self, swarm: "Swarm", owner: Any) -> None:
         self.swarm = swarm
@@ -85,12 +81,10 @@ class Swarm:
         "remote_incomplete",
         "remotes",
         "seeders",
-        "token",
     )
 
     def __init__(self, info_hash: str) -> None:
         self.info_hash: Final = info_hash
-        self.token: Final = to_json(info_hash)
         self.peers: dict[str, Peer] = {}
         self.seeders: list[Peer] = []
         self.leechers: list[Peer] = []
@@ -100,16 +94,16 @@ class Swarm:
 
     @property
     def complete(self) -> int:
-        """Seeders, remote ones included."""
+        """Number of seeders, including remote ones."""
         return len(self.seeders) + self.remote_complete
 
     @property
     def incomplete(self) -> int:
-        """Leechers, remote ones included."""
+        """Number of leechers, including remote ones."""
         return len(self.leechers) + self.remote_incomplete
 
     def join(self, peer_id: str, connection: Connection, complete: bool, now: float) -> Peer:
-        """Add a peer that is not a member yet."""
+        """Add a peer that is not a member yet; return it."""
         peer = Peer(self, peer_id, connection, complete, now)
         self.peers[peer_id] = peer
         self._enter_pool(peer)
@@ -123,13 +117,17 @@ class Swarm:
         peer.connection.peers.discard(peer)
 
     def become_seeder(self, peer: Peer) -> None:
-        """A leecher has all pieces now; it stays a seeder until it leaves."""
+        """Turn a leecher into a seeder, which it stays until it leaves."""
         self._leave_pool(peer)
         peer.complete = True
         self._enter_pool(peer)
 
     def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
-        """Set a remote member's counts; with none left, it is no member any more. Raises `ValueError` if negative."""
+        """Set the counts of a remote member; with both 0 it leaves the swarm.
+
+        Raises:
+            ValueError: if a count is negative.
+        """
         if complete < 0 or incomplete < 0:
             raise ValueError("counts cannot be negative")
         self.remote_complete += complete - member.complete
@@ -143,15 +141,16 @@ class Swarm:
             self.remotes.remove(member)
 
     def choose(self, peer: Peer, count: int, fresh_since: float, random: Random) -> list[Member]:
-        """Up to `count` other members for a peer's offers, a remote member once for each of its peers chosen.
+        """Choose up to `count` other members to receive a peer's offers.
 
-        A uniform sample without replacement of peers with complementary needs first: all of it leechers for a seeder,
-        half of it seeders for a leecher, since leechers that only know seeders never trade with each other. The rest
-        is drawn from everybody. Local peers not heard of since `fresh_since` come last.
+        A remote member appears once for each of its peers that are chosen. Receivers are chosen by need, as a uniform
+        sample without replacement: a seeder's are leechers first, and half of a leecher's are seeders first, because
+        leechers that only know seeders never trade with each other. The rest is drawn from all members. Local peers
+        that have been silent since `fresh_since` come last.
         """
         leechers, seeders = self.incomplete, self.complete
         total = leechers + seeders
-        # Members are numbered: leechers from 0, seeders behind them, the remote ones at the end of each group.
+        # Members have positions: leechers from 0, seeders behind them, remote members at the end of each group.
         own = leechers + peer.index if peer.complete else peer.index
         draw = _Draw(self.member_at if self.remotes else self._local_at, {own}, fresh_since, random)
         if count < total - 1:
@@ -163,9 +162,9 @@ class Swarm:
         return draw.chosen
 
     def choose_local(self, count: int, not_peer_id: str, fresh_since: float, random: Random) -> list[Peer]:
-        """Up to `count` local peers, a uniform sample without replacement, for offers from elsewhere.
+        """Choose up to `count` local peers to receive a remote peer's offers, a uniform sample without replacement.
 
-        A local peer with the peer_id `not_peer_id`, the one that made the offers, is left out.
+        A local peer with the peer_id `not_peer_id`, which made the offers, is left out.
         """
         same = self.peers.get(not_peer_id)
         taken: set[int] = set()
@@ -176,7 +175,11 @@ class Swarm:
         return cast("list[Peer]", draw.chosen)
 
     def member_at(self, position: int) -> Member:
-        """The member with this number, counted as `choose` does."""
+        """Return the member at a position, as `choose` counts them.
+
+        Raises:
+            IndexError: if there are fewer members.
+        """
         local = self.leechers
         if position >= self.incomplete:
             position -= self.incomplete
@@ -228,7 +231,7 @@ class Swarm:
 
 
 class _Draw:
-    """One sample of a swarm's members, drawn in one or more steps."""
+    """A sample of a swarm's members, drawn in one or more steps."""
 
     __slots__ = ("chosen", "fresh_since", "member_at", "random", "stale", "taken")
 
@@ -241,7 +244,7 @@ class _Draw:
         self.stale: list[Member] = []
 
     def take(self, start: int, stop: int, count: int) -> None:
-        """Add `count` members numbered `start` to `stop`, of which at least as many are not taken yet."""
+        """Draw `count` members from the positions `start` to `stop`; at least as many of these must be free."""
         if count <= 0:
             return
         enough = len(self.chosen) + count
@@ -250,17 +253,17 @@ class _Draw:
         if spare <= count:
             free = [position for position in range(start, stop) if position not in taken]
             while free and len(self.chosen) < enough:
-                # A shuffle (Fisher-Yates) that goes only as far as needed.
+                # A Fisher-Yates shuffle that stops as soon as there are enough.
                 pick = int(random() * len(free))
                 free[pick], free[-1] = free[-1], free[pick]
                 position = free.pop()
                 taken.add(position)
                 member = self.member_at(position)
-                (self.stale if member.seen < self.fresh_since else self.chosen).append(member)
+                (self.stale if member.last_seen < self.fresh_since else self.chosen).append(member)
         else:
-            # Cheaper to draw until a free one comes than to list them all. Stale ones are passed over only so often, or
-            # a swarm of silent peers would be searched through and through.
-            patience = min(spare, 8 * count)
+            # Drawing until a free position comes is cheaper than listing all free ones. The number of stale members
+            # that are passed over is bounded: a large swarm of silent peers would otherwise be searched to its end.
+            skips = min(spare, 8 * count)
             chosen, member_at, fresh_since = self.chosen, self.member_at, self.fresh_since
             while len(chosen) < enough:
                 position = start + int(random() * size)
@@ -268,9 +271,9 @@ class _Draw:
                     continue
                 taken.add(position)
                 member = member_at(position)
-                if member.seen < fresh_since and patience > 0:
+                if member.last_seen < fresh_since and skips > 0:
                     self.stale.append(member)
-                    patience -= 1
+                    skips -= 1
                 else:
                     chosen.append(member)
         missing = enough - len(self.chosen)

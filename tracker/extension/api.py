@@ -1,7 +1,7 @@
-"""Extensions: what they may do, and how they are found; `tracker.host` runs them.
+"""The interface between the tracker and its extensions.
 
-A third party's extension is a class derived from `Extension`, named by an entry point of the group
-`peerservers.extensions`. Its name there is the name of its section, `[extensions.NAME]`.
+An extension is a class derived from `Extension`, named by an entry point of the group `peerservers.extensions`. Its
+name there is also the name of its section in the configuration, `[extensions.NAME]`.
 """
 
 import asyncio
@@ -16,85 +16,86 @@ from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from tracker.core.hub import Hub
-from tracker.core.offers import Parking
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension.admission import Admission
 from tracker.extension.channel import Channel
 from tracker.net.endpoint import Endpoint
 from tracker.net.http import Route
+from tracker.protocol.codec import is_id
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.tasks import BackgroundTasks
 from tracker.web.stats import Table, Tables
 
 STOP_TIMEOUT: Final = 5.0
-"""Seconds that an extension gets to stop, if `server.shutdown_timeout` does not give it less."""
+"""Seconds that an extension has to stop, or `server.shutdown_timeout` if that is less."""
 
 
 class ExtensionSettings(Section):
-    """An extension's section; derive from it for more keys."""
+    """The section of an extension. Derive from it to add keys."""
 
     enabled: bool = Field(True, description="Whether the extension is started.")
 
 
 class Extension:
-    """Base class. Override what is needed; events that are not overridden cost nothing.
+    """Base class of extensions. Methods that are not overridden cost nothing.
 
-    Events come one after the other, a moment after the tracker has served its own peers. They share its event loop
-    and so must not block it; but one that raises, or awaits for long, harms only its own extension. `admit` is no
-    event, but a question.
+    All methods below but `admit` are events. Events come one after the other, a moment after the tracker has served its
+    own peers. They run on the tracker's event loop and must not block it. One that raises or awaits for long harms only
+    its own extension.
     """
 
     Settings: ClassVar[type[ExtensionSettings]] = ExtensionSettings
 
     def __init__(self, tracker: "TrackerHandle", settings: Any) -> None:
-        """Register routes, subprotocols and metrics here. `settings` is a `Settings` of this class."""
+        """Register routes, subprotocols, tables and metrics. `settings` is an instance of the class's `Settings`."""
         self.tracker = tracker
         self.settings = settings
 
     async def start(self) -> None:
-        """Called once, when the tracker serves already."""
+        """Start. Called once, when the tracker already serves its peers."""
 
     async def stop(self) -> None:
-        """Called once, for at most `STOP_TIMEOUT` seconds; not if `start` failed."""
+        """Stop, within `STOP_TIMEOUT` seconds. Called once, but not if `start` failed."""
 
     async def admit(self, request: Admission) -> str | None:
-        """Whether a peer may join a swarm: None if so, or why not, which its client is told.
+        """Decide whether a peer may join a swarm: return None if it may, or the reason, which its client gets.
 
-        Overridden, this is asked before a peer joins, also when it comes back on another connection; not when a member
-        announces again. It may take `access.admission_timeout` seconds from the announce on, and is asked about many
-        peers at once. Without a verdict - it raises, takes too long, or `start` has failed - the peer may not join.
+        An extension that overrides this method is asked before a peer joins, also when the peer comes back on another
+        connection, but not when a member announces again. It has `access.admission_timeout` seconds from the announce
+        on, and is asked about many peers at once. Without a verdict, because the method raises or takes too long or
+        because `start` has failed, the peer may not join.
         """
 
     async def swarm_opened(self, swarm: Swarm) -> None:
-        """A swarm has its first local peer."""
+        """Take notice that a swarm has its first local peer."""
 
     async def swarm_changed(self, swarm: Swarm) -> None:
-        """The local peers of a swarm have changed in number or kind; several changes may come as one."""
+        """Take notice that the counts of a swarm's local peers have changed. Changes coalesce."""
 
     async def swarm_closed(self, swarm: Swarm) -> None:
-        """A swarm has lost its last local peer; its remote members are gone with it."""
+        """Take notice that a swarm has lost its last local peer, and its remote members with it."""
 
     async def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
-        """Offers of a local peer were placed on peers behind a remote member of this extension, one on each."""
+        """Take offers of a local peer for as many peers behind a remote member of this extension."""
 
     async def offers_unplaced(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
-        """Offers of a local peer found nobody."""
+        """Take notice of offers of a local peer that found no receiver."""
 
     async def answer_unplaced(self, answer: Answer) -> None:
-        """A local peer has answered a peer that is not here."""
+        """Take a local peer's answer to a peer that is not here."""
 
 
 class TrackerHandle:
-    """What an extension may do to the tracker it runs in."""
+    """The tracker, as an extension sees it. Infohashes and peer_ids are latin-1 text of 20 characters."""
 
     def __init__(
         self,
         name: str,
         settings: Settings,
         hub: Hub,
-        foreign: RemotePeers,
+        remote: RemotePeers,
         endpoint: Endpoint,
         registry: CollectorRegistry,
         extensions: Mapping[str, Extension] = MappingProxyType({}),
@@ -103,10 +104,10 @@ class TrackerHandle:
     ) -> None:
         self.settings = settings
         self.registry = registry
-        """For the extension's own metrics; their names start with `peerservers_`."""
+        """The registry for the extension's own metrics, whose names start with `peerservers_`."""
         self.log = structlog.get_logger().bind(extension=name)
         self._hub = hub
-        self._foreign = foreign
+        self._remote = remote
         self._endpoint = endpoint
         self._extensions = extensions
         self._tables = {} if tables is None else tables
@@ -114,101 +115,116 @@ class TrackerHandle:
         self._tasks = BackgroundTasks(task_failures)
 
     def extension(self, name: str) -> Extension | None:
-        """The extension of that name in this tracker, to be asked for from `start` on; None if it is not enabled.
+        """Return another extension of this tracker, or None if it is not enabled.
 
-        It may not have started yet, and may have failed to.
+        Call this from `start` on. The other extension may not have started yet, and its start may have failed.
         """
         return self._extensions.get(name)
 
     @property
     def swarms(self) -> Mapping[str, Swarm]:
-        """The open swarms by info_hash, to read."""
+        """The open swarms by info_hash. Read only."""
         return self._hub.swarms
 
     def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:
-        """A remote member for an open swarm, counting nobody until `set_remote`; None if the swarm is not open."""
-        member = self._foreign.add_remote(info_hash, owner)
+        """Return a new remote member of a swarm, which counts no peers until `set_remote`; None if there is no swarm.
+
+        `owner` is an object of the extension; the member has it as its attribute.
+        """
+        member = self._remote.add_remote(info_hash, owner)
         if member:
             self._members.setdefault(member.swarm, set()).add(member)
         return member
 
     def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
-        """Say how many seeders and leechers are behind a remote member. Raises `ValueError` if negative.
+        """Set the numbers of seeders and leechers behind a remote member.
 
-        Does nothing once the member was removed or its swarm has closed.
+        If the member was removed or its swarm has closed, do nothing.
+
+        Raises:
+            ValueError: if a number is negative.
         """
         if self.owns(member):
-            self._foreign.set_remote(member, complete, incomplete)
+            self._remote.set_remote(member, complete, incomplete)
 
     def remove_remote(self, member: RemoteMember) -> None:
-        """A remote member is no more."""
+        """Remove a remote member from its swarm."""
         self.set_remote(member, 0, 0)
         self._members.get(member.swarm, set()).discard(member)
 
     def owns(self, member: RemoteMember) -> bool:
-        """Whether a remote member was added here."""
+        """Return whether this extension added a remote member."""
         return member in self._members.get(member.swarm, ())
 
     def deliver_offers(self, info_hash: str, peer_id: str, offers: list[Offer], owner: Any = None) -> list[Offer]:
-        """Give a foreign peer's offers to as many distinct local peers; the offers left over.
+        """Give a remote peer's offers to as many distinct local peers; return the offers that found none.
 
-        `owner` is where they come from, if there are several such places: none uses up what a peer takes of others.
-        Raises `ValueError` if `peer_id` is no id. `tracker.protocol.offer` makes an offer of text.
+        `owner` is the origin of the offers, if there are several origins: from one origin, a peer is given at most half
+        of `tracker.max_foreign_offers`. `make_offer` makes an offer of text.
+
+        Raises:
+            ValueError: if `peer_id` is not an id.
         """
-        out, rest = self._foreign.deliver_offers(info_hash, peer_id, offers, monotonic(), owner)
-        self._endpoint.send(out)
-        return rest
+        if not is_id(peer_id):
+            raise ValueError("peer_id must be 20 latin-1 characters")
+        return self._remote.deliver_offers(info_hash, peer_id, offers, monotonic(), owner)
 
     def deliver_answer(self, answer: Answer) -> bool:
-        """Give a foreign peer's answer to the local peer that made the offer; whether that is still here.
+        """Give a remote peer's answer to the local peer that made the offer; return whether that peer is still here.
 
-        `tracker.protocol.answer` makes an answer of text.
+        `make_answer` makes an answer of text.
         """
-        out = self._foreign.deliver_answer(answer)
-        self._endpoint.send(out)
-        return bool(out)
+        return self._remote.deliver_answer(answer)
 
     @property
     def parked_offers(self) -> int:
-        """Offers kept because they have found nobody."""
-        return self._hub.parking.offers(monotonic()) if self._hub.parking else 0
+        """Number of offers that are parked until a receiver comes."""
+        return self._hub.offers.parked.count(monotonic())
 
     def park_offers(self, on_placed: Callable[[float], None]) -> None:
-        """From now on, keep offers that find nobody for a while; peers that are alone announce more often.
+        """Park offers that find no receiver, from now on; peers that are alone announce more often.
 
-        `on_placed` is told how many seconds those were kept that somebody came for.
+        `on_placed` gets the seconds that a parked offer waited for its receiver. Each extension has its own.
         """
-        self._hub.parking = Parking(on_placed)
+        self._hub.offers.parked.enable(on_placed)
 
     def place_parked(self, member: RemoteMember, newcomers: int, owner: Any = None) -> None:
-        """Place the offers kept in a swarm on so many peers behind a remote member, one of each peer's on each.
+        """Place the parked offers of a swarm on `newcomers` peers behind a remote member, one of each peer's on each.
 
-        Who was given offers from there meanwhile (`owner`, as for `deliver_offers`) makes so many less.
+        If a peer was given offers from `owner` meanwhile (as in `deliver_offers`), it places as many fewer.
         """
         if self.owns(member):
-            self._foreign.place_parked(member, newcomers, monotonic(), owner)
+            self._remote.place_parked(member, newcomers, monotonic(), owner)
 
     def place_again(
         self, info_hash: str, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float
     ) -> None:
-        """Place a local peer's offers, made `age` seconds ago, elsewhere than where they were refused."""
-        self._endpoint.send(self._foreign.place_again(info_hash, peer_id, offers, refused, age, monotonic()))
+        """Place a local peer's offers, made `age` seconds ago, on other members than the one that refused them."""
+        self._remote.place_again(info_hash, peer_id, offers, refused, age, monotonic())
 
     def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
-        """Show a table on the page and in `/stats.json`, under a name: rows of texts and numbers, by column.
+        """Show a table of texts and numbers, by column, on the page and in `/stats.json`, under a name.
 
-        The page draws `links` to other trackers as a picture. Their columns are `tracker` (an id), `url`, `direction`
-        ("dialed" or "accepted") and `shared_swarms`; any others are shown beside these.
+        The page draws a table of `links` to other trackers as a picture. Its columns are `tracker` (an id), `url`,
+        `direction` ("dialed" or "accepted") and `shared_swarms`; the page shows further columns beside these.
         """
         self._tables[name] = Table(rows, links)
 
     def add_route(self, path: str, route: Route) -> None:
-        """Serve an HTTP path on the public port. Raises `ValueError` if it is taken."""
+        """Serve an HTTP path on the public port.
+
+        Raises:
+            ValueError: if the path is taken.
+        """
         self._endpoint.add_route(path, route)
 
     def add_subprotocol(self, name: str, handler: Callable[[Channel], Awaitable[None]]) -> None:
-        """Serve a WebSocket subprotocol on the public port, any path. Raises `ValueError` if it is taken."""
-        self._endpoint.add_subprotocol(name, lambda visit: Channel(self._endpoint, visit, handler))
+        """Serve a WebSocket subprotocol on the public port, at any path.
+
+        Raises:
+            ValueError: if the subprotocol is taken.
+        """
+        self._endpoint.add_subprotocol(name, lambda owner, info: Channel(owner, info, handler))
 
     def start_task(self, name: str, coroutine: Coroutine[Any, Any, Any], *, endless: bool = False) -> asyncio.Task[Any]:
         """Run a coroutine in the background until the extension stops. `endless`: it must not return before.
@@ -222,12 +238,12 @@ class TrackerHandle:
         await self._tasks.stop()
 
     def release(self) -> None:
-        """Remove all remote members."""
+        """Remove all remote members, because the extension has ended."""
         for members in self._members.values():
             for member in members:
-                self._foreign.set_remote(member, 0, 0)
+                self._remote.set_remote(member, 0, 0)
         self._members.clear()
 
     def forget(self, swarm: Swarm) -> None:
-        """A swarm has closed: its remote members went with it."""
+        """Forget the remote members of a swarm that has closed."""
         self._members.pop(swarm, None)

@@ -1,4 +1,4 @@
-"""A WebSocket subprotocol that an extension serves: one `Channel` per connection."""
+"""A WebSocket subprotocol that an extension serves: one `Channel` for each connection."""
 
 import asyncio
 from collections import deque
@@ -14,31 +14,31 @@ from tracker.net.websocket import Owner, WebSocket
 from tracker.reasons import CloseReason
 
 MAX_QUEUE: Final = 1 << 20
-"""Bytes received and not yet taken, beyond which the socket is not read."""
+"""Bytes received and not yet taken, beyond which the socket is not read (backpressure)."""
 
 _MESSAGE_COST: Final = 100
-"""Bytes that a message takes besides its payload: empty ones fill a queue too."""
+"""Bytes that a message takes besides its payload, so that empty messages fill the queue, too."""
 
 GRACE = 5.0
-"""Seconds from the end of the connection until a handler that is still at work is cancelled.
+"""Seconds from the end of the connection until a handler that still runs is cancelled.
 
-Not `Final`: compiled code has such numbers in it, and tests change this one.
+Not `Final`, because compiled code contains the values of `Final` names, and tests change this one.
 """
 
 
 class Channel(WebSocket):
-    """Messages to and from one WebSocket, for an extension's coroutine.
+    """A WebSocket that an extension's coroutine serves.
 
-    `handler` runs as a task from the handshake on; when it returns or raises, the socket is closed. When the socket
-    closes first, `receive` raises, and a handler that is busy with something else is cancelled after `GRACE` seconds.
+    `handler` runs as a task from the opening handshake on. When it returns or raises, the socket is closed. If the
+    socket closes first, `receive` raises; a handler that is busy otherwise is cancelled after `GRACE` seconds.
     """
 
     __slots__ = ("_arrived", "_handler", "_messages", "_queued", "_task", "remote_address")
 
-    def __init__(self, owner: Owner, visit: ConnectionInfo, handler: Callable[["Channel"], Awaitable[None]]) -> None:
-        super().__init__(owner, visit)
-        self.remote_address = visit.address
-        """The numeric IP address of the other side; of one behind a proxy that is not trusted, the proxy's."""
+    def __init__(self, owner: Owner, info: ConnectionInfo, handler: Callable[["Channel"], Awaitable[None]]) -> None:
+        super().__init__(owner, info)
+        self.remote_address = info.address
+        """The numeric IP address of the other side. Behind a proxy that is not trusted, it is the proxy's address."""
         self._handler = handler
         self._messages: deque[tuple[bytes, bool]] = deque()
         self._queued = 0
@@ -46,7 +46,11 @@ class Channel(WebSocket):
         self._task: asyncio.Task[None] | None = None
 
     async def receive(self) -> tuple[bytes, bool]:
-        """The next message, and whether it came as text (UTF-8, not checked). Raises `ChannelClosed`."""
+        """Return the next message, and whether it is text (whose UTF-8 is not checked).
+
+        Raises:
+            ChannelClosed: if the connection has ended and all its messages have been taken.
+        """
         while not self._messages:
             if self.reason is not None:
                 raise ChannelClosed(self.reason.value)
@@ -74,13 +78,13 @@ class Channel(WebSocket):
         self._arrived.set()
 
     def on_closing(self) -> None:
-        """Wake the handler, which finds the channel closed once it has taken what had come."""
+        """Wake the handler, which finds the channel closed once it has taken all messages."""
         self._arrived.set()
         if self._task is not None:
             asyncio.get_running_loop().call_later(GRACE, self._task.cancel)
 
     def sweep(self, now: float) -> None:
-        """Time limits; while the handler holds up reading, silence is no sign of death."""
+        """Apply the time limits; while backpressure stops the reading, the other side does not count as silent."""
         if self._queued > MAX_QUEUE:
             self.last_received = now
         super().sweep(now)
@@ -94,5 +98,5 @@ class Channel(WebSocket):
             structlog.get_logger().exception("channel_failed")
             self.close(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL_ERROR)
         finally:
-            # Also when the handler was cancelled, or let the cancellation of something it awaited escape.
+            # Also if the handler was cancelled, or let the cancellation of a future that it awaited escape.
             self.close(CloseCode.NORMAL_CLOSURE, CloseReason.CLOSED_BY_EXTENSION)

@@ -1,8 +1,8 @@
-"""WebSocket connections on the public port.
+"""All connections of one port.
 
-A connection begins as a `PendingConnection`, which reads the request's head; then it is either a WebSocket (a `Client`,
-or an extension's channel) or plain HTTP (`tracker.net.http`). One sweep for all connections does what would otherwise
-be timers of each: time limits, pings, silent peers.
+A connection begins as a `PendingConnection`, which reads the request's head. Then it is a WebSocket, of the default
+protocol or of an extension's subprotocol, or plain HTTP (`tracker.net.http`). One sweep serves all connections in place
+of timers of their own: time limits, pings.
 """
 
 import asyncio
@@ -19,77 +19,87 @@ import structlog
 from websockets.frames import CloseCode
 
 from tracker.access.gate import ConnectionGate, ConnectionInfo, Refused
-from tracker.core.hub import Hub, Outgoing
-from tracker.core.swarm import Peer
 from tracker.net.handshake import Handshake, refusal
 from tracker.net.http import HttpConnection, Route
 from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
 from tracker.net.tls import Certificate
-from tracker.net.websocket import WebSocket
-from tracker.protocol.errors import RequestError
-from tracker.reasons import CloseReason, DropReason, RejectReason
+from tracker.net.websocket import Owner, WebSocket
+from tracker.reasons import CloseReason, RejectReason
 from tracker.settings import Connections
 
 SWEEP_PERIOD: Final = 0.25
 SWEEP_ROUND: Final = 20
-"""The sweep runs every so many seconds and gets round all connections in so many runs."""
+"""Seconds from one run of the sweep to the next, and number of runs in which it visits all connections."""
 
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r]*websocket", re.IGNORECASE)
 
-Accept = Callable[[ConnectionInfo], WebSocket]
+Opener = Callable[[Owner, ConnectionInfo], WebSocket]
+"""Makes the WebSocket of a new connection."""
 
 
-class Endpoint:
-    """The public port's connections. Its counters are read by the metrics."""
+class Endpoint(Owner):
+    """The connections of one port; the metrics read its counters.
 
-    def __init__(self, hub: Hub, settings: Connections, door: ConnectionGate, has_websockets: bool = True) -> None:
-        self.hub = hub
+    `open_default` makes the WebSockets that ask for no subprotocol which is known here. Without it the port serves only
+    plain HTTP.
+    """
+
+    def __init__(self, settings: Connections, gate: ConnectionGate, open_default: Opener | None = None) -> None:
         self.settings = settings
-        self.door = door
+        self.gate = gate
         self.log_addresses = False
-        """Whether refusals are logged with addresses above the level debug."""
+        """Whether rejections are logged with the client's address at the level info."""
         self.websockets: set[WebSocket] = set()
         self.opened = 0
         self.closed: Counter[CloseReason] = Counter()
         self.rejected: Counter[RejectReason] = Counter()
-        self.message_sizes = [0] * 65
-        """Messages received by the bit length of their size in bytes."""
-        self.bytes_received = 0
-        self.bytes_sent = 0
+        self.messages_dropped = 0
+        """Messages that were dropped because their receiver is slow."""
         self._routes: dict[str, Route] = {}
-        self._subprotocols: dict[str, Accept] = {}
+        self._open_default = open_default
+        self._subprotocols: dict[str, Opener] = {}
         self._acceptor: Acceptor | None = None
         self._certificate: Certificate | None = None
         self._arrivals: set[PendingConnection] = set()
         self._http: set[HttpConnection] = set()
-        self._has_websockets = has_websockets
         self._visits: dict[HttpConnection, ConnectionInfo] = {}
         self._sweep_round: Iterator[WebSocket] = iter(())
         self._sweep_timer: asyncio.TimerHandle | None = None
-        # Not asked for each time: in Python 3.11 that is a system call (getpid).
+        self._channels: set[WebSocket] = set()
+        """The WebSockets of subprotocols."""
+        # Kept, because in Python 3.11 each look-up of the running loop is a system call (getpid).
         self._call_soon = asyncio.get_running_loop().call_soon
         self._unflushed: list[WebSocket] = []
         self._draining = False
         self._all_gone = asyncio.Event()
 
     def add_route(self, path: str, route: Route) -> None:
-        """Serve an HTTP path. Raises `ValueError` if it is taken."""
+        """Serve an HTTP path.
+
+        Raises:
+            ValueError: if the path is taken.
+        """
         if path in self._routes:
             raise ValueError(f"{path} is taken")
         self._routes[path] = route
 
-    def add_subprotocol(self, name: str, accept: Accept) -> None:
-        """Serve a WebSocket subprotocol. Raises `ValueError` if it is taken."""
+    def add_subprotocol(self, name: str, opener: Opener) -> None:
+        """Serve a WebSocket subprotocol (RFC 6455, section 1.9).
+
+        Raises:
+            ValueError: if the name is taken.
+        """
         if name in self._subprotocols:
             raise ValueError(f"{name} is taken")
-        self._subprotocols[name] = accept
+        self._subprotocols[name] = opener
 
     def listen(self, hosts: list[str], port: int, certificate: Certificate | None = None) -> list[tuple[str, int]]:
-        """Start to accept, under TLS if there is a certificate; the (address, port) pairs listened on.
+        """Start to accept connections, over TLS if there is a certificate; return the (address, port) pairs.
 
-        Raises `OSError`.
+        Raises:
+            OSError: if an address cannot be bound.
         """
         self._certificate = certificate
         self._acceptor = Acceptor(hosts, port, self._accepted)
@@ -98,15 +108,14 @@ class Endpoint:
 
     @property
     def accepting(self) -> bool:
-        """Whether new connections are welcome."""
+        """Whether the port accepts connections."""
         return self._acceptor is not None and not self._draining
 
-    async def close(self, patience: float, before_channels: Awaitable[None]) -> None:
-        """Stop accepting, close every WebSocket with 1001, and cut what is still there after `patience` seconds.
+    async def close(self, deadline: float, before_channels: Awaitable[None]) -> None:
+        """Stop accepting and close every WebSocket with 1001; abort the rest at `deadline` (monotonic seconds).
 
-        Channels stay until `before_channels` is done: their extensions may have a last word to say.
+        WebSockets of subprotocols stay open until `before_channels` is done, so that extensions can send last messages.
         """
-        deadline = monotonic() + patience
         self._draining = True
         if self._acceptor:
             self._acceptor.close()
@@ -114,9 +123,8 @@ class Endpoint:
             arrival.abort(CloseReason.SHUTDOWN)
         for connection in list(self._http):
             connection.transport.close()
-        clients = [websocket for websocket in self.websockets if isinstance(websocket, Client)]
-        for number, client in enumerate(clients, 1):
-            client.close(CloseCode.GOING_AWAY, CloseReason.SHUTDOWN)
+        for number, websocket in enumerate(list(self.websockets - self._channels), 1):
+            websocket.close(CloseCode.GOING_AWAY, CloseReason.SHUTDOWN)
             if number % 500 == 0:
                 await asyncio.sleep(0)
         await before_channels
@@ -131,42 +139,37 @@ class Endpoint:
             self._sweep_timer.cancel()
 
     def abort(self) -> None:
-        """Cut every connection at once."""
+        """Abort every connection at once."""
         for websocket in list(self.websockets):
             websocket.abort(CloseReason.SHUTDOWN)
         for connection in list(self._http):
             connection.transport.abort()
 
-    def send(self, out: Outgoing) -> None:
-        """Send what the hub says."""
-        for client, data in out:
-            if client.send(data):
-                self.bytes_sent += len(data)
-
-    def connected(self, websocket: WebSocket) -> None:
-        """A WebSocket's handshake is done."""
+    def on_open(self, websocket: WebSocket) -> None:
+        """Take in a WebSocket whose handshake is done."""
         self.websockets.add(websocket)
 
-    def disconnected(self, websocket: WebSocket, reason: CloseReason) -> None:
-        """A WebSocket has ended."""
+    def on_closed(self, websocket: WebSocket, reason: CloseReason) -> None:
+        """Forget a WebSocket that has ended."""
         self.websockets.discard(websocket)
-        self.door.leave(websocket.quota, monotonic())
+        self._channels.discard(websocket)
+        self.gate.leave(websocket.quota, monotonic())
         self.closed[reason] += 1
         self._note_gone()
 
-    def slow(self, _websocket: WebSocket) -> None:
-        """A message was dropped because its receiver does not keep up."""
-        self.hub.tally.dropped[DropReason.SLOW_RECEIVER] += 1
+    def on_message_dropped(self) -> None:
+        """Count a message that was dropped because its receiver is slow."""
+        self.messages_dropped += 1
 
     def schedule_flush(self, websocket: WebSocket) -> None:
-        """Let a WebSocket write what waits at the end of this turn of the event loop."""
+        """Flush a WebSocket at the end of this turn of the event loop."""
         if not self._unflushed:
             self._call_soon(self._flush)
         self._unflushed.append(websocket)
 
     def arrived(self, arrival: PendingConnection, transport: asyncio.Transport, head: bytes, data: bytes) -> None:
         """A request's head (with its blank line) is complete; `data` is all that was received."""
-        if self._has_websockets and _UPGRADE.search(head):
+        if self._open_default is not None and _UPGRADE.search(head):
             self._upgrade(arrival, transport, head, data[len(head) :])
         else:
             self._arrivals.discard(arrival)
@@ -181,12 +184,12 @@ class Endpoint:
             self._arrivals.discard(arrival)
             if reason is not None:
                 self.closed[reason] += 1
-            self.door.leave(arrival.visit.quota, monotonic())
+            self.gate.leave(arrival.visit.quota, monotonic())
 
     def identified(self, arrival: PendingConnection, address: str | None) -> Refused | None:
         """A proxy has told whose connection it is; why that is not welcome, if it is not."""
         try:
-            self.door.identify(arrival.visit, address, None, monotonic())
+            self.gate.identify(arrival.visit, address, None, monotonic())
         except Refused as refused:
             self._refused(refused, str(address))
             self._arrivals.discard(arrival)
@@ -197,9 +200,9 @@ class Endpoint:
         self.opened += 1
         tls = self._certificate.context if self._certificate else None
         try:
-            if len(self._arrivals) + len(self._http) >= self.door.room.others:
+            if len(self._arrivals) + len(self._http) >= self.gate.room.others:
                 raise Refused(RejectReason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
-            visit = self.door.arrive(peer, monotonic())
+            visit = self.gate.arrive(peer, monotonic())
         except Refused as refused:
             self._refused(refused, peer)
             # Under TLS without a word: to whoever is too many, the handshake for it would be a present.
@@ -226,15 +229,20 @@ class Endpoint:
         try:
             if self._draining:
                 raise Refused(RejectReason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
-            self.door.identify(visit, None, handshake.headers, monotonic())
-            self.door.admit(handshake.headers, len(self.websockets))
+            self.gate.identify(visit, None, handshake.headers, monotonic())
+            self.gate.admit(handshake.headers, len(self.websockets))
         except Refused as refused:
             self._refused(refused, visit.address)
             arrival.refuse(None, refusal(refused.status, refused.headers))
             return
         self._arrivals.discard(arrival)
-        accept = self._subprotocols.get(handshake.subprotocol or "")
-        websocket = accept(visit) if accept else Client(self, visit)
+        opener = self._subprotocols.get(handshake.subprotocol or "")
+        if opener is not None:
+            websocket = opener(self, visit)
+            self._channels.add(websocket)
+        else:
+            assert self._open_default is not None
+            websocket = self._open_default(self, visit)
         transport.set_protocol(cast(asyncio.Protocol, websocket))
         transport.write(handshake.response())
         websocket.connection_made(transport)
@@ -243,7 +251,7 @@ class Endpoint:
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)
-        self.door.leave(self._visits.pop(connection).quota, monotonic())
+        self.gate.leave(self._visits.pop(connection).quota, monotonic())
         self._note_gone()
 
     def _note_gone(self) -> None:
@@ -256,7 +264,7 @@ class Endpoint:
             try:
                 websocket.flush()
             except Exception:
-                # The others' turn must come all the same.
+                # The other sockets must be flushed all the same.
                 structlog.get_logger().exception("flush_failed")
                 websocket.abort(CloseReason.INTERNAL_ERROR)
 
@@ -274,47 +282,3 @@ class Endpoint:
         for websocket in batch:
             if websocket in self.websockets:
                 websocket.sweep(now)
-
-
-class Client(WebSocket):
-    """A peer's connection, as the hub's `Connection`."""
-
-    __slots__ = ("address", "endpoint", "peers", "strikes")
-
-    def __init__(self, endpoint: Endpoint, visit: ConnectionInfo) -> None:
-        super().__init__(endpoint, visit)
-        self.endpoint = endpoint
-        self.address = visit.address
-        self.peers: set[Peer] = set()
-        self.strikes = 0
-
-    def on_message(self, payload: bytes, is_text: bool, now: float) -> None:
-        """Apply one message and send what comes of it."""
-        endpoint, size = self.endpoint, len(payload)
-        endpoint.message_sizes[size.bit_length()] += 1
-        endpoint.bytes_received += size
-        try:
-            out = endpoint.hub.receive(self, payload, now)
-        except UnicodeDecodeError:
-            if is_text:  # RFC 6455 section 8.1
-                self.fail(CloseCode.INVALID_DATA, CloseReason.INVALID_UTF8)
-                return
-            self.strikes += 1
-            out = [(self, endpoint.hub.refuse(RequestError(DropReason.INVALID_JSON, "invalid message")))]
-        except Exception:
-            structlog.get_logger().exception("message_failed")
-            self.close(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL_ERROR)
-            return
-        endpoint.send(out)
-        if self.strikes >= endpoint.settings.max_invalid:
-            self.fail(CloseCode.POLICY_VIOLATION, CloseReason.GARBAGE)
-
-    def on_closing(self) -> None:
-        """Its peers leave at once."""
-        self.endpoint.hub.close(self)
-
-    def sweep(self, now: float) -> None:
-        """Time limits of the connection and of its peers."""
-        super().sweep(now)
-        if self.peers:
-            self.endpoint.hub.expire(self, now)

@@ -1,4 +1,4 @@
-"""One WebSocket of the public port: frames to messages, control frames, time limits, bounded sending."""
+"""One WebSocket: frames to messages, control frames, time limits, bounded sending (RFC 6455)."""
 
 import asyncio
 from time import monotonic
@@ -14,48 +14,56 @@ from tracker.reasons import CloseReason
 from tracker.settings import Connections
 
 CLOSE_TIMEOUT: Final = 5.0
-"""Seconds for the other side to answer our close frame before its socket is cut."""
+"""Seconds for the other side to answer a close frame before its socket is aborted."""
 
 FAIL_TIMEOUT: Final = 2.0
-"""The same for one that has broken the rules: it is not heard any more, and need not answer."""
+"""The same for a failed connection: its input is ignored, so it need not answer."""
 
-MAX_WAITING: Final = 64
-"""Messages that wait for the end of a turn; more go out before, and are seen by the limit of the send buffer."""
+MAX_BUFFERED: Final = 64
+"""Messages buffered until the end of a turn. More are flushed before, so that the limit of the send buffer holds."""
 
 LARGE: Final = 16 * 1024
-"""Bytes of a message that waits behind no other, for the same reason: 64 full scrapes would be very much."""
+"""Bytes of a message that is not buffered behind others, for the same reason: 64 full scrapes are many megabytes."""
 
-LAST_WORDS: Final = 1024
-"""Bytes in one read of a client that has been closed for breaking the rules, beyond which it is not read any more."""
+MAX_IGNORED: Final = 1024
+"""Bytes in one read of a failed connection beyond which it is not read any more."""
 
 MAX_CONTROLS: Final = 100
-"""Pings and pongs in one read: no client has a reason for more, and a thousand sockets full of them would be felt."""
+"""Pings and pongs in one read: no client has a reason for more, and a thousand sockets full of them cost much CPU."""
 
 _NORMAL: Final = Close(CloseCode.NORMAL_CLOSURE, "").serialize()
 _PROTOCOL_ERROR: Final = Close(CloseCode.PROTOCOL_ERROR, "").serialize()
 
 
 class Owner(Protocol):
-    """What a WebSocket needs of the endpoint."""
+    """The endpoint, as its WebSockets see it."""
 
     settings: Connections
 
-    def connected(self, websocket: "WebSocket") -> None: ...
-    def disconnected(self, websocket: "WebSocket", reason: CloseReason) -> None: ...
-    def slow(self, websocket: "WebSocket") -> None: ...
-    def schedule_flush(self, websocket: "WebSocket") -> None: ...
+    def on_open(self, websocket: "WebSocket") -> None:
+        """Take notice that the WebSocket is open."""
+
+    def on_closed(self, websocket: "WebSocket", reason: CloseReason) -> None:
+        """Take notice that the WebSocket has ended."""
+
+    def on_message_dropped(self) -> None:
+        """Take notice that a message was dropped because its receiver is slow."""
+
+    def schedule_flush(self, websocket: "WebSocket") -> None:
+        """Call `websocket.flush` at the end of this turn of the event loop."""
 
 
 class WebSocket:
-    """What clients and extensions' channels have in common.
+    """The server's side of a WebSocket. Subclasses define `on_message`.
 
-    What is sent within one turn of the event loop goes out in one write, at its end: `flush` is the owner's to call.
-    An `asyncio.Protocol` in all but name: compiled classes cannot have bases that are not.
+    Messages that are sent within one turn of the event loop go out in one write, at its end, when the owner calls
+    `flush`. The class has the methods of an `asyncio.Protocol` but does not derive from it, because the bases of a
+    compiled class must be compiled, too.
     """
 
     __slots__ = (
+        "_buffered",
         "_frames",
-        "_waiting",
         "blocked_since",
         "close_deadline",
         "ipv6",
@@ -69,10 +77,10 @@ class WebSocket:
 
     transport: asyncio.Transport
 
-    def __init__(self, owner: Owner, visit: ConnectionInfo) -> None:
+    def __init__(self, owner: Owner, info: ConnectionInfo) -> None:
         self.owner = owner
-        self.quota = visit.quota
-        self.ipv6 = ":" in visit.address
+        self.quota = info.quota
+        self.ipv6 = ":" in info.address
         self.last_received = monotonic()
         self.ping_sent = False
         self.blocked_since = 0.0
@@ -80,35 +88,36 @@ class WebSocket:
         self.reason: CloseReason | None = None
         """Why the connection ends; None while it is open."""
         self._frames: FrameReader | None = FrameReader(owner.settings.max_message_size)
-        self._waiting: list[bytes] = []
+        self._buffered: list[bytes] = []
 
     def on_message(self, payload: bytes, is_text: bool, now: float) -> None:
-        """A whole message has come. A subclass says what happens."""
+        """Handle one message; `now` is the monotonic time in seconds."""
         raise NotImplementedError
 
     def on_closing(self) -> None:
-        """No more messages will come, nor can any be sent. Called once, when the closing begins."""
+        """Take notice, once, that the closing has begun: no message will come any more, and none can be sent."""
 
     def send(self, data: bytes, is_text: bool = True) -> bool:
-        """Send one message, or drop it if the other side does not keep up or is gone. Whether it was sent."""
+        """Send one message; return whether it was sent. It is dropped if the other side is slow or gone."""
         if self.reason is not None:
             return False
         if self.blocked_since:
-            self.owner.slow(self)
+            self.owner.on_message_dropped()
             return False
         self._send(TEXT if is_text else BINARY, data)
         return True
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
-        """Send a close frame; the socket ends when the other side answers, or soon after."""
+        """Start the closing handshake (RFC 6455, section 7.1.2), which may take `CLOSE_TIMEOUT` seconds."""
         if self.reason is None:
             self._end(reason)
             self._send(CLOSE, Close(code, reason.value).serialize())
 
     def fail(self, code: CloseCode, reason: CloseReason) -> None:
-        """Send a close frame to one that has broken the rules, and take no more of what it sends.
+        """Fail the connection (RFC 6455, section 7.1.7): send a close frame and ignore further input.
 
-        To cut the socket now could cost it the close frame. That is left to the sweep, if it does not hang up itself.
+        The socket is not aborted at once, because the close frame could then be lost. The sweep aborts it after
+        `FAIL_TIMEOUT` if the other side does not close it.
         """
         self.close(code, reason)
         self.close_deadline = monotonic() + FAIL_TIMEOUT
@@ -118,19 +127,19 @@ class WebSocket:
             self.transport.write_eof()
 
     def abort(self, reason: CloseReason) -> None:
-        """Cut the socket."""
+        """Abort the socket."""
         if self.reason is None:
             self._end(reason)
         self.transport.abort()
 
     def flush(self) -> None:
-        """Write what waits."""
-        waiting, self._waiting = self._waiting, []
-        if waiting and not self.transport.is_closing():
-            self.transport.write(b"".join(waiting))
+        """Write the buffered messages."""
+        buffered, self._buffered = self._buffered, []
+        if buffered and not self.transport.is_closing():
+            self.transport.write(b"".join(buffered))
 
     def sweep(self, now: float) -> None:
-        """Do whatever is due at this time."""
+        """Apply the time limits: ping a silent client, abort a dead or stuck one."""
         settings = self.owner.settings
         if self.reason is not None:
             if now > self.close_deadline:
@@ -148,18 +157,18 @@ class WebSocket:
             self.abort(CloseReason.PING_TIMEOUT)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is done."""
+        """Start to serve the socket; the opening handshake is done."""
         self.transport = cast(asyncio.Transport, transport)
-        # uvloop's and asyncio's default of 64 KiB would hold up offers that a busy client takes a moment later.
+        # With the default of uvloop and asyncio, 64 KiB, a client that is busy for a moment would lose offers.
         self.transport.set_write_buffer_limits(high=self.owner.settings.send_buffer)
-        self.owner.connected(self)
+        self.owner.on_open(self)
 
     def data_received(self, data: bytes) -> None:
-        """Apply the messages that are complete with this."""
+        """Handle the messages that this data completes."""
         frames = self._frames
         if frames is None:
-            if len(data) > LAST_WORDS:
-                # Not to read costs a flood nothing but its sender's memory.
+            if len(data) > MAX_IGNORED:
+                # A flood that is not read costs only its sender's memory.
                 self.transport.pause_reading()
             return
         now = monotonic()
@@ -168,7 +177,7 @@ class WebSocket:
             for opcode, payload in frames.receive(data):
                 self.last_received = now
                 if self.reason is not None:
-                    # We have closed. What still comes is not for us, but for the answer to our close frame.
+                    # After our close frame, only the other side's close frame matters.
                     if self._frames is None:
                         break
                     if opcode == CLOSE:
@@ -182,7 +191,7 @@ class WebSocket:
                     if controls > MAX_CONTROLS:
                         self.fail(CloseCode.POLICY_VIOLATION, CloseReason.GARBAGE)
                     elif opcode == PING and not self.blocked_since:
-                        # A client that pings but does not read must not fill its own send buffer.
+                        # A client that sends pings but does not read must not fill its send buffer.
                         self._send(PONG, payload)
         except FrameError as error:
             self.fail(
@@ -191,42 +200,42 @@ class WebSocket:
             )
 
     def eof_received(self) -> None:
-        """The other side will send no more; the transport closes as soon as it has written what it has."""
+        """End the connection, because the other side sends no more; the transport closes when its buffer is written."""
         if self.reason is None:
-            # That may take long, and the peers cannot be sent anything meanwhile.
+            # Writing may take long, and meanwhile nothing can be sent to the peers.
             self._end(CloseReason.CONNECTION_LOST)
         self.flush()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """The socket is gone."""
+        """Tell the owner that the socket is gone."""
         reason = self.reason or CloseReason.CONNECTION_LOST
         try:
             if self.reason is None:
                 self._end(reason)
         finally:
-            self.owner.disconnected(self, reason)
+            self.owner.on_closed(self, reason)
 
     def pause_writing(self) -> None:
-        """The send buffer is full."""
+        """Note that the send buffer is full."""
         self.blocked_since = monotonic()
 
     def resume_writing(self) -> None:
-        """The send buffer has drained."""
+        """Note that the send buffer has drained."""
         self.blocked_since = 0.0
 
     def _send(self, opcode: int, payload: bytes) -> None:
-        waiting = self._waiting
-        if not waiting:
+        buffered = self._buffered
+        if not buffered:
             self.owner.schedule_flush(self)
-        elif len(waiting) >= MAX_WAITING or len(payload) > LARGE:
+        elif len(buffered) >= MAX_BUFFERED or len(payload) > LARGE:
             self.flush()
-            waiting = self._waiting
-        waiting.append(frame(opcode, payload))
+            buffered = self._buffered
+        buffered.append(frame(opcode, payload))
 
     def _answer_close(self, payload: bytes) -> None:
         self._end(CloseReason.CLIENT_CLOSED)
         try:
-            # An empty close frame has no code to return, and its stand-in must not be sent.
+            # An empty close frame has no code to return, and code 1005 must not be sent (RFC 6455, section 7.4.1).
             answer = payload[:2] if Close.parse(payload).code != CloseCode.NO_STATUS_RCVD else _NORMAL
         except (ProtocolError, UnicodeDecodeError):
             answer = _PROTOCOL_ERROR

@@ -1,12 +1,12 @@
-"""WebTorrent tracker messages: decode, validate, encode (sans I/O).
+"""The tracker's half of the WebTorrent wire format: decode, validate, encode (sans I/O).
 
-A frame is one JSON object. Ids (`info_hash`, `peer_id`, `to_peer_id`, `offer_id`) are strings of exactly twenty code
-points, each U+0000 to U+00FF: binary ids as latin-1 text. Here they stay `str`. An SDP is opaque (trystero encrypts
-it), so it is never decoded: it stays a *token*, the JSON string exactly as the client wrote it, quotes included.
+A message is one JSON object. Ids are strings of exactly 20 code points, each below U+0100: binary ids as latin-1 text.
+They stay `str`. An SDP is opaque (trystero encrypts it), so it is never decoded: it stays a raw JSON string, exactly as
+the client wrote it, with its quotes.
 
-Lenient in, strict out: `decode` takes whatever a known client sends; the encoders write only what every known client
+Lenient in, strict out: `decode` accepts whatever a known client sends; the encoders write only what every known client
 accepts. libtorrent closes its tracker socket on a relayed message with a malformed id or SDP, and bittorrent-tracker's
-client on one without a known `action`, so nothing that `decode` has not checked may be relayed.
+client on one without a known `action`, so only checked values are relayed.
 """
 
 from typing import Final, TypeGuard
@@ -32,7 +32,7 @@ from tracker.protocol.messages import (
 from tracker.reasons import DropReason
 
 MAX_SDP_BYTES: Final = 64 * 1024
-"""Longest SDP, in UTF-8 bytes, that is relayed; libtorrent disconnects on longer ones."""
+"""Length in UTF-8 bytes of the longest SDP that is relayed; libtorrent disconnects on longer ones."""
 
 ID_LENGTH: Final = 20
 
@@ -44,12 +44,12 @@ _decode_text = Decoder(str).decode
 _encode = Encoder().encode
 
 _QUOTE: Final = ord('"')
-_LONGEST_TOKEN: Final = MAX_SDP_BYTES + 2
-"""Escapes only ever make a token longer than its text, so one of no more bytes needs no closer look."""
+_LONGEST_RAW: Final = MAX_SDP_BYTES + 2
+"""Escapes make a raw string longer than its text, never shorter, so one of at most this length is short enough."""
 
 
 def is_id(value: object) -> TypeGuard[str]:
-    """Whether `value` is an id: twenty code points, each below U+0100."""
+    """Return whether `value` is an id: 20 code points, each below U+0100."""
     if type(value) is not str or len(value) != ID_LENGTH:
         return False
     if not value.isascii():
@@ -61,19 +61,24 @@ def is_id(value: object) -> TypeGuard[str]:
 
 
 def to_json(text: str) -> bytes:
-    """`text` as a JSON string in UTF-8, quotes included. Raises `UnicodeEncodeError` for lone surrogates."""
+    """Return `text` as a JSON string in UTF-8, with its quotes.
+
+    Raises:
+        UnicodeEncodeError: for lone surrogates.
+    """
     return _encode(text)
 
 
 def from_json(raw: RawString) -> str:
-    """The text of a JSON string token."""
+    """Return the text of a raw JSON string."""
     return _decode_text(raw)
 
 
 def make_offer(offer_id: str, sdp: str) -> Offer:
-    """An offer from text, for those who have one from elsewhere than a client's frame.
+    """Return an offer made of text, for instance one that came from elsewhere than a client's message.
 
-    Raises `ValueError` if the id is no id or the SDP is too long or not valid Unicode.
+    Raises:
+        ValueError: if `offer_id` is not an id, or if the SDP is too long or not valid Unicode.
     """
     made = Offer(OfferDescription("offer", Raw(to_json(sdp))), Raw(to_json(offer_id)))
     if not is_offer(made):
@@ -82,7 +87,11 @@ def make_offer(offer_id: str, sdp: str) -> Offer:
 
 
 def make_answer(info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sdp: str) -> Answer:
-    """An answer from text, checked as one from a client is. Raises `ValueError`."""
+    """Return an answer made of text.
+
+    Raises:
+        ValueError: if one of the ids is not an id, or if the SDP is too long or not valid Unicode.
+    """
     made = Answer(info_hash, peer_id, to_peer_id, Raw(to_json(sdp)), Raw(to_json(offer_id)))
     if not is_answer(made):
         raise ValueError("ids must be 20 latin-1 characters and the SDP at most 64 KiB")
@@ -90,13 +99,14 @@ def make_answer(info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sd
 
 
 def is_offer(offer: Offer) -> bool:
-    """Whether an offer that was decoded elsewhere than here may be relayed.
+    """Return whether a decoded offer may be relayed.
 
-    Raises `UnicodeDecodeError` if the SDP is not UTF-8.
+    Raises:
+        UnicodeDecodeError: if the SDP is not UTF-8.
     """
-    # Once for each offer of an announce: written out, it takes two thirds of the time of the calls.
+    # This runs for each offer of an announce: written out, it takes two thirds of the time that calls would take.
     sdp = bytes(offer.description.sdp)
-    if (sdp[0] != _QUOTE or len(sdp) > _LONGEST_TOKEN or not sdp.isascii()) and not _valid_sdp(sdp):
+    if (sdp[0] != _QUOTE or len(sdp) > _LONGEST_RAW or not sdp.isascii()) and not _valid_sdp(sdp):
         return False
     try:
         offer_id = _decode_text(offer.offer_id)
@@ -110,22 +120,19 @@ def is_offer(offer: Offer) -> bool:
 
 
 def is_answer(answer: Answer) -> bool:
-    """Whether an answer that was decoded elsewhere than here may be relayed."""
+    """Return whether a decoded answer may be relayed."""
     ids = is_id(answer.info_hash) and is_id(answer.peer_id) and is_id(answer.to_peer_id)
-    return ids and _valid_id_token(answer.offer_id) and _valid_sdp(bytes(answer.sdp))
-
-
-def detached(offers: list[Offer]) -> list[Offer]:
-    """Copies whose tokens do not point into the frame they came in, which would stay in memory as long as they do."""
-    return [Offer(OfferDescription("offer", offer.description.sdp.copy()), offer.offer_id.copy()) for offer in offers]
+    return ids and _is_raw_id(answer.offer_id) and _valid_sdp(bytes(answer.sdp))
 
 
 def decode(payload: bytes, max_offers: int) -> Message:
-    """The message in one frame's payload (UTF-8 JSON).
+    """Decode a client's message (JSON in UTF-8).
 
-    At most `max_offers` valid offers are kept, fewer if `numwant` says so.
-    Raises `RequestError` if it is no message, and `UnicodeDecodeError` if the payload is not UTF-8, unless only what is
-    ignored of a message is not: nobody reads that, and nothing of it is relayed.
+    At most `max_offers` valid offers are kept, and fewer if `numwant` is less.
+
+    Raises:
+        RequestError: if the payload is not a message.
+        UnicodeDecodeError: if the payload is not UTF-8. Fields that are ignored are not checked.
     """
     try:
         return _decode(payload, max_offers)
@@ -195,7 +202,7 @@ def _answer(frame: Frame | LenientFrame, info_hash: str, peer_id: str) -> Answer
         raise RequestError(DropReason.INVALID_ANSWER, "invalid to_peer_id", info_hash)
     if type(answer) is not AnswerDescription or not _valid_sdp(bytes(answer.sdp)):
         raise RequestError(DropReason.INVALID_ANSWER, "invalid answer", info_hash)
-    if not _valid_id_token(offer_id):
+    if not _is_raw_id(offer_id):
         raise RequestError(DropReason.INVALID_ANSWER, "invalid offer_id", info_hash)
     return Answer(info_hash, peer_id, to_peer_id, answer.sdp, offer_id)
 
@@ -210,7 +217,7 @@ def _scrape(info_hash: object) -> Scrape:
 
 
 def _pick_offers(offers: Raw) -> tuple[list[Offer], int]:
-    """The well-formed ones of a list that may have others too, and how many others."""
+    """Return the well-formed offers of a list, and the number of the others."""
     if bytes(offers) == b"null":
         return [], 0
     try:
@@ -229,44 +236,48 @@ def _pick_offers(offers: Raw) -> tuple[list[Offer], int]:
 def _valid_sdp(sdp: bytes) -> bool:
     if sdp[0] != _QUOTE:
         return False
-    # msgspec checks the strings that it decodes; over tokens it only skips.
+    # msgspec checks the strings that it decodes; raw strings it only skips.
     if not sdp.isascii():
         sdp.decode()
-    return len(sdp) <= _LONGEST_TOKEN or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
+    return len(sdp) <= _LONGEST_RAW or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
 
 
-def _valid_id_token(offer_id: RawString) -> bool:
+def _is_raw_id(offer_id: RawString) -> bool:
     try:
         return is_id(_decode_text(offer_id))
     except msgspec.ValidationError:
         return False
 
 
-def announce_reply(info_hash: bytes, interval: int, complete: int, incomplete: int) -> bytes:
-    """The answer to an announce. `info_hash` is a token, `interval` in seconds."""
+def encode_reply(info_hash: str, interval: int, complete: int, incomplete: int) -> bytes:
+    """Return the reply to an announce; `interval` is in seconds."""
     return b'{"action":"announce","interval":%d,"complete":%d,"incomplete":%d,"info_hash":%b}' % (
         interval,
         complete,
         incomplete,
-        info_hash,
+        _encode(info_hash),
     )
 
 
-def relayed_offers(info_hash: bytes, peer_id: bytes, offers: list[Offer]) -> list[bytes]:
-    """The frames that carry a peer's offers to others, in order. `info_hash` and `peer_id` are tokens."""
-    head = b'{"action":"announce","info_hash":%b,"peer_id":%b,"offer":{"type":"offer","sdp":' % (info_hash, peer_id)
+def encode_offers(info_hash: str, peer_id: str, offers: list[Offer]) -> list[bytes]:
+    """Return one message for each offer of a peer, in order."""
+    # The head is the same in all: an announce has up to ten offers and more.
+    head = b'{"action":"announce","info_hash":%b,"peer_id":%b,"offer":{"type":"offer","sdp":' % (
+        _encode(info_hash),
+        _encode(peer_id),
+    )
     join = b"".join
     return [join((head, offer.description.sdp, b'},"offer_id":', offer.offer_id, b"}")) for offer in offers]
 
 
-def relayed_answer(info_hash: bytes, peer_id: bytes, answer: Answer) -> bytes:
-    """The frame that carries an answer to the peer that made the offer. `info_hash` and `peer_id` are tokens."""
+def encode_answer(answer: Answer) -> bytes:
+    """Return the message that gives an answer to the peer that made the offer."""
     return b"".join(
         (
             b'{"action":"announce","info_hash":',
-            info_hash,
+            _encode(answer.info_hash),
             b',"peer_id":',
-            peer_id,
+            _encode(answer.peer_id),
             b',"answer":{"type":"answer","sdp":',
             answer.sdp,
             b'},"offer_id":',
@@ -276,19 +287,17 @@ def relayed_answer(info_hash: bytes, peer_id: bytes, answer: Answer) -> bytes:
     )
 
 
-def scrape_reply(files: list[tuple[bytes, int, int]]) -> bytes:
-    """The answer to a scrape: (info_hash token, complete, incomplete) for each swarm.
+def encode_scrape(counts: list[tuple[str, int, int]]) -> bytes:
+    """Return the reply to a scrape: (info_hash, complete, incomplete) for each swarm.
 
-    `downloaded` repeats `complete`, as every other WebTorrent tracker has it.
+    `downloaded` repeats `complete`, as in every other WebTorrent tracker.
     """
     return b'{"action":"scrape","files":{%b}}' % b",".join(
-        b'%b:{"complete":%d,"incomplete":%d,"downloaded":%d}' % (info_hash, complete, incomplete, complete)
-        for info_hash, complete, incomplete in files
+        b'%b:{"complete":%d,"incomplete":%d,"downloaded":%d}' % (_encode(info_hash), complete, incomplete, complete)
+        for info_hash, complete, incomplete in counts
     )
 
 
-def failure(malformed: RequestError) -> bytes:
-    """A failure in the one form that no client treats as a reason to disconnect: with action and info_hash."""
-    return _encode(
-        {"action": malformed.action, "info_hash": malformed.info_hash, "failure reason": malformed.text},
-    )
+def encode_failure(error: RequestError) -> bytes:
+    """Return a failure in the only form that no client takes as a reason to disconnect: with action and info_hash."""
+    return _encode({"action": error.action, "info_hash": error.info_hash, "failure reason": error.text})

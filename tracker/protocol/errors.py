@@ -1,4 +1,4 @@
-"""The error that a client's message raises (sans I/O).
+"""The error that a client's request raises (sans I/O).
 
 It has a plain module because mypyc before 2.4 never frees the attributes of a compiled exception: bad messages would
 fill the memory of a tracker that such a version compiled.
@@ -9,9 +9,10 @@ from tracker.reasons import DropReason
 
 
 class RequestError(Exception):
-    """A frame that is answered with a failure.
+    """A request that the tracker answers with a failure.
 
-    `action` and `info_hash` are what could be read of the frame, made safe to echo.
+    `text` is the `failure reason`. `action` and `info_hash` are those of the request if they are valid, so that they
+    are safe to echo.
     """
 
     def __init__(self, reason: DropReason, text: str, info_hash: str = NO_INFO_HASH, action: str = "announce") -> None:

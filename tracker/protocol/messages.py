@@ -1,6 +1,7 @@
-"""WebTorrent tracker messages, and the frames that they are decoded from, as msgspec takes them apart (sans I/O).
+"""WebTorrent tracker messages as typed values, and the JSON objects that they are decoded from (sans I/O).
 
-In a room of their own because `tracker.protocol` is compiled, and msgspec's kind of class cannot be.
+An id (`info_hash`, `peer_id`, `to_peer_id`, `offer_id`) is 20 bytes; here it is a `str` of 20 code points below U+0100
+(latin-1). This module is apart from `tracker.protocol.codec` because msgspec's structs cannot be compiled with mypyc.
 """
 
 from typing import Any, Final, Literal, TypeAlias
@@ -8,10 +9,10 @@ from typing import Any, Final, Literal, TypeAlias
 from msgspec import Raw, Struct, field
 
 NO_INFO_HASH: Final = "\0" * 20
-"""Stands in a failure for an info_hash that could not be read: bittorrent-tracker's client throws without one."""
+"""The info_hash of a failure whose request had none that is valid: bittorrent-tracker's client throws without one."""
 
 RawString: TypeAlias = Raw
-"""A JSON string as it stands on the wire, quotes and escapes included; valid UTF-8. `bytes(token)` copies it."""
+"""A JSON string as it is on the wire, with quotes and escapes, in valid UTF-8. `bytes(raw)` copies it."""
 
 
 class OfferDescription(Struct, gc=False):
@@ -29,10 +30,19 @@ class AnswerDescription(Struct, gc=False):
 
 
 class Offer(Struct, gc=False):
-    """One WebRTC offer of an announce. Both tokens are validated; they may point into the frame they came in."""
+    """One WebRTC offer of an announce. Its raw strings are valid; they may point into the frame that held them."""
 
     description: OfferDescription = field(name="offer")
     offer_id: RawString
+
+    @property
+    def size(self) -> int:
+        """Bytes of the SDP on the wire."""
+        return memoryview(self.description.sdp).nbytes
+
+    def detached(self) -> "Offer":
+        """Return a copy that does not keep the frame in memory that the offer came in."""
+        return Offer(OfferDescription("offer", self.description.sdp.copy()), self.offer_id.copy())
 
 
 class Announce(Struct, gc=False):
@@ -49,13 +59,22 @@ class Announce(Struct, gc=False):
 
 
 class Answer(Struct, gc=False):
-    """A peer's answer to an offer that the tracker gave it. Tokens as in `Offer`."""
+    """A peer's answer to an offer that the tracker relayed to it. Raw strings as in `Offer`."""
 
     info_hash: str
     peer_id: str
     to_peer_id: str
     sdp: RawString
     offer_id: RawString
+
+    @property
+    def size(self) -> int:
+        """Bytes of the SDP on the wire."""
+        return memoryview(self.sdp).nbytes
+
+    def detached(self) -> "Answer":
+        """Return a copy that does not keep the frame in memory that the answer came in."""
+        return Answer(self.info_hash, self.peer_id, self.to_peer_id, self.sdp.copy(), self.offer_id.copy())
 
 
 class Scrape(Struct, gc=False):
@@ -66,10 +85,15 @@ class Scrape(Struct, gc=False):
 
 
 Message = Announce | Answer | Scrape
+"""A message from a client to the tracker."""
 
 
 class Fields(Struct, gc=False):
-    # `Any` where clients disagree about types: libtorrent, trystero and anacrolix/torrent all differ.
+    """The fields of a client's JSON object.
+
+    Their types are `Any` where clients disagree: libtorrent, trystero and anacrolix/torrent all differ.
+    """
+
     action: Any = None
     info_hash: Any = None
     peer_id: Any = None
@@ -81,11 +105,14 @@ class Fields(Struct, gc=False):
 
 
 class Frame(Fields, gc=False):
+    """A JSON object whose offers and answer are all well-formed."""
+
     offers: list[Offer] | None = None
     answer: AnswerDescription | None = None
 
 
 class LenientFrame(Fields, gc=False):
-    # Where one bad offer, or an answer that is none, must not spoil the rest.
+    """Any other JSON object: one bad offer, or a malformed answer, must not spoil the rest."""
+
     offers: Raw = Raw(b"null")
     answer: Any = None

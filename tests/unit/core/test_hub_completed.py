@@ -3,61 +3,60 @@
 import pytest
 
 from tests.client import HASH, announce, answer, offers
-from tests.unit.core.test_hub_parking import ID, ParkingRoom, newcomer, offered
+from tests.unit.core.test_hub_parking import ID, ParkingHarness, newcomer, offered
 from tests.unit.fakes import FakeConnection
 from tests.unit.federation.links import A, B, C, some_offers
 
 
-def takes_foreign(room: ParkingRoom) -> bool:
-    """Whether the one peer is given an offer from elsewhere."""
-    given, refused = room.foreign.deliver_offers(HASH, C, some_offers(1), room.now)
-    assert len(given) + len(refused) == 1
-    return bool(given)
+def takes_remote(harness: ParkingHarness) -> bool:
+    """Return whether the one peer is given a remote offer."""
+    return harness.remote.deliver_offers(HASH, C, some_offers(1), harness.now) == []
 
 
-def seeder(room: ParkingRoom) -> FakeConnection:
+def seeder(harness: ParkingHarness) -> FakeConnection:
     """B, as webtorrent's seeders join."""
-    return newcomer(room, B, left=0, event="completed")
+    return newcomer(harness, B, left=0, event="completed")
 
 
 def test_it_is_given_nothing_and_its_own_offers_go_to_who_waits() -> None:
-    room = ParkingRoom()
-    a = room.join(A, offers=offers(3))
-    b = seeder(room)
+    harness = ParkingHarness()
+    a = harness.join(A, offers=offers(3))
+    b = seeder(harness)
     assert offered(b) == []
-    assert room.parked() == 3
-    room.send(b, announce(B, left=0, event="started", offers=offers(3, start=5)))
+    assert harness.parked() == 3
+    harness.send(b, announce(B, left=0, event="started", offers=offers(3, start=5)))
     assert offered(a) == [(B, ID[5])]
     assert offered(b) == []
 
 
 def test_offers_from_elsewhere_are_refused_for_it_until_it_announces_again() -> None:
-    room = ParkingRoom()
-    b = seeder(room)
-    assert not takes_foreign(room)
-    room.send(b, announce(B, left=0, event="started", offers=offers(1)))
-    assert takes_foreign(room)
+    harness = ParkingHarness()
+    b = seeder(harness)
+    assert not takes_remote(harness)
+    harness.send(b, announce(B, left=0, event="started", offers=offers(1)))
+    assert takes_remote(harness)
 
 
 def test_it_is_not_waited_for_long() -> None:
-    room = ParkingRoom()
-    seeder(room)
-    room.now += 9
-    assert not takes_foreign(room)
-    room.now += 1
-    assert takes_foreign(room)
+    harness = ParkingHarness()
+    seeder(harness)
+    harness.now += 9
+    assert not takes_remote(harness)
+    harness.now += 1
+    assert takes_remote(harness)
 
 
 def test_it_is_not_waited_for_longer_because_it_answers() -> None:
-    room = ParkingRoom()
-    b = seeder(room)
-    a = room.join(A)
+    harness = ParkingHarness()
+    b = seeder(harness)
+    a = harness.join(A)
     for _ in range(2):
-        room.now += 5
-        room.send(b, answer(B, A, ID[0]))
+        harness.now += 5
+        harness.send(b, answer(B, A, ID[0]))
     assert len(a.take()) == 2
-    given, refused = room.foreign.deliver_offers(HASH, C, some_offers(2), room.now)
-    assert {id(connection) for connection, _ in given} == {id(a), id(b)}
+    b.take()
+    refused = harness.remote.deliver_offers(HASH, C, some_offers(2), harness.now)
+    assert [len(peer.take()) for peer in (a, b)] == [1, 1]
     assert refused == []
 
 
@@ -67,13 +66,13 @@ def test_it_is_not_waited_for_longer_because_it_answers() -> None:
     ids=["no event", "started", "with offers"],
 )
 def test_others_are_not_waited_for(fields: dict[str, object]) -> None:
-    room = ParkingRoom()
-    newcomer(room, B, **fields)
-    assert takes_foreign(room)
+    harness = ParkingHarness()
+    newcomer(harness, B, **fields)
+    assert takes_remote(harness)
 
 
 def test_who_was_there_and_completes_goes_on_as_before() -> None:
-    room = ParkingRoom()
-    b = room.join(B)
-    room.send(b, announce(B, left=0, event="completed"))
-    assert takes_foreign(room)
+    harness = ParkingHarness()
+    b = harness.join(B)
+    harness.send(b, announce(B, left=0, event="completed"))
+    assert takes_remote(harness)

@@ -8,26 +8,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.client import HASH, Json, announce, answer, offers
-from tests.unit.fakes import FakeConnection, Room, peer_id
-from tracker.core.offers import LIFETIME, Parking
-from tracker.core.pending import PendingJoin, PendingJoins
+from tests.unit.fakes import FakeConnection, HubHarness, peer_id
+from tracker.core.offers import LIFETIME
+from tracker.core.pending import PendingJoin
 
 ids = st.integers(1, 5).map(peer_id)
 hashes = st.sampled_from([HASH, "i" * 20])
 
 
-class PromptRoom(Room):
-    """A room where every peer is asked about, and admitted a moment later."""
+class PromptHarness(HubHarness):
+    """A harness where every peer is asked about, and admitted a moment later."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.asked: list[PendingJoin] = []
-        self.hub.lobby = PendingJoins(self.asked.append, self.asked.remove)
+        self.hub.pending.require(self.asked.append, self.asked.remove)
 
     def send(self, connection: FakeConnection, message: object) -> list[Json]:
         super().send(connection, message)
         while self.asked:
-            self.deliver(self.hub.admitted(self.asked.pop(), self.now))
+            self.hub.admit(self.asked.pop(), self.now, self.outbox)
+            self.hub.check_invariants()
         return connection.inbox
 
 
@@ -36,13 +37,13 @@ class HubAgainstModel(RuleBasedStateMachine):
 
     connections = Bundle("connections")
     parks = False
-    make_room: type[Room] = Room
+    make_harness: type[HubHarness] = HubHarness
 
     def __init__(self) -> None:
         super().__init__()
-        self.room = self.make_room(seed=3)
+        self.harness = self.make_harness(seed=3)
         if self.parks:
-            self.room.hub.parking = Parking(lambda _: None)
+            self.harness.hub.offers.parked.enable(lambda _: None)
         self.made: dict[str, tuple[str, str, FakeConnection, float]] = {}
         """Where each offer was made, by whom, over what, and when; those that were given to somebody are taken out."""
         self.model: dict[tuple[str, str], tuple[FakeConnection, bool]] = {}
@@ -72,8 +73,8 @@ class HubAgainstModel(RuleBasedStateMachine):
         self.model[info_hash, who] = (connection, was_seeder or left == 0 or event == "completed")
         made = offers(count, start=self.next_offer)
         self.next_offer += count
-        self.made.update({offer["offer_id"]: (info_hash, who, connection, self.room.now) for offer in made})
-        self.room.send(connection, announce(who, info_hash, left=left, event=event, offers=made, numwant=4))
+        self.made.update({offer["offer_id"]: (info_hash, who, connection, self.harness.now) for offer in made})
+        self.harness.send(connection, announce(who, info_hash, left=left, event=event, offers=made, numwant=4))
 
         others = {peer: owner for (key, peer), (owner, _) in self.model.items() if key == info_hash and peer != who}
         delivered = [(c, message) for c in self.open for message in c.take()]
@@ -101,12 +102,12 @@ class HubAgainstModel(RuleBasedStateMachine):
             assert (swarm, maker) == (info_hash, message["peer_id"])
             assert self.model[info_hash, maker][0] is made_over, "it would not know what to do with an answer"
             assert maker != who
-            assert since + LIFETIME > self.room.now
+            assert since + LIFETIME > self.harness.now
         assert connection.inbox == []
 
     @rule(seconds=st.sampled_from([1, 20, 46]))
     def time_passes(self, seconds: int) -> None:
-        self.room.now += seconds
+        self.harness.now += seconds
 
     @rule(connection=connections, who=ids, info_hash=hashes)
     def stops(self, connection: FakeConnection, who: str, info_hash: str) -> None:
@@ -114,14 +115,14 @@ class HubAgainstModel(RuleBasedStateMachine):
             return
         if self.model.get((info_hash, who), (None, False))[0] is connection:
             del self.model[info_hash, who]
-        self.room.send(connection, announce(who, info_hash, event="stopped"))
+        self.harness.send(connection, announce(who, info_hash, event="stopped"))
         assert len(connection.take()) == 1
 
     @rule(connection=connections, who=ids, to=ids, info_hash=hashes)
     def answers(self, connection: FakeConnection, who: str, to: str, info_hash: str) -> None:
         if connection not in self.open:
             return
-        self.room.send(connection, answer(who, to, "o" * 20, info_hash))
+        self.harness.send(connection, answer(who, to, "o" * 20, info_hash))
         allowed = self.model.get((info_hash, who), (None, False))[0] is connection
         receiver = self.model.get((info_hash, to), (None, False))[0]
         got = [c for c in self.open for _ in c.take()]
@@ -131,19 +132,19 @@ class HubAgainstModel(RuleBasedStateMachine):
     def closes(self, connection: FakeConnection) -> None:
         if connection in self.open:
             self.open.remove(connection)
-            self.room.hub.close(connection)
+            self.harness.hub.close(connection)
             self.model = {key: value for key, value in self.model.items() if value[0] is not connection}
 
     @rule(connection=connections, garbage=st.sampled_from([b"{", b"null", b"[]", b'{"action":"announce"}']))
     def talks_nonsense(self, connection: FakeConnection, garbage: bytes) -> None:
         if connection in self.open:
-            self.room.send(connection, garbage)
+            self.harness.send(connection, garbage)
             (failure,) = connection.take()
             assert "failure reason" in failure
 
     @invariant()
     def agrees_with_the_model(self) -> None:
-        hub = self.room.hub
+        hub = self.harness.hub
         hub.check_invariants()
         actual = {
             (info_hash, who): (peer.connection, peer.complete)
@@ -151,8 +152,9 @@ class HubAgainstModel(RuleBasedStateMachine):
             for who, peer in swarm.peers.items()
         }
         assert actual == self.model
-        if hub.parking:
-            waiting = [parked for swarm in hub.swarms.values() for parked in hub.parking.of(swarm, self.room.now)]
+        parked_offers = hub.offers.parked
+        if parked_offers.enabled:
+            waiting = [parked for swarm in hub.swarms.values() for parked in parked_offers.of(swarm, self.harness.now)]
             assert all((parked.peer.swarm.info_hash, parked.peer.peer_id) in self.model for parked in waiting)
             assert all(parked.peer.connection in self.open for parked in waiting)
         for connection in self.open:
@@ -169,7 +171,7 @@ class ParkingHubAgainstModel(HubAgainstModel):
 class AskingHubAgainstModel(ParkingHubAgainstModel):
     """The same, where extensions admit everybody: that makes no difference."""
 
-    make_room = PromptRoom
+    make_harness = PromptHarness
 
 
 for machine in (HubAgainstModel, ParkingHubAgainstModel, AskingHubAgainstModel):

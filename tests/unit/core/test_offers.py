@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from tests.unit.fakes import FakeConnection, peer_id
 from tests.unit.federation.links import ids_of, some_offers
 from tracker.core import offers as module
-from tracker.core.offers import LIFETIME, Parking
+from tracker.core.counters import Counters
+from tracker.core.offers import LIFETIME, ParkedOffers
 from tracker.core.swarm import Peer, Swarm
+from tracker.reasons import DropReason
 
 
 class Lot:
@@ -18,7 +20,9 @@ class Lot:
 
     def __init__(self) -> None:
         self.waited: list[float] = []
-        self.parking = Parking(self.waited.append)
+        self.counters = Counters()
+        self.parking = ParkedOffers(self.counters)
+        self.parking.enable(self.waited.append)
         self.swarms = [Swarm("h" * 20), Swarm("i" * 20)]
         self.peers = [swarm.join(peer_id(n), FakeConnection(), False, 0) for swarm in self.swarms for n in range(3)]
 
@@ -33,17 +37,17 @@ def test_offers_wait_in_their_swarm() -> None:
     lot.parking.park(lot.peers[3], some_offers(1, start=7), 10)
     assert lot.waiting(0, 11) == {peer_id(0): [f"{0:020}", f"{1:020}"]}
     assert lot.waiting(1, 11) == {peer_id(0): [f"{7:020}"]}
-    assert lot.parking.offers(11) == 3
+    assert lot.parking.count(11) == 3
 
 
 def test_new_offers_take_the_place_of_older_ones() -> None:
     lot = Lot()
     lot.parking.park(lot.peers[0], some_offers(5), 10)
-    lot.parking.met(lot.peers[0], "link")
+    lot.parking.note_met(lot.peers[0], "link")
     lot.parking.park(lot.peers[0], some_offers(1, start=7), 20)
     (parked,) = lot.parking.of(lot.swarms[0], 20)
-    assert (ids_of(parked.offers), parked.since, parked.met) == ([f"{7:020}"], 20, {})
-    assert (lot.parking.offers(20), lot.parking.dropped) == (1, 0)
+    assert (ids_of(parked.offers), parked.made, parked.met) == ([f"{7:020}"], 20, {})
+    assert (lot.parking.count(20), lot.counters.dropped[DropReason.UNPLACED_OFFER]) == (1, 0)
 
 
 def test_an_offer_waits_45_seconds() -> None:
@@ -58,17 +62,17 @@ def test_old_offers_are_dropped_when_others_come() -> None:
     lot = Lot()
     lot.parking.park(lot.peers[0], some_offers(2), 100)
     lot.parking.park(lot.peers[1], some_offers(3), 144)
-    assert lot.parking.dropped == 0
+    assert lot.counters.dropped[DropReason.UNPLACED_OFFER] == 0
     lot.parking.park(lot.peers[2], some_offers(1), 145)
-    assert (lot.parking.offers(145), lot.parking.dropped) == (4, 2)
+    assert (lot.parking.count(145), lot.counters.dropped[DropReason.UNPLACED_OFFER]) == (4, 2)
 
 
 def test_old_offers_are_not_counted_as_waiting() -> None:
     lot = Lot()
     lot.parking.park(lot.peers[0], some_offers(2), 100)
-    assert lot.parking.offers(144.9) == 2
+    assert lot.parking.count(144.9) == 2
     assert not lot.parking.of(lot.swarms[0], 145)
-    assert (lot.parking.offers(145), lot.parking.dropped, lot.parking._bytes) == (0, 2, 0)
+    assert (lot.parking.count(145), lot.counters.dropped[DropReason.UNPLACED_OFFER], lot.parking._bytes) == (0, 2, 0)
 
 
 def test_taking_some_leaves_the_rest_and_says_how_long_they_waited() -> None:
@@ -87,7 +91,7 @@ def test_taking_none_changes_nothing(count: int) -> None:
     lot.parking.park(lot.peers[0], some_offers(3), 10)
     (parked,) = lot.parking.of(lot.swarms[0], 12)
     assert lot.parking.take(parked, count, 12) == []
-    assert (lot.parking.offers(12), lot.waited) == (3, [])
+    assert (lot.parking.count(12), lot.waited) == (3, [])
 
 
 def test_who_has_left_has_nothing_waiting() -> None:
@@ -95,8 +99,8 @@ def test_who_has_left_has_nothing_waiting() -> None:
     lot.parking.park(lot.peers[0], some_offers(3), 10)
     lot.parking.forget(lot.peers[0])
     lot.parking.forget(lot.peers[0])
-    lot.parking.met(lot.peers[0], "link")
-    assert (lot.waiting(0, 10), lot.parking.offers(10), lot.parking.dropped) == ({}, 0, 0)
+    lot.parking.note_met(lot.peers[0], "link")
+    assert (lot.waiting(0, 10), lot.parking.count(10), lot.counters.dropped[DropReason.UNPLACED_OFFER]) == ({}, 0, 0)
 
 
 def test_meetings_are_counted_for_each_peer_by_where_the_other_is() -> None:
@@ -104,7 +108,7 @@ def test_meetings_are_counted_for_each_peer_by_where_the_other_is() -> None:
     for peer in lot.peers[:2]:
         lot.parking.park(peer, some_offers(1), 10)
     for owner in ("link", "other", "link"):
-        lot.parking.met(lot.peers[1], owner)
+        lot.parking.note_met(lot.peers[1], owner)
     assert [parked.met for parked in lot.parking.of(lot.swarms[0], 10)] == [{}, {"link": 2, "other": 1}]
 
 
@@ -114,7 +118,7 @@ def test_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(3):
         lot.parking.park(lot.peers[n], some_offers(1, "v" * 4000, n), 10)
     assert list(lot.waiting(0, 10)) == [peer_id(1), peer_id(2)]
-    assert lot.parking.dropped == 1
+    assert lot.counters.dropped[DropReason.UNPLACED_OFFER] == 1
     lot.parking.park(lot.peers[1], some_offers(1, "v" * 5100), 10)
     assert list(lot.waiting(0, 10)) == [peer_id(2), peer_id(1)], "a peer's new offers are the newest"
     lot.parking.park(lot.peers[0], some_offers(1, "v" * 20_000), 10)
@@ -127,18 +131,18 @@ def test_offers_without_an_sdp_need_room_too(monkeypatch: pytest.MonkeyPatch) ->
     swarm = lot.swarms[0]
     for n in range(100):
         lot.parking.park(swarm.join(peer_id(100 + n), FakeConnection(), False, 0), some_offers(20, ""), 10)
-    assert 0 < lot.parking.offers(10) <= 10_000 / 20, "the offer_ids alone would take as much"
+    assert 0 < lot.parking.count(10) <= 10_000 / 20, "the offer_ids alone would take as much"
 
 
 def test_more_offers_wait_beside_those_that_do_already() -> None:
     lot = Lot()
     lot.parking.park(lot.peers[0], some_offers(2), 10)
-    lot.parking.met(lot.peers[0], "link")
+    lot.parking.note_met(lot.peers[0], "link")
     lot.parking.add(lot.peers[0], some_offers(1, start=7), 15, 20)
     (parked,) = lot.parking.of(lot.swarms[0], 20)
-    assert (ids_of(parked.offers), parked.since, parked.met) == ([f"{0:020}", f"{1:020}", f"{7:020}"], 10, {"link": 1})
+    assert (ids_of(parked.offers), parked.made, parked.met) == ([f"{0:020}", f"{1:020}", f"{7:020}"], 10, {"link": 1})
     lot.parking.add(lot.peers[0], some_offers(1, start=8), 5, 20)
-    assert (parked.since, lot.parking.offers(20)) == (5, 4), "the oldest of them counts"
+    assert (parked.made, lot.parking.count(20)) == (5, 4), "the oldest of them counts"
     assert not lot.waiting(0, 50)
 
 
@@ -160,7 +164,7 @@ def test_older_offers_that_came_later_are_not_counted_when_they_are_too_old() ->
     lot = Lot()
     lot.parking.park(lot.peers[0], some_offers(1), 10)
     lot.parking.add(lot.peers[1], some_offers(1), 1, 10)
-    assert (lot.waiting(0, 50), lot.parking.offers(50)) == ({peer_id(0): [f"{0:020}"]}, 1)
+    assert (lot.waiting(0, 50), lot.parking.count(50)) == ({peer_id(0): [f"{0:020}"]}, 1)
 
 
 def test_more_offers_make_the_oldest_go_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +207,7 @@ def test_at_any_time_it_agrees_with_a_plain_list(todo: list[tuple[str, int, int,
             lot.parking.forget(peer)
             model.pop(peer, None)
         elif what == "m":
-            lot.parking.met(peer, "link")
+            lot.parking.note_met(peer, "link")
         else:
             for parked in lot.parking.of(peer.swarm, now):
                 taken = lot.parking.take(parked, count, now)
@@ -213,7 +217,7 @@ def test_at_any_time_it_agrees_with_a_plain_list(todo: list[tuple[str, int, int,
         good = {peer: ids for peer, (ids, since) in model.items() if ids and since + LIFETIME > now}
         for index, swarm in enumerate(lot.swarms):
             assert lot.waiting(index, now) == {peer.peer_id: ids for peer, ids in good.items() if peer.swarm is swarm}
-        assert lot.parking.offers(now) == sum(map(len, good.values()))
+        assert lot.parking.count(now) == sum(map(len, good.values()))
     for peer in lot.peers:
         lot.parking.forget(peer)
-    assert lot.parking.offers(now) == lot.parking._bytes == len(lot.parking._swarms) == 0
+    assert lot.parking.count(now) == lot.parking._bytes == len(lot.parking._swarms) == 0

@@ -8,8 +8,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.client import announce, offers
 from tests.unit.core.test_hub_model import hashes, ids
-from tests.unit.fakes import FakeConnection, Room
-from tracker.core.pending import PendingJoin, PendingJoins
+from tests.unit.fakes import FakeConnection, HubHarness
+from tracker.core.pending import PendingJoin
 from tracker.reasons import DropReason
 
 
@@ -29,10 +29,10 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.room = Room(seed=5)
+        self.harness = HubHarness(seed=5)
         self.asked: list[PendingJoin] = []
         self.decided: list[PendingJoin] = []
-        self.room.hub.lobby = PendingJoins(self.asked.append, self.asked.remove)
+        self.harness.hub.pending.require(self.asked.append, self.asked.remove)
         self.members: dict[tuple[str, str], tuple[FakeConnection, bool]] = {}
         self.waiting: list[Waiting] = []
         """Who has announced last is last."""
@@ -51,7 +51,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         key = (info_hash, who)
         made = offers(count, start=self.next_offer)
         self.next_offer += count
-        self.room.send(connection, announce(who, info_hash, left=0 if complete else 1, offers=made))
+        self.harness.send(connection, announce(who, info_hash, left=0 if complete else 1, offers=made))
         owner, was_complete = self.members.get(key, (None, False))
         if owner is connection:
             self.members[key] = connection, complete or was_complete
@@ -75,7 +75,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         assert wait
         if not admits:
             self.waiting.remove(wait)
-            self.room.deliver(self.room.hub.refused(join, DropReason.ADMISSION_DENIED, "no"))
+            hub = self.harness.hub
+            hub.reject(join, DropReason.ADMISSION_DENIED, "no", self.harness.outbox)
             told = wait.connection.take()
             assert [message["failure reason"] for message in told] == ["no"] * len(wait.announces)
         else:
@@ -84,7 +85,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
             was_complete = self.members.get(wait.key, (None, False))[1]
             completes = any(complete for complete, _ in wait.announces)
             self.members[wait.key] = wait.connection, completes or was_complete
-            self.room.deliver(self.room.hub.admitted(join, self.room.now))
+            self.harness.hub.admit(join, self.harness.now, self.harness.outbox)
             told = wait.connection.inbox
             assert len([message for message in told if "interval" in message]) == len(wait.announces)
             assert told[0].keys() >= {"interval"}, "its reply comes first"
@@ -96,11 +97,12 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         """A verdict on one that waits no more."""
         if self.decided:
             join = data.draw(st.sampled_from(self.decided))
-            hub = self.room.hub
-            out = (
-                hub.admitted(join, self.room.now) if admits else hub.refused(join, DropReason.ADMISSION_TIMEOUT, "late")
-            )
-            assert out == []
+            hub, outbox = self.harness.hub, self.harness.outbox
+            if admits:
+                hub.admit(join, self.harness.now, outbox)
+            else:
+                hub.reject(join, DropReason.ADMISSION_TIMEOUT, "late", outbox)
+            assert all(connection.inbox == [] for connection in self.open)
 
     @rule(connection=connections, who=ids, info_hash=hashes)
     def stops(self, connection: FakeConnection, who: str, info_hash: str) -> None:
@@ -112,20 +114,20 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
             self.waiting.remove(wait)
         if self.members.get(key, (None, False))[0] is connection:
             del self.members[key]
-        self.room.send(connection, announce(who, info_hash, event="stopped"))
+        self.harness.send(connection, announce(who, info_hash, event="stopped"))
         assert len(connection.take()) == 1
 
     @rule(connection=connections)
     def closes(self, connection: FakeConnection) -> None:
         if connection in self.open:
             self.open.remove(connection)
-            self.room.hub.close(connection)
+            self.harness.hub.close(connection)
             self.members = {key: value for key, value in self.members.items() if value[0] is not connection}
             self.waiting = [wait for wait in self.waiting if wait.connection is not connection]
 
     @invariant()
     def agrees_with_the_model(self) -> None:
-        hub = self.room.hub
+        hub = self.harness.hub
         hub.check_invariants()
         assert {
             (info_hash, who): (peer.connection, peer.complete)

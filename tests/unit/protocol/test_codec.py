@@ -166,7 +166,7 @@ def test_an_sdp_is_opaque_and_ids_are_any_latin_1(sdp: str, offer_id: str, ascii
     sent = announce(PEER, offers=[{"offer": {"type": "offer", "sdp": sdp}, "offer_id": offer_id}])
     message = decode(json.dumps(sent, ensure_ascii=ascii_json).encode(), 20)
     assert isinstance(message, Announce)
-    (relayed,) = codec.relayed_offers(codec.to_json(HASH), codec.to_json(PEER), message.offers)
+    (relayed,) = codec.encode_offers(HASH, PEER, message.offers)
     assert json.loads(relayed) == {
         "action": "announce",
         "info_hash": HASH,
@@ -179,7 +179,7 @@ def test_an_sdp_is_opaque_and_ids_are_any_latin_1(sdp: str, offer_id: str, ascii
 def test_offers_are_relayed_as_type_and_sdp_only() -> None:
     (item,) = offers(1)
     item["offer"]["evil"] = item["evil"] = True
-    (relayed,) = codec.relayed_offers(b'"h"', b'"p"', decoded(offers=[item]).offers)
+    (relayed,) = codec.encode_offers(HASH, PEER, decoded(offers=[item]).offers)
     assert json.loads(relayed)["offer"] == {"type": "offer", "sdp": "v=0\r\n"}
     assert "evil" not in json.loads(relayed)
 
@@ -191,7 +191,7 @@ def test_answers(sdp: str, offer_id: str, to_peer_id: str) -> None:
     message = decode(frame(sent), 20)
     assert isinstance(message, Answer)
     assert message.to_peer_id == to_peer_id
-    relayed = codec.relayed_answer(codec.to_json(HASH), codec.to_json(PEER), message)
+    relayed = codec.encode_answer(message)
     assert json.loads(relayed) == {
         "action": "announce",
         "info_hash": HASH,
@@ -290,7 +290,7 @@ def test_full_scrape(message: object) -> None:
 def test_what_is_no_json_object_gets_a_failure(payload: bytes) -> None:
     error = refused(payload)
     assert error.reason is DropReason.INVALID_JSON
-    assert json.loads(codec.failure(error)) == {
+    assert json.loads(codec.encode_failure(error)) == {
         "action": "announce",
         "info_hash": NO_INFO_HASH,
         "failure reason": "invalid message",
@@ -352,9 +352,9 @@ def test_of_damaged_frames_nothing_is_relayed_that_is_not_json(message: Any, at:
         return
     relayed = []
     if isinstance(decoded, Announce):
-        relayed = codec.relayed_offers(b'"i"', b'"p"', decoded.offers)
+        relayed = codec.encode_offers(HASH, PEER, decoded.offers)
     elif isinstance(decoded, Answer):
-        relayed = [codec.relayed_answer(b'"i"', b'"p"', decoded)]
+        relayed = [codec.encode_answer(decoded)]
     for one in map(json.loads, relayed):
         assert codec.is_id(one["offer_id"])
         assert isinstance(one.get("offer", one.get("answer"))["sdp"], str)
@@ -383,25 +383,25 @@ def test_mutated_messages_yield_only_what_may_be_relayed(mutation: dict[str, Any
     try:
         message = decode(frame(base), 20)
     except RequestError as error:
-        failure = json.loads(codec.failure(error))
+        failure = json.loads(codec.encode_failure(error))
         assert set(failure) == {"action", "info_hash", "failure reason"}
         assert failure["action"] in ("announce", "scrape")
         assert codec.is_id(failure["info_hash"])
         return
     if isinstance(message, Announce):
-        for relayed in codec.relayed_offers(codec.to_json(message.info_hash), codec.to_json(PEER), message.offers):
+        for relayed in codec.encode_offers(message.info_hash, PEER, message.offers):
             seen = json.loads(relayed)
             assert codec.is_id(seen["offer_id"])
             assert set(seen["offer"]) == {"type", "sdp"}
             assert isinstance(seen["offer"]["sdp"], str)
     elif isinstance(message, Answer):
-        seen = json.loads(codec.relayed_answer(b'"h"', b'"p"', message))
+        seen = json.loads(codec.encode_answer(message))
         assert codec.is_id(seen["offer_id"])
         assert isinstance(seen["answer"]["sdp"], str)
 
 
 def test_announce_reply() -> None:
-    reply = codec.announce_reply(codec.to_json(BINARY_ID), 120, 3, 4)
+    reply = codec.encode_reply(BINARY_ID, 120, 3, 4)
     assert json.loads(reply) == {
         "action": "announce",
         "interval": 120,
@@ -412,7 +412,7 @@ def test_announce_reply() -> None:
 
 
 def test_scrape_reply() -> None:
-    reply = codec.scrape_reply([(codec.to_json(BINARY_ID), 3, 4), (codec.to_json(HASH), 0, 0)])
+    reply = codec.encode_scrape([(BINARY_ID, 3, 4), (HASH, 0, 0)])
     assert json.loads(reply) == {
         "action": "scrape",
         "files": {
@@ -420,7 +420,7 @@ def test_scrape_reply() -> None:
             HASH: {"complete": 0, "incomplete": 0, "downloaded": 0},
         },
     }
-    assert json.loads(codec.scrape_reply([])) == {"action": "scrape", "files": {}}
+    assert json.loads(codec.encode_scrape([])) == {"action": "scrape", "files": {}}
 
 
 def test_messages_made_of_text_are_checked_as_those_from_clients() -> None:

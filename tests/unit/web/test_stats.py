@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.fakes import Room
+from tests.unit.fakes import HubHarness
 from tracker.web.stats import MAX_CLIENTS, client_of, count
 
 
@@ -24,9 +24,9 @@ def test_client_of(peer_id: str, client: tuple[str, str]) -> None:
 
 
 async def test_the_table_of_clients_is_bounded() -> None:
-    room = Room()
+    harness = HubHarness()
     for n in range(MAX_CLIENTS + 50):
-        room.join(f"-XX{n:04}-aaaaaaaaaaaa")
-    stats = await count(room.hub)
+        harness.join(f"-XX{n:04}-aaaaaaaaaaaa")
+    stats = await count(harness.hub)
     assert sum(len(versions) for versions in stats.clients.values()) == MAX_CLIENTS + 1
     assert stats.clients["other"] == {"-": 50}

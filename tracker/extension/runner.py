@@ -1,0 +1,169 @@
+"""Delivers events to one extension, in a task of its own."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+
+from tracker.core.hub import Hub
+from tracker.core.swarm import Swarm
+from tracker.extension.admission import FAILED, Admission, Refusal
+from tracker.extension.api import Extension, TrackerHandle
+from tracker.reasons import DropReason
+
+TURN: Final = 0.002
+"""Seconds of the event loop that an extension gets before it yields."""
+
+MAX_EVENTS: Final = 10_000
+MAX_EVENT_BYTES: Final = 16 << 20
+"""Offers and answers that wait for a slow extension; more are dropped."""
+
+_FAILED: Final = object()
+
+
+class ExtensionRunner:
+    """One extension, with its task and its queue of events.
+
+    Offers and answers wait in a bounded queue. Swarms are only marked dirty and read at delivery: openings and closings
+    are never lost, changes coalesce.
+    """
+
+    def __init__(self, name: str, extension: Extension, tracker: TrackerHandle, errors: Counter[str], hub: Hub) -> None:
+        self.name = name
+        self.extension = extension
+        self.tracker = tracker
+        self.task: asyncio.Task[None] | None = None
+        self._errors = errors
+        self._hub = hub
+        self._log = structlog.get_logger().bind(extension=name)
+        self._events: deque[tuple[str, Swarm | None, tuple[Any, ...], int]] = deque()
+        self._bytes = 0
+        self._dirty: dict[Swarm, None] = {}
+        self._open: set[Swarm] = set()
+        self._work = asyncio.Event()
+        self._started = asyncio.Event()
+        self._failed = False
+        self._overridden = {
+            key for key, method in vars(Extension).items() if getattr(type(extension), key) is not method
+        }
+        self._wants_swarms = not self._overridden.isdisjoint(("swarm_opened", "swarm_changed", "swarm_closed"))
+
+    def wants(self, event: str) -> bool:
+        """Return whether the extension overrides a method and still runs."""
+        return event in self._overridden and not self._failed
+
+    def mark(self, swarm: Swarm, closed: bool = False) -> None:
+        """Mark a swarm dirty; one that closes before its opening was delivered is forgotten."""
+        if not self._wants_swarms or self._failed:
+            return
+        if closed and swarm not in self._open:
+            self._dirty.pop(swarm, None)
+        else:
+            self._dirty[swarm] = None
+            self._work.set()
+
+    def post(self, event: str, swarm: Swarm | None, *arguments: Any, size: int) -> None:
+        """Queue an event of `size` bytes, behind the news of its swarm; drop it if the queue is full."""
+        if len(self._events) >= MAX_EVENTS or self._bytes + size > MAX_EVENT_BYTES:
+            self._hub.counters.dropped[DropReason.EXTENSION_QUEUE_FULL] += 1
+            return
+        self._events.append((event, swarm, arguments, size))
+        self._bytes += size
+        self._work.set()
+
+    async def admit(self, request: Admission) -> Refusal | None:
+        """Return the extension's verdict on a peer, once it has started; if it has failed, the verdict is a refusal."""
+        await self._started.wait()
+        if self._failed:
+            return FAILED
+        verdict = await self._guarded("admit", self._verdict, request)
+        if verdict is _FAILED:
+            return FAILED
+        return None if verdict is None else Refusal(DropReason.ADMISSION_DENIED, verdict or "not admitted")
+
+    async def run(self) -> None:
+        """Start the extension, and deliver its events until cancelled."""
+        self._failed = not await self._call("start")
+        self._started.set()
+        if self._failed:
+            self._events.clear()
+            self._dirty.clear()
+            self.tracker.release()
+            return
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            turn_ends = monotonic() + TURN
+            while self._dirty or self._events:
+                # Alternate, so that neither starves the other.
+                if self._dirty:
+                    await self._tell(next(iter(self._dirty)))
+                if self._events:
+                    event, swarm, arguments, size = self._events.popleft()
+                    self._bytes -= size
+                    if swarm in self._dirty:
+                        await self._tell(swarm)
+                    await self._call(event, *arguments)
+                if monotonic() > turn_ends:
+                    # A long queue must not delay the tracker's own peers.
+                    await asyncio.sleep(0)
+                    turn_ends = monotonic() + TURN
+
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 (`stop` itself must not be cancelled)
+        """Stop delivering events and stop the extension, within `timeout` seconds."""
+        if self.task is None or self._failed:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        self.task.cancel()
+        # Half of the time, so that an extension whose task does not end still gets its `stop`. `wait_for` would wait
+        # for the end of the cancelled task, however long that takes.
+        await asyncio.wait([self.task], timeout=timeout / 2)
+        stopping = loop.create_task(self._call("stop"))
+        if not (await asyncio.wait([stopping], timeout=max(0.0, deadline - loop.time())))[0]:
+            stopping.cancel()
+            self._log.error("extension_stop_timed_out", seconds=timeout)
+        await self.tracker.stop_tasks()
+        self.tracker.release()
+
+    async def _tell(self, swarm: Swarm) -> None:
+        del self._dirty[swarm]
+        is_open = self._hub.swarms.get(swarm.info_hash) is swarm
+        if not is_open:
+            self._open.discard(swarm)
+            await self._call("swarm_closed", swarm)
+            return
+        if swarm not in self._open:
+            self._open.add(swarm)
+            await self._call("swarm_opened", swarm)
+        await self._call("swarm_changed", swarm)
+
+    async def _call(self, method: str, *arguments: Any) -> bool:
+        """Call a method of the extension; return whether it raised no exception."""
+        if method not in self._overridden:
+            return True
+        return await self._guarded(method, getattr(self.extension, method), *arguments) is not _FAILED
+
+    async def _verdict(self, request: Admission) -> str | None:
+        verdict = await self.extension.admit(request)
+        if verdict is not None:
+            if not isinstance(verdict, str):
+                raise TypeError(f"admit must return None or a text, not {verdict!r}")
+            verdict.encode()  # raises for text that cannot be sent
+        return verdict
+
+    async def _guarded(self, name: str, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """Return the result of a method, or `_FAILED` if it raised."""
+        try:
+            return await method(*arguments)
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            # A future that the extension awaited may have been cancelled, and not this task.
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise
+            self._errors[self.name] += 1
+            self._log.exception("extension_failed", on=name)
+            return _FAILED

@@ -1,0 +1,131 @@
+"""The tracker's process: signals, limits, exit."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+import uvloop
+
+from tracker.config import ConfigError
+from tracker.extension.api import Extension
+from tracker.files import aside
+from tracker.logs import configure, log_unexpected, without_secrets
+from tracker.server import MAX_FILES, Server
+from tracker.settings import Settings, needs_restart
+from tracker.tasks import BackgroundTasks
+
+LEFTOVER_TIMEOUT: Final = 0.5
+"""Seconds that tasks get to end once everything has stopped."""
+
+
+def run(settings: Settings, extensions: Mapping[str, type[Extension]], reload: Callable[[], Settings]) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code. SIGHUP calls `reload`, in a thread, for new settings.
+
+    Raises:
+        ConfigError: if a setting cannot be used.
+        StartError: if an address cannot be bound.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(_serve(settings, extensions, reload))
+        leftovers = runner.run(_cancel_leftovers())
+        if leftovers or threading.active_count() > 1:
+            # Python would wait for an extension's task that ignores its cancellation, and for its busy thread.
+            structlog.get_logger().warning("leftovers_abandoned", tasks=leftovers, threads=threading.active_count() - 1)
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def raise_file_limit() -> None:
+    """Raise the limit of open files, and so of sockets, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:
+            structlog.get_logger().warning("file_limit_not_raised", limit=soft, error=str(error))
+
+
+async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], reload: Callable[[], Settings]) -> int:
+    log = structlog.get_logger()
+    raise_file_limit()
+    server = Server(settings, extensions)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_exception)
+    log_unexpected()
+    stopping, aborting = asyncio.Event(), asyncio.Event()
+    reloading = BackgroundTasks(server.extensions.task_failures)
+
+    def on_stop(name: str) -> None:
+        if stopping.is_set():
+            aborting.set()
+        else:
+            log.info("stopping", signal=name)
+            stopping.set()
+
+    loop.add_signal_handler(signal.SIGTERM, on_stop, "SIGTERM")
+    loop.add_signal_handler(signal.SIGINT, on_stop, "SIGINT")
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloading.start("reload", _reload(server, settings, reload)))
+
+    await server.start()
+    for host, port in server.addresses:
+        log.info("listening", host=host, port=port)
+    # The objects that exist now stay for good: the garbage collector need not visit them again.
+    gc.collect()
+    gc.freeze()
+
+    await stopping.wait()
+    stop = asyncio.ensure_future(server.stop())
+    second = asyncio.ensure_future(aborting.wait())
+    await asyncio.wait([stop, second], return_when=asyncio.FIRST_COMPLETED)
+    second.cancel()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        # The handlers end with the loop, and a signal that comes then would turn a clean exit into a kill.
+        loop.remove_signal_handler(name)
+        signal.signal(name, signal.SIG_IGN)
+    if not stop.done():
+        log.warning("stopped_at_once")
+        server.abort()
+        return 1
+    stop.result()
+    log.info("stopped")
+    return 0
+
+
+async def _reload(server: Server, started_with: Settings, reload: Callable[[], Settings]) -> None:
+    log = structlog.get_logger()
+    try:
+        fresh = await aside(reload)
+        await server.reload(fresh)
+    except ConfigError as error:
+        server.reloads["failed"] += 1
+        log.error("reload_failed", error=str(error))
+        return
+    configure(fresh.log.level, fresh.log.format)
+    waiting = needs_restart(started_with, fresh)
+    if waiting:
+        log.warning("restart_needed", keys=waiting)
+    log.info("reloaded", log_level=fresh.log.level)
+
+
+async def _cancel_leftovers() -> int:
+    """Cancel every task; return the number of tasks that do not end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return len((await asyncio.wait(tasks, timeout=LEFTOVER_TIMEOUT))[1]) if tasks else 0
+
+
+def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    message = without_secrets(str(context.get("message")))
+    structlog.get_logger().error("event_loop_error", message=message, exc_info=context.get("exception"))
