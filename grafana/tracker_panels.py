@@ -1,4 +1,4 @@
-"""The panels of the tracker dashboard, in reading order."""
+"""The panels of the dashboard of trackers, in reading order."""
 
 from grafana.model import Json, colored, or_zero, per, quantile, rate, row, stat, timeseries
 
@@ -7,7 +7,7 @@ PANELS: list[Json] = [
     stat(
         2,
         "Trackers",
-        "Trackers that Prometheus could scrape, and those that it could not.",
+        "Trackers that Prometheus could scrape, and trackers that it could not.",
         ("up", "sum(up{})"),
         ("down", "sum(1 - up{})"),
         unit="none",
@@ -19,7 +19,7 @@ PANELS: list[Json] = [
     stat(
         3,
         "Uptime",
-        "Time since the tracker that started last was started.",
+        "Time since the last start of any tracker.",
         ("uptime", "time() - max(process_start_time_seconds{})"),
         width=3,
         unit="s",
@@ -30,29 +30,29 @@ PANELS: list[Json] = [
     stat(
         4,
         "Peers",
-        "Peers in swarms, once for each swarm that they are in.",
+        "Peers in swarms. A peer counts once for each of its swarms.",
         ("peers", "sum(peerservers_peers{})"),
         width=3,
     ),
     stat(
         5,
         "Swarms",
-        "Swarms with a peer here. A swarm that is open at several trackers counts once at each.",
+        "Swarms that have a peer here. A swarm with peers at several trackers counts once at each.",
         ("swarms", "sum(peerservers_swarms{})"),
         width=3,
     ),
     stat(
         6,
         "Connections",
-        "Open WebSockets, links that other trackers have dialed among them.",
+        "Open WebSockets, including the links that other trackers have dialed.",
         ("connections", "sum(peerservers_connections{})"),
         width=3,
     ),
     stat(
         7,
         "Connections used",
-        "Share of the connections that limits.max_connections allows, at the fullest tracker. At 100 % newcomers "
-        "are refused with status 503.",
+        "Share of limits.max_connections in use, at the tracker where it is greatest. At 100 % new clients are "
+        "rejected with status 503.",
         ("used", "max(peerservers_connections{} / peerservers_max_connections{})"),
         unit="percentunit",
         colors=[("green", None), ("orange", 0.8), ("red", 0.95)],
@@ -61,7 +61,7 @@ PANELS: list[Json] = [
     stat(
         8,
         "Files used",
-        "Share of the file descriptors that the process may have, at the fullest tracker. Each connection takes one.",
+        "Share of the allowed file descriptors in use, at the tracker where it is greatest. Each connection takes one.",
         ("used", "max(process_open_fds{} / process_max_fds{})"),
         unit="percentunit",
         colors=[("green", None), ("orange", 0.8), ("red", 0.95)],
@@ -70,7 +70,7 @@ PANELS: list[Json] = [
     stat(
         9,
         "Event loop lag",
-        "99 of 100 times the event loop was late by less than this: the delay that any message may meet.",
+        "99 % of the time the event loop is late by less than this. Any message can be delayed by as much.",
         ("p99", quantile(0.99, "peerservers_event_loop_lag_seconds")),
         unit="s",
         colors=[("green", None), ("orange", 0.1), ("red", 0.5)],
@@ -78,7 +78,7 @@ PANELS: list[Json] = [
     stat(
         10,
         "Certificate",
-        "Time until the certificate ends that ends first; only of trackers that do TLS themselves.",
+        "Time until the first certificate expires, among trackers that do TLS themselves.",
         ("left", "min(peerservers_certificate_expiry_timestamp_seconds{}) - time()"),
         unit="s",
         colors=[("red", None), ("orange", 259200), ("green", 1209600)],
@@ -89,8 +89,8 @@ PANELS: list[Json] = [
     stat(
         11,
         "Reloads failed",
-        "Reloads of settings, access lists or certificate within the dashboard's time that failed; the old ones "
-        "are kept.",
+        "Failed reloads of settings, access lists or certificate in the time range of the dashboard. The tracker "
+        "keeps the old ones.",
         ("failed", 'sum(increase(peerservers_reloads_total{result="failed"}[$__range]))'),
         colors=[("green", None), ("red", 1)],
         decimals=0,
@@ -100,7 +100,7 @@ PANELS: list[Json] = [
     stat(
         12,
         "Extension errors",
-        "Exceptions that extensions raised within the dashboard's time. The log has them whole.",
+        "Exceptions that extensions raised in the time range of the dashboard. The log has the tracebacks.",
         ("errors", or_zero("sum(increase(peerservers_extension_errors_total{}[$__range]))")),
         colors=[("green", None), ("red", 1)],
         decimals=0,
@@ -110,7 +110,7 @@ PANELS: list[Json] = [
     stat(
         13,
         "Versions",
-        "Trackers by the version that they run.",
+        "Number of trackers by version.",
         ("{{version}}", "count by (version) (peerservers_build_info{})"),
         width=8,
         unit="none",
@@ -122,20 +122,21 @@ PANELS: list[Json] = [
     timeseries(
         15,
         "Peers by role",
-        "Peers in swarms, once for each swarm. Seeders have the whole torrent; who does not say is a leecher.",
+        "Peers in swarms, once for each swarm. Seeders have the whole torrent. A peer that does not tell counts as "
+        "a leecher.",
         ("{{role}}", "sum by (role) (peerservers_peers{})"),
         stacked=True,
     ),
     timeseries(
         16,
         "Swarms",
-        "Swarms with a peer at this tracker; one is freed when its last peer leaves.",
+        "Swarms that have a peer at this tracker. A swarm is freed when its last peer leaves.",
         ("{{instance}}", "peerservers_swarms{}"),
     ),
     timeseries(
         17,
         "Connections and their limit",
-        "Open WebSockets, and how many there may be.",
+        "Open WebSockets, and limits.max_connections.",
         ("{{instance}}", "peerservers_connections{}"),
         ("{{instance}} limit", "peerservers_max_connections{}"),
         limit="B",
@@ -143,14 +144,14 @@ PANELS: list[Json] = [
     timeseries(
         18,
         "Client addresses",
-        "Addresses (in IPv6: networks of 64 bits) that have connections, or had some a moment ago; those in "
+        "Addresses (for IPv6, networks of 64 bits) that have connections, or had one a moment ago. Addresses in "
         "limits.exempt are not counted.",
         ("{{instance}}", "peerservers_addresses{}"),
     ),
     timeseries(
         19,
         "Peers per connection",
-        "Peers for each open WebSocket: clients announce all their torrents on one.",
+        "Peers divided by open WebSockets. A client announces all its torrents on one WebSocket.",
         (
             "{{instance}}",
             per("sum by (instance) (peerservers_peers{})", "sum by (instance) (peerservers_connections{})")
@@ -160,8 +161,9 @@ PANELS: list[Json] = [
     ),
     timeseries(
         20,
-        "Arrivals and ends",
-        "TCP connections accepted, HTTP requests such as Prometheus's among them, and WebSockets that ended.",
+        "Connections opened and ended",
+        "opened: TCP connections accepted, including those for plain HTTP requests, such as Prometheus sends. "
+        "ended: WebSockets that ended.",
         ("{{instance}} opened", rate("peerservers_connections_opened_total{}", by="instance")),
         ("{{instance}} ended", rate("peerservers_connections_closed_total{}", by="instance")),
         unit="cps",
@@ -170,28 +172,28 @@ PANELS: list[Json] = [
     timeseries(
         22,
         "Requests by type",
-        "Valid messages from clients. An answer is to somebody's offer.",
+        "Valid messages from clients. An answer replies to the offer of another peer.",
         ("{{type}}", rate("peerservers_requests_total{}", by="type")),
         unit="reqps",
     ),
     timeseries(
         23,
         "Responses by type",
-        "Messages sent to clients: replies to announces and scrapes, offers and answers of others, failures.",
+        "Messages sent to clients: replies to announces and scrapes, offers and answers of other peers, failures.",
         ("{{type}}", rate("peerservers_responses_total{}", by="type")),
         unit="mps",
     ),
     timeseries(
         24,
-        "Given to extensions",
-        "Offers and answers given to extensions, such as for peers of linked trackers.",
+        "Handed to extensions",
+        "Offers and answers handed to extensions, for example because the receiver is at a linked tracker.",
         ("{{type}}", rate("peerservers_handed_over_total{}", by="type")),
         unit="mps",
     ),
     timeseries(
         25,
         "Answers per offer",
-        "Share of the offers given to peers that came back as answers. Peers that are full do not answer.",
+        "Share of the offers sent to peers that were answered. A peer that has enough connections does not answer.",
         (
             "answered",
             or_zero(
@@ -206,7 +208,7 @@ PANELS: list[Json] = [
     timeseries(
         26,
         "Message size",
-        "Size of messages received; an announce with ten offers has some 10 to 30 KB.",
+        "Size of received messages. An announce with ten offers has 10 to 30 KB.",
         ("p50", quantile(0.5, "peerservers_message_size_bytes")),
         ("p90", quantile(0.9, "peerservers_message_size_bytes")),
         ("p99", quantile(0.99, "peerservers_message_size_bytes")),
@@ -215,19 +217,19 @@ PANELS: list[Json] = [
     timeseries(
         27,
         "Payload",
-        "Payload of WebSocket messages, without frames and TLS. Sent is shown downwards.",
+        "Payload of WebSocket messages, without frame headers and TLS. Sent bytes are drawn below zero.",
         ("{{instance}} received", rate("peerservers_received_bytes_total{}", by="instance")),
         ("{{instance}} sent", "-" + rate("peerservers_sent_bytes_total{}", by="instance")),
         unit="Bps",
         mirrored=True,
     ),
-    row(28, "What was not served"),
+    row(28, "Dropped, rejected and closed"),
     timeseries(
         29,
         "Drops by reason",
-        "Messages, or parts of one, that were answered with a failure or left out. unplaced_offer is normal: "
-        "nobody came in time. slow_receiver, too_many_... and invalid_... point at clients, extension_queue_full "
-        "at the tracker.",
+        "Messages, or parts of one, that were answered with a failure or left out. unplaced_offer is normal: no "
+        "receiver was found in time. slow_receiver, too_many_... and invalid_... point to clients, "
+        "extension_queue_full to the tracker.",
         ("{{reason}}", rate("peerservers_dropped_total{}", by="reason")),
         width=12,
         height=9,
@@ -237,8 +239,8 @@ PANELS: list[Json] = [
     timeseries(
         30,
         "Rejects by reason",
-        "Connections refused with an HTTP status: too many in all (503) or from one address (429), or from a web "
-        "site that may not use this tracker (403).",
+        "Connections rejected with an HTTP status: too many connections in all (503) or from one address (429), or "
+        "an origin that may not use this tracker (403).",
         ("{{reason}}", rate("peerservers_rejected_total{}", by="reason")),
         width=12,
         height=9,
@@ -248,8 +250,7 @@ PANELS: list[Json] = [
     timeseries(
         31,
         "Closes by reason",
-        "WebSockets that ended, and why. client_closed and connection_lost are normal; internal_error is a fault "
-        "of the tracker.",
+        "WebSockets that ended. client_closed and connection_lost are normal. internal_error is a bug in the tracker.",
         ("{{reason}}", rate("peerservers_connections_closed_total{}", by="reason")),
         width=12,
         height=9,
@@ -259,7 +260,7 @@ PANELS: list[Json] = [
     timeseries(
         32,
         "Extension errors",
-        "Exceptions that extensions raised. The tracker goes on; the log has them whole.",
+        "Exceptions that extensions raised. The tracker keeps running. The log has the tracebacks.",
         ("{{extension}}", rate("peerservers_extension_errors_total{}", by="extension")),
         width=6,
         height=9,
@@ -268,7 +269,7 @@ PANELS: list[Json] = [
     timeseries(
         33,
         "Reloads by result",
-        "Reloads of settings, access lists and certificate, on SIGHUP or because a file changed.",
+        "Reloads of settings, access lists and certificate, on SIGHUP or after a file has changed.",
         ("{{result}}", rate("peerservers_reloads_total{}", by="result")),
         width=6,
         height=9,
@@ -277,8 +278,8 @@ PANELS: list[Json] = [
     timeseries(
         44,
         "Admissions by verdict",
-        "Peers that an extension has decided about. failed and timeout let nobody in: see Extension errors. "
-        "withdrawn: the client left before. Nothing where no extension decides.",
+        "Peers about which an extension decided. failed and timeout: the extension gave no verdict, and the peer "
+        "was not admitted (see Extension errors). withdrawn: the client left first. Empty if no extension decides.",
         ("{{verdict}}", rate("peerservers_admission_seconds_count{}", by="verdict")),
         unit="ops",
         hide_zeros=True,
@@ -286,7 +287,7 @@ PANELS: list[Json] = [
     timeseries(
         45,
         "Time to a verdict",
-        "How long peers wait until an extension has decided whether they may join. Nothing where no extension decides.",
+        "Time until an extension has decided whether a peer may join. Empty if no extension decides.",
         ("half", quantile(0.5, "peerservers_admission_seconds")),
         ("95 %", quantile(0.95, "peerservers_admission_seconds")),
         unit="s",
@@ -295,14 +296,14 @@ PANELS: list[Json] = [
     timeseries(
         46,
         "Waiting for admission",
-        "Peers that wait until an extension has decided whether they may join.",
+        "Peers for which an extension has not decided yet.",
         ("{{instance}}", "sum by (instance) (peerservers_admissions_waiting{})"),
     ),
     row(34, "Process"),
     timeseries(
         35,
         "Event loop lag",
-        "How late the event loop ran a timer. It looks every half second; what is late is late for everybody.",
+        "How late the event loop runs a timer, measured every half second. All messages are late by as much.",
         ("p50", quantile(0.5, "peerservers_event_loop_lag_seconds")),
         ("p90", quantile(0.9, "peerservers_event_loop_lag_seconds")),
         ("p99", quantile(0.99, "peerservers_event_loop_lag_seconds")),
@@ -312,7 +313,7 @@ PANELS: list[Json] = [
     timeseries(
         36,
         "CPU",
-        "Processor time; 100 % is one core, and the event loop can use no more than that.",
+        "Processor time. 100 % is one core, which is the most that the event loop can use.",
         ("{{instance}}", "rate(process_cpu_seconds_total{}[])"),
         unit="percentunit",
         warn_above=0.8,
@@ -327,14 +328,14 @@ PANELS: list[Json] = [
     timeseries(
         38,
         "Address space",
-        "Virtual memory. What is reserved costs nothing until it is used; only steady growth means something.",
+        "Virtual memory. Reserved memory costs nothing until it is used. Only steady growth is a sign of a leak.",
         ("{{instance}}", "process_virtual_memory_bytes{}"),
         unit="bytes",
     ),
     timeseries(
         39,
         "Open files and their limit",
-        "File descriptors: one for each connection, and a few dozen.",
+        "Open file descriptors: one for each connection, and a few dozen more.",
         ("{{instance}}", "process_open_fds{}"),
         ("{{instance}} limit", "process_max_fds{}"),
         limit="B",
@@ -342,28 +343,28 @@ PANELS: list[Json] = [
     timeseries(
         40,
         "Garbage collections",
-        "Runs of Python's collector by generation. Those of generation 2 look at everything and can be seen in the "
-        "lag.",
+        "Runs of Python's garbage collector by generation. A run of generation 2 visits all objects and adds to "
+        "the event loop lag.",
         ("generation {{generation}}", rate("python_gc_collections_total{}", by="generation")),
         unit="ops",
     ),
     timeseries(
         41,
         "Garbage collected",
-        "Objects that the collector freed: those in cycles. All others are freed at once.",
+        "Objects in reference cycles that the garbage collector freed. Other objects are freed at once.",
         ("{{instance}}", rate("python_gc_objects_collected_total{}", by="instance")),
         unit="ops",
     ),
     timeseries(
         42,
         "Garbage left",
-        "Objects in cycles that could not be freed. It should stay 0.",
+        "Objects in reference cycles that could not be freed. It should stay 0.",
         ("{{instance}}", "sum by (instance) (python_gc_objects_uncollectable_total{})"),
     ),
     timeseries(
         43,
         "Restarts",
-        "Times that the tracker was started within an hour.",
+        "Starts of the tracker in the last hour.",
         ("{{instance}}", "changes(process_start_time_seconds{}[1h])"),
         decimals=0,
     ),

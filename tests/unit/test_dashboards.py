@@ -141,13 +141,13 @@ def _overlap(one: Json, other: Json) -> bool:
     )
 
 
-def test_a_panel_that_does_not_fit_begins_a_new_line_under_the_highest_panel() -> None:
-    sizes = [(24, 1), (12, 4), (8, 9), (8, 2), (24, 1), (4, 4)]
+def test_a_panel_that_does_not_fit_begins_a_new_line_under_the_tallest_panel() -> None:
+    sizes = [(24, 1), (8, 9), (12, 4), (8, 2), (24, 1), (4, 4)]
     placed = model.lay_out([{"gridPos": {"w": width, "h": height}} for width, height in sizes])
     assert [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in placed] == [
         (0, 0),
         (0, 1),
-        (12, 1),
+        (8, 1),
         (0, 10),
         (0, 12),
         (0, 13),
