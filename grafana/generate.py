@@ -1,4 +1,4 @@
-"""Writes the dashboards in `dashboards/` from Python: `make dashboards`. A test fails when they are out of date."""
+"""Writes the dashboards in `dashboards/`: `make dashboards`. A test fails when they are out of date."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def dashboards() -> dict[str, str]:
             tracker_panels.PANELS,
         ),
     }
-    # Grafana sorts the keys of an export, too.
+    # Grafana sorts the keys in an export too.
     return {
         name: json.dumps(model, indent=2, sort_keys=True, ensure_ascii=False) + "\n" for name, model in models.items()
     }
@@ -39,9 +39,9 @@ def _dashboard(uid: str, title: str, description: str, links: list[Json], panels
         "description": description,
         "editable": True,
         "fiscalYearStartMonth": 0,
-        # All panels show the time under the mouse pointer.
+        # The cursor is shown in all panels at once.
         "graphTooltip": 1,
-        # Each Grafana gives its own number; a dashboard is known by its uid.
+        # Each Grafana assigns a number of its own. The uid identifies the dashboard.
         "id": None,
         "links": links,
         "panels": lay_out(panels),
@@ -52,12 +52,13 @@ def _dashboard(uid: str, title: str, description: str, links: list[Json], panels
         "templating": {
             "list": [
                 _data_source(),
-                _variable("job", "Job", "The scrape job.", "label_values(peerservers_build_info, job)"),
-                # A tracker that has been down for long has no metric any more. Only a pattern selects it, too.
+                _variable("job", "Job", "The scrape job of Prometheus.", "label_values(peerservers_build_info, job)"),
+                # A tracker that is down for long has no peerservers_build_info any more, so the list of values lacks
+                # it. As "All" is a pattern, `up` still shows it.
                 _variable(
                     "instance",
                     "Tracker",
-                    "Where it is scraped.",
+                    "The address at which Prometheus scrapes the tracker.",
                     'label_values(peerservers_build_info{job=~"$job"}, instance)',
                     allValue=".+",
                 ),
@@ -103,7 +104,7 @@ def _restarts() -> Json:
 
 
 def _data_source() -> Json:
-    """Return the variable for the Prometheus that the dashboard asks. The first one is chosen at first."""
+    """Return the variable for the Prometheus to query, which is the first or default one until another is chosen."""
     return {
         "current": {},
         "description": "The Prometheus that scrapes the trackers.",
@@ -119,7 +120,7 @@ def _data_source() -> Json:
 
 
 def _variable(name: str, label: str, description: str, query: str, **more: str) -> Json:
-    """Return a variable with the values that Prometheus knows, all of which are chosen at first."""
+    """Return a variable for label values, all of which are chosen until the user selects some."""
     return {
         "current": {"text": "All", "value": ["$__all"]},
         "datasource": DATASOURCE,
@@ -140,7 +141,7 @@ def _variable(name: str, label: str, description: str, query: str, **more: str) 
 
 
 def _link(title: str, uid: str) -> Json:
-    """Return a link to another dashboard, which opens with the same trackers and the same time range."""
+    """Return a link to another dashboard that keeps the chosen trackers and the time range."""
     return {
         "asDropdown": False,
         "icon": "dashboard",

@@ -1,7 +1,7 @@
-"""Panels, queries and layout as Grafana 11 saves them.
+"""Panels, queries and layout with the keys that Grafana 11 saves.
 
-Grafana fills in a default for each option that a dashboard leaves out, and saves all of them. The functions here write
-them too. So a dashboard that is saved in Grafana and exported again differs from ours only where a person changed it.
+Grafana adds the default of each option that a panel lacks, and saves it. The functions here write the same defaults, so
+that a dashboard that is saved in Grafana and exported again shows only deliberate changes.
 """
 
 import re
@@ -14,18 +14,18 @@ Query = tuple[str, str]
 """The legend of a query, and its PromQL in the short form that `promql` completes."""
 
 VERSION = "11.6.0"
-"""The Grafana whose defaults these are: the one of docker-compose.yml."""
+"""The version of Grafana that these keys and defaults come from; docker-compose.yml runs it."""
 SCHEMA = 41
-"""The version of the dashboard schema of that Grafana."""
+"""The version of its dashboard schema."""
 COLUMNS = 24
 """The width of Grafana's grid."""
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SELECTION = 'job=~"$job",instance=~"$instance"'
-"""The trackers that are chosen at the top of the dashboard."""
+"""Labels that select the trackers chosen at the top of the dashboard."""
 
 Step = tuple[str, float | None]
-"""A color, and the value from which it is used; the first color has none."""
+"""A color, and the value from which it is used. The first color has no value: it is used below all others."""
 
 GREEN: list[Step] = [("green", None)]
 
@@ -37,12 +37,12 @@ def promql(short: str) -> str:
 
 
 def rate(metric: str, by: str = "") -> str:
-    """Return the query for the growth per second of a counter, summed up by a label or over all."""
+    """Return the query for the growth per second of a counter, summed by a label or over all series."""
     return f"sum{f' by ({by}) ' if by else ''}(rate({metric}[]))"
 
 
 def quantile(share: float, metric: str, by: str = "") -> str:
-    """Return the query for a quantile of a histogram, by a label or over all."""
+    """Return the query for a quantile of a histogram, by a label or over all series."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket{{}}[])))"
 
@@ -52,13 +52,13 @@ def or_zero(query: str, label: str = "") -> str:
     return f"{query} or " + (f'on() label_replace(vector(0), "{label}", "none", "", "")' if label else "vector(0)")
 
 
-def per(one: str, other: str) -> str:
-    """Return the query for one value divided by another, without a value while the other is 0."""
-    return f"{one} / ({other} > 0)"
+def per(dividend: str, divisor: str) -> str:
+    """Return the query for a quotient, which has no value while the divisor is 0."""
+    return f"{dividend} / ({divisor} > 0)"
 
 
 def top(query: str) -> str:
-    """Return the query for the ten series that are greatest at each moment."""
+    """Return the query for the ten greatest series at each moment."""
     return f"topk(10, {query})"
 
 
@@ -95,7 +95,7 @@ def stat(
         colors: The colors of the number, each with the value from which it is used.
         width: In columns of the grid, of which there are 24.
         height: In rows of the grid.
-        graph: Draw the course of the number behind it.
+        graph: Draw the number over time behind it.
         names: Show the legend beside the number.
         instant: Ask only for the value at the end of the dashboard's time range.
         overrides: Settings of single series.
@@ -202,7 +202,7 @@ def timeseries(
 
 
 def colored(letter: str, *colors: Step) -> Json:
-    """Return the override that gives the series of one query other colors."""
+    """Return the override with the colors for the series of one query."""
     return _override({"id": "byFrameRefID", "options": letter}, {"thresholds": _thresholds(colors)})
 
 
@@ -259,7 +259,7 @@ def _targets(queries: Sequence[Query], instant: bool = False) -> list[Json]:
 
 
 def _thresholds(steps: Sequence[Step]) -> Json:
-    # Grafana 11.6 saves no null: the first step, which holds from minus infinity, has no value.
+    # Grafana 11.6 saves no null. It uses the first step from minus infinity, whatever its value.
     return {
         "mode": "absolute",
         "steps": [{"color": color} | ({} if value is None else {"value": value}) for color, value in steps],

@@ -15,7 +15,7 @@ COMPOSE = GRAFANA.parent / "docker-compose.yml"
 
 Json = dict[str, Any]
 
-# What Grafana 11.6 writes, from dashboards that were saved with it.
+# The keys in dashboards that were saved with Grafana 11.6.0.
 DASHBOARD = {
     *("annotations", "description", "editable", "fiscalYearStartMonth", "graphTooltip", "id", "links", "panels"),
     *("preload", "refresh", "schemaVersion", "tags", "templating", "time", "timepicker", "timezone", "title", "uid"),
@@ -112,7 +112,7 @@ def test_data_source_job_and_tracker_can_be_chosen(dashboard: Json) -> None:
         "prometheus",
     )
     assert (job["name"], job["definition"]) == ("job", "label_values(peerservers_build_info, job)")
-    # "All" jobs are those of trackers. "All" trackers include one that has been down for so long that it has no metric.
+    # "All" jobs are the listed ones. "All" trackers also match a tracker that is down and no longer listed.
     assert "allValue" not in job
     assert (instance["name"], instance["allValue"]) == ("instance", ".+")
     for variable in (job, instance):
@@ -247,12 +247,12 @@ def _keys(value: Json, shape: Json) -> Json:
 
 
 def test_saving_a_dashboard_in_grafana_changes_nothing(dashboard: Json) -> None:
-    # Only the number that this Grafana gave the dashboard, which is not for others.
+    # Except the number, which each Grafana assigns.
     assert _saved(dashboard) == {key: value for key, value in dashboard.items() if key != "id"}
 
 
 def _saved(dashboard: Json) -> Json:
-    """Return what Grafana 11.6 saves: no nulls, no default values of variables, thresholds from minus infinity."""
+    """Return the dashboard as Grafana 11.6 saves it: without nulls, empty lists and default values of variables."""
     saved: Json = _without_nulls(dashboard)
     for panel in saved["panels"]:
         for key, empty in (("transformations", []), ("transparent", False)):
