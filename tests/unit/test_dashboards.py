@@ -1,45 +1,110 @@
-"""Dashboards and alerts as files: what Grafana needs, and what whoever reads them does."""
+"""The dashboards and alerts: they are complete, and Grafana 11 saves the dashboards without a change."""
 
 import json
 import re
-from itertools import combinations, count
-from pathlib import Path
+from itertools import combinations
 from typing import Any
 
 import pytest
 
-GRAFANA = Path(__file__).parents[2] / "grafana"
-FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
-COLUMNS = 24
+from grafana import model
+from grafana.generate import DIRECTORY, dashboards
+
+GRAFANA = DIRECTORY.parent
+COMPOSE = GRAFANA.parent / "docker-compose.yml"
 
 Json = dict[str, Any]
 
+# The keys in dashboards that were saved with Grafana 11.6.0.
+DASHBOARD = {
+    *("annotations", "description", "editable", "fiscalYearStartMonth", "graphTooltip", "id", "links", "panels"),
+    *("preload", "refresh", "schemaVersion", "tags", "templating", "time", "timepicker", "timezone", "title", "uid"),
+    "version",
+}
+ROW = {"collapsed", "gridPos", "id", "panels", "title", "type"}
+PANEL = {
+    *("datasource", "description", "fieldConfig", "gridPos", "id", "options", "pluginVersion", "targets", "title"),
+    "type",
+}
+TARGET = {"datasource", "editorMode", "expr", "instant", "legendFormat", "range", "refId"}
+LINK = {
+    *("asDropdown", "icon", "includeVars", "keepTime", "tags", "targetBlank", "title", "tooltip", "type", "url"),
+}
+FIELDS = {"color", "mappings", "thresholds", "unit"}
+OPTIONAL_FIELDS = {"decimals", "max", "min", "noValue"}
+OPTIONS: dict[str, Json] = {
+    "stat": {
+        "colorMode": {},
+        "graphMode": {},
+        "justifyMode": {},
+        "orientation": {},
+        "percentChangeColorMode": {},
+        "reduceOptions": {"calcs": {}, "fields": {}, "values": {}},
+        "showPercentChange": {},
+        "textMode": {},
+        "wideLayout": {},
+    },
+    "timeseries": {
+        "legend": {"calcs": {}, "displayMode": {}, "placement": {}, "showLegend": {}},
+        "tooltip": {"hideZeros": {}, "mode": {}, "sort": {}},
+    },
+}
+CUSTOM: Json = {
+    "axisBorderShow": {},
+    "axisCenteredZero": {},
+    "axisColorMode": {},
+    "axisLabel": {},
+    "axisPlacement": {},
+    "barAlignment": {},
+    "barWidthFactor": {},
+    "drawStyle": {},
+    "fillOpacity": {},
+    "gradientMode": {},
+    "hideFrom": {"legend": {}, "tooltip": {}, "viz": {}},
+    "insertNulls": {},
+    "lineInterpolation": {},
+    "lineWidth": {},
+    "pointSize": {},
+    "scaleDistribution": {"type": {}},
+    "showPoints": {},
+    "spanNulls": {},
+    "stacking": {"group": {}, "mode": {}},
+    "thresholdsStyle": {"mode": {}},
+}
+OVERRIDES = {"color", "custom.fillOpacity", "custom.hideFrom", "custom.lineStyle", "thresholds"}
 
-@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+UNSAVED_DEFAULTS: Json = {"hide": 0, "skipUrlSync": False, "multi": False, "sort": 0, "label": ""}
+"""Values of a variable that Grafana 11.6 leaves out of a saved dashboard."""
+
+
+@pytest.fixture(scope="module", params=["federation.json", "tracker.json"])
 def dashboard(request: pytest.FixtureRequest) -> Json:
-    loaded: Json = json.loads(request.param.read_text())
+    loaded: Json = json.loads(dashboards()[request.param])
     return loaded
 
 
 @pytest.fixture
 def panels(dashboard: Json) -> list[Json]:
-    """All that are not rows."""
+    """The panels without the headings of rows."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
-def test_there_is_one_for_the_tracker_and_one_for_its_extensions() -> None:
-    loaded = {path.stem: json.loads(path.read_text()) for path in FILES}
+def test_the_dashboards_are_up_to_date() -> None:
+    assert {path.name: path.read_text() for path in DIRECTORY.iterdir()} == dashboards(), "run `make dashboards`"
+
+
+def test_each_dashboard_links_to_the_other() -> None:
+    loaded = {name: json.loads(text) for name, text in dashboards().items()}
     assert {name: (one["uid"], one["title"]) for name, one in loaded.items()} == {
-        "tracker": ("peerservers-tracker", "Peerservers / Tracker"),
-        "federation": ("peerservers-federation", "Peerservers / Federation and DHT"),
+        "tracker.json": ("peerservers-tracker", "Peerservers / Tracker"),
+        "federation.json": ("peerservers-federation", "Peerservers / Federation and DHT"),
     }
-    # Each leads to the other.
-    for one, other in (("tracker", "federation"), ("federation", "tracker")):
+    for one, other in (("tracker.json", "federation.json"), ("federation.json", "tracker.json")):
         (link,) = loaded[one]["links"]
         assert (link["url"], link["includeVars"]) == (f"/d/{loaded[other]['uid']}", True)
 
 
-def test_what_it_asks_for_can_be_chosen(dashboard: Json) -> None:
+def test_data_source_job_and_tracker_can_be_chosen(dashboard: Json) -> None:
     data_source, job, instance = dashboard["templating"]["list"]
     assert (data_source["name"], data_source["type"], data_source["query"]) == (
         "datasource",
@@ -47,7 +112,7 @@ def test_what_it_asks_for_can_be_chosen(dashboard: Json) -> None:
         "prometheus",
     )
     assert (job["name"], job["definition"]) == ("job", "label_values(peerservers_build_info, job)")
-    # All jobs are those of trackers; but all trackers are also those that have been down for long.
+    # "All" jobs are the listed ones. "All" trackers also match a tracker that is down and no longer listed.
     assert "allValue" not in job
     assert (instance["name"], instance["allValue"]) == ("instance", ".+")
     for variable in (job, instance):
@@ -56,14 +121,17 @@ def test_what_it_asks_for_can_be_chosen(dashboard: Json) -> None:
         assert variable["includeAll"]
 
 
-def test_panels_have_ids_and_places_of_their_own(dashboard: Json) -> None:
+def test_panels_have_different_ids_and_do_not_overlap(dashboard: Json) -> None:
     everything = dashboard["panels"]
     assert len({panel["id"] for panel in everything}) == len(everything)
     places = [panel["gridPos"] for panel in everything]
     for place in places:
+        assert place.keys() == {"x", "y", "w", "h"}
         assert min(place["x"], place["y"], place["w"] - 1, place["h"] - 1) >= 0
-        assert place["x"] + place["w"] <= COLUMNS
+        assert place["x"] + place["w"] <= model.COLUMNS
     assert [(one, other) for one, other in combinations(places, 2) if _overlap(one, other)] == []
+    # In reading order.
+    assert places == sorted(places, key=lambda place: (place["y"], place["x"]))
 
 
 def _overlap(one: Json, other: Json) -> bool:
@@ -73,7 +141,28 @@ def _overlap(one: Json, other: Json) -> bool:
     )
 
 
-def test_every_panel_says_what_it_shows_and_in_what(panels: list[Json]) -> None:
+def test_a_panel_that_does_not_fit_begins_a_new_line_under_the_tallest_panel() -> None:
+    sizes = [(24, 1), (8, 9), (12, 4), (8, 2), (24, 1), (4, 4)]
+    placed = model.lay_out([{"gridPos": {"w": width, "h": height}} for width, height in sizes])
+    assert [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in placed] == [
+        (0, 0),
+        (0, 1),
+        (8, 1),
+        (0, 10),
+        (0, 12),
+        (0, 13),
+    ]
+
+
+def test_the_short_form_of_a_query_is_completed() -> None:
+    chosen = 'job=~"$job",instance=~"$instance"'
+    assert model.promql('sum by (a) (rate(b{c="d"}[])) / e{}') == (
+        f'sum by (a) (rate(b{{{chosen},c="d"}}[$__rate_interval])) / e{{{chosen}}}'
+    )
+    assert model.promql("f{}[1h]") == f"f{{{chosen}}}[1h]"
+
+
+def test_every_panel_has_title_description_unit_and_ascending_thresholds(panels: list[Json]) -> None:
     titles = [(panel["type"], panel["title"]) for panel in panels]
     assert len(set(titles)) == len(titles)
     for panel in panels:
@@ -81,17 +170,15 @@ def test_every_panel_says_what_it_shows_and_in_what(panels: list[Json]) -> None:
         assert panel["description"].endswith("."), panel["title"]
         defaults = panel["fieldConfig"]["defaults"]
         assert defaults["unit"], panel["title"]
-        steps = defaults["thresholds"]["steps"]
-        assert steps[0]["value"] is None
-        values = [step["value"] for step in steps[1:]]
+        values = [step["value"] for step in defaults["thresholds"]["steps"][1:]]
         assert values == sorted(values)
 
 
-def test_every_query_is_of_the_trackers_that_were_chosen(panels: list[Json]) -> None:
+def test_every_query_selects_the_chosen_trackers(panels: list[Json]) -> None:
     for panel in panels:
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         targets = panel["targets"]
-        assert [target["refId"] for target in targets] == [chr(65 + n) for n, _ in zip(count(), targets, strict=False)]
+        assert [target["refId"] for target in targets] == [chr(65 + number) for number in range(len(targets))]
         for target in targets:
             assert target["datasource"] == panel["datasource"]
             assert target["legendFormat"]
@@ -100,19 +187,99 @@ def test_every_query_is_of_the_trackers_that_were_chosen(panels: list[Json]) -> 
             assert selectors
             for selector in selectors:
                 assert selector.startswith('{job=~"$job",instance=~"$instance"'), expr
-            # What counts since the start is shown by its growth.
+            # A panel shows the growth of a counter, not its value since the start.
             counters = re.findall(r"\w+_(?:total|bucket|count|sum){", expr)
             grown = re.findall(r"(?:rate|increase)\(\w+_(?:total|bucket|count|sum){", expr)
             assert len(counters) == len(grown) or "uncollectable" in expr, expr
 
 
 def test_reasons_that_do_not_occur_are_not_in_the_legend(panels: list[Json]) -> None:
-    # All of them are there from the start, with 0.
+    # The counter of each reason exists from the start, with 0.
     for panel in panels:
         if panel["targets"][0]["legendFormat"] == "{{reason}}":
             (override,) = panel["fieldConfig"]["overrides"]
             assert override["matcher"]["options"]["reducer"] == "allIsZero"
             assert override["properties"][0]["value"]["legend"]
+
+
+def test_the_model_is_that_of_the_grafana_that_compose_runs() -> None:
+    assert f"image: grafana/grafana:{model.VERSION}\n" in COMPOSE.read_text()
+
+
+def test_a_dashboard_has_the_keys_that_grafana_saves(dashboard: Json) -> None:
+    assert dashboard.keys() == DASHBOARD
+    assert dashboard["schemaVersion"] == 41
+    assert all(link.keys() == LINK for link in dashboard["links"])
+    built_in, *_ = dashboard["annotations"]["list"]
+    assert (built_in["builtIn"], built_in["type"], built_in["datasource"]["uid"]) == (1, "dashboard", "-- Grafana --")
+    for variable in dashboard["templating"]["list"]:
+        assert {"current", "description", "includeAll", "name", "options", "query", "refresh", "regex", "type"} <= (
+            variable.keys()
+        )
+        assert variable["options"] == []
+
+
+def test_a_panel_has_the_options_that_grafana_saves_and_no_others(dashboard: Json) -> None:
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            assert panel.keys() == ROW
+            continue
+        title = panel["title"]
+        assert panel.keys() == PANEL, title
+        assert panel["pluginVersion"] == model.VERSION
+        assert _keys(panel["options"], OPTIONS[panel["type"]]) == OPTIONS[panel["type"]], title
+        defaults = panel["fieldConfig"]["defaults"]
+        custom = {"custom"} if panel["type"] == "timeseries" else set()
+        assert defaults.keys() - OPTIONAL_FIELDS == FIELDS | custom, title
+        if custom:
+            assert _keys(defaults["custom"], CUSTOM) == CUSTOM, title
+        for override in panel["fieldConfig"]["overrides"]:
+            assert override.keys() == {"matcher", "properties"}
+            assert {one["id"] for one in override["properties"]} <= OVERRIDES, title
+        for target in panel["targets"]:
+            assert target.keys() == TARGET, title
+            assert target["instant"] is not target["range"]
+
+
+def _keys(value: Json, shape: Json) -> Json:
+    """Return the keys of `value`, as deep as those of `shape`."""
+    return {key: _keys(inner, shape[key]) if shape.get(key) else {} for key, inner in value.items()}
+
+
+def test_saving_a_dashboard_in_grafana_changes_nothing(dashboard: Json) -> None:
+    # Except the number, which each Grafana assigns.
+    assert _saved(dashboard) == {key: value for key, value in dashboard.items() if key != "id"}
+
+
+def _saved(dashboard: Json) -> Json:
+    """Return the dashboard as Grafana 11.6 saves it: without nulls, empty lists and default values of variables."""
+    saved: Json = _without_nulls(dashboard)
+    for panel in saved["panels"]:
+        for key, empty in (("transformations", []), ("transparent", False)):
+            if panel.get(key) == empty:
+                del panel[key]
+    for variable in saved["templating"]["list"]:
+        variable.get("current", {}).pop("selected", None)
+        for key, default in UNSAVED_DEFAULTS.items():
+            if variable.get(key) == default:
+                del variable[key]
+    if saved.get("weekStart") == "":
+        del saved["weekStart"]
+    return saved
+
+
+def _without_nulls(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        case list():
+            return [_without_nulls(inner) for inner in value]
+    return value
+
+
+@pytest.mark.parametrize("text", dashboards().values(), ids=dashboards())
+def test_an_export_has_the_same_order(text: str) -> None:
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def test_every_alert_says_what_is_wrong_and_is_tested_both_ways() -> None:
@@ -128,7 +295,7 @@ def test_every_alert_says_what_is_wrong_and_is_tested_both_ways() -> None:
         assert sorted(cases) == ["", " []"], name
 
 
-def test_what_is_provisioned_is_there() -> None:
+def test_the_files_for_provisioning_name_the_data_source_and_the_directory() -> None:
     provisioning = GRAFANA / "provisioning"
     assert "uid: prometheus\n" in (provisioning / "datasources" / "prometheus.yml").read_text()
     assert "path: /var/lib/grafana/dashboards\n" in (provisioning / "dashboards" / "peerservers.yml").read_text()

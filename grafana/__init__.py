@@ -1,0 +1,1 @@
+"""The Grafana dashboards and Prometheus alerts of this project; `generate.py` writes the dashboards."""
