@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import eventually, offers, raw_client
+from tests.client import PATIENCE, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, free_port
 from tests.unit.fakes import peer_id
 
@@ -258,3 +258,21 @@ def test_a_full_disk_under_the_log_stops_nothing() -> None:
             [sys.executable, "-m", "tracker", "serve", "--host", "127.0.0.1", "--port", str(port)], stderr=full
         )
         assert_serves_and_stops(process, port)
+
+
+async def test_a_configuration_that_is_slow_to_read_holds_up_no_peer(
+    start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    """SIGHUP reads it in a thread: it may lie on a network file system."""
+    file = tmp_path / "config.toml"
+    file.write_text("")
+    tracker = await start_tracker("--config", str(file))
+    file.unlink()
+    os.mkfifo(file)
+    tracker.tell(signal.SIGHUP)
+    # Opening it for writing succeeds once the tracker has opened it for reading.
+    pipe = await asyncio.wait_for(asyncio.to_thread(file.open, "w"), PATIENCE)
+    with pipe:
+        assert (await asyncio.wait_for(tracker.get("/health"), PATIENCE))[0] == 200
+        pipe.write('[log]\nlevel = "debug"\n')
+    assert (await tracker.logged("reloaded"))["log_level"] == "debug"

@@ -8,6 +8,7 @@ import pytest
 
 from tests.client import PATIENCE, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment, free_port
+from tests.integration.conftest import StartServer
 from tests.integration.test_life import assert_one_line, peerservers
 from tests.integration.wire import HANDSHAKE
 from tests.unit.fakes import peer_id
@@ -109,3 +110,25 @@ def test_the_public_port_itself_is_one_line() -> None:
 def test_mistakes(key: str, value: str, tmp_path: Path) -> None:
     done = peerservers("serve", "--port", "0", "--state-dir", str(tmp_path), **environment("metrics", **{key: value}))
     assert_one_line(done, f"metrics.{key}")
+
+
+async def test_both_ports_close_at_once(start_server: StartServer) -> None:
+    """Within `shutdown_timeout` seconds in all, not one after the other."""
+    port = free_port()
+    server = await start_server(metrics={"port": port}, server={"shutdown_timeout": 600})
+    reader, writer = await asyncio.open_connection(*server.addresses[0])
+    writer.write(HANDSHAKE + b"\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    # This client never answers the close frame, so the public port waits for it.
+    stopping = asyncio.ensure_future(server.stop())
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                other = (await asyncio.open_connection("127.0.0.1", port))[1]
+            except ConnectionRefusedError:
+                break
+            other.close()
+            await asyncio.sleep(0)
+    assert not stopping.done()
+    writer.close()
+    await asyncio.wait_for(stopping, PATIENCE)

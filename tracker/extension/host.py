@@ -12,7 +12,6 @@ from prometheus_client.registry import Collector
 
 from tracker.config import ConfigError
 from tracker.core.hub import Hub
-from tracker.core.offers import Observer
 from tracker.core.outbox import Outbox
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import Peer, RemoteMember, Swarm
@@ -26,8 +25,8 @@ from tracker.settings import Settings
 from tracker.web.stats import Tables
 
 
-class ExtensionHost(Observer):
-    """All enabled extensions; the hub's observer.
+class ExtensionHost:
+    """All enabled extensions; the hub's `Observer`.
 
     Raises:
         ConfigError: if an extension's section is wrong.

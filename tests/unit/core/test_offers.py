@@ -221,3 +221,14 @@ def test_at_any_time_it_agrees_with_a_plain_list(todo: list[tuple[str, int, int,
     for peer in lot.peers:
         lot.parking.forget(peer)
     assert lot.parking.count(now) == lot.parking._bytes == len(lot.parking._swarms) == 0
+
+
+def test_each_extension_that_parks_offers_hears_of_those_that_are_placed() -> None:
+    lot = Lot()
+    also: list[float] = []
+    lot.parking.park(lot.peers[0], some_offers(2), 10)
+    lot.parking.enable(also.append)
+    (parked,) = lot.parking.of(lot.swarms[0], 12)
+    assert len(lot.parking.take(parked, 1, 12)) == 1
+    assert (lot.waited, also) == ([2], [2])
+    assert lot.parking.count(12) == 1, "the second extension has not replaced the offers of the first"
