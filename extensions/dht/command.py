@@ -17,9 +17,9 @@ import click
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.cache import Sighting
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
+from extensions.trackers import Sighting
 from tracker.extension import config_option, given, load, validate
 from tracker.logs import configure
 

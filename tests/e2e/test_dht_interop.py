@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.krpc.client import Client, Found
 from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
 from extensions.dht.krpc.traversal import CLOSEST
-from extensions.dht.records import record
-from extensions.dht.records.record import Entry, Rejected, Slot
+from extensions.dht.records.entry import Rejected, sign_entry
+from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
+from extensions.dht.records.slots import LOCKED, Slot, encode_slot, place
+from extensions.trackers import TrackerEntry
 from tests.e2e.node import Json, NodeScript, node_script
 from tests.private_dht import PrivateDht
 from tests.vectors import read_vectors
@@ -38,7 +40,7 @@ class Network:
     @property
     def day(self) -> int:
         """Today, for records."""
-        return record.day_of(self.now)
+        return day_of(self.now)
 
     @property
     def when(self) -> Json:
@@ -55,26 +57,26 @@ class Network:
         slots: list[Slot] = []
         found: list[Found] = []
         rejected: Counter[Rejected] = Counter()
-        public_key = record.record_key(HASH, self.day).public_key().public_bytes_raw()
-        for index, salt in enumerate(record.SALTS):
+        public_key = record_key(HASH, self.day).public_key().public_bytes_raw()
+        for index, salt in enumerate(SALTS):
             items: list[Item] = []
             found.append(await self.client.get(public_key, salt, 0, items.append))
             slots.append(Slot(index))
             for item in {item.signature: item for item in items}.values():
                 rejected += slots[-1].add(item.seq, item.value, HASH, self.now)
-            if not slots[-1].says_go_on:
+            if not slots[-1].continues:
                 break
         return slots, found, rejected
 
     async def write(self) -> tuple[int, int]:
         """Merge our entry into the record; the slot and its new sequence number."""
         slots, found, _ = await self.read()
-        place = record.place(slots, record.sign_entry(OURS, HASH, OUR_URL, self.now))
-        assert place
-        index, entries = place
+        placed = place(slots, sign_entry(OURS, HASH, OUR_URL, self.now))
+        assert placed
+        index, entries = placed
         seq = max(0, slots[index].seq) + 1
-        key = record.record_key(HASH, self.day)
-        stored = await self.client.put(found[index], key, record.SALTS[index], seq, record.encode_slot(entries))
+        key = record_key(HASH, self.day)
+        stored = await self.client.put(found[index], key, SALTS[index], seq, encode_slot(entries))
         assert (stored.taken, stored.conflicts, stored.failed) == (CLOSEST, 0, 0)
         return index, seq
 
@@ -102,7 +104,7 @@ async def network(request: pytest.FixtureRequest) -> AsyncIterator[Network]:
         assert script.complaints == []
 
 
-def shown(entries: list[Entry]) -> set[tuple[str, str, int]]:
+def shown(entries: list[TrackerEntry]) -> set[tuple[str, str, int]]:
     """What matters of entries that were verified."""
     return {(entry.tracker_id, entry.url, entry.expires) for entry in entries}
 
@@ -138,19 +140,19 @@ async def test_entries_of_both(network: Network) -> None:
 
 async def test_a_slot_that_the_script_has_locked(network: Network) -> None:
     put = await network.ask_script(
-        "put", "put", slot=0, seq=record.LOCKED, value=b"rubbish".hex(), infoHash=HASH.hex(), day=network.day
+        "put", "put", slot=0, seq=LOCKED, value=b"rubbish".hex(), infoHash=HASH.hex(), day=network.day
     )
     assert put.get("code") is None
     assert await network.write() == (1, 1)
     read = await network.ask_script("read", "read", **network.when)
-    assert [slot["seq"] for slot in read["slots"]] == [record.LOCKED, 1]
+    assert [slot["seq"] for slot in read["slots"]] == [LOCKED, 1]
     assert read["slots"][0]["rejected"] == ["not_bencode"]
     assert [url for _, url, _ in shown_by_script(read)] == [OUR_URL]
 
     written = await network.ask_script("write", "written", seed=THEIR_SEED, url=THEIR_URL, **network.when)
     assert (written["slot"], written["seq"], written.get("code")) == (1, 2, None)
     slots, _, rejected = await network.read()
-    assert [slot.seq for slot in slots] == [record.LOCKED, 2]
+    assert [slot.seq for slot in slots] == [LOCKED, 2]
     assert {entry.url for slot in slots for entry in slot.entries} == {OUR_URL, THEIR_URL}
     assert rejected == Counter({Rejected.NOT_BENCODE: 1})
 
@@ -158,10 +160,10 @@ async def test_a_slot_that_the_script_has_locked(network: Network) -> None:
 @pytest.mark.parametrize("writer", ["ours", "theirs"])
 async def test_what_later_slots_have_comes_along(network: Network, writer: str) -> None:
     first, *others = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(10, 17)]
-    stays = record.sign_entry(first, HASH, "wss://stays.example.org", network.now)
-    ends = [record.sign_entry(key, HASH, "wss://ends.example.org", network.now - 7190) for key in others]
+    stays = sign_entry(first, HASH, "wss://stays.example.org", network.now)
+    ends = [sign_entry(key, HASH, "wss://ends.example.org", network.now - 7190) for key in others]
     for slot, entries in enumerate((ends, [stays])):
-        value = record.encode_slot(entries).hex()
+        value = encode_slot(entries).hex()
         put = await network.ask_script(
             "put", "put", slot=slot, seq=1, value=value, infoHash=HASH.hex(), day=network.day
         )
@@ -188,7 +190,7 @@ async def test_what_later_slots_have_comes_along(network: Network, writer: str) 
 
 async def test_conflicts_are_told(network: Network) -> None:
     item = {"slot": 0, "infoHash": HASH.hex(), "day": network.day}
-    value = record.encode_slot([record.sign_entry(OURS, HASH, OUR_URL, network.now)])
+    value = encode_slot([sign_entry(OURS, HASH, OUR_URL, network.now)])
     put = await network.ask_script("put", "put", seq=1, value=value.hex(), **item)
     assert put.get("code") is None
     slots, found, _ = await network.read()
@@ -202,8 +204,8 @@ async def test_conflicts_are_told(network: Network) -> None:
     # Between our look and our write the script writes.
     put = await network.ask_script("put", "put", seq=2, cas=1, value=value.hex(), **item)
     assert put.get("code") is None
-    key = record.record_key(HASH, network.day)
-    stored = await network.client.put(found[0], key, b"r0", 2, record.encode_slot([]))
+    key = record_key(HASH, network.day)
+    stored = await network.client.put(found[0], key, b"r0", 2, encode_slot([]))
     # The script's client is a node too, and stores nothing at itself.
     assert stored.conflicts >= CLOSEST - 1
     assert stored.failed == 0
@@ -211,7 +213,7 @@ async def test_conflicts_are_told(network: Network) -> None:
 
 
 async def test_announcements(network: Network) -> None:
-    announced = record.announce_hash(HASH, network.day)
+    announced = announce_hash(HASH, network.day)
     peers: set[Address] = set()
     found = await network.client.get_peers(announced, 0, peers.add)
     assert peers == set()

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records import descriptor, record
+from extensions.dht.records import descriptor
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.record import LIFETIME, MAX_URL, SKEW, Rejected
+from extensions.dht.records.entry import LIFETIME, SKEW, Rejected, sign_entry
+from extensions.trackers import MAX_URL
 from tests.unit.dht.entries import HASH, NOW, URL, identity
 
 OWN = descriptor.write(identity(1), URL, NOW)
@@ -33,7 +34,7 @@ def reason_of(body: bytes, now: float = NOW) -> Rejected:
 
 def test_ones_own_is_read() -> None:
     entry = descriptor.read(OWN, NOW)
-    assert entry == record.sign_entry(identity(1), b"", URL, NOW)
+    assert entry == sign_entry(identity(1), b"", URL, NOW)
     assert (entry.tracker_id, entry.expires, entry.url) == (ID, NOW + LIFETIME, URL)
 
 
@@ -126,7 +127,7 @@ def test_a_huge_or_deep_one_is_none(body: bytes) -> None:
 
 
 def test_an_entry_for_an_infohash_is_no_descriptor() -> None:
-    entry = record.sign_entry(identity(1), HASH, URL, NOW)
+    entry = sign_entry(identity(1), HASH, URL, NOW)
     assert reason_of(changed(signature=entry.signature.hex())) == Rejected.INVALID_SIGNATURE
 
 

@@ -115,7 +115,7 @@ async def test_while_it_reads_others_have_their_turns() -> None:
         task = asyncio.ensure_future(others())
         before = turns
         with pytest.raises(DescriptorError):
-            await descriptor._get(address, tls=False)
+            await descriptor.fetch_body(address, tls=False)
         assert turns - before >= MAX_RECEIVED // 1024 - 1
         task.cancel()
 
@@ -125,4 +125,4 @@ async def test_no_certificates_are_loaded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(ssl.SSLContext, "load_default_certs", None)
     async with host(b"no TLS") as address:
         with pytest.raises(ssl.SSLError):
-            await descriptor._get(address, tls=True)
+            await descriptor.fetch_body(address, tls=True)

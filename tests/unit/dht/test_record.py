@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records import record
-from extensions.dht.records.record import DAY, LIFETIME, MAX_URL, MAX_VALUE, SALTS, SKEW, Entry, Rejected
+from extensions.dht.records.entry import LIFETIME, MAX_ENTRY, SKEW, Rejected, merge, sign_entry
+from extensions.dht.records.keys import DAY, SALTS, announce_hash, day_of, days_to_read, record_key
+from extensions.dht.records.slots import MAX_ENTRIES, MAX_VALUE, decode_slot, encode_slot
+from extensions.trackers import MAX_URL, RENDEZVOUS, TrackerEntry, is_url
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, URL, entry_of, identity, slot_value, unsigned, wire
 
 PUBLIC_KEY = bytes.fromhex("8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c")
@@ -20,9 +22,9 @@ PUBLIC_KEY = bytes.fromhex("8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf374
 reproducible = settings(derandomize=True)
 
 
-def decoded(value: object, info_hash: bytes = HASH, now: float = NOW) -> tuple[list[Entry], dict[Rejected, int]]:
+def decoded(value: object, info_hash: bytes = HASH, now: float = NOW) -> tuple[list[TrackerEntry], dict[Rejected, int]]:
     rejected: Counter[Rejected] = Counter()
-    return record.decode_slot(value, info_hash, now, rejected), dict(rejected)
+    return decode_slot(value, info_hash, now, rejected), dict(rejected)
 
 
 # What is written
@@ -30,39 +32,39 @@ def decoded(value: object, info_hash: bytes = HASH, now: float = NOW) -> tuple[l
 
 def test_what_is_encoded_is_decoded() -> None:
     entries = [entry_of(1), entry_of(2, 60), entry_of(3, 3600, "ws://[2001:db8::1]:8000/announce?a=b")]
-    assert decoded(record.encode_slot(entries)) == (entries, {})
-    assert decoded(record.encode_slot([])) == ([], {})
+    assert decoded(encode_slot(entries)) == (entries, {})
+    assert decoded(encode_slot([])) == ([], {})
 
 
 def test_the_freshest_are_written_first() -> None:
     entries = [entry_of(1, 300), entry_of(2, 100), entry_of(3, 200)]
-    assert record.encode_slot(entries) == slot_value(*(wire(entries[n]) for n in (1, 2, 0)))
+    assert encode_slot(entries) == slot_value(*(wire(entries[n]) for n in (1, 2, 0)))
 
 
 def test_more_than_a_slot_holds_is_not_written() -> None:
     entries = [unsigned(number) for number in range(7)]
-    assert len(record.encode_slot(entries[:6])) <= MAX_VALUE
+    assert len(encode_slot(entries[:6])) <= MAX_VALUE
     with pytest.raises(ValueError, match="more than a slot holds"):
-        record.encode_slot(entries)
+        encode_slot(entries)
 
 
 def test_the_longest_entry_has_the_length_that_full_slots_are_measured_by() -> None:
-    assert unsigned(1, url="wss://" + "a" * (MAX_URL - 6)).size == record.MAX_ENTRY
+    assert len(bencodepy.encode(wire(unsigned(1, url="wss://".ljust(MAX_URL, "a"))))) == MAX_ENTRY
 
 
 def test_a_bad_url_is_not_signed() -> None:
     with pytest.raises(ValueError, match="not a tracker's URL"):
-        record.sign_entry(identity(1), HASH, "http://tracker.example.org", NOW)
+        sign_entry(identity(1), HASH, "http://tracker.example.org", NOW)
 
 
 # The specification's examples: computed by hand from it, with nothing but SHA and Ed25519.
 
 
 def test_the_example_of_a_record_key() -> None:
-    public_key = record.record_key(HASH, 20000).public_key().public_bytes_raw()
+    public_key = record_key(HASH, 20000).public_key().public_bytes_raw()
     assert public_key.hex() == "d63e7e6fe3b8d6ef8a651e5f0d6972c95c69b9822abfb9ca6536e64550996fca"
     by_hand = sha256(b"peerservers/1 record\x00\x00\x4e\x20" + HASH).digest()
-    assert record.record_key(HASH, 20000).private_bytes_raw() == by_hand
+    assert record_key(HASH, 20000).private_bytes_raw() == by_hand
     assert [sha1(public_key + salt).hexdigest() for salt in SALTS] == [
         "40c039f9074f7f0fc0fc869645f53b658ea79632",
         "5a9927c9af1cbbd5c5011a7b97708fb1b0b58033",
@@ -71,12 +73,12 @@ def test_the_example_of_a_record_key() -> None:
 
 
 def test_the_example_of_an_announce_hash() -> None:
-    assert record.announce_hash(HASH, 20000).hex() == "53b0fea809bcb576123a2a9e0287753fba05b196"
-    assert sha256(b"peerservers/1 announce\x00\x00\x4e\x20" + HASH).digest()[:20] == record.announce_hash(HASH, 20000)
+    assert announce_hash(HASH, 20000).hex() == "53b0fea809bcb576123a2a9e0287753fba05b196"
+    assert sha256(b"peerservers/1 announce\x00\x00\x4e\x20" + HASH).digest()[:20] == announce_hash(HASH, 20000)
 
 
 def test_the_rendezvous() -> None:
-    assert record.RENDEZVOUS.hex() == "1c11dfefb99e844c1a81cdf3895a10bedfc761d0"
+    assert RENDEZVOUS.hex() == "1c11dfefb99e844c1a81cdf3895a10bedfc761d0"
 
 
 def test_the_example_of_an_entry() -> None:
@@ -89,8 +91,8 @@ def test_the_example_of_an_entry() -> None:
         "4fdb8addabd6a86550c233db128aa2bedb2d7cb3be552ea8458681cdfc5faa09"
     )
     by_hand = b"l32:%bi1728007200e25:wss://tracker.example.org64:%be" % (PUBLIC_KEY, signature)
-    assert record.encode_slot([entry_of(1)]) == b"d1:el%be1:vi1ee" % by_hand
-    assert entry_of(1).size == 144
+    assert encode_slot([entry_of(1)]) == b"d1:el%be1:vi1ee" % by_hand
+    assert len(by_hand) == 144
 
 
 # What is read
@@ -149,13 +151,13 @@ def test_an_unsound_entry_does_not_harm_the_others() -> None:
 
 
 def test_more_entries_than_a_slot_may_have_are_not_looked_at() -> None:
-    value = slot_value(*[0] * record.MAX_ENTRIES, wire(entry_of(1)))
-    assert decoded(value) == ([], {Rejected.WRONG_TYPE: record.MAX_ENTRIES, Rejected.TOO_MANY: 1})
+    value = slot_value(*[0] * MAX_ENTRIES, wire(entry_of(1)))
+    assert decoded(value) == ([], {Rejected.WRONG_TYPE: MAX_ENTRIES, Rejected.TOO_MANY: 1})
 
 
 def test_a_clock_may_be_ahead_by_a_little() -> None:
-    assert decoded(record.encode_slot([entry_of(1, -SKEW)]))[0] == [entry_of(1, -SKEW)]
-    assert decoded(record.encode_slot([entry_of(1)]), now=NOW + LIFETIME - 0.5)[0] == [entry_of(1)]
+    assert decoded(encode_slot([entry_of(1, -SKEW)]))[0] == [entry_of(1, -SKEW)]
+    assert decoded(encode_slot([entry_of(1)]), now=NOW + LIFETIME - 0.5)[0] == [entry_of(1)]
 
 
 def test_a_slot_may_say_more_than_this_version_knows() -> None:
@@ -163,12 +165,12 @@ def test_a_slot_may_say_more_than_this_version_knows() -> None:
 
 
 def test_an_entry_is_bound_to_its_infohash() -> None:
-    value = record.encode_slot([entry_of(1)])
+    value = encode_slot([entry_of(1)])
     assert decoded(value, OTHER_HASH) == ([], {Rejected.INVALID_SIGNATURE: 1})
     assert decoded(value, b"") == ([], {Rejected.INVALID_SIGNATURE: 1})
 
 
-def is_sound(value: object) -> list[Entry]:
+def is_sound(value: object) -> list[TrackerEntry]:
     """Decode anything, and look at the result without the module's help."""
     entries, rejected = decoded(value)
     assert entries or rejected or value == slot_value()
@@ -210,7 +212,7 @@ def test_any_object_can_be_read(value: object, items: list[object]) -> None:
 @given(changes)
 @reproducible
 def test_whatever_happens_to_a_slot_nothing_but_what_was_signed_is_read(made: list[tuple[str, int, int]]) -> None:
-    value = bytearray(record.encode_slot(ORIGINALS))
+    value = bytearray(encode_slot(ORIGINALS))
     for kind, where, byte in made:
         where %= len(value)
         if kind == "flip":
@@ -224,35 +226,35 @@ def test_whatever_happens_to_a_slot_nothing_but_what_was_signed_is_read(made: li
 
 def test_of_a_trackers_entries_the_freshest_is_kept() -> None:
     old, new, other = entry_of(1, 60), entry_of(1, 30), entry_of(2, 45)
-    assert record.merge([old, other, new]) == record.merge([new, other, old]) == [new, other]
+    assert merge([old, other, new]) == merge([new, other, old]) == [new, other]
     assert decoded(slot_value(wire(old), wire(other), wire(new)))[0] == [new, other]
 
 
 def test_of_entries_that_end_together_everybody_keeps_the_same() -> None:
     one, two = entry_of(1), entry_of(1, url=URL + "/")
-    assert record.merge([one, two]) == record.merge([two, one]) == [max(one, two, key=lambda e: e.signature)]
+    assert merge([one, two]) == merge([two, one]) == [max(one, two, key=lambda e: e.signature)]
 
 
 # Days and keys
 
 
 def test_days_to_read_at_midnight() -> None:
-    assert record.days_to_read(NOW - 0.1) == [19999]
-    assert record.days_to_read(NOW) == [20000, 19999]
-    assert record.days_to_read(NOW + LIFETIME - 0.1) == [20000, 19999]
-    assert record.days_to_read(NOW + LIFETIME) == [20000]
+    assert days_to_read(NOW - 0.1) == [19999]
+    assert days_to_read(NOW) == [20000, 19999]
+    assert days_to_read(NOW + LIFETIME - 0.1) == [20000, 19999]
+    assert days_to_read(NOW + LIFETIME) == [20000]
 
 
 @given(st.floats(NOW - DAY, NOW + DAY), st.floats(0, LIFETIME, exclude_max=True))
 @reproducible
 def test_a_good_entrys_day_is_read(signed: float, age: float) -> None:
-    assert record.day_of(signed) in record.days_to_read(signed + age) or int(signed) + LIFETIME <= signed + age
+    assert day_of(signed) in days_to_read(signed + age) or int(signed) + LIFETIME <= signed + age
 
 
 def test_keys_differ_by_day_and_infohash() -> None:
     records = [(info_hash, day) for info_hash in (HASH, OTHER_HASH) for day in (0, 255, 19999, 20000)]
-    assert len({record.record_key(*which).public_key().public_bytes_raw() for which in records}) == len(records)
-    assert len({record.announce_hash(*which) for which in records}) == len(records)
+    assert len({record_key(*which).public_key().public_bytes_raw() for which in records}) == len(records)
+    assert len({announce_hash(*which) for which in records}) == len(records)
 
 
 # URLs
@@ -275,19 +277,19 @@ BLANKS = ["", *(f"wss://a{character}" for character in " \n\r\t\0\x7f\x1b"), " w
 
 @pytest.mark.parametrize("url", [*GOOD.split(), LONG])
 def test_a_trackers_url(url: str) -> None:
-    assert record.is_url(url)
+    assert is_url(url)
 
 
 @pytest.mark.parametrize("url", [*BAD.split(), *BLANKS, LONG + "a", "wss://a/\n", LONG[:-1] + "\n"])
 def test_no_trackers_url(url: str) -> None:
-    assert not record.is_url(url)
+    assert not is_url(url)
 
 
 @given(st.text(max_size=MAX_URL) | st.text("wsW:/[]@?#.a0-9%é\n ", max_size=20).map("wss://".__add__))
 @settings(reproducible, max_examples=300)
 def test_any_text_is_a_url_or_none(text: str) -> None:
     # Not all that is in brackets is an address; that shows when it is dialed.
-    if record.is_url(text) and "//[" not in text:
+    if is_url(text) and "//[" not in text:
         parts = urlsplit(text)
         assert text.isascii()
         assert text.isprintable()
