@@ -1,4 +1,4 @@
-"""Records in the DHT, with npm's bittorrent-dht and an implementation of `docs/dht.md` in JavaScript."""
+"""Records in the DHT are compatible with npm's bittorrent-dht and an implementation of `docs/dht.md` in JavaScript."""
 
 import json
 import time
@@ -31,7 +31,7 @@ THEIR_URL = "wss://theirs.example.org"
 
 @dataclass
 class Network:
-    """A private DHT with a client of each kind. All that happens in it happens at one time."""
+    """A private DHT with our client and the script's. The time stands still."""
 
     script: NodeScript
     client: Client
@@ -39,21 +39,21 @@ class Network:
 
     @property
     def day(self) -> int:
-        """Today, for records."""
+        """The current day."""
         return day_of(self.now)
 
     @property
     def when(self) -> Json:
-        """The same for the script."""
+        """The infohash, the day and the time as arguments of the script."""
         return {"infoHash": HASH.hex(), "day": self.day, "now": self.now}
 
     async def ask_script(self, command: str, answer: str, **fields: object) -> Json:
-        """Have the script do something, and tell the result."""
+        """Send a command to the script and return its answer."""
         await self.script.send(command, **fields)
         return await self.script.event(lambda event: event["event"] == answer)
 
     async def read(self) -> tuple[list[Slot], list[Found], Counter[Rejected]]:
-        """The record, as we read it: the slots, who stores them, what was ignored."""
+        """Read the record. Return the slots, the nodes that store them, and the reasons for ignored parts."""
         slots: list[Slot] = []
         found: list[Found] = []
         rejected: Counter[Rejected] = Counter()
@@ -69,7 +69,7 @@ class Network:
         return slots, found, rejected
 
     async def write(self) -> tuple[int, int]:
-        """Merge our entry into the record; the slot and its new sequence number."""
+        """Write our entry to the record. Return the slot and its new sequence number."""
         slots, found, _ = await self.read()
         placed = place(slots, sign_entry(OURS, HASH, OUR_URL, self.now))
         assert placed
@@ -105,16 +105,16 @@ async def network(request: pytest.FixtureRequest) -> AsyncIterator[Network]:
 
 
 def shown(entries: list[TrackerEntry]) -> set[tuple[str, str, int]]:
-    """What matters of entries that were verified."""
+    """Return id, URL and end of verified entries."""
     return {(entry.tracker_id, entry.url, entry.expires) for entry in entries}
 
 
 def shown_by_script(answer: Json) -> set[tuple[str, str, int]]:
-    """The same, of what the script read."""
+    """Return id, URL and end of the entries that the script read."""
     return {(entry["id"], entry["url"], entry["expires"]) for slot in answer["slots"] for entry in slot["entries"]}
 
 
-async def test_entries_of_both(network: Network) -> None:
+async def test_both_sides_read_the_entries_of_both(network: Network) -> None:
     theirs = (THEIR_ID, THEIR_URL, network.now + 7200)
     ours = (OURS.public_key().public_bytes_raw().hex(), OUR_URL, network.now + 7200)
 
@@ -138,7 +138,7 @@ async def test_entries_of_both(network: Network) -> None:
     assert len(slots[0].entries) == 3
 
 
-async def test_a_slot_that_the_script_has_locked(network: Network) -> None:
+async def test_both_sides_go_on_after_a_locked_slot(network: Network) -> None:
     put = await network.ask_script(
         "put", "put", slot=0, seq=LOCKED, value=b"rubbish".hex(), infoHash=HASH.hex(), day=network.day
     )
@@ -158,7 +158,7 @@ async def test_a_slot_that_the_script_has_locked(network: Network) -> None:
 
 
 @pytest.mark.parametrize("writer", ["ours", "theirs"])
-async def test_what_later_slots_have_comes_along(network: Network, writer: str) -> None:
+async def test_entries_of_later_slots_are_carried_over(network: Network, writer: str) -> None:
     first, *others = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(10, 17)]
     stays = sign_entry(first, HASH, "wss://stays.example.org", network.now)
     ends = [sign_entry(key, HASH, "wss://ends.example.org", network.now - 7190) for key in others]
@@ -188,7 +188,7 @@ async def test_what_later_slots_have_comes_along(network: Network, writer: str) 
     assert rejected == Counter()
 
 
-async def test_conflicts_are_told(network: Network) -> None:
+async def test_conflicts_are_reported(network: Network) -> None:
     item = {"slot": 0, "infoHash": HASH.hex(), "day": network.day}
     value = encode_slot([sign_entry(OURS, HASH, OUR_URL, network.now)])
     put = await network.ask_script("put", "put", seq=1, value=value.hex(), **item)
@@ -201,7 +201,7 @@ async def test_conflicts_are_told(network: Network) -> None:
     late = await network.ask_script("put", "put", seq=0, value=value.hex(), **item)
     assert late.get("code") == SEQ_TOO_OLD
 
-    # Between our look and our write the script writes.
+    # The script writes between our read and our write.
     put = await network.ask_script("put", "put", seq=2, cas=1, value=value.hex(), **item)
     assert put.get("code") is None
     key = record_key(HASH, network.day)
@@ -212,7 +212,7 @@ async def test_conflicts_are_told(network: Network) -> None:
     assert await network.write() == (0, 3)
 
 
-async def test_announcements(network: Network) -> None:
+async def test_both_sides_find_the_announcements_of_both(network: Network) -> None:
     announced = announce_hash(HASH, network.day)
     peers: set[Address] = set()
     found = await network.client.get_peers(announced, 0, peers.add)

@@ -1,4 +1,4 @@
-"""What a record's slots say, whatever somebody has put there."""
+"""Entries, keys and values of slots, whatever bytes a slot has."""
 
 from collections import Counter
 from dataclasses import replace
@@ -27,37 +27,37 @@ def decoded(value: object, info_hash: bytes = HASH, now: float = NOW) -> tuple[l
     return decode_slot(value, info_hash, now, rejected), dict(rejected)
 
 
-# What is written
+# Encoding
 
 
-def test_what_is_encoded_is_decoded() -> None:
+def test_an_encoded_slot_can_be_decoded() -> None:
     entries = [entry_of(1), entry_of(2, 60), entry_of(3, 3600, "ws://[2001:db8::1]:8000/announce?a=b")]
     assert decoded(encode_slot(entries)) == (entries, {})
     assert decoded(encode_slot([])) == ([], {})
 
 
-def test_the_freshest_are_written_first() -> None:
+def test_entries_that_end_last_are_written_first() -> None:
     entries = [entry_of(1, 300), entry_of(2, 100), entry_of(3, 200)]
     assert encode_slot(entries) == slot_value(*(wire(entries[n]) for n in (1, 2, 0)))
 
 
-def test_more_than_a_slot_holds_is_not_written() -> None:
+def test_entries_that_do_not_fit_are_not_encoded() -> None:
     entries = [unsigned(number) for number in range(7)]
     assert len(encode_slot(entries[:6])) <= MAX_VALUE
     with pytest.raises(ValueError, match="more than a slot holds"):
         encode_slot(entries)
 
 
-def test_the_longest_entry_has_the_length_that_full_slots_are_measured_by() -> None:
+def test_max_entry_is_the_size_of_the_longest_entry() -> None:
     assert len(bencodepy.encode(wire(unsigned(1, url="wss://".ljust(MAX_URL, "a"))))) == MAX_ENTRY
 
 
-def test_a_bad_url_is_not_signed() -> None:
+def test_an_invalid_url_is_not_signed() -> None:
     with pytest.raises(ValueError, match="not a tracker's URL"):
         sign_entry(identity(1), HASH, "http://tracker.example.org", NOW)
 
 
-# The specification's examples: computed by hand from it, with nothing but SHA and Ed25519.
+# The examples of the specification, computed with nothing but SHA and Ed25519.
 
 
 def test_the_example_of_a_record_key() -> None:
@@ -95,7 +95,7 @@ def test_the_example_of_an_entry() -> None:
     assert len(by_hand) == 144
 
 
-# What is read
+# Decoding
 
 
 def each(*values: Any) -> tuple[Any, ...]:
@@ -107,7 +107,7 @@ def all_of(table: dict[Rejected, list[Any]]) -> list[tuple[Rejected, Any]]:
 
 
 VERSION = b"d1:ele1:vi%bee"
-UNSOUND_VALUES: dict[Rejected, list[Any]] = {
+INVALID_VALUES: dict[Rejected, list[Any]] = {
     Rejected.NOT_A_STRING: [None, 5, "text", [], {}, [b"d1:ele1:vi1ee"], {b"e": [], b"v": 1}],
     Rejected.TOO_LONG: [slot_value(p=b"x" * MAX_VALUE), bytes(MAX_VALUE + 1)],
     Rejected.NOT_BENCODE: [
@@ -122,56 +122,56 @@ UNSOUND_VALUES: dict[Rejected, list[Any]] = {
     ],
     Rejected.WRONG_VERSION: [bencodepy.encode({b"e": [], **table}) for table in each({}, {b"v": 2}, {b"v": b"1"})],
 }
-UNSOUND_FIELDS: dict[Rejected, list[Any]] = {
+INVALID_FIELDS: dict[Rejected, list[Any]] = {
     Rejected.WRONG_LENGTH: [{"tracker_id": "ab" * 31}, {"tracker_id": ""}, {"signature": bytes(65)}],
     Rejected.INVALID_URL: [{"url": "https://a"}, {"url": "wss://é"}, {"url": ""}],
     Rejected.EXPIRED: [{"expires": when} for when in (NOW, 0, -1, -(10**300))],
     Rejected.FAR_EXPIRY: [{"expires": when} for when in (NOW + LIFETIME + SKEW + 1, 2**64, 10**700)],
     Rejected.INVALID_SIGNATURE: [
         *({"signature": bytes(64)}, {"expires": NOW + 1}, {"url": URL + "/"}),
-        # Another's, and what is no point of the curve.
+        # The id of another tracker, and bytes that are no point of the curve.
         *({"tracker_id": tracker_id} for tracker_id in (entry_of(2).tracker_id, "ff" * 32)),
     ],
 }
 
 
-@pytest.mark.parametrize(("reason", "value"), all_of(UNSOUND_VALUES))
-def test_an_unsound_value_is_ignored_and_counted(reason: Rejected, value: object) -> None:
+@pytest.mark.parametrize(("reason", "value"), all_of(INVALID_VALUES))
+def test_an_invalid_value_is_ignored_and_counted(reason: Rejected, value: object) -> None:
     assert decoded(value) == ([], {reason: 1})
 
 
-@pytest.mark.parametrize(("reason", "changed"), all_of(UNSOUND_FIELDS))
-def test_an_unsound_entry_is_ignored_and_counted(reason: Rejected, changed: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("reason", "changed"), all_of(INVALID_FIELDS))
+def test_an_invalid_entry_is_ignored_and_counted(reason: Rejected, changed: dict[str, Any]) -> None:
     assert decoded(slot_value(wire(replace(entry_of(1), **changed)))) == ([], {reason: 1})
 
 
-def test_an_unsound_entry_does_not_harm_the_others() -> None:
+def test_valid_entries_beside_invalid_ones_count() -> None:
     good, late = entry_of(1), entry_of(2, LIFETIME)
     assert decoded(slot_value(5, wire(late), wire(good))) == ([good], {Rejected.WRONG_TYPE: 1, Rejected.EXPIRED: 1})
 
 
-def test_more_entries_than_a_slot_may_have_are_not_looked_at() -> None:
+def test_entries_beyond_the_limit_are_not_read() -> None:
     value = slot_value(*[0] * MAX_ENTRIES, wire(entry_of(1)))
     assert decoded(value) == ([], {Rejected.WRONG_TYPE: MAX_ENTRIES, Rejected.TOO_MANY: 1})
 
 
-def test_a_clock_may_be_ahead_by_a_little() -> None:
+def test_another_clock_may_be_ahead_by_the_skew() -> None:
     assert decoded(encode_slot([entry_of(1, -SKEW)]))[0] == [entry_of(1, -SKEW)]
     assert decoded(encode_slot([entry_of(1)]), now=NOW + LIFETIME - 0.5)[0] == [entry_of(1)]
 
 
-def test_a_slot_may_say_more_than_this_version_knows() -> None:
+def test_unknown_keys_of_a_value_are_ignored() -> None:
     assert decoded(slot_value(wire(entry_of(1)), f=5, z=[b"new"])) == ([entry_of(1)], {})
 
 
-def test_an_entry_is_bound_to_its_infohash() -> None:
+def test_an_entry_is_valid_for_its_infohash_only() -> None:
     value = encode_slot([entry_of(1)])
     assert decoded(value, OTHER_HASH) == ([], {Rejected.INVALID_SIGNATURE: 1})
     assert decoded(value, b"") == ([], {Rejected.INVALID_SIGNATURE: 1})
 
 
-def is_sound(value: object) -> list[TrackerEntry]:
-    """Decode anything, and look at the result without the module's help."""
+def decode_any(value: object) -> list[TrackerEntry]:
+    """Decode any value, check the result without the code under test, and return it."""
     entries, rejected = decoded(value)
     assert entries or rejected or value == slot_value()
     assert not entries or (isinstance(value, bytes) and len(value) <= MAX_VALUE)
@@ -198,20 +198,20 @@ changes = st.lists(
 @given(st.binary(max_size=1100))
 @reproducible
 def test_any_bytes_can_be_read(value: bytes) -> None:
-    assert is_sound(value) == []
+    assert decode_any(value) == []
 
 
 @given(objects, st.lists(objects, max_size=20))
 @settings(reproducible, max_examples=60)
 def test_any_object_can_be_read(value: object, items: list[object]) -> None:
-    assert is_sound(value) == []
-    is_sound(bencodepy.encode(value))
-    is_sound(slot_value(*items))
+    assert decode_any(value) == []
+    decode_any(bencodepy.encode(value))
+    decode_any(slot_value(*items))
 
 
 @given(changes)
 @reproducible
-def test_whatever_happens_to_a_slot_nothing_but_what_was_signed_is_read(made: list[tuple[str, int, int]]) -> None:
+def test_a_changed_value_yields_only_entries_that_were_signed(made: list[tuple[str, int, int]]) -> None:
     value = bytearray(encode_slot(ORIGINALS))
     for kind, where, byte in made:
         where %= len(value)
@@ -221,16 +221,16 @@ def test_whatever_happens_to_a_slot_nothing_but_what_was_signed_is_read(made: li
             value.insert(where, byte)
         else:
             del value[where]
-    assert set(is_sound(bytes(value))) <= set(ORIGINALS[:5])
+    assert set(decode_any(bytes(value))) <= set(ORIGINALS[:5])
 
 
-def test_of_a_trackers_entries_the_freshest_is_kept() -> None:
+def test_the_entry_of_a_tracker_that_ends_last_is_kept() -> None:
     old, new, other = entry_of(1, 60), entry_of(1, 30), entry_of(2, 45)
     assert merge([old, other, new]) == merge([new, other, old]) == [new, other]
     assert decoded(slot_value(wire(old), wire(other), wire(new)))[0] == [new, other]
 
 
-def test_of_entries_that_end_together_everybody_keeps_the_same() -> None:
+def test_the_signature_decides_between_entries_that_end_together() -> None:
     one, two = entry_of(1), entry_of(1, url=URL + "/")
     assert merge([one, two]) == merge([two, one]) == [max(one, two, key=lambda e: e.signature)]
 
@@ -247,7 +247,7 @@ def test_days_to_read_at_midnight() -> None:
 
 @given(st.floats(NOW - DAY, NOW + DAY), st.floats(0, LIFETIME, exclude_max=True))
 @reproducible
-def test_a_good_entrys_day_is_read(signed: float, age: float) -> None:
+def test_the_day_of_a_valid_entry_is_read(signed: float, age: float) -> None:
     assert day_of(signed) in days_to_read(signed + age) or int(signed) + LIFETIME <= signed + age
 
 
@@ -276,19 +276,19 @@ BLANKS = ["", *(f"wss://a{character}" for character in " \n\r\t\0\x7f\x1b"), " w
 
 
 @pytest.mark.parametrize("url", [*GOOD.split(), LONG])
-def test_a_trackers_url(url: str) -> None:
+def test_valid_urls(url: str) -> None:
     assert is_url(url)
 
 
 @pytest.mark.parametrize("url", [*BAD.split(), *BLANKS, LONG + "a", "wss://a/\n", LONG[:-1] + "\n"])
-def test_no_trackers_url(url: str) -> None:
+def test_invalid_urls(url: str) -> None:
     assert not is_url(url)
 
 
 @given(st.text(max_size=MAX_URL) | st.text("wsW:/[]@?#.a0-9%é\n ", max_size=20).map("wss://".__add__))
 @settings(reproducible, max_examples=300)
-def test_any_text_is_a_url_or_none(text: str) -> None:
-    # Not all that is in brackets is an address; that shows when it is dialed.
+def test_a_valid_url_can_be_split(text: str) -> None:
+    # Text in brackets may be no address: connecting fails then.
     if is_url(text) and "//[" not in text:
         parts = urlsplit(text)
         assert text.isascii()

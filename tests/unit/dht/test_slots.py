@@ -307,7 +307,7 @@ class Store:
     async def read(
         self, now: float = NOW
     ) -> tuple[RecordSnapshot, dict[Rejected, int], list[tuple[TrackerEntry, str]]]:
-        """The snapshot, what was ignored, and who was reported of."""
+        """Return the snapshot, the reasons for ignored parts, and the entries that `on_entry` was called with."""
         rejected: Counter[Rejected] = Counter()
         reported: list[tuple[TrackerEntry, str]] = []
         snapshot = await record.read(
