@@ -67,7 +67,7 @@ def lookup(
     info_hash = parse_infohash(infohash)
     table = load(config_file).extensions.get("dht", {})
     configured = validate(DhtSettings, table, "extensions.dht")
-    # A running tracker occupies the configured port.
+    # A running tracker uses the configured port, with its own node id.
     free = ",".join(f"{address.rpartition(':')[0]}:0" for address in configured.addresses)
     chosen = given({"bootstrap": list(bootstrap) or None, "private": private, "listen": listen or free})
     settings = validate(DhtSettings, {**table, **chosen}, "extensions.dht")

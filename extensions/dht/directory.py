@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.cache import MAX_KNOWN, Known
 from extensions.dht.counters import Looked, Tally
 from extensions.dht.krpc.client import BURST, Client
+from extensions.dht.publisher import Publisher
 from extensions.dht.records import record
 from extensions.dht.records.bep5 import Bep5Fallback
 from extensions.dht.records.keys import days_to_read
-from extensions.dht.records.publisher import Publisher
 from extensions.dht.records.record import RecordSnapshot
 from extensions.dht.schedule import Agenda, Shortlist
 from extensions.dht.tracked import ANNOUNCE, ASKED, OPENED, REFRESHED, RETRY, Topic, next_look

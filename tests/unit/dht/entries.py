@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.records.entry import LIFETIME, sign_entry
 from extensions.dht.records.keys import DAY
+from extensions.dht.records.slots import Slot, encode_slot
 from extensions.trackers import TrackerEntry
 
 HASH, OTHER_HASH = bytes(range(20)), b"o" * 20
@@ -40,3 +41,13 @@ def slot_value(*items: object, **others: object) -> bytes:
     """Return a well-formed value of a slot with any items."""
     value: bytes = bencodepy.encode({"e": items, "v": 1, **others})
     return value
+
+
+FULL = [unsigned(number, NOW + 7200 - number) for number in range(1, 7)]
+SECOND = [unsigned(number, NOW + 7200 - number) for number in range(11, 17)]
+"""As many entries as a slot holds, for each of two slots."""
+
+
+def slot_of(index: int, entries: list[TrackerEntry], seq: int = 1) -> Slot:
+    """Return a slot that was read with these entries."""
+    return Slot(index, seq, entries, len(encode_slot(entries)))

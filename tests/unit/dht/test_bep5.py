@@ -12,6 +12,7 @@ from extensions.dht.krpc.messages import Address
 from extensions.dht.records.bep5 import MAX_FETCHES, MAX_HOSTS, MAX_WAITING, PARALLEL, REMEMBER, TIMEOUT, Bep5Fallback
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.entry import Rejected
+from extensions.dht.records.keys import announce_hash
 from extensions.trackers import TrackerEntry
 from tests.unit.dht.entries import NOW, unsigned
 
@@ -26,6 +27,8 @@ class Announced:
         self.addresses = list(addresses)
         self.trackers: dict[Address, TrackerEntry] = {}
         self.requested: list[Address] = []
+        self.announcements: list[tuple[bytes, int]] = []
+        self.failure = Rejected.INVALID_DESCRIPTOR
         self.open = asyncio.Event()
         self.open.set()
         self.time, self.passed = float(NOW), 0.0
@@ -46,11 +49,14 @@ class Announced:
             on_peer(address)
         return Found()
 
+    async def announce(self, _found: Found, announced: bytes, port: int) -> None:
+        self.announcements.append((announced, port))
+
     async def fetch(self, address: Address, _now: float) -> TrackerEntry:
         self.requested.append(address)
         await self.open.wait()
         if address not in self.trackers:
-            raise DescriptorError("nothing")
+            raise DescriptorError("nothing", self.failure)
         return self.trackers[address]
 
     async def find(self, info_hash: bytes = b"x" * 20) -> list[TrackerEntry]:
@@ -145,3 +151,16 @@ async def test_lookups_share_the_result_of_a_request_that_another_one_has_made_m
         assert found == [unsigned(1)] * len(HONEST)
     # Requests that run at the same time are not shared.
     assert len(announced.requested) < 3 * len(HONEST)
+
+
+async def test_invalid_descriptors_are_counted_by_reason() -> None:
+    announced = Announced(*HONEST)
+    announced.failure = Rejected.EXPIRED
+    assert await announced.find() == []
+    assert announced.rejected == {Rejected.EXPIRED: len(HONEST)}
+
+
+async def test_the_port_of_our_descriptor_is_announced_under_the_days_hash() -> None:
+    announced = Announced()
+    await announced.fallback.announce(b"x" * 20, 1, 0)
+    assert announced.announcements == [(announce_hash(b"x" * 20, 1), 80)]
