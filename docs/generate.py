@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from extensions.dht.records import descriptor, entry, slots
+from extensions.trackers import MAX_URL
 from tracker.config import load, toml_value
 from tracker.extension.discovery import discover
 from tracker.reasons import CloseReason, DropReason, RejectReason
@@ -48,6 +50,27 @@ def configuration() -> str:
     }
     sections |= {f"extensions.{name}": extension.Settings for name, extension in sorted(discover().items())}
     return "\n".join([_CONFIGURATION, *(_section(name, section) for name, section in sections.items())])
+
+
+def dht() -> str:
+    """`dht.md`, with the table of constants as they are in the code."""
+    rows = [
+        ("LIFETIME", f"{entry.LIFETIME} s", "from the signing of an entry to its end"),
+        ("SKEW", f"{entry.SKEW} s", "by which the clock of another tracker may be ahead"),
+        ("MAX_URL", str(MAX_URL), "characters of a URL"),
+        ("MAX_ENTRY", str(entry.MAX_ENTRY), "bytes of the longest encoded entry"),
+        ("MAX_VALUE", str(slots.MAX_VALUE), "bytes of a slot's value"),
+        ("MAX_ENTRIES", str(slots.MAX_ENTRIES), "entries of a value that are read"),
+        ("LOCKED", f"2^{slots.LOCKED.bit_length() - 1}", "least sequence number of a locked slot"),
+        ("MAX_DESCRIPTOR", str(descriptor.MAX_SIZE), "bytes of a descriptor"),
+        ("MAX_RESPONSE", str(descriptor.MAX_RECEIVED), "bytes of an HTTP response with a descriptor"),
+        ("DESCRIPTOR_TIMEOUT", f"{descriptor.TIMEOUT:.0f} s", "in which a descriptor is fetched, over all attempts"),
+    ]
+    table = "\n".join(["| | | |", "|---|---|---|", *(f"| `{name}` | {value} | {text} |" for name, value, text in rows)])
+    text = (HERE / "dht.md").read_text(encoding="utf-8")
+    begin, end = "<!-- constants: written by docs/generate.py -->\n\n", "\n\n<!-- end -->"
+    before, _, rest = text.partition(begin)
+    return before + begin + table + end + rest.partition(end)[2]
 
 
 def metrics() -> str:
@@ -117,4 +140,5 @@ def _key(key: str, field: FieldInfo) -> str:
 
 if __name__ == "__main__":
     (HERE / "configuration.md").write_text(configuration())
+    (HERE / "dht.md").write_text(dht(), encoding="utf-8")
     (HERE / "metrics.md").write_text(metrics())

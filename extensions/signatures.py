@@ -1,4 +1,4 @@
-"""Ed25519 signatures (RFC 8032)."""
+"""Verifies Ed25519 signatures (RFC 8032)."""
 
 from functools import lru_cache
 
@@ -8,7 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 @lru_cache(8192)
 def is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` is that of `message` by `public_key`; remembered, since most are met several times."""
+    """Return whether `signature` (64 bytes) is that of `message` by `public_key` (32 bytes).
+
+    Results are cached, because most signatures arrive several times.
+    """
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):

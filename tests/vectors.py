@@ -1,4 +1,4 @@
-"""The test vectors of `docs/dht.md`, read from there, so that neither can change without the other."""
+"""Reads the test vectors from `docs/dht.md`, so that the document and the code cannot diverge."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +8,17 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "dht.md"
 
 @dataclass(frozen=True)
 class Vectors:
-    """What the document has after "Test vectors"."""
+    """The section "Test vectors" of the document."""
 
     named: dict[str, str]
     urls: list[tuple[str, bool]]
-    """Whether each is valid."""
+    """URLs, and whether each is valid."""
     values: list[tuple[str, bytes]]
-    """What of each slot's value is ignored, or "none"."""
+    """Reasons for which a part of a slot's value is ignored, or "none", and the value."""
 
 
 def read_vectors() -> Vectors:
-    """The three blocks of the document's last section."""
+    """Return the contents of the three blocks of the document's last section."""
     section = DOCUMENT.read_text(encoding="utf-8").partition("\n## Test vectors\n")[2]
     named, urls, values = [block.strip().splitlines() for block in section.split("```")[1::2]]
     judged = [line.partition(" ") for line in urls]

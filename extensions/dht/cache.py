@@ -1,4 +1,4 @@
-"""What lookups have found, kept over restarts: an SQLite file. All of this blocks, and belongs in an executor."""
+"""The results of lookups, kept over restarts in an SQLite file. Methods of `Cache` block: call them in an executor."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -8,32 +8,24 @@ from pathlib import Path
 from typing import Final
 
 from extensions.dht.krpc import bencode
-from extensions.dht.records import record
-from extensions.dht.records.record import LIFETIME, RENDEZVOUS, SKEW, Entry
+from extensions.dht.records.entry import LIFETIME, SKEW, check_entry
+from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 
 MAX_KNOWN: Final = 20_000
 """Infohashes that are remembered."""
 
 MAX_SEEN: Final = 64
-"""Trackers that are remembered of one infohash; the freshest."""
+"""Trackers that are remembered of one infohash: those whose entries end last."""
 
 RENDEZVOUS_LIFETIME: Final = 7 * 24 * 3600
-"""Seconds that trackers of the rendezvous are remembered: whoever has kept some needs no DHT to find the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """A tracker's entry, and where it was found: "r0", "r1", "r2", "bep5" or "cache"."""
-
-    entry: Entry
-    where: str
+"""Seconds that trackers of the rendezvous are remembered: with some of them, no DHT is needed to find the others."""
 
 
 @dataclass(slots=True)
 class Known:
-    """What is known of an infohash. Times are Unix seconds.
+    """The known trackers of an infohash. Times are Unix seconds.
 
-    While it changes it is also written to the file, by another thread.
+    Another thread may write it to the file while it changes.
     """
 
     looked: float = 0.0
@@ -41,10 +33,10 @@ class Known:
     own_until: float = 0.0
     """When our own entry ends; 0 if there is none."""
     seen: dict[str, Sighting] = field(default_factory=dict)
-    """The trackers found, by id; replaced as a whole, never changed."""
+    """The trackers found, by id. The dict is replaced as a whole, never changed."""
 
     def add(self, sighting: Sighting) -> bool:
-        """Whether a sighting is news."""
+        """Add a tracker. Return whether its entry is new or ends later than the known one."""
         tracker_id = sighting.entry.tracker_id
         known = self.seen.get(tracker_id)
         if known and known.entry.expires >= sighting.entry.expires:
@@ -56,7 +48,7 @@ class Known:
         return True
 
     def forget_ended(self, info_hash: bytes, now: float) -> None:
-        """Drop the trackers whose entries have ended, or were made by a clock that has been set back since."""
+        """Remove trackers whose entries have ended, or end too late because the clock has been set back since."""
         oldest = now - _grace(info_hash)
         self.seen = {
             tracker_id: one
@@ -65,34 +57,39 @@ class Known:
         }
 
     def good(self, info_hash: bytes, now: float) -> list[Sighting]:
-        """The trackers that are worth telling. Entries from the second path are for no infohash."""
+        """Return the trackers with valid entries. Entries of descriptors are signed for the empty infohash."""
         return [
             one
             for one in self.seen.values()
-            # What has ended, but not too long ago, need not have been good for longer.
+            # An entry in its grace period is checked as of its last second.
             for when in [min(now, one.entry.expires - 1.0) if one.entry.expires > now - _grace(info_hash) else now]
-            if any(record.check_entry(one.entry, signed_for, when) is None for signed_for in (info_hash, b""))
+            if any(check_entry(one.entry, signed_for, when) is None for signed_for in (info_hash, b""))
         ]
 
 
 def lifetime(info_hash: bytes) -> int:
-    """Seconds that what was found of an infohash is remembered."""
+    """Return the seconds that the results for an infohash are remembered."""
     return RENDEZVOUS_LIFETIME if info_hash == RENDEZVOUS else LIFETIME
 
 
 class Cache:
-    """The file. Raises `sqlite3.Error` if it can't be used, and `OSError`."""
+    """The file. At most `max_known` infohashes are loaded from it, those looked up last.
 
-    def __init__(self, file: Path) -> None:
+    Methods raise `sqlite3.Error` or `OSError` if the file cannot be used.
+    """
+
+    def __init__(self, file: Path, max_known: int = MAX_KNOWN) -> None:
         self._file = file
+        self._max_known = max_known
         self._database: sqlite3.Connection | None = None
 
     def open(self, now: float) -> dict[bytes, Known]:
-        """Open the file, or a new one in place of one that is spoilt; what is still good in it."""
+        """Open the file and return its contents that are still valid. A corrupt file is replaced by a new one."""
         try:
             return self._load(now)
         except (sqlite3.DatabaseError, TypeError, ValueError) as error:
-            # A full disk or a locked file is an OperationalError; only what is no database may go, or has been cut off.
+            # A full disk or a locked file raises OperationalError, and so does an unknown file format. Of these, only
+            # the last means that the file has to be replaced.
             if isinstance(error, sqlite3.OperationalError) and "unsupported file format" not in str(error):
                 raise
             self.close()
@@ -100,7 +97,7 @@ class Cache:
             return self._load(now)
 
     def save(self, changed: Iterable[tuple[bytes, Known]], now: float) -> None:
-        """Write what has changed, and drop what is old."""
+        """Write the changed infohashes and delete old ones."""
         assert self._database is not None
         rows = [
             (info_hash, int(known.looked), int(known.own_until), _pack(known.seen.values()))
@@ -108,7 +105,7 @@ class Cache:
         ]
         with self._database:
             self._database.executemany("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", rows)
-            # Where the clock has been set back, there may also be what is too far ahead to hold anything valid.
+            # If the clock has been set back, rows may also be too far in the future to hold a valid entry.
             self._database.execute(
                 "DELETE FROM known WHERE looked NOT BETWEEN ? AND ? AND info_hash != ?",
                 (int(now) - LIFETIME, int(now) + LIFETIME, RENDEZVOUS),
@@ -122,7 +119,7 @@ class Cache:
             self._database = None
 
     def _load(self, now: float) -> dict[bytes, Known]:
-        # Which infohashes are served here is for nobody else to read.
+        # Other users of the machine must not learn which infohashes are served here.
         self._file.touch(mode=0o600)
         self._database = sqlite3.connect(self._file, check_same_thread=False, timeout=2)
         self._database.execute(
@@ -130,23 +127,23 @@ class Cache:
             " (info_hash BLOB PRIMARY KEY, looked INTEGER, own_until INTEGER, seen BLOB) WITHOUT ROWID"
         )
         query = "SELECT * FROM known ORDER BY info_hash = ? DESC, looked DESC LIMIT ?"
-        with closing(self._database.execute(query, (RENDEZVOUS, MAX_KNOWN))) as rows:
+        with closing(self._database.execute(query, (RENDEZVOUS, self._max_known))) as rows:
             loaded = [
-                (info_hash, Known(_passed(looked, now), min(own_until, int(now) + LIFETIME), _unpack(seen)))
+                (info_hash, Known(_past(looked, now), min(own_until, int(now) + LIFETIME), unpack(seen)))
                 for info_hash, looked, own_until, seen in rows
                 if isinstance(info_hash, bytes) and now < looked + lifetime(info_hash)
             ]
-        # The oldest first, as they are to be forgotten.
+        # The oldest first, because the first ones are evicted first.
         return dict(reversed(loaded))
 
 
 def _grace(info_hash: bytes) -> int:
-    """Seconds for which entries are worth something after their end: a tracker of the rendezvous may well be there."""
+    """Return the seconds that entries remain useful after their end: trackers of the rendezvous may still be there."""
     return RENDEZVOUS_LIFETIME if info_hash == RENDEZVOUS else 0
 
 
-def _passed(when: int, now: float) -> int:
-    """A time of the past; 0 if it is none, because the clock has been set back since."""
+def _past(when: int, now: float) -> int:
+    """Return `when`, or 0 if it is in the future because the clock has been set back since."""
     return when if when <= now else 0
 
 
@@ -156,7 +153,8 @@ def _pack(seen: Iterable[Sighting]) -> bytes:
     )
 
 
-def _unpack(packed: bytes) -> dict[str, Sighting]:
+def unpack(packed: bytes) -> dict[str, Sighting]:
+    """Return the trackers of a row, by id. Return none of them if any bytes are malformed."""
     try:
         entries = [_entry(item) for item in bencode.decode(packed)]
     except (ValueError, TypeError):
@@ -164,9 +162,9 @@ def _unpack(packed: bytes) -> dict[str, Sighting]:
     return {entry.tracker_id: Sighting(entry, "cache") for entry in entries}
 
 
-def _entry(item: object) -> Entry:
+def _entry(item: object) -> TrackerEntry:
     match item:
         case [bytes(tracker_id), int(expires), bytes(url), bytes(signature)]:
-            return Entry(bytes.fromhex(tracker_id.decode()).hex(), expires, url.decode(), signature)
+            return TrackerEntry(bytes.fromhex(tracker_id.decode()).hex(), expires, url.decode(), signature)
         case _:
             raise ValueError("not an entry")

@@ -1,4 +1,4 @@
-"""`peerservers lookup`: which trackers serve an infohash."""
+"""`peerservers lookup`: find the trackers that serve an infohash."""
 
 import asyncio
 import base64
@@ -17,15 +17,17 @@ import click
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.cache import Sighting
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
+from extensions.trackers import Sighting
 from tracker.extension import config_option, given, load, validate
 from tracker.logs import configure
 
 PROGRESS_PERIOD: Final = 0.2
+"""Seconds between two updates of the progress line."""
+
 SETTLE: Final = 1.0
-"""Seconds that the routing table gets to fill."""
+"""Seconds to wait, at most, until the routing table is filled."""
 
 MAX_TIMEOUT: Final = 24 * 3600.0
 
@@ -35,7 +37,7 @@ class Unreachable(Exception):
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    # Also not a number, which compares to nothing.
+    # NaN must fail too: every comparison with it is false.
     if not 0 < value <= MAX_TIMEOUT:
         raise click.BadParameter(f"not between 0 and {MAX_TIMEOUT:.0f} seconds")
     return value
@@ -44,10 +46,10 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 @click.command()
 @config_option
 @click.argument("infohash")
-@click.option("--bootstrap", multiple=True, metavar="HOST:PORT", help="Node to begin with; may be repeated.")
-@click.option("--private", is_flag=True, default=None, help="A DHT of one's own, where nodes may have any address.")
-@click.option("--listen", help="UDP address; a free port of the configured address if not given.")
-@click.option("--timeout", default=30.0, show_default=True, callback=_seconds, help="Seconds to search at most.")
+@click.option("--bootstrap", multiple=True, metavar="HOST:PORT", help="Bootstrap node; may be repeated.")
+@click.option("--private", is_flag=True, default=None, help="A private DHT, in which nodes may have any address.")
+@click.option("--listen", help="UDP address; by default a free port at the configured address.")
+@click.option("--timeout", default=30.0, show_default=True, callback=_seconds, help="Seconds to search, at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def lookup(
     config_file: Path | None,
@@ -58,29 +60,32 @@ def lookup(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Find in the DHT which trackers serve INFOHASH: hexadecimal, base32 or a magnet link.
+    """Find the trackers that serve INFOHASH (hexadecimal, base32 or a magnet link) in the DHT.
 
-    Exits with 0 if there are any, 1 if not, and 3 if no node of the DHT can be reached.
+    Exits with 0 if there are any, 1 if there are none, and 3 if no node of the DHT can be reached.
     """
-    wanted = parse_infohash(infohash)
+    info_hash = parse_infohash(infohash)
     table = load(config_file).extensions.get("dht", {})
     configured = validate(DhtSettings, table, "extensions.dht")
-    # A tracker that runs here has the configured port, and its node's identity.
+    # A running tracker uses the configured port, with its own node id.
     free = ",".join(f"{address.rpartition(':')[0]}:0" for address in configured.addresses)
     chosen = given({"bootstrap": list(bootstrap) or None, "private": private, "listen": listen or free})
     settings = validate(DhtSettings, {**table, **chosen}, "extensions.dht")
     configure("error", "text")
     try:
-        found = uvloop.run(_search(settings, wanted, timeout))
+        found = uvloop.run(_search(settings, info_hash, timeout))
     except Unreachable:
         click.echo(f"peerservers: no node of the DHT answers ({', '.join(settings.bootstrap)})", err=True)
         sys.exit(3)
-    click.echo(_as_json(wanted, found) if as_json else _as_table(wanted, found))
+    click.echo(_as_json(info_hash, found) if as_json else _as_table(info_hash, found))
     sys.exit(0 if found else 1)
 
 
 def parse_infohash(text: str) -> bytes:
-    """The 20 bytes meant by hexadecimal or base32 text, or by a magnet link (BEP 9). Raises `click.BadParameter`."""
+    """Return the 20 bytes of an infohash in hexadecimal or base32, or in a magnet link (BEP 9).
+
+    Raises `click.BadParameter`.
+    """
     digits = text.strip()
     if digits.lower().startswith("magnet:"):
         topics = parse_qs(digits.partition("?")[2].partition("#")[0]).get("xt", [])
@@ -92,19 +97,19 @@ def parse_infohash(text: str) -> bytes:
     raise click.BadParameter("not an infohash: 40 hexadecimal or 32 base32 digits, or a magnet link with one")
 
 
-async def _search(settings: DhtSettings, info_hash: bytes, patience: float) -> list[Sighting]:
+async def _search(settings: DhtSettings, info_hash: bytes, max_seconds: float) -> list[Sighting]:
     service = Service(settings, Ed25519PrivateKey.generate(), "", None)
     found: list[Sighting] = []
     await service.start()
     progress = asyncio.ensure_future(_show_progress(service, found))
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(max_seconds):
             await service.reachable.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE):
                     await service.settled.wait()
             async for sighting in service.directory.trackers(info_hash, thorough=True):
-                found.append(sighting)  # noqa: PERF401  (one by one, for the progress to show)
+                found.append(sighting)  # noqa: PERF401  (the progress line shows the number)
     except TimeoutError:
         if not service.reachable.is_set():
             raise Unreachable from None
@@ -116,7 +121,7 @@ async def _search(settings: DhtSettings, info_hash: bytes, patience: float) -> l
 
 
 async def _show_progress(service: Service, found: list[Sighting]) -> None:
-    """Keep a line on standard error up to date, if that is a terminal; otherwise write one at the end."""
+    """Update a line on standard error if that is a terminal; otherwise write one line at the end."""
     is_terminal, started = sys.stderr.isatty(), time.monotonic()
 
     def line() -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import Histogram
 
-from extensions.dht.records.record import Rejected
+from extensions.dht.records.entry import Rejected
 
 SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30)
 """Buckets: a lookup takes milliseconds in a DHT of one's own, seconds in the public one, 15 on the second path."""

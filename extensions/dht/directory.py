@@ -12,16 +12,17 @@ from typing import Final
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.cache import MAX_KNOWN, Known, Sighting
+from extensions.dht.cache import MAX_KNOWN, Known
 from extensions.dht.counters import Looked, Tally
 from extensions.dht.krpc.client import BURST, Client
-from extensions.dht.records import record, slots
-from extensions.dht.records.bep5 import SecondPath
-from extensions.dht.records.publisher import Publisher
-from extensions.dht.records.record import RENDEZVOUS, Entry
-from extensions.dht.records.slots import Reading
+from extensions.dht.publisher import Publisher
+from extensions.dht.records import record
+from extensions.dht.records.bep5 import Bep5Fallback
+from extensions.dht.records.keys import days_to_read
+from extensions.dht.records.record import RecordSnapshot
 from extensions.dht.schedule import Agenda, Shortlist
 from extensions.dht.tracked import ANNOUNCE, ASKED, OPENED, REFRESHED, RETRY, Topic, next_look
+from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 
 RECENT: Final = 10.0
 """Seconds that a lookup's result is as good as a new one."""
@@ -47,7 +48,7 @@ class Directory:
     def __init__(
         self,
         client: Client,
-        second_path: SecondPath,
+        second_path: Bep5Fallback,
         key: Ed25519PrivateKey,
         url: str,
         policy: str,
@@ -271,7 +272,7 @@ class Directory:
         topic.thorough = False
         try:
             topic.known.forget_ended(topic.info_hash, self._clock())
-            days = record.days_to_read(self._clock())
+            days = days_to_read(self._clock())
             async with asyncio.TaskGroup() as together:
                 reads = [together.create_task(self._read(topic, day, urgency)) for day in days]
                 second_path = None
@@ -304,11 +305,13 @@ class Directory:
         self._drop_if_idle(topic)
         self._something.set()
 
-    async def _read(self, topic: Topic, day: int, urgency: int) -> Reading:
-        def on_entry(entry: Entry, where: str) -> None:
+    async def _read(self, topic: Topic, day: int, urgency: int) -> RecordSnapshot:
+        def on_entry(entry: TrackerEntry, where: str) -> None:
             self._saw(topic, Sighting(entry, where))
 
-        return await slots.read(self._client, topic.info_hash, day, urgency, self._clock, self.tally.rejected, on_entry)
+        return await record.read(
+            self._client, topic.info_hash, day, urgency, self._clock, self.tally.rejected, on_entry
+        )
 
     async def _read_second(self, topic: Topic, days: list[int], urgency: int) -> None:
         try:
@@ -321,7 +324,7 @@ class Directory:
     async def _conclude(
         self,
         topic: Topic,
-        readings: list[Reading],
+        readings: list[RecordSnapshot],
         second_path: asyncio.Task[None] | None,
         urgency: int,
         started: float,
@@ -343,7 +346,7 @@ class Directory:
         self._end_listening(topic)
 
     async def _see_to_own(
-        self, topic: Topic, readings: list[Reading], urgency: int
+        self, topic: Topic, readings: list[RecordSnapshot], urgency: int
     ) -> tuple[tuple[float, float] | None, bool]:
         """Have our own entry in the record if it should be there, and else not.
 
@@ -351,7 +354,7 @@ class Directory:
         """
         topic.again = False
 
-        def read_again(day: int) -> Awaitable[Reading]:
+        def read_again(day: int) -> Awaitable[RecordSnapshot]:
             return self._read(topic, day, urgency)
 
         if self._wants(topic):

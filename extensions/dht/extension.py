@@ -8,12 +8,12 @@ from math import inf
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from extensions.dht.cache import Sighting
 from extensions.dht.metrics import DhtCollector
-from extensions.dht.records import descriptor, record
+from extensions.dht.records import descriptor
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from extensions.identity import IdentityError, load_or_create
+from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, is_url
 from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, plain
 
 DESCRIPTOR_PERIOD: Final = 60.0
@@ -39,8 +39,8 @@ class Dht(Extension):
         """Set once it has started, or failed to."""
         self._descriptor = b""
         self._descriptor_made = -inf
-        if self._url and not (record.is_url(self._url) and _can_be_split(self._url)):
-            raise ConfigError(f"server.public_url: not a URL that fits a record (ASCII, {record.MAX_URL} characters)")
+        if self._url and not (is_url(self._url) and _can_be_split(self._url)):
+            raise ConfigError(f"server.public_url: not a URL that fits a record (ASCII, {MAX_URL} characters)")
         tracker.add_route(descriptor.PATH, self._serve_descriptor)
         tracker.registry.register(DhtCollector(lambda: self._service))
         tracker.add_table("dht", self.table)
@@ -111,7 +111,7 @@ class Dht(Extension):
         for info_hash in self._pinned:
             service.directory.publish(info_hash.encode("latin-1"))
         # Who publishes nothing still looks there for others.
-        service.directory.publish(record.RENDEZVOUS)
+        service.directory.publish(RENDEZVOUS)
         if not self._publishes:
             self.tracker.log.info("dht_publishes_nothing", public_url=self._url, publish=self.settings.publish)
 

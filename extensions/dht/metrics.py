@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from extensions.dht.counters import Looked, Written
 from extensions.dht.krpc.client import METHODS
-from extensions.dht.records.record import Rejected
+from extensions.dht.records.entry import Rejected
 from extensions.dht.service import Service
 from tracker.extension import counter_by
 

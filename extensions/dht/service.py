@@ -24,7 +24,7 @@ from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.pacing import NODE_RATE
 from extensions.dht.node import Node
 from extensions.dht.records import descriptor
-from extensions.dht.records.bep5 import SecondPath
+from extensions.dht.records.bep5 import Bep5Fallback
 from extensions.dht.settings import DhtSettings
 
 STATE_FILE: Final = "dht.state"
@@ -102,7 +102,7 @@ class Service:
         self._executor = ThreadPoolExecutor(1, "dht-files")
         self.directory = Directory(
             self.client,
-            SecondPath(self.client, descriptor.fetch, port, settings.private, clock, monotonic, Counter()),
+            Bep5Fallback(self.client, descriptor.fetch, port, settings.private, clock, monotonic, Counter()),
             key,
             url,
             settings.publish,

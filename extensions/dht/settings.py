@@ -9,23 +9,28 @@ from tracker.extension import ExtensionSettings
 
 
 class DhtSettings(ExtensionSettings):
-    """Finds, in the BitTorrent DHT, the other trackers of a swarm; publishes this one if server.public_url is set."""
+    """Finds the other trackers of a swarm in the BitTorrent DHT, and publishes this one if server.public_url is set."""
 
-    listen: str = Field("0.0.0.0:6881", description='UDP address, or several: "0.0.0.0:6881,[::]:6881".')
+    listen: str = Field("0.0.0.0:6881", description='UDP addresses to listen on, e.g. "0.0.0.0:6881,[::]:6881".')
     bootstrap: list[str] = Field(
         ["router.bittorrent.com:6881", "dht.libtorrent.org:25401", "router.utorrent.com:6881"],
-        description="Nodes to begin with.",
+        description="Bootstrap nodes.",
     )
     private: bool = Field(
-        False, description="A DHT of one's own (tests, a lab): any address may be a node, and limits per address go."
+        False, description="A private DHT (tests, a lab): nodes may have any address, and limits per address are off."
     )
     publish: Literal["all", "listed", "none"] = Field(
-        "all", description='Which swarms others may find this tracker for: "all", "listed", "none".'
+        "all", description='Swarms for which this tracker is published: "all", "listed" or "none".'
     )
     listed: list[str] = Field([], description='With publish = "listed": the infohashes, in hexadecimal.')
-    max_published: int = Field(10_000, ge=0, description="Most swarms published; the largest and newest are.")
+    max_published: int = Field(
+        10_000, ge=0, description="Swarms published, at most: the largest, and of equal ones the newest."
+    )
     announce_port: int = Field(
-        0, ge=0, le=65535, description="TCP port at which the world reaches this tracker's HTTP; 0: public_url's."
+        0,
+        ge=0,
+        le=65535,
+        description="TCP port at which other hosts reach this tracker by HTTP; 0: that of public_url.",
     )
 
     @field_validator("listen")
@@ -33,7 +38,7 @@ class DhtSettings(ExtensionSettings):
     def _addresses(cls, value: str) -> str:
         for address in value.split(","):
             host, _ = _split(address)
-            # A name would have to be resolved, and could be several addresses.
+            # A name would need a lookup, and could have several addresses.
             _check_literal(host)
         return value
 
@@ -55,12 +60,12 @@ class DhtSettings(ExtensionSettings):
 
     @property
     def addresses(self) -> list[str]:
-        """Where to listen, each as "host:port"."""
+        """The UDP addresses to listen on, each as "host:port"."""
         return [address.strip() for address in self.listen.split(",")]
 
     @property
     def hosts(self) -> list[str]:
-        """The same without ports and brackets."""
+        """The hosts of `addresses`, without brackets."""
         return [address.rpartition(":")[0].strip("[]") for address in self.addresses]
 
 

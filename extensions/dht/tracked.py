@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from extensions.dht.cache import Known, Sighting
-from extensions.dht.records.record import LIFETIME, RENDEZVOUS
+from extensions.dht.cache import Known
+from extensions.dht.records.entry import LIFETIME
+from extensions.trackers import RENDEZVOUS, Sighting
 
 REFRESH: Final = (50 * 60.0, 70 * 60.0)
 """Seconds between two publications of an entry, drawn anew each time."""

@@ -8,8 +8,6 @@ from typing import Any, Final, Protocol
 
 from prometheus_client import Histogram
 
-from extensions.dht.cache import Sighting
-from extensions.dht.records.record import RENDEZVOUS
 from extensions.federation.link import Link
 from extensions.federation.mesh import Mesh
 from extensions.federation.metrics import FederationCollector
@@ -19,6 +17,7 @@ from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import SUBPROTOCOL
 from extensions.federation.wire import MAX_FRAME, fits
 from extensions.identity import IdentityError, load_or_create
+from extensions.trackers import RENDEZVOUS, Sighting
 from tracker.extension import (
     Answer,
     Channel,

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from extensions.dht.records.record import is_url
+from extensions.trackers import is_url
 from tracker.extension import ExtensionSettings
 
 

@@ -11,12 +11,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
-from extensions.dht.records.record import is_url
 from extensions.dialing import is_public
 from extensions.federation.limits import STUCK_AFTER
 from extensions.federation.reasons import Fault
 from extensions.federation.session import LinkError
 from extensions.federation.wire import MAX_FRAME
+from extensions.trackers import is_url
 
 SUBPROTOCOL: Final = Subprotocol("peerservers.federation.1")
 TIMEOUT: Final = 10.0

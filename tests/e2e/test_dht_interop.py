@@ -1,4 +1,4 @@
-"""Records in the DHT, with npm's bittorrent-dht and an implementation of `docs/dht.md` in JavaScript."""
+"""Records in the DHT are compatible with npm's bittorrent-dht and an implementation of `docs/dht.md` in JavaScript."""
 
 import json
 import time
@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.krpc.client import Client, Found
 from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
 from extensions.dht.krpc.traversal import CLOSEST
-from extensions.dht.records import record
-from extensions.dht.records.record import Entry, Rejected, Slot
+from extensions.dht.records.entry import Rejected, sign_entry
+from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
+from extensions.dht.records.slots import LOCKED, Slot, encode_slot, place
+from extensions.trackers import TrackerEntry
 from tests.e2e.node import Json, NodeScript, node_script
 from tests.private_dht import PrivateDht
 from tests.vectors import read_vectors
@@ -29,7 +31,7 @@ THEIR_URL = "wss://theirs.example.org"
 
 @dataclass
 class Network:
-    """A private DHT with a client of each kind. All that happens in it happens at one time."""
+    """A private DHT with our client and the script's. The time stands still."""
 
     script: NodeScript
     client: Client
@@ -37,44 +39,44 @@ class Network:
 
     @property
     def day(self) -> int:
-        """Today, for records."""
-        return record.day_of(self.now)
+        """The current day."""
+        return day_of(self.now)
 
     @property
     def when(self) -> Json:
-        """The same for the script."""
+        """The infohash, the day and the time as arguments of the script."""
         return {"infoHash": HASH.hex(), "day": self.day, "now": self.now}
 
     async def ask_script(self, command: str, answer: str, **fields: object) -> Json:
-        """Have the script do something, and tell the result."""
+        """Send a command to the script and return its answer."""
         await self.script.send(command, **fields)
         return await self.script.event(lambda event: event["event"] == answer)
 
     async def read(self) -> tuple[list[Slot], list[Found], Counter[Rejected]]:
-        """The record, as we read it: the slots, who stores them, what was ignored."""
+        """Read the record. Return the slots, the nodes that store them, and the reasons for ignored parts."""
         slots: list[Slot] = []
         found: list[Found] = []
         rejected: Counter[Rejected] = Counter()
-        public_key = record.record_key(HASH, self.day).public_key().public_bytes_raw()
-        for index, salt in enumerate(record.SALTS):
+        public_key = record_key(HASH, self.day).public_key().public_bytes_raw()
+        for index, salt in enumerate(SALTS):
             items: list[Item] = []
             found.append(await self.client.get(public_key, salt, 0, items.append))
             slots.append(Slot(index))
             for item in {item.signature: item for item in items}.values():
                 rejected += slots[-1].add(item.seq, item.value, HASH, self.now)
-            if not slots[-1].says_go_on:
+            if not slots[-1].continues:
                 break
         return slots, found, rejected
 
     async def write(self) -> tuple[int, int]:
-        """Merge our entry into the record; the slot and its new sequence number."""
+        """Write our entry to the record. Return the slot and its new sequence number."""
         slots, found, _ = await self.read()
-        place = record.place(slots, record.sign_entry(OURS, HASH, OUR_URL, self.now))
-        assert place
-        index, entries = place
+        placed = place(slots, sign_entry(OURS, HASH, OUR_URL, self.now))
+        assert placed
+        index, entries = placed
         seq = max(0, slots[index].seq) + 1
-        key = record.record_key(HASH, self.day)
-        stored = await self.client.put(found[index], key, record.SALTS[index], seq, record.encode_slot(entries))
+        key = record_key(HASH, self.day)
+        stored = await self.client.put(found[index], key, SALTS[index], seq, encode_slot(entries))
         assert (stored.taken, stored.conflicts, stored.failed) == (CLOSEST, 0, 0)
         return index, seq
 
@@ -102,17 +104,17 @@ async def network(request: pytest.FixtureRequest) -> AsyncIterator[Network]:
         assert script.complaints == []
 
 
-def shown(entries: list[Entry]) -> set[tuple[str, str, int]]:
-    """What matters of entries that were verified."""
+def shown(entries: list[TrackerEntry]) -> set[tuple[str, str, int]]:
+    """Return id, URL and end of verified entries."""
     return {(entry.tracker_id, entry.url, entry.expires) for entry in entries}
 
 
 def shown_by_script(answer: Json) -> set[tuple[str, str, int]]:
-    """The same, of what the script read."""
+    """Return id, URL and end of the entries that the script read."""
     return {(entry["id"], entry["url"], entry["expires"]) for slot in answer["slots"] for entry in slot["entries"]}
 
 
-async def test_entries_of_both(network: Network) -> None:
+async def test_both_sides_read_the_entries_of_both(network: Network) -> None:
     theirs = (THEIR_ID, THEIR_URL, network.now + 7200)
     ours = (OURS.public_key().public_bytes_raw().hex(), OUR_URL, network.now + 7200)
 
@@ -136,32 +138,32 @@ async def test_entries_of_both(network: Network) -> None:
     assert len(slots[0].entries) == 3
 
 
-async def test_a_slot_that_the_script_has_locked(network: Network) -> None:
+async def test_both_sides_go_on_after_a_locked_slot(network: Network) -> None:
     put = await network.ask_script(
-        "put", "put", slot=0, seq=record.LOCKED, value=b"rubbish".hex(), infoHash=HASH.hex(), day=network.day
+        "put", "put", slot=0, seq=LOCKED, value=b"rubbish".hex(), infoHash=HASH.hex(), day=network.day
     )
     assert put.get("code") is None
     assert await network.write() == (1, 1)
     read = await network.ask_script("read", "read", **network.when)
-    assert [slot["seq"] for slot in read["slots"]] == [record.LOCKED, 1]
+    assert [slot["seq"] for slot in read["slots"]] == [LOCKED, 1]
     assert read["slots"][0]["rejected"] == ["not_bencode"]
     assert [url for _, url, _ in shown_by_script(read)] == [OUR_URL]
 
     written = await network.ask_script("write", "written", seed=THEIR_SEED, url=THEIR_URL, **network.when)
     assert (written["slot"], written["seq"], written.get("code")) == (1, 2, None)
     slots, _, rejected = await network.read()
-    assert [slot.seq for slot in slots] == [record.LOCKED, 2]
+    assert [slot.seq for slot in slots] == [LOCKED, 2]
     assert {entry.url for slot in slots for entry in slot.entries} == {OUR_URL, THEIR_URL}
     assert rejected == Counter({Rejected.NOT_BENCODE: 1})
 
 
 @pytest.mark.parametrize("writer", ["ours", "theirs"])
-async def test_what_later_slots_have_comes_along(network: Network, writer: str) -> None:
+async def test_entries_of_later_slots_are_carried_over(network: Network, writer: str) -> None:
     first, *others = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(10, 17)]
-    stays = record.sign_entry(first, HASH, "wss://stays.example.org", network.now)
-    ends = [record.sign_entry(key, HASH, "wss://ends.example.org", network.now - 7190) for key in others]
+    stays = sign_entry(first, HASH, "wss://stays.example.org", network.now)
+    ends = [sign_entry(key, HASH, "wss://ends.example.org", network.now - 7190) for key in others]
     for slot, entries in enumerate((ends, [stays])):
-        value = record.encode_slot(entries).hex()
+        value = encode_slot(entries).hex()
         put = await network.ask_script(
             "put", "put", slot=slot, seq=1, value=value, infoHash=HASH.hex(), day=network.day
         )
@@ -186,9 +188,9 @@ async def test_what_later_slots_have_comes_along(network: Network, writer: str) 
     assert rejected == Counter()
 
 
-async def test_conflicts_are_told(network: Network) -> None:
+async def test_conflicts_are_reported(network: Network) -> None:
     item = {"slot": 0, "infoHash": HASH.hex(), "day": network.day}
-    value = record.encode_slot([record.sign_entry(OURS, HASH, OUR_URL, network.now)])
+    value = encode_slot([sign_entry(OURS, HASH, OUR_URL, network.now)])
     put = await network.ask_script("put", "put", seq=1, value=value.hex(), **item)
     assert put.get("code") is None
     slots, found, _ = await network.read()
@@ -199,19 +201,19 @@ async def test_conflicts_are_told(network: Network) -> None:
     late = await network.ask_script("put", "put", seq=0, value=value.hex(), **item)
     assert late.get("code") == SEQ_TOO_OLD
 
-    # Between our look and our write the script writes.
+    # The script writes between our read and our write.
     put = await network.ask_script("put", "put", seq=2, cas=1, value=value.hex(), **item)
     assert put.get("code") is None
-    key = record.record_key(HASH, network.day)
-    stored = await network.client.put(found[0], key, b"r0", 2, record.encode_slot([]))
+    key = record_key(HASH, network.day)
+    stored = await network.client.put(found[0], key, b"r0", 2, encode_slot([]))
     # The script's client is a node too, and stores nothing at itself.
     assert stored.conflicts >= CLOSEST - 1
     assert stored.failed == 0
     assert await network.write() == (0, 3)
 
 
-async def test_announcements(network: Network) -> None:
-    announced = record.announce_hash(HASH, network.day)
+async def test_both_sides_find_the_announcements_of_both(network: Network) -> None:
+    announced = announce_hash(HASH, network.day)
     peers: set[Address] = set()
     found = await network.client.get_peers(announced, 0, peers.add)
     assert peers == set()

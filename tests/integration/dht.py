@@ -12,13 +12,15 @@ from typing import Any
 import bencodepy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.cache import Sighting
 from extensions.dht.krpc.client import PARALLEL, Client, Stored
 from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.pacing import Queue
-from extensions.dht.records import record, slots
+from extensions.dht.records import record
+from extensions.dht.records.entry import sign_entry
+from extensions.dht.records.keys import DAY, SALTS, announce_hash, days_to_read, record_key
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
+from extensions.trackers import Sighting
 from tests.client import PATIENCE, eventually
 from tests.conftest import TrackerProcess
 from tests.private_dht import PrivateDht
@@ -80,8 +82,8 @@ class Members:
     def avoid_midnight(self) -> None:
         """Set the time of day so that there is only one day's record to read for some hours."""
         morning = 6 * 3600
-        if not morning <= self.clock() % record.DAY <= 3 * morning:
-            self.clock.ahead += (morning - self.clock()) % record.DAY
+        if not morning <= self.clock() % DAY <= 3 * morning:
+            self.clock.ahead += (morning - self.clock()) % DAY
 
     async def start_trackers(self, number: int, **settings: Any) -> list[Service]:
         """Some that publish URLs of their own."""
@@ -169,16 +171,16 @@ class Vandal:
     """Knows an infohash, and so has the key of its record as everybody has."""
 
     def __init__(self, client: Client, info_hash: bytes, day: int) -> None:
-        self.key = record.record_key(info_hash, day)
+        self.key = record_key(info_hash, day)
         self.client = client
 
     async def write(self, slot: int, value: bytes, seq: int | None = None) -> Stored:
         """Put a value into a slot, with the next sequence number if none is given."""
         items: list[Item] = []
         public_key = self.key.public_key().public_bytes_raw()
-        found = await self.client.get(public_key, record.SALTS[slot], 0, items.append)
+        found = await self.client.get(public_key, SALTS[slot], 0, items.append)
         next_seq = max((item.seq for item in items), default=0) + 1
-        return await self.client.put(found, self.key, record.SALTS[slot], seq or next_seq, value)
+        return await self.client.put(found, self.key, SALTS[slot], seq or next_seq, value)
 
 
 def forged(info_hash: bytes, now: float, tracker_ids: Iterable[bytes] = ()) -> bytes:
@@ -186,7 +188,7 @@ def forged(info_hash: bytes, now: float, tracker_ids: Iterable[bytes] = ()) -> b
     key = Ed25519PrivateKey.generate()
     table = []
     for number, tracker_id in enumerate(tracker_ids or [os.urandom(32) for _ in range(3)]):
-        entry = record.sign_entry(key, info_hash, f"wss://forged{number}.example", now + number)
+        entry = sign_entry(key, info_hash, f"wss://forged{number}.example", now + number)
         table.append([tracker_id, entry.expires, entry.url.encode(), entry.signature])
     value: bytes = bencodepy.encode({b"e": table, b"v": 1})
     return value
@@ -195,8 +197,8 @@ def forged(info_hash: bytes, now: float, tracker_ids: Iterable[bytes] = ()) -> b
 async def written_in(client: Client, info_hash: bytes) -> dict[str, str]:
     """What readers find in a record now: the slot that each URL is in."""
     found: dict[str, str] = {}
-    for day in record.days_to_read(time.time()):
-        await slots.read(
+    for day in days_to_read(time.time()):
+        await record.read(
             client, info_hash, day, 0, time.time, Counter(), lambda entry, where: found.update({entry.url: where})
         )
     return found
@@ -205,6 +207,6 @@ async def written_in(client: Client, info_hash: bytes) -> dict[str, str]:
 async def announced(client: Client, info_hash: bytes) -> set[Address]:
     """Where the second path leads: the addresses that are announced for a record."""
     found: set[Address] = set()
-    for day in record.days_to_read(time.time()):
-        await client.get_peers(record.announce_hash(info_hash, day), 0, found.add)
+    for day in days_to_read(time.time()):
+        await client.get_peers(announce_hash(info_hash, day), 0, found.add)
     return found

@@ -9,7 +9,8 @@ import pytest
 
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Item
-from extensions.dht.records import record
+from extensions.dht.records.entry import LIFETIME, Rejected
+from extensions.dht.records.keys import DAY, day_of, days_to_read, record_key
 from extensions.dht.tracked import REFRESH
 from tests.client import eventually
 from tests.integration.dht import Members, Vandal, client_of, members_of, published, seen_by, urls_of
@@ -107,9 +108,9 @@ async def test_entries_are_refreshed_and_end_with_their_swarm(members: Members, 
 
     directory.swarm_closed(info_hash)
     assert directory.published == 0
-    members.advance(record.LIFETIME)
+    members.advance(LIFETIME)
     assert await seen_by(reader, info_hash) == {}
-    assert set(reader.directory.tally.rejected) == {record.Rejected.EXPIRED}
+    assert set(reader.directory.tally.rejected) == {Rejected.EXPIRED}
 
 
 async def test_what_an_extension_publishes_it_can_withdraw(members: Members, info_hash: bytes) -> None:
@@ -125,7 +126,7 @@ async def test_what_an_extension_publishes_it_can_withdraw(members: Members, inf
 
 async def test_yesterdays_record_is_read_for_two_hours(members: Members, info_hash: bytes) -> None:
     reader = await members.start()
-    midnight = (record.day_of(members.clock()) + 1) * record.DAY
+    midnight = (day_of(members.clock()) + 1) * DAY
     members.advance(midnight - members.clock() - 60)
     tracker, *_ = await members.start_trackers(1)
     tracker.directory.swarm(info_hash, peers=5, linked=True)
@@ -135,8 +136,8 @@ async def test_yesterdays_record_is_read_for_two_hours(members: Members, info_ha
     # It was read from both, and the tracker moves to the new day with its next refresh.
     members.advance(REFRESH[1])
     await eventually(lambda: tracker.directory.tally.publications["stored"] == 2)
-    members.advance(record.LIFETIME - REFRESH[1])
-    assert record.days_to_read(members.clock()) == [record.day_of(midnight)]
+    members.advance(LIFETIME - REFRESH[1])
+    assert days_to_read(members.clock()) == [day_of(midnight)]
     assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
 
 
@@ -238,7 +239,7 @@ async def test_no_node_is_sent_more_than_it_may_be(dht: PrivateDht) -> None:
         transmit(pending)  # type: ignore[arg-type]
 
     client._messenger._transmit = record_and_transmit  # type: ignore[method-assign]
-    key = record.record_key(b"p" * 20, 1).public_key().public_bytes_raw()
+    key = record_key(b"p" * 20, 1).public_key().public_bytes_raw()
     await asyncio.gather(*(client.get(key, bytes([salt]), 0, lambda _: None) for salt in range(10)))
     client.close()
     assert client.tally.delayed > 0

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from extensions.dht.records import descriptor, record
+from extensions.dht.records import descriptor
+from extensions.dht.records.entry import LIFETIME
+from extensions.trackers import RENDEZVOUS
 from tests.client import announce, eventually, raw_client
 from tests.conftest import StartTracker, environment, free_port
 from tests.integration.dht import publishes
@@ -76,7 +78,7 @@ async def test_the_command_finds_the_tracker_of_a_peer(
         (found,) = result["trackers"]
         assert found["url"] == "wss://tracker.example.org"
         assert found["found_in"] == "r0"
-        assert abs(found["expires"] - time.time() - record.LIFETIME) < 60
+        assert abs(found["expires"] - time.time() - LIFETIME) < 60
         assert table.code == 0
         head, row = table.out.splitlines()
         assert head.split() == ["URL", "EXPIRES", "FOUND", "IN", "TRACKER", "ID"]
@@ -133,7 +135,7 @@ async def test_who_publishes_nothing_still_looks_for_others(
         return await silent.metric("peerservers_dht_lookups_total", result="found") >= 1
 
     await eventually(has_found, 20)
-    ended = await lookup(dht, "--json", record.RENDEZVOUS.hex())
+    ended = await lookup(dht, "--json", RENDEZVOUS.hex())
     assert [found["url"] for found in json.loads(ended.out)["trackers"]] == ["wss://tracker.example.org"]
 
 

@@ -12,7 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.directory import Directory
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.traversal import CLOSEST
-from extensions.dht.records import descriptor, record
+from extensions.dht.records import descriptor
+from extensions.dht.records.entry import sign_entry
+from extensions.dht.records.keys import day_of
+from extensions.dht.records.slots import encode_slot
 from extensions.dht.service import Service
 from extensions.dht.tracked import REFRESH
 from tests.client import eventually
@@ -31,7 +34,7 @@ from tests.integration.dht import (
 from tests.private_dht import PrivateDht
 
 LAST_FREE = LOCK - 1
-EMPTY = record.encode_slot([])
+EMPTY = encode_slot([])
 
 
 class Network(NamedTuple):
@@ -63,7 +66,7 @@ async def record_of(
         for tracker in trackers:
             tracker.directory.swarm(info_hash, peers=5, linked=False)
             await published(tracker, info_hash)
-        vandal = Vandal(network.client, info_hash, record.day_of(members.clock()))
+        vandal = Vandal(network.client, info_hash, day_of(members.clock()))
         yield members, trackers, network.reader, vandal
     finally:
         for tracker in trackers:
@@ -144,11 +147,11 @@ async def test_valid_entries_of_strangers_keep_nobody_out(network: Network) -> N
     info_hash = os.urandom(20)
     async with record_of(network, info_hash, number=1) as (members, trackers, reader, vandal):
         crowd = [
-            record.sign_entry(Ed25519PrivateKey.generate(), info_hash, f"wss://{number}.example.org", members.clock())
+            sign_entry(Ed25519PrivateKey.generate(), info_hash, f"wss://{number}.example.org", members.clock())
             for number in range(21)
         ]
         for slot in range(3):
-            await vandal.write(slot, record.encode_slot(crowd[slot * 7 : slot * 7 + 7]))
+            await vandal.write(slot, encode_slot(crowd[slot * 7 : slot * 7 + 7]))
         assert urls_of(trackers).isdisjoint(await seen_by(reader, info_hash))
         await refresh(members, trackers)
         assert urls_of(trackers) <= set(await seen_by(reader, info_hash))
@@ -171,7 +174,7 @@ async def descriptors(trackers: list[Service]) -> AsyncIterator[None]:
             writer.close()
 
         servers.append(await asyncio.start_server(serve, "127.0.0.1", 0))
-        directory._second_path._port = servers[-1].sockets[0].getsockname()[1]
+        directory._second_path.port = servers[-1].sockets[0].getsockname()[1]
     try:
         yield
     finally:

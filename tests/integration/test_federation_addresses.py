@@ -17,13 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from extensions.dht.cache import Sighting
-from extensions.dht.records.record import RENDEZVOUS, Entry
 from extensions.federation.extension import MAX_DIALS_PER_SWARM
 from extensions.federation.mesh import MAX_DIALS
 from extensions.federation.session import LinkError
 from extensions.federation.transports import Target, dial, resolve
 from extensions.identity import tracker_id
+from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 from tests.client import HASH, PATIENCE, eventually, raw_client
 from tests.conftest import free_port
 from tests.integration.conftest import Federate
@@ -103,7 +102,7 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def sight(tracker: Any, url: str, info_hash: str = RENDEZVOUS.decode("latin-1")) -> str:
     """Have the DHT name a tracker; its id."""
     named = tracker_id(Ed25519PrivateKey.generate())
-    tracker.extension("federation")._sighted(info_hash, Sighting(Entry(named, 2**40, url, bytes(64)), "r0"))
+    tracker.extension("federation")._sighted(info_hash, Sighting(TrackerEntry(named, 2**40, url, bytes(64)), "r0"))
     return named
 
 
@@ -192,7 +191,7 @@ async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(
     nobody = tracker_id(Ed25519PrivateKey.generate())
     async with raw_client(tracker.url) as client:
         await client.announce(A)
-        entry = Entry(nobody, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
+        entry = TrackerEntry(nobody, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
         for _ in range(3 * MAX_DIALS_PER_SWARM):
             federation._sighted(HASH, Sighting(entry, "r0"))
         sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)

@@ -14,8 +14,8 @@ import pytest
 
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.traversal import CLOSEST
-from extensions.dht.records import record
-from extensions.dht.records.record import RENDEZVOUS
+from extensions.dht.records.keys import days_to_read
+from extensions.trackers import RENDEZVOUS
 from tests.client import RawClient, answer, eventually, offers, raw_client
 from tests.conftest import TrackerProcess, free_port
 from tests.federated import PATIENCE, Federation, counted, federation, links
@@ -103,7 +103,7 @@ class Scene:
         nodes = len(self.trackers.dht.nodes) + len(self.peers)
         now = time.time()
         # Also those that are read from midnight on.
-        days = {*record.days_to_read(now), *record.days_to_read(now + 120)}
+        days = {*days_to_read(now), *days_to_read(now + 120)}
 
         async def is_spoilt(info_hash: bytes) -> bool:
             value = forged(info_hash, now, ids) if kind == "forged" else RUBBISH

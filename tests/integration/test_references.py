@@ -20,7 +20,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["configuration", "metrics"])
+@pytest.mark.parametrize("name", ["configuration", "dht", "metrics"])
 def test_a_reference_is_up_to_date(generate: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for variable in ("PEERSERVERS_EXTENSIONS__DHT__ENABLED", "PEERSERVERS_EXTENSIONS__FEDERATION__ENABLED"):
         monkeypatch.delenv(variable, raising=False)

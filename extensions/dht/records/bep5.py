@@ -1,21 +1,23 @@
-"""The second path, for when a record can be neither read nor written: announcements (BEP 5) lead to descriptors."""
+"""The BEP 5 fallback for records that cannot be read or written: announcements lead to hosts, hosts to descriptors."""
 
 import asyncio
 import random
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address
-from extensions.dht.records import record
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.record import Entry, Rejected
+from extensions.dht.records.entry import Rejected
+from extensions.dht.records.keys import announce_hash
 from extensions.dialing import is_public, network_of
+from extensions.trackers import TrackerEntry
+from tracker.extension import ExpiringMap
 
 MAX_FETCHES: Final = 8
-"""Hosts that one lookup asks for a descriptor: anyone may have announced any number of ports."""
+"""Hosts that one lookup requests a descriptor from: anyone can announce any number of ports."""
 
 MAX_HOSTS: Final = 500
 MAX_PORTS: Final = 16
@@ -23,25 +25,29 @@ MAX_PORTS: Final = 16
 
 PARALLEL: Final = 4
 MAX_WAITING: Final = 32
-"""Requests at a time, and that wait for their turn; there is no turn for those that come when so many wait."""
+"""Requests at a time, and requests that wait; further ones are dropped."""
 
-PATIENCE: Final = 15.0
+TIMEOUT: Final = 15.0
 """Seconds that one lookup waits for descriptors."""
 
 REMEMBER: Final = 600.0
-"""Seconds for which a host is not asked again, whatever it said."""
+"""Seconds during which no host is requested again, whatever the result was."""
 
 MAX_REMEMBERED: Final = 2000
+"""Hosts whose results are kept."""
 
-Fetch = Callable[[Address, float], Awaitable[Entry]]
+Fetch = Callable[[Address, float], Awaitable[TrackerEntry]]
+"""Fetches the descriptor of a host, at this time (Unix seconds). Raises `DescriptorError`."""
 
 
-class SecondPath:
-    """Finds trackers by address.
+class Bep5Fallback:
+    """Finds trackers by their addresses.
 
-    With `private`, any address may be asked for a descriptor, and each counts as a host; else only global ones.
-    `port` is the TCP port, as seen from outside, where our own descriptor is served. `clock` gives Unix seconds,
-    which may be set back, `monotonic` seconds that may not.
+    Without `private`, descriptors are requested from global addresses only, and the addresses of one IPv6 network
+    (/64) count as one host. With `private`, any address is allowed, and each address and port counts as a host.
+
+    `port` is the TCP port at which other hosts reach our own descriptor. `clock` gives Unix seconds and may be set
+    back; `monotonic` gives seconds that never go back. Invalid descriptors are counted in `rejected`.
     """
 
     def __init__(
@@ -53,20 +59,29 @@ class SecondPath:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         rejected: Counter[Rejected],
+        *,
+        timeout: float = TIMEOUT,
     ) -> None:
+        self.port = port
+        self.rejected = rejected
         self._client = client
         self._fetch = fetch
-        self._port = port
         self._private = private
         self._clock = clock
         self._monotonic = monotonic
-        self.rejected = rejected
-        self._gate = asyncio.Semaphore(PARALLEL)
+        self._timeout = timeout
+        self._requests = asyncio.Semaphore(PARALLEL)
         self._waiting = 0
-        self._remembered: OrderedDict[str, tuple[float, Entry | None]] = OrderedDict()
+        # By host, its valid descriptor; empty if it gave none.
+        self._results: ExpiringMap[str, tuple[TrackerEntry, ...]] = ExpiringMap(REMEMBER, MAX_REMEMBERED)
 
-    async def find(self, info_hash: bytes, days: list[int], urgency: int, on_entry: Callable[[Entry], None]) -> None:
-        """Look up who announced an infohash, and ask them; `on_entry` is called with each valid descriptor."""
+    async def find(
+        self, info_hash: bytes, days: list[int], urgency: int, on_entry: Callable[[TrackerEntry], None]
+    ) -> None:
+        """Look up the hosts that announced an infohash and request their descriptors.
+
+        `on_entry` is called with each valid descriptor.
+        """
         hosts: dict[str, set[Address]] = {}
 
         def collect(address: Address) -> None:
@@ -78,55 +93,46 @@ class SecondPath:
                         ports.add(address)
 
         for day in days:
-            await self._client.get_peers(record.announce_hash(info_hash, day), urgency, collect)
+            await self._client.get_peers(announce_hash(info_hash, day), urgency, collect)
         chosen = random.sample(list(hosts.values()), min(MAX_FETCHES, len(hosts)))
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
-                await asyncio.gather(*(self._ask(random.choice(list(ports)), on_entry) for ports in chosen))
+            async with asyncio.timeout(self._timeout):
+                await asyncio.gather(*(self._request(random.choice(list(ports)), on_entry) for ports in chosen))
 
     async def announce(self, info_hash: bytes, day: int, urgency: int) -> None:
-        """Announce an infohash for this host."""
-        announced = record.announce_hash(info_hash, day)
+        """Announce an infohash for this host and `port`."""
+        announced = announce_hash(info_hash, day)
         found = await self._client.get_peers(announced, urgency, lambda _: None)
-        await self._client.announce(found, announced, self._port)
+        await self._client.announce(found, announced, self.port)
 
-    async def _ask(self, address: Address, on_entry: Callable[[Entry], None]) -> None:
-        if self._recall(address) is None:
+    async def _request(self, address: Address, on_entry: Callable[[TrackerEntry], None]) -> None:
+        host = self._host(address)
+        if self._result(host) is None:
             if self._waiting >= MAX_WAITING:
                 return
             self._waiting += 1
             try:
-                await self._gate.acquire()
+                await self._requests.acquire()
             finally:
                 self._waiting -= 1
             try:
-                # Another lookup may have asked it in the meantime.
-                if self._recall(address) is None:
-                    self._remember(address, await self._fetch_from(address))
+                # Another lookup may have requested it in the meantime.
+                if self._result(host) is None:
+                    self._results.put(host, await self._fetch_from(address), self._monotonic())
             finally:
-                self._gate.release()
-        _, entry = self._recall(address) or (0.0, None)
-        if entry:
+                self._requests.release()
+        for entry in self._result(host) or ():
             on_entry(entry)
 
-    def _recall(self, address: Address) -> tuple[float, Entry | None] | None:
-        """When a host was asked, and what it said, if it is not to be asked again."""
-        known = self._remembered.get(self._host(address))
-        return known if known and known[0] + REMEMBER > self._monotonic() else None
-
-    def _remember(self, address: Address, entry: Entry | None) -> None:
-        host = self._host(address)
-        self._remembered[host] = (self._monotonic(), entry)
-        self._remembered.move_to_end(host)
-        if len(self._remembered) > MAX_REMEMBERED:
-            self._remembered.popitem(last=False)
+    def _result(self, host: str) -> tuple[TrackerEntry, ...] | None:
+        return self._results.get(host, self._monotonic())
 
     def _host(self, address: Address) -> str:
         return f"{address[0]} {address[1]}" if self._private else network_of(address[0], ipv4_bits=32)
 
-    async def _fetch_from(self, address: Address) -> Entry | None:
+    async def _fetch_from(self, address: Address) -> tuple[TrackerEntry, ...]:
         try:
-            return await self._fetch(address, self._clock())
+            return (await self._fetch(address, self._clock()),)
         except DescriptorError as error:
             self.rejected[error.reason] += 1
-            return None
+            return ()

@@ -1,7 +1,7 @@
-"""The second path's other half: what a tracker says of itself at `/.well-known/peerservers`.
+"""Descriptors: the signed JSON document at `/.well-known/peerservers` that names a tracker's id and URL.
 
-BEP 5 yields nothing but an address and a port, from nodes that may lie. What is fetched there is believed for its
-signature alone: so TLS needs no certificate, and plain HTTP will do.
+The BEP 5 fallback yields only addresses and ports, from nodes that may lie. A descriptor is trusted for its signature
+alone. So TLS needs no valid certificate, and plain HTTP is enough.
 """
 
 import asyncio
@@ -13,26 +13,27 @@ import h11
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc.messages import Address
-from extensions.dht.records.record import Entry, Rejected, check_entry, sign_entry
+from extensions.dht.records.entry import Rejected, check_entry, sign_entry
+from extensions.trackers import TrackerEntry
 
 PATH: Final = "/.well-known/peerservers"
 MAX_SIZE: Final = 4096
 """Bytes of a descriptor."""
 
 MAX_RECEIVED: Final = 2 * MAX_SIZE
-"""Bytes of an answer, with its head."""
+"""Bytes of a response, with its head."""
 
 TIMEOUT: Final = 5.0
-"""Seconds that fetching one may take, in all."""
+"""Seconds that fetching a descriptor may take, over all attempts."""
 
 _TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Made once, and without the system's certificates: loading them takes longer than all the rest."""
+"""Made once, and without the system's certificates: loading them takes longer than everything else."""
 _TLS.check_hostname = False
 _TLS.verify_mode = ssl.CERT_NONE
 
 
 class DescriptorError(Exception):
-    """There is no descriptor to be had. `reason` says why, if one was had and is not valid."""
+    """A descriptor cannot be fetched, or is invalid for `reason`."""
 
     def __init__(self, text: str, reason: Rejected = Rejected.INVALID_DESCRIPTOR) -> None:
         super().__init__(text)
@@ -40,17 +41,17 @@ class DescriptorError(Exception):
 
 
 def write(key: Ed25519PrivateKey, url: str, now: float) -> bytes:
-    """Our own: JSON. It is an entry for no infohash."""
+    """Return our own descriptor as JSON: an entry for the empty infohash. Raises `ValueError` for an invalid URL."""
     entry = sign_entry(key, b"", url, now)
     table = {"id": entry.tracker_id, "url": entry.url, "expires": entry.expires, "signature": entry.signature.hex()}
     return json.dumps(table).encode()
 
 
-def read(body: bytes, now: float) -> Entry:
-    """Somebody's. Raises `DescriptorError`."""
+def read(body: bytes, now: float) -> TrackerEntry:
+    """Return the valid entry of another tracker's descriptor. Raises `DescriptorError`."""
     try:
         table = json.loads(body)
-        entry = Entry(
+        entry = TrackerEntry(
             bytes.fromhex(table["id"]).hex(), table["expires"], table["url"], bytes.fromhex(table["signature"])
         )
         if type(entry.expires) is not int or type(entry.url) is not str:
@@ -63,17 +64,17 @@ def read(body: bytes, now: float) -> Entry:
     return entry
 
 
-async def fetch(address: Address, now: float) -> Entry:
-    """The descriptor of a tracker. Whether that address may be asked is for the caller to say.
+async def fetch(address: Address, now: float) -> TrackerEntry:
+    """Fetch the descriptor of a tracker, over HTTP and TLS, and return its valid entry.
 
-    Raises `DescriptorError`.
+    The caller checks that requests may go to this address. Raises `DescriptorError`.
     """
     failure: DescriptorError | None = None
     try:
         async with asyncio.timeout(TIMEOUT):
             for tls in (True, False) if address[1] == 443 else (False, True):
                 try:
-                    return read(await _get(address, tls), now)
+                    return read(await fetch_body(address, tls), now)
                 except DescriptorError as error:
                     failure = failure or error
                 except (OSError, h11.ProtocolError) as error:
@@ -84,7 +85,12 @@ async def fetch(address: Address, now: float) -> Entry:
     raise failure
 
 
-async def _get(address: Address, tls: bool) -> bytes:
+async def fetch_body(address: Address, tls: bool) -> bytes:
+    """Send one request and return the body of the response.
+
+    Raises `DescriptorError` for a response that is too long or is not a plain 200, `h11.ProtocolError` for a malformed
+    one, and `OSError` if the connection or the TLS handshake fails.
+    """
     host, port = address
     reader, writer = await asyncio.open_connection(host, port, ssl=_TLS if tls else None, limit=MAX_SIZE)
     try:
@@ -96,7 +102,7 @@ async def _get(address: Address, tls: bool) -> bytes:
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
-                # What is there already is read without a pause: others on the loop get theirs all the same.
+                # Reading buffered data never suspends, so other tasks of the loop would not run.
                 await asyncio.sleep(0)
                 data = await reader.read(1024)
                 received += len(data)
@@ -104,7 +110,7 @@ async def _get(address: Address, tls: bool) -> bytes:
                     raise DescriptorError("too long")
                 http.receive_data(data)
             elif isinstance(event, h11.Response):
-                # A redirect would be an order to fetch something else.
+                # A redirect would let the host choose another target for our request.
                 if event.status_code != 200:
                     raise DescriptorError(f"HTTP status {event.status_code}")
             elif isinstance(event, h11.Data):
@@ -114,7 +120,7 @@ async def _get(address: Address, tls: bool) -> bytes:
             elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
                 return body
             else:
-                # Above all interim answers, of which there may be any number.
+                # Mostly interim responses (1xx): a host may send any number of them.
                 raise DescriptorError("not a plain answer")
     finally:
         writer.transport.abort()

@@ -12,8 +12,11 @@ from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Found, Stored
 from extensions.dht.krpc.messages import Contact, Item
 from extensions.dht.krpc.traversal import Candidate, State
-from extensions.dht.records import record, slots
-from extensions.dht.records.record import Entry, Rejected
+from extensions.dht.records import record
+from extensions.dht.records.entry import Rejected, sign_entry
+from extensions.dht.records.keys import SALTS, day_of, record_key
+from extensions.dht.records.slots import Slot
+from extensions.trackers import TrackerEntry
 from tests.client import eventually
 from tests.unit.dht.entries import HASH, NOW, URL, identity
 
@@ -61,19 +64,19 @@ class Dht:
         self.items[public_key, salt] = Item(public_key, messages.sign_item(key, salt, seq, value), seq, value)
         return Stored(taken=1)
 
-    def has(self, info_hash: bytes = HASH, day: int = record.day_of(NOW)) -> set[str]:
+    def has(self, info_hash: bytes = HASH, day: int = day_of(NOW)) -> set[str]:
         """The trackers in a record."""
-        public_key = record.record_key(info_hash, day).public_key().public_bytes_raw()
-        slot = record.Slot(0)
-        for salt in record.SALTS:
+        public_key = record_key(info_hash, day).public_key().public_bytes_raw()
+        slot = Slot(0)
+        for salt in SALTS:
             if item := self.items.get((public_key, salt)):
                 slot.add(item.seq, item.value, info_hash, self.clock())
         return {entry.tracker_id for entry in slot.entries}
 
-    async def write(self, *entries: Entry, info_hash: bytes = HASH, day: int = record.day_of(NOW)) -> None:
+    async def write(self, *entries: TrackerEntry, info_hash: bytes = HASH, day: int = day_of(NOW)) -> None:
         """What others have written to a record."""
-        reading = slots.Reading(info_hash, day, [record.Slot(0)], [Found([cast(Any, None)])])
-        await slots._put(cast(Any, self), reading, 0, list(entries))
+        reading = record.RecordSnapshot(info_hash, day, [Slot(0)], [Found([cast(Any, None)])])
+        await record.put(cast(Any, self), reading, 0, list(entries))
         self.puts = 0
 
 
@@ -82,11 +85,13 @@ class SecondPath:
 
     def __init__(self) -> None:
         self.rejected: Counter[Rejected] = Counter()
-        self.entries: list[Entry] = []
+        self.entries: list[TrackerEntry] = []
         self.fault: Exception | None = None
         self.finds = 0
 
-    async def find(self, _hash: bytes, _days: list[int], _urgency: int, on_entry: Callable[[Entry], None]) -> None:
+    async def find(
+        self, _hash: bytes, _days: list[int], _urgency: int, on_entry: Callable[[TrackerEntry], None]
+    ) -> None:
         self.finds += 1
         await asyncio.sleep(0)
         if self.fault:
@@ -151,6 +156,6 @@ async def running(setting: Setting) -> AsyncIterator[Setting]:
         await setting.directory.close()
 
 
-def signed(number: int, now: float, info_hash: bytes = HASH, age: float = 0) -> Entry:
+def signed(number: int, now: float, info_hash: bytes = HASH, age: float = 0) -> TrackerEntry:
     """What tracker `number` signed `age` seconds before now."""
-    return record.sign_entry(identity(number), info_hash, URL, now - age)
+    return sign_entry(identity(number), info_hash, URL, now - age)

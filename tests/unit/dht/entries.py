@@ -1,4 +1,4 @@
-"""Entries of made-up trackers, and slots' values with whatever in them."""
+"""Entries of made-up trackers, and values of slots with any contents."""
 
 from functools import lru_cache
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import bencodepy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.records import record
-from extensions.dht.records.record import DAY, LIFETIME, Entry
+from extensions.dht.records.entry import LIFETIME, sign_entry
+from extensions.dht.records.keys import DAY
+from extensions.dht.records.slots import Slot, encode_slot
+from extensions.trackers import TrackerEntry
 
 HASH, OTHER_HASH = bytes(range(20)), b"o" * 20
 NOW = 20000 * DAY
@@ -16,26 +18,36 @@ URL = "wss://tracker.example.org"
 
 @lru_cache
 def identity(number: int) -> Ed25519PrivateKey:
-    """The key of tracker `number`."""
+    """Return the key of tracker `number`."""
     return Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
 
 
-def entry_of(number: int, age: float = 0, url: str = URL) -> Entry:
-    """What tracker `number` signed `age` seconds ago."""
-    return record.sign_entry(identity(number), HASH, url, NOW - age)
+def entry_of(number: int, age: float = 0, url: str = URL) -> TrackerEntry:
+    """Return an entry that tracker `number` signed `age` seconds before `NOW`."""
+    return sign_entry(identity(number), HASH, url, NOW - age)
 
 
-def unsigned(number: int, expires: int = NOW + LIFETIME, url: str = URL) -> Entry:
-    """For what does not look at signatures, and is faster without."""
-    return Entry(bytes([number]).hex() * 32, expires, url, bytes(64))
+def unsigned(number: int, expires: int = NOW + LIFETIME, url: str = URL) -> TrackerEntry:
+    """Return an entry with an invalid signature, for tests of code that does not verify it: signing is slow."""
+    return TrackerEntry(bytes([number]).hex() * 32, expires, url, bytes(64))
 
 
-def wire(entry: Entry) -> list[Any]:
-    """An entry as it is in a slot."""
+def wire(entry: TrackerEntry) -> list[Any]:
+    """Return an entry as the list that a slot holds."""
     return [bytes.fromhex(entry.tracker_id), entry.expires, entry.url.encode(), entry.signature]
 
 
 def slot_value(*items: object, **others: object) -> bytes:
-    """A slot's value of any items, in the right form."""
+    """Return a well-formed value of a slot with any items."""
     value: bytes = bencodepy.encode({"e": items, "v": 1, **others})
     return value
+
+
+FULL = [unsigned(number, NOW + 7200 - number) for number in range(1, 7)]
+SECOND = [unsigned(number, NOW + 7200 - number) for number in range(11, 17)]
+"""As many entries as a slot holds, for each of two slots."""
+
+
+def slot_of(index: int, entries: list[TrackerEntry], seq: int = 1) -> Slot:
+    """Return a slot that was read with these entries."""
+    return Slot(index, seq, entries, len(encode_slot(entries)))

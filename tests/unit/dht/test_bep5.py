@@ -1,4 +1,4 @@
-"""Whom one asks for a descriptor, of all those that anyone may have announced."""
+"""The BEP 5 fallback: the hosts that a lookup requests descriptors from, of all those that were announced."""
 
 import asyncio
 from collections import Counter
@@ -9,10 +9,11 @@ import pytest
 
 from extensions.dht.krpc.client import Found
 from extensions.dht.krpc.messages import Address
-from extensions.dht.records import bep5
-from extensions.dht.records.bep5 import MAX_FETCHES, MAX_HOSTS, MAX_WAITING, PARALLEL, REMEMBER, SecondPath
+from extensions.dht.records.bep5 import MAX_FETCHES, MAX_HOSTS, MAX_WAITING, PARALLEL, REMEMBER, TIMEOUT, Bep5Fallback
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.record import Entry, Rejected
+from extensions.dht.records.entry import Rejected
+from extensions.dht.records.keys import announce_hash
+from extensions.trackers import TrackerEntry
 from tests.unit.dht.entries import NOW, unsigned
 
 CROWD = [("8.8.4.4", port) for port in range(1, 401)]
@@ -20,17 +21,27 @@ HONEST = [(f"9.{number}.9.9", 443) for number in range(1, 6)]
 
 
 class Announced:
-    """A client that finds these addresses, and the hosts there. Those in `trackers` are."""
+    """Replaces the client and the network: lookups find these addresses; those in `trackers` serve descriptors."""
 
-    def __init__(self, *addresses: Address, private: bool = False) -> None:
+    def __init__(self, *addresses: Address, private: bool = False, timeout: float = TIMEOUT) -> None:
         self.addresses = list(addresses)
-        self.trackers: dict[Address, Entry] = {}
-        self.asked: list[Address] = []
+        self.trackers: dict[Address, TrackerEntry] = {}
+        self.requested: list[Address] = []
+        self.announcements: list[tuple[bytes, int]] = []
+        self.failure = Rejected.INVALID_DESCRIPTOR
         self.open = asyncio.Event()
         self.open.set()
         self.time, self.passed = float(NOW), 0.0
-        self.path = SecondPath(
-            cast(Any, self), self.fetch, 80, private, lambda: self.time, lambda: self.passed, Counter[Rejected]()
+        self.rejected: Counter[Rejected] = Counter()
+        self.fallback = Bep5Fallback(
+            cast(Any, self),
+            self.fetch,
+            80,
+            private,
+            lambda: self.time,
+            lambda: self.passed,
+            self.rejected,
+            timeout=timeout,
         )
 
     async def get_peers(self, _hash: bytes, _urgency: int, on_peer: Callable[[Address], None]) -> Found:
@@ -38,75 +49,77 @@ class Announced:
             on_peer(address)
         return Found()
 
-    async def fetch(self, address: Address, _now: float) -> Entry:
-        self.asked.append(address)
+    async def announce(self, _found: Found, announced: bytes, port: int) -> None:
+        self.announcements.append((announced, port))
+
+    async def fetch(self, address: Address, _now: float) -> TrackerEntry:
+        self.requested.append(address)
         await self.open.wait()
         if address not in self.trackers:
-            raise DescriptorError("nothing")
+            raise DescriptorError("nothing", self.failure)
         return self.trackers[address]
 
-    async def find(self, info_hash: bytes = b"x" * 20) -> list[Entry]:
-        entries: list[Entry] = []
-        await self.path.find(info_hash, [1], 0, entries.append)
+    async def find(self, info_hash: bytes = b"x" * 20) -> list[TrackerEntry]:
+        entries: list[TrackerEntry] = []
+        await self.fallback.find(info_hash, [1], 0, entries.append)
         return entries
 
 
-async def test_one_host_counts_once_however_many_ports_it_announces() -> None:
+async def test_a_host_gets_one_request_however_many_ports_it_announces() -> None:
     announced = Announced(*CROWD, *HONEST)
     await announced.find()
-    assert sorted(host for host, _ in announced.asked) == sorted(["8.8.4.4", *(host for host, _ in HONEST)])
+    assert sorted(host for host, _ in announced.requested) == sorted(["8.8.4.4", *(host for host, _ in HONEST)])
 
 
-async def test_one_customer_counts_once_however_many_addresses_it_has_in_ipv6() -> None:
+async def test_an_ipv6_network_gets_one_request_however_many_of_its_addresses_are_announced() -> None:
     announced = Announced(*((f"2001:470:1:2::{number:x}", 443) for number in range(1, 100)), *HONEST)
     await announced.find()
-    assert len(announced.asked) == 1 + len(HONEST)
+    assert len(announced.requested) == 1 + len(HONEST)
 
 
-async def test_a_host_is_asked_once_in_ten_minutes_whatever_the_port() -> None:
+async def test_a_host_gets_one_request_in_ten_minutes_whatever_the_port() -> None:
     announced = Announced(("9.9.9.9", 80))
     announced.trackers = {("9.9.9.9", 80): unsigned(1)}
     for port in (80, 81, 82):
         announced.addresses = [("9.9.9.9", port)]
         assert await announced.find() == [unsigned(1)]
-    assert announced.asked == [("9.9.9.9", 80)]
+    assert announced.requested == [("9.9.9.9", 80)]
     announced.passed += REMEMBER
     assert await announced.find() == []
-    assert announced.asked == [("9.9.9.9", 80), ("9.9.9.9", 82)]
+    assert announced.requested == [("9.9.9.9", 80), ("9.9.9.9", 82)]
 
 
-async def test_a_clock_that_is_set_back_keeps_nobody_from_being_asked_again() -> None:
+async def test_a_clock_that_is_set_back_does_not_prevent_the_next_request() -> None:
     announced = Announced(("9.9.9.9", 80))
     await announced.find()
     announced.time -= 1e6
     announced.passed += REMEMBER
     await announced.find()
-    assert len(announced.asked) == 2
+    assert len(announced.requested) == 2
 
 
-async def test_in_a_private_dht_each_address_is_a_host() -> None:
+async def test_in_a_private_dht_each_address_and_port_is_a_host() -> None:
     announced = Announced(("127.0.0.1", 1), ("127.0.0.1", 2), private=True)
     await announced.find()
-    assert len(announced.asked) == 2
+    assert len(announced.requested) == 2
 
 
-async def test_so_many_hosts_are_collected_and_few_of_them_asked() -> None:
+async def test_hosts_are_collected_up_to_a_limit_and_few_of_them_get_a_request() -> None:
     announced = Announced(*((f"9.{n >> 8}.{n & 255}.1", 80) for n in range(MAX_HOSTS * 2)))
     await announced.find()
-    assert len(set(announced.asked)) == len(announced.asked) == MAX_FETCHES
-    assert all(int(host.split(".")[1]) * 256 + int(host.split(".")[2]) < MAX_HOSTS for host, _ in announced.asked)
+    assert len(set(announced.requested)) == len(announced.requested) == MAX_FETCHES
+    assert all(int(host.split(".")[1]) * 256 + int(host.split(".")[2]) < MAX_HOSTS for host, _ in announced.requested)
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 80), ("10.0.0.1", 80), ("9.9.9.9", 0), ("::1", 80)])
-async def test_others_machines_are_left_alone(address: Address) -> None:
+async def test_addresses_that_are_not_global_get_no_request(address: Address) -> None:
     announced = Announced(address)
     await announced.find()
-    assert announced.asked == []
+    assert announced.requested == []
 
 
-async def test_hosts_that_do_not_answer_hold_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bep5, "PATIENCE", 0.05)
-    announced = Announced(*HONEST)
+async def test_a_lookup_waits_for_silent_hosts_until_its_timeout() -> None:
+    announced = Announced(*HONEST, timeout=0.05)
     announced.open.clear()
     assert await announced.find() == []
     announced.open.set()
@@ -114,7 +127,7 @@ async def test_hosts_that_do_not_answer_hold_nobody_up_for_long(monkeypatch: pyt
     assert await announced.find() == [unsigned(1)] * len(HONEST)
 
 
-async def test_where_too_many_wait_no_more_are_asked() -> None:
+async def test_requests_beyond_the_waiting_ones_are_dropped() -> None:
     announced = Announced()
     announced.open.clear()
     lookups = []
@@ -124,10 +137,10 @@ async def test_where_too_many_wait_no_more_are_asked() -> None:
         await asyncio.sleep(0)
     announced.open.set()
     await asyncio.gather(*lookups)
-    assert len(announced.asked) == PARALLEL + MAX_WAITING
+    assert len(announced.requested) == PARALLEL + MAX_WAITING
 
 
-async def test_what_another_lookup_asks_meanwhile_is_not_asked_again() -> None:
+async def test_lookups_share_the_result_of_a_request_that_another_one_has_made_meanwhile() -> None:
     announced = Announced(*HONEST)
     announced.open.clear()
     announced.trackers = dict.fromkeys(HONEST, unsigned(1))
@@ -136,5 +149,18 @@ async def test_what_another_lookup_asks_meanwhile_is_not_asked_again() -> None:
     announced.open.set()
     for found in await asyncio.gather(*lookups):
         assert found == [unsigned(1)] * len(HONEST)
-    # Those that were under way at the same moment both are.
-    assert len(announced.asked) < 3 * len(HONEST)
+    # Requests that run at the same time are not shared.
+    assert len(announced.requested) < 3 * len(HONEST)
+
+
+async def test_invalid_descriptors_are_counted_by_reason() -> None:
+    announced = Announced(*HONEST)
+    announced.failure = Rejected.EXPIRED
+    assert await announced.find() == []
+    assert announced.rejected == {Rejected.EXPIRED: len(HONEST)}
+
+
+async def test_the_port_of_our_descriptor_is_announced_under_the_days_hash() -> None:
+    announced = Announced()
+    await announced.fallback.announce(b"x" * 20, 1, 0)
+    assert announced.announcements == [(announce_hash(b"x" * 20, 1), 80)]

@@ -1,4 +1,4 @@
-"""What is kept over restarts, and that a bad file costs no more than what was in it."""
+"""The cache file keeps lookup results over restarts, and a corrupt file loses only its own contents."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht import cache
-from extensions.dht.cache import RENDEZVOUS_LIFETIME, Cache, Known, Sighting
+from extensions.dht.cache import MAX_KNOWN, MAX_SEEN, RENDEZVOUS_LIFETIME, Cache, Known, unpack
 from extensions.dht.krpc import bencode
-from extensions.dht.records.record import LIFETIME, RENDEZVOUS, SKEW
-from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, entry_of, wire
+from extensions.dht.records.entry import LIFETIME, SKEW
+from extensions.trackers import RENDEZVOUS, Sighting
+from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, entry_of, unsigned, wire
 
 DAY = 24 * 3600
 
@@ -24,16 +24,16 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(file: Path) -> Iterator[Cache]:
-    """A new file."""
+    """A new cache file, open."""
     one = Cache(file)
     assert one.open(NOW) == {}
     yield one
     one.close()
 
 
-def reopened(file: Path, now: float = NOW) -> dict[bytes, Known]:
-    """What a new process finds in it."""
-    one = Cache(file)
+def reopened(file: Path, now: float = NOW, max_known: int = MAX_KNOWN) -> dict[bytes, Known]:
+    """Return what a new process loads from the file."""
+    one = Cache(file, max_known)
     try:
         return one.open(now)
     finally:
@@ -46,7 +46,7 @@ def known(looked: float = NOW, own_until: float = 0, *numbers: int, where: str =
 
 
 def rows(file: Path) -> list[tuple[bytes, int]]:
-    """What is in the file, good or not."""
+    """Return all rows of the file, expired ones too."""
     database = sqlite3.connect(file)
     try:
         return database.execute("SELECT info_hash, looked FROM known ORDER BY looked").fetchall()
@@ -54,13 +54,13 @@ def rows(file: Path) -> list[tuple[bytes, int]]:
         database.close()
 
 
-def test_what_is_saved_is_there_after_a_restart(file: Path, opened: Cache) -> None:
+def test_saved_results_are_loaded_after_a_restart(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known(NOW, NOW + 60, 1, 2, where="r1")), (OTHER_HASH, known(NOW - 5))], NOW)
     opened.close()
     assert reopened(file) == {HASH: known(NOW, NOW + 60, 1, 2), OTHER_HASH: known(NOW - 5)}
 
 
-def test_what_has_changed_is_replaced(file: Path, opened: Cache) -> None:
+def test_a_changed_result_replaces_the_old_one(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known(NOW, 0, 1)), (OTHER_HASH, known(NOW, 0, 2))], NOW)
     opened.save([(HASH, known(NOW + 10, 0, 3))], NOW + 10)
     opened.save([], NOW + 10)
@@ -72,13 +72,13 @@ def test_times_are_kept_in_whole_seconds(file: Path, opened: Cache) -> None:
     assert reopened(file, NOW + 0.9) == {HASH: known(NOW, NOW + 60)}
 
 
-def test_what_is_old_is_not_loaded(file: Path, opened: Cache) -> None:
+def test_expired_results_are_not_loaded(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known(NOW)), (OTHER_HASH, known(NOW + 1))], NOW + 1)
     assert set(reopened(file, NOW + LIFETIME)) == {OTHER_HASH}
     assert set(reopened(file, NOW + LIFETIME - 1)) == {HASH, OTHER_HASH}
 
 
-def test_what_is_old_is_dropped_at_the_next_save(file: Path, opened: Cache) -> None:
+def test_expired_results_are_deleted_by_the_next_save(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known(NOW)), (RENDEZVOUS, known(NOW))], NOW)
     opened.save([(OTHER_HASH, known(NOW + LIFETIME))], NOW + LIFETIME)
     assert len(rows(file)) == 3
@@ -86,12 +86,12 @@ def test_what_is_old_is_dropped_at_the_next_save(file: Path, opened: Cache) -> N
     assert rows(file) == [(RENDEZVOUS, NOW), (OTHER_HASH, NOW + LIFETIME)]
 
 
-def test_where_the_clock_was_set_back_times_to_come_are_not_believed(file: Path, opened: Cache) -> None:
+def test_after_the_clock_was_set_back_future_times_are_corrected(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known(NOW + 60, NOW + 60 + LIFETIME, 1))], NOW + 60)
     assert reopened(file, NOW) == {HASH: known(0, NOW + LIFETIME, 1)}
 
 
-def test_what_is_too_far_ahead_is_dropped_at_the_next_save(file: Path, opened: Cache) -> None:
+def test_results_too_far_in_the_future_are_deleted_by_the_next_save(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known(NOW + LIFETIME)), (OTHER_HASH, known(NOW + LIFETIME + 1))], NOW)
     assert rows(file) == [(HASH, NOW + LIFETIME)]
 
@@ -105,20 +105,19 @@ def test_trackers_of_the_rendezvous_are_kept_for_a_week(file: Path, opened: Cach
     assert reopened(file, NOW + 7 * DAY) == {}
 
 
-def test_so_many_are_loaded_the_last_looked_up(file: Path, opened: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MAX_KNOWN", 10)
+def test_the_infohashes_looked_up_last_are_loaded_up_to_a_limit(file: Path, opened: Cache) -> None:
     opened.save([(bytes([n]) * 20, known(NOW - (n * 7 % 30))) for n in range(30)], NOW)
-    loaded = reopened(file)
+    loaded = reopened(file, max_known=10)
     assert sorted(one.looked for one in loaded.values()) == [NOW - n for n in range(9, -1, -1)]
 
 
-# Bad files
+# Corrupt files
 
 TABLE = "CREATE TABLE known (info_hash BLOB PRIMARY KEY, looked INTEGER, own_until INTEGER, seen BLOB) WITHOUT ROWID"
 
 
 def assert_is_replaced(file: Path) -> None:
-    """Nothing is found in a file, and then it is of use."""
+    """Assert that nothing is loaded from a file, and that it can then be used."""
     one = Cache(file)
     assert one.open(NOW) == {}
     one.save([(HASH, known())], NOW)
@@ -126,7 +125,7 @@ def assert_is_replaced(file: Path) -> None:
     assert reopened(file) == {HASH: known()}
 
 
-def written_by_others(file: Path, *commands: str) -> None:
+def execute(file: Path, *commands: str) -> None:
     database = sqlite3.connect(file)
     with database:
         for command in commands:
@@ -137,12 +136,12 @@ def written_by_others(file: Path, *commands: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"rubbish", b"rubbish" * 1000, b"SQLite format 3\0" + b"x" * 1000, b"SQLite format 3\0"]
 )
-def test_what_is_no_database_is_replaced(file: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_replaced(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     assert_is_replaced(file)
 
 
-def test_a_format_of_the_future_is_replaced(file: Path, opened: Cache) -> None:
+def test_a_database_of_an_unknown_format_is_replaced(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known())], NOW)
     opened.close()
     content = bytearray(file.read_bytes())
@@ -151,19 +150,19 @@ def test_a_format_of_the_future_is_replaced(file: Path, opened: Cache) -> None:
     assert reopened(file) == {}
 
 
-def test_nobody_else_may_read_the_file(file: Path, opened: Cache) -> None:
+def test_only_the_owner_may_read_the_file(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known())], NOW)
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_key_that_is_no_infohash_is_passed_over(file: Path, opened: Cache) -> None:
+def test_a_row_whose_key_is_not_an_infohash_is_ignored(file: Path, opened: Cache) -> None:
     opened.save([(HASH, known())], NOW)
     opened.close()
-    written_by_others(file, f"INSERT INTO known VALUES ('text', {NOW}, 0, x'6c65')")
+    execute(file, f"INSERT INTO known VALUES ('text', {NOW}, 0, x'6c65')")
     assert reopened(file) == {HASH: known()}
 
 
-def test_a_file_that_was_cut_off_gives_what_is_left_or_nothing(file: Path, opened: Cache) -> None:
+def test_a_truncated_file_yields_its_intact_rows_or_nothing(file: Path, opened: Cache) -> None:
     opened.save([(bytes([n]) * 20, known(NOW, 0, 1)) for n in range(40)], NOW)
     opened.close()
     content = file.read_bytes()
@@ -185,8 +184,8 @@ def test_a_file_that_was_cut_off_gives_what_is_left_or_nothing(file: Path, opene
     ],
     ids=["other columns", "nothing", "text"],
 )
-def test_what_others_have_written_is_replaced(file: Path, commands: tuple[str, ...]) -> None:
-    written_by_others(file, *commands)
+def test_a_table_that_others_have_written_is_replaced(file: Path, commands: tuple[str, ...]) -> None:
+    execute(file, *commands)
     assert_is_replaced(file)
 
 
@@ -203,17 +202,17 @@ def test_what_others_have_written_is_replaced(file: Path, commands: tuple[str, .
         bencode.encode([[b"zz", 5, b"wss://a", b""]]),
     ],
 )
-def test_of_trackers_that_are_not_understood_nothing_is_known(file: Path, opened: Cache, seen: bytes) -> None:
+def test_malformed_trackers_of_a_row_are_ignored(file: Path, opened: Cache, seen: bytes) -> None:
     opened.save([(HASH, known()), (OTHER_HASH, known(NOW, 0, 1))], NOW)
     opened.close()
-    written_by_others(file, f"UPDATE known SET seen = x'{seen.hex()}' WHERE info_hash = x'{HASH.hex()}'")
+    execute(file, f"UPDATE known SET seen = x'{seen.hex()}' WHERE info_hash = x'{HASH.hex()}'")
     assert reopened(file) == {HASH: known(), OTHER_HASH: known(NOW, 0, 1)}
 
 
 @given(st.binary(max_size=100))
 @settings(derandomize=True)
-def test_any_bytes_in_place_of_trackers_give_nothing(seen: bytes) -> None:
-    assert cache._unpack(seen) == {}
+def test_any_bytes_instead_of_trackers_are_ignored(seen: bytes) -> None:
+    assert unpack(seen) == {}
 
 
 @pytest.mark.parametrize("name", ["missing", "taken"])
@@ -233,31 +232,31 @@ def test_a_directory_in_place_of_the_file_is_an_error(file: Path) -> None:
     assert file.is_dir()
 
 
-def test_closing_twice_does_no_harm(opened: Cache) -> None:
+def test_closing_twice_is_harmless(opened: Cache) -> None:
     opened.close()
     opened.close()
 
 
-# What is known of an infohash
+# The known trackers of an infohash
 
 
-def test_of_a_trackers_entries_the_last_is_known() -> None:
+def test_the_last_entry_of_a_tracker_is_kept() -> None:
     one = Known()
     assert one.add(Sighting(entry_of(1, 60), "r0"))
     before = one.seen
     assert not one.add(Sighting(entry_of(1, 120), "r1"))
     assert one.add(Sighting(entry_of(1), "r2"))
     assert one.seen == {entry_of(1).tracker_id: Sighting(entry_of(1), "r2")}
-    # Another thread may be going through it.
+    # Another thread may be iterating over the old dict.
     assert list(before.values()) == [Sighting(entry_of(1, 60), "r0")]
 
 
-def test_of_too_many_the_freshest_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MAX_SEEN", 3)
+def test_of_too_many_trackers_those_whose_entries_end_last_are_kept() -> None:
     one = Known()
-    for number in (3, 1, 5, 2, 4):
-        one.add(Sighting(entry_of(number, 10 * number), "r0"))
-    assert {found.entry.tracker_id for found in one.seen.values()} == {entry_of(n).tracker_id for n in (1, 2, 3)}
+    numbers = list(range(MAX_SEEN + 2))
+    for number in sorted(numbers, key=lambda number: number % 7):
+        one.add(Sighting(unsigned(number, NOW + number), "r0"))
+    assert set(one.seen) == {unsigned(number).tracker_id for number in numbers[2:]}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +271,7 @@ def test_of_too_many_the_freshest_are_known(monkeypatch: pytest.MonkeyPatch) -> 
         (RENDEZVOUS, LIFETIME + RENDEZVOUS_LIFETIME, set()),
     ],
 )
-def test_what_has_ended_or_cannot_be_is_forgotten(info_hash: bytes, passed: int, left: set[int]) -> None:
+def test_entries_that_have_ended_or_end_too_late_are_removed(info_hash: bytes, passed: int, left: set[int]) -> None:
     one = known(NOW, 0, 1)
     one.add(Sighting(entry_of(2, 60), "r0"))
     one.forget_ended(info_hash, NOW + passed)

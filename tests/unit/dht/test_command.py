@@ -1,3 +1,5 @@
+"""The arguments of `peerservers lookup`."""
+
 import base64
 import contextlib
 
@@ -28,32 +30,32 @@ BASE32 = base64.b32encode(INFO_HASH).decode()
         f"magnet:?xt=urn%3Abtih%3A{HEX}",
     ],
 )
-def test_every_way_to_write_an_infohash(text: str) -> None:
+def test_all_forms_of_an_infohash(text: str) -> None:
     assert parse_infohash(text) == INFO_HASH
 
 
 @pytest.mark.parametrize("text", ["", "ab" * 19, "zz" * 20, "magnet:?dn=nothing", "magnet:?xt=urn:btih:12", "ä" * 40])
-def test_the_command_says_what_is_no_infohash(text: str) -> None:
+def test_the_command_rejects_text_that_is_not_an_infohash(text: str) -> None:
     ended = CliRunner().invoke(lookup, ["--", text])
     assert ended.exit_code == 2
     assert "not an infohash" in ended.output
 
 
 @pytest.mark.parametrize("text", ["magnet://[", "magnet:?xt=urn:btih:[", "magnet:", "magnet:?", "magnet:#?xt"])
-def test_a_magnet_link_that_is_none_is_refused(text: str) -> None:
+def test_a_magnet_link_without_an_infohash_is_rejected(text: str) -> None:
     with pytest.raises(click.BadParameter):
         parse_infohash(text)
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "0", "-1", "1e9", "soon"])
-def test_a_time_that_is_none_is_refused(seconds: str) -> None:
+def test_an_invalid_timeout_is_rejected(seconds: str) -> None:
     ended = CliRunner().invoke(lookup, ["--timeout", seconds, HEX])
     assert ended.exit_code == 2
     assert "--timeout" in ended.output
 
 
 @given(st.text())
-def test_anything_else_is_refused(text: str) -> None:
-    for written in (text, f"magnet:?xt=urn:btih:{text}", f"magnet:{text}"):
+def test_any_text_is_an_infohash_or_rejected(text: str) -> None:
+    for argument in (text, f"magnet:?xt=urn:btih:{text}", f"magnet:{text}"):
         with contextlib.suppress(click.BadParameter):
-            assert len(parse_infohash(written)) == 20
+            assert len(parse_infohash(argument)) == 20

@@ -1,4 +1,4 @@
-"""What a tracker says of itself, and what is believed of it."""
+"""Descriptors: which ones are valid."""
 
 import json
 from contextlib import suppress
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records import descriptor, record
+from extensions.dht.records import descriptor
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.record import LIFETIME, MAX_URL, SKEW, Rejected
+from extensions.dht.records.entry import LIFETIME, SKEW, Rejected, sign_entry
+from extensions.trackers import MAX_URL
 from tests.unit.dht.entries import HASH, NOW, URL, identity
 
 OWN = descriptor.write(identity(1), URL, NOW)
@@ -25,45 +26,45 @@ def changed(**fields: object) -> bytes:
 
 
 def reason_of(body: bytes, now: float = NOW) -> Rejected:
-    """Why it is not believed."""
+    """Return the reason for which a descriptor is invalid."""
     with pytest.raises(DescriptorError) as raised:
         descriptor.read(body, now)
     return raised.value.reason
 
 
-def test_ones_own_is_read() -> None:
+def test_our_own_descriptor_is_valid() -> None:
     entry = descriptor.read(OWN, NOW)
-    assert entry == record.sign_entry(identity(1), b"", URL, NOW)
+    assert entry == sign_entry(identity(1), b"", URL, NOW)
     assert (entry.tracker_id, entry.expires, entry.url) == (ID, NOW + LIFETIME, URL)
 
 
-def test_the_longest_has_room_in_what_is_fetched() -> None:
+def test_the_longest_descriptor_may_be_fetched() -> None:
     assert len(descriptor.write(identity(1), "wss://".ljust(MAX_URL, "a"), NOW)) < descriptor.MAX_SIZE
 
 
-def test_none_is_written_for_a_bad_url() -> None:
+def test_a_descriptor_with_an_invalid_url_is_not_written() -> None:
     with pytest.raises(ValueError, match="not a tracker's URL"):
         descriptor.write(identity(1), "https://tracker.example.org", NOW)
 
 
-def test_other_fields_and_white_space_do_not_matter() -> None:
+def test_other_keys_and_white_space_are_ignored() -> None:
     table = {"more": [1, {"than": None}], **dict(reversed(json.loads(OWN).items()))}
     assert descriptor.read(json.dumps(table, indent=4).encode(), NOW) == descriptor.read(OWN, NOW)
 
 
-def test_however_the_id_is_written_the_tracker_is_the_same() -> None:
-    # Otherwise one tracker could be made to look like many.
+def test_other_forms_of_the_id_mean_the_same_tracker() -> None:
+    # Otherwise one tracker could look like many.
     for text in (ID.upper(), " ".join(ID[at : at + 2] for at in range(0, 64, 2))):
         assert descriptor.read(changed(id=text), NOW).tracker_id == ID
 
 
-def test_it_is_good_from_a_little_before_its_signing_to_its_end() -> None:
+def test_a_descriptor_is_valid_from_shortly_before_its_signing_to_its_end() -> None:
     assert descriptor.read(OWN, NOW - SKEW) == descriptor.read(OWN, NOW + LIFETIME - 0.5)
     assert reason_of(OWN, NOW - SKEW - 1) == Rejected.FAR_EXPIRY
     assert reason_of(OWN, NOW + LIFETIME) == Rejected.EXPIRED
 
 
-UNSOUND: list[tuple[Rejected, dict[str, Any]]] = [
+INVALID: list[tuple[Rejected, dict[str, Any]]] = [
     *((Rejected.WRONG_LENGTH, {"id": text}) for text in ("", ID[2:], ID + "00")),
     *((Rejected.WRONG_LENGTH, {"signature": text}) for text in ("", "00" * 63, "00" * 65)),
     *((Rejected.EXPIRED, {"expires": when}) for when in (0, -1, NOW, -(10**2000))),
@@ -83,8 +84,8 @@ WRONG_VALUES: dict[str, list[Any]] = {
     "expires": [None, "1", True, 1.5, float("nan"), float("inf"), float(NOW + 60), [], {}],
     "url": [None, 5, True, [URL], {}],
 }
-WRONG_FORMS = [{field: value} for field, values in WRONG_VALUES.items() for value in values]
-NO_TABLES = [
+WRONG_FIELDS = [{field: value} for field, values in WRONG_VALUES.items() for value in values]
+NOT_TABLES = [
     *(b"", b" ", b"\0", b"\xff", b"{", b"}", b"[]", b"{}", b"null", b"true", b"5", b'"id"', b"NaN", b'["id"]'),
     *(OWN[:-1], OWN + b"x", OWN + OWN, b"[" + OWN + b"]", b"<html>" + OWN, b'{"id": "' + b"a" * 4000),
 ]
@@ -98,40 +99,40 @@ HUGE = [
 ]
 
 
-@pytest.mark.parametrize(("reason", "fields"), UNSOUND, ids=lambda value: str(value)[:40])
-def test_an_unsound_one_is_not_believed(reason: Rejected, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("reason", "fields"), INVALID, ids=lambda value: str(value)[:40])
+def test_an_invalid_entry(reason: Rejected, fields: dict[str, Any]) -> None:
     assert reason_of(changed(**fields)) == reason
 
 
-@pytest.mark.parametrize("fields", WRONG_FORMS, ids=str)
-def test_a_field_of_a_wrong_form_makes_it_none(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", WRONG_FIELDS, ids=str)
+def test_a_field_of_a_wrong_type_or_form(fields: dict[str, Any]) -> None:
     assert reason_of(changed(**fields)) == Rejected.INVALID_DESCRIPTOR
 
 
 @pytest.mark.parametrize("missing", ["id", "url", "expires", "signature"])
-def test_without_one_of_its_fields_it_is_none(missing: str) -> None:
+def test_a_missing_field(missing: str) -> None:
     table = json.loads(OWN)
     del table[missing]
     assert reason_of(json.dumps(table).encode()) == Rejected.INVALID_DESCRIPTOR
 
 
-@pytest.mark.parametrize("body", NO_TABLES, ids=lambda body: repr(body[:20]))
-def test_what_is_no_table_is_none(body: bytes) -> None:
+@pytest.mark.parametrize("body", NOT_TABLES, ids=lambda body: repr(body[:20]))
+def test_a_body_that_is_not_a_json_object(body: bytes) -> None:
     assert reason_of(body) == Rejected.INVALID_DESCRIPTOR
 
 
 @pytest.mark.parametrize("body", HUGE, ids=lambda body: repr(body[:20]))
-def test_a_huge_or_deep_one_is_none(body: bytes) -> None:
+def test_a_huge_or_deeply_nested_body(body: bytes) -> None:
     assert reason_of(body) in (Rejected.INVALID_DESCRIPTOR, Rejected.WRONG_LENGTH, Rejected.INVALID_URL)
 
 
-def test_an_entry_for_an_infohash_is_no_descriptor() -> None:
-    entry = record.sign_entry(identity(1), HASH, URL, NOW)
+def test_an_entry_for_an_infohash_is_not_a_descriptor() -> None:
+    entry = sign_entry(identity(1), HASH, URL, NOW)
     assert reason_of(changed(signature=entry.signature.hex())) == Rejected.INVALID_SIGNATURE
 
 
-def is_sound(body: bytes) -> None:
-    """Read anything; what is believed is what was signed."""
+def read_any(body: bytes) -> None:
+    """Read any body: it is rejected, or its entry is the one that was signed."""
     with suppress(DescriptorError):
         assert descriptor.read(body, NOW) == descriptor.read(OWN, NOW)
 
@@ -146,21 +147,21 @@ tables = st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "url", "expires
 
 @given(st.binary(max_size=300) | values.map(lambda value: json.dumps(value).encode()))
 @reproducible
-def test_anything_can_be_read(body: bytes) -> None:
-    is_sound(body)
+def test_any_body_can_be_read(body: bytes) -> None:
+    read_any(body)
 
 
 @given(tables)
 @reproducible
 def test_any_fields_can_be_read(fields: dict[str, Any]) -> None:
-    is_sound(changed(**fields))
-    is_sound(json.dumps(fields).encode())
+    read_any(changed(**fields))
+    read_any(json.dumps(fields).encode())
 
 
 @given(st.lists(st.tuples(st.integers(0, len(OWN) - 1), st.integers(0, 255)), min_size=1, max_size=3))
 @settings(reproducible, max_examples=300)
-def test_whatever_happens_to_it_nothing_but_what_was_signed_is_believed(made: list[tuple[int, int]]) -> None:
+def test_a_changed_descriptor_is_rejected_or_still_has_the_signed_entry(made: list[tuple[int, int]]) -> None:
     body = bytearray(OWN)
     for where, byte in made:
         body[where] = byte
-    is_sound(bytes(body))
+    read_any(bytes(body))

@@ -6,12 +6,13 @@ from typing import Any, cast
 import pytest
 
 from extensions.dht import directory as module
-from extensions.dht.cache import Known, Sighting
+from extensions.dht.cache import Known
 from extensions.dht.directory import BUSY, IDLE
 from extensions.dht.krpc.client import BURST
-from extensions.dht.records import record
-from extensions.dht.records.record import LIFETIME, RENDEZVOUS
+from extensions.dht.records.entry import LIFETIME
+from extensions.dht.records.keys import day_of
 from extensions.dht.tracked import REFRESH, RETRY
+from extensions.trackers import RENDEZVOUS, Sighting
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH
@@ -65,7 +66,7 @@ async def test_whoever_listens_to_a_look_that_fails_hears_its_end(setting: Setti
 async def test_a_second_path_that_fails_leaves_the_first_alone(setting: Setting) -> None:
     setting.second_path.fault = RuntimeError()
     entry = signed(1, setting.time, RENDEZVOUS)
-    await setting.dht.write(entry, info_hash=RENDEZVOUS, day=record.day_of(setting.time))
+    await setting.dht.write(entry, info_hash=RENDEZVOUS, day=day_of(setting.time))
     setting.directory.publish(RENDEZVOUS)
     await setting.idle()
     assert setting.dht.has(RENDEZVOUS) == {entry.tracker_id, OWN}

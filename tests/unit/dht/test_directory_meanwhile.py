@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from extensions.dht.cache import Sighting
-from extensions.dht.records import record
+from extensions.dht.records.keys import day_of
 from extensions.dht.tracked import RETRY
+from extensions.trackers import Sighting
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, entry_of
@@ -98,7 +98,7 @@ async def test_taking_out_is_given_up_at_last(setting: Setting) -> None:
 async def test_it_is_taken_out_of_yesterdays_record_too() -> None:
     setting = Setting()
     setting.time = NOW + 60.0
-    yesterday = record.day_of(NOW) - 1
+    yesterday = day_of(NOW) - 1
     for day in (yesterday, yesterday + 1):
         await setting.dht.write(signed(100, setting.time), signed(1, setting.time), day=day)
     async with running(setting):

@@ -1,4 +1,4 @@
-"""Fetching a descriptor from hosts that mean it ill."""
+"""Fetching descriptors, also from hostile hosts."""
 
 import asyncio
 import ssl
@@ -17,7 +17,7 @@ OWN = descriptor.write(identity(1), URL, NOW)
 
 @asynccontextmanager
 async def host(*answer: bytes, ends: bool = True) -> AsyncIterator[Address]:
-    """One that gives this answer to whatever it is asked; the last part for ever, if it does not end."""
+    """Run a host that sends this response to any request. Unless it `ends`, it repeats the last part forever."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -58,7 +58,7 @@ def chunked(body: bytes, size: int) -> bytes:
         response(OWN),
         response(chunked(OWN, 7), "200 OK", "transfer-encoding: chunked"),
     ],
-    ids=["with its length", "to the end", "in chunks"],
+    ids=["content-length", "to the end", "chunked"],
 )
 async def test_a_descriptor_is_fetched(answer: bytes) -> None:
     async with host(answer) as address:
@@ -83,7 +83,7 @@ async def test_a_descriptor_is_fetched(answer: bytes) -> None:
         ((b"",), True),
     ],
 )
-async def test_whatever_else_comes_ends_soon(answer: tuple[bytes, ...], ends: bool) -> None:
+async def test_any_other_response_is_rejected_after_a_few_bytes(answer: tuple[bytes, ...], ends: bool) -> None:
     received = 0
     read = asyncio.StreamReader.read
 
@@ -98,31 +98,31 @@ async def test_whatever_else_comes_ends_soon(answer: tuple[bytes, ...], ends: bo
         async with host(*answer, ends=ends) as address:
             with pytest.raises(DescriptorError):
                 await descriptor.fetch(address, NOW)
-    # By TLS and without.
+    # With TLS and without.
     assert received <= 2 * (MAX_RECEIVED + 1024)
 
 
-async def test_while_it_reads_others_have_their_turns() -> None:
+async def test_other_tasks_run_while_a_response_is_read() -> None:
     turns = 0
 
-    async def others() -> None:
+    async def count() -> None:
         nonlocal turns
         while True:
             await asyncio.sleep(0)
             turns += 1
 
     async with host(response(chunked(b"x" * 1500, 1), "200 OK", "transfer-encoding: chunked")) as address:
-        task = asyncio.ensure_future(others())
+        task = asyncio.ensure_future(count())
         before = turns
         with pytest.raises(DescriptorError):
-            await descriptor._get(address, tls=False)
+            await descriptor.fetch_body(address, tls=False)
         assert turns - before >= MAX_RECEIVED // 1024 - 1
         task.cancel()
 
 
-async def test_no_certificates_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_certificates_of_the_system_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssl, "create_default_context", None)
     monkeypatch.setattr(ssl.SSLContext, "load_default_certs", None)
     async with host(b"no TLS") as address:
         with pytest.raises(ssl.SSLError):
-            await descriptor._get(address, tls=True)
+            await descriptor.fetch_body(address, tls=True)

@@ -1,297 +1,135 @@
-"""What a record's slots say, whatever somebody has put there."""
+"""Records as they are read and written: snapshots, and the calls of the client."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha1, sha256
-from typing import Any
-from urllib.parse import urlsplit
+from typing import cast
 
-import bencodepy
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from extensions.dht.krpc import messages
+from extensions.dht.krpc.client import Client, Found, Stored
+from extensions.dht.krpc.messages import Item
 from extensions.dht.records import record
-from extensions.dht.records.record import DAY, LIFETIME, MAX_URL, MAX_VALUE, SALTS, SKEW, Entry, Rejected
-from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, URL, entry_of, identity, slot_value, unsigned, wire
+from extensions.dht.records.entry import Rejected
+from extensions.dht.records.keys import SALTS, day_of, record_key
+from extensions.dht.records.record import RecordSnapshot
+from extensions.dht.records.slots import LOCKED, Slot, encode_slot
+from extensions.trackers import TrackerEntry
+from tests.unit.dht.entries import FULL, HASH, NOW, SECOND, entry_of, identity, slot_of
 
-PUBLIC_KEY = bytes.fromhex("8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c")
-
-reproducible = settings(derandomize=True)
-
-
-def decoded(value: object, info_hash: bytes = HASH, now: float = NOW) -> tuple[list[Entry], dict[Rejected, int]]:
-    rejected: Counter[Rejected] = Counter()
-    return record.decode_slot(value, info_hash, now, rejected), dict(rejected)
+DAY = day_of(NOW)
 
 
-# What is written
+def test_a_healthy_record_is_not_in_trouble() -> None:
+    assert not RecordSnapshot(HASH, DAY, []).is_troubled
+    assert not RecordSnapshot(HASH, DAY, [Slot(0)]).is_troubled
+    assert not RecordSnapshot(HASH, DAY, [slot_of(0, FULL), slot_of(1, SECOND), slot_of(2, FULL[:5])]).is_troubled
 
 
-def test_what_is_encoded_is_decoded() -> None:
-    entries = [entry_of(1), entry_of(2, 60), entry_of(3, 3600, "ws://[2001:db8::1]:8000/announce?a=b")]
-    assert decoded(record.encode_slot(entries)) == (entries, {})
-    assert decoded(record.encode_slot([])) == ([], {})
+@pytest.mark.parametrize("bad", [Slot(1, LOCKED), Slot(1, 1, has_faults=True)], ids=["locked", "spoilt"])
+def test_a_record_with_an_unusable_slot_is_in_trouble(bad: Slot) -> None:
+    assert RecordSnapshot(HASH, DAY, [slot_of(0, FULL), bad, Slot(2)]).is_troubled
 
 
-def test_the_freshest_are_written_first() -> None:
-    entries = [entry_of(1, 300), entry_of(2, 100), entry_of(3, 200)]
-    assert record.encode_slot(entries) == slot_value(*(wire(entries[n]) for n in (1, 2, 0)))
+def test_a_record_of_full_slots_is_in_trouble() -> None:
+    assert RecordSnapshot(HASH, DAY, [slot_of(index, FULL) for index in range(3)]).is_troubled
+    # The third slot was not read, and may have room.
+    assert not RecordSnapshot(HASH, DAY, [slot_of(index, FULL) for index in range(2)]).is_troubled
 
 
-def test_more_than_a_slot_holds_is_not_written() -> None:
-    entries = [unsigned(number) for number in range(7)]
-    assert len(record.encode_slot(entries[:6])) <= MAX_VALUE
-    with pytest.raises(ValueError, match="more than a slot holds"):
-        record.encode_slot(entries)
+def test_a_snapshot_has_the_last_entry_of_each_tracker() -> None:
+    newer = replace(FULL[3], expires=NOW + 9000)
+    assert RecordSnapshot(HASH, DAY, [slot_of(0, FULL), slot_of(1, [newer])]).entries == [newer, *FULL[:3], *FULL[4:]]
 
 
-def test_the_longest_entry_has_the_length_that_full_slots_are_measured_by() -> None:
-    assert unsigned(1, url="wss://" + "a" * (MAX_URL - 6)).size == record.MAX_ENTRY
+class Store:
+    """Replaces a client: one node for each slot."""
+
+    def __init__(self, *values: bytes, seq: int = 1) -> None:
+        self.items: dict[bytes, list[Item]] = {salt: [] for salt in SALTS}
+        self.key = record_key(HASH, DAY)
+        self.asked: list[bytes] = []
+        for salt, value in zip(SALTS, values, strict=False):
+            self.add(salt, seq, value)
+
+    def add(self, salt: bytes, seq: int, value: bytes) -> None:
+        signature = messages.sign_item(self.key, salt, seq, value)
+        self.items[salt].append(Item(self.key.public_key().public_bytes_raw(), signature, seq, value))
+
+    async def get(self, public_key: bytes, salt: bytes, urgency: int, on_item: Callable[[Item], None]) -> Found:
+        assert public_key == self.key.public_key().public_bytes_raw()
+        self.asked.append(salt)
+        for item in self.items[salt]:
+            # Most nodes send the same item.
+            on_item(item)
+            on_item(item)
+        return Found()
+
+    async def put(self, found: Found, key: Ed25519PrivateKey, salt: bytes, seq: int, value: bytes) -> Stored:
+        assert key is self.key
+        self.items[salt] = []
+        self.add(salt, seq, value)
+        return Stored(taken=1)
+
+    async def read(
+        self, now: float = NOW
+    ) -> tuple[RecordSnapshot, dict[Rejected, int], list[tuple[TrackerEntry, str]]]:
+        """Return the snapshot, the reasons for ignored parts, and the entries that `on_entry` was called with."""
+        rejected: Counter[Rejected] = Counter()
+        reported: list[tuple[TrackerEntry, str]] = []
+        snapshot = await record.read(
+            self.client, HASH, DAY, 0, lambda: now, rejected, lambda entry, where: reported.append((entry, where))
+        )
+        return snapshot, dict(rejected), reported
+
+    @property
+    def client(self) -> Client:
+        return cast(Client, self)
 
 
-def test_a_bad_url_is_not_signed() -> None:
-    with pytest.raises(ValueError, match="not a tracker's URL"):
-        record.sign_entry(identity(1), HASH, "http://tracker.example.org", NOW)
+async def test_an_empty_record_is_read_and_written() -> None:
+    store = Store()
+    snapshot, rejected, reported = await store.read()
+    assert (store.asked, snapshot.entries, rejected, reported) == ([b"r0"], [], {}, [])
+    assert await record.write(store.client, snapshot, entry_of(1)) == Stored(taken=1)
+    assert [item.seq for item in store.items[b"r0"]] == [1]
+    assert (await store.read())[2] == [(entry_of(1), "r0")]
 
 
-# The specification's examples: computed by hand from it, with nothing but SHA and Ed25519.
-
-
-def test_the_example_of_a_record_key() -> None:
-    public_key = record.record_key(HASH, 20000).public_key().public_bytes_raw()
-    assert public_key.hex() == "d63e7e6fe3b8d6ef8a651e5f0d6972c95c69b9822abfb9ca6536e64550996fca"
-    by_hand = sha256(b"peerservers/1 record\x00\x00\x4e\x20" + HASH).digest()
-    assert record.record_key(HASH, 20000).private_bytes_raw() == by_hand
-    assert [sha1(public_key + salt).hexdigest() for salt in SALTS] == [
-        "40c039f9074f7f0fc0fc869645f53b658ea79632",
-        "5a9927c9af1cbbd5c5011a7b97708fb1b0b58033",
-        "c665d1afada62ccf8ddd1d80c4497ca4371f3983",
-    ]
-
-
-def test_the_example_of_an_announce_hash() -> None:
-    assert record.announce_hash(HASH, 20000).hex() == "53b0fea809bcb576123a2a9e0287753fba05b196"
-    assert sha256(b"peerservers/1 announce\x00\x00\x4e\x20" + HASH).digest()[:20] == record.announce_hash(HASH, 20000)
-
-
-def test_the_rendezvous() -> None:
-    assert record.RENDEZVOUS.hex() == "1c11dfefb99e844c1a81cdf3895a10bedfc761d0"
-
-
-def test_the_example_of_an_entry() -> None:
-    signature = identity(1).sign(
-        b"d1:ei1728007200e1:h20:%b1:i32:%b1:n19:peerservers/1 entry1:u25:wss://tracker.example.orge"
-        % (HASH, PUBLIC_KEY)
+async def test_each_entry_is_reported_once_with_its_slot() -> None:
+    six = [entry_of(number) for number in range(1, 7)]
+    store = Store(encode_slot(six), encode_slot([entry_of(7)]))
+    store.add(b"r0", 2, encode_slot(six[1:]))
+    snapshot, rejected, reported = await store.read()
+    assert store.asked == [b"r0", b"r1"]
+    assert sorted(reported, key=lambda one: int(one[0].tracker_id, 16)) == sorted(
+        [*((entry, "r0") for entry in six), (entry_of(7), "r1")], key=lambda one: int(one[0].tracker_id, 16)
     )
-    assert signature.hex() == (
-        "6541677ef109d1612f6f8279e931725de60da6d6cb05efc47b85f831d2627606"
-        "4fdb8addabd6a86550c233db128aa2bedb2d7cb3be552ea8458681cdfc5faa09"
-    )
-    by_hand = b"l32:%bi1728007200e25:wss://tracker.example.org64:%be" % (PUBLIC_KEY, signature)
-    assert record.encode_slot([entry_of(1)]) == b"d1:el%be1:vi1ee" % by_hand
-    assert entry_of(1).size == 144
+    assert (rejected, snapshot.slots[0].seq) == ({}, 2)
 
 
-# What is read
+async def test_a_record_full_of_other_entries_is_read_to_the_end_and_is_in_trouble() -> None:
+    store = Store(*(encode_slot([entry_of(10 * slot + n) for n in range(6)]) for slot in range(3)))
+    snapshot, _, reported = await store.read()
+    assert (store.asked, len(reported), snapshot.is_troubled) == ([*SALTS], 18, True)
+    # It still is in trouble when all of them have ended.
+    assert (await store.read(NOW + 7200))[0].is_troubled
 
 
-def each(*values: Any) -> tuple[Any, ...]:
-    return values
+async def test_a_locked_record_is_not_written() -> None:
+    store = Store(b"x", b"x", b"x", seq=LOCKED)
+    snapshot, rejected, _ = await store.read()
+    assert (snapshot.is_troubled, rejected) == (True, {Rejected.NOT_BENCODE: 3})
+    assert await record.write(store.client, snapshot, entry_of(1)) is None
+    assert all(item.seq == LOCKED for items in store.items.values() for item in items)
 
 
-def all_of(table: dict[Rejected, list[Any]]) -> list[tuple[Rejected, Any]]:
-    return [(reason, value) for reason, values in table.items() for value in values]
-
-
-VERSION = b"d1:ele1:vi%bee"
-UNSOUND_VALUES: dict[Rejected, list[Any]] = {
-    Rejected.NOT_A_STRING: [None, 5, "text", [], {}, [b"d1:ele1:vi1ee"], {b"e": [], b"v": 1}],
-    Rejected.TOO_LONG: [slot_value(p=b"x" * MAX_VALUE), bytes(MAX_VALUE + 1)],
-    Rejected.NOT_BENCODE: [
-        *(b"", b"x", VERSION % b"-0", VERSION % b"1" + b"e", (VERSION % b"1")[:-1], b"di1ei1ee"),
-        *(text * (MAX_VALUE // len(text)) for text in (b"l", b"d", b"1", b"d0:")),
-    ],
-    Rejected.NOT_CANONICAL: [b"d1:vi1e1:elee", b"d1:ele1:ele1:vi1ee", VERSION % b" 1", VERSION % b"+1"],
-    Rejected.WRONG_TYPE: [
-        *(bencodepy.encode(value) for value in each(5, b"", [], {b"v": 1}, {b"e": {}, b"v": 1})),
-        *(slot_value(item) for item in each(5, b"", [], {}, wire(entry_of(1))[:3], [*wire(entry_of(1)), b""])),
-        *(slot_value([*wire(entry_of(1))[:n], [], *wire(entry_of(1))[n + 1 :]]) for n in range(4)),
-    ],
-    Rejected.WRONG_VERSION: [bencodepy.encode({b"e": [], **table}) for table in each({}, {b"v": 2}, {b"v": b"1"})],
-}
-UNSOUND_FIELDS: dict[Rejected, list[Any]] = {
-    Rejected.WRONG_LENGTH: [{"tracker_id": "ab" * 31}, {"tracker_id": ""}, {"signature": bytes(65)}],
-    Rejected.INVALID_URL: [{"url": "https://a"}, {"url": "wss://é"}, {"url": ""}],
-    Rejected.EXPIRED: [{"expires": when} for when in (NOW, 0, -1, -(10**300))],
-    Rejected.FAR_EXPIRY: [{"expires": when} for when in (NOW + LIFETIME + SKEW + 1, 2**64, 10**700)],
-    Rejected.INVALID_SIGNATURE: [
-        *({"signature": bytes(64)}, {"expires": NOW + 1}, {"url": URL + "/"}),
-        # Another's, and what is no point of the curve.
-        *({"tracker_id": tracker_id} for tracker_id in (entry_of(2).tracker_id, "ff" * 32)),
-    ],
-}
-
-
-@pytest.mark.parametrize(("reason", "value"), all_of(UNSOUND_VALUES))
-def test_an_unsound_value_is_ignored_and_counted(reason: Rejected, value: object) -> None:
-    assert decoded(value) == ([], {reason: 1})
-
-
-@pytest.mark.parametrize(("reason", "changed"), all_of(UNSOUND_FIELDS))
-def test_an_unsound_entry_is_ignored_and_counted(reason: Rejected, changed: dict[str, Any]) -> None:
-    assert decoded(slot_value(wire(replace(entry_of(1), **changed)))) == ([], {reason: 1})
-
-
-def test_an_unsound_entry_does_not_harm_the_others() -> None:
-    good, late = entry_of(1), entry_of(2, LIFETIME)
-    assert decoded(slot_value(5, wire(late), wire(good))) == ([good], {Rejected.WRONG_TYPE: 1, Rejected.EXPIRED: 1})
-
-
-def test_more_entries_than_a_slot_may_have_are_not_looked_at() -> None:
-    value = slot_value(*[0] * record.MAX_ENTRIES, wire(entry_of(1)))
-    assert decoded(value) == ([], {Rejected.WRONG_TYPE: record.MAX_ENTRIES, Rejected.TOO_MANY: 1})
-
-
-def test_a_clock_may_be_ahead_by_a_little() -> None:
-    assert decoded(record.encode_slot([entry_of(1, -SKEW)]))[0] == [entry_of(1, -SKEW)]
-    assert decoded(record.encode_slot([entry_of(1)]), now=NOW + LIFETIME - 0.5)[0] == [entry_of(1)]
-
-
-def test_a_slot_may_say_more_than_this_version_knows() -> None:
-    assert decoded(slot_value(wire(entry_of(1)), f=5, z=[b"new"])) == ([entry_of(1)], {})
-
-
-def test_an_entry_is_bound_to_its_infohash() -> None:
-    value = record.encode_slot([entry_of(1)])
-    assert decoded(value, OTHER_HASH) == ([], {Rejected.INVALID_SIGNATURE: 1})
-    assert decoded(value, b"") == ([], {Rejected.INVALID_SIGNATURE: 1})
-
-
-def is_sound(value: object) -> list[Entry]:
-    """Decode anything, and look at the result without the module's help."""
-    entries, rejected = decoded(value)
-    assert entries or rejected or value == slot_value()
-    assert not entries or (isinstance(value, bytes) and len(value) <= MAX_VALUE)
-    assert len({entry.tracker_id for entry in entries}) == len(entries)
-    for entry in entries:
-        assert NOW < entry.expires <= NOW + LIFETIME + SKEW
-        tracker_id, expires, url, signature = wire(entry)
-        identity_of = {key.public_key().public_bytes_raw(): key for key in map(identity, range(1, 8))}
-        fields = {b"e": expires, b"h": HASH, b"i": tracker_id, b"n": b"peerservers/1 entry", b"u": url}
-        assert identity_of[tracker_id].sign(bencodepy.encode(fields)) == signature
-    return entries
-
-
-ORIGINALS = [*(entry_of(number, number * 60) for number in range(1, 6)), entry_of(6, LIFETIME)]
-scalars = st.integers() | st.binary(max_size=64) | st.sampled_from([*wire(ORIGINALS[0]), 1, b"e", b"v"])
-objects = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.binary(max_size=2), inner, max_size=4)
-)
-changes = st.lists(
-    st.tuples(st.sampled_from(["flip", "insert", "delete"]), st.integers(0, MAX_VALUE), st.integers(1, 255)), max_size=3
-)
-
-
-@given(st.binary(max_size=1100))
-@reproducible
-def test_any_bytes_can_be_read(value: bytes) -> None:
-    assert is_sound(value) == []
-
-
-@given(objects, st.lists(objects, max_size=20))
-@settings(reproducible, max_examples=60)
-def test_any_object_can_be_read(value: object, items: list[object]) -> None:
-    assert is_sound(value) == []
-    is_sound(bencodepy.encode(value))
-    is_sound(slot_value(*items))
-
-
-@given(changes)
-@reproducible
-def test_whatever_happens_to_a_slot_nothing_but_what_was_signed_is_read(made: list[tuple[str, int, int]]) -> None:
-    value = bytearray(record.encode_slot(ORIGINALS))
-    for kind, where, byte in made:
-        where %= len(value)
-        if kind == "flip":
-            value[where] ^= byte
-        elif kind == "insert":
-            value.insert(where, byte)
-        else:
-            del value[where]
-    assert set(is_sound(bytes(value))) <= set(ORIGINALS[:5])
-
-
-def test_of_a_trackers_entries_the_freshest_is_kept() -> None:
-    old, new, other = entry_of(1, 60), entry_of(1, 30), entry_of(2, 45)
-    assert record.merge([old, other, new]) == record.merge([new, other, old]) == [new, other]
-    assert decoded(slot_value(wire(old), wire(other), wire(new)))[0] == [new, other]
-
-
-def test_of_entries_that_end_together_everybody_keeps_the_same() -> None:
-    one, two = entry_of(1), entry_of(1, url=URL + "/")
-    assert record.merge([one, two]) == record.merge([two, one]) == [max(one, two, key=lambda e: e.signature)]
-
-
-# Days and keys
-
-
-def test_days_to_read_at_midnight() -> None:
-    assert record.days_to_read(NOW - 0.1) == [19999]
-    assert record.days_to_read(NOW) == [20000, 19999]
-    assert record.days_to_read(NOW + LIFETIME - 0.1) == [20000, 19999]
-    assert record.days_to_read(NOW + LIFETIME) == [20000]
-
-
-@given(st.floats(NOW - DAY, NOW + DAY), st.floats(0, LIFETIME, exclude_max=True))
-@reproducible
-def test_a_good_entrys_day_is_read(signed: float, age: float) -> None:
-    assert record.day_of(signed) in record.days_to_read(signed + age) or int(signed) + LIFETIME <= signed + age
-
-
-def test_keys_differ_by_day_and_infohash() -> None:
-    records = [(info_hash, day) for info_hash in (HASH, OTHER_HASH) for day in (0, 255, 19999, 20000)]
-    assert len({record.record_key(*which).public_key().public_bytes_raw() for which in records}) == len(records)
-    assert len({record.announce_hash(*which) for which in records}) == len(records)
-
-
-# URLs
-
-LONG = "wss://a/".ljust(MAX_URL, "a")
-GOOD = """
-    wss://a ws://a wss://a:1 wss://a.example.org:443/b?c=%20d&e=~f wss://[2001:db8::1]:65535/ ws://192.0.2.1:8000
-    wss://a?b wss://a/?b?c wss://a_b.-/ wss://A:00080 wss://a/!$%&()*+,./:;=?[]^_{|}~- wss://[::1]?a wss://[a] wss://[.]
-"""
-BAD = """
-    wss wss: wss:// wss:/// wss://:443 wss://?a wss:a //a http://a https://a ftp://a WSS://a Wss://a data:wss://a
-    wss://user@a wss://user:word@a wss://@a wss://:@a wss://a/@ wss://a# wss://a/#b wss://# wss://a\\b wss://a/<b>
-    wss://a: wss://a:/ wss://a:0 wss://a:00 wss://a:65536 wss://a:70000 wss://a:000443 wss://a:-1 wss://a:b wss://a:+80
-    wss://a:8:9 wss://a:８０ wss://a:80a wss://é wss://a/é wss://a/\ufffd wss://а wss://a\u2044b wss://a%20 wss://a,b
-    wss://a&b/ wss://a!/ wss://a;b wss://a=b wss://[::1 wss://::1] wss://[] wss://[g] wss://[fe80::1%eth0] wss://[[a]]
-    wss://[::1].example.org/ wss://a[::1]/ wss://[::1]a:80/ wss://[::1]: wss://a/" wss://a/' wss://a/`
-"""
-BLANKS = ["", *(f"wss://a{character}" for character in " \n\r\t\0\x7f\x1b"), " wss://a", "wss://\ta", "wss://a b/"]
-
-
-@pytest.mark.parametrize("url", [*GOOD.split(), LONG])
-def test_a_trackers_url(url: str) -> None:
-    assert record.is_url(url)
-
-
-@pytest.mark.parametrize("url", [*BAD.split(), *BLANKS, LONG + "a", "wss://a/\n", LONG[:-1] + "\n"])
-def test_no_trackers_url(url: str) -> None:
-    assert not record.is_url(url)
-
-
-@given(st.text(max_size=MAX_URL) | st.text("wsW:/[]@?#.a0-9%é\n ", max_size=20).map("wss://".__add__))
-@settings(reproducible, max_examples=300)
-def test_any_text_is_a_url_or_none(text: str) -> None:
-    # Not all that is in brackets is an address; that shows when it is dialed.
-    if record.is_url(text) and "//[" not in text:
-        parts = urlsplit(text)
-        assert text.isascii()
-        assert text.isprintable()
-        assert parts.scheme in ("ws", "wss")
-        assert parts.hostname
-        assert (parts.username, parts.password, parts.fragment) == (None, None, "")
-        assert parts.port is None or parts.port > 0
+async def test_an_entry_is_erased_from_every_slot() -> None:
+    six = [entry_of(number) for number in range(1, 7)]
+    store = Store(encode_slot(six), encode_slot([entry_of(1, 60), entry_of(7)]))
+    own = identity(1).public_key().public_bytes_raw().hex()
+    await record.erase(store.client, (await store.read())[0], own)
+    assert [item.seq for items in store.items.values() for item in items] == [2, 2]
+    assert own not in {entry.tracker_id for entry in (await store.read())[0].entries}

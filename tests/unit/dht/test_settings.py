@@ -1,3 +1,5 @@
+"""The section `[extensions.dht]`: addresses, nodes and infohashes."""
+
 import pytest
 from pydantic import ValidationError
 
@@ -8,7 +10,7 @@ from tracker.config import ConfigError, validate
 @pytest.mark.parametrize(
     "listen", ["0.0.0.0:6881", "[::]:6881", "127.0.0.1:0, [2001:db8::1]:65535", "[fe80::1%lo]:6881"]
 )
-def test_where_to_listen(listen: str) -> None:
+def test_addresses_to_listen_on(listen: str) -> None:
     assert len(DhtSettings(listen=listen).hosts) == listen.count(",") + 1
 
 
@@ -19,18 +21,18 @@ def test_where_to_listen(listen: str) -> None:
         *("localhost:6881", "tracker.example.org:6881", "*:6881", "::1:6881", "[127.0.0.1]:6881", "[::1:6881", "1.1:1"),
     ],
 )
-def test_what_is_no_place_to_listen(listen: str) -> None:
+def test_an_invalid_listen_address_is_rejected(listen: str) -> None:
     with pytest.raises(ValidationError):
         DhtSettings(listen=listen)
 
 
 @pytest.mark.parametrize("name", ["router.example.org:6881", "192.0.2.1:1", "[2001:db8::1]:65535"])
-def test_a_node_to_begin_with(name: str) -> None:
+def test_bootstrap_nodes(name: str) -> None:
     assert DhtSettings(bootstrap=[name]).bootstrap == [name]
 
 
 @pytest.mark.parametrize("name", ["", "router.example.org", "router.example.org:0", "router.example.org:65536", "a:b"])
-def test_what_is_no_node(name: str) -> None:
+def test_an_invalid_bootstrap_node_is_rejected(name: str) -> None:
     with pytest.raises(ValidationError):
         DhtSettings(bootstrap=[name])
 
@@ -46,7 +48,7 @@ def test_what_is_no_node(name: str) -> None:
         ("listed", ["12"], "listed: not an infohash of 40 hexadecimal digits: 12"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(key: str, value: object, complaint: str) -> None:
+def test_an_invalid_setting_is_an_error_of_one_line(key: str, value: object, complaint: str) -> None:
     with pytest.raises(ConfigError) as raised:
         validate(DhtSettings, {key: value}, "extensions.dht")
     assert str(raised.value) == f"extensions.dht.{complaint}"

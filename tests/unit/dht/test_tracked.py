@@ -2,8 +2,8 @@
 
 import pytest
 
-from extensions.dht.cache import Known, Sighting
-from extensions.dht.records.record import LIFETIME, RENDEZVOUS
+from extensions.dht.cache import Known
+from extensions.dht.records.entry import LIFETIME
 from extensions.dht.tracked import (
     FRESH,
     LONELY,
@@ -17,6 +17,7 @@ from extensions.dht.tracked import (
     Topic,
     next_look,
 )
+from extensions.trackers import RENDEZVOUS, Sighting
 from tests.unit.dht.entries import HASH, entry_of
 
 NOW = 5000.0

@@ -1,0 +1,101 @@
+"""Writes our own entry into records, and removes it again."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from extensions.dht.counters import Written
+from extensions.dht.krpc.client import Client
+from extensions.dht.records import record
+from extensions.dht.records.entry import sign_entry
+from extensions.dht.records.record import RecordSnapshot
+from extensions.dht.tracked import ANNOUNCE, FRESH, READ_BACK, RETRY
+
+ATTEMPTS: Final = 5
+"""Writes of one publication, if other trackers write at the same time."""
+
+BACKOFF: Final = (0.1, 0.5)
+"""Seconds until the second attempt, drawn at random between these two; doubled for each further attempt."""
+
+ReadAgain = Callable[[int], Awaitable[RecordSnapshot]]
+"""Reads the record of a day anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The result of a publication."""
+
+    until: float
+    """When our entry ends (Unix seconds); 0 if there is none."""
+    look_again: tuple[float, float] | None = None
+    """The record should be read again after a time between these two (seconds); None: when the entry is refreshed."""
+    has_failed: bool = False
+
+
+class Publisher:
+    """Publishes `url`. `clock` gives Unix seconds, `uniform` a random float between two floats."""
+
+    def __init__(
+        self,
+        client: Client,
+        key: Ed25519PrivateKey,
+        url: str,
+        clock: Callable[[], float],
+        uniform: Callable[[float, float], float],
+    ) -> None:
+        self.tally: Counter[str] = Counter()
+        """Publications by `Written`."""
+        self.tracker_id = key.public_key().public_bytes_raw().hex()
+        self.url = url
+        self._client = client
+        self._key = key
+        self._clock = clock
+        self._uniform = uniform
+
+    async def publish(self, snapshot: RecordSnapshot, read_again: ReadAgain) -> Published:
+        """Write our entry into a record that was just read, unless a fresh one is there already."""
+        until = 0.0
+        for attempt in range(ATTEMPTS):
+            now = self._clock()
+            own = next((entry for entry in snapshot.entries if entry.tracker_id == self.tracker_id), None)
+            if own and own.expires > now + FRESH and own.url == self.url:
+                self.tally[Written.STORED] += attempt > 0
+                return Published(own.expires)
+            entry = sign_entry(self._key, snapshot.info_hash, self.url, now)
+            stored = await record.write(self._client, snapshot, entry)
+            if stored is None:
+                self.tally[Written.LOCKED] += 1
+                return Published(until, ANNOUNCE)
+            if stored.taken:
+                until = entry.expires
+            if not stored.taken and not stored.conflicts:
+                self.tally[Written.UNREACHABLE] += 1
+                return Published(until, RETRY, has_failed=True)
+            if not stored.conflicts:
+                self.tally[Written.STORED] += 1
+                has_others = any(other.tracker_id != self.tracker_id for other in snapshot.entries)
+                return Published(until, READ_BACK if has_others else None)
+            # Another tracker wrote at the same time: neither entry may be lost.
+            self.tally[Written.CONFLICT] += 1
+            snapshot = await self._read_later(snapshot, read_again, attempt)
+        return Published(until, READ_BACK)
+
+    async def erase(self, snapshots: list[RecordSnapshot], read_again: ReadAgain) -> bool:
+        """Remove our entry from records that were just read. Return whether none of them has it any more."""
+        return all([await self._erase_from(snapshot, read_again) for snapshot in snapshots])
+
+    async def _erase_from(self, snapshot: RecordSnapshot, read_again: ReadAgain) -> bool:
+        for attempt in range(ATTEMPTS):
+            stored = await record.erase(self._client, snapshot, self.tracker_id)
+            if not stored.conflicts:
+                return snapshot.has_reached and (stored.taken > 0 or not stored.failed)
+            snapshot = await self._read_later(snapshot, read_again, attempt)
+        return False
+
+    async def _read_later(self, snapshot: RecordSnapshot, read_again: ReadAgain, attempt: int) -> RecordSnapshot:
+        await asyncio.sleep(self._uniform(*BACKOFF) * 2**attempt)
+        return await read_again(snapshot.day)
