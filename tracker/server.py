@@ -20,6 +20,7 @@ from tracker.access.gate import ConnectionGate, SocketBudget
 from tracker.access.lists import AccessLists
 from tracker.config import ConfigError
 from tracker.core.hub import Hub
+from tracker.core.rules import Rules
 from tracker.extension.api import Extension
 from tracker.extension.host import ExtensionHost
 from tracker.files import Watch, aside, look
@@ -46,7 +47,7 @@ class Server:
 
     def __init__(self, settings: Settings, extensions: Mapping[str, type[Extension]]) -> None:
         self.settings = settings
-        self.hub = Hub(settings.tracker.rules(), random.Random().random)
+        self.hub = Hub(Rules(**settings.tracker.model_dump()), random.Random().random)
         self._watch = Watch(self._files_changed)
         seen, access, self.certificate = _read_files(settings)
         self._watch.set_files(seen)

@@ -9,9 +9,6 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tracker.access.addresses import AddressLimits, networks
-from tracker.core.rules import Rules
-
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -128,10 +125,6 @@ class Limits(Section):
         "would be one client to them.",
     )
 
-    def of_address(self) -> AddressLimits:
-        """Those of one address."""
-        return AddressLimits(**self.model_dump(exclude={"max_connections", "exempt"}), exempt=networks(self.exempt))
-
     @field_validator("exempt")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
@@ -155,10 +148,6 @@ class Tracker(Section):
     max_foreign_offers: int = Field(
         120, ge=1, description="Most offers a minute that one peer is given from other trackers."
     )
-
-    def rules(self) -> Rules:
-        """The same, as the hub takes it."""
-        return Rules(**self.model_dump())
 
 
 class Connections(Section):
