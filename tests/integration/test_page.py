@@ -1,5 +1,6 @@
 """The page over HTTP: what comes with it, what it loads, and that extensions' tables cannot harm it."""
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -8,15 +9,25 @@ from typing import Any
 
 import pytest
 
-from tests.client import eventually, raw_client
+from tests.client import PATIENCE, eventually, raw_client
 from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.test_http import exchange, request
 from tests.unit.fakes import peer_id
 from tests.unit.web.test_pages import EVIL, Outline, links
+from tracker.config import ConfigError
 from tracker.extension.api import Extension, TrackerHandle
 from tracker.net.http import Request
 from tracker.server import Server
 from tracker.web.pages import Pages
+from tracker.web.stats import Tables
+
+
+class Overwrites(Extension):
+    """Shows a table under the name of a field of the statistics."""
+
+    def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
+        super().__init__(tracker, settings)
+        tracker.add_table("peersAll", list)
 
 
 class Shows(Extension):
@@ -34,13 +45,14 @@ class Shows(Extension):
         raise RuntimeError("as told")
 
 
-async def get(server: Server, path: str, **headers: str) -> tuple[str, dict[str, str]]:
-    """What a route of a tracker in this process answers."""
-    response = await server.endpoint._routes[path](Request(path, "", {"host": "t", **headers}))
-    body = response.body
-    if response.headers.get("content-encoding") == "gzip":
-        body = gzip.decompress(body)
-    return body.decode(), dict(response.headers)
+async def get(server: Server, path: str, *headers: bytes) -> bytes:
+    """Return the body of a GET from a tracker in this process."""
+    reader, writer = await asyncio.open_connection(*server.addresses[0])
+    writer.write(request(b"GET", path.encode(), b"Connection: close", *headers))
+    head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE)).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 200 ")
+    return body
 
 
 @pytest.mark.parametrize("path", ["/", "/live"])
@@ -109,29 +121,34 @@ async def test_the_public_url_is_escaped(start_tracker: StartTracker) -> None:
 
 async def test_tables_of_extensions(serve: Any) -> None:
     running = await serve({"shows": Shows})
-    page, _ = await get(running.server, "/")
+    page = (await get(running.server, "/")).decode()
     outline = Outline(page)
     assert {"t0.example.org", "t2.example.org", "Weather", "Linked trackers"} <= set(outline.texts)
     assert "Broken" not in outline.texts
     assert EVIL in outline.texts
     assert page.count("<script") == 1
-    stats = json.loads((await get(running.server, "/stats.json"))[0])
+    stats = json.loads(await get(running.server, "/stats.json"))
     assert [link["url"] for link in stats["neighbours"]] == ["wss://t0.example.org", "", "wss://t2.example.org"]
     assert stats["broken"] == []
     assert stats["weather"][0]["sky"] == EVIL
 
 
+async def test_an_extension_that_would_overwrite_the_statistics_is_not_loaded(serve: Any) -> None:
+    with pytest.raises(ConfigError, match=r"extensions\.overwrites: .*peersAll is taken"):
+        await serve({"overwrites": Overwrites})
+
+
 async def test_a_hundred_links(serve: Any) -> None:
     running = await serve({"shows": Shows})
     running.extension("shows").links = links(100)
-    response = await running.server.endpoint._routes["/live"](Request("/live", "", {"accept-encoding": "gzip"}))
-    assert len(response.body) < 20 * 1024
-    assert gzip.decompress(response.body).count(b"<tr data-key=") == 100
+    body = await get(running.server, "/live", b"Accept-Encoding: gzip")
+    assert len(body) < 20 * 1024
+    assert gzip.decompress(body).count(b"<tr data-key=") == 100
 
 
 async def test_statistics_elsewhere(serve: Any) -> None:
     server = (await serve({})).server
-    pages = Pages(server.hub, server.endpoint, server.registry, "", {}, statistics=False)
+    pages = Pages(server.hub, server.endpoint, server.registry, "", Tables(), statistics=False)
     assert {"/", "/live"} <= pages.page_routes().keys()
     assert pages.page_routes().keys().isdisjoint(pages.statistics_routes())
     body = (await pages.page_routes()["/"](Request("/", "", {}))).body.decode()

@@ -109,7 +109,7 @@ class TrackerHandle:
         self._foreign = foreign
         self._endpoint = endpoint
         self._extensions = extensions
-        self._tables = {} if tables is None else tables
+        self._tables = Tables() if tables is None else tables
         self._members: dict[Swarm, set[RemoteMember]] = {}
         self._tasks = BackgroundTasks(task_failures)
 
@@ -199,8 +199,10 @@ class TrackerHandle:
 
         The page draws `links` to other trackers as a picture. Their columns are `tracker` (an id), `url`, `direction`
         ("dialed" or "accepted") and `shared_swarms`; any others are shown beside these.
+
+        Raises `ValueError` if the name is taken, also by a field of `/stats.json` itself.
         """
-        self._tables[name] = Table(rows, links)
+        self._tables.add(name, Table(rows, links))
 
     def add_route(self, path: str, route: Route) -> None:
         """Serve an HTTP path on the public port. Raises `ValueError` if it is taken."""

@@ -43,7 +43,7 @@ class ExtensionHost:
         self._runners: list[_Runner] = []
         self._extensions: dict[str, Extension] = {}
         self._admissions: Admissions
-        self.tables: Tables = {}
+        self.tables = Tables()
         """What extensions show on the page and in the statistics."""
 
     def load(

@@ -23,7 +23,7 @@ from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
 from tracker.net.http import Request, Response, Route, plain
 from tracker.web.linkmap import HEIGHT, WIDTH, name_of, picture, short
-from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables, read
+from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
 
 HTML: Final = "text/html; charset=utf-8"
 
@@ -133,8 +133,8 @@ class Pages:
         return self._parts
 
     def _shown(self) -> dict[str, Any]:
-        tables = read(self._tables)
-        drawn = [name for name, table in self._tables.items() if table.links]
+        tables = self._tables.read()
+        drawn = self._tables.names_of_links()
         return {
             "accepting": self._endpoint.accepting,
             "seeders": self._hub.seeders,
@@ -156,7 +156,7 @@ class Pages:
 
     async def _stats_json(self, _request: Request) -> Response:
         statistics = (await self._statistics.get()).as_json()
-        body = json.dumps({**statistics, **read(self._tables)}, default=str).encode()
+        body = json.dumps({**statistics, **self._tables.read()}, default=str).encode()
         # Pages of other sites read these figures, as they do other trackers'.
         return Response(body, "application/json", headers={"access-control-allow-origin": "*"})
 
