@@ -211,8 +211,8 @@ async def test_it_follows_peers_and_links(open_url: Open, tmp_path: Path) -> Non
                 await expect(page.locator(".node .name")).to_have_text(name)
         await expect(page.get_by_text("0 seeding, 0 leeching")).to_be_visible()
         fresh = await open_url(address(here))
-        picture = "document.querySelector('#picture').outerHTML.replace(/ class=\"[^\"]*\"/g, '')"
-        assert await page.evaluate(picture) == await fresh.evaluate(picture)
+        link_map = "document.querySelector('#linkmap').outerHTML.replace(/ class=\"[^\"]*\"/g, '')"
+        assert await page.evaluate(link_map) == await fresh.evaluate(link_map)
         # Before the tracker stops, or it would complain.
         await page.close()
 
