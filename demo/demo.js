@@ -40,7 +40,7 @@ class Run {
     for (const card of cards) {
       card.show('')
       card.progress(0)
-      card.say('waiting for the seeder')
+      card.say('waits for the seeder')
     }
     document.getElementById('infohash').textContent = '-'
     this.seed()
@@ -52,11 +52,11 @@ class Run {
     const words = WORDS.split(' ')
     const text = Array.from(crypto.getRandomValues(new Uint16Array(60)), drawn => words[drawn % words.length]).join(' ')
     card.show(text)
-    card.say('connecting to its tracker')
+    card.say('connects to its tracker')
     client.seed(new File([text], 'text.txt'), { announce: [card.url] }, torrent => {
       document.getElementById('infohash').textContent = this.infoHash = torrent.infoHash
       torrent.once('trackerAnnounce', () => {
-        card.say('seeding')
+        card.say('seeds')
         card.progress(1)
         for (const number of [1, 2]) this.download(number)
       })
@@ -66,10 +66,10 @@ class Run {
   download (number) {
     const card = this.cards[number]
     const started = performance.now()
-    card.say('looking for peers')
+    card.say('looks for peers')
     const magnet = `magnet:?xt=urn:btih:${this.infoHash}&tr=${encodeURIComponent(card.url)}`
     const torrent = this.clients[number].add(magnet)
-    torrent.once('wire', () => card.say('connected to a peer'))
+    torrent.once('wire', () => card.say('is connected to a peer'))
     torrent.on('download', () => card.progress(torrent.progress))
     torrent.once('done', async () => {
       card.show(await (await torrent.files[0].blob()).text())

@@ -1,4 +1,4 @@
-"""The page over HTTP: what comes with it, what it loads, and that extensions' tables cannot harm it."""
+"""The page over HTTP: its headers, the resources that it loads, and that tables of extensions cannot harm it."""
 
 import asyncio
 import base64
@@ -56,7 +56,7 @@ async def get(server: Server, path: str, *headers: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/", "/live"])
-async def test_only_what_the_page_brings_may_run(tracker: TrackerProcess, path: str) -> None:
+async def test_only_scripts_and_styles_of_the_page_may_run(tracker: TrackerProcess, path: str) -> None:
     head, _, body = (await exchange(tracker, request(b"GET", path.encode()))).decode().partition("\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.lower().split("\r\n")[1:])
     policy = next(line for line in head.split("\r\n") if line.lower().startswith("content-security-policy"))
@@ -85,7 +85,7 @@ async def test_it_is_one_small_file_with_relative_links(tracker: TrackerProcess)
     assert [address for address in addresses if address.startswith("/")] == []
 
 
-async def test_it_is_compressed_for_who_can_read_that(tracker: TrackerProcess) -> None:
+async def test_it_is_compressed_for_clients_that_accept_gzip(tracker: TrackerProcess) -> None:
     answer = await exchange(tracker, request(b"GET", b"/", b"Accept-Encoding: br, gzip"))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-encoding: gzip" in head
@@ -105,7 +105,7 @@ async def test_it_shows_the_peers(tracker: TrackerProcess) -> None:
         assert "1 seeding, 1 leeching" in (await tracker.get("/live"))[1]
 
 
-async def test_hosts_are_not_believed_blindly(tracker: TrackerProcess) -> None:
+async def test_invalid_host_headers_are_ignored(tracker: TrackerProcess) -> None:
     for host in (b'"><img src=x>', b"a&b", b"t'", b"http://t", b"t:999999"):
         page = await exchange(tracker, b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
         assert b"<code>ws://localhost</code>" in page or page.startswith(b"HTTP/1.1 400")

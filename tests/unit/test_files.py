@@ -36,7 +36,7 @@ async def watched() -> AsyncIterator[Watched]:
     task.cancel()
 
 
-async def test_written_replaced_removed_and_made(watched: Watched, tmp_path: Path) -> None:
+async def test_a_file_that_is_written_replaced_removed_and_created(watched: Watched, tmp_path: Path) -> None:
     file, other = tmp_path / "file", tmp_path / "other"
     file.write_text("a")
     watched.watch.set_files(look([str(file), "", str(tmp_path / "nothing")]))
