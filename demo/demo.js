@@ -1,4 +1,4 @@
-// Seeds a text on one tracker and downloads it from two others: those that docker-compose.yml starts.
+// Seeds a text on one tracker, and downloads it from two others. docker-compose.yml starts the three trackers.
 import WebTorrent from './webtorrent.min.js'
 
 const TRACKERS = [8001, 8002, 8003].map(port => `ws://${location.hostname}:${port}`)
@@ -8,7 +8,7 @@ const WORDS = 'a all and at by each find for from is knows meet of on one other 
 
 const latin1 = hex => String.fromCharCode(...hex.match(/../g).map(pair => parseInt(pair, 16)))
 
-// A tracker, and who knows it: what is shown of them.
+// The card on the page for a tracker and the client that uses it.
 class Card {
   constructor (url, title) {
     const root = document.querySelector('template').content.cloneNode(true).querySelector('section')
@@ -29,12 +29,12 @@ class Card {
   }
 }
 
-// One text, and the clients that have it or want it.
+// One text, with the client that seeds it and those that download it.
 class Run {
   constructor (cards) {
     this.cards = cards
     this.infoHash = ''
-    // Host candidates are enough on one machine, and nobody outside is asked for others.
+    // Host candidates suffice on one machine, so no STUN server is needed.
     this.clients = cards.map(() => new WebTorrent({ dht: false, tracker: { rtcConfig: { iceServers: [] } } }))
     this.clients.forEach((client, number) => client.on('error', error => cards[number].say(error.message)))
     for (const card of cards) {
@@ -66,10 +66,10 @@ class Run {
   download (number) {
     const card = this.cards[number]
     const started = performance.now()
-    card.say('looks for others')
+    card.say('looks for peers')
     const magnet = `magnet:?xt=urn:btih:${this.infoHash}&tr=${encodeURIComponent(card.url)}`
     const torrent = this.clients[number].add(magnet)
-    torrent.once('wire', () => card.say('has met another'))
+    torrent.once('wire', () => card.say('is connected to a peer'))
     torrent.on('download', () => card.progress(torrent.progress))
     torrent.once('done', async () => {
       card.show(await (await torrent.files[0].blob()).text())
@@ -85,7 +85,7 @@ class Run {
 
 let run = null
 
-// Asks a tracker for its counts. Who only asks for these is no peer.
+// Scrapes a tracker for its counts. A scrape does not make this client a peer.
 function watch (card) {
   const socket = new WebSocket(card.url)
   const timer = setInterval(() => {

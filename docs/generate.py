@@ -1,4 +1,4 @@
-"""Writes the references in this directory from the code: `make docs`. A test fails when they are out of date."""
+"""Generates `configuration.md` and `metrics.md` from the code (`make docs`). A test fails if they are out of date."""
 
 import asyncio
 from pathlib import Path
@@ -20,31 +20,31 @@ HERE = Path(__file__).parent
 _CONFIGURATION = """\
 # Configuration
 
-`peerservers serve --config FILE` reads a file in [TOML](https://toml.io); `peerservers config` prints one with
-every key, its default and what it is for. Command line over environment over file over default: a key `port` of a
-section `[server]` is `PEERSERVERS_SERVER__PORT` in the environment, one of `[extensions.dht]` is
-`PEERSERVERS_EXTENSIONS__DHT__...`; lists are JSON there. An unknown key, a wrong type or a contradiction is an
-error at start that names the key.
+`peerservers serve --config FILE` reads a file in [TOML](https://toml.io). `peerservers config` prints such a file with
+the default and the description of every key. The command line takes precedence over the environment, the environment
+over the file, and the file over the defaults. In the environment, the key `port` of the section `[server]` is
+`PEERSERVERS_SERVER__PORT`, and a key of `[extensions.dht]` is `PEERSERVERS_EXTENSIONS__DHT__...`; lists are written as
+JSON. An unknown key, a wrong type or a contradiction is an error at start that names the key.
 
-SIGHUP reads everything again. What takes effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for
-connections from then on; not whether there is TLS at all), `server.trusted_proxies` and `server.shutdown_timeout`. Of
-what else has changed, one line in the log names the keys: `restart_needed`. The files that `[access]` and `[tls]` name
-are also read again within seconds when they change. If anything in them is wrong, one line in the log says so and all
-stays as it was.
+SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for new
+connections; turning TLS on or off needs a restart), `server.trusted_proxies` and `server.shutdown_timeout`. If other
+keys have changed, the log names them in one line, `restart_needed`. The files that `[access]` and `[tls]` name are also
+reloaded within seconds when they change. If there is a mistake in the settings or the files, one line in the log says
+so, and the old settings stay in use.
 """
 
 _METRICS = """\
 # Metrics
 
-At `/metrics`, for [Prometheus](https://prometheus.io), on the public port or, with `metrics.port`, on one of their
-own. No label holds an infohash, a peer or an address; links to other trackers are labelled by the first 16 digits
-of the tracker id. Besides these there are the usual `process_*` and `python_*`.
+The tracker serves metrics for [Prometheus](https://prometheus.io) at `/metrics`, on the public port or, with
+`metrics.port`, on a separate one. No label contains an infohash, a peer or an address. Links to other trackers are
+labelled with the first 16 digits of the tracker id. The usual metrics `process_*` and `python_*` are not listed here.
 
 """
 
 
 def configuration() -> str:
-    """`configuration.md`: every section and key."""
+    """Return the text of `configuration.md`: every section and key."""
     sections: dict[str, Any] = {
         name: field.annotation for name, field in Settings.model_fields.items() if name != "extensions"
     }
@@ -74,7 +74,7 @@ def dht() -> str:
 
 
 def metrics() -> str:
-    """`metrics.md`: every metric of the tracker and its own extensions."""
+    """Return the text of `metrics.md`: every metric of the tracker and of the extensions in this repository."""
     return asyncio.run(_metrics())
 
 
@@ -91,12 +91,12 @@ async def _metrics() -> str:
             discover(),
         )
         await server.start()
-        # Most metrics of the DHT are there once it has started.
+        # Most metrics of the DHT appear when it has started.
         while not any(family.name == "peerservers_dht_published" for family in server.registry.collect()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         families = sorted(server.registry.collect(), key=lambda family: family.name)
         await server.stop()
-    lines = ["| name | type | labels | |", "|---|---|---|---|"]
+    lines = ["| name | type | labels | meaning |", "|---|---|---|---|"]
     for family in families:
         if not family.name.startswith("peerservers_"):
             continue
@@ -107,10 +107,10 @@ async def _metrics() -> str:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         lines.append(f"| `{name}` | {family.type} | {', '.join(labels)} | {family.documentation} |")
     lines += [
-        "| `peerservers_certificate_expiry_timestamp_seconds` | gauge |  | With `tls.certificate`: when that is valid"
-        " no more, Unix time |",
+        "| `peerservers_certificate_expiry_timestamp_seconds` | gauge |  | With `tls.certificate`: the expiry of the"
+        " certificate, in Unix time |",
         "",
-        "`reason` is one of these, each of which is there from the start:",
+        "These are the values of `reason`. All of them are present from the start:",
         "",
         *(
             f"* `{name}`: {', '.join(f'`{reason}`' for reason in reasons)}"
@@ -121,13 +121,13 @@ async def _metrics() -> str:
             )
         ),
         "",
-        "Those of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md).",
+        "The reasons of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md).",
     ]
     return _METRICS + "\n".join(lines) + "\n"
 
 
 def _section(name: str, section: type[Section]) -> str:
-    lines = [f"## `[{name}]`", "", section.__doc__ or "", "", "| key | default | |", "|---|---|---|"]
+    lines = [f"## `[{name}]`", "", section.__doc__ or "", "", "| key | default | meaning |", "|---|---|---|"]
     lines += [_key(key, field) for key, field in section.model_fields.items()]
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ COMMANDS: Final = "peerservers.commands"
 
 
 class _Commands(click.Group):
-    """Our commands, and those that installed packages name in the entry-point group `peerservers.commands`."""
+    """The tracker's own commands, and those in the entry-point group `peerservers.commands` of installed packages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *entry_points(group=COMMANDS).names})
@@ -42,7 +42,10 @@ class _Commands(click.Group):
 
 
 def _unloadable(name: str, error: Exception) -> click.Command:
-    """In place of a command that fails as soon as it is imported: the others, and `--help`, must work without it."""
+    """Return a command that reports the error with which importing the real one failed.
+
+    The other commands and `--help` work nevertheless.
+    """
 
     def complain() -> None:
         raise click.ClickException(f"{name}: cannot be loaded: {error!r}") from error
@@ -66,8 +69,10 @@ def cli() -> None:
 @config_option
 @click.option("--host", multiple=True, help="Address to listen on; may be repeated.")
 @click.option("--port", type=int, help="TCP port.")
-@click.option("--public-url", help="How other trackers reach this one (ws:// or wss://).")
-@click.option("--state-dir", type=click.Path(file_okay=False), help="Directory of the identity key and other state.")
+@click.option("--public-url", help="URL at which other trackers reach this one (ws:// or wss://).")
+@click.option(
+    "--state-dir", type=click.Path(file_okay=False), help="Directory of the identity key and other persistent state."
+)
 @click.option("--log-level", help="debug, info, warning or error.")
 @click.option("--log-format", help="text or json.")
 def serve(
@@ -81,7 +86,7 @@ def serve(
 ) -> None:
     """Run the tracker.
 
-    Every setting can also be given as PEERSERVERS_SECTION__KEY in the environment; see `peerservers config`.
+    The environment variable PEERSERVERS_SECTION__KEY sets any setting; `peerservers config` prints them all.
     """
     server = {"host": list(host) or None, "port": port, "public_url": public_url, "state_dir": state_dir}
     overrides = {"server": given(server), "log": given({"level": log_level, "format": log_format})}
@@ -96,12 +101,12 @@ def serve(
 
 @cli.command()
 @click.argument("url")
-@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each answer.")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each response.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def check(url: str, timeout: float, as_json: bool) -> None:
-    """Play two peers against any WebTorrent tracker and report what works.
+    """Test any WebTorrent tracker with two peers, and report the results.
 
-    Exits with 0 if peers can meet there, otherwise with 1.
+    The exit code is 0 if peers can meet at the tracker, otherwise 1.
     """
     report = asyncio.run(run_check(url, timeout))
     click.echo(report.as_json() if as_json else report.as_table())
@@ -110,12 +115,12 @@ def check(url: str, timeout: float, as_json: bool) -> None:
 
 @cli.command()
 def config() -> None:
-    """Print the default configuration, with comments (TOML)."""
+    """Print the default configuration with comments, in TOML."""
     click.echo(default_toml({name: extension.Settings for name, extension in discover().items()}), nl=False)
 
 
 def main() -> None:
-    """Run the command line. What an operator got wrong is one line and exit code 2, never a traceback."""
+    """Run the command line. A mistake of the operator gives one line and exit code 2, never a traceback."""
     _open_standard_streams()
     try:
         cli.main(standalone_mode=False)
@@ -132,7 +137,7 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    # A stream that is closed would be None here, and the first socket would get its number and what is written to it.
+    # Python has None for a closed stream. The first socket would get its file descriptor, and the output to it.
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

@@ -1,6 +1,7 @@
-"""Settings: what they are, where they come from, and how to write them down.
+"""Reads settings from all sources, and writes the default configuration.
 
-Command line over environment (`PEERSERVERS_SERVER__PORT=9000`) over TOML file over default.
+The command line takes precedence over the environment (`PEERSERVERS_SERVER__PORT=9000`), the environment over the TOML
+file, and the file over the defaults.
 """
 
 import json
@@ -34,24 +35,27 @@ config_option = click.option(
     envvar="PEERSERVERS_CONFIG",
     help="Configuration file (TOML).",
 )
-"""The option of every command that reads settings."""
+"""The option `--config`, for every command that reads settings."""
 
 
 class ConfigError(Exception):
-    """Settings that cannot be used. The text is one line that names the key."""
+    """The settings cannot be used. The text is one line that names the key."""
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a command line that were given: those that are not None."""
+    """Return the options that were given on the command line: those that are not None."""
     return {key: value for key, value in options.items() if value is not None}
 
 
 def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
-    """Settings from all sources; `overrides` (the command line) is {section: {key: value}}. Raises `ConfigError`."""
+    """Return the settings from all sources.
+
+    `overrides` are the settings of the command line, as `{section: {key: value}}`. Raises `ConfigError`.
+    """
     table: dict[str, Any] = {}
     if file is not None:
         table = _read_toml(file)
-        # Only here can a type be wrong as written: the environment has nothing but text.
+        # Only the file is checked strictly, because all values of the environment are text.
         validate(Settings, table, strict=True)
 
     class Layers(Settings, BaseSettings):
@@ -83,9 +87,10 @@ def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | 
 
 
 def validate(model: type[T], data: Mapping[str, Any], prefix: str = "", strict: bool = False) -> T:
-    """`data` as a section. Raises `ConfigError` that names the first wrong key, `prefix` in front of it.
+    """Return `data` as a section.
 
-    With `strict`, text is not taken for a number or a switch.
+    With `strict`, text is not converted to a number or a boolean. Raises `ConfigError`, which names the first wrong
+    key, with `prefix` in front of it.
     """
     try:
         return model.model_validate_json(json.dumps(data, default=str), strict=strict)
@@ -94,7 +99,7 @@ def validate(model: type[T], data: Mapping[str, Any], prefix: str = "", strict: 
 
 
 def default_toml(extensions: Mapping[str, type[Section]]) -> str:
-    """The commented default configuration, with the sections of the extensions given by name."""
+    """Return the default configuration with comments, in TOML. `extensions` are the sections of extensions by name."""
     sections = {name: field.annotation for name, field in Settings.model_fields.items() if name != "extensions"}
     sections |= {f"extensions.{name}": section for name, section in extensions.items()}
     lines = ["# Peerservers: every setting with its default."]
@@ -119,7 +124,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 def _config_error(error: ValidationError, prefix: str = "") -> ConfigError:
     first = error.errors(include_url=False)[0]
-    # A union's location names its members too; the key ends where those begin.
+    # The location in a union also names the members of the union, after the key.
     parts = [str(part) for part in first["loc"] if "[" not in str(part) and part not in ("str", "int")]
     key = ".".join([prefix, *parts] if prefix else parts)
     text = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
@@ -127,6 +132,6 @@ def _config_error(error: ValidationError, prefix: str = "") -> ConfigError:
 
 
 def toml_value(value: Any) -> str:
-    """A setting as TOML writes it."""
-    # JSON's strings, numbers, lists and switches are TOML's too.
+    """Return the value of a setting in TOML."""
+    # TOML writes strings, numbers, lists and booleans as JSON does.
     return json.dumps(str(value) if isinstance(value, Path) else value)

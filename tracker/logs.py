@@ -1,4 +1,4 @@
-"""Logs: one line per event on standard error, as text for people or JSON for machines, and never a flood."""
+"""Logs: one line per event on standard error, as text for people or JSON for programs, with a limit per event."""
 
 import asyncio
 import logging
@@ -14,14 +14,15 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 
 BURST: Final = 20
+"""Limit of lines with the same event name in `PERIOD` seconds. The next line counts the others in `suppressed`."""
+
 PERIOD: Final = 10.0
-"""Lines with one event's name in so many seconds; what is over is counted in the next line's `suppressed`."""
 
 TRACE: Final = 6
-"""How many of the innermost places an unexpected exception went through are logged."""
+"""Number of innermost stack frames that are logged of an unexpected exception."""
 
 MAX_TEXT: Final = 500
-"""Characters of one value: some are what others have sent."""
+"""Characters of one value, because some values come from other machines."""
 
 _SDP = re.compile(r"v=0\s*(?:[\r\n]|\\+[rn]).*", re.DOTALL)
 _IPV4 = re.compile(r"\b(\d{1,3}\.\d{1,3})\.\d{1,3}\.\d{1,3}\b")
@@ -38,7 +39,7 @@ class RateLimit:
         self._methods: dict[str, str] = {}
 
     def overdue(self) -> list[tuple[str, str]]:
-        """Events, each with its logger's method, that may be logged again and of which a count waits for a line."""
+        """Return the events with a count of suppressed lines that may be logged again, as (logger method, event)."""
         now = self._clock()
         return [(self._methods[name], name) for name in self._suppressed if now - self._windows[name][0] >= PERIOD]
 
@@ -60,7 +61,7 @@ class RateLimit:
 
 
 class _Unbreakable:
-    """A stream whose failures (a full disk, a closed pipe) are nobody's problem but the log's."""
+    """A stream that ignores its failures (a full disk, a closed pipe), so that only log lines are lost."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -79,7 +80,7 @@ class _Unbreakable:
 
 
 class _Forward(logging.Handler):
-    """Brings what libraries log (asyncio, websockets) into our own log."""
+    """Passes log records of libraries (asyncio, websockets) to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger = structlog.get_logger()
@@ -102,42 +103,45 @@ def _exception_on_one_line(_logger: Any, _method: str, event: MutableMapping[str
 def _bounded_and_printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
         if isinstance(value, str):
-            # What is not printable could end the line, or move a terminal's cursor.
+            # Characters that are not printable could end the line, or move the cursor of a terminal.
             text = value if value.isprintable() else repr(value)[1:-1]
             event[key] = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
     return event
 
 
 def describe(error: BaseException) -> str:
-    """An exception in words fit for the log."""
+    """Return an exception as text without secrets."""
     if isinstance(error, UnicodeError):
-        # It would say all of what it was at.
+        # Its own text contains all of the input.
         return f"{type(error).__name__}({getattr(error, 'reason', '')!r})"
     return without_secrets(repr(error))
 
 
 def without_secrets(text: str) -> str:
-    """A text that is not our own, without SDPs, and with no more than half of each IP address."""
+    """Return a text without session descriptions (SDP), and with at most half of each IP address."""
     return _IPV6.sub("x::x", _IPV4.sub(r"\1.x.x", _SDP.sub("(SDP)", text)))
 
 
 def log_unexpected() -> None:
-    """Bring here, too, what Python writes to standard error when an exception is nobody's to catch."""
+    """Log the exceptions that Python itself would write to standard error.
 
-    def in_nobody(unraisable: Any) -> None:
+    These are exceptions in finalizers, and those that end a thread.
+    """
+
+    def on_unraisable(unraisable: Any) -> None:
         where = getattr(unraisable.object, "__qualname__", type(unraisable.object).__name__)
         structlog.get_logger().error("unraisable_error", where=where, exc_info=unraisable.exc_value)
 
-    def in_thread(failed: threading.ExceptHookArgs) -> None:
+    def on_thread_failed(failed: threading.ExceptHookArgs) -> None:
         name = failed.thread.name if failed.thread else ""
         structlog.get_logger().error("thread_failed", thread=name, exc_info=failed.exc_value)
 
-    sys.unraisablehook = in_nobody
-    threading.excepthook = in_thread
+    sys.unraisablehook = on_unraisable
+    threading.excepthook = on_thread_failed
 
 
 async def report_suppressed() -> None:
-    """Log once more, with the count alone, what was suppressed and has not happened since; until cancelled."""
+    """Log the number of suppressed lines of each event that has not happened since, until cancelled."""
     while True:
         await asyncio.sleep(PERIOD)
         for method, name in _rate_limit.overdue():
@@ -145,11 +149,11 @@ async def report_suppressed() -> None:
 
 
 _rate_limit: Final = RateLimit()
-"""One for the process: configuring anew must not open a new allowance."""
+"""One for the process, so that calling `configure` again does not reset the limits."""
 
 
 def configure(level: str, style: Literal["text", "json"]) -> None:
-    """Log from `level` up. May be called again to change either."""
+    """Log events of at least `level`. May be called again to change the level or the style."""
     stream = _Unbreakable(sys.stderr)
     renderer: Any
     if style == "json":

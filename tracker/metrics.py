@@ -1,4 +1,4 @@
-"""Prometheus metrics. The hot path counts in plain integers; a collector reads them when it is asked."""
+"""Prometheus metrics. The tracker counts in plain integers, which collectors read when metrics are requested."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ from tracker.peers import Traffic
 from tracker.reasons import CloseReason, DropReason, RejectReason
 
 LAG_PERIOD = 0.5
-"""Seconds between two looks at how late the event loop is."""
+"""Seconds between two measurements of the event loop's lag."""
 
 
 class TrackerCollector(Collector):
@@ -43,17 +43,27 @@ class TrackerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         hub, endpoint, counters = self._hub, self._endpoint, self._hub.counters
         build = {"version": __version__, "compiled": str(COMPILED).lower()}
-        yield InfoMetricFamily("peerservers_build", "Version of the tracker, and whether it is compiled", build)
+        yield InfoMetricFamily(
+            "peerservers_build", "Version of the tracker, and whether its hot modules are compiled", build
+        )
         yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
         yield CounterMetricFamily("peerservers_connections_opened", "TCP connections accepted", endpoint.opened)
         yield counter_by("reason", "peerservers_connections_closed", "Connections ended", endpoint.closed, CloseReason)
         yield counter_by(
-            "reason", "peerservers_rejected", "Connections refused with an HTTP status", endpoint.rejected, RejectReason
+            "reason",
+            "peerservers_rejected",
+            "Connections rejected with an HTTP status",
+            endpoint.rejected,
+            RejectReason,
         )
-        yield GaugeMetricFamily("peerservers_max_connections", "Most WebSockets", endpoint.gate.room.connections)
-        yield GaugeMetricFamily("peerservers_addresses", "Addresses with limits", len(endpoint.gate.addresses))
-        yield GaugeMetricFamily("peerservers_swarms", "Swarms with a peer here", len(hub.swarms))
-        peers = GaugeMetricFamily("peerservers_peers", "Peers in swarms, once for each swarm", labels=["role"])
+        yield GaugeMetricFamily(
+            "peerservers_max_connections", "Maximum number of WebSockets", endpoint.gate.room.connections
+        )
+        yield GaugeMetricFamily(
+            "peerservers_addresses", "Client addresses that limits are kept for", len(endpoint.gate.addresses)
+        )
+        yield GaugeMetricFamily("peerservers_swarms", "Swarms with a local peer", len(hub.swarms))
+        peers = GaugeMetricFamily("peerservers_peers", "Local peers, counted once per swarm", labels=["role"])
         peers.add_metric(["seeder"], hub.seeders)
         peers.add_metric(["leecher"], hub.leechers)
         yield peers
@@ -65,18 +75,29 @@ class TrackerCollector(Collector):
             "answer": counters.answers_relayed,
             "failure": counters.failures,
         }
-        yield counter_by("type", "peerservers_responses", "Messages to clients", responses)
+        yield counter_by("type", "peerservers_responses", "Messages sent to clients", responses)
         handed = {"offer": counters.offers_handed_over, "answer": counters.answers_handed_over}
-        yield counter_by("type", "peerservers_handed_over", "Messages given to extensions", handed)
+        yield counter_by("type", "peerservers_handed_over", "Offers and answers handed over to extensions", handed)
         dropped = counters.dropped.copy()
         dropped[DropReason.SLOW_RECEIVER] += endpoint.messages_dropped
-        yield counter_by("reason", "peerservers_dropped", "Messages, or parts of one, not served", dropped, DropReason)
-        yield counter_by("extension", "peerservers_extension_errors", "What extensions raised", self._extension_errors)
+        yield counter_by(
+            "reason",
+            "peerservers_dropped",
+            "Messages, parts of messages and peers that were dropped",
+            dropped,
+            DropReason,
+        )
+        yield counter_by(
+            "extension", "peerservers_extension_errors", "Exceptions of extensions", self._extension_errors
+        )
         yield counter_by(
             "task", "peerservers_background_task_failures", "Background tasks that failed", self._task_failures
         )
-        yield CounterMetricFamily("peerservers_received_bytes", "Payload received", self._traffic.bytes_received)
-        yield CounterMetricFamily("peerservers_sent_bytes", "Payload sent", self._traffic.bytes_sent)
+        traffic = self._traffic
+        yield CounterMetricFamily(
+            "peerservers_received_bytes", "Payload of messages received, in bytes", traffic.bytes_received
+        )
+        yield CounterMetricFamily("peerservers_sent_bytes", "Payload of messages sent, in bytes", traffic.bytes_sent)
         yield self._message_sizes()
 
     def _message_sizes(self) -> HistogramMetricFamily:
@@ -89,7 +110,7 @@ class TrackerCollector(Collector):
         buckets.append(("+Inf", total))
         return HistogramMetricFamily(
             "peerservers_message_size_bytes",
-            "Size of messages received",
+            "Size of received messages",
             buckets=buckets,
             sum_value=self._traffic.bytes_received,
         )
@@ -98,7 +119,10 @@ class TrackerCollector(Collector):
 def counter_by(
     label: str, name: str, text: str, numbers: Mapping[Any, int], values: Iterable[Any] = ()
 ) -> CounterMetricFamily:
-    """A counter by one label. All `values` are there from the start: the growth to the first sample is none."""
+    """Return a counter with one label.
+
+    All `values` of the label are present from the start, because Prometheus sees no growth in a first sample.
+    """
     family = CounterMetricFamily(name, text, labels=[label])
     for value, number in sorted({**dict.fromkeys(values, 0), **numbers}.items()):
         family.add_metric([str(value)], number)
@@ -106,7 +130,7 @@ def counter_by(
 
 
 class OperationCollector(Collector):
-    """What an operator does: reloads, and the certificate that wants to be renewed."""
+    """Collects the reloads of settings and files, and the certificate's expiry."""
 
     def __init__(self, reloads: Mapping[str, int], certificate: Certificate | None) -> None:
         self._reloads = reloads
@@ -114,23 +138,23 @@ class OperationCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield counter_by(
-            "result", "peerservers_reloads", "Settings and files read again", self._reloads, ("done", "failed")
+            "result", "peerservers_reloads", "Reloads of settings and files", self._reloads, ("done", "failed")
         )
         if self._certificate:
             yield GaugeMetricFamily(
                 "peerservers_certificate_expiry_timestamp_seconds",
-                "When the certificate is valid no more, Unix time",
+                "Expiry of the certificate, in Unix time",
                 self._certificate.expires,
             )
 
 
 class LoopLag:
-    """Measures how late the event loop runs a timer: the delay that any message may meet."""
+    """Measures the lag of the event loop: the delay of a timer, which any message may have, too."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._histogram = Histogram(
             "peerservers_event_loop_lag_seconds",
-            "How late the event loop runs its timers",
+            "Delay with which the event loop runs a timer",
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             registry=registry,
         )
@@ -151,7 +175,7 @@ def registry_for(
     extension_errors: Mapping[str, int],
     task_failures: Mapping[str, int],
 ) -> CollectorRegistry:
-    """A registry with the tracker's and the process's metrics."""
+    """Return a registry with the metrics of the tracker, of Python and of the process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(TrackerCollector(hub, endpoint, traffic, extension_errors, task_failures))
     ProcessCollector(registry=registry)

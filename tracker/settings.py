@@ -1,4 +1,4 @@
-"""The sections of the configuration: every key, its type, its default and what it is for."""
+"""The schema of the configuration: the sections with the type, the default and the description of each key."""
 
 import json
 from collections.abc import Iterator
@@ -9,42 +9,41 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tracker.access.addresses import AddressLimits, networks
-from tracker.core.rules import Rules
-
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Section(BaseModel):
-    """A table of settings. Extensions derive their own section from it."""
+    """A table of settings, immutable and without unknown keys. Sections of extensions derive from it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Server(Section):
-    """Where the tracker listens and what it keeps."""
+    """Where the tracker listens, and where it keeps its state."""
 
     host: str | list[str] = Field(
         "0.0.0.0",
         min_length=1,
-        description='Address to listen on, or a list of them; "::" alone listens on IPv6 and IPv4.',
+        description='Address to listen on, or a list of addresses. "::" alone listens on IPv6 and IPv4.',
     )
-    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one and logs it.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free port and logs it.")
     public_url: str = Field(
         "",
-        description='How other trackers reach this one, e.g. "wss://tracker.example.org"; empty: never published.',
+        description='URL at which other trackers reach this one, e.g. "wss://tracker.example.org"; '
+        "without it, this tracker is not published.",
     )
     state_dir: Path = Field(
-        Path("~/.local/state/peerservers"), description="Directory of the identity key and other lasting state."
+        Path("~/.local/state/peerservers"), description="Directory of the identity key and other persistent state."
     )
     shutdown_timeout: float = Field(
-        10.0, ge=0, description="Seconds that clients get to close after SIGTERM before their sockets are cut."
+        10.0, ge=0, description="Seconds after SIGTERM until connections that have not closed are cut."
     )
 
     trusted_proxies: list[str] = Field(
         [],
-        description="Addresses or networks of proxies in front, whose X-Forwarded-For, Forwarded and PROXY protocol "
-        '(version 2) are believed, e.g. ["127.0.0.1", "10.0.0.0/8"]. They must set these headers themselves.',
+        description='Addresses or networks of reverse proxies, e.g. ["127.0.0.1", "10.0.0.0/8"]. The tracker takes a '
+        "client's address from their X-Forwarded-For, Forwarded or PROXY protocol (version 2). The proxies must set "
+        "these headers themselves, and not pass on those of a client.",
     )
 
     @field_validator("trusted_proxies")
@@ -61,76 +60,75 @@ class Server(Section):
 
     @property
     def hosts(self) -> list[str]:
-        """The addresses to listen on."""
+        """Return the addresses to listen on."""
         return [self.host] if isinstance(self.host, str) else self.host
 
 
 class Tls(Section):
-    """TLS on the port (wss://, https://), for a tracker without a proxy in front. Changed files are reloaded."""
+    """TLS on the public port (wss://, https://), for a tracker without a proxy. Changed files are reloaded."""
 
     certificate: str = Field(
-        "", description="File of the certificate and its chain, PEM; empty: the port speaks plain ws:// and http://."
+        "", description="File of the certificate and its chain, in PEM; without it, the port speaks ws:// and http://."
     )
-    key: str = Field("", description="File of the private key, PEM; empty: it is in the certificate's file.")
+    key: str = Field("", description="File of the private key, in PEM; without it, the certificate's file has the key.")
 
 
 class Metrics(Section):
-    """Where Prometheus finds the metrics: on the public port, or on one of their own."""
+    """The port of the metrics for Prometheus, if it is not the public one."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address of the metrics' own port.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address of the separate port.")
     port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="Port of /metrics and the statistics, instead of the public one; 0: they are on the public one.",
+        description="Separate port of /metrics, /stats and /stats.json; 0: they are on the public port.",
     )
 
 
 class Access(Section):
-    """Who may use the tracker. Files are reloaded when they change, and on SIGHUP."""
+    """Which swarms are served, and which clients may connect. Files are reloaded when they change, and on SIGHUP."""
 
     allow_infohashes: str = Field(
-        "", description="File with the only infohashes served: 40 hexadecimal digits a line, # begins a comment."
+        "",
+        description="File of the only infohashes that are served: 40 hexadecimal digits per line, # begins a comment.",
     )
-    deny_infohashes: str = Field("", description="File with infohashes that are not served, in the same form.")
+    deny_infohashes: str = Field("", description="File of infohashes that are not served, in the same format.")
     allow_origins: list[str] = Field(
         [],
         description="The only web sites whose pages may connect; * stands for any text: "
-        '["https://example.org", "https://*.example.org"]. Programs that are no browser send none and may connect.',
+        '["https://example.org", "https://*.example.org"]. Programs other than browsers may connect.',
     )
-    deny_origins: list[str] = Field([], description="Web sites whose pages may not connect, in the same form.")
+    deny_origins: list[str] = Field([], description="Web sites whose pages may not connect, in the same format.")
     admission_timeout: float = Field(
-        5, gt=0, description="Seconds that extensions get to say whether a peer may join a swarm; then it may not."
+        5,
+        gt=0,
+        description="Seconds in which extensions must decide whether a peer may join; without a decision it may not.",
     )
 
 
 class Limits(Section):
-    """What all, and what the clients of one address (in IPv6, of one /64) may use."""
+    """Limits of the tracker as a whole, and of the clients of one address (in IPv6: of one /64 network)."""
 
     max_connections: int = Field(
         0,
         ge=0,
-        description="Most WebSockets; more are answered with 503. 0: as many as the limit of open files has room for.",
+        description="Maximum number of WebSockets; others get the HTTP status 503. 0: as many as open files allow.",
     )
     connections_per_address: int = Field(
-        500, ge=0, description="Most connections of one address, also for pages; 0: no limit."
+        500, ge=0, description="Maximum number of connections of one address, also for pages; 0: no limit."
     )
     announces_per_second: float = Field(
-        50, ge=0, description="Announces and scrapes of one address per second, in the long run; 0: no limit."
+        50, ge=0, description="Announces and scrapes of one address per second, on average; 0: no limit."
     )
     offers_per_second: float = Field(
-        500, ge=0, description="Offers and answers of one address per second, in the long run; 0: no limit."
+        500, ge=0, description="Offers and answers of one address per second, on average; 0: no limit."
     )
-    burst: float = Field(20, ge=1, description="Seconds' worth of the two that an address may use at once.")
+    burst: float = Field(20, ge=1, description="Seconds' worth of these two limits that an address may use at once.")
     exempt: list[str] = Field(
         ["127.0.0.0/8", "::1/128"],
-        description="Addresses and networks without these limits; a proxy that is not in server.trusted_proxies "
-        "would be one client to them.",
+        description="Addresses and networks without limits per address. To these limits, a proxy that is not in "
+        "server.trusted_proxies is a single client.",
     )
-
-    def of_address(self) -> AddressLimits:
-        """Those of one address."""
-        return AddressLimits(**self.model_dump(exclude={"max_connections", "exempt"}), exempt=networks(self.exempt))
 
     @field_validator("exempt")
     @classmethod
@@ -139,59 +137,70 @@ class Limits(Section):
 
 
 class Tracker(Section):
-    """How swarms are run."""
+    """Announces, offers, scrapes and swarms."""
 
-    announce_interval: int = Field(120, ge=5, description="Seconds between a peer's announces.")
+    announce_interval: int = Field(120, ge=5, description="Seconds between two announces of a peer.")
     lonely_interval: int = Field(
-        30, ge=5, description="The same for a peer that is alone, while trackers are federated."
+        30, ge=5, description="The same for a peer that is alone in its swarm, while trackers are federated."
     )
-    max_offers: int = Field(20, ge=1, description="Most offers of one announce that are passed on.")
+    max_offers: int = Field(20, ge=1, description="Maximum number of offers that are relayed from one announce.")
     peer_timeout: float = Field(
-        3600, ge=1200, description="Seconds of silence after which a peer of a live connection leaves its swarm."
+        3600,
+        ge=1200,
+        description="Seconds of silence after which a peer leaves its swarm although its connection is open.",
     )
-    full_scrape: bool = Field(False, description="Answer a scrape without info_hash with every swarm.")
-    max_scrape: int = Field(256, ge=1, description="Most swarms in one scrape; those beyond are left out.")
-    max_swarms_per_connection: int = Field(2000, ge=1, description="Most peers one connection may announce.")
+    full_scrape: bool = Field(False, description="Answer a scrape without info_hash with all swarms.")
+    max_scrape: int = Field(256, ge=1, description="Maximum number of swarms in one scrape; the others are left out.")
+    max_swarms_per_connection: int = Field(
+        2000, ge=1, description="Maximum number of peers that one connection may announce."
+    )
     max_foreign_offers: int = Field(
-        120, ge=1, description="Most offers a minute that one peer is given from other trackers."
+        120, ge=1, description="Maximum number of offers per minute that one peer receives from other trackers."
     )
-
-    def rules(self) -> Rules:
-        """The same, as the hub takes it."""
-        return Rules(**self.model_dump())
 
 
 class Connections(Section):
-    """Limits of one client's connection."""
+    """Limits of a single connection."""
 
     max_message_size: int = Field(
-        262144, ge=1024, le=1 << 30, description="Bytes of the longest message; longer closes with 1009."
+        262144,
+        ge=1024,
+        le=1 << 30,
+        description="Bytes of the longest message; a longer one closes the connection with code 1009.",
     )
     send_buffer: int = Field(
         1048576,
         ge=65536,
         le=1 << 30,
-        description="Bytes that may wait for a slow receiver; what comes on top is dropped.",
+        description="Bytes that are buffered for a slow receiver; messages that do not fit are dropped.",
     )
     handshake_timeout: float = Field(
-        10, gt=0, description="Seconds from connecting, TLS included, until a client has sent its HTTP request."
+        10,
+        gt=0,
+        description="Seconds from the TCP connection to the complete HTTP request, TLS included.",
     )
     ping_interval: float = Field(40, gt=0, description="Seconds of silence after which a client is pinged.")
-    ping_timeout: float = Field(30, gt=0, description="Seconds without answer to the ping before a client is cut.")
-    stuck_timeout: float = Field(60, gt=0, description="Seconds with a full send buffer before a client is cut.")
+    ping_timeout: float = Field(
+        30, gt=0, description="Seconds without an answer to a ping after which a connection is cut."
+    )
+    stuck_timeout: float = Field(
+        60, gt=0, description="Seconds with a full send buffer after which a connection is cut."
+    )
     max_invalid: int = Field(
-        10, ge=1, description="Invalid messages, less the valid ones, before a client is closed with 1008."
+        10,
+        ge=1,
+        description="Invalid messages after which a client is closed with code 1008; a valid one offsets one.",
     )
 
 
 class Log(Section):
-    """What is written to standard error."""
+    """The log, which goes to standard error."""
 
-    level: LogLevel = Field("info", description="debug, info, warning or error; reloaded on SIGHUP.")
-    format: Literal["text", "json"] = Field("text", description="text for people, json for machines.")
+    level: LogLevel = Field("info", description="debug, info, warning or error; takes effect on SIGHUP.")
+    format: Literal["text", "json"] = Field("text", description="text for people, json for programs.")
     addresses: bool = Field(
         False,
-        description="Log the addresses of clients that are refused also above the level debug.",
+        description="Log rejected clients, with their addresses, at the level info instead of debug.",
     )
 
 
@@ -207,13 +216,13 @@ class Settings(Section):
     metrics: Metrics = Metrics()
     log: Log = Log()
     extensions: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="One table for each extension; each says which keys it takes."
+        default_factory=dict, description="One table for each extension, which defines its keys."
     )
 
     @field_validator("extensions")
     @classmethod
     def _lists_from_environment(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        # What an extension's keys are is not known yet, so lists in environment variables have arrived as text.
+        # The keys of extensions are not known yet, so a list in an environment variable is still text here.
         return {
             name: {key: _from_json(item) if isinstance(item, str) else item for key, item in table.items()}
             for name, table in value.items()
@@ -233,11 +242,14 @@ class Settings(Section):
 
 
 _RELOADED: Final = ("access.", "limits.", "log.", "tls.", "server.trusted_proxies", "server.shutdown_timeout")
-"""What begins so is used at once when settings are read again."""
+"""Prefixes of the keys that take effect without a restart."""
 
 
 def needs_restart(running: Settings, fresh: Settings) -> list[str]:
-    """The keys of `fresh` that a tracker which started with `running` cannot take up: `server.port`."""
+    """Return the keys, such as `server.port`, that differ in `fresh` and need a restart.
+
+    `running` are the settings that the tracker was started with.
+    """
     keys = [key for key in _differing(running.model_dump(), fresh.model_dump()) if not key.startswith(_RELOADED)]
     if bool(running.tls.certificate) != bool(fresh.tls.certificate):
         keys.append("tls.certificate")

@@ -1,6 +1,6 @@
-"""The page in Chromium: how it looks on a desk and on a phone, and that it follows what happens.
+"""The page in Chromium: its layout on a desktop and on a phone, its updates, and its safety.
 
-With the environment variable SCREENSHOTS, pictures of it are left in that directory.
+With the environment variable SCREENSHOTS, the tests leave screenshots in that directory.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ DESK = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 SIZES = {"desk": DESK, "phone": PHONE}
 
-# It looks for news every four seconds; tests that wait for these have it look more often.
+# The page updates itself every four seconds; in tests that wait for updates, more often.
 HURRY = """
 const inTime = setTimeout
 globalThis.setTimeout = (call, ms, ...rest) => inTime(call, ms === 4000 ? 400 : ms, ...rest)
@@ -36,7 +36,11 @@ expect.set_options(timeout=PATIENCE * 1000)
 
 @pytest.fixture
 async def open_url(browser: Browser) -> AsyncIterator[Open]:
-    """Opens URLs, each in a profile of its own; at the end no page may have complained, nor asked anybody else."""
+    """Opens URLs, each in a profile of its own.
+
+    At the end, no page may have written to the console, nor requested anything from another server. Take this fixture
+    after that of the tracker: a page that outlives its tracker writes to the console.
+    """
     async with AsyncExitStack() as contexts:
         complaints: list[str] = []
         asked: set[str] = set()
@@ -59,21 +63,21 @@ async def open_url(browser: Browser) -> AsyncIterator[Open]:
 
 
 def address(tracker: TrackerProcess) -> str:
-    """The page's URL."""
+    """Return the URL of the page."""
     return f"http://127.0.0.1:{tracker.port}/"
 
 
 async def keep(page: Page, name: str) -> None:
-    """Leave a screenshot, if they are wanted."""
+    """Leave a screenshot, if SCREENSHOTS is set."""
     directory = os.environ.get("SCREENSHOTS")
     if directory:
-        # What has just come in fades in.
+        # New elements fade in.
         await asyncio.sleep(1)
         await page.screenshot(path=Path(directory) / f"page-{name}.png", full_page=True)
 
 
 async def is_laid_out(page: Page) -> None:
-    """Nothing is cut off at the right, and every text stands out from its background."""
+    """Check that nothing is cut off at the right, and that every text contrasts with its background."""
     width, room = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width <= room
     too_wide = await page.evaluate(
@@ -120,7 +124,7 @@ LOW_CONTRASTS = """
 
 
 async def tile(page: Page, label: str) -> str:
-    """A number on the page."""
+    """Return the number in a tile of the page."""
     text = await page.locator("dl > div", has=page.get_by_text(label, exact=True)).locator("dd").inner_text()
     return text.split()[0]
 
@@ -151,10 +155,12 @@ async def test_how_it_looks(open_url: Open, tmp_path: Path, size: str, scheme: s
         await expect(page.get_by_role("link", name="Metrics")).to_be_visible()
         await is_laid_out(page)
         await keep(page, f"{size}-{scheme}")
+        # Before the trackers stop, or the page would complain.
+        await page.close()
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_tracker_alone(open_url: Open, tracker: TrackerProcess, size: str) -> None:
+async def test_a_tracker_alone(tracker: TrackerProcess, open_url: Open, size: str) -> None:
     page = await open_url(address(tracker), viewport=SIZES[size])
     await expect(page.get_by_text("Linked with no other tracker.")).to_be_visible()
     await expect(page.locator("#links")).to_be_hidden()
@@ -183,7 +189,7 @@ async def test_it_follows_peers_and_links(open_url: Open, tmp_path: Path) -> Non
         here = await trackers.start(in_dht=False)
         page = await open_url(address(here), hurries=True)
         await expect(page.locator(".middle .number")).to_have_text("0")
-        # What stays the same is not made anew, or a selection in it would be lost, and nothing could be seen to move.
+        # Elements that stay are kept, or a selection in them would be lost, and no change could be animated.
         await page.evaluate("document.querySelector('.middle').mark = document.querySelector('#numbers dd').mark = 1")
         async with raw_client(here.url) as client:
             await client.announce(peer_id(1), left=0)
@@ -211,9 +217,9 @@ async def test_it_follows_peers_and_links(open_url: Open, tmp_path: Path) -> Non
                 await expect(page.locator(".node .name")).to_have_text(name)
         await expect(page.get_by_text("0 seeding, 0 leeching")).to_be_visible()
         fresh = await open_url(address(here))
-        picture = "document.querySelector('#picture').outerHTML.replace(/ class=\"[^\"]*\"/g, '')"
-        assert await page.evaluate(picture) == await fresh.evaluate(picture)
-        # Before the tracker stops, or it would complain.
+        link_map = "document.querySelector('#linkmap').outerHTML.replace(/ class=\"[^\"]*\"/g, '')"
+        assert await page.evaluate(link_map) == await fresh.evaluate(link_map)
+        # Before the tracker stops, or the page would complain.
         await page.close()
 
 
@@ -229,7 +235,7 @@ async def test_a_tracker_that_goes_and_comes_back(open_url: Open, start_tracker:
     await expect(page.locator("html.lost")).to_have_count(0)
 
 
-async def test_it_rests_while_nobody_looks(open_url: Open, tracker: TrackerProcess) -> None:
+async def test_a_hidden_page_does_not_update(tracker: TrackerProcess, open_url: Open) -> None:
     page = await open_url(address(tracker), hurries=True)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -244,8 +250,8 @@ async def test_it_rests_while_nobody_looks(open_url: Open, tracker: TrackerProce
 
 
 @pytest.mark.parametrize("is_trusted", [True, False], ids=["clipboard", "without one"])
-async def test_copying(open_url: Open, tracker: TrackerProcess, is_trusted: bool) -> None:
-    """Browsers give a clipboard to encrypted pages only, and to those of one's own machine."""
+async def test_copying(tracker: TrackerProcess, open_url: Open, is_trusted: bool) -> None:
+    """Browsers give a clipboard only to secure contexts: encrypted pages, and those of the same machine."""
     page = await open_url(address(tracker), permissions=["clipboard-read", "clipboard-write"])
     if not is_trusted:
         await page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
@@ -259,7 +265,7 @@ async def test_copying(open_url: Open, tracker: TrackerProcess, is_trusted: bool
     await expect(field.get_by_role("button")).to_have_text("Copy")
 
 
-async def test_copying_that_is_not_allowed_selects(open_url: Open, tracker: TrackerProcess) -> None:
+async def test_a_copy_that_is_not_allowed_selects_the_text(tracker: TrackerProcess, open_url: Open) -> None:
     page = await open_url(address(tracker))
     await page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')) }")
     await page.get_by_role("button", name="Copy").first.click()
@@ -268,7 +274,7 @@ async def test_copying_that_is_not_allowed_selects(open_url: Open, tracker: Trac
 
 
 async def test_below_a_path_of_a_proxy(browser: Browser, tracker: TrackerProcess) -> None:
-    """The tracker sees neither the path nor the scheme that people use."""
+    """The tracker knows neither the path nor the scheme of the URL that people use."""
     async with await browser.new_context() as context:
         page = await context.new_page()
 
@@ -286,7 +292,7 @@ async def test_below_a_path_of_a_proxy(browser: Browser, tracker: TrackerProcess
         assert links == [f"https://example.org/tracker/{name}" for name in ("stats", "stats.json", "metrics")]
 
 
-async def test_nothing_else_may_run_there(open_url: Open, tracker: TrackerProcess) -> None:
+async def test_the_page_runs_no_injected_scripts_or_styles(tracker: TrackerProcess, open_url: Open) -> None:
     page = await open_url(address(tracker), may_complain=True)
     await page.evaluate(
         """document.body.insertAdjacentHTML('beforeend', '<b onclick="globalThis.ran = 1" style="color: red">x</b>')"""
@@ -298,6 +304,6 @@ async def test_nothing_else_may_run_there(open_url: Open, tracker: TrackerProces
         await page.evaluate("fetch('https://example.org')")
 
 
-async def test_still_for_who_wants_no_motion(open_url: Open, tracker: TrackerProcess) -> None:
+async def test_nothing_moves_with_reduced_motion(tracker: TrackerProcess, open_url: Open) -> None:
     page = await open_url(address(tracker), reduced_motion="reduce")
     assert await page.evaluate("document.getAnimations().length") == 0

@@ -1,4 +1,4 @@
-"""Start, reload and stop, as an operator and as a client see it."""
+"""Start, reload and stop, as an operator and a client see them."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def peerservers(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """An operator's mistake: exit code 2 and one line that says what is wrong."""
+    """Check that a mistake of the operator gave exit code 2 and one line that names it."""
     assert done.returncode == 2, done
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr

@@ -1,4 +1,4 @@
-"""What a tracker's log says, and how much, whatever others send."""
+"""The content and the size of a tracker's log, whatever clients and other trackers send."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ SECRETS = ("192.0.2.55", "v=0", "IN IP4")
 
 
 class Careless(Extension):
-    """Its exceptions are nobody's to catch."""
+    """Raises exceptions that no code can catch."""
 
     async def start(self) -> None:
         class Trash:
@@ -32,7 +32,7 @@ class Careless(Extension):
 
 
 async def _send(tracker: TrackerProcess, request: bytes) -> None:
-    """Send something to the port, and read what it answers."""
+    """Send a request, and read until the tracker closes."""
     reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
     writer.write(request)
     writer.write_eof()
@@ -48,7 +48,7 @@ async def test_outsiders_cannot_flood_the_log(start_tracker: StartTracker, tmp_p
     tracker = await start_target(start_tracker, tmp_path)
     started = time.monotonic()
     for number in range(2 * BURST):
-        # Rules broken by a stranger, which is a warning; and by one with an id, that has its say in the end.
+        # Links of a tracker without a proven id that breaks the rules, and of one with an id that says a reason.
         async with link_to(tracker.url, shake=False) as link:
             await link.send(b'{"type":"dance"}')
             await link.ended()
@@ -68,7 +68,7 @@ async def test_outsiders_cannot_flood_the_log(start_tracker: StartTracker, tmp_p
             HANDSHAKE + b"X-Forwarded-For: 192.0.2.55\r\n\r\n" + b"\xff" * 100,
         ):
             await _send(tracker, junk)
-    # The log may be read a moment later than it is written.
+    # The test reads the log a moment after it is written.
     await eventually(lambda: _lines(tracker)["link_ended"] >= BURST)
     lines = _lines(tracker)
     allowance = BURST * (2 + int((time.monotonic() - started) / PERIOD))
@@ -77,7 +77,7 @@ async def test_outsiders_cannot_flood_the_log(start_tracker: StartTracker, tmp_p
     assert not any(secret in str(line) for line in tracker.log for secret in SECRETS)
 
 
-async def test_a_listed_tracker_that_is_not_there_is_told_of(start_tracker: StartTracker, tmp_path: Path) -> None:
+async def test_a_listed_tracker_that_is_unreachable_is_logged(start_tracker: StartTracker, tmp_path: Path) -> None:
     url = f"ws://127.0.0.1:{free_port()}/"
     tracker = await start_target(start_tracker, tmp_path, peers=[url])
     line = await tracker.logged("link_ended")
@@ -85,12 +85,12 @@ async def test_a_listed_tracker_that_is_not_there_is_told_of(start_tracker: Star
     assert "refused" in line["text"]
 
 
-async def test_what_nobody_could_catch_is_logged_as_all_else(tmp_path: Path) -> None:
+async def test_exceptions_that_no_code_can_catch_are_logged_as_json(tmp_path: Path) -> None:
     install(tmp_path, "careless", "tests.integration.test_logs:Careless")
     env = {"PYTHONPATH": str(tmp_path), "PEERSERVERS_EXTENSIONS__CARELESS__ENABLED": "true"}
     tracker = await TrackerProcess.start(env=env)
     for event in ("unraisable_error", "thread_failed", "event_loop_error"):
         assert (await tracker.logged(event))["error"]
     assert await tracker.stop() == 0
-    # All were lines in JSON.
+    # Every line was JSON.
     assert all("level" in line for line in tracker.log)

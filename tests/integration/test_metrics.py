@@ -1,4 +1,4 @@
-"""Counters are there before the first event: from one that appears with it, Prometheus would not see that it grew."""
+"""Counters are present before the first event, because Prometheus sees no growth in the first sample of a counter."""
 
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,7 @@ COUNTERS = {
 }
 
 
-async def test_all_that_can_be_counted_is_0_at_the_start(
-    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_all_counters_are_0_at_the_start(serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path))
     tracker: Running = await serve({"dht": Dht, "federation": Federation}, dht=QUIET_DHT)
     await eventually(lambda: "peerservers_dht_lookups" in _families(tracker))
@@ -48,7 +46,7 @@ async def test_all_that_can_be_counted_is_0_at_the_start(
 
 
 def _families(tracker: Running) -> dict[str, dict[str, float]]:
-    """The values of each counter and histogram with a label, by what that says."""
+    """Return the values of each counter and histogram with a label, by the value of the label."""
     return {
         family.name: {
             next(iter(sample.labels.values())): sample.value

@@ -1,4 +1,4 @@
-"""Metrics on a port of their own: there and not on the public one."""
+"""Metrics on a separate port are not on the public one."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from tests.unit.fakes import peer_id
 
 
 async def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
-    """An HTTP GET on any port."""
+    """Send an HTTP GET to any port; return the status and the body."""
     return await exchange(port, f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode(), host)
 
 
@@ -29,13 +29,13 @@ async def exchange(port: int, request: bytes, host: str = "127.0.0.1") -> tuple[
 
 @pytest.fixture
 async def apart(start_tracker: StartTracker) -> tuple[TrackerProcess, int]:
-    """A tracker whose metrics have their own port, and that."""
+    """Return a tracker whose metrics have a separate port, and this port."""
     port = free_port()
     return await start_tracker(env=environment("metrics", port=port)), port
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/stats", "/stats.json"])
-async def test_statistics_are_only_there(apart: tuple[TrackerProcess, int], path: str) -> None:
+async def test_statistics_are_only_on_the_separate_port(apart: tuple[TrackerProcess, int], path: str) -> None:
     tracker, port = apart
     assert (await get(port, path))[0] == 200
     assert (await tracker.get(path))[0] == 404
@@ -51,7 +51,7 @@ async def test_health_is_on_both_and_the_page_on_the_public_one(apart: tuple[Tra
     assert (await get(port, "/"))[0] == 404
 
 
-async def test_it_tells_of_the_public_port(apart: tuple[TrackerProcess, int]) -> None:
+async def test_its_metrics_are_those_of_the_public_port(apart: tuple[TrackerProcess, int]) -> None:
     tracker, port = apart
     async with raw_client(tracker.url) as client:
         await client.announce(peer_id(1))
@@ -61,7 +61,7 @@ async def test_it_tells_of_the_public_port(apart: tuple[TrackerProcess, int]) ->
         assert b"\npeerservers_connections_opened_total 1.0\n" in body
 
 
-async def test_it_is_no_tracker(apart: tuple[TrackerProcess, int]) -> None:
+async def test_it_serves_no_peers(apart: tuple[TrackerProcess, int]) -> None:
     tracker, port = apart
     assert (await exchange(port, HANDSHAKE + b"\r\n"))[0] == 404
     assert (await exchange(port, HANDSHAKE.replace(b"GET /", b"GET /metrics") + b"\r\n"))[0] == 200
@@ -78,7 +78,7 @@ async def test_clients_of_the_public_port_do_not_lock_out_prometheus(start_track
             assert (await get(port, "/metrics"))[0] == 200
 
 
-async def test_who_is_connected_to_it_does_not_hold_up_the_stop(apart: tuple[TrackerProcess, int]) -> None:
+async def test_an_open_connection_to_it_does_not_delay_the_stop(apart: tuple[TrackerProcess, int]) -> None:
     tracker, port = apart
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     assert await tracker.stop() == 0

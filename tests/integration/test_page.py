@@ -1,5 +1,6 @@
-"""The page over HTTP: what comes with it, what it loads, and that extensions' tables cannot harm it."""
+"""The page over HTTP: its headers, the resources that it loads, and that tables of extensions cannot harm it."""
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -8,15 +9,25 @@ from typing import Any
 
 import pytest
 
-from tests.client import eventually, raw_client
+from tests.client import PATIENCE, eventually, raw_client
 from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.test_http import exchange, request
 from tests.unit.fakes import peer_id
 from tests.unit.web.test_pages import EVIL, Outline, links
+from tracker.config import ConfigError
 from tracker.extension.api import Extension, TrackerHandle
 from tracker.net.http import Request
 from tracker.server import Server
 from tracker.web.pages import Pages
+from tracker.web.stats import Tables
+
+
+class Overwrites(Extension):
+    """Shows a table under the name of a field of the statistics."""
+
+    def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
+        super().__init__(tracker, settings)
+        tracker.add_table("peersAll", list)
 
 
 class Shows(Extension):
@@ -34,17 +45,18 @@ class Shows(Extension):
         raise RuntimeError("as told")
 
 
-async def get(server: Server, path: str, **headers: str) -> tuple[str, dict[str, str]]:
-    """What a route of a tracker in this process answers."""
-    response = await server.endpoint._routes[path](Request(path, "", {"host": "t", **headers}))
-    body = response.body
-    if response.headers.get("content-encoding") == "gzip":
-        body = gzip.decompress(body)
-    return body.decode(), dict(response.headers)
+async def get(server: Server, path: str, *headers: bytes) -> bytes:
+    """Return the body of a GET from a tracker in this process."""
+    reader, writer = await asyncio.open_connection(*server.addresses[0])
+    writer.write(request(b"GET", path.encode(), b"Connection: close", *headers))
+    head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE)).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 200 ")
+    return body
 
 
 @pytest.mark.parametrize("path", ["/", "/live"])
-async def test_only_what_the_page_brings_may_run(tracker: TrackerProcess, path: str) -> None:
+async def test_only_scripts_and_styles_of_the_page_may_run(tracker: TrackerProcess, path: str) -> None:
     head, _, body = (await exchange(tracker, request(b"GET", path.encode()))).decode().partition("\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.lower().split("\r\n")[1:])
     policy = next(line for line in head.split("\r\n") if line.lower().startswith("content-security-policy"))
@@ -73,7 +85,7 @@ async def test_it_is_one_small_file_with_relative_links(tracker: TrackerProcess)
     assert [address for address in addresses if address.startswith("/")] == []
 
 
-async def test_it_is_compressed_for_who_can_read_that(tracker: TrackerProcess) -> None:
+async def test_it_is_compressed_for_clients_that_accept_gzip(tracker: TrackerProcess) -> None:
     answer = await exchange(tracker, request(b"GET", b"/", b"Accept-Encoding: br, gzip"))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-encoding: gzip" in head
@@ -93,7 +105,7 @@ async def test_it_shows_the_peers(tracker: TrackerProcess) -> None:
         assert "1 seeding, 1 leeching" in (await tracker.get("/live"))[1]
 
 
-async def test_hosts_are_not_believed_blindly(tracker: TrackerProcess) -> None:
+async def test_invalid_host_headers_are_ignored(tracker: TrackerProcess) -> None:
     for host in (b'"><img src=x>', b"a&b", b"t'", b"http://t", b"t:999999"):
         page = await exchange(tracker, b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
         assert b"<code>ws://localhost</code>" in page or page.startswith(b"HTTP/1.1 400")
@@ -109,29 +121,34 @@ async def test_the_public_url_is_escaped(start_tracker: StartTracker) -> None:
 
 async def test_tables_of_extensions(serve: Any) -> None:
     running = await serve({"shows": Shows})
-    page, _ = await get(running.server, "/")
+    page = (await get(running.server, "/")).decode()
     outline = Outline(page)
     assert {"t0.example.org", "t2.example.org", "Weather", "Linked trackers"} <= set(outline.texts)
     assert "Broken" not in outline.texts
     assert EVIL in outline.texts
     assert page.count("<script") == 1
-    stats = json.loads((await get(running.server, "/stats.json"))[0])
+    stats = json.loads(await get(running.server, "/stats.json"))
     assert [link["url"] for link in stats["neighbours"]] == ["wss://t0.example.org", "", "wss://t2.example.org"]
     assert stats["broken"] == []
     assert stats["weather"][0]["sky"] == EVIL
 
 
+async def test_an_extension_that_would_overwrite_the_statistics_is_not_loaded(serve: Any) -> None:
+    with pytest.raises(ConfigError, match=r"extensions\.overwrites: .*peersAll is taken"):
+        await serve({"overwrites": Overwrites})
+
+
 async def test_a_hundred_links(serve: Any) -> None:
     running = await serve({"shows": Shows})
     running.extension("shows").links = links(100)
-    response = await running.server.endpoint._routes["/live"](Request("/live", "", {"accept-encoding": "gzip"}))
-    assert len(response.body) < 20 * 1024
-    assert gzip.decompress(response.body).count(b"<tr data-key=") == 100
+    body = await get(running.server, "/live", b"Accept-Encoding: gzip")
+    assert len(body) < 20 * 1024
+    assert gzip.decompress(body).count(b"<tr data-key=") == 100
 
 
 async def test_statistics_elsewhere(serve: Any) -> None:
     server = (await serve({})).server
-    pages = Pages(server.hub, server.endpoint, server.registry, "", {}, statistics=False)
+    pages = Pages(server.hub, server.endpoint, server.registry, "", Tables(), statistics=False)
     assert {"/", "/live"} <= pages.page_routes().keys()
     assert pages.page_routes().keys().isdisjoint(pages.statistics_routes())
     body = (await pages.page_routes()["/"](Request("/", "", {}))).body.decode()

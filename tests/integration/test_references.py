@@ -1,4 +1,4 @@
-"""The references in docs/ say what the code says."""
+"""The generated references in docs/ are up to date."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
-    """The script that writes them."""
+    """Import the script that writes them."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec
     assert spec.loader

@@ -1,4 +1,4 @@
-"""Commands of other packages, that may be broken."""
+"""Commands of other packages, which may be broken."""
 
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
@@ -11,7 +11,7 @@ from tracker import cli
 
 @pytest.fixture(autouse=True)
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that cannot be imported."""
+    """Add a command that cannot be imported."""
 
     def points(group: str, name: str = "broken") -> EntryPoints:
         added = EntryPoint("broken", "no_such_module:command", cli.COMMANDS)

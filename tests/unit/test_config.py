@@ -1,4 +1,4 @@
-"""Where settings come from."""
+"""Settings from files, the environment and the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ class Example(Extension):
     class Settings(ExtensionSettings):
         """An example."""
 
-        peers: list[str] = Field([], description="Whom to ask.")
-        limit: int = Field(5, ge=1, description="How many.")
+        peers: list[str] = Field([], description="URLs to ask.")
+        limit: int = Field(5, ge=1, description="Limit of URLs.")
 
 
 def test_lists_and_numbers_of_an_extension_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_mistakes_in_an_extensions_section(tmp_path: Path, table: str, text: str
         sections({"example": Example}, load(file))
 
 
-def test_a_section_that_disables_what_is_not_installed_is_welcome(tmp_path: Path) -> None:
+def test_a_section_may_disable_an_extension_that_is_not_installed(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text("[extensions.dht]\nenabled = false\nlisten = '0.0.0.0:6881'\n")
     assert sections({}, load(file)) == {}
@@ -54,7 +54,7 @@ def test_a_section_that_disables_what_is_not_installed_is_welcome(tmp_path: Path
 def test_the_printed_configuration_has_the_extensions_sections() -> None:
     text = default_toml({"example": Example.Settings})
     assert "[extensions.example]" in text
-    assert "# How many.\nlimit = 5" in text
+    assert "# Limit of URLs.\nlimit = 5" in text
 
 
 def test_hosts() -> None:
@@ -62,7 +62,7 @@ def test_hosts() -> None:
     assert load(None, {"server": {"host": ["::1", "127.0.0.1"]}}).server.hosts == ["::1", "127.0.0.1"]
 
 
-def test_what_of_other_settings_needs_a_restart() -> None:
+def test_keys_that_need_a_restart() -> None:
     running = Settings.model_validate({"server": {"port": 1}, "extensions": {"dht": {"listen": "x", "routers": []}}})
     fresh = Settings.model_validate(
         {
@@ -86,6 +86,6 @@ def test_what_of_other_settings_needs_a_restart() -> None:
     }
     assert set(needs_restart(running, fresh)) == keys
     assert set(needs_restart(fresh, running)) == keys
-    # A renewed certificate in another file does not.
+    # A renewed certificate in another file needs no restart.
     renewed = fresh.model_copy(update={"tls": Tls(certificate="d")})
     assert needs_restart(fresh, renewed) == []

@@ -1,6 +1,7 @@
-"""Files that change are noticed, whatever the way."""
+"""Changes of files are noticed, in whatever way a file changes."""
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -10,10 +11,11 @@ import pytest
 
 from tests.client import PATIENCE, eventually
 from tracker.files import Watch, look
+from tracker.logs import configure
 
 
 class Watched:
-    """A watch that looks all the time, and how often it has seen something."""
+    """A watch that looks all the time, with a count of the changes that it noticed."""
 
     def __init__(self) -> None:
         self.changes = 0
@@ -34,7 +36,7 @@ async def watched() -> AsyncIterator[Watched]:
     task.cancel()
 
 
-async def test_written_replaced_removed_and_made(watched: Watched, tmp_path: Path) -> None:
+async def test_a_file_that_is_written_replaced_removed_and_created(watched: Watched, tmp_path: Path) -> None:
     file, other = tmp_path / "file", tmp_path / "other"
     file.write_text("a")
     watched.watch.set_files(look([str(file), "", str(tmp_path / "nothing")]))
@@ -63,7 +65,7 @@ async def test_a_symbolic_link_to_another_file(watched: Watched, tmp_path: Path)
     await watched.sees(1)
 
 
-async def test_what_is_written_while_it_is_read_is_noticed(watched: Watched, tmp_path: Path) -> None:
+async def test_a_write_while_the_file_is_read_is_noticed(watched: Watched, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("half")
     seen = look([str(file)])
@@ -72,7 +74,7 @@ async def test_what_is_written_while_it_is_read_is_noticed(watched: Watched, tmp
     await watched.sees(1)
 
 
-async def test_a_file_system_that_hangs_holds_up_nobody(
+async def test_a_file_system_that_hangs_does_not_block_the_loop(
     watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, other = tmp_path / "file", tmp_path / "other"
@@ -89,7 +91,7 @@ async def test_a_file_system_that_hangs_holds_up_nobody(
     watched.watch.set_files(look([str(file)]))
     file.touch()
     await eventually(hangs.is_set)
-    # There are others to watch meanwhile: what is seen of the old ones is no news.
+    # Other files are watched by now: the result for the old ones is not a change.
     watched.watch.set_files(look([str(other)]))
     goes_on.set()
     await eventually(looked.is_set)
@@ -100,5 +102,50 @@ async def test_a_file_system_that_hangs_holds_up_nobody(
     await watched.sees(1)
 
 
-def test_names_that_none_can_have() -> None:
-    assert look(["a\0b", "~no-such-user/x", ""]) == {"a\0b": None, "~no-such-user/x": None}
+async def test_the_watch_goes_on_after_looks_that_fail(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line tells of a row of failures."""
+    file = tmp_path / "file"
+    failures = 0
+
+    def failing_look(_names: list[str]) -> dict[str, object]:
+        nonlocal failures
+        failures += 1
+        raise RuntimeError("can't start new thread")
+
+    watched.watch.set_files(look([str(file)]))
+    configure("info", "json")
+    with monkeypatch.context() as broken:
+        broken.setattr("tracker.files.look", failing_look)
+        await eventually(lambda: failures >= 3)
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["event"], line["error"]) == ("files_not_watched", 'RuntimeError("can\'t start new thread")')
+    file.touch()
+    await watched.sees(1)
+
+
+async def test_a_change_whose_handler_fails_is_noticed_again(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    calls = 0
+
+    def fail_once() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("as told")
+
+    watch = Watch(fail_once, 0.001)
+    watch.set_files(look([str(file)]))
+    file.touch()
+    task = asyncio.ensure_future(watch.run())
+    await eventually(lambda: calls == 2)
+    task.cancel()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "~a\0b/c", "~no-such-user/x", "\udcff\ud800"])
+def test_a_file_that_cannot_be_seen_does_not_hide_the_others(name: str, tmp_path: Path) -> None:
+    seen = look([name, "", str(tmp_path)])
+    assert seen[name] is None
+    assert seen[str(tmp_path)] is not None
+    assert len(seen) == 2

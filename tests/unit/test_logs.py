@@ -1,4 +1,4 @@
-"""Logs do not flood."""
+"""The log: limits, secrets, and one line per event."""
 
 import asyncio
 import io
@@ -58,13 +58,13 @@ def test_an_exception_takes_one_line_that_says_where(style: Any, capsys: pytest.
     assert "not at this level" not in written
 
 
-def test_what_libraries_log_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_records_of_libraries_take_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "json")
     logging.getLogger("asyncio").error("oh", exc_info=ValueError("x"))
     assert json.loads(capsys.readouterr().err)["logger"] == "asyncio"
 
 
-async def test_what_was_suppressed_is_told_also_if_it_happens_no_more(
+async def test_suppressed_lines_are_reported_also_if_the_event_does_not_happen_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
@@ -73,7 +73,7 @@ async def test_what_was_suppressed_is_told_also_if_it_happens_no_more(
     monkeypatch.setattr(logs, "PERIOD", 0.01)
     configure("info", "json")
     for _ in range(BURST + 7):
-        structlog.get_logger().warning("flood", who="somebody")
+        structlog.get_logger().warning("flood", by="a client")
     assert limit.overdue() == []
     now += 0.01
     assert limit.overdue() == [("warning", "flood")]
@@ -86,7 +86,7 @@ async def test_what_was_suppressed_is_told_also_if_it_happens_no_more(
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_what_others_send_neither_fills_the_log_nor_moves_a_cursor(
+def test_data_from_outside_neither_fills_the_log_nor_moves_a_cursor(
     style: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure("info", style)
@@ -124,14 +124,14 @@ def test_libraries_tell_no_secrets_either(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_what_nobody_could_catch_is_a_line_too(
+def test_exceptions_that_no_code_can_catch_are_logged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Careless:
         def __del__(self) -> None:
             raise RuntimeError("at its end")
 
-    # To be restored.
+    # monkeypatch restores them at the end.
     monkeypatch.setattr(sys, "unraisablehook", None)
     monkeypatch.setattr(threading, "excepthook", None)
     configure("info", "json")

@@ -1,6 +1,6 @@
-"""What comes with the program says of it what is so: images, docker-compose.yml, the systemd unit, docs/deploy.md.
+"""Images, docker-compose.yml, the systemd unit and docs/deploy.md agree with the program.
 
-Whether it works is in tests/e2e: test_compose.py, test_proxy.py, test_systemd.py.
+tests/e2e runs them: test_compose.py, test_proxy.py, test_systemd.py.
 """
 
 import json
@@ -26,7 +26,7 @@ UNIT = ROOT / "docs" / "systemd" / "peerservers.service"
 SCHEMA = ROOT / "tests" / "data" / "compose-spec.json"
 
 EXPOSURE = 20
-"""Most tenths that `systemd-analyze security` may give the unit; what is not hardened has 96."""
+"""Maximum exposure of the unit according to `systemd-analyze security`, in tenths; without hardening it is 96."""
 
 TRACKERS = ("tracker-a", "tracker-b", "tracker-c")
 IMAGES = {"tracker": Dockerfile(ROOT / "Dockerfile"), "demo": Dockerfile(ROOT / "demo" / "Dockerfile")}
@@ -39,17 +39,17 @@ def compose() -> Compose:
 
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
 class TestImages:
-    def test_what_is_copied_is_there(self, image: Dockerfile) -> None:
+    def test_copied_files_exist(self, image: Dockerfile) -> None:
         assert image.sources
         assert [name for name in image.sources if not (image.context / name).exists()] == []
 
-    def test_nobody_is_root(self, image: Dockerfile) -> None:
+    def test_the_user_is_not_root(self, image: Dockerfile) -> None:
         user, _, group = image.one("USER").partition(":")
         assert int(user) >= 1000
         assert int(group) >= 1000
 
-    def test_no_shell_stands_between(self, image: Dockerfile) -> None:
-        """A shell would not pass the signal on; what is no JSON is given to one."""
+    def test_commands_do_not_run_in_a_shell(self, image: Dockerfile) -> None:
+        """A shell would not forward the signal. Docker runs a command in a shell unless it is written as JSON."""
         assert image.command
         assert image.healthcheck
         assert image.one("STOPSIGNAL") in ("SIGTERM", "SIGINT")
@@ -69,15 +69,15 @@ def test_the_image_is_the_tracker_with_its_defaults() -> None:
     assert image.command == ["peerservers", "serve"]
 
 
-def test_all_that_is_copied_reaches_docker() -> None:
-    """And nothing else: keys, logs and environments are not sent to an engine that may be elsewhere."""
+def test_docker_gets_the_copied_files() -> None:
+    """It gets no other files: keys, logs and environments must not go to a Docker engine on another machine."""
     first, *lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert first == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == set(IMAGES["tracker"].sources)
 
 
 def test_compose_files_schema(compose: Compose) -> None:
-    """And where there is a Docker with Compose, that reads it too; it needs no engine for that."""
+    """If Docker Compose is installed, it also reads the file, for which it needs no engine."""
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft7Validator(schema).validate(compose.document)
     docker = shutil.which("docker")
@@ -85,7 +85,7 @@ def test_compose_files_schema(compose: Compose) -> None:
         subprocess.run([docker, "compose", "--file", Compose.file, "config", "--quiet"], check=True)
 
 
-def test_what_is_mounted_is_there(compose: Compose) -> None:
+def test_mounted_directories_exist(compose: Compose) -> None:
     volumes = [volume.split(":") for service in compose.services.values() for volume in service.get("volumes", [])]
     assert {source for source, *_ in volumes if source[0] != "."} == set(compose.document["volumes"])
     mounted = [volume for volume in volumes if volume[0][0] == "."]
@@ -94,13 +94,13 @@ def test_what_is_mounted_is_there(compose: Compose) -> None:
     assert {source.removeprefix("./grafana/"): target for source, target, _ in mounted} == said
 
 
-def test_only_this_machine_reaches_it(compose: Compose) -> None:
+def test_ports_are_published_on_loopback_only(compose: Compose) -> None:
     published = [port for name in compose.services for port in compose.published(name).values()]
     assert {address for address, _ in published} == {"127.0.0.1"}
     assert len(set(published)) == len(published)
 
 
-def test_the_trackers_differ_in_their_names_only(compose: Compose) -> None:
+def test_the_trackers_differ_only_in_their_names(compose: Compose) -> None:
     for name in TRACKERS:
         service = compose.services[name]
         others = [other for other in TRACKERS if other != name]
@@ -119,25 +119,25 @@ def test_the_trackers_settings_are_settings(compose: Compose, monkeypatch: pytes
     assert settings.extensions["dht"]["private"]
 
 
-def test_prometheus_asks_all_trackers() -> None:
+def test_prometheus_scrapes_all_trackers() -> None:
     configuration = (ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text()
     assert set(re.findall(r"tracker-\w+:\d+", configuration)) == {f"{name}:8000" for name in TRACKERS}
 
 
-def test_the_demo_has_the_client_that_is_tested() -> None:
+def test_the_demo_uses_the_tested_client() -> None:
     locks = [json.loads((ROOT / name / "package-lock.json").read_text()) for name in ("demo", "tests/web")]
     demo, tested = (lock["packages"]["node_modules/webtorrent"] for lock in locks)
     assert demo["integrity"] == tested["integrity"]
 
 
 def test_the_unit(tmp_path: Path) -> None:
-    """Systemd understands all of it, and finds nothing in it that could be closed and is not."""
+    """Systemd accepts the unit, and finds it hardened."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         unavailable("systemd-analyze")
     assert analyze
     unit = tmp_path / UNIT.name
-    # It looks for the program.
+    # systemd looks for the program.
     unit.write_text(UNIT.read_text().replace("/opt/peerservers/bin/peerservers", "/bin/true"))
     verified = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
@@ -148,7 +148,7 @@ def test_the_unit(tmp_path: Path) -> None:
     assert rated.returncode == 0, rated.stdout
 
 
-def test_the_unit_knows_the_program() -> None:
+def test_the_unit_fits_the_program() -> None:
     unit = keys_of_unit(UNIT)
     assert unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert int(unit["TimeoutStopSec"][0]) > Settings().server.shutdown_timeout
@@ -156,8 +156,8 @@ def test_the_unit_knows_the_program() -> None:
     assert "@privileged" in unit["SystemCallFilter"][1]
 
 
-def test_the_page_for_operators() -> None:
-    """Its links lead somewhere, its settings are settings, and its files are all mentioned."""
+def test_the_guide_for_operators() -> None:
+    """The targets of its links exist, its examples are valid settings, and it links all files."""
     text = DEPLOY.read_text()
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert [link for link in links if not (DEPLOY.parent / link).exists()] == []
@@ -170,14 +170,15 @@ def test_the_page_for_operators() -> None:
         sections(discover(settings), settings)
 
 
-def test_the_page_for_operators_names_what_is_there() -> None:
-    """The metrics that it has operators look at are metrics; the events of the log are events."""
+def test_the_guide_for_operators_names_existing_metrics_and_events() -> None:
+    """The metrics and the log events that it names exist."""
     text = DEPLOY.read_text()
     known = (ROOT / "docs" / "metrics.md").read_text()
     metrics = set(re.findall(r"`(peerservers_\w+)", text))
     assert metrics
     assert [name for name in metrics if f"`{name}`" not in known] == []
     sources = "".join(file.read_text() for part in ("tracker", "extensions") for file in (ROOT / part).rglob("*.py"))
-    events = re.findall(r"^\| log `(\w+)`", text, re.MULTILINE)
-    assert events
+    rows = re.findall(r"^\| log (.*?) \|", text, re.MULTILINE)
+    events = [name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" with ")[0])]
+    assert len(events) > len(rows)
     assert [name for name in events if f'"{name}"' not in sources] == []

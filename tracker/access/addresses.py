@@ -8,6 +8,7 @@ from typing import Final
 
 from tracker.access.ratelimit import TokenBucket
 from tracker.reasons import DropReason
+from tracker.settings import Limits
 
 MAX_REMEMBERED: Final = 100_000
 """Addresses that have gone, and whose use is remembered until it is forgiven."""
@@ -28,6 +29,12 @@ class AddressLimits:
     offers_per_second: float = 0.0
     burst: float = 1.0
     exempt: Networks = ()
+
+    @classmethod
+    def from_settings(cls, settings: Limits) -> "AddressLimits":
+        """Return the limits of one address out of the section `[limits]`."""
+        limits = settings.model_dump(exclude={"max_connections", "exempt"})
+        return cls(**limits, exempt=networks(settings.exempt))
 
     @property
     def memory(self) -> float:

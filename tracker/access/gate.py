@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from tracker.access.addresses import Addresses, Quota, TooManyConnections, contains, networks
+from tracker.access.addresses import Addresses, AddressLimits, Quota, TooManyConnections, contains, networks
 from tracker.access.forwarded import client_address, numeric
 from tracker.access.lists import AccessLists
 from tracker.reasons import RejectReason
@@ -65,13 +65,13 @@ class ConnectionGate:
     def __init__(self, settings: Settings, access: AccessLists, room: "SocketBudget") -> None:
         self.access = access
         self.room = room
-        self.addresses = Addresses(settings.limits.of_address())
+        self.addresses = Addresses(AddressLimits.from_settings(settings.limits))
         self._proxies = networks(settings.server.trusted_proxies)
 
     def change(self, settings: Settings, access: AccessLists, room: "SocketBudget") -> None:
         """Other rules from now on; whom they would not let in may stay."""
         self.access, self.room = access, room
-        self.addresses.change(settings.limits.of_address())
+        self.addresses.change(AddressLimits.from_settings(settings.limits))
         self._proxies = networks(settings.server.trusted_proxies)
 
     def arrive(self, peer: str, now: float) -> ConnectionInfo:

@@ -110,7 +110,7 @@ class TrackerHandle:
         self._remote = remote
         self._endpoint = endpoint
         self._extensions = extensions
-        self._tables = {} if tables is None else tables
+        self._tables = Tables() if tables is None else tables
         self._members: dict[Swarm, set[RemoteMember]] = {}
         self._tasks = BackgroundTasks(task_failures)
 
@@ -207,8 +207,11 @@ class TrackerHandle:
 
         The page draws a table of `links` to other trackers as a picture. Its columns are `tracker` (an id), `url`,
         `direction` ("dialed" or "accepted") and `shared_swarms`; the page shows further columns beside these.
+
+        Raises:
+            ValueError: if the name is taken, also by a field of `/stats.json` itself.
         """
-        self._tables[name] = Table(rows, links)
+        self._tables.add(name, Table(rows, links))
 
     def add_route(self, path: str, route: Route) -> None:
         """Serve an HTTP path on the public port.

@@ -37,7 +37,7 @@ class ExtensionHost:
         """Exceptions that each extension raised."""
         self.task_failures: Counter[str] = Counter()
         """Background tasks that failed, by name."""
-        self.tables: Tables = {}
+        self.tables = Tables()
         """The tables of the extensions on the page and in the statistics."""
         self._settings = settings
         self._classes = classes

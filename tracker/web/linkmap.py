@@ -1,7 +1,7 @@
-"""The page's picture: this tracker in the middle, the trackers that it is linked with around it.
+"""The layout of the page's link map: this tracker in the middle, the linked trackers around it.
 
-Only where everything stands; how it looks is the template's. Lengths are the picture's own units, of which a phone
-shows about as many as it has pixels, and the middle is at (0, 0).
+This module computes positions and texts; the template and the style sheet define the look. The middle is at (0, 0). A
+unit of length is about one pixel on a phone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,63 +14,73 @@ WIDTH: Final = 400
 HEIGHT: Final = 368
 
 MIDDLE: Final = 38.0
-"""Radius of this tracker."""
+"""Radius of the circle for this tracker."""
 
 MAX_LABELLED: Final = 12
 LABELLED_OF_MANY: Final = 8
-"""With more than `MAX_LABELLED` links only the busiest have names; the others are dots round the middle."""
+"""With more than `MAX_LABELLED` links, only the busiest ones are labelled; the others are dots around the middle."""
 
 MAX_DOTS: Final = 92
+"""Maximum number of dots."""
+
 MAX_NAME: Final = 20
-"""Characters of a name: two of them fit side by side."""
+"""Maximum length of a name, so that two names fit side by side."""
 
 _RING: Final = 5
-"""So many links stand on an ellipse; more stand in two columns, where names do not touch."""
+"""Up to this number of links are placed on an ellipse; more are placed in two columns, so that names do not touch."""
 
 _DOTS: Final = 94.0
-"""Radius of what the dots fill."""
+"""Radius of the area for the dots."""
 
 _DOT_RINGS: Final = ((66.0,), (57.0, 78.0), (50.0, 67.0, 84.0))
+"""Radii of the rings of dots, for few, more and many dots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A linked tracker."""
+    """A linked tracker on the map."""
 
     key: str
+    """Identifies the node over updates of the page."""
     name: str
-    """Its URL's host, or the start of its id."""
+    """The host of its URL, or the start of its id, cut to `MAX_NAME`."""
     about: str
+    """A description as text, for tooltips and screen readers."""
     direction: str
+    """`dialed`, `accepted` or `other`."""
     number: str
+    """The number of shared swarms, in short form."""
     traffic: int
-    """Grows whenever something passes over the link."""
+    """The number of offers and answers over the link; a change shows that it is busy."""
     x: float
     y: float
     radius: float
     label_y: float
     line: str
+    """The line from the middle, as an SVG path; empty for a dot."""
     arrow: str
+    """The place of the arrow on the line, as an SVG transform; empty without a direction, and for a dot."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """All of it."""
+class LinkMap:
+    """The whole map."""
 
     nodes: Sequence[Node]
     dots: Sequence[Node]
     left_out: int
-    """Links for which there is no room."""
+    """The number of links that do not fit on the map."""
     about: str
+    """A description as text, for screen readers."""
 
 
-def picture(links: Sequence[Mapping[str, Any]]) -> Picture:
-    """Draw links, in the columns that `TrackerHandle.add_table` names."""
+def link_map(links: Sequence[Mapping[str, Any]]) -> LinkMap:
+    """Return the map of these links. Their columns are those that `TrackerHandle.add_table` names."""
     busiest = sorted(links, key=lambda link: -_number(link, "shared_swarms"))
     labelled = len(links) if len(links) <= MAX_LABELLED else LABELLED_OF_MANY
     most = max((_number(link, "shared_swarms") for link in links), default=0) or 1
 
-    # In an order that does not change with the numbers: nobody can follow nodes that keep changing places.
+    # The order does not depend on the numbers, so that nodes keep their places while people look.
     def in_order(some: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         return sorted(some, key=lambda link: (name_of(link), str(link.get("tracker", ""))))
 
@@ -87,11 +97,11 @@ def picture(links: Sequence[Mapping[str, Any]]) -> Picture:
     about = "; ".join(node.about for node in nodes)
     if len(links) > len(nodes):
         about += f"; and {len(links) - len(nodes)} more"
-    return Picture(nodes, dots, left_out, f"{about}." if about else "This tracker is linked with no other.")
+    return LinkMap(nodes, dots, left_out, f"{about}." if about else "This tracker is linked with no other.")
 
 
 def name_of(link: Mapping[str, Any]) -> str:
-    """What people call a linked tracker: its URL's host and port, otherwise the start of its id."""
+    """Return the name of a linked tracker for people: its URL's host and port, or else the start of its id."""
     try:
         host = urlsplit(str(link.get("url") or "")).netloc.rpartition("@")[2]
     except ValueError:
@@ -102,7 +112,11 @@ def name_of(link: Mapping[str, Any]) -> str:
 def _node(
     link: Mapping[str, Any], place: tuple[float, float], most: int, radii: tuple[float, float], around: float = 0.0
 ) -> Node:
-    """A node at a place; with a name and an arrow outside the radius `around`, or a dot."""
+    """Return a node at a place.
+
+    With `around` it has a line and an arrow, which is outside the circle of this radius; without, it is a dot. `radii`
+    are those of a node without shared swarms, and of one with `most` of them.
+    """
     x, y = place
     shared = _number(link, "shared_swarms")
     least, greatest = radii
@@ -115,10 +129,10 @@ def _node(
         radius = max(radius, 5.0 + 3 * len(number))
         distance = hypot(x, y)
         start, end = (MIDDLE + 4) / distance, 1 - (radius + 4) / distance
-        # On a circle, which no name touches.
+        # All arrows are at one distance from the middle, where no name is.
         at = (around + 24) / distance
         line = f"M{x * start:.1f} {y * start:.1f}L{x * end:.1f} {y * end:.1f}"
-        # It points to who was dialed.
+        # The arrow points to the tracker that was dialed.
         turn = {"dialed": 0.0, "accepted": 180.0}.get(direction)
         if turn is not None:
             angle = (degrees(atan2(y, x)) + turn) % 360
@@ -133,7 +147,7 @@ def _node(
         x=round(x, 1),
         y=round(y, 1),
         radius=round(radius, 1),
-        # Away from the middle, where the line is.
+        # On the side away from the middle, because the line is on the other.
         label_y=round(-radius - 7 if y < 0 else radius + 15, 1),
         line=line,
         arrow=arrow,
@@ -174,7 +188,7 @@ def _dot_places(number: int) -> Iterator[tuple[float, float]]:
 
 
 def short(number: int) -> str:
-    """A number in at most four characters or so."""
+    """Return a number in about four characters, such as `1.2k`."""
     for limit, unit in ((1_000_000, "M"), (1_000, "k")):
         if number >= limit:
             return f"{number / limit:.0f}{unit}" if number >= 10 * limit else f"{number / limit:.1f}{unit}"

@@ -1,4 +1,4 @@
-"""The tracker's own HTTP routes."""
+"""The tracker's own HTTP routes: the page, the statistics, the metrics and the health checks."""
 
 import base64
 import gzip
@@ -22,19 +22,20 @@ from tracker import __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
 from tracker.net.http import Request, Response, Route, plain
-from tracker.web.linkmap import HEIGHT, WIDTH, name_of, picture, short
-from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables, read
+from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
+from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
 
 HTML: Final = "text/html; charset=utf-8"
 
 MAX_AGE: Final = 1.0
-"""Seconds for which what the page shows is given to everybody who asks."""
+"""Seconds for which the parts of the page are reused."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 _LINK_COLUMNS: Final = ("tracker", "url", "direction")
 
-_PARTS: Final = ("status", "numbers", "picture", "links", "tables", "about")
+_PARTS: Final = ("status", "numbers", "linkmap", "links", "tables", "about")
+"""The macros in `parts.html`, which are also the ids of the elements that they make."""
 
 _VIEW_BOX: Final = f"{-WIDTH // 2} {-HEIGHT // 2} {WIDTH} {HEIGHT}"
 
@@ -64,7 +65,7 @@ _HEADERS: Final = {
         )
     ),
     "referrer-policy": "no-referrer",
-    # Figures of now, and a URL that depends on the request's headers.
+    # The page has current figures, and a URL that depends on the headers of the request.
     "cache-control": "no-store",
 }
 
@@ -72,7 +73,8 @@ _HEADERS: Final = {
 class Pages:
     """`/` with its `/live`, `/stats`, `/stats.json`, `/metrics`, `/health` and `/ready`.
 
-    `tls`: the port speaks it. `statistics`: these and the metrics are to be had beside the page.
+    `tls`: the public port speaks TLS. `statistics`: the statistics and the metrics are on the same port as the page,
+    which then links to them.
     """
 
     def __init__(
@@ -99,20 +101,20 @@ class Pages:
         self._parts_made = -inf
 
     def page_routes(self) -> dict[str, Route]:
-        """Those for people, which are always on the public port."""
+        """Return the routes of the page, which are always on the public port."""
         return {"/": self._index, "/live": self._live}
 
     def health_routes(self) -> dict[str, Route]:
-        """Those for load balancers, which are on every port."""
+        """Return the routes for load balancers, which are on every port."""
         return {"/health": self._health, "/ready": self._ready}
 
     def statistics_routes(self) -> dict[str, Route]:
-        """Those that may be on a port of their own."""
+        """Return the routes of the statistics and the metrics, which may be on a separate port."""
         return {"/stats": self._stats, "/stats.json": self._stats_json, "/metrics": self._metrics}
 
     async def _index(self, request: Request) -> Response:
         page = _templates.get_template("index.html").render(
-            url=self._public_url or _url_asked_for(request.headers, self._tls),
+            url=self._public_url or url_from(request.headers, self._tls),
             is_guess=not self._public_url,
             parts=self._current_parts(),
             statistics=self._has_statistics,
@@ -122,7 +124,7 @@ class Pages:
         return _compressed(request, page)
 
     async def _live(self, request: Request) -> Response:
-        """The parts of the page that change, for its script."""
+        """Return the changing parts of the page, for its script."""
         return _compressed(request, "".join(self._current_parts().values()))
 
     def _current_parts(self) -> dict[str, Markup]:
@@ -133,8 +135,8 @@ class Pages:
         return self._parts
 
     def _shown(self) -> dict[str, Any]:
-        tables = read(self._tables)
-        drawn = [name for name, table in self._tables.items() if table.links]
+        tables = self._tables.read()
+        drawn = self._tables.names_of_links()
         return {
             "accepting": self._endpoint.accepting,
             "seeders": self._hub.seeders,
@@ -156,8 +158,8 @@ class Pages:
 
     async def _stats_json(self, _request: Request) -> Response:
         statistics = (await self._statistics.get()).as_json()
-        body = json.dumps({**statistics, **read(self._tables)}, default=str).encode()
-        # Pages of other sites read these figures, as they do other trackers'.
+        body = json.dumps({**statistics, **self._tables.read()}, default=str).encode()
+        # Pages of other sites may read the statistics, as they may with bittorrent-tracker.
         return Response(body, "application/json", headers={"access-control-allow-origin": "*"})
 
     async def _metrics(self, request: Request) -> Response:
@@ -172,13 +174,13 @@ class Pages:
 
 
 def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
-    """The changing parts of the page, each an element with its name as id."""
+    """Return the changing parts of the page by name. Each is one element, with the name as its id."""
     links: Rows = shown["links"]
     now = time.time()
     columns = list(dict.fromkeys(column for link in links for column in link if column not in _LINK_COLUMNS))
     page = {
         **shown,
-        "picture": picture(links),
+        "map": link_map(links),
         "view_box": _VIEW_BOX,
         "swarms_short": short(shown["swarms"]),
         "tables": {
@@ -204,7 +206,7 @@ def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
 
 
 def _compressed(request: Request, page: str) -> Response:
-    # A hundred links are 100 KB otherwise, every few seconds.
+    # A hundred links are 100 KB without compression, every few seconds.
     body = page.encode()
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(gzip.compress(body, 1), HTML, headers={**_HEADERS, "content-encoding": "gzip"})
@@ -220,7 +222,7 @@ def _cell(column: str, value: Any, now: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in the two units that matter."""
+    """Return a length of time as text, in its two largest units."""
     minutes, rest = divmod(max(int(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -231,10 +233,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{rest} s"
 
 
-def _url_asked_for(headers: Mapping[str, str], tls: bool) -> str:
-    """This tracker's WebSocket URL as the one who asks knows it."""
+def url_from(headers: Mapping[str, str], tls: bool) -> str:
+    """Return the WebSocket URL of this tracker that the client used, according to the headers of its request."""
     host = headers.get("host", "")
-    # With more than one proxy in front, the first is the one that people see.
+    # Behind several proxies, the first value is the scheme of the outermost one, which clients use.
     scheme = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
     encrypted = scheme in ("https", "wss") if scheme in ("http", "https", "ws", "wss") else tls
     return f"{'wss' if encrypted else 'ws'}://{host if _HOST.fullmatch(host) else 'localhost'}"

@@ -1,4 +1,4 @@
-"""Statistics in the form of npm's bittorrent-tracker, so that what reads its `/stats.json` reads ours."""
+"""Statistics with the field names of npm's bittorrent-tracker, for programs that read its `/stats.json`."""
 
 import asyncio
 import re
@@ -13,28 +13,26 @@ import structlog
 from tracker.core.hub import Hub
 
 Rows = list[dict[str, Any]]
-"""Texts and numbers by column."""
+"""Rows of a table: in each, texts and numbers by column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What an extension shows to people. The page draws `links` to other trackers as a picture."""
+    """A table that an extension shows. With `links`, its rows are links to other trackers, and the page draws them."""
 
     rows: Callable[[], Rows]
     links: bool = False
 
 
-Tables = dict[str, Table]
-
 MAX_AGE: Final = 5.0
-"""Seconds for which one count is given to everybody who asks: it visits every peer."""
+"""Seconds for which a count is reused, because counting visits every peer."""
 
 MAX_CLIENTS: Final = 200
-"""Client versions that are told apart."""
+"""Limit of distinct client versions; peers of any others are counted as `other`."""
 
 _CHUNK: Final = 2000
 
-# Client codes as in the `bittorrent-peerid` package that bittorrent-tracker uses, for those that speak WebRTC.
+# Codes of clients that speak WebRTC, as in the package `bittorrent-peerid`, which bittorrent-tracker uses.
 _CLIENTS: Final = {
     "WW": "WebTorrent",
     "WD": "WebTorrent Desktop",
@@ -52,7 +50,7 @@ _AZUREUS = re.compile(r"-([A-Za-z]{2})([0-9A-Za-z]{4})-")
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts of distinct peer_ids, whatever number of swarms each is in."""
+    """Counts of distinct peer_ids: a peer_id in several swarms counts once."""
 
     torrents: int = 0
     peers_all: int = 0
@@ -64,7 +62,10 @@ class Statistics:
     clients: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """With bittorrent-tracker's names. Here every swarm is active: empty ones do not exist."""
+        """Return the statistics under bittorrent-tracker's names.
+
+        Every swarm is active, because this tracker frees empty ones.
+        """
         return {
             "torrents": self.torrents,
             "activeTorrents": self.torrents,
@@ -78,20 +79,44 @@ class Statistics:
         }
 
 
-def read(tables: Tables) -> dict[str, Rows]:
-    """The rows of each table; none of one that fails, so that the others are still to be had."""
-    found: dict[str, Rows] = {}
-    for name, table in tables.items():
-        try:
-            found[name] = [{str(column): cell for column, cell in row.items()} for row in table.rows()]
-        except Exception:
-            structlog.get_logger().exception("extension_failed", extension=name, on="table")
-            found[name] = []
-    return found
+_FIELDS: Final = frozenset(Statistics().as_json())
+
+
+class Tables:
+    """The tables that extensions show on the page and in `/stats.json`, by name."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, Table] = {}
+
+    def add(self, name: str, table: Table) -> None:
+        """Add a table.
+
+        Raises:
+            ValueError: another table has this name, or it is the name of one of the statistics' own fields
+                (`Statistics.as_json`), beside which `/stats.json` shows the tables.
+        """
+        if name in self._tables or name in _FIELDS:
+            raise ValueError(f"the table name {name} is taken")
+        self._tables[name] = table
+
+    def names_of_links(self) -> list[str]:
+        """Return the names of the tables that hold links to other trackers."""
+        return [name for name, table in self._tables.items() if table.links]
+
+    def read(self) -> dict[str, Rows]:
+        """Return the rows of each table by its name. A table that fails is logged and has no rows."""
+        found: dict[str, Rows] = {}
+        for name, table in self._tables.items():
+            try:
+                found[name] = [{str(column): cell for column, cell in row.items()} for row in table.rows()]
+            except Exception:
+                structlog.get_logger().exception("extension_failed", extension=name, on="table")
+                found[name] = []
+        return found
 
 
 class StatisticsCache:
-    """Counts at most once in `MAX_AGE`, a little at a time, however many ask."""
+    """Counts at most once in `MAX_AGE`, however many requests there are."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -100,13 +125,13 @@ class StatisticsCache:
         self._counting: asyncio.Task[Statistics] | None = None
 
     async def get(self) -> Statistics:
-        """Statistics not older than `MAX_AGE`."""
+        """Return statistics that are not older than `MAX_AGE`."""
         if monotonic() - self._counted_at < MAX_AGE:
             return self._latest
         if self._counting is None:
             self._counting = asyncio.get_running_loop().create_task(count(self._hub))
             self._counting.add_done_callback(self._counted)
-        # Whoever asked first may hang up; the others still want the answer.
+        # The first request may be cancelled when its client disconnects; other requests wait for the same count.
         return await asyncio.shield(self._counting)
 
     def _counted(self, task: asyncio.Task[Statistics]) -> None:
@@ -117,7 +142,7 @@ class StatisticsCache:
 
 
 async def count(hub: Hub) -> Statistics:
-    """ConnectionInfo every peer, giving way to others every now and then."""
+    """Count the peers of all swarms, and give way to other tasks after every `_CHUNK` peers."""
     seeder, leecher, ipv4, ipv6 = 1, 2, 4, 8
     flags: dict[str, int] = {}
     swarms = list(hub.swarms.values())
@@ -138,7 +163,7 @@ async def count(hub: Hub) -> Statistics:
     kinds_of_client: set[tuple[str, str]] = set()
     for number, peer_id in enumerate(flags, 1):
         name, version = client_of(peer_id)
-        # Peers choose their ids: without a limit, the table could grow as long as the list of peers.
+        # Peers choose their ids: without a limit, this table could get as long as the list of peers.
         if len(kinds_of_client) >= MAX_CLIENTS and (name, version) not in kinds_of_client:
             name, version = "other", "-"
         kinds_of_client.add((name, version))
@@ -159,17 +184,17 @@ async def count(hub: Hub) -> Statistics:
 
 
 def client_of(peer_id: str) -> tuple[str, str]:
-    """The client's name and version that a peer_id tells (BEP 20, Azureus style).
+    """Return the client's name and version that a peer_id encodes (BEP 20, Azureus style).
 
-    Ids in no known form are one client without versions: trystero's and p2pt's are random, and a table of them would
-    be as long as the list of peers.
+    A peer_id in any other form is `unknown`, without a version: those of trystero and p2pt are random, so that a table
+    of them would be as long as the list of peers.
     """
     found = _AZUREUS.match(peer_id)
     if not found:
         return "unknown", "-"
     code, digits = found.groups()
     if code in ("WW", "WD"):
-        # WebTorrent packs two digits of major and of minor version: 0208 is 2.8.
+        # WebTorrent writes two digits each for the major and the minor version: 0208 is 2.8.
         version = f"{int(digits[:2])}.{int(digits[2:])}" if digits.isdigit() else digits
     else:
         version = ".".join(digits.rstrip("0") or "0")

@@ -102,7 +102,7 @@ class Here(Room):
         self.now = time.monotonic()
         self.events: list[tuple[Any, ...]] = []
         endpoint: Any = FakeEndpoint()
-        handle = TrackerHandle("federation", Settings(), self.hub, self.foreign, endpoint, CollectorRegistry(), {}, {})
+        handle = TrackerHandle("federation", Settings(), self.hub, self.foreign, endpoint, CollectorRegistry())
         self.federation = Federation(handle, FederationSettings())
         federation = self.federation
         self.mesh = Mesh(federation.settings, key(OURS), URL, federation._on_event, federation._on_end)

@@ -1,4 +1,4 @@
-"""The page: what it shows, where the picture has its nodes, and that nothing hostile gets through."""
+"""The page: what it shows, where the link map has its nodes, and that hostile texts are escaped."""
 
 import re
 from html import unescape
@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tracker.web.linkmap import HEIGHT, MAX_DOTS, MAX_NAME, MIDDLE, WIDTH, name_of, picture, short
-from tracker.web.pages import _url_asked_for, duration, parts
+from tracker.web.linkmap import HEIGHT, MAX_DOTS, MAX_NAME, MIDDLE, WIDTH, link_map, name_of, short
+from tracker.web.pages import duration, parts, url_from
 
 EVIL = "</svg><script>alert(1)</script>'\"&{{ 7 * 7 }}"
 
 
 def links(number: int, **changes: Any) -> list[dict[str, Any]]:
-    """So many links, of which every second was dialed."""
+    """Return a number of links, every second of which was dialed."""
     return [
         {
             "tracker": f"{n:064x}",
@@ -32,7 +32,7 @@ def links(number: int, **changes: Any) -> list[dict[str, Any]]:
 
 
 def page(**changes: Any) -> str:
-    """The changing parts in one."""
+    """Return the changing parts as one text."""
     shown = {
         "accepting": True,
         "seeders": 1200,
@@ -72,8 +72,8 @@ def test_numbers() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5, 6, 7, 11, 12, 13, 25, 100, 300])
-def test_a_picture_of_any_number_of_links(number: int) -> None:
-    drawn = picture(links(number))
+def test_a_map_of_any_number_of_links(number: int) -> None:
+    drawn = link_map(links(number))
     assert len(drawn.nodes) == (number if number <= 12 else 8)
     assert len(drawn.dots) == min(number - len(drawn.nodes), MAX_DOTS)
     assert len(drawn.nodes) + len(drawn.dots) + drawn.left_out == number
@@ -89,8 +89,8 @@ def test_a_picture_of_any_number_of_links(number: int) -> None:
 
 @pytest.mark.parametrize("number", range(1, 20))
 def test_names_do_not_touch(number: int) -> None:
-    """A character is some seven units wide, and a line of text is less than fifteen high."""
-    drawn = picture(links(number, url="", tracker="f" * 64))
+    """A character is about seven units wide, and a line of text is less than fifteen units high."""
+    drawn = link_map(links(number, url="", tracker="f" * 64))
     boxes = [(node.x, node.y + node.label_y, len(node.name) * 7.2 / 2) for node in drawn.nodes]
     for (x, y, half), (other_x, other_y, other_half) in combinations(boxes, 2):
         assert abs(y - other_y) >= 14 or abs(x - other_x) >= half + other_half
@@ -98,21 +98,21 @@ def test_names_do_not_touch(number: int) -> None:
 
 
 def test_the_busiest_have_names() -> None:
-    drawn = picture(links(100))
+    drawn = link_map(links(100))
     assert {node.number for node in drawn.nodes} == {short(n * n) for n in range(92, 100)}
-    assert picture(links(300)).left_out == 300 - 8 - MAX_DOTS
+    assert link_map(links(300)).left_out == 300 - 8 - MAX_DOTS
 
 
 def test_nodes_keep_their_order_when_numbers_change() -> None:
-    before = picture(links(12))
-    after = picture([{**link, "shared_swarms": 500 - link["shared_swarms"]} for link in links(12)])
+    before = link_map(links(12))
+    after = link_map([{**link, "shared_swarms": 500 - link["shared_swarms"]} for link in links(12)])
     assert [node.key for node in before.nodes] == [node.key for node in after.nodes]
 
 
-def test_an_arrow_points_to_who_was_dialed() -> None:
-    (dialed,) = picture(links(1)).nodes
-    (accepted,) = picture(links(1, direction="accepted")).nodes
-    (neither,) = picture(links(1, direction="sideways")).nodes
+def test_an_arrow_points_to_the_dialed_tracker() -> None:
+    (dialed,) = link_map(links(1)).nodes
+    (accepted,) = link_map(links(1, direction="accepted")).nodes
+    (neither,) = link_map(links(1, direction="sideways")).nodes
     assert (dialed.direction, accepted.direction, neither.direction) == ("dialed", "accepted", "other")
     assert dialed.arrow.endswith("rotate(270.0)")
     assert accepted.arrow.endswith("rotate(90.0)")
@@ -136,7 +136,7 @@ def test_names(link: dict[str, Any], name: str) -> None:
 
 
 def test_a_long_name_is_cut() -> None:
-    (node,) = picture(links(1, url="wss://" + "w" * 200)).nodes
+    (node,) = link_map(links(1, url="wss://" + "w" * 200)).nodes
     assert len(node.name) == MAX_NAME
     assert "w" * 200 in node.about
 
@@ -169,7 +169,7 @@ def test_other_tables() -> None:
     assert "Empty" not in text
 
 
-def test_nothing_to_be_found_where_there_are_no_links() -> None:
+def test_a_tracker_without_links_says_so() -> None:
     assert "Linked with no other tracker yet" in page()
     assert re.search(r"Linked with no other tracker\.", page(federates=False))
 
@@ -192,13 +192,13 @@ def test_nothing_to_be_found_where_there_are_no_links() -> None:
         ({"host": "t", "x-forwarded-proto": "javascript"}, "ws://t"),
     ],
 )
-def test_the_url_that_was_asked_for(headers: dict[str, str], url: str) -> None:
-    assert _url_asked_for(headers, tls=False) == url
+def test_the_url_that_a_client_used(headers: dict[str, str], url: str) -> None:
+    assert url_from(headers, tls=False) == url
 
 
-def test_the_port_may_speak_tls_itself() -> None:
-    assert _url_asked_for({"host": "t"}, tls=True) == "wss://t"
-    assert _url_asked_for({"host": "t", "x-forwarded-proto": "http"}, tls=True) == "ws://t"
+def test_the_url_of_a_port_with_tls() -> None:
+    assert url_from({"host": "t"}, tls=True) == "wss://t"
+    assert url_from({"host": "t", "x-forwarded-proto": "http"}, tls=True) == "ws://t"
 
 
 @pytest.mark.parametrize(

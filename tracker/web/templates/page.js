@@ -5,7 +5,8 @@ const said = document.getElementById('said')
 let timer
 let asking = false
 
-// Make `old` like `fresh` and keep what is the same, so that changes can be seen to move and a selection stays.
+// Make `old` equal to `fresh`. Elements that stay are kept, so that their changes are animated and a selection in them
+// survives.
 function morph (old, fresh) {
   if (old.nodeName !== fresh.nodeName) return old.replaceWith(fresh)
   if (old.nodeType !== Node.ELEMENT_NODE) {
@@ -64,7 +65,7 @@ async function update () {
 async function copy (code) {
   getSelection().selectAllChildren(code)
   try {
-    // Only encrypted pages have a clipboard; all others must do as one did before.
+    // Only secure contexts have navigator.clipboard; others need the deprecated command.
     if (navigator.clipboard) await navigator.clipboard.writeText(code.textContent)
     else if (!document.execCommand('copy')) throw new Error()
     return 'Copied'
@@ -76,7 +77,7 @@ async function copy (code) {
 for (const button of document.querySelectorAll('[data-copy]')) {
   const code = button.previousElementSibling
   if ('guess' in button.parentElement.dataset) {
-    // A proxy may not have told the tracker under which address people reach it.
+    // The tracker may not know the URL that people use, if a proxy does not tell it.
     const url = location.href.replace(/^http/, 'ws').replace(/[?#].*/, '').replace(/\/$/, '')
     code.textContent = button.dataset.copy === 'url' ? url : '&tr=' + encodeURIComponent(url)
   }
