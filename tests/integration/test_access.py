@@ -399,8 +399,8 @@ async def test_no_connection_is_counted_for_ever(start_server: StartServer, behi
     await silent.gone()
     silent.writer.close()
     await eventually(lambda: in_use(server) == 0)
-    await eventually(lambda: not (endpoint.websockets or endpoint._arrivals or endpoint._http or endpoint._visits))
-    assert endpoint.door.addresses._gone.keys() == endpoint.door.addresses._quotas.keys()
+    await eventually(lambda: not (endpoint.websockets or endpoint.pending_connections))
+    endpoint.door.addresses.check_invariants()
 
 
 async def test_none_is_counted_after_draining(start_server: StartServer) -> None:
@@ -439,6 +439,6 @@ async def test_files_are_read_again_without_going_back_to_older_settings(
         None, {"access": {"deny_infohashes": str(deny)}, "limits": {"connections_per_address": 8, "exempt": []}}
     )
     deny.write_text(HEX)
-    await asyncio.gather(server.reload(fresh), server._reload_files())
+    await asyncio.gather(server.reload(fresh), server.reload())
     assert server.settings is fresh
     assert not server.hub.serves(HASH)

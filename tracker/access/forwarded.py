@@ -47,7 +47,7 @@ def client_address(peer: str, trusted: Networks, forwarded_for: Sequence[str], f
     if forwarded_for:
         hops = iter(reversed(",".join(forwarded_for).split(",")))
     else:
-        hops = map(_for, _elements_from_right(",".join(forwarded)))
+        hops = map(_for, elements_from_right(",".join(forwarded)))
     address = peer
     for hop in hops:
         found = numeric(hop)
@@ -89,7 +89,7 @@ def proxy_header(data: bytes) -> tuple[str | None, int] | None:
     return numeric(str(ip_address(data[16 : 16 + size]))), 16 + length
 
 
-def _elements_from_right(text: str) -> Iterator[str]:
+def elements_from_right(text: str) -> Iterator[str]:
     """The elements of a list, the last one first.
 
     Read from its left end, a quotation mark that a client has left open would swallow what the proxy wrote behind it.

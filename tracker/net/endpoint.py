@@ -6,7 +6,6 @@ be timers of each: time limits, pings, silent peers.
 """
 
 import asyncio
-import re
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,10 +20,12 @@ from websockets.frames import CloseCode
 from tracker.access.gate import ConnectionGate, ConnectionInfo, Refused
 from tracker.core.hub import Hub, Outgoing
 from tracker.core.swarm import Peer
-from tracker.net.handshake import Handshake, refusal
+from tracker.net.handshake import Handshake, asks_for_websocket
 from tracker.net.http import HttpConnection, Route
 from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
+from tracker.net.request import InvalidRequest, RequestHead
+from tracker.net.response import refusal
 from tracker.net.tls import Certificate
 from tracker.net.websocket import WebSocket
 from tracker.protocol.errors import RequestError
@@ -34,9 +35,6 @@ from tracker.settings import Connections
 SWEEP_PERIOD: Final = 0.25
 SWEEP_ROUND: Final = 20
 """The sweep runs every so many seconds and gets round all connections in so many runs."""
-
-
-_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r]*websocket", re.IGNORECASE)
 
 Accept = Callable[[ConnectionInfo], WebSocket]
 
@@ -65,7 +63,6 @@ class Endpoint:
         self._arrivals: set[PendingConnection] = set()
         self._http: set[HttpConnection] = set()
         self._has_websockets = has_websockets
-        self._visits: dict[HttpConnection, ConnectionInfo] = {}
         self._sweep_round: Iterator[WebSocket] = iter(())
         self._sweep_timer: asyncio.TimerHandle | None = None
         # Not asked for each time: in Python 3.11 that is a system call (getpid).
@@ -100,6 +97,11 @@ class Endpoint:
     def accepting(self) -> bool:
         """Whether new connections are welcome."""
         return self._acceptor is not None and not self._draining
+
+    @property
+    def pending_connections(self) -> int:
+        """The number of connections that are not WebSockets: without a whole request head yet, or plain HTTP."""
+        return len(self._arrivals) + len(self._http)
 
     async def close(self, patience: float, before_channels: Awaitable[None]) -> None:
         """Stop accepting, close every WebSocket with 1001, and cut what is still there after `patience` seconds.
@@ -164,32 +166,41 @@ class Endpoint:
             self._call_soon(self._flush)
         self._unflushed.append(websocket)
 
-    def arrived(self, arrival: PendingConnection, transport: asyncio.Transport, head: bytes, data: bytes) -> None:
-        """A request's head (with its blank line) is complete; `data` is all that was received."""
-        if self._has_websockets and _UPGRADE.search(head):
-            self._upgrade(arrival, transport, head, data[len(head) :])
-        else:
-            self._arrivals.discard(arrival)
-            connection = HttpConnection(transport, data, self._routes, self._http_closed)
-            self._visits[connection] = arrival.visit
-            self._http.add(connection)
-            transport.set_protocol(connection)
+    def on_head(self, pending: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
+        """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it."""
+        info = pending.info
+        try:
+            request = RequestHead(head)
+            if self._has_websockets and asks_for_websocket(request):
+                self._upgrade(pending, transport, request, rest)
+                return
+        except InvalidRequest as invalid:
+            pending.refuse(CloseReason.HANDSHAKE_INVALID, refusal(invalid.status))
+            return
+        except Refused as refused:
+            self._refused(refused, info.address)
+            pending.refuse(None, refusal(refused.status, refused.headers))
+            return
+        self._arrivals.discard(pending)
+        connection = HttpConnection(transport, info, request, self._routes, self._http_closed)
+        self._http.add(connection)
+        transport.set_protocol(connection)
 
-    def arrival_lost(self, arrival: PendingConnection, reason: CloseReason | None) -> None:
-        """A connection ended before it was what it wants to be."""
-        if arrival in self._arrivals:
-            self._arrivals.discard(arrival)
+    def on_lost(self, pending: PendingConnection, reason: CloseReason | None) -> None:
+        """Count off a connection that ended without a valid request."""
+        if pending in self._arrivals:
+            self._arrivals.discard(pending)
             if reason is not None:
                 self.closed[reason] += 1
-            self.door.leave(arrival.visit.quota, monotonic())
+            self.door.leave(pending.info.quota, monotonic())
 
-    def identified(self, arrival: PendingConnection, address: str | None) -> Refused | None:
-        """A proxy has told whose connection it is; why that is not welcome, if it is not."""
+    def on_identified(self, pending: PendingConnection, address: str | None) -> Refused | None:
+        """Count a connection for the address from a PROXY header, or return the refusal."""
         try:
-            self.door.identify(arrival.visit, address, None, monotonic())
+            self.door.identify(pending.info, address, None, monotonic())
         except Refused as refused:
             self._refused(refused, str(address))
-            self._arrivals.discard(arrival)
+            self._arrivals.discard(pending)
             return refused
         return None
 
@@ -197,17 +208,17 @@ class Endpoint:
         self.opened += 1
         tls = self._certificate.context if self._certificate else None
         try:
-            if len(self._arrivals) + len(self._http) >= self.door.room.others:
+            if self.pending_connections >= self.door.room.others:
                 raise Refused(RejectReason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
-            visit = self.door.arrive(peer, monotonic())
+            info = self.door.arrive(peer, monotonic())
         except Refused as refused:
             self._refused(refused, peer)
-            # Under TLS without a word: to whoever is too many, the handshake for it would be a present.
+            # Under TLS without a response: its handshake costs too much for a client that is over a limit.
             dismiss(accepted, b"" if tls else refusal(refused.status, refused.headers))
             return
-        arrival = PendingConnection(self, accepted, visit, self.settings.handshake_timeout, tls)
-        self._arrivals.add(arrival)
-        arrival.start()
+        pending = PendingConnection(self, accepted, info, self.settings.handshake_timeout, tls)
+        self._arrivals.add(pending)
+        pending.start()
 
     def _refused(self, refused: Refused, address: str) -> None:
         self.rejected[refused.reason] += 1
@@ -217,24 +228,22 @@ class Endpoint:
         else:
             log.debug("rejected", reason=refused.reason.value, address=address)
 
-    def _upgrade(self, arrival: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
-        visit = arrival.visit
-        handshake = Handshake(head, self._subprotocols)
+    def _upgrade(
+        self, pending: PendingConnection, transport: asyncio.Transport, request: RequestHead, rest: bytes
+    ) -> None:
+        """Open a WebSocket, or refuse an invalid handshake. Raises `Refused`."""
+        handshake = Handshake(request, self._subprotocols)
         if handshake.error is not None:
-            arrival.refuse(CloseReason.HANDSHAKE_INVALID, handshake.response())
+            pending.refuse(CloseReason.HANDSHAKE_INVALID, handshake.response())
             return
-        try:
-            if self._draining:
-                raise Refused(RejectReason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
-            self.door.identify(visit, None, handshake.headers, monotonic())
-            self.door.admit(handshake.headers, len(self.websockets))
-        except Refused as refused:
-            self._refused(refused, visit.address)
-            arrival.refuse(None, refusal(refused.status, refused.headers))
-            return
-        self._arrivals.discard(arrival)
+        if self._draining:
+            raise Refused(RejectReason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
+        info = pending.info
+        self.door.identify(info, None, request, monotonic())
+        self.door.admit(request, len(self.websockets))
+        self._arrivals.discard(pending)
         accept = self._subprotocols.get(handshake.subprotocol or "")
-        websocket = accept(visit) if accept else Client(self, visit)
+        websocket = accept(info) if accept else Client(self, info)
         transport.set_protocol(cast(asyncio.Protocol, websocket))
         transport.write(handshake.response())
         websocket.connection_made(transport)
@@ -243,7 +252,7 @@ class Endpoint:
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)
-        self.door.leave(self._visits.pop(connection).quota, monotonic())
+        self.door.leave(connection.info.quota, monotonic())
         self._note_gone()
 
     def _note_gone(self) -> None:

@@ -69,6 +69,11 @@ class FrameReader:
         self._wanted = 0
         self._fragments: _Fragments | None = None
 
+    @property
+    def buffered(self) -> int:
+        """The number of bytes kept of an incomplete frame."""
+        return len(self._partial) if self._partial is not None else 0
+
     def receive(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """The messages and control frames that are complete with `data`, as (opcode, payload).
 
