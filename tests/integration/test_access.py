@@ -19,6 +19,8 @@ from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_
 from tests.unit.fakes import peer_id
 from tracker.access.forwarded import PROXY_V2
 from tracker.config import load
+from tracker.net.http import Request, Response
+from tracker.reasons import RejectReason
 
 A, B = peer_id(1), peer_id(2)
 OTHER = "o" * 20
@@ -231,6 +233,45 @@ async def test_a_trusted_proxy_tells_whose_connection_it_is(
         assert (await refused(tracker.url, **FORWARDED))[0] == 429
         async with raw_client(tracker.url, additional_headers={"X-Forwarded-For": "198.51.100.9"}):
             assert await tracker.metric("peerservers_addresses") == 2
+
+
+@pytest.mark.parametrize("header", [f"X-Forwarded-For: {CLIENT}", f'Forwarded: for="{CLIENT}:4711"'])
+async def test_a_page_through_a_proxy_counts_for_the_address_of_the_client(
+    start_server: StartServer, header: str
+) -> None:
+    server = await start_server(
+        limits={"exempt": [], "connections_per_address": 1}, server={"trusted_proxies": ["127.0.0.1"]}
+    )
+    finish = asyncio.Event()
+
+    async def wait_to_finish(_request: Request) -> Response:
+        await finish.wait()
+        return Response(b"finished")
+
+    server.endpoint.add_route("/slow", wait_to_finish)
+
+    async def get(path: str, *lines: str) -> WireClient:
+        return await connected(server, "\r\n".join((f"GET {path} HTTP/1.1", "Host: t", *lines, "", "")).encode())
+
+    slow = await get("/slow", header)
+    await eventually(lambda: server.endpoint.door.addresses.connections() == {CLIENT: 1})
+    over_limit = await get("/health", header)
+    head = await asyncio.wait_for(over_limit.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+    assert head.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nRetry-After: 60\r\n" in head
+    await over_limit.gone()
+    for client in (await get("/health", "X-Forwarded-For: 192.0.2.8"), await get("/health")):
+        assert await status(client) == 200
+        await client.gone()
+    assert server.endpoint.rejected == {RejectReason.ADDRESS_CONNECTIONS: 1}
+    finish.set()
+    assert await status(slow) == 200
+    await slow.gone()
+    await eventually(lambda: in_use(server) == 0)
+    again = await get("/health", header)
+    assert await status(again) == 200
+    for client in (slow, over_limit, again):
+        client.writer.close()
 
 
 async def test_nobody_elses_header_is_believed(start_tracker: StartTracker) -> None:

@@ -174,6 +174,7 @@ class Endpoint:
             if self._has_websockets and asks_for_websocket(request):
                 self._upgrade(pending, transport, request, rest)
                 return
+            self.door.identify(info, None, request, monotonic())
         except InvalidRequest as invalid:
             pending.refuse(CloseReason.HANDSHAKE_INVALID, refusal(invalid.status))
             return
