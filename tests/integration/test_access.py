@@ -19,6 +19,8 @@ from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_
 from tests.unit.fakes import peer_id
 from tracker.access.forwarded import PROXY_V2
 from tracker.config import load
+from tracker.net.http import Request, Response
+from tracker.reasons import RejectReason
 
 A, B = peer_id(1), peer_id(2)
 OTHER = "o" * 20
@@ -233,6 +235,45 @@ async def test_a_trusted_proxy_tells_whose_connection_it_is(
             assert await tracker.metric("peerservers_addresses") == 2
 
 
+@pytest.mark.parametrize("header", [f"X-Forwarded-For: {CLIENT}", f'Forwarded: for="{CLIENT}:4711"'])
+async def test_a_page_through_a_proxy_counts_for_the_address_of_the_client(
+    start_server: StartServer, header: str
+) -> None:
+    server = await start_server(
+        limits={"exempt": [], "connections_per_address": 1}, server={"trusted_proxies": ["127.0.0.1"]}
+    )
+    finish = asyncio.Event()
+
+    async def wait_to_finish(_request: Request) -> Response:
+        await finish.wait()
+        return Response(b"finished")
+
+    server.endpoint.add_route("/slow", wait_to_finish)
+
+    async def get(path: str, *lines: str) -> WireClient:
+        return await connected(server, "\r\n".join((f"GET {path} HTTP/1.1", "Host: t", *lines, "", "")).encode())
+
+    slow = await get("/slow", header)
+    await eventually(lambda: server.endpoint.gate.addresses.connections() == {CLIENT: 1})
+    over_limit = await get("/health", header)
+    head = await asyncio.wait_for(over_limit.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+    assert head.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nRetry-After: 60\r\n" in head
+    await over_limit.gone()
+    for client in (await get("/health", "X-Forwarded-For: 192.0.2.8"), await get("/health")):
+        assert await status(client) == 200
+        await client.gone()
+    assert server.endpoint.rejected == {RejectReason.ADDRESS_CONNECTIONS: 1}
+    finish.set()
+    assert await status(slow) == 200
+    await slow.gone()
+    await eventually(lambda: in_use(server) == 0)
+    again = await get("/health", header)
+    assert await status(again) == 200
+    for client in (slow, over_limit, again):
+        client.writer.close()
+
+
 async def test_nobody_elses_header_is_believed(start_tracker: StartTracker) -> None:
     env = LIMITED | environment("limits", connections_per_address=2)
     tracker = await start_tracker(env=env | environment("server", trusted_proxies=["192.0.2.1"]))
@@ -399,8 +440,8 @@ async def test_no_connection_is_counted_for_ever(start_server: StartServer, behi
     await silent.gone()
     silent.writer.close()
     await eventually(lambda: in_use(server) == 0)
-    await eventually(lambda: not (endpoint.websockets or endpoint._arrivals or endpoint._http or endpoint._visits))
-    assert endpoint.gate.addresses._gone.keys() == endpoint.gate.addresses._quotas.keys()
+    await eventually(lambda: not (endpoint.websockets or endpoint.pending_connections))
+    endpoint.gate.addresses.check_invariants()
 
 
 async def test_none_is_counted_after_draining(start_server: StartServer) -> None:
@@ -439,7 +480,7 @@ async def test_files_are_read_again_without_going_back_to_older_settings(
         None, {"access": {"deny_infohashes": str(deny)}, "limits": {"connections_per_address": 8, "exempt": []}}
     )
     deny.write_text(HEX)
-    await asyncio.gather(server.reload(fresh), server._reload_files())
+    await asyncio.gather(server.reload(fresh), server.reload())
     assert server.settings is fresh
     async with raw_client(f"ws://127.0.0.1:{server.addresses[0][1]}/") as client:
         assert "failure reason" in await client.announce("a" * 20)

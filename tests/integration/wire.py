@@ -148,8 +148,8 @@ async def connected(server: Server, data: bytes = b"") -> WireClient:
 
 
 def in_use(server: Server) -> int:
-    """Connections that are counted against some address."""
-    return sum(quota.connections for quota in server.endpoint.gate.addresses._quotas.values())
+    """Return the number of connections that count against the limits of an address."""
+    return sum(server.endpoint.gate.addresses.connections().values())
 
 
 class Recorder:

@@ -1,20 +1,20 @@
-"""What the clients of one address may use (sans I/O; times are seconds of any monotonic clock)."""
+"""Limits on the clients of one address (sans I/O; times are seconds on any monotonic clock)."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from tracker.access.ratelimit import TokenBucket
+from tracker.expiring import ExpiringMap
 from tracker.reasons import DropReason
 from tracker.settings import Limits
 
 MAX_REMEMBERED: Final = 100_000
-"""Addresses that have gone, and whose use is remembered until it is forgiven."""
+"""Addresses without a connection whose quotas are kept. Without a limit, each address that connects would stay."""
 
 _IPV6_PREFIX: Final = 64
-"""Bits of an IPv6 address that name a customer: whoever has one address has all of its /64."""
+"""Bits of an IPv6 address that count as one client, because providers assign at least a /64 to each customer."""
 
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -22,7 +22,15 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressLimits:
-    """What an address may use; 0 is no limit. `burst` is how many seconds' worth it may use at once."""
+    """The limits of one address; 0 means no limit.
+
+    Attributes:
+        connections_per_address: Open connections, also for pages.
+        announces_per_second: Announces and scrapes.
+        offers_per_second: Offers and answers.
+        burst: Seconds' worth of both rates that may be used at once.
+        exempt: Networks without limits.
+    """
 
     connections_per_address: int = 0
     announces_per_second: float = 0.0
@@ -38,111 +46,122 @@ class AddressLimits:
 
     @property
     def memory(self) -> float:
-        """Seconds after which an address that has used up everything may use as much again."""
+        """Seconds until a fully used allowance is full again."""
         rates = self.announces_per_second, self.offers_per_second
         return max(self.burst, *(1 / rate for rate in rates if rate), 0.0)
 
 
 class Quota:
-    """What one address has used and may still use."""
+    """The use of one address, or of one IPv6 /64.
 
-    __slots__ = ("_announces", "_offers", "address", "connections", "forgiven")
+    Attributes:
+        address: The address, or the network of an IPv6 client.
+        connections: The number of open connections.
+    """
+
+    __slots__ = ("_announces", "_offers", "address", "connections")
 
     def __init__(self, address: str, limits: AddressLimits, now: float) -> None:
         self.address = address
         self.connections = 0
-        self.forgiven = now
-        """When it may be forgotten, if no connection is left."""
         self._announces = _bucket(limits.announces_per_second, limits.burst, now)
         self._offers = _bucket(limits.offers_per_second, limits.burst, now)
 
     def charge_announce(self, offers: int, now: float) -> DropReason | None:
-        """Use an announce with so many offers, or a scrape; why not, if it may not."""
+        """Charge an announce with its number of offers, or a scrape; return why it must be dropped, or None."""
         if self._announces is not None and not self._announces.try_take(1, now):
             return DropReason.TOO_MANY_ANNOUNCES
         return self.charge_offers(offers, now) if offers else None
 
     def charge_offers(self, number: int, now: float) -> DropReason | None:
-        """Use so many offers or answers; why not, if it may not."""
-        # More than there can ever be takes all there can be: it must not be refused for ever.
+        """Charge offers or answers; return why they must be dropped, or None."""
+        # More than a whole burst takes the burst, because otherwise it could never pass.
         if self._offers is not None and not self._offers.try_take(min(number, self._offers.burst), now):
             return DropReason.TOO_MANY_OFFERS
         return None
 
 
 class Addresses:
-    """The quotas of all addresses that have a connection, or have had one a moment ago."""
+    """The quotas of all addresses that have a connection, or had one until recently."""
 
-    def __init__(self, limits: AddressLimits) -> None:
+    def __init__(self, limits: AddressLimits, max_remembered: int = MAX_REMEMBERED) -> None:
         self._limits = limits
-        self._quotas: dict[str, Quota] = {}
-        self._gone: OrderedDict[str, Quota] = OrderedDict()
+        self._max_remembered = max_remembered
+        self._connected: dict[str, Quota] = {}
+        # Kept for a while, because a client that reconnects must not find a full allowance.
+        self._gone = self._new_memory()
 
     def __len__(self) -> int:
-        return len(self._quotas)
+        return len(self._connected) + len(self._gone)
+
+    def connections(self) -> dict[str, int]:
+        """Return the number of open connections of each address that has any."""
+        return {address: quota.connections for address, quota in self._connected.items()}
 
     def change(self, limits: AddressLimits) -> None:
-        """Other limits from now on; connections that are open keep what they have."""
-        if limits == self._limits:
-            return
-        self._limits = limits
-        self._gone.clear()
-        self._quotas = {key: quota for key, quota in self._quotas.items() if quota.connections}
+        """Apply other limits to new quotas; an address with open connections keeps its quota."""
+        if limits != self._limits:
+            self._limits = limits
+            self._gone = self._new_memory()
 
     def enter(self, address: str, now: float) -> Quota | None:
-        """Count a connection from a numeric address; None if it is exempt. Raises `TooManyConnections`."""
+        """Count a connection from a numeric address; return its quota, or None if the address is exempt.
+
+        Raises:
+            TooManyConnections: The address has as many connections as it may have.
+        """
         if contains(self._limits.exempt, address):
             return None
-        key = _customer(address)
-        quota = self._quotas.get(key)
+        key = _client(address)
+        quota = self._connected.get(key)
         if quota is None:
-            self._forget(now)
-            quota = self._quotas[key] = Quota(key, self._limits, now)
+            self._gone.expire(now)
+            quota = self._connected[key] = self._gone.pop(key) or Quota(key, self._limits, now)
         limit = self._limits.connections_per_address
         if limit and quota.connections >= limit:
             raise TooManyConnections(key)
         quota.connections += 1
-        self._gone.pop(key, None)
         return quota
 
     def leave(self, quota: Quota | None, now: float) -> None:
-        """A connection has ended."""
+        """Count off a connection; an exempt one has no quota."""
         if quota is None:
             return
         quota.connections -= 1
-        if not quota.connections and self._quotas.get(quota.address) is quota:
-            # Not at once: whoever reconnects must not find a full allowance.
-            quota.forgiven = now + self._limits.memory
-            self._gone[quota.address] = quota
-            self._forget(now)
+        if not quota.connections:
+            del self._connected[quota.address]
+            self._gone.put(quota.address, quota, now)
 
-    def _forget(self, now: float) -> None:
-        while self._gone:
-            address, quota = next(iter(self._gone.items()))
-            if quota.forgiven > now and len(self._gone) <= MAX_REMEMBERED:
-                break
-            del self._gone[address]
-            del self._quotas[address]
+    def check_invariants(self) -> None:
+        """Raise `AssertionError` unless quotas with and without connections are kept apart, and the latter bounded."""
+        assert all(quota.connections > 0 for quota in self._connected.values())
+        assert all(quota.address == address for address, quota in self._connected.items())
+        assert not self._connected.keys() & set(self._gone)
+        assert len(self._gone) <= self._max_remembered
+
+    def _new_memory(self) -> ExpiringMap[str, Quota]:
+        return ExpiringMap(self._limits.memory, self._max_remembered)
 
 
 class TooManyConnections(Exception):
-    """An address has as many connections as it may."""
+    """An address has as many connections as it may have."""
 
 
 def networks(texts: list[str]) -> Networks:
-    """Addresses and networks in their usual notation. Raises `ValueError`."""
+    """Parse addresses and networks in their usual notation. Raise `ValueError` if one is invalid."""
     return tuple(ip_network(text, strict=False) for text in texts)
 
 
 @lru_cache(8192)
 def contains(among: Networks, address: str) -> bool:
-    """Whether a numeric address is in one of some networks."""
+    """Return whether a numeric address is in one of the networks."""
     parsed = ip_address(address)
     return any(parsed in network for network in among)
 
 
 @lru_cache(8192)
-def _customer(address: str) -> str:
+def _client(address: str) -> str:
+    """Return the key of a numeric address: itself, or the network of an IPv6 address."""
     parsed = ip_address(address)
     if parsed.version == 4:
         return address
@@ -150,5 +169,5 @@ def _customer(address: str) -> str:
 
 
 def _bucket(rate: float, burst: float, now: float) -> TokenBucket | None:
-    # One must fit: less than that could never be used.
+    # At least 1, because a lower burst could never be used.
     return TokenBucket(rate, max(1.0, rate * burst), now) if rate else None

@@ -1,8 +1,8 @@
-"""Who a client is that comes through proxies (sans I/O).
+"""The address of a client behind proxies (sans I/O).
 
-`X-Forwarded-For`, `Forwarded` (RFC 7239) and the PROXY protocol, version 2
-(haproxy's doc/proxy-protocol.txt). Only what trusted proxies say is believed, and of a list only the part that they
-wrote themselves: its right end.
+It is in `X-Forwarded-For`, in `Forwarded` (RFC 7239), or in a header of the PROXY protocol, version 2 (haproxy's
+doc/proxy-protocol.txt). Only trusted proxies are believed. Of a list, only the right end counts, because the proxies
+wrote it themselves.
 """
 
 import re
@@ -13,16 +13,19 @@ from typing import Final
 from tracker.access.addresses import Networks, contains
 
 PROXY_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
-"""What a connection with a header of the PROXY protocol begins with."""
+"""The signature at the start of a PROXY header."""
 
 MAX_PROXY_HEADER: Final = 16 + 4096
-"""Bytes of the longest that is taken."""
+"""Bytes of the longest PROXY header that is read."""
 
 _FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]*)', re.IGNORECASE)
 
 
 def numeric(text: str) -> str | None:
-    """A numeric address in its usual form, without port, brackets or scope; IPv4 that is written as IPv6 is IPv4."""
+    """Return a numeric address in its usual form, or None if `text` is none.
+
+    A port, brackets and a scope are removed. An IPv4-mapped IPv6 address becomes IPv4.
+    """
     host = text.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]
@@ -37,17 +40,22 @@ def numeric(text: str) -> str | None:
 
 
 def client_address(peer: str, trusted: Networks, forwarded_for: Sequence[str], forwarded: Sequence[str]) -> str:
-    """The rightmost address that no trusted proxy has.
+    """Return the rightmost address that is not one of a trusted proxy.
 
-    `peer` is who has connected, numeric. The other two are the values of all header lines `X-Forwarded-For` and
-    `Forwarded`; if there are both, the first counts. What is no address ends the list: the proxy that wrote it counts.
+    If a member of the list is no address, the search ends with the proxy that wrote it.
+
+    Args:
+        peer: The numeric address that has connected.
+        trusted: The networks of the trusted proxies.
+        forwarded_for: The values of all field lines `X-Forwarded-For`. If there are any, `forwarded` is ignored.
+        forwarded: The values of all field lines `Forwarded`.
     """
     if not contains(trusted, peer):
         return peer
     if forwarded_for:
         hops = iter(reversed(",".join(forwarded_for).split(",")))
     else:
-        hops = map(_for, _elements_from_right(",".join(forwarded)))
+        hops = map(_for, elements_from_right(",".join(forwarded)))
     address = peer
     for hop in hops:
         found = numeric(hop)
@@ -60,19 +68,22 @@ def client_address(peer: str, trusted: Networks, forwarded_for: Sequence[str], f
 
 
 class ProxyError(ValueError):
-    """What came is no header of the PROXY protocol that can be understood."""
+    """The data is not a valid header of the PROXY protocol, version 2."""
 
 
 def header_size(data: bytes) -> int:
-    """Bytes of the header that `data` begins with, as far as it shows yet: of its fixed part, or of all."""
+    """Return the size in bytes of the header at the start of `data`, or of its fixed part while that is incomplete."""
     return 16 + int.from_bytes(data[14:16], "big") if len(data) >= 16 else 16
 
 
 def proxy_header(data: bytes) -> tuple[str | None, int] | None:
-    """The client's address in a header of the PROXY protocol at the start of `data`, and the header's length.
+    """Return the client's address in the header at the start of `data`, and the size of the header in bytes.
 
-    No address if the proxy speaks for itself (a health check), or of a client that has no IP address. None if the
-    header is not complete yet. Raises `ProxyError`.
+    The address is None if the connection is the proxy's own (a health check) or the client has no IP address. Return
+    None if the header is incomplete.
+
+    Raises:
+        ProxyError: The data does not begin with a header.
     """
     if len(data) < 16:
         return None
@@ -89,10 +100,10 @@ def proxy_header(data: bytes) -> tuple[str | None, int] | None:
     return numeric(str(ip_address(data[16 : 16 + size]))), 16 + length
 
 
-def _elements_from_right(text: str) -> Iterator[str]:
-    """The elements of a list, the last one first.
+def elements_from_right(text: str) -> Iterator[str]:
+    """Yield the elements of a comma-separated list with quoted strings, the last one first.
 
-    Read from its left end, a quotation mark that a client has left open would swallow what the proxy wrote behind it.
+    If it were read from the left, a client could open a quoted string and so hide the elements that the proxy appended.
     """
     end, quoted = len(text), False
     for index in range(len(text) - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""Who may connect: the client's address behind proxies, its limits, the origin of its page (sans I/O)."""
+"""The decision which connections are served: by address, its limits, and the origin of the page (sans I/O)."""
 
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -11,17 +11,23 @@ from tracker.reasons import RejectReason
 from tracker.settings import Settings
 
 RETRY_AFTER: Final = 60
-"""Seconds after which a client that was refused for want of room is asked to come again."""
+"""Seconds in `Retry-After` for a client that is refused because of a limit."""
 
 
 class Headers(Protocol):
-    """A request's headers, names in any case."""
+    """The field lines of a request, by names in any case."""
 
     def get_all(self, key: str) -> list[str]: ...
 
 
 class Refused(Exception):
-    """A connection that is not served."""
+    """A connection is not served.
+
+    Attributes:
+        reason: The reason for the metrics and the log.
+        status: The status of the response.
+        headers: The headers of the response.
+    """
 
     def __init__(self, reason: RejectReason, status: HTTPStatus) -> None:
         super().__init__(reason.value)
@@ -32,9 +38,12 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class ConnectionInfo:
-    """A connection's client: its numeric address, and what it may use; none if it is exempt from limits.
+    """The client of a connection.
 
-    `is_proxy`: this is a trusted proxy, and whose connection it is shows when the request's head is read.
+    Attributes:
+        address: The numeric address of the client, or of the trusted proxy while the client is not known.
+        quota: The quota of that address, or None if it is exempt from limits.
+        is_proxy: Whether the address is that of a trusted proxy.
     """
 
     address: str
@@ -44,15 +53,20 @@ class ConnectionInfo:
 
 @dataclass(frozen=True, slots=True)
 class SocketBudget:
-    """How many sockets there may be: WebSockets, and others, that are none yet or ask for a page."""
+    """Limits on the number of sockets.
+
+    Attributes:
+        connections: WebSockets.
+        others: All other connections: pending ones and HTTP requests.
+    """
 
     connections: int
     others: int
 
     @classmethod
     def of(cls, files: int, wanted: int) -> "SocketBudget":
-        """What so many open files have room for; `wanted` WebSockets, or as many as possible if 0."""
-        # The rest: the log, the DHT, links to other trackers, files.
+        """Divide a limit of open files. `wanted` is the number of WebSockets, or 0 for as many as possible."""
+        # The reserve is for the log, the DHT, links to other trackers, and files.
         reserve = max(32, min(1000, files // 10))
         others = max(16, min(4096, files // 10))
         most = max(1, files - reserve - others)
@@ -60,7 +74,7 @@ class SocketBudget:
 
 
 class ConnectionGate:
-    """Lets clients in, and counts those of each address. What it refuses it raises as `Refused`."""
+    """Admits connections, and counts those of each address."""
 
     def __init__(self, settings: Settings, access: AccessLists, room: "SocketBudget") -> None:
         self.access = access
@@ -69,36 +83,51 @@ class ConnectionGate:
         self._proxies = networks(settings.server.trusted_proxies)
 
     def change(self, settings: Settings, access: AccessLists, room: "SocketBudget") -> None:
-        """Other rules from now on; whom they would not let in may stay."""
+        """Apply other rules to new connections; open connections stay."""
         self.access, self.room = access, room
         self.addresses.change(AddressLimits.from_settings(settings.limits))
         self._proxies = networks(settings.server.trusted_proxies)
 
     def arrive(self, peer: str, now: float) -> ConnectionInfo:
-        """Somebody has connected from a numeric address. Raises `Refused`."""
+        """Count a new connection from a numeric address.
+
+        Raises:
+            Refused: The address has too many connections.
+        """
         address = numeric(peer) or "::"
         if contains(self._proxies, address):
             return ConnectionInfo(address, is_proxy=True)
         return ConnectionInfo(address, self._enter(address, now))
 
-    def identify(self, visit: ConnectionInfo, address: str | None, headers: Headers | None, now: float) -> None:
-        """A trusted proxy has told whose connection it is, by the PROXY protocol (`address`) or in a request's headers.
+    def identify(self, info: ConnectionInfo, address: str | None, headers: Headers | None, now: float) -> None:
+        """Count the connection of a trusted proxy for the client, if the proxy gives its address.
 
-        Raises `Refused`.
+        Args:
+            info: The connection. Nothing happens if it does not come from a trusted proxy, or its client is known.
+            address: The address from a PROXY header, or None.
+            headers: The request's field lines, or None before there is a request. They replace `address`.
+            now: The time in seconds.
+
+        Raises:
+            Refused: The client's address has too many connections.
         """
-        if not visit.is_proxy:
+        if not info.is_proxy:
             return
         if headers is not None:
             address = client_address(
-                visit.address, self._proxies, headers.get_all("X-Forwarded-For"), headers.get_all("Forwarded")
+                info.address, self._proxies, headers.get_all("X-Forwarded-For"), headers.get_all("Forwarded")
             )
         if address is None or contains(self._proxies, address):
             return
-        visit.address, visit.is_proxy = address, False
-        visit.quota = self._enter(address, now)
+        info.address, info.is_proxy = address, False
+        info.quota = self._enter(address, now)
 
     def admit(self, headers: Headers, connections: int) -> None:
-        """A client asks for a WebSocket, beside so many that are open. Raises `Refused`."""
+        """Admit a WebSocket besides the number of open ones.
+
+        Raises:
+            Refused: There are too many WebSockets, or the access lists deny the origin of the page.
+        """
         if connections >= self.room.connections:
             raise Refused(RejectReason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
         origins = headers.get_all("Origin")
@@ -106,7 +135,7 @@ class ConnectionGate:
             raise Refused(RejectReason.ORIGIN_DENIED, HTTPStatus.FORBIDDEN)
 
     def leave(self, quota: Quota | None, now: float) -> None:
-        """A connection has ended."""
+        """Count off a connection that has ended."""
         self.addresses.leave(quota, now)
 
     def _enter(self, address: str, now: float) -> Quota | None:

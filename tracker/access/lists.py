@@ -1,4 +1,4 @@
-"""Which swarms are served, and to the pages of which web sites."""
+"""Access lists: the infohashes that are served, and the origins of pages that may connect."""
 
 import re
 from fnmatch import translate
@@ -9,30 +9,38 @@ from tracker.config import ConfigError
 from tracker.settings import Access
 
 MAX_FILE: Final = 1 << 28
-"""Bytes of the longest list."""
+"""Bytes of the largest file that is read."""
 
 _HASH = re.compile(r"[0-9a-fA-F]{40}")
 
 
 class AccessLists:
-    """Allow and deny lists. Immutable: a change makes another one."""
+    """Allow and deny lists. They are immutable: a reload makes a new object.
+
+    Attributes:
+        allowed: The infohashes (20 bytes each) that are served, or None if all are.
+        denied: The infohashes that are not served, even if they are allowed.
+    """
 
     def __init__(self, settings: Access) -> None:
-        """Reads the files. Raises `ConfigError`."""
+        """Read the files. Raise `ConfigError` if one cannot be used."""
         self.allowed = _read("access.allow_infohashes", settings.allow_infohashes)
         self.denied = _read("access.deny_infohashes", settings.deny_infohashes) or frozenset()
         self._allow_origins = _patterns(settings.allow_origins)
         self._deny_origins = _patterns(settings.deny_origins)
 
     def serves(self, info_hash: str) -> bool:
-        """Whether a swarm may be; `info_hash` is latin-1 text of 20 characters."""
+        """Return whether an infohash is served; `info_hash` is text of 20 characters, one per byte (latin-1)."""
         if self.allowed is None and not self.denied:
             return True
         key = info_hash.encode("latin-1")
         return key not in self.denied and (self.allowed is None or key in self.allowed)
 
     def admits(self, origin: str | None) -> bool:
-        """Whether a page of this origin (RFC 6454, as in the header) may connect; None is no browser's."""
+        """Return whether a page may connect; `origin` is the field `Origin` (RFC 6454), or None without one.
+
+        Browsers always send an origin, so a client without one is no browser.
+        """
         if origin is None:
             return True
         origin = origin.lower()
@@ -42,7 +50,7 @@ class AccessLists:
 
 
 def _read(key: str, name: str) -> frozenset[bytes] | None:
-    """A file's infohashes, 20 bytes each; None if there is no file. Raises `ConfigError`."""
+    """Return the infohashes in a file, 20 bytes each, or None if no file is set. Raise `ConfigError`."""
     if not name:
         return None
     found = set()
@@ -57,7 +65,7 @@ def _read(key: str, name: str) -> frozenset[bytes] | None:
                 if not text:
                     continue
                 if not _HASH.fullmatch(text):
-                    # Half a list would let in what the operator wants to keep out.
+                    # A list that is read in part would admit infohashes that the operator denies.
                     raise ConfigError(f"{key}: {path}, line {number}: not 40 hexadecimal digits")
                 found.add(bytes.fromhex(text))
     except OSError as error:
@@ -65,7 +73,7 @@ def _read(key: str, name: str) -> frozenset[bytes] | None:
     except UnicodeDecodeError:
         raise ConfigError(f"{key}: {path}: not text in UTF-8") from None
     except (RuntimeError, ValueError) as error:
-        # The home directory of nobody, or a name that none can have.
+        # The home directory of an unknown user, or a name that no file can have.
         raise ConfigError(f"{key}: {path}: {error}") from None
     return frozenset(found)
 
@@ -73,6 +81,6 @@ def _read(key: str, name: str) -> frozenset[bytes] | None:
 def _patterns(texts: list[str]) -> re.Pattern[str] | None:
     if not texts:
         return None
-    # Only * is special: brackets stand round an IPv6 address.
+    # Only * is a wildcard: an IPv6 address has brackets.
     escaped = (text.lower().rstrip("/").replace("[", "[[]").replace("?", "[?]") for text in texts)
     return re.compile("|".join(map(translate, escaped)))

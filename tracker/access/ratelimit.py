@@ -2,7 +2,7 @@
 
 
 class TokenBucket:
-    """So much per second, after a first `burst`."""
+    """A token bucket: `rate` tokens per second, and at most `burst` at once. It starts full."""
 
     __slots__ = ("_burst", "_filled", "_left", "_rate")
 
@@ -14,17 +14,17 @@ class TokenBucket:
 
     @property
     def burst(self) -> float:
-        """The most that is ever there."""
+        """The capacity of the bucket."""
         return self._burst
 
     def take(self, amount: float, now: float) -> float:
-        """Take some out, even if there is not as much; the seconds until it would have been there, 0 if it was."""
+        """Take `amount` even if that leaves a debt; return the seconds until the debt is paid, or 0 without one."""
         self._left = min(self._burst, self._left + (now - self._filled) * self._rate) - amount
         self._filled = now
         return max(0.0, -self._left / self._rate)
 
     def try_take(self, amount: float, now: float) -> bool:
-        """Take some out if there is as much; whether there was."""
+        """Take `amount` if it is available; return whether it was."""
         if self.take(amount, now) > 0:
             self._left += amount
             return False

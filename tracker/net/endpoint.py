@@ -6,7 +6,6 @@ of timers of their own: time limits, pings.
 """
 
 import asyncio
-import re
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,10 +18,12 @@ import structlog
 from websockets.frames import CloseCode
 
 from tracker.access.gate import ConnectionGate, ConnectionInfo, Refused
-from tracker.net.handshake import Handshake, refusal
+from tracker.net.handshake import Handshake, asks_for_websocket
 from tracker.net.http import HttpConnection, Route
 from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
+from tracker.net.request import InvalidRequest, RequestHead
+from tracker.net.response import refusal
 from tracker.net.tls import Certificate
 from tracker.net.websocket import Owner, WebSocket
 from tracker.reasons import CloseReason, RejectReason
@@ -31,9 +32,6 @@ from tracker.settings import Connections
 SWEEP_PERIOD: Final = 0.25
 SWEEP_ROUND: Final = 20
 """Seconds from one run of the sweep to the next, and number of runs in which it visits all connections."""
-
-
-_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r]*websocket", re.IGNORECASE)
 
 Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 """Makes the WebSocket of a new connection."""
@@ -62,9 +60,8 @@ class Endpoint(Owner):
         self._subprotocols: dict[str, Opener] = {}
         self._acceptor: Acceptor | None = None
         self._certificate: Certificate | None = None
-        self._arrivals: set[PendingConnection] = set()
+        self._pending: set[PendingConnection] = set()
         self._http: set[HttpConnection] = set()
-        self._visits: dict[HttpConnection, ConnectionInfo] = {}
         self._sweep_round: Iterator[WebSocket] = iter(())
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._channels: set[WebSocket] = set()
@@ -111,6 +108,11 @@ class Endpoint(Owner):
         """Whether the port accepts connections."""
         return self._acceptor is not None and not self._draining
 
+    @property
+    def pending_connections(self) -> int:
+        """The number of connections that are not WebSockets: without a whole request head yet, or plain HTTP."""
+        return len(self._pending) + len(self._http)
+
     async def close(self, deadline: float, before_channels: Awaitable[None]) -> None:
         """Stop accepting and close every WebSocket with 1001; abort the rest at `deadline` (monotonic seconds).
 
@@ -119,8 +121,8 @@ class Endpoint(Owner):
         self._draining = True
         if self._acceptor:
             self._acceptor.close()
-        for arrival in list(self._arrivals):
-            arrival.abort(CloseReason.SHUTDOWN)
+        for pending in list(self._pending):
+            pending.abort(CloseReason.SHUTDOWN)
         for connection in list(self._http):
             connection.transport.close()
         for number, websocket in enumerate(list(self.websockets - self._channels), 1):
@@ -167,32 +169,42 @@ class Endpoint(Owner):
             self._call_soon(self._flush)
         self._unflushed.append(websocket)
 
-    def arrived(self, arrival: PendingConnection, transport: asyncio.Transport, head: bytes, data: bytes) -> None:
-        """A request's head (with its blank line) is complete; `data` is all that was received."""
-        if self._open_default is not None and _UPGRADE.search(head):
-            self._upgrade(arrival, transport, head, data[len(head) :])
-        else:
-            self._arrivals.discard(arrival)
-            connection = HttpConnection(transport, data, self._routes, self._http_closed)
-            self._visits[connection] = arrival.visit
-            self._http.add(connection)
-            transport.set_protocol(connection)
+    def on_head(self, pending: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
+        """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it."""
+        info = pending.info
+        try:
+            request = RequestHead(head)
+            if self._open_default is not None and asks_for_websocket(request):
+                self._upgrade(pending, transport, request, rest)
+                return
+            self.gate.identify(info, None, request, monotonic())
+        except InvalidRequest as invalid:
+            pending.refuse(CloseReason.HANDSHAKE_INVALID, refusal(invalid.status))
+            return
+        except Refused as refused:
+            self._refused(refused, info.address)
+            pending.refuse(None, refusal(refused.status, refused.headers))
+            return
+        self._pending.discard(pending)
+        connection = HttpConnection(transport, info, request, self._routes, self._http_closed)
+        self._http.add(connection)
+        transport.set_protocol(connection)
 
-    def arrival_lost(self, arrival: PendingConnection, reason: CloseReason | None) -> None:
-        """A connection ended before it was what it wants to be."""
-        if arrival in self._arrivals:
-            self._arrivals.discard(arrival)
+    def on_lost(self, pending: PendingConnection, reason: CloseReason | None) -> None:
+        """Count off a connection that ended without a valid request."""
+        if pending in self._pending:
+            self._pending.discard(pending)
             if reason is not None:
                 self.closed[reason] += 1
-            self.gate.leave(arrival.visit.quota, monotonic())
+            self.gate.leave(pending.info.quota, monotonic())
 
-    def identified(self, arrival: PendingConnection, address: str | None) -> Refused | None:
-        """A proxy has told whose connection it is; why that is not welcome, if it is not."""
+    def on_identified(self, pending: PendingConnection, address: str | None) -> Refused | None:
+        """Count a connection for the address from a PROXY header, or return the refusal."""
         try:
-            self.gate.identify(arrival.visit, address, None, monotonic())
+            self.gate.identify(pending.info, address, None, monotonic())
         except Refused as refused:
             self._refused(refused, str(address))
-            self._arrivals.discard(arrival)
+            self._pending.discard(pending)
             return refused
         return None
 
@@ -200,17 +212,17 @@ class Endpoint(Owner):
         self.opened += 1
         tls = self._certificate.context if self._certificate else None
         try:
-            if len(self._arrivals) + len(self._http) >= self.gate.room.others:
+            if self.pending_connections >= self.gate.room.others:
                 raise Refused(RejectReason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
-            visit = self.gate.arrive(peer, monotonic())
+            info = self.gate.arrive(peer, monotonic())
         except Refused as refused:
             self._refused(refused, peer)
-            # Under TLS without a word: to whoever is too many, the handshake for it would be a present.
+            # Under TLS without a response: its handshake costs too much for a client that is over a limit.
             dismiss(accepted, b"" if tls else refusal(refused.status, refused.headers))
             return
-        arrival = PendingConnection(self, accepted, visit, self.settings.handshake_timeout, tls)
-        self._arrivals.add(arrival)
-        arrival.start()
+        pending = PendingConnection(self, accepted, info, self.settings.handshake_timeout, tls)
+        self._pending.add(pending)
+        pending.start()
 
     def _refused(self, refused: Refused, address: str) -> None:
         self.rejected[refused.reason] += 1
@@ -220,29 +232,27 @@ class Endpoint(Owner):
         else:
             log.debug("rejected", reason=refused.reason.value, address=address)
 
-    def _upgrade(self, arrival: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
-        visit = arrival.visit
-        handshake = Handshake(head, self._subprotocols)
+    def _upgrade(
+        self, pending: PendingConnection, transport: asyncio.Transport, request: RequestHead, rest: bytes
+    ) -> None:
+        """Open a WebSocket, or refuse an invalid handshake. Raises `Refused`."""
+        handshake = Handshake(request, self._subprotocols)
         if handshake.error is not None:
-            arrival.refuse(CloseReason.HANDSHAKE_INVALID, handshake.response())
+            pending.refuse(CloseReason.HANDSHAKE_INVALID, handshake.response())
             return
-        try:
-            if self._draining:
-                raise Refused(RejectReason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
-            self.gate.identify(visit, None, handshake.headers, monotonic())
-            self.gate.admit(handshake.headers, len(self.websockets))
-        except Refused as refused:
-            self._refused(refused, visit.address)
-            arrival.refuse(None, refusal(refused.status, refused.headers))
-            return
-        self._arrivals.discard(arrival)
+        if self._draining:
+            raise Refused(RejectReason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
+        info = pending.info
+        self.gate.identify(info, None, request, monotonic())
+        self.gate.admit(request, len(self.websockets))
+        self._pending.discard(pending)
         opener = self._subprotocols.get(handshake.subprotocol or "")
         if opener is not None:
-            websocket = opener(self, visit)
+            websocket = opener(self, info)
             self._channels.add(websocket)
         else:
             assert self._open_default is not None
-            websocket = self._open_default(self, visit)
+            websocket = self._open_default(self, info)
         transport.set_protocol(cast(asyncio.Protocol, websocket))
         transport.write(handshake.response())
         websocket.connection_made(transport)
@@ -251,7 +261,7 @@ class Endpoint(Owner):
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)
-        self.gate.leave(self._visits.pop(connection).quota, monotonic())
+        self.gate.leave(connection.info.quota, monotonic())
         self._note_gone()
 
     def _note_gone(self) -> None:
@@ -271,8 +281,8 @@ class Endpoint(Owner):
     def _sweep(self) -> None:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_PERIOD, self._sweep)
         now = monotonic()
-        for arrival in [arrival for arrival in self._arrivals if arrival.deadline < now]:
-            arrival.abort(CloseReason.HANDSHAKE_TIMEOUT)
+        for pending in [pending for pending in self._pending if pending.deadline < now]:
+            pending.abort(CloseReason.HANDSHAKE_TIMEOUT)
         loop_now = asyncio.get_running_loop().time()
         for connection in [connection for connection in self._http if connection.deadline < loop_now]:
             connection.transport.abort()

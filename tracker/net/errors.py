@@ -1,18 +1,18 @@
-"""What the compiled modules raise (sans I/O).
+"""Exceptions that the compiled modules raise (sans I/O).
 
-In a room of their own because mypyc before 2.4 never frees the attributes of a compiled exception: whoever sends bad
-messages would fill the memory of a tracker that is built with one.
+This module is not compiled: mypyc before 2.4 never frees the attributes of a compiled exception, so that a client could
+fill the memory with invalid messages.
 """
 
 from websockets.frames import CloseCode
 
 
 class ChannelClosed(Exception):
-    """No more messages will come, nor can any be sent."""
+    """The channel is closed: it neither receives nor sends any more messages."""
 
 
 class FrameError(Exception):
-    """What cannot be read any further; `code` is what the closing says of it."""
+    """An invalid frame, behind which nothing can be read. `code` is for the close frame (RFC 6455, section 7.4)."""
 
     def __init__(self, code: CloseCode) -> None:
         super().__init__(code.name)

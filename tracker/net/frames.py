@@ -1,7 +1,7 @@
-"""WebSocket frames as a server reads and writes them (RFC 6455 section 5; sans I/O).
+"""WebSocket frames as a server reads and writes them (RFC 6455, section 5; sans I/O).
 
-One `FrameReader` per connection keeps no more than the bytes of a frame that is not complete yet: what a read brings
-is taken apart where it lies. Frames are not messages: the reader puts fragments together, too.
+One `FrameReader` per connection keeps only the bytes of an incomplete frame: it parses received data in place. It also
+reassembles fragmented messages.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ except ImportError:  # a platform without websockets' compiled part
 from tracker.net.errors import FrameError
 
 MAX_FRAGMENTS: Final = 1024
-"""Frames of one message: without a limit, empty ones could go on for ever."""
+"""Frames of one message. Without a limit, a message could have empty frames without end."""
 
 MAX_CONTROL: Final = 125
-"""Bytes in a control frame (section 5.5)."""
+"""Bytes of payload in a control frame (section 5.5)."""
 
 _FIN: Final = 0x80
 _RSV: Final = 0x70
@@ -38,7 +38,7 @@ _long_head: Final = Struct("!BBQ").pack
 
 
 class Opcode(IntEnum):
-    """What a frame is (section 5.2). A message that comes in fragments has its first one's."""
+    """The opcode of a frame (section 5.2). A fragmented message has the opcode of its first frame."""
 
     CONTINUATION = 0
     TEXT = 1
@@ -59,7 +59,7 @@ _KNOWN: Final = frozenset(map(int, Opcode))
 
 
 class FrameReader:
-    """Takes apart what a client sends, messages of at most `max_size` bytes."""
+    """Parses the frames of a client, up to messages of `max_size` bytes."""
 
     __slots__ = ("_fragments", "_partial", "_wanted", "max_size")
 
@@ -69,10 +69,18 @@ class FrameReader:
         self._wanted = 0
         self._fragments: _Fragments | None = None
 
-    def receive(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """The messages and control frames that are complete with `data`, as (opcode, payload).
+    @property
+    def buffered(self) -> int:
+        """The number of bytes kept of an incomplete frame."""
+        return len(self._partial) if self._partial is not None else 0
 
-        It has to be gone through to its end before more is received. Raises `FrameError`; nothing can be read then.
+    def receive(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield the messages and control frames that `data` completes, as pairs of opcode and payload.
+
+        The iterator must be exhausted before the next call.
+
+        Raises:
+            FrameError: A frame is invalid or too large. The reader cannot be used any more.
         """
         if self._partial is not None:
             self._partial += data
@@ -116,7 +124,7 @@ class FrameReader:
                 if message is not None:
                     yield message
         if start < available:
-            # A bytearray grows by little more than what comes, however small the pieces.
+            # Appending to a bytearray does not copy it, however small the pieces.
             self._partial = bytearray(data[start:])
             self._wanted = wanted - start
 
@@ -131,7 +139,7 @@ class FrameReader:
             raise FrameError(CloseCode.PROTOCOL_ERROR)
 
     def _assembled(self, first: int, payload: bytes) -> tuple[int, bytes] | None:
-        """A binary frame or a fragment; the message that it completes."""
+        """Take a binary frame or a fragment; return the message that it completes, or None."""
         if self._fragments is None:
             if first & _FIN:
                 return first & _OPCODE, payload
@@ -148,7 +156,7 @@ class FrameReader:
 
 
 class _Fragments:
-    """A message that comes in several frames."""
+    """The fragments of an incomplete message."""
 
     __slots__ = ("opcode", "parts", "size")
 
@@ -159,7 +167,7 @@ class _Fragments:
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """One whole message or control frame, as a server sends it: not masked."""
+    """Return a whole message or control frame as a server sends it: unmasked, in one frame."""
     size = len(payload)
     if size < _MEDIUM:
         return bytes((_FIN | opcode, size)) + payload

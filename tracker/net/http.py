@@ -1,6 +1,6 @@
 """HTTP on the tracker's port: requests that do not ask for a WebSocket.
 
-One request per connection: a proxy that kept the connection would send a client's WebSocket handshake over it.
+Each connection serves one request: a reverse proxy that reused it would send a client's WebSocket handshake over it.
 """
 
 import asyncio
@@ -9,19 +9,27 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
-import h11
 import structlog
 
-MAX_HEADER: Final = 16 * 1024
-"""Bytes of a request's line and headers."""
+from tracker.access.gate import ConnectionInfo
+from tracker.net.request import RequestHead
+from tracker.net.response import response_head
 
 RESPONSE_TIMEOUT: Final = 60.0
-"""Seconds for a response to be made and taken."""
+"""Seconds in which a response must be made and received."""
+
+_WITHOUT_CONTENT: Final = frozenset((HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET or HEAD request. `path` is the target without its query; header names are in lower case."""
+    """A GET or HEAD request.
+
+    Attributes:
+        path: The path of the request target, as it was sent: percent-encoded.
+        query: The query of the request target without its question mark, or an empty string.
+        headers: The value of each header by its name in lower case. Repeated headers are joined with commas.
+    """
 
     path: str
     query: str
@@ -30,7 +38,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a route answers."""
+    """The response of a route.
+
+    Attributes:
+        headers: Further headers. `Connection`, `Content-Length` and `Transfer-Encoding` have no effect here: the
+            connection always closes behind `body`.
+    """
 
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
@@ -42,74 +55,77 @@ Route = Callable[[Request], Awaitable[Response]]
 
 
 def plain(status: HTTPStatus) -> Response:
-    """A response that says no more than its status."""
+    """Return a response whose text is its status."""
     return Response(f"{status.value} {status.phrase}\n".encode(), status=status)
 
 
 class HttpConnection(asyncio.Protocol):
-    """One HTTP/1 request, whose whole head is in `data`, and its response. `on_close` is called when it ends."""
+    """One HTTP/1 request and its response. `on_close` is called when the connection has ended."""
 
     def __init__(
         self,
         transport: asyncio.Transport,
-        data: bytes,
+        info: ConnectionInfo,
+        request: RequestHead,
         routes: Mapping[str, Route],
         on_close: Callable[["HttpConnection"], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.transport = transport
+        self.info = info
         self.deadline = loop.time() + RESPONSE_TIMEOUT
         self._routes = routes
         self._on_close = on_close
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
-        self._task = loop.create_task(self._serve(data))
+        self._task = loop.create_task(self._serve(request))
 
     def data_received(self, data: bytes) -> None:
-        """Nobody wants a body."""
+        """Discard the request's content."""
 
     def eof_received(self) -> bool:
-        """A client may close its side right behind its request; it still gets its answer."""
-        # Under TLS there is no such half-closing.
+        """Keep the connection open, because a client that closes its side still gets its response."""
+        # TLS has no half-closed connections.
         return self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, _error: Exception | None) -> None:
+        """Stop making a response for a connection that has ended."""
         self._task.cancel()
         self._on_close(self)
 
-    async def _serve(self, data: bytes) -> None:
-        path = ""
+    async def _serve(self, request: RequestHead) -> None:
         try:
-            self._h11.receive_data(data)
-            request = self._h11.next_event()
-            assert isinstance(request, h11.Request)
-            path = request.target.decode("latin-1")
-            self._send(await self._respond(request), head=request.method == b"HEAD")
-        except h11.RemoteProtocolError as error:
-            self._send(plain(HTTPStatus(error.error_status_hint)))
-        except Exception:
-            structlog.get_logger().exception("http_route_failed", path=path)
-            if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                self._send(plain(HTTPStatus.INTERNAL_SERVER_ERROR))
+            try:
+                written = _serialize(await self._respond(request), with_content=request.method != "HEAD")
+            except Exception:
+                structlog.get_logger().exception("http_route_failed", path=request.target)
+                written = _serialize(plain(HTTPStatus.INTERNAL_SERVER_ERROR), with_content=request.method != "HEAD")
+            self.transport.write(written)
         finally:
             self.transport.close()
 
-    async def _respond(self, request: h11.Request) -> Response:
-        if request.method not in (b"GET", b"HEAD"):
-            return Response(b"405 Method Not Allowed\n", status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"allow": "GET"})
-        path, _, query = request.target.decode("latin-1").partition("?")
+    async def _respond(self, request: RequestHead) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+            return Response(f"{status.value} {status.phrase}\n".encode(), status=status, headers={"allow": "GET, HEAD"})
+        path, _, query = request.target.partition("?")
         route = self._routes.get(path)
         if route is None:
             return plain(HTTPStatus.NOT_FOUND)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
-        return await route(Request(path, query, headers))
+        return await route(Request(path, query, request.combined()))
 
-    def _send(self, response: Response, head: bool = False) -> None:
-        headers = [
-            ("content-type", response.content_type),
-            ("content-length", str(len(response.body))),
-            ("connection", "close"),
-            ("x-content-type-options", "nosniff"),
-            *response.headers.items(),
-        ]
-        start = h11.Response(status_code=response.status.value, headers=headers, reason=response.status.phrase.encode())
-        self.transport.write((self._h11.send(start) or b"") + (b"" if head else response.body))
+
+def _serialize(response: Response, with_content: bool) -> bytes:
+    """Return the bytes of a response. Raises `ValueError` for a header that cannot be sent, or an interim status."""
+    if response.status < HTTPStatus.OK:
+        raise ValueError(f"{response.status.value} is not a final status")
+    fields = {
+        "content-type": response.content_type,
+        "x-content-type-options": "nosniff",
+        **{name.lower(): value for name, value in response.headers.items()},
+        "content-length": str(len(response.body)),
+        "connection": "close",
+    }
+    fields.pop("transfer-encoding", None)
+    if response.status in _WITHOUT_CONTENT:
+        del fields["content-length"]
+        with_content = False
+    return response_head(response.status, fields) + (response.body if with_content else b"")

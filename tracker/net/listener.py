@@ -1,4 +1,4 @@
-"""Accepting connections, as plain sockets: what is to be counted is counted before anything is read of it."""
+"""Listening sockets. They hand over each connection before any byte is read of it, so that it counts from the start."""
 
 import asyncio
 import errno
@@ -12,26 +12,28 @@ import structlog
 BACKLOG: Final = 4096
 
 _BATCH: Final = 100
-"""Connections accepted in one turn of the loop; those that are there already have their turn in between."""
+"""Connections accepted in one turn of the event loop. Open connections are served between two turns."""
 
 _PAUSE: Final = 1.0
-"""Seconds without accepting when the system has no descriptors or no memory left."""
+"""Seconds without accepting after the system has run out of file descriptors or memory."""
 
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 _RECEIVE_BUFFER: Final = 65536
-"""Bytes that the kernel holds of what a client has sent. All of it is read, and kept room for, in one go: with the
-megabytes that it would take by itself, a few flooding clients could hold up everybody for seconds."""
+"""Bytes of the kernel's receive buffer. One turn of the event loop reads and handles all of it: with the kernel's own
+megabytes, a few flooding clients could block all others for seconds."""
 
 Accepted = Callable[[socket.socket, str], None]
-"""Takes a socket, which does not block, and the numeric address of its other end."""
+"""Takes a non-blocking socket and the numeric address of its peer."""
 
 
 class Acceptor:
-    """Listens, and hands over each connection. Not by asyncio's servers: under TLS they show it only when the client
-    has done its part of the handshake, and what is not shown is not counted.
+    """Listens, and calls `accepted` with each connection.
 
-    Raises `OSError` if an address cannot be had.
+    An asyncio server would hand over a TLS connection only after the handshake, and could not count it before.
+
+    Raises:
+        OSError: An address cannot be listened on.
     """
 
     def __init__(self, hosts: Sequence[str], port: int, accepted: Accepted) -> None:
@@ -51,11 +53,11 @@ class Acceptor:
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """The (address, port) pairs listened on."""
+        """The pairs of address and port that it listens on."""
         return [listener.getsockname()[:2] for listener in self._listeners]
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for listener in self._listeners:
             if listener.fileno() >= 0:
                 asyncio.get_running_loop().remove_reader(listener)
@@ -69,10 +71,10 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
-                    # It was gone before it was taken.
+                    # The client closed the connection before it was accepted.
                     continue
                 structlog.get_logger().warning("accepting_paused", error=error.strerror, seconds=_PAUSE)
-                # It would be reported as ready again and again.
+                # The event loop would report the socket as ready in every turn.
                 self._loop.remove_reader(listener)
                 self._loop.call_later(_PAUSE, self._resume, listener)
                 return
@@ -85,13 +87,13 @@ class Acceptor:
 
 
 def dismiss(unserved: socket.socket, answer: bytes) -> None:
-    """Close, after an answer if there is one."""
+    """Close a socket, after sending `answer` if it is not empty."""
     if answer:
         with suppress(OSError):
-            # What is not read would turn the end into a reset, which may overtake the answer.
+            # Closing with unread data would reset the connection, and a reset may overtake the answer.
             unserved.recv(_RECEIVE_BUFFER)
         with suppress(OSError):
-            # As the first that is sent it has room in the kernel's buffer.
+            # As the first data that is sent, it fits into the kernel's send buffer.
             unserved.send(answer)
     unserved.close()
 

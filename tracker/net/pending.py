@@ -1,4 +1,7 @@
-"""A connection that has not said yet what it wants: the PROXY protocol's header, TLS, then an HTTP request's head."""
+"""A connection until its first request head is whole: the PROXY protocol's header, TLS, then the head.
+
+All of it must be done within one timeout, which the endpoint's sweep enforces.
+"""
 
 import asyncio
 import socket
@@ -10,34 +13,42 @@ from typing import Any, Final, Protocol, cast
 
 from tracker.access.forwarded import PROXY_V2, ProxyError, header_size, proxy_header
 from tracker.access.gate import ConnectionInfo, Refused
-from tracker.net.handshake import refusal
-from tracker.net.http import MAX_HEADER
 from tracker.net.listener import dismiss
+from tracker.net.request import MAX_HEAD
+from tracker.net.response import refusal
 from tracker.reasons import CloseReason
 
+_NOT_HTTP: Final = refusal(HTTPStatus.BAD_REQUEST)
 _TOO_LARGE: Final = refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 _SPEAKS_TLS: Final = refusal(HTTPStatus.BAD_REQUEST, text="This port speaks TLS: use wss:// or https://")
 
+_BLANK_LINE: Final = b"\r\n\r\n"
+
 _TLS_START: Final = b"\x16"
-"""What a connection under TLS begins with: a record of its handshake."""
+"""The first byte of a TLS connection: its first record is of the type `handshake`."""
 
 _NO_TIMEOUT: Final = 1e6
-"""Seconds. The endpoint's sweep looks after the time of the whole arrival."""
+"""Seconds. TLS needs no timeout of its own, because the sweep cuts connections after their deadline."""
 
 
 class Owner(Protocol):
-    """What an arrival needs of the endpoint."""
+    """The methods that a pending connection calls on the endpoint."""
 
-    def identified(self, arrival: "PendingConnection", address: str | None) -> Refused | None: ...
-    def arrived(self, arrival: "PendingConnection", transport: asyncio.Transport, head: bytes, data: bytes) -> None: ...
-    def arrival_lost(self, arrival: "PendingConnection", reason: CloseReason | None) -> None: ...
+    def on_identified(self, pending: "PendingConnection", address: str | None) -> Refused | None:
+        """Take the client's address from a PROXY header; return the refusal if the client is over a limit."""
+
+    def on_head(self, pending: "PendingConnection", transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
+        """Take over the transport with a whole request head, or call `refuse`."""
+
+    def on_lost(self, pending: "PendingConnection", reason: CloseReason | None) -> None:
+        """Count off the connection, which has ended; a rejected connection has no reason."""
 
 
 class PendingConnection(asyncio.Protocol):
-    """Reads until it is known what is wanted; the owner then gives the transport another protocol.
+    """Reads the request head, then hands the transport to the WebSocket or HTTP protocol.
 
-    Before there is a transport, no more bytes are taken from the socket than belong to the PROXY protocol's header:
-    what follows is for TLS, which reads from the socket itself.
+    While there is no transport, it takes no more bytes from the socket than the PROXY header has: TLS reads all bytes
+    behind it from the socket itself.
     """
 
     __slots__ = (
@@ -51,47 +62,51 @@ class PendingConnection(asyncio.Protocol):
         "_tls",
         "_transport",
         "deadline",
-        "visit",
+        "info",
     )
 
     def __init__(
-        self, owner: Owner, accepted: socket.socket, visit: ConnectionInfo, timeout: float, tls: ssl.SSLContext | None
+        self, owner: Owner, accepted: socket.socket, info: ConnectionInfo, timeout: float, tls: ssl.SSLContext | None
     ) -> None:
-        self.visit = visit
+        self.info = info
         self.deadline = monotonic() + timeout
         self._owner = owner
         self._socket = accepted
         self._tls = tls
-        self._may_be_proxied = visit.is_proxy
+        self._may_be_proxied = info.is_proxy
         self._data = b""
         self._opening: asyncio.Task[Any] | None = None
         self._transport: asyncio.Transport | None = None
         self._ending = False
         self._reason: CloseReason | None = None
-        """Why we end it; None also if it was rejected, which is counted elsewhere."""
+        """Why the tracker ends the connection. None also if it was rejected, because rejections are counted apart."""
 
     def start(self) -> None:
-        """Read what comes first."""
+        """Start to read."""
         if self._tls or self._may_be_proxied:
             asyncio.get_running_loop().add_reader(self._socket, self._look)
         else:
             self._open()
 
     def abort(self, reason: CloseReason) -> None:
-        """Cut it."""
+        """Close the connection at once."""
         if not self._ending:
             self._ending, self._reason = True, reason
         if self._transport:
             self._transport.abort()
         elif self._opening:
-            # Which ends the handshake. Cancelling the task would leave open what it has only just begun with.
+            # This ends the TLS handshake. To cancel the task could leave a transport open that it has just made.
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
         else:
             self._end(reason)
 
     def refuse(self, reason: CloseReason | None, response: bytes) -> None:
-        """Answer a request and close. It counts until it is gone: under TLS that is when the client agrees."""
+        """Send a response and close.
+
+        The connection counts until its socket is closed: under TLS, that is when the client has answered the closure
+        alert.
+        """
         assert self._transport
         self._ending, self._reason = True, reason
         self._transport.write(response)
@@ -100,6 +115,7 @@ class PendingConnection(asyncio.Protocol):
     # Without a transport.
 
     def _look(self) -> None:
+        """Read a PROXY header, then look at the next byte, which tells TLS from HTTP."""
         try:
             first = self._socket.recv(1, socket.MSG_PEEK)
             while self._may_be_proxied and (self._data or first == PROXY_V2[:1]) and first:
@@ -107,7 +123,7 @@ class PendingConnection(asyncio.Protocol):
                 header = proxy_header(self._data)
                 if header:
                     self._data, self._may_be_proxied = b"", False
-                    refused = self._owner.identified(self, header[0])
+                    refused = self._owner.on_identified(self, header[0])
                     if refused:
                         self._stop_looking()
                         dismiss(self._socket, b"" if self._tls else refusal(refused.status, refused.headers))
@@ -128,15 +144,16 @@ class PendingConnection(asyncio.Protocol):
             else:
                 self._end(CloseReason.HANDSHAKE_INVALID, _SPEAKS_TLS if first.isalpha() else b"")
 
-    def _end(self, reason: CloseReason, answer: bytes = b"") -> None:
+    def _end(self, reason: CloseReason, response: bytes = b"") -> None:
         self._stop_looking()
-        dismiss(self._socket, answer)
-        self._owner.arrival_lost(self, reason)
+        dismiss(self._socket, response)
+        self._owner.on_lost(self, reason)
 
     def _stop_looking(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)
 
     def _open(self) -> None:
+        """Make the transport, which does the TLS handshake first."""
         loop = asyncio.get_running_loop()
         timeout = _NO_TIMEOUT if self._tls else None
         self._opening = loop.create_task(
@@ -150,30 +167,31 @@ class PendingConnection(asyncio.Protocol):
         if self._transport is None:
             self._socket.close()
             lost = CloseReason.TLS_FAILED if isinstance(error, ssl.SSLError) else CloseReason.CONNECTION_LOST
-            self._owner.arrival_lost(self, self._reason if self._ending else lost)
+            self._owner.on_lost(self, self._reason if self._ending else lost)
 
     # With a transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The client can be read from."""
+        """Keep the transport, which is open now."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Collect the head, within limits."""
+        """Collect the request head, up to its maximum size."""
         transport = self._transport
         if transport is None or self._ending:
-            # What is on its way still comes after the closing has begun.
+            # Data that was already on its way can follow the start of the closing.
             return
         self._data += data
-        end = self._data.find(b"\r\n\r\n")
+        end = self._data.find(_BLANK_LINE)
         if not self._data[:1].isalpha():
-            # Also where a request follows: what begins with its blank line has no head.
-            self.refuse(CloseReason.HANDSHAKE_INVALID, _TOO_LARGE)
-        elif 0 <= end <= MAX_HEADER:
-            self._owner.arrived(self, transport, self._data[: end + 4], self._data)
-        elif end > 0 or len(self._data) > MAX_HEADER:
+            # TLS on a port without it, a PROXY header from a client that is no trusted proxy, or garbage.
+            self.refuse(CloseReason.HANDSHAKE_INVALID, _NOT_HTTP)
+        elif 0 <= end <= MAX_HEAD:
+            end += len(_BLANK_LINE)
+            self._owner.on_head(self, transport, self._data[:end], self._data[end:])
+        elif end > 0 or len(self._data) > MAX_HEAD:
             self.refuse(CloseReason.HANDSHAKE_INVALID, _TOO_LARGE)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """It is gone before it has said what it wants."""
-        self._owner.arrival_lost(self, self._reason if self._ending else CloseReason.CONNECTION_LOST)
+        """Report the end of the connection."""
+        self._owner.on_lost(self, self._reason if self._ending else CloseReason.CONNECTION_LOST)

@@ -1,4 +1,4 @@
-"""The certificate of the port: loaded, and loaded again when it was renewed."""
+"""The TLS certificate of the port, loaded from files, also after a renewal."""
 
 import ssl
 from pathlib import Path
@@ -10,29 +10,36 @@ from tracker.settings import Tls
 
 
 class Certificate:
-    """What the port proves its name with, read from files. Raises `ConfigError` if it cannot be used."""
+    """A certificate and its private key.
+
+    Attributes:
+        context: The context for new connections.
+        expires: The end of the certificate's validity, in seconds of Unix time.
+    """
 
     def __init__(self, settings: Tls) -> None:
+        """Read the files. Raise `ConfigError` if they cannot be used."""
         self.context = _new_context()
-        """For connections from now on."""
         self.expires = _load(self.context, settings)
-        """When it is valid no more, seconds of Unix time."""
 
     def replace(self, renewed: "Certificate") -> None:
-        """Use another from now on. Open connections keep the old context, into which half a pair never gets."""
+        """Use another certificate for new connections.
+
+        Each certificate has a context of its own, so that none ever holds a certificate with the key of another.
+        """
         self.context, self.expires = renewed.context, renewed.expires
 
 
 def _new_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A WebSocket's handshake is HTTP/1.1.
+    # The WebSocket handshake needs HTTP/1.1.
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 def _load(context: ssl.SSLContext, settings: Tls) -> float:
-    """Load a pair; when its certificate expires."""
+    """Load a certificate and its key; return the end of its validity in Unix time. Raise `ConfigError`."""
     certificate = Path(settings.certificate)
     key = Path(settings.key) if settings.key else None
     try:
@@ -43,7 +50,7 @@ def _load(context: ssl.SSLContext, settings: Tls) -> float:
     except ssl.SSLError as error:
         raise ConfigError(f"tls: {certificate}: {error.reason or error}") from None
     except OSError as error:
-        # It does not say which of the two.
+        # The error does not name the file.
         name = key if key and not _is_readable(key) else certificate
         raise ConfigError(f"tls: {name}: {error.strerror}") from None
     except (RuntimeError, ValueError) as error:
@@ -59,5 +66,5 @@ def _is_readable(path: Path) -> bool:
 
 
 def _no_password() -> str:
-    # Without this, OpenSSL would ask for one at the terminal.
+    # Without this, OpenSSL would ask for a passphrase at the terminal.
     raise ValueError("the private key has a passphrase; it must have none")

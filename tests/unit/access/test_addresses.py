@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.access import addresses as module
 from tracker.access.addresses import Addresses, AddressLimits, Quota, TooManyConnections, networks
 from tracker.access.ratelimit import TokenBucket
 from tracker.reasons import DropReason
@@ -164,9 +163,8 @@ def test_a_slow_rate_is_remembered_until_it_has_filled_up() -> None:
     assert enter(among, "192.0.2.1", 99).charge_announce(0, 99) is DropReason.TOO_MANY_ANNOUNCES
 
 
-def test_those_that_have_gone_are_bounded_and_those_that_are_here_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_REMEMBERED", 10)
-    among = addresses(burst=1000)
+def test_quotas_without_a_connection_are_bounded_and_those_with_one_stay() -> None:
+    among = Addresses(AddressLimits(burst=1000), max_remembered=10)
     here = enter(among, "198.51.100.1")
     for number in range(50):
         among.leave(enter(among, f"192.0.2.{number}"), 0)
@@ -194,6 +192,8 @@ def test_connections_are_counted_exactly_and_all_is_forgiven(moves: list[tuple[i
         elif mine:
             among.leave(mine.pop(), now)
         assert all(quota.connections == len(quotas) for quotas in open_.values() for quota in quotas)
+        assert among.connections() == {address: len(quotas) for address, quotas in open_.items() if quotas}
+        among.check_invariants()
     for mine in open_.values():
         for quota in mine:
             among.leave(quota, now)

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tracker.access import forwarded
 from tracker.access.addresses import networks
-from tracker.access.forwarded import PROXY_V2, ProxyError, client_address, numeric, proxy_header
-from tracker.net.http import MAX_HEADER
+from tracker.access.forwarded import PROXY_V2, ProxyError, client_address, elements_from_right, numeric, proxy_header
+from tracker.net.request import MAX_HEAD
 
 TRUSTED = networks(["10.0.0.0/8", "fd00::/8"])
 PROXY = "10.0.0.1"
@@ -131,7 +130,7 @@ def test_whatever_a_client_writes_the_proxys_own_word_counts(written: str, clien
 @pytest.mark.parametrize("piece", ['\\"', '"', '",', ";for=", "for=,", ", ", "; ", "[", "10.0.0.1,"])
 def test_the_longest_headers_cost_little(piece: str) -> None:
     """Counted in steps of the scanner, not in seconds: each character is looked at once."""
-    text = ('"' + piece * MAX_HEADER)[:MAX_HEADER]
+    text = ('"' + piece * MAX_HEAD)[:MAX_HEAD]
     looked_at = 0
 
     class Counted(str):
@@ -140,8 +139,8 @@ def test_the_longest_headers_cost_little(piece: str) -> None:
             looked_at += isinstance(key, int)
             return str.__getitem__(self, key)  # type: ignore[index]
 
-    list(forwarded._elements_from_right(Counted(text)))
-    assert looked_at <= 2 * MAX_HEADER
+    list(elements_from_right(Counted(text)))
+    assert looked_at <= 2 * MAX_HEAD
     assert numeric(client_address(PROXY, TRUSTED, [], [text])) is not None
     assert numeric(client_address(PROXY, TRUSTED, [text], [])) is not None
 

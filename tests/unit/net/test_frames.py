@@ -79,9 +79,9 @@ def test_byte_by_byte() -> None:
 def test_no_more_is_kept_than_what_is_incomplete() -> None:
     reader = FrameReader(MAX)
     assert read(sent(TEXT, b"x" * 1000) + sent(TEXT, b"y" * 50)[:20], reader=reader) == [(TEXT, b"x" * 1000)]
-    assert len(reader._partial or b"") == 20
+    assert reader.buffered == 20
     read(sent(TEXT, b"y" * 50)[20:], reader=reader)
-    assert reader._partial is None
+    assert reader.buffered == 0
 
 
 @pytest.mark.parametrize(

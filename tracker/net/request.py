@@ -1,0 +1,125 @@
+"""The head of an HTTP/1 request, as an origin server reads it (RFC 9112, sections 3 and 5; sans I/O).
+
+The only parser of request heads: the WebSocket handshake and plain HTTP both use it. It is strict, because a reverse
+proxy and the tracker must never read one head in two ways. Its speed matters: after a restart, all clients of a
+tracker connect again at once.
+"""
+
+import re
+from http import HTTPStatus
+from typing import Final
+
+MAX_HEAD: Final = 16 * 1024
+"""Bytes of the longest request head that is read, without its final blank line."""
+
+_TOKEN: Final = r"[-!#$%&'*+.^_`|~0-9a-zA-Z]++"
+_HEAD: Final = re.compile(
+    rf"({_TOKEN}) ([!-~]++) HTTP/([0-9]\.[0-9])\r\n"
+    # Neither obs-fold, nor whitespace before the colon, nor control characters in a value: bare CR, bare LF, NUL.
+    rf"((?:{_TOKEN}:[\t -~\x80-\xff]*+\r\n)*+)\r\n"
+)
+_FIELD_LINES: Final = re.compile(r"([^:]++):[ \t]*+([^\r]*+)\r\n")
+_ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?#]*+)(.*)", re.IGNORECASE)
+_HOST: Final = re.compile(
+    # A registered name or IPv4 address, or an IP literal, and perhaps a port (RFC 3986, section 3.2.2).
+    r"(?:\[[0-9A-Fa-f:.]++\]|(?:[-._~!$&'()*+,;=0-9A-Za-z]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*)?"
+)
+_CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,20}")
+
+
+class InvalidRequest(Exception):
+    """A request head that an origin server must not or cannot serve; `status` is that of the response."""
+
+    def __init__(self, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
+        super().__init__(status.phrase)
+        self.status = status
+
+
+class RequestHead:
+    """A request line and its field lines.
+
+    Attributes:
+        method: The method, which is case-sensitive.
+        target: The request target in origin-form, a path and perhaps a query. An absolute-form is converted: its
+            authority replaces the field `Host` (RFC 9112, section 3.2.2). The forms of CONNECT and OPTIONS stay.
+        version: The HTTP version: `1.0`, or `1.1` and higher minor versions.
+        has_content: Whether the field lines announce content behind the head. It is never read.
+    """
+
+    __slots__ = ("_fields", "has_content", "method", "target", "version")
+
+    def __init__(self, head: bytes) -> None:
+        """Parse a whole head, with its final blank line.
+
+        Raises:
+            InvalidRequest: 400 if the syntax, `Host` or `Content-Length` is invalid, 501 if a transfer coding is
+                unknown, 505 if the major version is not 1.
+        """
+        match = _HEAD.fullmatch(head.decode("latin-1"))
+        if match is None:
+            raise InvalidRequest
+        self.method, self.target, self.version, lines = match.groups()
+        if self.version[0] != "1":
+            raise InvalidRequest(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        self._fields = fields = dict[str, list[str]]()
+        for name, value in _FIELD_LINES.findall(lines):
+            name = name.lower()
+            value = value.rstrip(" \t")
+            if name in fields:
+                fields[name].append(value)
+            else:
+                fields[name] = [value]
+        self._check_host()
+        self.has_content = ("content-length" in fields or "transfer-encoding" in fields) and self._announces_content()
+        if self.target[0] != "/":
+            self._to_origin_form()
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of all field lines with a name, which may be in any case, in their order."""
+        return self._fields.get(name.lower(), [])
+
+    def members(self, name: str) -> list[str]:
+        """Return the members of a list-based field over all its lines, without empty ones (RFC 9110, section 5.6.1).
+
+        For lists of tokens: a comma in a quoted string separates, too.
+        """
+        values = self._fields.get(name.lower())
+        if not values:
+            return []
+        text = values[0] if len(values) == 1 else ",".join(values)
+        return [member for part in text.split(",") if (member := part.strip(" \t"))]
+
+    def combined(self) -> dict[str, str]:
+        """Return each field's combined value by its name in lower case (RFC 9110, section 5.3)."""
+        return {name: ", ".join(values) for name, values in self._fields.items()}
+
+    def _check_host(self) -> None:
+        """Check the rules of RFC 9112, section 3.2. Raises `InvalidRequest`."""
+        hosts = self._fields.get("host", ())
+        if len(hosts) > 1 or (not hosts and self.version != "1.0"):
+            raise InvalidRequest
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            raise InvalidRequest
+
+    def _announces_content(self) -> bool:
+        """Return whether content follows (RFC 9112, section 6). Raises `InvalidRequest`."""
+        codings = self._fields.get("transfer-encoding")
+        if codings and (len(codings) > 1 or codings[0].lower() != "chunked"):
+            raise InvalidRequest(HTTPStatus.NOT_IMPLEMENTED)
+        values = self._fields.get("content-length")
+        if not values:
+            return codings is not None
+        lengths = {length.strip(" \t") for value in values for length in value.split(",")}
+        length = lengths.pop()
+        if lengths or not _CONTENT_LENGTH.fullmatch(length):
+            raise InvalidRequest
+        return codings is not None or int(length) > 0
+
+    def _to_origin_form(self) -> None:
+        match = _ABSOLUTE_FORM.fullmatch(self.target)
+        if match:
+            authority, target = match.groups()
+            if not authority or not _HOST.fullmatch(authority):
+                raise InvalidRequest
+            self.target = target if target.startswith("/") else f"/{target}"
+            self._fields["host"] = [authority]
