@@ -16,21 +16,16 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.exceptions import ConnectionClosed
 
 from extensions.federation.reasons import Dropped, Fault
+from tests.certificates import Pair
 from tests.client import HASH, Json, RawClient, answer, eventually, offers, raw_client
 from tests.conftest import TrackerProcess, environment, free_port, unavailable
 from tests.federated import federation
@@ -242,26 +237,6 @@ async def running(config: Path, port: int) -> AsyncIterator[Prometheus]:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(process.wait(), 20)
-
-
-def self_signed(directory: Path) -> dict[str, str]:
-    """Settings of TLS with a certificate that ends tomorrow."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (directory / "certificate.pem").write_bytes(certificate.public_bytes(pem))
-    (directory / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return {"certificate": str(directory / "certificate.pem"), "key": str(directory / "key.pem")}
 
 
 async def start_narrow(directory: Path, denied: Path) -> TrackerProcess:
@@ -511,7 +486,7 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
         (directory / "door").mkdir()
         install(directory / "door", "door", "tests.integration.friend:ConnectionGate")
         tls = await TrackerProcess.start(
-            env={"PYTHONPATH": str(directory / "door"), **environment("tls", **self_signed(directory))}
+            env={"PYTHONPATH": str(directory / "door"), **Pair(directory, "127.0.0.1", days=1).env}
         )
         config = configuration(directory, [here, there, narrow], tls, port)
         promtool("check", "config", config)
