@@ -1,16 +1,15 @@
 """The workloads that any tracker can be measured with: relaying, many sockets, swarms of all sizes, scrapes, TLS."""
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from benchmarks.certificate import self_signed
 from benchmarks.load import Shape
 from benchmarks.measure import under_load
 from benchmarks.servers import Running
 from benchmarks.suite import Figures, Result, Suite, known_only
+from tests.certificates import Pair
 
 RATE: Final = 800.0
 """Announces a second at a fixed rate: about a third of a core for bittorrent-tracker."""
@@ -79,14 +78,10 @@ def tls(suite: Suite) -> Iterator[Result]:
     """wss://, the TLS in the tracker itself."""
     shape = Shape(400)
     with TemporaryDirectory() as directory:
-        certificate, key = self_signed(Path(directory))
-        environment = {
-            "CERTIFICATE": str(certificate),
-            "KEY": str(key),
-            "PEERSERVERS_TLS__CERTIFICATE": str(certificate),
-            "PEERSERVERS_TLS__KEY": str(key),
-        }
-        context = ssl.create_default_context(cafile=str(certificate))
+        pair = Pair(Path(directory), "127.0.0.1")
+        # The first two are those of bittorrent_tracker.mjs.
+        environment = {"CERTIFICATE": str(pair.certificate), "KEY": str(pair.key), **pair.env}
+        context = pair.client_context()
 
         async def measure(server: Running) -> Figures:
             return await under_load(server, shape, suite.seconds, suite.warm_up, context)

@@ -1,4 +1,4 @@
-"""A raw WebTorrent client for tests: frames in, frames out."""
+"""A tracker client for tests: messages are plain JSON objects, which may also be malformed."""
 
 import asyncio
 import json
@@ -6,7 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
+from msgspec import Raw
+from websockets.asyncio.client import ClientConnection
+
+from tracker.client import TextSocket, open_socket
+from tracker.protocol.client import WEBTORRENT_DEFAULTS, encode
+from tracker.protocol.messages import Announce, Answer
 
 Json = dict[str, Any]
 
@@ -14,83 +19,60 @@ HASH = "h" * 20
 PATIENCE = 10.0
 
 
-class RawClient:
-    """One socket; any number of peer_ids."""
+class RawClient(TextSocket):
+    """One WebSocket to a tracker, for any number of peers. Each wait has an end after `PATIENCE` seconds."""
 
     def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
+        super().__init__(socket, PATIENCE)
 
     async def send(self, message: object) -> None:
         """Send a message as a text frame."""
-        await self.socket.send(json.dumps(message, ensure_ascii=False))
+        await self.send_text(json.dumps(message, ensure_ascii=False))
 
     async def receive(self) -> Json:
-        """The next message; it must be a text frame with a JSON object."""
-        frame = await asyncio.wait_for(self.socket.recv(), PATIENCE)
-        assert isinstance(frame, str), "browsers' clients cannot read binary frames"
-        message = json.loads(frame)
-        assert isinstance(message, dict)
-        return message
+        """Return the next message; fail if it is no text frame with a JSON object."""
+        return _json(await self.receive_text())
+
+    async def received(self) -> list[Json]:
+        """Return the messages that have arrived already, without waiting."""
+        return [_json(text) for text in await self.received_texts()]
 
     async def receive_until(self, wanted: Callable[[Json], bool]) -> Json:
-        """The next message that is wanted."""
+        """Return the next message that satisfies `wanted`; skip the others."""
         while not wanted(message := await self.receive()):
             pass
         return message
 
     async def announce(self, peer_id: str, info_hash: str = HASH, **fields: Any) -> Json:
-        """Announce and wait for the reply; offers that come before it are passed over."""
+        """Announce and return the reply; skip offers that come before it."""
         await self.send(announce(peer_id, info_hash, **fields))
         return await self.receive_until(lambda message: "interval" in message or "failure reason" in message)
 
     async def nothing_came(self) -> bool:
-        """Whether nothing but pongs has been sent to this socket: a ping's answer overtakes nothing."""
-        await asyncio.wait_for(await self.socket.ping(), PATIENCE)
-        try:
-            await asyncio.wait_for(self.socket.recv(), 0.01)
-        except TimeoutError:
-            return True
-        return False
-
-    async def closed(self) -> tuple[int | None, str]:
-        """Wait for the tracker to close; code and reason."""
-        await asyncio.wait_for(self.socket.wait_closed(), PATIENCE)
-        return self.socket.close_code, self.socket.close_reason or ""
+        """Return whether the tracker has sent no unread message: a pong does not overtake earlier messages."""
+        await self.ping()
+        return not await self.received_texts()
 
 
 def announce(peer_id: str, info_hash: str = HASH, **fields: Any) -> Json:
-    """An announce as webtorrent sends it."""
-    return {
-        "action": "announce",
-        "info_hash": info_hash,
-        "peer_id": peer_id,
-        "numwant": 5,
-        "uploaded": 0,
-        "downloaded": 0,
-        "left": 1,
-        **fields,
-    }
+    """Return an announce with webtorrent's fields, replaced or extended by `fields`."""
+    message = Announce(info_hash, peer_id, stopped=False, complete=False, offers=[])
+    return {**_json(encode(message, WEBTORRENT_DEFAULTS)), **fields}
 
 
 def offers(count: int, sdp: str = "v=0\r\n", start: int = 0) -> list[Json]:
-    """Offers with distinct ids."""
+    """Return offers whose ids are the numbers from `start` in 20 digits."""
     return [{"offer": {"type": "offer", "sdp": sdp}, "offer_id": f"{start + n:020}"} for n in range(count)]
 
 
 def answer(peer_id: str, to_peer_id: str, offer_id: str, info_hash: str = HASH, sdp: str = "v=0\r\n") -> Json:
-    """An answer as webtorrent sends it."""
-    return {
-        "action": "announce",
-        "info_hash": info_hash,
-        "peer_id": peer_id,
-        "to_peer_id": to_peer_id,
-        "answer": {"type": "answer", "sdp": sdp},
-        "offer_id": offer_id,
-    }
+    """Return an answer with webtorrent's fields."""
+    raw_sdp, raw_offer_id = (Raw(json.dumps(text).encode()) for text in (sdp, offer_id))
+    return _json(encode(Answer(info_hash, peer_id, to_peer_id, raw_sdp, raw_offer_id)))
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], patience: float = PATIENCE) -> None:
-    """Wait for what announces itself by no event, such as a figure in another process."""
+    """Wait for a condition that no event announces, such as a figure in another process. Raise `TimeoutError`."""
     async with asyncio.timeout(patience):
         while True:
             result = condition()
@@ -101,7 +83,12 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], patience: 
 
 @asynccontextmanager
 async def raw_client(url: str, **options: Any) -> AsyncIterator[RawClient]:
-    """A client connected to a tracker."""
-    # Without a limit on its queue: a client that has stopped reading would not see the tracker's close frame either.
-    async with connect(url, compression=None, max_size=1 << 24, max_queue=None, **options) as socket:
+    """Connect to a tracker. `options` are websockets'."""
+    async with open_socket(url, PATIENCE, **{"max_size": 1 << 24, **options}) as socket:
         yield RawClient(socket)
+
+
+def _json(payload: str | bytes) -> Json:
+    message = json.loads(payload)
+    assert isinstance(message, dict)
+    return message

@@ -7,26 +7,30 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import websockets
-from websockets.asyncio.client import ClientConnection, connect
 
-Json = dict[str, Any]
+from tracker.client import BinaryFrameError, Peer, connect
+from tracker.protocol.client import WEBTORRENT_DEFAULTS, MessageError, encode
+from tracker.protocol.codec import from_json, make_offer
+from tracker.protocol.messages import Announce, AnnounceReply, Failure, Offer, RelayedAnswer, RelayedOffer, ScrapeReply
 
 MAX_DETAIL: Final = 200
 """Characters of a result's detail, which may quote the tracker."""
 
 _SDP: Final = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=peerservers check\r\n"
+_FAULTS: Final = (MessageError, OSError, TimeoutError, websockets.WebSocketException)
+"""What a step raises if the tracker fails it, besides `Unmet`."""
 
 
 class Unmet(Exception):
-    """The tracker does not do what was expected; the text says what it does."""
+    """The tracker has failed a step; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the report. `works` is None where it could not be tried."""
+    """One line of the report. `works` is None if the step was not tried."""
 
     name: str
     needed: bool
@@ -36,23 +40,23 @@ class Result:
 
 @dataclass(slots=True)
 class Report:
-    """What a tracker does."""
+    """The results of all steps, in order."""
 
     url: str
     results: list[Result] = field(default_factory=list)
 
     @property
     def peers_can_meet(self) -> bool:
-        """Whether everything works without which two peers cannot connect."""
+        """Whether every step works that two peers need to connect."""
         return all(result.works for result in self.results if result.needed)
 
     def as_json(self) -> str:
-        """For programs."""
+        """Return the report as a JSON object."""
         rows = [{"name": r.name, "needed": r.needed, "works": r.works, "detail": r.detail} for r in self.results]
         return json.dumps({"url": self.url, "peers_can_meet": self.peers_can_meet, "results": rows}, indent=2)
 
     def as_table(self) -> str:
-        """For people."""
+        """Return the report as text: one line for each step, and the verdict."""
         width = max(len(result.name) for result in self.results)
         words = {True: "yes", False: "NO", None: "-"}
         lines = [self.url, ""]
@@ -64,59 +68,12 @@ class Report:
         return "\n".join([*lines, "", f"{verdict} (* is needed for that)"])
 
 
-class _Peer:
-    """A client with one peer_id on one socket."""
-
-    def __init__(self, socket: ClientConnection, info_hash: str, peer_id: str, patience: float) -> None:
-        self.socket = socket
-        self.info_hash = info_hash
-        self.peer_id = peer_id
-        self.patience = patience
-
-    async def send(self, **fields: Any) -> None:
-        message = {"action": "announce", "info_hash": self.info_hash, "peer_id": self.peer_id, **fields}
-        await self.socket.send(json.dumps(message, ensure_ascii=False))
-
-    async def expect(self, what: str, wanted: Callable[[Json], bool]) -> Json:
-        """The next message that is wanted; others are passed over."""
-        try:
-            async with asyncio.timeout(self.patience):
-                while True:
-                    frame = await self.socket.recv()
-                    if isinstance(frame, bytes):
-                        raise Unmet("answers in binary frames, which browsers' clients cannot read")
-                    try:
-                        message = json.loads(frame)
-                    except (ValueError, RecursionError):
-                        continue
-                    if isinstance(message, dict) and wanted(message):
-                        return message
-        except TimeoutError:
-            raise Unmet(f"no {what} within {self.patience:g} s") from None
-        except websockets.ConnectionClosed as error:
-            raise Unmet(f"the tracker closed the socket ({_why(error)})") from None
-
-    async def reply(self) -> Json:
-        """The answer to an announce: counts, or a failure for this swarm."""
-        return await self.expect(
-            "reply",
-            lambda message: (
-                "interval" in message
-                or ("failure reason" in message and message.get("info_hash", self.info_hash) == self.info_hash)
-            ),
-        )
-
-    async def announce(self, **fields: Any) -> Json:
-        await self.send(**{"numwant": 5, "uploaded": 0, "downloaded": 0, "left": 1, **fields})
-        return await self.reply()
-
-
 class _Check:
-    """The steps, in order; each builds on what came before."""
+    """The steps, in order; each builds on those before it."""
 
-    def __init__(self, url: str, patience: float) -> None:
+    def __init__(self, url: str, time_limit: float) -> None:
         self.url = url
-        self.patience = patience
+        self.time_limit = time_limit
         self.report = Report(url)
         # Ids with every kind of character: controls, quotes, ASCII and the upper half of latin-1.
         self.info_hash = _any_id()
@@ -148,133 +105,126 @@ class _Check:
             await self._try("a closed socket leaves the swarm", False, lambda: self._closes(alice, bob))
         return self.report
 
-    async def _announces(self, alice: _Peer) -> str:
+    async def _announces(self, alice: Peer) -> str:
         started = time.monotonic()
-        reply = await alice.announce(event="started", left=0)
+        reply = await _announce(alice, event="started", left=0)
         elapsed = time.monotonic() - started
-        if "failure reason" in reply:
-            raise Unmet(f"failure: {reply['failure reason']}")
-        if reply.get("info_hash") != self.info_hash:
+        if isinstance(reply, Failure):
+            raise Unmet(f"failure: {reply.text}")
+        if reply.info_hash != self.info_hash:
             raise Unmet("the reply's info_hash is not the one that was sent")
-        if type(reply["interval"]) is not int or type(reply.get("complete")) is not int:
+        if type(reply.interval) is not int or reply.complete is None:
             raise Unmet("the reply lacks an integer interval or complete")
-        return f"in {elapsed * 1000:.1f} ms, interval {reply['interval']} s"
+        return f"in {elapsed * 1000:.1f} ms, interval {reply.interval} s"
 
-    async def _relays_offer(self, alice: _Peer, bob: _Peer) -> str:
-        await bob.announce(event="started", offers=[])
-        offers = [{"offer": {"type": "offer", "sdp": _SDP}, "offer_id": self.offer_id}]
-        await alice.send(numwant=1, uploaded=0, downloaded=0, left=0, offers=offers)
-        offer = await bob.expect("offer", lambda message: "offer" in message)
-        sent = (self.info_hash, self.alice_id, self.offer_id, {"type": "offer", "sdp": _SDP})
-        if (offer.get("info_hash"), offer.get("peer_id"), offer.get("offer_id"), offer["offer"]) != sent:
+    async def _relays_offer(self, alice: Peer, bob: Peer) -> str:
+        await _announce(bob, event="started", offers=[])
+        sent = make_offer(self.offer_id, _SDP)
+        await alice.send({"numwant": 1, "uploaded": 0, "downloaded": 0, "left": 0}, [sent])
+        got = await _expect_offer(bob)
+        if (got.info_hash, got.peer_id, _plain(got.offer)) != (self.info_hash, self.alice_id, _plain(sent)):
             raise Unmet("the offer arrives changed")
         await alice.reply()
         return ""
 
-    async def _relays_answer(self, alice: _Peer, bob: _Peer) -> str:
-        answer = {"type": "answer", "sdp": _SDP}
-        await bob.send(to_peer_id=self.alice_id, offer_id=self.offer_id, answer=answer)
-        got = await alice.expect("answer", lambda message: "answer" in message)
-        if (got.get("peer_id"), got.get("offer_id"), got["answer"]) != (self.bob_id, self.offer_id, answer):
+    async def _relays_answer(self, alice: Peer, bob: Peer) -> str:
+        await bob.answer(self.alice_id, self.offer_id, _SDP)
+        try:
+            got = await alice.client.expect(RelayedAnswer)
+        except MessageError as error:
+            raise Unmet(_changed("answer", error)) from None
+        if (got.peer_id, from_json(got.offer_id), from_json(got.sdp)) != (self.bob_id, self.offer_id, _SDP):
             raise Unmet("the answer arrives changed")
         return ""
 
-    async def _counts_leecher(self, bob: _Peer) -> str:
-        reply = await bob.announce(left=None)
-        if (reply.get("complete"), reply.get("incomplete")) != (1, 1):
-            raise Unmet(f"complete {reply.get('complete')}, incomplete {reply.get('incomplete')} instead of 1 and 1")
+    async def _counts_leecher(self, bob: Peer) -> str:
+        counts = _counts(await _announce(bob, left=None))
+        if counts != (1, 1):
+            raise Unmet(f"complete {counts[0]}, incomplete {counts[1]} instead of 1 and 1")
         return ""
 
-    async def _odd_events(self, bob: _Peer) -> str:
+    async def _odd_events(self, bob: Peer) -> str:
         for event in ("paused", "<regular>", ""):
-            reply = await bob.announce(event=event)
-            if "failure reason" in reply:
-                raise Unmet(f"event {event!r}: {reply['failure reason']}")
+            reply = await _announce(bob, event=event)
+            if isinstance(reply, Failure):
+                raise Unmet(f"event {event!r}: {reply.text}")
         return ""
 
-    async def _opaque_offers(self, alice: _Peer, bob: _Peer) -> str:
-        offers = [
-            {"offer": {"type": "offer", "sdp": f"{n},136,$" + "QUJD" * 700}, "offer_id": _any_id()} for n in range(10)
-        ]
-        await alice.send(offers=offers)  # no numwant: as many as there are offers
-        offer = await bob.expect("offer", lambda message: "offer" in message)
-        if offer["offer"] not in [item["offer"] for item in offers]:
+    async def _opaque_offers(self, alice: Peer, bob: Peer) -> str:
+        offers = [make_offer(_any_id(), f"{n},136,$" + "QUJD" * 700) for n in range(10)]
+        await alice.send({}, offers)  # no numwant: as many as there are offers
+        got = await _expect_offer(bob)
+        if from_json(got.offer.description.sdp) not in [from_json(offer.description.sdp) for offer in offers]:
             raise Unmet("the offer arrives changed")
         return "10 offers of 3 KB, not SDP"
 
-    async def _scrapes(self, alice: _Peer) -> str:
+    async def _scrapes(self, alice: Peer) -> str:
         unknown = _any_id()
-        scrape = {"action": "scrape", "info_hash": [self.info_hash, unknown]}
-        await alice.socket.send(json.dumps(scrape, ensure_ascii=False))
-        reply = await alice.expect("reply", lambda message: message.get("action") == "scrape")
-        files = reply.get("files")
-        if not isinstance(files, dict) or self.info_hash not in files:
+        try:
+            reply = await alice.client.scrape([self.info_hash, unknown])
+        except BinaryFrameError:
+            raise
+        except MessageError:
+            reply = Failure("", action="scrape")
+        if not isinstance(reply, ScrapeReply) or self.info_hash not in reply.files:
             raise Unmet("the swarm is not in the reply")
-        if unknown not in files:
+        if unknown not in reply.files:
             raise Unmet("leaves out a swarm it does not know, for which clients wait")
         return ""
 
-    async def _pongs(self, alice: _Peer) -> str:
-        try:
-            async with asyncio.timeout(self.patience):
-                latency = await (await alice.socket.ping())
-        except TimeoutError:
-            raise Unmet(f"no pong within {self.patience:g} s") from None
-        return f"in {latency * 1000:.1f} ms"
+    async def _pongs(self, alice: Peer) -> str:
+        return f"in {await alice.client.ping() * 1000:.1f} ms"
 
-    async def _stray_answer(self, alice: _Peer) -> str:
-        await alice.send(to_peer_id=_any_id(), offer_id=_any_id(), answer={"type": "answer", "sdp": _SDP})
-        await alice.announce(left=0)
+    async def _stray_answer(self, alice: Peer) -> str:
+        await alice.answer(_any_id(), _any_id(), _SDP)
+        await _announce(alice, left=0)
         return ""
 
     async def _bad_input(self) -> str:
-        bad: list[tuple[str, str]] = [
+        announce = Announce(_ascii_id(), _ascii_id(), stopped=False, complete=False, offers=[])
+        bad: list[tuple[str, str | bytes]] = [
             ("no JSON", "{"),
             ("null", "null"),
             ("an unknown action", '{"action":"dance"}'),
-            ("a short info_hash", json.dumps({"action": "announce", "info_hash": "x", "peer_id": self.bob_id})),
-            ("a null offer", json.dumps({"action": "announce", "info_hash": _ascii_id(), "peer_id": _ascii_id(),
-                                         "numwant": 1, "offers": [None]})),
-        ]  # fmt: skip
-        for what, frame in bad:
+            ("a short info_hash", encode(announce, {"info_hash": "x", "peer_id": self.bob_id})),
+            ("a null offer", encode(announce, {"numwant": 1, "offers": [None]})),
+        ]
+        for name, payload in bad:
             async with self._peer(_any_id()) as mallory:
-                await mallory.socket.send(frame)
+                await mallory.client.send_text(payload)
                 try:
-                    await mallory.announce(left=1)
-                except Unmet as error:
-                    raise Unmet(f"{what}: {error}") from None
+                    await _announce(mallory, left=1)
+                except _FAULTS as error:
+                    raise Unmet(f"{name}: {_fault(error)}") from None
         return "each is answered or ignored, and the socket stays open"
 
-    async def _reconnects(self, alice: _Peer) -> str:
-        """Bob comes back on a second socket, while the tracker still holds the first."""
+    async def _reconnects(self, alice: Peer) -> str:
+        """Let Bob come back on a second socket, while the tracker still holds the first."""
         async with self._peer(self.bob_id) as bob_again:
-            await bob_again.announce(event="started")
-            await alice.send(offers=[{"offer": {"type": "offer", "sdp": _SDP}, "offer_id": _any_id()}] * 2)
-            await bob_again.expect("offer on the new socket", lambda message: "offer" in message)
+            await _announce(bob_again, event="started")
+            await alice.send({}, [make_offer(_any_id(), _SDP)] * 2)
+            await _expect_offer(bob_again, "offer on the new socket")
         return ""
 
-    async def _stops(self, alice: _Peer) -> str:
-        await alice.announce(event="stopped", left=0)
-        await alice.announce(event="started", left=0)
+    async def _stops(self, alice: Peer) -> str:
+        await _announce(alice, event="stopped", left=0)
+        await _announce(alice, event="started", left=0)
         return ""
 
-    async def _closes(self, alice: _Peer, bob: _Peer) -> str:
-        await bob.announce(left=1)
-        await bob.socket.close()
-        deadline = time.monotonic() + self.patience
+    async def _closes(self, alice: Peer, bob: Peer) -> str:
+        await _announce(bob, left=1)
+        await bob.client.socket.close()
+        deadline = time.monotonic() + self.time_limit
         while time.monotonic() < deadline:
-            reply = await alice.announce(left=0)
-            if (reply.get("complete"), reply.get("incomplete")) == (1, 0):
+            if _counts(await _announce(alice, left=0)) == (1, 0):
                 return ""
             await asyncio.sleep(0.1)
-        raise Unmet(f"still counted after {self.patience:g} s")
+        raise Unmet(f"still counted after {self.time_limit:g} s")
 
     @asynccontextmanager
-    async def _peer(self, peer_id: str) -> AsyncIterator[_Peer]:
-        async with connect(
-            self.url, open_timeout=self.patience, close_timeout=1, compression=None, max_queue=None
-        ) as socket:
-            yield _Peer(socket, self.info_hash, peer_id, self.patience)
+    async def _peer(self, peer_id: str) -> AsyncIterator[Peer]:
+        async with connect(self.url, self.time_limit) as client:
+            yield Peer(client, self.info_hash, peer_id)
 
     async def _try(self, name: str, needed: bool, step: Callable[[], Awaitable[str]]) -> None:
         if any(result.needed and not result.works for result in self.report.results):
@@ -284,21 +234,43 @@ class _Check:
             detail, works = await step(), True
         except Unmet as error:
             detail, works = str(error), False
-        except websockets.ConnectionClosed as error:
-            detail, works = f"the tracker closed the socket ({_why(error)})", False
-        except (OSError, TimeoutError, websockets.WebSocketException) as error:
-            detail, works = _one_line(error), False
+        except _FAULTS as error:
+            detail, works = _fault(error), False
         self._add(name, needed, works, detail)
 
     def _add(self, name: str, needed: bool, works: bool | None, detail: str) -> None:
-        # What a tracker says is not to be trusted with the terminal.
+        # A tracker's text must not reach the terminal with control characters in it.
         clean = "".join(letter if letter.isprintable() else "?" for letter in detail)[:MAX_DETAIL]
         self.report.results.append(Result(name, needed, works, clean))
 
 
-async def check(url: str, patience: float) -> Report:
-    """Try everything on the tracker at `url`, waiting up to `patience` seconds for each answer."""
-    return await _Check(url, patience).run()
+async def check(url: str, time_limit: float) -> Report:
+    """Try every step on the tracker at `url`; wait up to `time_limit` seconds for each message."""
+    return await _Check(url, time_limit).run()
+
+
+async def _announce(peer: Peer, **fields: object) -> AnnounceReply | Failure:
+    """Announce with webtorrent's fields, where `fields` does not replace them."""
+    return await peer.announce({**WEBTORRENT_DEFAULTS, **fields})
+
+
+async def _expect_offer(peer: Peer, name: str = "offer") -> RelayedOffer:
+    try:
+        return await peer.client.expect(RelayedOffer, name=name)
+    except MessageError as error:
+        raise Unmet(_changed("offer", error)) from None
+
+
+def _changed(name: str, error: MessageError) -> str:
+    return _fault(error) if isinstance(error, BinaryFrameError) else f"the {name} arrives changed"
+
+
+def _counts(reply: AnnounceReply | Failure) -> tuple[int | None, int | None]:
+    return (None, None) if isinstance(reply, Failure) else (reply.complete, reply.incomplete)
+
+
+def _plain(offer: Offer) -> tuple[str, str]:
+    return from_json(offer.offer_id), from_json(offer.description.sdp)
 
 
 def _any_id() -> str:
@@ -309,8 +281,13 @@ def _ascii_id() -> str:
     return "".join(random.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=20))
 
 
-def _why(error: websockets.ConnectionClosed) -> str:
-    return f"{error.rcvd.code} {error.rcvd.reason}".strip() if error.rcvd else "no close frame"
+def _fault(error: BaseException) -> str:
+    if isinstance(error, BinaryFrameError):
+        return "answers in binary frames, which browsers' clients cannot read"
+    if isinstance(error, websockets.ConnectionClosed):
+        close = f"{error.rcvd.code} {error.rcvd.reason}".strip() if error.rcvd else "no close frame"
+        return f"the tracker closed the socket ({close})"
+    return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,17 +10,12 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.exceptions import ConnectionClosed
 
+from tests.certificates import Pair
 from tests.client import HASH, RawClient, answer, offers, raw_client
 from tests.conftest import TrackerProcess, environment
 from tests.federated import federation
@@ -64,7 +59,7 @@ async def trackers(directory: Path) -> AsyncIterator[Trackers]:
         gate = directory / "gate"
         gate.mkdir()
         install(gate, "gate", "tests.integration.friend:ConnectionGate")
-        tls = await TrackerProcess.start(env={"PYTHONPATH": str(gate), **environment("tls", **_self_signed(directory))})
+        tls = await TrackerProcess.start(env={"PYTHONPATH": str(gate), **Pair(directory, "127.0.0.1", days=1).env})
         try:
             yield Trackers(here, there, narrow, tls, denied, federated.dht)
         finally:
@@ -96,26 +91,6 @@ async def _start_narrow(directory: Path, denied: Path) -> TrackerProcess:
             **environment("extensions.raises", enabled=True),
         }
     )
-
-
-def _self_signed(directory: Path) -> dict[str, str]:
-    """Return the TLS settings for a certificate that expires tomorrow."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (directory / "certificate.pem").write_bytes(certificate.public_bytes(pem))
-    (directory / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return {"certificate": str(directory / "certificate.pem"), "key": str(directory / "key.pem")}
 
 
 class Activity:

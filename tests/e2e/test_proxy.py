@@ -18,12 +18,12 @@ import pytest
 from playwright.async_api import Browser
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
+from tests.certificates import Pair
 from tests.client import Json, announce, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment, free_port, unavailable
 from tests.e2e.browser import Page
 from tests.e2e.lt import Torrent
 from tests.e2e.test_webtorrent import downloaded, leech, seed
-from tests.integration.test_tls import Pair
 from tests.shipping import ROOT
 from tests.unit.fakes import peer_id
 
@@ -47,13 +47,6 @@ class Place:
     @classmethod
     def new(cls, directory: Path) -> Self:
         return cls(directory, Pair(directory), free_port(), free_port(), free_port())
-
-    @property
-    def combined(self) -> Path:
-        """Certificate and key in one file."""
-        file = self.directory / "combined.pem"
-        file.write_bytes(self.pair.certificate.read_bytes() + self.pair.key.read_bytes())
-        return file
 
 
 Replacements = dict[str, str]
@@ -95,7 +88,7 @@ def haproxy(place: Place) -> Replacements:
         "maxconn 100000": "maxconn 100",
         "bind :80\n": f"bind 127.0.0.1:{place.plain_port}\n",
         "bind :443 ": f"bind 127.0.0.1:{place.port} ",
-        f"/etc/haproxy/{NAME}.pem": str(place.combined),
+        f"/etc/haproxy/{NAME}.pem": str(place.pair.combined),
     }
 
 
@@ -346,7 +339,7 @@ async def test_trackers_link_through_it(
         }
 
     here = await proxy.start({**federated(), **environment("server", public_url=proxy.url)})
-    trust = {"SSL_CERT_FILE": str(proxy.place.pair.certificate)}
+    trust = {"SSL_CERT_FILE": str(proxy.place.pair.authority)}
     there = await start_tracker(env={**federated(peers=[proxy.url]), **trust})
     await there.logged("linked")
     async with proxy.client() as first, raw_client(there.url) as second:

@@ -8,10 +8,10 @@ import sys
 from ctypes.util import find_library
 from pathlib import Path
 
+from tests.certificates import Pair
 from tests.client import HASH, eventually, offers, raw_client
 from tests.conftest import TrackerProcess, environment, unavailable
 from tests.federated import PATIENCE
-from tests.integration.test_tls import Pair
 from tests.private_dht import PrivateDht
 from tests.shipping import ROOT
 from tests.unit.fakes import peer_id

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.certificates import Pair
 from tests.client import PATIENCE, eventually
 from tests.integration.conftest import StartServer
-from tests.integration.test_tls import Pair
 from tests.integration.wire import HANDSHAKE, Tunnel, WireClient, connected, in_use, proxy_header
 from tracker.access.forwarded import PROXY_V2
 from tracker.access.gate import SocketBudget

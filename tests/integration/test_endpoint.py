@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.client import HASH, RawClient, announce, answer, eventually, offers, raw_client
+from tests.client import HASH, announce, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.conftest import StartServer
 from tests.integration.wire import HANDSHAKE, Recorder, WireClient, connected, wire
@@ -450,12 +450,3 @@ async def test_refused_while_shutting_down(start_tracker: StartTracker) -> None:
         await late.gone()
         with pytest.raises((OSError, InvalidStatus)):
             await connect(tracker.url)
-
-
-def test_the_client_used_here_refuses_binary_frames() -> None:
-    class Binary:
-        async def recv(self) -> bytes:
-            return b"{}"
-
-    with pytest.raises(AssertionError, match="binary"):
-        asyncio.run(RawClient(Binary()).receive())  # type: ignore[arg-type]

@@ -2,20 +2,13 @@
 
 import asyncio
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from extensions.federation.extension import MAX_DIALS_PER_SWARM
 from extensions.federation.mesh import MAX_DIALS
@@ -23,6 +16,7 @@ from extensions.federation.session import LinkError
 from extensions.federation.transports import Target, dial, resolve
 from extensions.identity import tracker_id
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
+from tests.certificates import Pair
 from tests.client import HASH, PATIENCE, eventually, raw_client
 from tests.conftest import free_port
 from tests.integration.conftest import Federate
@@ -232,40 +226,6 @@ async def test_tarpits_do_not_keep_us_from_the_listed(federate: Federate, listen
         await asyncio.wait_for(links.get(), PATIENCE / 2)
 
 
-class Certificate:
-    """A self-signed certificate for a name or an address, in files."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        with_address = name[:1].isdigit()
-        names = [x509.IPAddress(ip_address(name)) if with_address else x509.DNSName(name)]
-        now = datetime.now(UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, SHA256())
-        )
-        self.file = directory / f"{name}.pem"
-        self.file.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            + certificate.public_bytes(Encoding.PEM)
-        )
-
-    def server(self) -> ssl.SSLContext:
-        """What a server with it needs."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.file)
-        return context
-
-
 @pytest.mark.parametrize(
     ("trusted", "of", "named", "opens"),
     [
@@ -279,14 +239,14 @@ class Certificate:
 async def test_a_certificate_must_be_trusted_and_of_the_urls_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, of: str, named: str, opens: bool
 ) -> None:
-    certificate = Certificate(tmp_path, of)
+    certificate = Pair(tmp_path, of)
     if trusted:
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
 
     async def serve(link: HostileLink) -> None:
         await link.ended()
 
-    async with hostile_tracker(serve, tls=certificate.server()) as url:
+    async with hostile_tracker(serve, tls=certificate.server_context()) as url:
         port = int(url.rstrip("/").rpartition(":")[2])
         target = Target(f"wss://{named}:{port}/", "127.0.0.1", port)
         if opens:
@@ -305,7 +265,7 @@ async def test_a_listed_tracker_with_a_strangers_certificate_is_not_linked(feder
         shaken.set()
         await link.shake()
 
-    async with hostile_tracker(serve, tls=Certificate(tmp_path, "other.example").server()) as url:
+    async with hostile_tracker(serve, tls=Pair(tmp_path, "other.example").server_context()) as url:
         tracker = await federate(peers=[url])
         mesh = tracker.extension("federation").mesh
         await eventually(lambda: mesh.ended["unreachable"] >= 1)

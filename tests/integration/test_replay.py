@@ -1,10 +1,9 @@
-"""Sessions recorded from real clients, replayed: each gets whatever the recorded tracker sent it.
+"""Replay sessions recorded from real clients: each client receives every message that the recorded tracker sent it.
 
-`tests/frames/*.jsonl` holds webtorrent 2.8 and trystero 0.25 in Chromium with npm's bittorrent-tracker. Which peer an
-offer goes to is chance, so where there was a choice an answer is remade for the peer that got the offer now.
+`tests/frames/*.jsonl` holds webtorrent 2.8 and trystero 0.25 in Chromium with npm's bittorrent-tracker. The tracker
+draws the receivers of offers at random. So the answer to an offer is sent by the peer that receives the offer now.
 """
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from tracker.protocol.codec import is_id
 
 FRAMES = Path(__file__).parent.parent / "frames"
 Row = dict[str, Any]
+Key = tuple[str, Any]
 
 
 def sessions() -> Iterator[Any]:
@@ -40,7 +40,7 @@ def kind(message: Row) -> str:
 
 
 def acceptable(message: Row) -> bool:
-    """What webtorrent's, trystero's and libtorrent's clients all take (they disconnect on what they do not)."""
+    """Return whether the clients of webtorrent, trystero and libtorrent all take a message."""
     if message["action"] != "announce" or not is_id(message["info_hash"]) or "failure reason" in message:
         return False
     if kind(message) == "reply":
@@ -51,66 +51,69 @@ def acceptable(message: Row) -> bool:
 
 
 class Replay:
-    """One recorded run against our tracker."""
+    """One recorded run against this tracker. A socket is known by its client's name and its number."""
 
     def __init__(self, tracker: TrackerProcess, stack: AsyncExitStack) -> None:
         self.tracker = tracker
         self.stack = stack
-        self.sockets: dict[tuple[str, Any], RawClient] = {}
-        self.got: dict[tuple[str, Any], list[Row]] = {}
-        self.offered_to: dict[str, tuple[str, Any]] = {}
-        """Which socket an offer was given to, by offer_id."""
-        self.peer_of: dict[tuple[tuple[str, Any], str], str] = {}
+        self.sockets: dict[Key, RawClient] = {}
+        self.got: dict[Key, list[Row]] = {}
+        self.offered_to: dict[str, Key] = {}
+        """By offer_id, the socket that received the offer."""
+        self.peer_of: dict[tuple[Key, str], str] = {}
 
-    async def settle(self) -> None:
-        """Take in everything that was sent until now."""
-        for key, client in self.sockets.items():
+    async def settle(self, sender: Key | None) -> None:
+        """Receive everything that the tracker has sent until now."""
+        # The sender comes first: once its pong is there, the tracker has also relayed its offers to the other sockets.
+        for key in sorted(self.sockets, key=lambda key: key != sender):
+            client = self.sockets[key]
             if client.socket.close_code is not None:
                 continue
-            await asyncio.wait_for(await client.socket.ping(), 10)
-            # The pong was sent behind every message, and they are queued in order.
-            while len(client.socket.recv_messages.frames):
-                message = await client.receive()
+            # The pong arrives behind every earlier message.
+            await client.ping()
+            for message in await client.received():
                 self.got[key].append(message)
                 if kind(message) == "offer":
                     self.offered_to[message["offer_id"]] = key
 
     async def play(self, row: Row) -> None:
-        key = (row["client"], row.get("sock"))
+        key: Key = (row["client"], row.get("sock"))
+        sender: Key | None = key
         if row["dir"] == "open":
             self.sockets[key] = await self.stack.enter_async_context(raw_client(self.tracker.url))
             self.got[key] = []
         elif row["dir"] == "send":
             message = row["json"]
             if "answer" in message:
-                await self.answer(message)
+                sender = await self.answer(message)
             else:
                 self.peer_of[key, message["info_hash"]] = message["peer_id"]
-                await self.sockets[key].socket.send(row["raw"])
+                await self.sockets[key].send_text(row["raw"])
         elif row["dir"] == "close":
             await self.sockets[key].socket.close()
-        await self.settle()
+        await self.settle(sender)
 
-    async def answer(self, message: Row) -> None:
-        """Answer from the peer that was given the offer, if it is still there."""
+    async def answer(self, message: Row) -> Key | None:
+        """Answer from the peer that received the offer, if it is still connected; return its socket's key."""
         key = self.offered_to.get(message["offer_id"])
         if key and self.sockets[key].socket.close_code is None:
             own = {**message, "peer_id": self.peer_of[key, message["info_hash"]]}
             await self.sockets[key].send(own)
+        return key
 
 
 @pytest.mark.parametrize("rows", list(sessions()))
 async def test_a_recorded_session(tracker: TrackerProcess, rows: list[Row]) -> None:
     if any(row["run"] == "tracker-restart" for row in rows):
-        # The second socket is the reconnected one of the same client; the tracker's own end is in test_life.
+        # Its second socket is the same client after a reconnect; test_life restarts the tracker itself.
         rows = [row for row in rows if row["dir"] != "close"]
     async with AsyncExitStack() as stack:
         replay = Replay(tracker, stack)
         for row in rows:
             await replay.play(row)
 
-    recorded: dict[tuple[str, Any], list[Row]] = {key: [] for key in replay.got}
-    announced: dict[tuple[str, Any], Counter[str]] = {key: Counter() for key in replay.got}
+    recorded: dict[Key, list[Row]] = {key: [] for key in replay.got}
+    announced: dict[Key, Counter[str]] = {key: Counter() for key in replay.got}
     for row in rows:
         if row["dir"] == "recv":
             recorded[row["client"], row["sock"]].append(row["json"])
@@ -121,13 +124,15 @@ async def test_a_recorded_session(tracker: TrackerProcess, rows: list[Row]) -> N
         replies = Counter(message["info_hash"] for message in replay.got[key] if kind(message) == "reply")
         assert replies == announced[key], "every announce is answered, once"
         assert not Counter(message["info_hash"] for message in messages if kind(message) == "reply") - replies
-    for what in ("offer", "answer"):
-        wanted = Counter(m["offer_id"] for messages in recorded.values() for m in messages if kind(m) == what)
-        served = Counter(m["offer_id"] for messages in replay.got.values() for m in messages if kind(m) == what)
+    for relayed in ("offer", "answer"):
+        wanted = Counter(m["offer_id"] for messages in recorded.values() for m in messages if kind(m) == relayed)
+        served = Counter(m["offer_id"] for messages in replay.got.values() for m in messages if kind(m) == relayed)
         missing = wanted - served
-        assert not missing, f"{what}s that the recorded tracker delivered and ours did not"
-        sdps = {m["offer_id"]: m[what]["sdp"] for messages in recorded.values() for m in messages if kind(m) == what}
+        assert not missing, f"{relayed}s that the recorded tracker delivered and ours did not"
+        sdps = {
+            m["offer_id"]: m[relayed]["sdp"] for messages in recorded.values() for m in messages if kind(m) == relayed
+        }
         for messages in replay.got.values():
             for message in messages:
-                if kind(message) == what and message["offer_id"] in sdps:
-                    assert message[what]["sdp"] == sdps[message["offer_id"]]
+                if kind(message) == relayed and message["offer_id"] in sdps:
+                    assert message[relayed]["sdp"] == sdps[message["offer_id"]]

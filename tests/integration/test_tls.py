@@ -4,16 +4,12 @@ import asyncio
 import signal
 import ssl
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.certificates import Pair
 from tests.client import HASH, PATIENCE, announce, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.integration.test_life import assert_one_line, peerservers
@@ -22,52 +18,6 @@ from tests.unit.fakes import peer_id
 
 A, B = peer_id(1), peer_id(2)
 EXPIRES = "peerservers_certificate_expiry_timestamp_seconds"
-NOW = datetime.now(UTC).replace(microsecond=0)
-
-
-class Pair:
-    """Files of a certificate and its key, and the client that trusts only that certificate."""
-
-    def __init__(self, directory: Path) -> None:
-        self.certificate = directory / "fullchain.pem"
-        self.key = directory / "privkey.pem"
-        self.renew()
-
-    def renew(self, days: int = 30, write_key: bool = True, passphrase: bytes | None = None) -> None:
-        """Write another pair, the key first, as ACME clients do."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-        self.expires = NOW + timedelta(days=days)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - timedelta(days=1))
-            .not_valid_after(self.expires)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-        if passphrase:
-            encryption = serialization.BestAvailableEncryption(passphrase)
-        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-        if write_key:
-            self.key.write_bytes(pem)
-        self.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-        self.der = made.public_bytes(serialization.Encoding.DER)
-
-    @property
-    def env(self) -> dict[str, str]:
-        """A tracker's settings."""
-        return environment("tls", certificate=str(self.certificate), key=str(self.key))
-
-    def client(self) -> dict[str, Any]:
-        """What a client needs to connect."""
-        context = ssl.create_default_context(cadata=self.der)
-        return {"ssl": context, "server_hostname": "localhost"}
 
 
 @pytest.fixture

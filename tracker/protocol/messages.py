@@ -116,3 +116,72 @@ class LenientFrame(Fields, gc=False):
 
     offers: Raw = Raw(b"null")
     answer: Any = None
+
+
+class AnnounceReply(Struct, gc=False):
+    """A tracker's reply to an announce.
+
+    A field is None if the tracker has left it out or has sent another type. `interval` is in seconds: the time until
+    the client announces again. `complete` and `incomplete` are the numbers of seeders and leechers in the swarm.
+    """
+
+    info_hash: str | None
+    interval: int | float | None
+    complete: int | None
+    incomplete: int | None
+
+
+class RelayedOffer(Struct, gc=False):
+    """Another peer's offer, which the tracker passes on. `peer_id` is that of the peer that made the offer.
+
+    The tokens of `offer` are JSON strings; the length of an id or an SDP is not checked.
+    """
+
+    info_hash: str | None
+    peer_id: str
+    offer: Offer
+
+
+class RelayedAnswer(Struct, gc=False):
+    """Another peer's answer to this client's offer `offer_id`. `peer_id` is that of the peer that answers.
+
+    `offer_id` and `sdp` are JSON strings; their length is not checked.
+    """
+
+    info_hash: str | None
+    peer_id: str
+    offer_id: RawString
+    sdp: RawString
+
+
+class SwarmCounts(Struct, gc=False):
+    """The counts of one swarm in a scrape reply, 0 where the tracker has sent no number.
+
+    `complete` and `incomplete` are the numbers of seeders and leechers. Most trackers repeat `complete` as
+    `downloaded`; aquatic sends 0.
+    """
+
+    complete: int = 0
+    incomplete: int = 0
+    downloaded: int = 0
+
+
+class ScrapeReply(Struct, gc=False):
+    """A tracker's reply to a scrape: the counts by infohash. aquatic leaves out the swarms that it does not know."""
+
+    files: dict[str, SwarmCounts]
+
+
+class Failure(Struct, gc=False):
+    """A tracker's refusal of a message.
+
+    bittorrent-tracker and aquatic leave out `action` and `info_hash` if they could not read the message.
+    """
+
+    text: str
+    info_hash: str | None = None
+    action: str | None = None
+
+
+TrackerMessage = AnnounceReply | RelayedOffer | RelayedAnswer | ScrapeReply | Failure
+"""A message from a tracker to a client."""
