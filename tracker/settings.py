@@ -96,7 +96,8 @@ class Access(Section):
     allow_origins: list[str] = Field(
         [],
         description="The only web sites whose pages may connect; * stands for any text: "
-        '["https://example.org", "https://*.example.org"]. Programs other than browsers may connect.',
+        '["https://example.org", "https://*.example.org"]. Programs other than browsers send no origin, '
+        "and may connect.",
     )
     deny_origins: list[str] = Field([], description="Web sites whose pages may not connect, in the same format.")
     admission_timeout: float = Field(

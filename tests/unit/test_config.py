@@ -1,16 +1,18 @@
 """Settings from files, the environment and the command line."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import Field
 
+from tracker.access.addresses import AddressLimits
 from tracker.config import ConfigError, default_toml, load
 from tracker.extension import ExtensionSettings
 from tracker.extension.api import Extension
 from tracker.extension.discovery import sections
-from tracker.settings import Settings, Tls, needs_restart
+from tracker.settings import Limits, Settings, Tls, needs_restart
 
 
 class Example(Extension):
@@ -55,6 +57,15 @@ def test_the_printed_configuration_has_the_extensions_sections() -> None:
     text = default_toml({"example": Example.Settings})
     assert "[extensions.example]" in text
     assert "# Limit of URLs.\nlimit = 5" in text
+
+
+def test_the_limits_of_an_address() -> None:
+    limits = {"connections_per_address": 1, "announces_per_second": 2.5, "offers_per_second": 3.5, "burst": 4.5}
+    settings = Limits.model_validate({**limits, "max_connections": 5, "exempt": ["192.0.2.7", "2001:db8::/32"]})
+    exempt = (ip_network("192.0.2.7/32"), ip_network("2001:db8::/32"))
+    assert AddressLimits.from_settings(settings) == AddressLimits(
+        connections_per_address=1, announces_per_second=2.5, offers_per_second=3.5, burst=4.5, exempt=exempt
+    )
 
 
 def test_hosts() -> None:
