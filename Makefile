@@ -4,41 +4,63 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# What a wheel holds, with the compiled modules; the virtual environment has the source.
+# The content of a wheel, with compiled modules. The virtual environment has the plain sources.
 BUILT := build/installed
 WITH_BUILT := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(BUILT)'
 
-# ARGS='-n 0' runs them one after the other: for a debugger.
+# ARGS='-n 0' runs the tests one after the other, as a debugger needs it.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: run test test-fast lint docs bench clean
+# The unit tests with the plain sources: asyncio's debug mode reports coroutines that were never awaited and calls from
+# the wrong thread. Of slow callbacks it only writes a log line.
+PLAIN_UNIT := PYTHONASYNCIODEBUG=1 $(PYTEST) tests/unit --cov --cov-report=
 
-run: $(BUILT)
+# The least coverage (statements and branches, in percent) that the unit tests must reach in each package.
+FLOORS := tracker/core=98 tracker/protocol=98 tracker/net=60
+CHECK_FLOORS = for floor in $(FLOORS); do \
+	echo "coverage of $${floor%=*}, at least $${floor\#*=} %:"; \
+	$(BIN)/coverage report --include="$${floor%=*}/*" --fail-under=$${floor\#*=} || exit; done
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast coverage lint prepare docs dashboards bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(BUILT) ## serve on port 8000; ARGS='--port 9000' adds arguments
 	$(WITH_BUILT) $(BIN)/peerservers serve $(ARGS)
 
-# Where all are run, the unit tests also with the plain source.
-test: $(VENV)/.installed-test
-	tests/prepare
+test: $(VENV)/.installed-test ## run all tests; ARGS='-n 0 tests/unit/core' runs some
+	PYTHON=$(PYTHON) tests/prepare --check
 	$(MAKE) $(BUILT) lint
-	$(if $(ARGS),,$(PYTEST) tests/unit)
+	$(if $(ARGS),,$(PLAIN_UNIT) && $(CHECK_FLOORS))
 	$(WITH_BUILT) $(PYTEST) $(ARGS)
 
-# Everything but the tests with real clients.
-test-fast: $(VENV)/.installed-test $(BUILT)
+test-fast: $(VENV)/.installed-test $(BUILT) ## run all tests but those with real clients
 	$(WITH_BUILT) $(PYTEST) tests/unit tests/integration $(ARGS)
 
-lint: $(VENV)/.installed-test
+coverage: $(VENV)/.installed-test ## measure the coverage of the unit tests; build/coverage has it line by line
+	$(PLAIN_UNIT) $(ARGS)
+	$(BIN)/coverage html --quiet --directory build/coverage
+	$(BIN)/coverage report
+	@$(CHECK_FLOORS)
+
+lint: $(VENV)/.installed-test ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The references that are made from the code.
-docs: $(VENV)/.installed-test
+prepare: ## install the Debian and npm packages that tests and benchmarks need
+	PYTHON=$(PYTHON) tests/prepare
+
+docs: $(VENV)/.installed-test ## generate docs/configuration.md and docs/metrics.md from the code
 	$(BIN)/python docs/generate.py
 
-# What it costs, next to other trackers: make bench ARGS='--quick --only relay'; ARGS=--help lists the workloads.
-bench: $(VENV)/.installed-bench
-	tests/prepare
+dashboards: $(VENV)/.installed-test ## generate the Grafana dashboards
+	$(BIN)/python grafana/generate.py
+
+bench: $(VENV)/.installed-bench ## measure next to other trackers; ARGS=--help lists the workloads
+	PYTHON=$(PYTHON) tests/prepare --check
 	$(MAKE) $(BUILT)
 	$(WITH_BUILT) $(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
 
@@ -63,5 +85,6 @@ $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-test
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/web/node_modules
+clean: ## remove everything that was made
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache \
+		.pytest_cache .ruff_cache .coverage tests/web/node_modules

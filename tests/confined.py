@@ -1,7 +1,7 @@
-"""Runs a command within what a systemd unit leaves it of the kernel: python -m tests.confined UNIT COMMAND...
+"""Run a command with the system calls that a systemd unit allows: python -m tests.confined UNIT COMMAND...
 
-SystemCallFilter, MemoryDenyWriteExecute and RestrictAddressFamilies, which a program may get into trouble
-with long after its start; made with the same library as systemd makes them.
+It applies SystemCallFilter, MemoryDenyWriteExecute and RestrictAddressFamilies, because a program may break these long
+after its start. It builds the filters with libseccomp, as systemd does.
 """
 
 import errno
@@ -37,13 +37,13 @@ library.seccomp_rule_add_array.argtypes = [c_void_p, c_uint32, c_int, c_uint, PO
 
 
 class Filter:
-    """What is done about system calls."""
+    """A seccomp filter. `default` is the action for system calls without a rule."""
 
     def __init__(self, default: int) -> None:
         self._context = library.seccomp_init(default)
 
     def add(self, action: int, call: str, *conditions: tuple[int, int, int, int]) -> None:
-        """Do something else about this one, under conditions. One that this machine does not have is passed over."""
+        """Add a rule for a system call, optionally under conditions. Ignore a call that this machine does not have."""
         number = library.seccomp_syscall_resolve_name(call.encode())
         if number >= 0:
             arguments = (Argument * len(conditions))(*(Argument(*condition) for condition in conditions))
@@ -51,12 +51,12 @@ class Filter:
             assert not failed, (call, failed)
 
     def load(self) -> None:
-        """From now on, for this process and its children."""
+        """Apply the filter to this process and its children, from now on."""
         assert not library.seccomp_load(self._context)
 
 
 def group(name: str) -> set[str]:
-    """The system calls in a set, such as @system-service."""
+    """Return the system calls of a set such as `@system-service`, or the single call of that name."""
     if not name.startswith("@"):
         return {name}
     listed = subprocess.run(["systemd-analyze", "syscall-filter", name], check=True, capture_output=True, text=True)
@@ -66,7 +66,7 @@ def group(name: str) -> set[str]:
 
 
 def confine(unit: dict[str, list[str]]) -> None:
-    """Confine this process."""
+    """Apply the restrictions of a unit to this process."""
     allowed: set[str] = set()
     for value in unit["SystemCallFilter"]:
         members = set().union(*map(group, value.removeprefix("~").split()))

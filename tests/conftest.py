@@ -1,4 +1,4 @@
-"""Trackers to test against: real ones in their own processes, on free loopback ports."""
+"""Trackers to test against: real ones in processes of their own, on free loopback ports."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import uvloop
@@ -25,24 +25,27 @@ ALONE = {
     "PEERSERVERS_EXTENSIONS__DHT__ENABLED": "false",
     "PEERSERVERS_EXTENSIONS__FEDERATION__ENABLED": "false",
 }
-"""Environment of trackers that need no other: tests must not reach out to the public DHT."""
+"""Environment of trackers without extensions: tests must not send anything to the public DHT."""
 
+PATIENCE = 60.0
+"""Seconds to wait for another process. It takes well under a second, but much longer on a busy machine."""
 
-# How long an example takes, and to make one up, is the machine's business.
+# Neither running an example nor generating one has a deadline: both depend on the machine.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The event loop that the tracker runs on."""
+    """Return the event loop that the tracker runs on."""
     return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast ones first, and a module's together, also where pytest has put together all that use an event loop.
+    """Run fast tests first, and the tests of each module together.
 
-    What a module's tests share would else be set up twice: for those, and for the others.
+    Pytest puts all tests that use the event loop together. That would set up a module's fixtures twice: for its tests
+    with the loop, and for those without.
     """
     order = ("unit", "integration", "e2e")
     tests = Path(__file__).parent
@@ -51,33 +54,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _logs() -> None:
-    """Trackers in this process log as those in their own do."""
+    """Let trackers in this process log as those in processes of their own do."""
     configure("info", "json")
 
 
 def environment(section: str, **settings: object) -> dict[str, str]:
-    """The environment of a tracker with these settings in a section: "server", or "extensions.dht"."""
+    """Return the environment of a tracker with these settings in a section: "server", or "extensions.dht"."""
     prefix = f"PEERSERVERS_{section.replace('.', '__').upper()}__"
     return {
         prefix + key.upper(): value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()
     }
 
 
-def unavailable(what: str) -> None:
-    """Skip the test because `what` is not on this machine; where all tests are required, fail it."""
+def unavailable(name: str) -> NoReturn:
+    """Skip the test because a program is not on this machine. Fail it if `REQUIRE_ALL_TESTS` is set."""
     if os.environ.get("REQUIRE_ALL_TESTS"):
-        pytest.fail(f"{what} is needed and not installed", pytrace=False)
-    pytest.skip(f"{what} is not installed")
+        pytest.fail(f"{name} is not here, and REQUIRE_ALL_TESTS is set (see `make prepare`)", pytrace=False)
+    pytest.skip(f"{name} is not here (see `make prepare`)")
 
 
 WORKERS = 8
-"""Most that run tests at the same time."""
+"""The highest number of pytest-xdist's workers for which ports do not collide."""
 
 
 def _ports() -> Iterator[int]:
-    """Ports below those that systems give to whoever asks for any, so that none is gone before it is used.
+    """Return ports below the ephemeral range, so that no other program gets one before it is used.
 
-    Each pytest that runs at the same time has its own.
+    Each of pytest-xdist's workers has ports of its own.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     ports = [port for port in range(10_000, 30_000) if port % WORKERS == worker % WORKERS]
@@ -89,16 +92,16 @@ _next_ports = _ports()
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on, another each time."""
+    """Return a TCP port on which no program listens, a different one each time."""
     for port in itertools.islice(_next_ports, 1000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("no port is free")
+    raise AssertionError("none of 1000 ports is free")
 
 
 class TrackerProcess:
-    """A `peerservers serve` in its own process."""
+    """A `peerservers serve` in a process of its own."""
 
     def __init__(self, process: asyncio.subprocess.Process, host: str) -> None:
         self.process = process
@@ -111,7 +114,7 @@ class TrackerProcess:
 
     @property
     def url(self) -> str:
-        """Its WebSocket URL."""
+        """The WebSocket URL of the tracker."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"ws://{host}:{self.port}/"
 
@@ -119,7 +122,7 @@ class TrackerProcess:
     async def start(
         cls, *arguments: str, host: str = "127.0.0.1", port: int | None = None, env: dict[str, str] | None = None
     ) -> "TrackerProcess":
-        """Start one and wait until it listens; fails with its log if it does not."""
+        """Start a tracker and wait until it listens. Raise `AssertionError` with its log if it ends instead."""
         port = free_port() if port is None else port
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -132,19 +135,19 @@ class TrackerProcess:
         return tracker
 
     async def logged(self, *events: str) -> dict[str, Any]:
-        """Wait until the log has a line with one of these events; the newest such line."""
+        """Wait until the log has a line with one of these events. Return the newest such line."""
 
         def found() -> dict[str, Any] | None:
             return next((line for line in reversed(self.log) if line["event"] in events), None)
 
-        async with asyncio.timeout(20), self._logged:
+        async with asyncio.timeout(PATIENCE), self._logged:
             await self._logged.wait_for(lambda: found() or self._reader.done())
         line = found()
         assert line, f"the tracker ended: {self.log}"
         return line
 
     async def get(self, path: str) -> tuple[int, str]:
-        """An HTTP GET: status and body."""
+        """Send an HTTP GET. Return status and body."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
@@ -152,32 +155,35 @@ class TrackerProcess:
         return int(head.split()[1]), body.decode()
 
     async def stats(self) -> dict[str, Any]:
-        """What `/stats.json` says."""
+        """Return the content of `/stats.json`."""
         result: dict[str, Any] = json.loads((await self.get("/stats.json"))[1])
         return result
 
     async def metric(self, name: str, **labels: str) -> float:
-        """One metric's value, 0 if it is not there."""
+        """Return the value of a metric, or 0 if it is absent."""
         wanted = ",".join(f'{key}="{value}"' for key, value in labels.items())
         prefix = f"{name}{{{wanted}}} " if wanted else f"{name} "
         lines = (await self.get("/metrics"))[1].splitlines()
         return next((float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)), 0.0)
 
     def tell(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal."""
         self._told_to_stop = number != signal.SIGHUP
         self.process.send_signal(number)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it, unless it has been told to already: a second signal would cut it short. Its exit code."""
+        """Stop the tracker and return its exit code.
+
+        No signal is sent if `tell` has sent one that stops it: a second signal would cut the shutdown short.
+        """
         if not self._told_to_stop and self.process.returncode is None:
             self.tell(number)
-        code = await asyncio.wait_for(self.process.wait(), 20)
+        code = await asyncio.wait_for(self.process.wait(), PATIENCE)
         await self._reader
         return code
 
     def complaints(self) -> list[dict[str, Any]]:
-        """What it logged as an error, tracebacks included."""
+        """Return the log's errors, including tracebacks that are not JSON."""
         return [line for line in self.log if line.get("level") in ("error", "critical", None)]
 
     async def _read_log(self) -> None:
@@ -202,7 +208,7 @@ StartTracker = Callable[..., Awaitable[TrackerProcess]]
 
 @pytest.fixture
 async def start_tracker() -> AsyncIterator[StartTracker]:
-    """Starts trackers; at the end each must stop with code 0 and have complained about nothing."""
+    """Start trackers. At the end, each must stop with code 0 and have logged no error."""
     started: list[TrackerProcess] = []
 
     async def start(*arguments: str, **options: Any) -> TrackerProcess:
@@ -217,5 +223,5 @@ async def start_tracker() -> AsyncIterator[StartTracker]:
 
 @pytest.fixture
 async def tracker(start_tracker: StartTracker) -> TrackerProcess:
-    """A tracker with default settings."""
+    """Return a tracker with default settings."""
     return await start_tracker()

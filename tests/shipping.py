@@ -1,4 +1,4 @@
-"""What comes with the program, read as Docker and operators read it."""
+"""Dockerfiles, docker-compose.yml and systemd units, read as Docker and systemd read them."""
 
 import json
 import re
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Dockerfile:
-    """A Dockerfile's instructions by stage."""
+    """The instructions of a Dockerfile by stage."""
 
     def __init__(self, file: Path) -> None:
         self.context = file.parent
@@ -27,17 +27,17 @@ class Dockerfile:
                 self.stages[-1].append((name, rest.strip()))
 
     def all(self, name: str, stage: int = -1) -> list[str]:
-        """What all instructions of this name in a stage say; the image is what the last one makes."""
+        """Return the arguments of all instructions of this name in a stage, by default the last: the image."""
         return [rest for instruction, rest in self.stages[stage] if instruction == name]
 
     def one(self, name: str) -> str:
-        """What the only instruction of this name in the last stage says."""
+        """Return the arguments of the only instruction of this name in the last stage."""
         (only,) = self.all(name)
         return only
 
     @property
     def sources(self) -> list[str]:
-        """What is copied from the build context, in any stage."""
+        """The files and directories that any stage copies from the build context."""
         copies = [rest for number in range(len(self.stages)) for rest in self.all("COPY", number)]
         return [name for rest in copies if not rest.startswith("--from") for name in rest.split()[:-1]]
 
@@ -48,7 +48,7 @@ class Dockerfile:
 
     @property
     def healthcheck(self) -> list[str]:
-        """The command that tells whether the container is well."""
+        """The command of HEALTHCHECK."""
         command: list[str] = json.loads(self.one("HEALTHCHECK").partition("CMD ")[2])
         return command
 
@@ -70,7 +70,7 @@ class Compose:
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        """All of it, merged."""
+        """The whole file, with YAML's anchors resolved."""
         loaded: dict[str, Any] = yaml.safe_load(self.file.read_text())
         return loaded
 
@@ -82,7 +82,7 @@ class Compose:
 
     @property
     def built(self) -> dict[str, Dockerfile]:
-        """Those whose images are made from this repository, with their Dockerfiles."""
+        """The Dockerfiles of the services whose images are built from this repository."""
         return {
             name: Dockerfile(ROOT / service["build"] / "Dockerfile")
             for name, service in self.services.items()
@@ -90,7 +90,7 @@ class Compose:
         }
 
     def published(self, service: str) -> dict[str, tuple[str, int]]:
-        """Where the host offers a service's ports."""
+        """Return the address and port on the host for each published port of a service."""
         found = {}
         for port in self.services[service]["ports"]:
             address, outside, inside = port.rsplit(":", 2)
@@ -99,7 +99,7 @@ class Compose:
 
 
 def keys_of_unit(file: Path) -> dict[str, list[str]]:
-    """A systemd unit's settings, each with all its values."""
+    """Return the settings of a systemd unit, each with all its values."""
     found: dict[str, list[str]] = {}
     for line in file.read_text().splitlines():
         key, separator, value = line.partition("=")

@@ -11,7 +11,8 @@ from tests.conftest import WEB, unavailable
 
 Json = dict[str, Any]
 
-PATIENCE = 20.0
+PATIENCE = 60.0
+"""Seconds to wait for an event. It takes well under a second, but much longer on a busy machine."""
 
 
 class NodeScript:

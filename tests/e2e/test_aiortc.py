@@ -1,4 +1,4 @@
-"""Python's own WebRTC, each message in the test's hands: offers and answers that the tracker carries open channels."""
+"""aiortc, WebRTC in Python: relayed offers and answers open data channels. The tests control each message."""
 
 import asyncio
 
@@ -21,12 +21,12 @@ async def test_waiting_peer_offers_when_it_announces_again(tracker: TrackerProce
         counts = await waiting.offer(5)
         assert (counts["complete"], counts["incomplete"]) == (0, 1)
         await newcomer.join()
-        assert await newcomer.tracker.nothing_came(), "offers that nobody was there for are not kept"
+        assert await newcomer.tracker.nothing_came(), "offers without a receiver are not kept"
         await connect(waiting, newcomer)
 
 
 async def test_each_answer_belongs_to_the_offer_it_names(tracker: TrackerProcess) -> None:
-    """Several peers answer offers of one announce, and each turns out to be who the tracker said."""
+    """Several peers answer offers of one announce. Each has the peer_id that the tracker gave."""
     async with rtc_peer(tracker) as first, rtc_peer(tracker) as second, rtc_peer(tracker) as offering:
         others = first, second
         for peer in others:

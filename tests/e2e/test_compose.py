@@ -1,7 +1,7 @@
 """docker-compose.yml without Docker: the same commands in the same environments, as processes on loopback.
 
-What the image would hold is made as its Dockerfile says: the tracker from a wheel of the files that are copied, not
-from this working copy. Names of services and the ports of containers become loopback's.
+The tracker is installed as its Dockerfile says: from a wheel of the files that are copied, not from this working copy.
+Names of services and ports of containers are replaced by the loopback address and free ports.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ STARTUP = 60.0
 
 
 class Container:
-    """A service's process. `words` are what stands here for words of its image's commands."""
+    """The process of a service. `words` are replacements for words of the commands in its image."""
 
     def __init__(self, directory: Path, image: Dockerfile, env: dict[str, str], words: dict[str, str]) -> None:
         self.directory = directory
@@ -46,7 +46,7 @@ class Container:
             )
 
     async def is_healthy(self) -> bool:
-        """Whether HEALTHCHECK says so."""
+        """Run HEALTHCHECK; return whether it succeeds."""
         assert self.process.returncode is None, self.log.read_text()
         check = await asyncio.create_subprocess_exec(
             *self.healthcheck, env=self.env, cwd=self.directory, stderr=asyncio.subprocess.DEVNULL
@@ -54,13 +54,13 @@ class Container:
         return await check.wait() == 0
 
     async def stop(self) -> int:
-        """Stop it as Docker does; its exit code."""
+        """Stop it as Docker does. Return the exit code."""
         self.process.send_signal(self.signal)
         return await asyncio.wait_for(self.process.wait(), 15)
 
 
 class Host:
-    """Where the containers are: free ports for theirs."""
+    """The host of the containers, with a free port for each of their ports."""
 
     def __init__(self, directory: Path, installed: Path) -> None:
         self.compose = Compose()
@@ -74,13 +74,13 @@ class Host:
         }
 
     def here(self, text: str) -> str:
-        """Names and ports of containers as they are here."""
+        """Replace names and ports of containers by those on this host."""
         for (name, inside), outside in self.ports.items():
             text = text.replace(f"{name}:{inside}", f"127.0.0.1:{outside}")
         return text
 
     def tracker(self, name: str) -> Container:
-        """One of the trackers."""
+        """Return the container of a tracker."""
         image, directory = self.images[name], self.directory / name
         directory.mkdir()
         given = {**image.environment, **self.compose.services[name]["environment"]}
@@ -96,7 +96,7 @@ class Host:
         return Container(directory, image, env, {"peerservers": program, "python": sys.executable})
 
     def demo(self) -> Container:
-        """The page."""
+        """Return the container of the demo page."""
         name, directory = "demo", self.directory / "demo"
         directory.mkdir()
         image = self.images[name]
@@ -118,7 +118,7 @@ class Host:
 
     @property
     def rules(self) -> str:
-        """What has Chromium find the containers where docker-compose.yml publishes them."""
+        """Chromium's rules that map the published ports in docker-compose.yml to those on this host."""
         return ",".join(
             f"MAP localhost:{outside} 127.0.0.1:{self.ports[name, inside]}"
             for name in self.images
@@ -128,7 +128,7 @@ class Host:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracker as its image has it: built from what is copied, and installed."""
+    """Build a wheel from the files that the Dockerfile copies, and install it. Return the directory."""
     directory = tmp_path_factory.mktemp("image")
     context, target = directory / "src", directory / "installed"
     context.mkdir()
@@ -147,7 +147,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def up(directory: Path, installed: Path) -> AsyncIterator[Host]:
-    """All that is built here, healthy; at the end each container must stop with code 0."""
+    """Start all services that are built here, until they are healthy. At the end, each must stop with code 0."""
     host = Host(directory, installed)
     containers = [*(host.tracker(name) for name in TRACKERS), host.demo()]
     try:
@@ -171,21 +171,20 @@ async def up(directory: Path, installed: Path) -> AsyncIterator[Host]:
 
 @pytest.fixture
 def chromium() -> str:
-    """The system's Chromium."""
+    """Return the path of the system's Chromium."""
     executable = shutil.which("chromium")
     if executable is None:
         unavailable("chromium")
-    assert executable
     return executable
 
 
 async def shown(page: Page, selector: str) -> list[str]:
-    """The texts of all elements that are found."""
+    """Return the texts of all matching elements."""
     return [text.strip() for text in await page.locator(selector).all_inner_texts()]
 
 
-async def test_the_demo(tmp_path: Path, installed: Path, chromium: str) -> None:
-    """One command is all there is to do: the page seeds on one tracker, and downloads from the two others."""
+async def test_the_demo_page_downloads_from_each_tracker(tmp_path: Path, installed: Path, chromium: str) -> None:
+    """The page seeds on one tracker, and downloads from the two others."""
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(up(tmp_path, installed))
         playwright = await stack.enter_async_context(async_playwright())
@@ -208,11 +207,11 @@ async def test_the_demo(tmp_path: Path, installed: Path, chromium: str) -> None:
         previous = ""
         for _ in range(2):
 
-            async def all_have_another(previous: str = previous) -> bool:
+            async def all_show_a_new_text(previous: str = previous) -> bool:
                 texts = await shown(page, "pre")
                 return texts[0] not in ("", previous) and texts == texts[:1] * 3
 
-            await eventually(all_have_another, PATIENCE)
+            await eventually(all_show_a_new_text, PATIENCE)
             previous = (await shown(page, "pre"))[0]
             states = await shown(page, "[role=status]")
             assert states[0] == "seeds"

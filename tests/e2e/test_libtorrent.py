@@ -1,4 +1,4 @@
-"""libtorrent sessions, which have nothing but the tracker, find each other and transfer files over WebRTC."""
+"""libtorrent sessions that share nothing but the tracker transfer files over WebRTC."""
 
 import asyncio
 import random
@@ -43,6 +43,6 @@ async def test_peers_meet_again_after_the_tracker_was_restarted(start_tracker: S
     await tracker.stop()
     await start_tracker(port=tracker.port)
     await leecher.forget(torrent)
-    # By itself it comes back at its next announce, two minutes later.
+    # Without this, the seeder returns with its next announce, two minutes later.
     await seeder.announce_again(torrent)
     assert await leecher.leech(torrent) == FILE

@@ -1,4 +1,4 @@
-"""The client of npm's bittorrent-tracker, which webtorrent and most others are built on, in processes of its own."""
+"""The client of npm's bittorrent-tracker, the base of webtorrent and most other clients, in its own processes."""
 
 import asyncio
 import random
@@ -16,20 +16,20 @@ from tests.integration.friend import install
 
 StartScript = Callable[[], Awaitable[NodeScript]]
 
-# Controls, quotes and the upper half of latin-1, as half of all hashes have.
+# With control characters, quotes and the upper half of latin-1, as in many infohashes.
 HASH = bytes(range(0, 256, 13)).hex()
 UNKNOWN_HASH = bytes(range(255, 0, -13)).hex()
 
 
 @pytest.fixture
 async def start_script() -> AsyncIterator[StartScript]:
-    """Starts processes for clients."""
+    """Start processes for clients."""
     async with AsyncExitStack() as stack:
         yield lambda: stack.enter_async_context(node_script("client.mjs"))
 
 
 class NpmClient:
-    """One client in a script's process."""
+    """One client in the process of a script."""
 
     def __init__(self, script: NodeScript, name: str) -> None:
         self.script = script
@@ -38,41 +38,41 @@ class NpmClient:
 
     @classmethod
     async def create(cls, script: NodeScript, tracker: TrackerProcess, name: str, **options: Any) -> "NpmClient":
-        """A new one, which has not announced yet."""
+        """Create a client that has not announced yet."""
         client = cls(script, name)
         await script.send("create", name=name, announce=tracker.url, infoHash=HASH, peerId=client.peer_id, **options)
         return client
 
     async def call(self, method: str, **options: Any) -> None:
-        """Call one of the client's methods."""
+        """Call a method of the client."""
         await self.script.send("call", name=self.name, method=method, options=options)
 
     async def announce(self, method: str, **options: Any) -> tuple[int, int]:
-        """Call a method that announces; the tracker's counts."""
+        """Call a method that announces. Return the counts in the tracker's reply."""
         await self.call(method, **options)
         return await self.update()
 
     async def update(self) -> tuple[int, int]:
-        """The counts that the tracker next tells the client."""
+        """Return the counts in the tracker's next reply."""
         return counts(await self.event("update"))
 
-    async def told(self, complete: int, incomplete: int) -> None:
-        """Wait until the tracker tells the client these counts."""
+    async def updated(self, complete: int, incomplete: int) -> None:
+        """Wait until a reply of the tracker has these counts."""
         while await self.update() != (complete, incomplete):
             pass
 
     async def event(self, event: str) -> Json:
-        """The client's next event of that name."""
+        """Return the client's next event of that name."""
         return await self.script.event(lambda found: (found["event"], found.get("name")) == (event, self.name))
 
     async def destroy(self) -> None:
-        """Destroy it; returns when it is done."""
+        """Destroy the client, and wait until that is done."""
         await self.script.send("destroy", name=self.name)
         await self.event("destroyed")
 
 
 def counts(answer: Json) -> tuple[int, int]:
-    """Seeders and leechers, as an answer of the tracker has them."""
+    """Return seeders and leechers, from a reply of the tracker."""
     return answer["complete"], answer["incomplete"]
 
 
@@ -94,7 +94,7 @@ async def test_life_of_a_leecher(tracker: TrackerProcess, start_script: StartScr
 
 
 @pytest.mark.parametrize("left", [{}, {"left": None}, {"left": 1.5}], ids=["absent", "null", "fraction"])
-async def test_who_does_not_know_what_is_left_is_a_leecher(
+async def test_a_client_without_a_valid_left_is_a_leecher(
     tracker: TrackerProcess, start_script: StartScript, left: dict[str, Any]
 ) -> None:
     script = await start_script()
@@ -136,42 +136,42 @@ async def test_scrape_without_a_client(tracker: TrackerProcess, start_script: St
 
 
 async def test_two_clients_on_one_socket(tracker: TrackerProcess, start_script: StartScript) -> None:
-    """All clients of a process share a socket, so each sees what the tracker tells the others too."""
+    """All clients of a process share a socket, so each one also sees the replies to the others."""
     script, watching = await start_script(), await start_script()
     watcher = await NpmClient.create(watching, tracker, "watcher")
     first, second = [await NpmClient.create(script, tracker, name) for name in ("first", "second")]
     assert await watcher.announce("start", left=10) == (0, 1)
 
     await first.call("start", left=0)
-    await second.told(1, 1)
+    await second.updated(1, 1)
     await second.call("start", left=10)
-    await first.told(1, 2)
+    await first.updated(1, 2)
     assert await tracker.metric("peerservers_connections") == 2, "one for each process"
     assert await watcher.announce("update", left=10) == (1, 2)
 
     await first.call("stop", left=0)
-    await second.told(0, 2)
+    await second.updated(0, 2)
     await first.destroy()
     assert await watcher.announce("update", left=10) == (0, 2)
 
     await second.destroy()
-    await until_told(watcher, 0, 1)
+    await announce_until(watcher, 0, 1)
     assert (script.complaints, watching.complaints) == ([], [])
 
 
-async def test_two_clients_that_vanish_with_their_socket(tracker: TrackerProcess, start_script: StartScript) -> None:
+async def test_two_clients_whose_socket_closes(tracker: TrackerProcess, start_script: StartScript) -> None:
     script, watching = await start_script(), await start_script()
     watcher = await NpmClient.create(watching, tracker, "watcher")
     assert await watcher.announce("start", left=10) == (0, 1)
     clients = [await NpmClient.create(script, tracker, name) for name in ("first", "second")]
     for client in clients:
         await client.call("start", left=0)
-    await until_told(watcher, 2, 1)
+    await announce_until(watcher, 2, 1)
 
     await clients[0].destroy()
-    assert await watcher.announce("update", left=10) == (2, 1), "the socket is open, and nobody has said stop"
+    assert await watcher.announce("update", left=10) == (2, 1), "the socket is open, and no client has sent `stopped`"
     await clients[1].destroy()
-    await until_told(watcher, 0, 1)
+    await announce_until(watcher, 0, 1)
     assert (script.complaints, watching.complaints) == ([], [])
 
 
@@ -181,7 +181,7 @@ async def test_clients_come_back_to_a_restarted_tracker(
 ) -> None:
     tracker = await start_tracker()
     scripts = await start_script(), await start_script()
-    # What the client says of itself when it is not asked.
+    # `always` is in the announces that the client sends by itself, too.
     seeder = await NpmClient.create(scripts[0], tracker, "seeder", always={"left": 0})
     leecher = await NpmClient.create(scripts[1], tracker, "leecher", always={"left": 10})
     assert await seeder.announce("start") == (1, 0)
@@ -208,7 +208,7 @@ async def test_two_processes_connect(tracker: TrackerProcess, start_script: Star
     assert [script.complaints for script in scripts] == [[], []]
 
 
-async def test_who_is_not_admitted_is_warned_and_keeps_its_socket(
+async def test_a_client_that_is_not_admitted_is_warned_and_keeps_its_socket(
     start_tracker: StartTracker, start_script: StartScript, tmp_path: Path
 ) -> None:
     (tmp_path / "knock.py").write_text(
@@ -230,11 +230,11 @@ async def test_who_is_not_admitted_is_warned_and_keeps_its_socket(
     assert script.complaints == ["knock twice"]
     assert await tracker.metric("peerservers_connections") == 1
     for reason in ("client_closed", "connection_lost"):
-        assert await tracker.metric("peerservers_connections_closed_total", reason=reason) == 0, "it is the first one"
+        assert await tracker.metric("peerservers_connections_closed_total", reason=reason) == 0, "it has never left"
 
 
-async def until_told(client: NpmClient, complete: int, incomplete: int) -> None:
-    """Announce until the tracker has these counts: it may learn late that a socket is closed."""
+async def announce_until(client: NpmClient, complete: int, incomplete: int) -> None:
+    """Announce until the tracker replies with these counts: it may learn late that a socket is closed."""
     async with asyncio.timeout(PATIENCE):
         while await client.announce("update", left=10, numwant=0) != (complete, incomplete):
             pass

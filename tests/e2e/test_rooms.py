@@ -1,4 +1,4 @@
-"""Libraries that use trackers to bring the pages of a room together, without a torrent."""
+"""Libraries that connect the pages of a room through trackers, without a torrent."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The tracker within what docs/systemd/peerservers.service leaves it of the kernel, without systemd."""
+"""The tracker under the restrictions of docs/systemd/peerservers.service, without systemd."""
 
 import asyncio
 import os
@@ -19,8 +19,8 @@ from tests.unit.fakes import peer_id
 UNIT = ROOT / "docs" / "systemd" / "peerservers.service"
 
 
-async def test_it_gets_along(tmp_path: Path) -> None:
-    """TLS, the DHT, uvloop's and libtorrent's threads and memory, a reload, the end: nothing needs more."""
+async def test_the_tracker_runs_under_the_restrictions(tmp_path: Path) -> None:
+    """TLS, the DHT, threads and memory of uvloop and libtorrent, a reload and the shutdown all work."""
     if shutil.which("systemd-analyze") is None:
         unavailable("systemd-analyze")
     if find_library("seccomp") is None:

@@ -1,4 +1,4 @@
-"""Webtorrent in a browser: files are transferred between pages that know only the tracker."""
+"""Webtorrent in a browser: pages that share nothing but the tracker transfer files."""
 
 import base64
 import os
@@ -17,37 +17,37 @@ from tests.e2e.lt import PIECE_LENGTH, LibtorrentPeer, Torrent
 
 
 def new_torrent(tracker: TrackerProcess, name: str = "file") -> Torrent:
-    """A torrent of random bytes."""
+    """Return a torrent of random bytes."""
     return Torrent(name, os.urandom(300_000), tracker.url)
 
 
 @pytest.fixture
 async def libtorrent(tmp_path: Path) -> AsyncIterator[LibtorrentPeer]:
-    """A client that is not a browser."""
+    """Return a client outside the browser."""
     async with LibtorrentPeer(tmp_path) as peer:
         yield peer
 
 
 async def seed(page: Page, torrent: Torrent) -> None:
-    """Seed in a page; returns when the tracker has answered."""
+    """Seed in a page, and wait until the tracker has replied."""
     content = base64.b64encode(torrent.content).decode()
     await page.call("seed", torrent.tracker_url, torrent.name, PIECE_LENGTH, content)
     await page.told("announced")
 
 
 async def leech(page: Page, torrent: Torrent) -> None:
-    """Start a download in a page; returns when the tracker has answered."""
+    """Start a download in a page, and wait until the tracker has replied."""
     await page.call("leech", torrent.magnet)
     await page.told("announced")
 
 
 async def downloaded(page: Page, torrent: Torrent) -> bytes:
-    """Wait until a page's download is complete; the file's content."""
+    """Wait until the download of a page is complete. Return the content of the file."""
     return base64.b64decode(await page.told(f"done {torrent.info_hash}"))
 
 
 async def counts_become(watcher: RawClient, torrent: Torrent, *, complete: int, incomplete: int) -> None:
-    """Wait until the tracker counts so many peers; nobody is told of changes, so it has to be asked for them."""
+    """Scrape until the tracker has these counts: it does not announce changes by itself."""
     swarm = bytes.fromhex(torrent.info_hash).decode("latin-1")
     expected = {"complete": complete, "incomplete": incomplete}
     counts: dict[str, int] = {}
@@ -72,7 +72,7 @@ async def test_the_seeder_comes_first(tracker: TrackerProcess, open_page: OpenPa
 
 
 async def test_the_leecher_comes_first(tracker: TrackerProcess, open_page: OpenPage) -> None:
-    """The leecher, who has announced to an empty swarm, answers the seeder's offers."""
+    """The leecher, which has announced to an empty swarm, answers the seeder's offers."""
     torrent = new_torrent(tracker)
     leecher, seeder = await open_page("webtorrent"), await open_page("webtorrent")
     await leech(leecher, torrent)
@@ -94,7 +94,7 @@ async def test_two_torrents_share_a_socket(tracker: TrackerProcess, open_page: O
 
 
 async def test_one_seeder_serves_three_leechers(tracker: TrackerProcess, open_page: OpenPage) -> None:
-    """Of four pages one has the file, and then all."""
+    """One of four pages has the file, and finally all of them."""
     torrent = new_torrent(tracker)
     seeder, *leechers = [await open_page("webtorrent") for _ in range(4)]
     await seed(seeder, torrent)
@@ -105,7 +105,7 @@ async def test_one_seeder_serves_three_leechers(tracker: TrackerProcess, open_pa
 
 
 async def test_a_tab_is_counted_until_it_is_closed(tracker: TrackerProcess, open_page: OpenPage) -> None:
-    """Who knows only a magnet link is a leecher, who has downloaded it a seeder, and whose tab is gone neither."""
+    """A page with only a magnet link is a leecher, after the download a seeder, and gone with its tab."""
     torrent = new_torrent(tracker)
     leecher, seeder = await open_page("webtorrent"), await open_page("webtorrent")
     async with raw_client(tracker.url) as watcher:
@@ -121,7 +121,7 @@ async def test_a_tab_is_counted_until_it_is_closed(tracker: TrackerProcess, open
 
 
 async def test_the_tracker_restarts(start_tracker: StartTracker, open_page: OpenPage) -> None:
-    """Pages are told that the tracker goes away; those that come back meet the ones that come later."""
+    """Pages get close code 1001 when the tracker stops. Pages that reconnect meet later ones."""
     seeder, leecher = await open_page("webtorrent"), await open_page("webtorrent")
     before = await start_tracker()
     torrent = new_torrent(before)
@@ -137,7 +137,7 @@ async def test_the_tracker_restarts(start_tracker: StartTracker, open_page: Open
 async def test_a_page_downloads_from_libtorrent(
     tracker: TrackerProcess, open_page: OpenPage, libtorrent: LibtorrentPeer
 ) -> None:
-    """The seeder is an implementation of its own, outside the browser."""
+    """The seeder is an independent implementation, outside the browser."""
     torrent = await libtorrent.seed("file", os.urandom(300_000), tracker.url)
     leecher = await open_page("webtorrent")
     await leech(leecher, torrent)
@@ -147,7 +147,7 @@ async def test_a_page_downloads_from_libtorrent(
 async def test_libtorrent_downloads_from_a_page(
     tracker: TrackerProcess, open_page: OpenPage, libtorrent: LibtorrentPeer
 ) -> None:
-    """The leecher is an implementation of its own, outside the browser."""
+    """The leecher is an independent implementation, outside the browser."""
     torrent = new_torrent(tracker)
     await seed(await open_page("webtorrent"), torrent)
     assert await libtorrent.leech(torrent) == torrent.content

@@ -1,4 +1,4 @@
-"""What more than one file of tests needs."""
+"""Fixtures that several modules of unit tests need."""
 
 from collections.abc import AsyncIterator
 
@@ -9,6 +9,6 @@ from tests.unit.dht.directory import Setting, running
 
 @pytest.fixture
 async def setting() -> AsyncIterator[Setting]:
-    """A directory that does what is due."""
+    """Return a directory whose schedule runs."""
     async with running(Setting()) as one:
         yield one

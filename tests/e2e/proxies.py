@@ -1,0 +1,211 @@
+"""nginx, HAProxy and Caddy with their configurations from docs/deploy, on other ports and with other files."""
+
+import asyncio
+import getpass
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tests.certificates import Pair
+from tests.client import Json, eventually, raw_client
+from tests.conftest import PATIENCE, StartTracker, TrackerProcess, environment, free_port, unavailable
+from tests.shipping import ROOT
+
+DEPLOY = ROOT / "docs" / "deploy"
+NAME = "tracker.example.org"
+HERE, ELSEWHERE, FAR = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+"""Addresses of clients. The proxy has the first."""
+
+
+@dataclass
+class Place:
+    """The directory, ports and certificate of a proxy, and the port of the tracker behind it."""
+
+    directory: Path
+    pair: Pair
+    tracker_port: int
+    port: int
+    plain_port: int
+
+    @classmethod
+    def new(cls, directory: Path) -> Self:
+        """Make a certificate, and find free ports."""
+        return cls(directory, Pair(directory), free_port(), free_port(), free_port())
+
+    @property
+    def combined(self) -> Path:
+        """Write certificate and key into one file, as HAProxy reads them. Return its path."""
+        file = self.directory / "combined.pem"
+        file.write_bytes(self.pair.certificate.read_bytes() + self.pair.key.read_bytes())
+        return file
+
+
+Replacements = dict[str, str]
+"""Texts of a configuration in docs/deploy, each of which must occur there, and their replacements in the tests."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A program, its configuration file in docs/deploy, and the arguments that precede the path of that file."""
+
+    program: str
+    file: str
+    arguments: tuple[str, ...]
+    adapt: Callable[[Place], Replacements]
+
+
+def nginx(place: Place) -> Replacements:
+    temporary = "".join(
+        f"{name}_temp_path {place.directory / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return {
+        "user www-data;": f"user {getpass.getuser()}; daemon off;",
+        "/run/nginx.pid": f"{place.directory}/nginx.pid",
+        "/var/log/nginx/error.log": f"{place.directory}/error.log",
+        "http {": f"http {{ {temporary}",
+        "listen [::]:80;": "",
+        "listen [::]:443 ssl default_server;": "",
+        "listen 80;": f"listen 127.0.0.1:{place.plain_port};",
+        "listen 443 ssl default_server;": f"listen 127.0.0.1:{place.port} ssl default_server;",
+        "/var/www/html": str(place.directory),
+        f"/etc/letsencrypt/live/{NAME}/fullchain.pem": str(place.pair.certificate),
+        f"/etc/letsencrypt/live/{NAME}/privkey.pem": str(place.pair.key),
+    }
+
+
+def haproxy(place: Place) -> Replacements:
+    return {
+        "    user haproxy\n    group haproxy\n": "",
+        "maxconn 100000": "maxconn 100",
+        "bind :80\n": f"bind 127.0.0.1:{place.plain_port}\n",
+        "bind :443 ": f"bind 127.0.0.1:{place.port} ",
+        f"/etc/haproxy/{NAME}.pem": str(place.combined),
+    }
+
+
+def haproxy_v2(place: Place) -> Replacements:
+    """Use the `server` line with the PROXY protocol, and set no header."""
+    return {
+        **haproxy(place),
+        "    http-request set-header": "    # http-request set-header",
+        "    server tracker 127.0.0.1:8000 check\n": "",
+        "    # server tracker": "    server tracker",
+    }
+
+
+def haproxy_tcp(place: Place) -> Replacements:
+    return {
+        "    user haproxy\n    group haproxy\n": "",
+        "maxconn 100000": "maxconn 100",
+        "bind :443\n": f"bind 127.0.0.1:{place.port}\n",
+        " check ": " check inter 100ms ",
+    }
+
+
+def caddy(place: Place) -> Replacements:
+    options = f"admin off\nhttp_port {place.plain_port}\nhttps_port {place.port}\ndefault_bind 127.0.0.1"
+    return {
+        f"default_sni {NAME}": f"default_sni localhost\n{options}",
+        f"{NAME}, :443 {{": f"localhost, :{place.port} {{\ntls {place.pair.certificate} {place.pair.key}",
+    }
+
+
+KINDS = {
+    "nginx": Kind("nginx", "nginx.conf", ("-e", "stderr", "-c"), nginx),
+    "haproxy": Kind("haproxy", "haproxy.cfg", ("-db", "-f"), haproxy),
+    "haproxy, PROXY v2": Kind("haproxy", "haproxy.cfg", ("-db", "-f"), haproxy_v2),
+    "caddy": Kind("caddy", "Caddyfile", ("run", "--adapter", "caddyfile", "--config"), caddy),
+}
+
+PASSTHROUGH = Kind("haproxy", "haproxy-tcp.cfg", ("-db", "-f"), haproxy_tcp)
+"""The proxy passes TLS on to the tracker, and sends the address of the client before it (PROXY protocol)."""
+
+
+class Proxy:
+    """A proxy with a tracker behind it."""
+
+    def __init__(self, kind: Kind, place: Place, start_tracker: StartTracker) -> None:
+        self.kind = kind
+        self.place = place
+        self._start_tracker = start_tracker
+        self._original = (DEPLOY / kind.file).read_text()
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self, also: dict[str, str] | None = None, **limits: Any) -> TrackerProcess:
+        """Start a tracker, and the proxy if it does not run yet.
+
+        The tracker has the settings in the comments of the proxy's configuration, the environment `also`, and `limits`.
+        """
+        wanted = re.search(r"^#     \[server\]\n(?:#     .*\n)+", self._original, re.MULTILINE)
+        assert wanted
+        server = tomllib.loads(wanted[0].replace("#     ", ""))["server"]
+        env = {**environment("server", **server), **environment("limits", **limits), **(also or {})}
+        tracker = await self._start_tracker(port=self.place.tracker_port, host=server["host"], env=env)
+        if self.process is None:
+            self.process = await self._run()
+        return tracker
+
+    def _configure(self) -> Path:
+        text = self._original
+        replacements = self.kind.adapt(self.place)
+        replacements["127.0.0.1:8000"] = f"127.0.0.1:{self.place.tracker_port}"
+        for documented, tested in replacements.items():
+            assert documented in text, documented
+            text = text.replace(documented, tested)
+        file = self.place.directory / self.kind.file
+        file.write_text(text)
+        return file
+
+    async def _run(self) -> asyncio.subprocess.Process:
+        program = shutil.which(self.kind.program, path=f"{os.environ['PATH']}:/usr/sbin")
+        if program is None:
+            unavailable(self.kind.program)
+        file = self._configure()
+        home = {name: str(self.place.directory) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+        with (self.place.directory / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                program, *self.kind.arguments, file, env={**os.environ, **home}, stdout=log, stderr=log
+            )
+
+        async def listens() -> bool:
+            assert process.returncode is None, (self.place.directory / "log").read_text()
+            try:
+                _, writer = await asyncio.open_connection(HERE, self.place.port)
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        await eventually(listens)
+        return process
+
+    async def stop(self) -> None:
+        """Stop the proxy."""
+        if self.process and self.process.returncode is None:
+            self.process.terminate()
+            await asyncio.wait_for(self.process.wait(), PATIENCE)
+
+    @property
+    def url(self) -> str:
+        """The WebSocket URL of the proxy."""
+        return f"wss://localhost:{self.place.port}/"
+
+    def client(self, address: str = HERE, **headers: str) -> Any:
+        """Return a context manager that connects a raw client from an address."""
+        options = {"host": HERE, "local_addr": (address, 0), "additional_headers": headers}
+        return raw_client(self.url, **options, **self.place.pair.client())
+
+    async def get(self, path: str, address: str = HERE, plain: bool = False) -> tuple[int, str]:
+        """Send an HTTP GET from an address. Return the status, and head and body."""
+        port = self.place.plain_port if plain else self.place.port
+        tls: Json = {} if plain else self.place.pair.client()
+        reader, writer = await asyncio.open_connection(HERE, port, local_addr=(address, 0), **tls)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answered = (await reader.read()).decode()
+        writer.close()
+        return int(answered.split()[1]), answered
