@@ -58,7 +58,7 @@ async def trackers(directory: Path) -> AsyncIterator[Trackers]:
         narrow = await _start_narrow(directory, denied)
         gate = directory / "gate"
         gate.mkdir()
-        install(gate, "gate", "tests.integration.friend:ConnectionGate")
+        install(gate, "gate", "tests.integration.friend:Gatekeeper")
         tls = await TrackerProcess.start(env={"PYTHONPATH": str(gate), **Pair(directory, "127.0.0.1", days=1).env})
         try:
             yield Trackers(here, there, narrow, tls, denied, federated.dht)

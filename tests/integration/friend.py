@@ -92,7 +92,7 @@ class Friend(Extension):
             channel.send(payload, is_text)
 
 
-class ConnectionGate(Extension):
+class Gatekeeper(Extension):
     """Admits everybody, after some thought."""
 
     async def admit(self, request: Admission) -> None:

@@ -1,4 +1,4 @@
-"""What is counted, and for how long, before a client has said what it wants: silence, TLS, the PROXY protocol."""
+"""Pending connections: they count from the start to their end, in silence, in TLS, and behind a PROXY header."""
 
 import asyncio
 import errno
@@ -25,7 +25,7 @@ from tracker.server import Server
 
 ASK = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"
 LOCAL = PROXY_V2 + bytes([0x20, 0, 0, 0])
-"""A proxy speaks for itself."""
+"""The PROXY header of a connection that is the proxy's own."""
 
 StartTls = Callable[..., Awaitable[Server]]
 
@@ -37,7 +37,7 @@ def pair(tmp_path: Any) -> Pair:
 
 @pytest.fixture
 async def start(start_server: StartServer, pair: Pair) -> AsyncIterator[StartTls]:
-    """Starts trackers in this process that speak TLS and count also who is near; nothing in it may go wrong."""
+    """Start trackers in this process, with TLS and with limits on loopback. The event loop must report no error."""
     wrong: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
 
@@ -54,26 +54,26 @@ async def start(start_server: StartServer, pair: Pair) -> AsyncIterator[StartTls
 
 
 async def tunnel(server: Server, pair: Pair) -> Tunnel:
-    """A client of a tracker, that has not begun with TLS."""
+    """Connect to a tracker, without starting the TLS handshake."""
     return Tunnel(await connected(server), pair.client()["ssl"])
 
 
 def reset(client: WireClient) -> None:
-    """Close a connection as a client does that is killed."""
+    """Close a connection with a reset, as the system does for a client that is killed."""
     descriptor = client.writer.get_extra_info("socket")
     descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.writer.transport.abort()
 
 
 async def everything(client: WireClient) -> bytes:
-    """All that is said until the end."""
+    """Return all data until the end of the connection."""
     try:
         return await asyncio.wait_for(client.reader.read(), PATIENCE)
     except ConnectionError:
         return b""
 
 
-async def test_who_says_nothing_is_counted(start: StartTls, pair: Pair) -> None:
+async def test_a_silent_connection_counts(start: StartTls, pair: Pair) -> None:
     server = await start(limits={"connections_per_address": 5})
     silent = [await connected(server) for _ in range(5)]
     await eventually(lambda: in_use(server) == 5)
@@ -83,7 +83,7 @@ async def test_who_says_nothing_is_counted(start: StartTls, pair: Pair) -> None:
         assert await everything(client) == b""
     assert in_use(server) == 5
     assert server.endpoint.rejected == {RejectReason.ADDRESS_CONNECTIONS: 2}
-    # As soon as one is gone there is room.
+    # The end of one connection makes room for another.
     silent[0].writer.transport.abort()
     await eventually(lambda: in_use(server) == 4)
     served = await tunnel(server, pair)
@@ -93,7 +93,7 @@ async def test_who_says_nothing_is_counted(start: StartTls, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("tls", [None, {}], ids=["tls", "plain"])
-async def test_there_is_room_for_so_many_that_say_nothing(start: StartTls, tls: dict[str, Any] | None) -> None:
+async def test_silent_connections_are_limited_in_number(start: StartTls, tls: dict[str, Any] | None) -> None:
     server = await (start() if tls is None else start(tls=tls))
     server.endpoint.gate.room = SocketBudget(connections=100, others=16)
     silent = [await connected(server) for _ in range(40)]
@@ -156,24 +156,24 @@ async def speaks_garbage(client: Tunnel) -> None:
 
 async def speaks_garbage_in_a_record(client: Tunnel) -> None:
     client.wire.writer.write(b"\x16\x03\x01\x00\x40" + bytes(64))
-    # It is told so in TLS' own words.
+    # The response is a TLS alert.
     assert not (await everything(client.wire)).startswith(b"HTTP")
 
 
 async def speaks_garbage_in_tls(client: Tunnel) -> None:
-    # So much that some of it comes after the answer.
+    # Some of this arrives after the response.
     await client.handshake(b"\x00" * 100_000)
     assert (await client.read()).startswith(b"HTTP/1.1 400 ")
     client.wire.writer.close()
 
 
-async def says_whose_it_is_in_tls(client: Tunnel) -> None:
+async def sends_a_proxy_header_in_tls(client: Tunnel) -> None:
     await client.handshake(proxy_header() + ASK)
     assert (await client.read()).startswith(b"HTTP/1.1 400 ")
     client.wire.writer.close()
 
 
-async def trusts_nobody(client: Tunnel) -> None:
+async def does_not_trust_the_certificate(client: Tunnel) -> None:
     stranger = Tunnel(client.wire, ssl.create_default_context())
     with pytest.raises(ssl.SSLCertVerificationError):
         await stranger.handshake()
@@ -195,8 +195,8 @@ async def stays_silent_after_the_handshake(client: Tunnel) -> None:
     await everything(client.wire)
 
 
-async def does_not_agree_to_the_end(client: Tunnel) -> None:
-    """Refused, and its socket is still there: it counts until that is cut."""
+async def does_not_answer_the_closure_alert(client: Tunnel) -> None:
+    """The connection is refused, and counts until its socket is closed."""
     await client.handshake(b"\x00\x01\x02")
     await everything(client.wire)
 
@@ -215,12 +215,12 @@ ENDS: dict[End, CloseReason] = {
     speaks_garbage: CloseReason.HANDSHAKE_INVALID,
     speaks_garbage_in_a_record: CloseReason.TLS_FAILED,
     speaks_garbage_in_tls: CloseReason.HANDSHAKE_INVALID,
-    says_whose_it_is_in_tls: CloseReason.HANDSHAKE_INVALID,
-    trusts_nobody: CloseReason.TLS_FAILED,
+    sends_a_proxy_header_in_tls: CloseReason.HANDSHAKE_INVALID,
+    does_not_trust_the_certificate: CloseReason.TLS_FAILED,
     stays_silent: CloseReason.HANDSHAKE_TIMEOUT,
     stays_silent_in_the_middle: CloseReason.HANDSHAKE_TIMEOUT,
     stays_silent_after_the_handshake: CloseReason.HANDSHAKE_TIMEOUT,
-    does_not_agree_to_the_end: CloseReason.HANDSHAKE_INVALID,
+    does_not_answer_the_closure_alert: CloseReason.HANDSHAKE_INVALID,
 }
 
 
@@ -229,9 +229,9 @@ ENDS: dict[End, CloseReason] = {
 async def test_each_end_has_a_reason_and_leaves_nothing_behind(
     start: StartTls, pair: Pair, end: End, proxied: bool
 ) -> None:
-    waits = ENDS[end] is CloseReason.HANDSHAKE_TIMEOUT or end is does_not_agree_to_the_end
+    waits = ENDS[end] is CloseReason.HANDSHAKE_TIMEOUT or end is does_not_answer_the_closure_alert
     server = await start(proxied, connections={"handshake_timeout": 0.3 if waits else 30})
-    # Of the same client, and stays: what is counted off twice shows.
+    # Another connection of the same client stays open: to count the first one off twice would show.
     other = await tunnel(server, pair)
     other.wire.writer.write(proxy_header() if proxied else b"")
     await other.handshake(HANDSHAKE + b"\r\n")
@@ -252,7 +252,7 @@ async def test_each_end_has_a_reason_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("begun", [b"", proxy_header()[:20], b"\r", proxy_header(), proxy_header() + b"\x16\x03\x01"])
-async def test_a_proxys_connection_that_is_not_finished(start: StartTls, begun: bytes) -> None:
+async def test_a_connection_of_a_proxy_without_a_whole_request(start: StartTls, begun: bytes) -> None:
     server = await start(proxied=True, connections={"handshake_timeout": 0.3})
     client = await connected(server, begun)
     assert await everything(client) == b""
@@ -265,7 +265,7 @@ async def test_a_proxys_connection_that_is_not_finished(start: StartTls, begun: 
 
 @pytest.mark.parametrize("size", [1, 7, 100_000], ids=["in bytes", "in pieces", "at once"])
 @pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
-async def test_a_proxys_header_comes_before_tls(start: StartTls, pair: Pair, size: int, address: str) -> None:
+async def test_a_proxy_header_comes_before_tls(start: StartTls, pair: Pair, size: int, address: str) -> None:
     server = await start(proxied=True, limits={"connections_per_address": 1})
     client = await tunnel(server, pair)
     data = proxy_header(address) + client.hello()
@@ -276,7 +276,7 @@ async def test_a_proxys_header_comes_before_tls(start: StartTls, pair: Pair, siz
     assert server.endpoint.gate.addresses.connections() == {
         address.replace("::7", "::/64") if ":" in address else address: 1
     }
-    # Another of the same client has no handshake.
+    # Another connection of the same client is closed before the TLS handshake.
     refused = await tunnel(server, pair)
     refused.wire.writer.write(proxy_header(address) + refused.hello())
     assert await everything(refused.wire) == b""
@@ -289,7 +289,9 @@ async def test_a_proxys_header_comes_before_tls(start: StartTls, pair: Pair, siz
 
 
 @pytest.mark.parametrize("header", [b"", LOCAL], ids=["none", "of the proxy itself"])
-async def test_a_proxy_without_the_header_tells_it_in_the_request(start: StartTls, pair: Pair, header: bytes) -> None:
+async def test_a_proxy_without_a_proxy_header_gives_the_address_in_the_request(
+    start: StartTls, pair: Pair, header: bytes
+) -> None:
     server = await start(proxied=True, limits={"connections_per_address": 1})
     clients = [await tunnel(server, pair) for _ in range(3)]
     for client, number in zip(clients, (7, 8, 7), strict=True):
@@ -300,7 +302,7 @@ async def test_a_proxy_without_the_header_tells_it_in_the_request(start: StartTl
 
 
 @pytest.mark.parametrize("first", [LOCAL, proxy_header("192.0.2.8")], ids=["of the proxy itself", "of a client"])
-async def test_a_second_header_is_not_a_proxys(start: StartTls, pair: Pair, first: bytes) -> None:
+async def test_a_second_proxy_header_is_refused(start: StartTls, pair: Pair, first: bytes) -> None:
     server = await start(proxied=True)
     client = await tunnel(server, pair)
     client.wire.writer.write(first + proxy_header() + client.hello())
@@ -309,7 +311,7 @@ async def test_a_second_header_is_not_a_proxys(start: StartTls, pair: Pair, firs
     assert in_use(server) == 0
 
 
-async def test_nobody_elses_header_is_believed_before_tls(start: StartTls, pair: Pair) -> None:
+async def test_a_proxy_header_of_an_untrusted_client_is_refused_before_tls(start: StartTls, pair: Pair) -> None:
     server = await start()
     client = await tunnel(server, pair)
     client.wire.writer.write(proxy_header() + client.hello())
@@ -317,7 +319,7 @@ async def test_nobody_elses_header_is_believed_before_tls(start: StartTls, pair:
     await eventually(lambda: server.endpoint.closed == {CloseReason.HANDSHAKE_INVALID: 1})
 
 
-async def test_a_stop_cuts_whoever_has_not_finished(start: StartTls, pair: Pair) -> None:
+async def test_a_stop_cuts_pending_connections(start: StartTls, pair: Pair) -> None:
     server = await start(connections={"handshake_timeout": 30})
     clients = [await tunnel(server, pair) for _ in range(3)]
     clients[1].wire.writer.write(clients[1].hello())
@@ -331,7 +333,7 @@ async def test_a_stop_cuts_whoever_has_not_finished(start: StartTls, pair: Pair)
     assert server.endpoint.closed == {CloseReason.SHUTDOWN: 3}
 
 
-async def test_without_descriptors_it_waits_and_goes_on(
+async def test_without_descriptors_accepting_pauses_and_resumes(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "_PAUSE", 0.1)

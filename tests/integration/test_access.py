@@ -1,4 +1,4 @@
-"""Who may connect, to what, and how much: lists, origins, limits of all and of one address, trusted proxies."""
+"""Access: lists of infohashes, origins, limits of all clients and of one address, trusted proxies."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ A, B = peer_id(1), peer_id(2)
 OTHER = "o" * 20
 HEX = HASH.encode().hex()
 LIMITED = environment("limits", exempt=[])
-"""Limits count on loopback too."""
+"""Limits hold on loopback too."""
 PROXIED = {**LIMITED, **environment("server", trusted_proxies=["127.0.0.0/8"])}
 ONE_EACH = environment("limits", connections_per_address=1)
 
@@ -34,7 +34,7 @@ FORWARDED = {"X-Forwarded-For": CLIENT}
 
 
 async def refused(url: str, **headers: str) -> tuple[int, str | None]:
-    """The status, and Retry-After, with which a WebSocket is refused."""
+    """Ask for a WebSocket that is refused; return the status and `Retry-After`."""
     with pytest.raises(InvalidStatus) as caught:
         async with connect(url, additional_headers=headers, compression=None):
             pass
@@ -50,7 +50,7 @@ async def until(tracker: TrackerProcess, metric: str, value: float, **labels: st
 
 
 async def reloaded(tracker: TrackerProcess) -> dict[str, Any]:
-    """Have a tracker reload; what it logs."""
+    """Reload a tracker; return the line that it logs."""
     tracker.log.clear()
     tracker.tell(signal.SIGHUP)
     return await tracker.logged("reloaded", "reload_failed")
@@ -74,7 +74,7 @@ async def test_a_swarm_that_is_denied_while_it_runs(start_tracker: StartTracker,
         assert (await a.announce(A, OTHER))["incomplete"] == 1
         assert await tracker.metric("peerservers_dropped_total", reason="infohash_denied") == 3
         assert await tracker.metric("peerservers_swarms") == 1
-        # A broken list changes nothing.
+        # An invalid list changes nothing.
         deny.write_text("nonsense\n")
         failed = await reloaded(tracker)
         assert failed["event"] == "reload_failed"
@@ -93,9 +93,7 @@ async def test_a_swarm_that_is_denied_while_it_runs(start_tracker: StartTracker,
     tracker.log[:] = [line for line in tracker.log if line["event"] != "reload_failed"]
 
 
-async def test_only_what_is_allowed_and_the_lists_own_settings_are_reloaded(
-    start_tracker: StartTracker, tmp_path: Path
-) -> None:
+async def test_an_allow_list_and_its_setting_are_reloaded(start_tracker: StartTracker, tmp_path: Path) -> None:
     allow, file = tmp_path / "allow", tmp_path / "peerservers.toml"
     allow.write_text(f"{HEX}  # ours\n")
     file.write_text(f"[access]\nallow_infohashes = {json.dumps(str(allow))}\n")
@@ -124,7 +122,7 @@ async def test_origins(start_tracker: StartTracker) -> None:
     assert (await tracker.get("/health"))[0] == 200
 
 
-async def test_so_many_connections_and_no_more(start_tracker: StartTracker) -> None:
+async def test_the_number_of_websockets_is_limited(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(env=environment("limits", max_connections=2))
     assert await tracker.metric("peerservers_max_connections") == 2
     async with raw_client(tracker.url) as first, raw_client(tracker.url):
@@ -137,7 +135,7 @@ async def test_so_many_connections_and_no_more(start_tracker: StartTracker) -> N
     assert await tracker.metric("peerservers_rejected_total", reason="too_many_connections") == 1
 
 
-async def test_so_many_connections_of_one_address(start_tracker: StartTracker) -> None:
+async def test_the_number_of_connections_of_one_address_is_limited(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(env=LIMITED | environment("limits", connections_per_address=3) | PROXIED)
     async with AsyncExitStack() as stack:
         clients = [
@@ -152,7 +150,7 @@ async def test_so_many_connections_of_one_address(start_tracker: StartTracker) -
         assert await tracker.metric("peerservers_rejected_total", reason="address_connections") == 1
 
 
-async def test_who_has_no_connection_left_is_refused_before_it_asks(start_tracker: StartTracker) -> None:
+async def test_a_connection_over_the_limit_is_refused_before_its_request(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(env=LIMITED | ONE_EACH)
     async with raw_client(tracker.url) as client:
         await client.announce(A)
@@ -162,7 +160,7 @@ async def test_who_has_no_connection_left_is_refused_before_it_asks(start_tracke
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"\r\nRetry-After: 60\r\n" in answer
 
-    # Only now can it be asked: the question is a connection too.
+    # Only now can the metrics be read, because that takes a connection too.
     async def is_counted() -> bool:
         try:
             return await tracker.metric("peerservers_rejected_total", reason="address_connections") >= 1
@@ -225,7 +223,7 @@ async def test_limits_are_reloaded(start_tracker: StartTracker, tmp_path: Path) 
         {"Forwarded": f'for=1.1.1.1;x=", for="{CLIENT}:1"'},
     ],
 )
-async def test_a_trusted_proxy_tells_whose_connection_it_is(
+async def test_a_trusted_proxy_gives_the_address_of_the_client(
     start_tracker: StartTracker, headers: dict[str, str]
 ) -> None:
     tracker = await start_tracker(env=PROXIED | ONE_EACH)
@@ -274,7 +272,7 @@ async def test_a_page_through_a_proxy_counts_for_the_address_of_the_client(
         client.writer.close()
 
 
-async def test_nobody_elses_header_is_believed(start_tracker: StartTracker) -> None:
+async def test_headers_of_an_untrusted_client_are_ignored(start_tracker: StartTracker) -> None:
     env = LIMITED | environment("limits", connections_per_address=2)
     tracker = await start_tracker(env=env | environment("server", trusted_proxies=["192.0.2.1"]))
     async with (
@@ -287,7 +285,7 @@ async def test_nobody_elses_header_is_believed(start_tracker: StartTracker) -> N
 
 
 async def opened(tracker: TrackerProcess, *pieces: bytes) -> WireClient:
-    """A connection to which these bytes were written, each piece by itself."""
+    """Connect to a tracker, and write each piece by itself."""
     reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
     for piece in pieces:
         writer.write(piece)
@@ -311,7 +309,7 @@ async def test_a_proxy_header_in_one_piece_and_in_bytes(start_tracker: StartTrac
     second = await opened(tracker, request)
     assert await status(second) == 429
     await second.gone()
-    # What the client itself says behind the proxy's header counts nothing.
+    # Headers of the client behind the PROXY header are ignored.
     third = await opened(tracker, request[: -len(b"\r\n")] + b"X-Forwarded-For: 198.51.100.1\r\n\r\n")
     assert await status(third) == 429
     fourth = await opened(tracker, proxy_header("192.0.2.8") + HANDSHAKE + b"\r\n")
@@ -353,7 +351,7 @@ async def test_garbage_from_a_trusted_proxy(start_tracker: StartTracker, data: b
     await until(tracker, "peerservers_connections_closed_total", 1, reason="handshake_invalid")
 
 
-async def test_a_proxy_header_from_anybody_else_is_garbage(start_tracker: StartTracker) -> None:
+async def test_a_proxy_header_of_an_untrusted_client_is_garbage(start_tracker: StartTracker) -> None:
     tracker = await start_tracker()
     client = await opened(tracker, proxy_header() + HANDSHAKE + b"\r\n")
     await client.gone()
@@ -362,7 +360,7 @@ async def test_a_proxy_header_from_anybody_else_is_garbage(start_tracker: StartT
 
 
 @pytest.mark.parametrize("shown", [False, True])
-async def test_addresses_are_in_the_log_only_if_wanted(start_tracker: StartTracker, shown: bool) -> None:
+async def test_addresses_are_logged_only_if_the_setting_says_so(start_tracker: StartTracker, shown: bool) -> None:
     env = PROXIED | ONE_EACH | environment("access", deny_origins=["*"]) | environment("log", addresses=shown)
     tracker = await start_tracker(env=env)
     assert (await refused(tracker.url, Origin="https://example.org", **FORWARDED))[0] == 403
@@ -385,7 +383,7 @@ async def test_addresses_are_in_the_log_only_if_wanted(start_tracker: StartTrack
         ("server", {"trusted_proxies": ["proxy.example.org"]}, "server.trusted_proxies"),
     ],
 )
-def test_mistakes(section: str, settings: dict[str, Any], part: str) -> None:
+def test_invalid_settings_are_named(section: str, settings: dict[str, Any], part: str) -> None:
     assert_one_line(peerservers("serve", "--port", "0", **environment(section, **settings)), part)
 
 
@@ -413,7 +411,7 @@ ENDS: dict[str, tuple[bytes, bool]] = {
 
 
 @pytest.mark.parametrize("behind_proxy", [False, True], ids=["direct", "proxied"])
-async def test_no_connection_is_counted_for_ever(start_server: StartServer, behind_proxy: bool) -> None:
+async def test_every_connection_is_counted_off_at_its_end(start_server: StartServer, behind_proxy: bool) -> None:
     server = await start_server(
         limits={"exempt": [], "connections_per_address": 1000},
         access={"deny_origins": ["https://bad.test"]},
@@ -435,7 +433,7 @@ async def test_no_connection_is_counted_for_ever(start_server: StartServer, behi
             elif data.startswith(UPGRADE):
                 assert await later.reader.readuntil(b"\r\n\r\n")
             later.writer.transport.abort()
-    # Nobody says a word: the time limit ends it.
+    # The handshake timeout ends a silent connection.
     silent = await connected(server, proxy_header() if behind_proxy else b"")
     await silent.gone()
     silent.writer.close()
@@ -444,7 +442,7 @@ async def test_no_connection_is_counted_for_ever(start_server: StartServer, behi
     endpoint.gate.addresses.check_invariants()
 
 
-async def test_none_is_counted_after_draining(start_server: StartServer) -> None:
+async def test_no_connection_counts_after_draining(start_server: StartServer) -> None:
     server = await start_server(limits={"exempt": []}, server={"shutdown_timeout": 1})
     clients = [await connected(server, data) for data, _ in ENDS.values() for _ in range(3)]
     await eventually(lambda: server.endpoint.opened == len(clients))
@@ -454,7 +452,7 @@ async def test_none_is_counted_after_draining(start_server: StartServer) -> None
         client.writer.transport.abort()
 
 
-async def test_many_that_are_refused_do_not_fill_up_anything(start_server: StartServer) -> None:
+async def test_refused_connections_use_up_nothing(start_server: StartServer) -> None:
     server = await start_server(limits={"exempt": [], "connections_per_address": 2})
     async with raw_client(f"ws://127.0.0.1:{server.addresses[0][1]}/") as a:
         second = await connected(server)
@@ -469,10 +467,8 @@ async def test_many_that_are_refused_do_not_fill_up_anything(start_server: Start
         await eventually(lambda: in_use(server) == 1)
 
 
-async def test_files_are_read_again_without_going_back_to_older_settings(
-    start_server: StartServer, tmp_path: Path
-) -> None:
-    """A list that changes while other settings are being read."""
+async def test_reading_files_again_does_not_restore_older_settings(start_server: StartServer, tmp_path: Path) -> None:
+    """A list changes while a reload reads other settings."""
     deny = tmp_path / "deny"
     deny.write_text("")
     server = await start_server(access={"deny_infohashes": str(deny)}, limits={"connections_per_address": 7})

@@ -1,4 +1,4 @@
-"""Connections as they are on the wire: frames, limits, closes, and clients that behave badly."""
+"""WebSockets on the wire: frames, limits, closing, and misbehaving clients."""
 
 import asyncio
 import json
@@ -86,8 +86,8 @@ async def test_frames_that_come_with_the_handshake(tracker: TrackerProcess) -> N
         assert json.loads((await client.receive())[1])["interval"] == 120
 
 
-async def test_large_messages_arrive_whole_however_many_wait(start_tracker: StartTracker) -> None:
-    """More than the kernel takes, so that most of it waits in the tracker."""
+async def test_large_messages_arrive_whole_however_many_are_buffered(start_tracker: StartTracker) -> None:
+    """The messages exceed the kernel's buffers, so most of them wait in the tracker."""
     tracker = await start_tracker(env={"PEERSERVERS_CONNECTIONS__SEND_BUFFER": str(64 << 20)})
     async with wire(tracker) as slow, raw_client(tracker.url) as fast:
         slow.frame(1, json.dumps(announce(B)).encode())
@@ -102,7 +102,7 @@ async def test_large_messages_arrive_whole_however_many_wait(start_tracker: Star
             assert json.loads(payload)["offer"]["sdp"] == f"{n}:" + "x" * (9000 + n)
 
 
-async def test_firefox_and_proxies_say_more_in_the_connection_header(tracker: TrackerProcess) -> None:
+async def test_the_connection_header_may_have_further_options(tracker: TrackerProcess) -> None:
     for header in (b"keep-alive, Upgrade", b"upgrade, keep-alive", b"UPGRADE"):
         async with wire(tracker, HANDSHAKE.replace(b"Connection: Upgrade", b"Connection: " + header)) as client:
             client.frame(1, json.dumps(announce(A)).encode())
@@ -151,7 +151,7 @@ async def test_repeated_garbage_ends_in_1008_and_its_peer_leaves(tracker: Tracke
         await until_closed_as(tracker, "garbage")
 
 
-async def test_who_floods_is_not_read_once_it_is_closed(tracker: TrackerProcess) -> None:
+async def test_a_flooding_client_is_not_read_after_its_close_frame(tracker: TrackerProcess) -> None:
     async with raw_client(tracker.url) as other, wire(tracker) as flooder:
         for _ in range(20):
             flooder.frame(1, b"garbage")
@@ -160,13 +160,13 @@ async def test_who_floods_is_not_read_once_it_is_closed(tracker: TrackerProcess)
             flooder.frame(1, bytes(60_000))
         drain = asyncio.ensure_future(flooder.writer.drain())
         await other.announce(A)
-        # 24 MB would long be gone if anybody took them.
+        # If the tracker read them, 24 MB would have been sent by now.
         assert not (await asyncio.wait([drain], timeout=0.3))[0]
         drain.cancel()
     await until_closed_as(tracker, "garbage")
 
 
-async def test_now_and_then_a_bad_message_is_forgiven(tracker: TrackerProcess) -> None:
+async def test_a_valid_message_takes_a_strike_away(tracker: TrackerProcess) -> None:
     async with raw_client(tracker.url) as client:
         for _ in range(50):
             await client.socket.send("garbage")
@@ -186,7 +186,7 @@ async def test_a_message_over_the_limit_closes_with_1009(start_tracker: StartTra
 
 
 @pytest.mark.parametrize("size", [0, 1000], ids=["empty", "full"])
-async def test_a_message_fragmented_without_end_closes_with_1009(tracker: TrackerProcess, size: int) -> None:
+async def test_a_message_with_fragments_without_end_closes_with_1009(tracker: TrackerProcess, size: int) -> None:
     async with wire(tracker) as client:
         client.frame(1, b"", fin=False)
         for _ in range(2000):
@@ -208,7 +208,7 @@ async def test_a_message_fragmented_without_end_closes_with_1009(tracker: Tracke
     ],
     ids=["continuation", "interleaved", "rsv", "opcode", "long ping", "split ping", "unmasked"],
 )
-async def test_what_breaks_the_websocket_protocol_closes_with_1002(
+async def test_protocol_errors_close_with_1002(
     tracker: TrackerProcess, frames: list[tuple[int, bytes, bool, int, bool]]
 ) -> None:
     async with wire(tracker) as client:
@@ -219,7 +219,7 @@ async def test_what_breaks_the_websocket_protocol_closes_with_1002(
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
-async def test_a_close_frame_is_answered_in_kind(tracker: TrackerProcess, code: int) -> None:
+async def test_a_close_frame_is_answered_with_its_code(tracker: TrackerProcess, code: int) -> None:
     async with wire(tracker) as client:
         client.frame(8, code.to_bytes(2, "big") + b"bye")
         assert await client.close_code() == code
@@ -240,7 +240,9 @@ async def test_a_closed_and_a_lost_socket_leave_the_swarm(tracker: TrackerProces
         await until_closed_as(tracker, "connection_lost")
 
 
-async def test_who_sends_no_more_leaves_the_swarm_however_slowly_it_reads(start_server: StartServer) -> None:
+async def test_a_half_closed_connection_leaves_the_swarm_however_slowly_its_client_reads(
+    start_server: StartServer,
+) -> None:
     server = await start_server()
     slow = await connected(server, HANDSHAKE + b"\r\n")
     await slow.reader.readuntil(b"\r\n\r\n")
@@ -255,7 +257,7 @@ async def test_who_sends_no_more_leaves_the_swarm_however_slowly_it_reads(start_
     assert not server.hub.swarms
     assert not websocket.send(b"{}")
     assert websocket in server.endpoint.websockets
-    # Until the sweep takes it for dead.
+    # The sweep cuts it after its close deadline.
     websocket.close_deadline = 0
     await eventually(lambda: not server.endpoint.websockets)
     slow.writer.transport.abort()
@@ -283,7 +285,7 @@ async def test_idle_sockets_are_pinged_and_half_open_ones_cut(start_tracker: Sta
     await until_closed_as(tracker, "ping_timeout")
 
 
-async def test_a_receiver_that_never_reads_is_bounded_and_then_cut(start_tracker: StartTracker) -> None:
+async def test_the_buffer_of_a_stuck_receiver_is_bounded_and_its_connection_cut(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(
         env={
             "PEERSERVERS_CONNECTIONS__SEND_BUFFER": "262144",
@@ -305,8 +307,8 @@ async def test_a_receiver_that_never_reads_is_bounded_and_then_cut(start_tracker
     await until_closed_as(tracker, "stuck_receiver")
 
 
-async def test_what_one_turn_brings_is_bounded_too(start_server: StartServer) -> None:
-    """Much that comes at once for a receiver that does not read, such as the replies to full scrapes."""
+async def test_messages_of_one_turn_of_the_event_loop_are_bounded(start_server: StartServer) -> None:
+    """A receiver that does not read gets many messages at once, such as replies to full scrapes."""
     server = await start_server()
     deaf = await connected(server, HANDSHAKE + b"\r\n")
     await deaf.reader.readuntil(b"\r\n\r\n")
@@ -321,7 +323,7 @@ async def test_what_one_turn_brings_is_bounded_too(start_server: StartServer) ->
     deaf.writer.transport.abort()
 
 
-async def test_a_ping_flood_from_one_that_never_reads_is_not_answered_without_end(
+async def test_pongs_to_a_flooding_client_that_never_reads_are_bounded(
     start_tracker: StartTracker,
 ) -> None:
     tracker = await start_tracker(
@@ -353,14 +355,14 @@ async def test_a_flood_of_control_frames_is_garbage(tracker: TrackerProcess, opc
     await until_closed_as(tracker, "garbage")
 
 
-async def test_many_pings_one_after_the_other_are_answered(tracker: TrackerProcess) -> None:
+async def test_many_pings_in_sequence_are_answered(tracker: TrackerProcess) -> None:
     async with wire(tracker) as client:
         for number in range(300):
             client.frame(9, b"%d" % number)
             assert await client.receive() == (10, b"%d" % number)
 
 
-async def test_who_asks_for_nothing_is_cut(start_tracker: StartTracker) -> None:
+async def test_a_connection_without_a_request_is_cut(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(env={"PEERSERVERS_CONNECTIONS__HANDSHAKE_TIMEOUT": "0.3"})
     async with wire(tracker, None) as silent, wire(tracker, None) as slow:
         slow.writer.write(b"GET / HTTP/1.1\r\nHost:")
@@ -370,7 +372,7 @@ async def test_who_asks_for_nothing_is_cut(start_tracker: StartTracker) -> None:
 
 
 @pytest.mark.parametrize("noise", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000])
-async def test_what_is_no_http_request_is_refused(tracker: TrackerProcess, noise: bytes) -> None:
+async def test_data_that_is_no_http_request_is_refused(tracker: TrackerProcess, noise: bytes) -> None:
     async with wire(tracker, None) as client:
         client.writer.write(noise)
         await client.gone()
@@ -420,19 +422,19 @@ async def test_several_addresses_share_a_port(start_tracker: StartTracker) -> No
 
 
 async def test_a_storm_of_connections_leaves_nothing_behind(tracker: TrackerProcess) -> None:
-    async def visit(number: int) -> None:
+    async def connect_and_announce(number: int) -> None:
         async with raw_client(tracker.url) as client:
             await client.announce(peer_id(number), offers=offers(3))
 
     before = await tracker.metric("process_open_fds")
     for _ in range(3):
-        await asyncio.gather(*(visit(n) for n in range(100)))
+        await asyncio.gather(*(connect_and_announce(n) for n in range(100)))
     await until(tracker, "peerservers_connections", 0)
     assert await tracker.metric("peerservers_swarms") == 0
     assert await tracker.metric("process_open_fds") <= before + 2
 
 
-async def test_a_draining_client_still_gets_answers_to_what_it_pipelined(tracker: TrackerProcess) -> None:
+async def test_pipelined_messages_are_answered_in_order(tracker: TrackerProcess) -> None:
     async with raw_client(tracker.url) as client:
         for n in range(200):
             await client.send(announce(A, info_hash=f"{n:020}"))

@@ -1,4 +1,4 @@
-"""What the port says to browsers, probes, Prometheus and load balancers."""
+"""Plain HTTP on the port: browsers, probes, Prometheus and load balancers."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.unit.fakes import peer_id
 
 
 async def exchange(tracker: TrackerProcess, request: bytes, half_close: bool = False) -> bytes:
-    """Everything that the tracker says to these bytes until it closes."""
+    """Send a request; return all data until the tracker closes the connection."""
     reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
     writer.write(request)
     if half_close:
@@ -37,11 +37,11 @@ async def test_routes(tracker: TrackerProcess, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/announce", "/nope", "/stats/", "/..", "//", "/%00"])
-async def test_anything_else_is_not_found(tracker: TrackerProcess, path: str) -> None:
+async def test_other_paths_are_not_found(tracker: TrackerProcess, path: str) -> None:
     assert (await tracker.get(path))[0] == 404
 
 
-async def test_the_page_tells_a_person_the_url(start_tracker: StartTracker) -> None:
+async def test_the_page_shows_the_url(start_tracker: StartTracker) -> None:
     plain = await start_tracker()
     behind = await exchange(plain, request(b"GET", b"/", b"X-Forwarded-Proto: https", b"Connection: close"))
     assert b"<code>wss://t</code>" in behind
@@ -61,14 +61,14 @@ async def test_head_and_http_1_0(tracker: TrackerProcess) -> None:
     assert old.endswith(b"200 OK\n")
 
 
-async def test_a_connection_takes_one_request(tracker: TrackerProcess) -> None:
-    """A proxy that kept it would send a client's WebSocket handshake over it."""
+async def test_a_connection_serves_one_request(tracker: TrackerProcess) -> None:
+    """A reverse proxy that reused it would send a client's WebSocket handshake over it."""
     answers = await exchange(tracker, request(b"GET", b"/health") + request(b"GET", b"/health"))
     assert answers.count(b"HTTP/1.1 200") == 1
     assert b"connection: close" in answers.lower()
 
 
-async def test_a_client_that_closes_its_side_gets_its_answer(tracker: TrackerProcess) -> None:
+async def test_a_client_that_closes_its_side_gets_its_response(tracker: TrackerProcess) -> None:
     assert (await exchange(tracker, request(b"GET", b"/health"), half_close=True)).endswith(b"200 OK\n")
 
 
@@ -135,12 +135,12 @@ async def test_stats_have_bittorrent_trackers_names(tracker: TrackerProcess) -> 
     assert "<h2>Connected Peers: 4</h2>" in page
 
 
-async def test_stats_as_json_for_who_asks_so(tracker: TrackerProcess) -> None:
+async def test_stats_as_json_by_the_accept_header(tracker: TrackerProcess) -> None:
     answer = await exchange(tracker, request(b"GET", b"/stats", b"Accept: application/json", b"Connection: close"))
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["peersAll"] == 0
 
 
-async def test_metrics_count_what_happened(tracker: TrackerProcess) -> None:
+async def test_metrics_count_requests_responses_and_drops(tracker: TrackerProcess) -> None:
     async with raw_client(tracker.url) as a, raw_client(tracker.url) as b:
         await a.announce(peer_id(1))
         await b.announce(peer_id(2), offers=[*offers(3), None], left=0)
@@ -172,7 +172,7 @@ async def test_metrics_count_what_happened(tracker: TrackerProcess) -> None:
     assert {"peerservers_event_loop_lag_seconds", "process_resident_memory_bytes"} <= set(families)
 
 
-async def test_metrics_in_the_format_that_is_asked_for(tracker: TrackerProcess) -> None:
+async def test_metrics_in_the_format_of_the_accept_header(tracker: TrackerProcess) -> None:
     def fetch() -> tuple[str, str]:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         with urlopen(Request(f"http://{tracker.host}:{tracker.port}/metrics", headers=accept)) as answer:

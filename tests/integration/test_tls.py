@@ -1,4 +1,4 @@
-"""wss:// and https:// by the tracker itself: the certificate, its renewal, and what is no TLS."""
+"""wss:// and https:// by the tracker itself: the certificate, its renewal, and data that is no TLS."""
 
 import asyncio
 import signal
@@ -30,7 +30,7 @@ def url(tracker: TrackerProcess) -> str:
 
 
 async def exchange(tracker: TrackerProcess, data: bytes, **options: Any) -> bytes:
-    """All that the tracker says to these bytes."""
+    """Send data; return all data until the end of the connection."""
     reader, writer = await asyncio.open_connection(tracker.host, tracker.port, **options)
     writer.write(data)
     try:
@@ -42,7 +42,7 @@ async def exchange(tracker: TrackerProcess, data: bytes, **options: Any) -> byte
 
 
 async def get(tracker: TrackerProcess, pair: Pair, path: str, *headers: str) -> tuple[int, str]:
-    """An https request: status and body."""
+    """Send an https request; return the status and the body."""
     lines = "".join(f"{header}\r\n" for header in headers)
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n"
     head, _, body = (await exchange(tracker, request.encode(), **pair.client())).partition(b"\r\n\r\n")
@@ -50,7 +50,7 @@ async def get(tracker: TrackerProcess, pair: Pair, path: str, *headers: str) -> 
 
 
 async def shown(tracker: TrackerProcess) -> bytes:
-    """The certificate that a new client is shown, DER."""
+    """Return the certificate that the tracker shows to a new client, as DER."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     _, writer = await asyncio.open_connection(tracker.host, tracker.port, ssl=context)
@@ -83,7 +83,7 @@ async def test_https(start_tracker: StartTracker, pair: Pair) -> None:
     assert expires == pair.expires.timestamp()
 
 
-async def test_one_file_with_both(start_tracker: StartTracker, pair: Pair) -> None:
+async def test_one_file_with_certificate_and_key(start_tracker: StartTracker, pair: Pair) -> None:
     pair.certificate.write_bytes(pair.key.read_bytes() + pair.certificate.read_bytes())
     tracker = await start_tracker(env=environment("tls", certificate=str(pair.certificate)))
     assert (await get(tracker, pair, "/health"))[0] == 200
@@ -122,7 +122,7 @@ async def test_a_renewed_certificate_is_used_after_sighup_and_open_connections_s
 
 
 @pytest.mark.parametrize("begins_with_tls", [True, False], ids=["off", "on"])
-async def test_sighup_names_what_needs_a_restart(
+async def test_sighup_names_settings_that_need_a_restart(
     start_tracker: StartTracker, pair: Pair, tmp_path: Path, begins_with_tls: bool
 ) -> None:
     file = tmp_path / "peerservers.toml"
@@ -139,7 +139,7 @@ async def test_sighup_names_what_needs_a_restart(
         return [line["keys"] for line in tracker.log if line["event"] == "restart_needed"]
 
     for _ in range(2):
-        # Also the second time: it still runs as it began.
+        # The second time too, because the tracker still runs with its first settings.
         keys = await warned(f"{after}[connections]\nping_interval = 7\n")
         assert keys == [["connections.ping_interval", "tls.certificate"]]
     assert await warned(f"{before}[limits]\nconnections_per_address = 7\n") == []
@@ -154,7 +154,9 @@ async def test_a_renewed_certificate_is_noticed(start_tracker: StartTracker, pai
     tracker.log[:] = [line for line in tracker.log if line["event"] != "reload_failed"]
 
 
-async def test_a_pair_that_does_not_fit_leaves_the_old_one(start_tracker: StartTracker, pair: Pair) -> None:
+async def test_an_invalid_certificate_or_key_leaves_the_old_pair_in_use(
+    start_tracker: StartTracker, pair: Pair
+) -> None:
     tracker = await start_tracker(env=pair.env)
     before = pair.der
     expires = pair.expires.timestamp()
@@ -180,7 +182,7 @@ async def test_a_pair_that_does_not_fit_leaves_the_old_one(start_tracker: StartT
     await fails_with(f"{pair.key}: No such file")
     pair.der = before
     assert await metric(tracker, pair, EXPIRES) == expires
-    # Whole again, it is used.
+    # A valid pair is used again.
     pair.renew(days=10)
     tracker.log.clear()
     tracker.tell(signal.SIGHUP)
@@ -190,7 +192,7 @@ async def test_a_pair_that_does_not_fit_leaves_the_old_one(start_tracker: StartT
     tracker.log[:] = [line for line in tracker.log if line["event"] != "reload_failed"]
 
 
-def test_a_certificate_that_cannot_be_used_is_one_line(pair: Pair, tmp_path: Path) -> None:
+def test_an_invalid_certificate_is_an_error_of_one_line(pair: Pair, tmp_path: Path) -> None:
     certificate, key = str(pair.certificate), str(pair.key)
 
     def start(**tls: str) -> Any:
@@ -223,10 +225,10 @@ def test_a_certificate_that_cannot_be_used_is_one_line(pair: Pair, tmp_path: Pat
     ],
     ids=["http", "ws", "half a hello", "long record", "high bytes", "zeros"],
 )
-async def test_what_is_no_tls(start_tracker: StartTracker, pair: Pair, data: bytes) -> None:
+async def test_data_that_is_no_tls(start_tracker: StartTracker, pair: Pair, data: bytes) -> None:
     tracker = await start_tracker(env=pair.env | environment("connections", handshake_timeout=1))
     for answered in await asyncio.gather(*(exchange(tracker, data) for _ in range(10))):
-        # Whoever speaks HTTP is told in HTTP.
+        # An HTTP request gets an HTTP response.
         assert answered.startswith(b"HTTP/1.1 400 ") if data.startswith(b"GET ") else b"HTTP/" not in answered
     async with raw_client(url(tracker), **pair.client()) as client:
         await client.announce(A)
@@ -255,7 +257,7 @@ async def test_large_messages(start_tracker: StartTracker, pair: Pair) -> None:
 
 
 async def test_a_receiver_that_does_not_read(start_tracker: StartTracker, pair: Pair) -> None:
-    """What waits for it is bounded also under TLS."""
+    """Its buffered messages are bounded also under TLS."""
     tracker = await start_tracker(env=pair.env)
     async with raw_client(url(tracker), **pair.client()) as a, raw_client(url(tracker), **pair.client()) as slow:
         await slow.announce(B)
@@ -296,7 +298,7 @@ async def has_no_connections(tracker: TrackerProcess, pair: Pair) -> bool:
 async def test_clients_that_never_handshake_are_cut(start_tracker: StartTracker, pair: Pair) -> None:
     tracker = await start_tracker(env=pair.env | environment("connections", handshake_timeout=0.5))
     silent = [await asyncio.open_connection(tracker.host, tracker.port) for _ in range(50)]
-    # One that has shaken hands, and then says nothing.
+    # This client is silent after the TLS handshake.
     silent.append(await asyncio.open_connection(tracker.host, tracker.port, **pair.client()))
     for reader, writer in silent:
         with suppress(ConnectionError):

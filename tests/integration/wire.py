@@ -1,4 +1,4 @@
-"""A client that writes its own bytes."""
+"""A client that composes its own bytes."""
 
 import asyncio
 import ssl
@@ -13,7 +13,7 @@ from tracker.access.forwarded import PROXY_V2
 from tracker.server import Server
 
 CLIENT = "192.0.2.7"
-"""Somebody behind a proxy."""
+"""The address of a client behind a proxy."""
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -22,7 +22,7 @@ HANDSHAKE = (
 
 
 class WireClient:
-    """A client that writes its own bytes."""
+    """A client that composes its own bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -41,7 +41,7 @@ class WireClient:
         self.writer.write(head + (bytes(4) if masked else b"") + payload)
 
     async def receive(self) -> tuple[int, bytes]:
-        """The next frame: opcode and payload."""
+        """Return the opcode and the payload of the next frame."""
         first, length = await asyncio.wait_for(self.reader.readexactly(2), PATIENCE)
         if length == 126:
             (length,) = struct.unpack("!H", await self.reader.readexactly(2))
@@ -50,7 +50,7 @@ class WireClient:
         return first & 0xF, await self.reader.readexactly(length)
 
     async def close_code(self) -> int:
-        """Wait for the tracker's close frame."""
+        """Wait for the tracker's close frame; return its code."""
         while True:
             opcode, payload = await self.receive()
             if opcode == 8:
@@ -79,7 +79,7 @@ async def wire(tracker: TrackerProcess, request: bytes | None = HANDSHAKE) -> As
 
 
 class Tunnel:
-    """A client under TLS that decides itself which bytes are sent together."""
+    """A TLS client that decides itself which bytes it sends together."""
 
     def __init__(self, wire: WireClient, context: ssl.SSLContext) -> None:
         self.wire = wire
@@ -87,13 +87,13 @@ class Tunnel:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
 
     def hello(self) -> bytes:
-        """What TLS says first; that is not sent."""
+        """Return the ClientHello without sending it."""
         with suppress(ssl.SSLWantReadError):
             self._tls.do_handshake()
         return self._outgoing.read()
 
     async def handshake(self, data: bytes = b"") -> None:
-        """Do the rest of the handshake, and send data in one piece with its end."""
+        """Finish the TLS handshake, and send data in one piece with its last message."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -110,7 +110,7 @@ class Tunnel:
         self.wire.writer.write(self._outgoing.read())
 
     async def read(self) -> bytes:
-        """All that comes until the other side ends it as TLS wants it, with a `close_notify`."""
+        """Return all data until the other side's closure alert (`close_notify`)."""
         read = b""
         while True:
             try:
@@ -133,7 +133,7 @@ class Tunnel:
 
 
 def proxy_header(address: str = CLIENT) -> bytes:
-    """The PROXY protocol's, version 2."""
+    """Return a header of the PROXY protocol, version 2."""
     packed = ip_address(address).packed
     family = 0x11 if len(packed) == 4 else 0x21
     body = packed + bytes(len(packed) + 4)
@@ -141,7 +141,7 @@ def proxy_header(address: str = CLIENT) -> bytes:
 
 
 async def connected(server: Server, data: bytes = b"") -> WireClient:
-    """A connection to a tracker in this process."""
+    """Connect to a tracker in this process, and write `data`."""
     reader, writer = await asyncio.open_connection(*server.addresses[0])
     writer.write(data)
     return WireClient(reader, writer)
@@ -153,7 +153,7 @@ def in_use(server: Server) -> int:
 
 
 class Recorder:
-    """Takes what a `WireClient` writes."""
+    """Records the data that a `WireClient` writes."""
 
     data = b""
 

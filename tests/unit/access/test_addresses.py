@@ -1,4 +1,4 @@
-"""What the clients of one address may use, and when it is forgiven."""
+"""Token buckets, quotas of addresses, and the time for which quotas are kept."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def enter(among: Addresses, address: str, now: float = 0.0) -> Quota:
     return quota
 
 
-def test_a_burst_then_so_much_a_second() -> None:
+def test_a_bucket_gives_a_burst_and_then_its_rate() -> None:
     bucket = TokenBucket(rate=10, burst=100, now=5)
     assert bucket.try_take(100, 5)
     assert not bucket.try_take(1, 5)
@@ -31,19 +31,19 @@ def test_a_burst_then_so_much_a_second() -> None:
     assert not bucket.try_take(1, 6)
 
 
-def test_it_never_holds_more_than_a_burst() -> None:
+def test_a_bucket_never_holds_more_than_a_burst() -> None:
     bucket = TokenBucket(rate=10, burst=100, now=0)
     assert not bucket.try_take(101, 1_000_000)
     assert bucket.try_take(100, 1_000_000)
 
 
-def test_what_is_not_there_is_not_taken_and_what_is_less_still_is() -> None:
+def test_trying_too_much_takes_nothing() -> None:
     bucket = TokenBucket(rate=1, burst=10, now=0)
     assert not bucket.try_take(11, 0)
     assert bucket.try_take(10, 0)
 
 
-def test_taking_more_than_there_is_says_how_long_to_wait() -> None:
+def test_taking_into_debt_returns_the_time_to_wait() -> None:
     bucket = TokenBucket(rate=10, burst=100, now=0)
     assert bucket.take(60, 0) == 0
     assert bucket.take(60, 0) == 2
@@ -71,7 +71,7 @@ def test_no_more_comes_out_of_a_bucket_than_burst_and_rate(asked: list[tuple[flo
 
 
 @given(steps)
-def test_who_waits_as_long_as_told_keeps_to_the_rate(asked: list[tuple[float, float]]) -> None:
+def test_waiting_for_the_returned_time_keeps_to_the_rate(asked: list[tuple[float, float]]) -> None:
     now, taken = 0.0, 0.0
     bucket = TokenBucket(rate=7, burst=60, now=now)
     for amount, pause in asked:
@@ -83,14 +83,14 @@ def test_who_waits_as_long_as_told_keeps_to_the_rate(asked: list[tuple[float, fl
         assert taken <= 60 + 7 * now + 1e-6
 
 
-def test_announces_a_burst_then_so_many_a_second() -> None:
+def test_announces_are_limited_by_burst_and_rate() -> None:
     quota = Quota("192.0.2.1", AddressLimits(announces_per_second=2, burst=3), now=5)
     assert [quota.charge_announce(0, 5) for _ in range(7)] == [None] * 6 + [DropReason.TOO_MANY_ANNOUNCES]
     assert quota.charge_announce(0, 5.5) is None
     assert quota.charge_announce(0, 5.5) is DropReason.TOO_MANY_ANNOUNCES
 
 
-def test_offers_of_announces_and_answers_are_one_allowance() -> None:
+def test_offers_and_answers_share_one_allowance() -> None:
     quota = Quota("192.0.2.1", AddressLimits(offers_per_second=5, burst=2), now=0)
     assert quota.charge_announce(9, 0) is None
     assert quota.charge_offers(1, 0) is None
@@ -99,19 +99,19 @@ def test_offers_of_announces_and_answers_are_one_allowance() -> None:
     assert quota.charge_announce(0, 0) is None
 
 
-def test_no_limit_is_no_limit() -> None:
+def test_zero_means_no_limit() -> None:
     quota = Quota("192.0.2.1", AddressLimits(), now=0)
     assert {quota.charge_announce(20, 0) for _ in range(1000)} == {None}
 
 
-def test_whoever_waits_can_use_even_the_tightest_limits() -> None:
+def test_even_the_lowest_rate_allows_a_full_announce_after_a_wait() -> None:
     quota = Quota("192.0.2.1", AddressLimits(announces_per_second=0.01, offers_per_second=0.5, burst=1), now=0)
     assert quota.charge_announce(20, 0) is None
     assert quota.charge_announce(20, 50) is DropReason.TOO_MANY_ANNOUNCES
     assert quota.charge_announce(20, 101) is None
 
 
-def test_so_many_connections_of_one_address() -> None:
+def test_connections_of_one_address_are_limited() -> None:
     among = addresses(connections_per_address=2)
     first = enter(among, "192.0.2.1")
     assert enter(among, "192.0.2.1") is first
@@ -124,7 +124,7 @@ def test_so_many_connections_of_one_address() -> None:
     assert first.connections == 2
 
 
-def test_all_of_a_64_is_one_customer() -> None:
+def test_an_ipv6_64_is_one_client() -> None:
     among = addresses(connections_per_address=2)
     assert enter(among, "2001:db8::1") is enter(among, "2001:db8::ffff:1:2:3")
     with pytest.raises(TooManyConnections):
@@ -133,7 +133,7 @@ def test_all_of_a_64_is_one_customer() -> None:
     assert len(among) == 2
 
 
-def test_who_is_exempt_is_not_counted() -> None:
+def test_exempt_addresses_do_not_count() -> None:
     among = addresses(connections_per_address=1, exempt=networks(["127.0.0.0/8", "2001:db8::/32"]))
     for address in ("127.0.0.1", "127.1.2.3", "2001:db8::1") * 3:
         assert among.enter(address, 0) is None
@@ -141,7 +141,7 @@ def test_who_is_exempt_is_not_counted() -> None:
     assert len(among) == 0
 
 
-def test_who_reconnects_finds_no_full_allowance_until_it_is_forgiven() -> None:
+def test_reconnecting_does_not_fill_the_allowance() -> None:
     among = addresses(announces_per_second=1, burst=10)
     quota = enter(among, "192.0.2.1")
     assert all(quota.charge_announce(0, 0) is None for _ in range(10))
@@ -155,7 +155,7 @@ def test_who_reconnects_finds_no_full_allowance_until_it_is_forgiven() -> None:
     assert enter(among, "192.0.2.1", 13) is not quota
 
 
-def test_a_slow_rate_is_remembered_until_it_has_filled_up() -> None:
+def test_a_quota_with_a_low_rate_is_kept_until_it_is_full() -> None:
     among = addresses(announces_per_second=0.01, burst=1)
     quota = enter(among, "192.0.2.1")
     assert quota.charge_announce(0, 0) is None
@@ -176,7 +176,9 @@ def test_quotas_without_a_connection_are_bounded_and_those_with_one_stay() -> No
     st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.floats(0, 5)), max_size=80),
     st.integers(0, 3),
 )
-def test_connections_are_counted_exactly_and_all_is_forgiven(moves: list[tuple[int, bool, float]], most: int) -> None:
+def test_connections_are_counted_exactly_and_every_quota_expires(
+    moves: list[tuple[int, bool, float]], most: int
+) -> None:
     among = addresses(connections_per_address=most, burst=3)
     open_: dict[str, list[Quota]] = {}
     now = 0.0
@@ -201,7 +203,7 @@ def test_connections_are_counted_exactly_and_all_is_forgiven(moves: list[tuple[i
     assert len(among) == 1
 
 
-def test_other_limits_are_for_who_comes_then() -> None:
+def test_changed_limits_hold_for_new_quotas() -> None:
     among = addresses(connections_per_address=1, announces_per_second=1, burst=1)
     old = enter(among, "192.0.2.1")
     among.change(AddressLimits(connections_per_address=2))
@@ -217,7 +219,7 @@ def test_other_limits_are_for_who_comes_then() -> None:
     assert enter(among, "192.0.2.1") is not old
 
 
-def test_the_same_limits_again_forgive_nobody() -> None:
+def test_unchanged_limits_keep_all_quotas() -> None:
     among = addresses(announces_per_second=1, burst=1)
     quota = enter(among, "192.0.2.1")
     assert quota.charge_announce(0, 0) is None
@@ -226,7 +228,7 @@ def test_the_same_limits_again_forgive_nobody() -> None:
     assert enter(among, "192.0.2.1").charge_announce(0, 0) is DropReason.TOO_MANY_ANNOUNCES
 
 
-def test_who_becomes_exempt_while_connected_leaves_in_order() -> None:
+def test_an_address_that_becomes_exempt_while_connected_is_counted_off() -> None:
     among = addresses(connections_per_address=1)
     quota = enter(among, "192.0.2.1")
     among.change(AddressLimits(connections_per_address=1, exempt=networks(["192.0.2.0/24"])))

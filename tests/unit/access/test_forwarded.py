@@ -1,4 +1,4 @@
-"""Whose connection it is behind proxies: only what trusted ones wrote themselves is believed."""
+"""The address of a client behind proxies: only the parts that trusted proxies wrote themselves count."""
 
 from ipaddress import ip_address
 
@@ -14,7 +14,7 @@ TRUSTED = networks(["10.0.0.0/8", "fd00::/8"])
 PROXY = "10.0.0.1"
 CLIENT = "192.0.2.7"
 
-wild = st.text(alphabet='fFor=", ;\\[]:.%0123456789abcdef\x00\xe9', max_size=80) | st.text(max_size=40)
+random_text = st.text(alphabet='fFor=", ;\\[]:.%0123456789abcdef\x00\xe9', max_size=80) | st.text(max_size=40)
 addresses = st.ip_addresses().map(str)
 
 
@@ -69,7 +69,7 @@ def test_addresses_in_their_usual_form(text: str, address: str | None) -> None:
         ([""], PROXY),
     ],
 )
-def test_the_rightmost_that_is_no_trusted_proxy(forwarded_for: list[str], address: str) -> None:
+def test_the_rightmost_address_that_is_no_trusted_proxy(forwarded_for: list[str], address: str) -> None:
     assert client_address(PROXY, TRUSTED, forwarded_for, []) == address
 
 
@@ -84,7 +84,7 @@ def test_the_rightmost_that_is_no_trusted_proxy(forwarded_for: list[str], addres
         (["for=192.0.2.7, for=_secret"], PROXY),
         (["for=192.0.2.7, proto=https"], PROXY),
         (["xfor=192.0.2.7"], PROXY),
-        # What a client wrote must not hide or change what the proxy wrote behind it.
+        # Data of the client must not hide or change the part that the proxy appended.
         (['for=198.51.100.1;x=", for=192.0.2.7'], CLIENT),
         (['for=198.51.100.1;x=", for="[2001:db8::1]"'], "2001:db8::1"),
         (['for=", for="[2001:db8::1]:80";proto=https'], "2001:db8::1"),
@@ -96,27 +96,27 @@ def test_forwarded(forwarded: list[str], address: str) -> None:
     assert client_address(PROXY, TRUSTED, [], forwarded) == address
 
 
-def test_x_forwarded_for_counts_where_both_are() -> None:
+def test_x_forwarded_for_takes_precedence_over_forwarded() -> None:
     assert client_address(PROXY, TRUSTED, [CLIENT], ["for=198.51.100.1"]) == CLIENT
 
 
-@given(addresses, st.lists(wild), st.lists(wild))
-def test_nobody_elses_headers_are_believed(peer: str, forwarded_for: list[str], forwarded: list[str]) -> None:
+@given(addresses, st.lists(random_text), st.lists(random_text))
+def test_headers_of_an_untrusted_client_are_ignored(peer: str, forwarded_for: list[str], forwarded: list[str]) -> None:
     assert client_address(peer, networks(["203.0.113.1"]), forwarded_for, forwarded) == peer
 
 
-@given(st.lists(wild), st.lists(wild))
+@given(st.lists(random_text), st.lists(random_text))
 @example(["[]"], ["for=[]"])
 @example([], ['for="[\\'])
-def test_wild_headers_still_give_an_address(forwarded_for: list[str], forwarded: list[str]) -> None:
+def test_random_headers_still_give_an_address(forwarded_for: list[str], forwarded: list[str]) -> None:
     for values in ((forwarded_for, forwarded), ([], forwarded)):
         address = client_address(PROXY, TRUSTED, *values)
         assert numeric(address) == address
 
 
-@given(wild, addresses.filter(lambda text: numeric(text) not in (None, PROXY)))
-def test_whatever_a_client_writes_the_proxys_own_word_counts(written: str, client: str) -> None:
-    """The proxy appends to the same line or adds one."""
+@given(random_text, addresses.filter(lambda text: numeric(text) not in (None, PROXY)))
+def test_no_data_of_the_client_changes_the_address_that_the_proxy_appends(written: str, client: str) -> None:
+    """The proxy appends to the same field line or adds another."""
     expected = client_address(PROXY, TRUSTED, [client], [])
     node = f'"[{client}]:4711"' if ":" in client else client
     if expected == PROXY or any(ip_address(expected) in network for network in TRUSTED):
@@ -128,24 +128,24 @@ def test_whatever_a_client_writes_the_proxys_own_word_counts(written: str, clien
 
 
 @pytest.mark.parametrize("piece", ['\\"', '"', '",', ";for=", "for=,", ", ", "; ", "[", "10.0.0.1,"])
-def test_the_longest_headers_cost_little(piece: str) -> None:
-    """Counted in steps of the scanner, not in seconds: each character is looked at once."""
+def test_each_character_of_a_header_is_read_about_once(piece: str) -> None:
+    """The test counts the steps of the scanner instead of seconds."""
     text = ('"' + piece * MAX_HEAD)[:MAX_HEAD]
-    looked_at = 0
+    steps = 0
 
     class Counted(str):
         def __getitem__(self, key: object) -> str:
-            nonlocal looked_at
-            looked_at += isinstance(key, int)
+            nonlocal steps
+            steps += isinstance(key, int)
             return str.__getitem__(self, key)  # type: ignore[index]
 
     list(elements_from_right(Counted(text)))
-    assert looked_at <= 2 * MAX_HEAD
+    assert steps <= 2 * MAX_HEAD
     assert numeric(client_address(PROXY, TRUSTED, [], [text])) is not None
     assert numeric(client_address(PROXY, TRUSTED, [text], [])) is not None
 
 
-def test_a_proxy_header_tells_the_client() -> None:
+def test_a_proxy_header_gives_the_address_of_the_client() -> None:
     assert proxy_header(tcp4() + b"GET /") == (CLIENT, len(tcp4()))
     six = header(0x21, 0x21, ip_address("2001:db8::1").packed + bytes(20))
     assert proxy_header(six) == ("2001:db8::1", len(six))
@@ -153,13 +153,13 @@ def test_a_proxy_header_tells_the_client() -> None:
     assert proxy_header(mapped) == (CLIENT, len(mapped))
 
 
-def test_a_proxy_header_with_more_in_it() -> None:
-    """Such as the name that was asked for, or padding."""
+def test_a_proxy_header_with_additional_fields() -> None:
+    """TLV fields, such as the requested host name, or padding."""
     more = header(0x21, 0x11, ip_address(CLIENT).packed + bytes(8) + b"\x04\x00\x03abc")
     assert proxy_header(more) == (CLIENT, len(more))
 
 
-def test_a_proxy_that_speaks_for_itself_and_a_client_without_an_ip_address() -> None:
+def test_no_address_for_a_connection_of_the_proxy_itself_or_a_client_without_ip() -> None:
     local = header(0x20, 0x00, b"")
     assert proxy_header(local) == (None, 16)
     assert proxy_header(header(0x20, 0x11, b"abc")) == (None, 19)
@@ -185,13 +185,13 @@ def test_a_proxy_header_in_pieces() -> None:
     ],
     ids=["version 1", "signature", "version", "command", "short 4", "short 6", "long"],
 )
-def test_what_is_no_proxy_header(data: bytes) -> None:
+def test_data_that_is_no_proxy_header(data: bytes) -> None:
     with pytest.raises(ProxyError):
         proxy_header(data)
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_wild_bytes_raise_nothing_else(data: bytes, signed: bool) -> None:
+def test_random_data_raises_nothing_but_a_proxy_error(data: bytes, signed: bool) -> None:
     if signed:
         data = PROXY_V2 + data
     try:

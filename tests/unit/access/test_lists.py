@@ -1,4 +1,4 @@
-"""Which swarms are served, and to whose pages."""
+"""Access lists: the infohashes that are served, and the origins that may connect."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def mistake(file: str, key: str = "deny_infohashes") -> str:
     return text
 
 
-def test_without_lists_all_is_served() -> None:
+def test_without_lists_every_infohash_is_served() -> None:
     assert lists().serves(A)
     assert lists().admits("https://example.org")
 
@@ -54,7 +54,7 @@ def test_a_byte_order_mark_before_an_infohash(tmp_path: Path) -> None:
     assert not lists(deny_infohashes=str(file)).serves(A)
 
 
-def test_only_what_is_allowed_and_not_denied(tmp_path: Path) -> None:
+def test_an_infohash_must_be_allowed_and_not_denied(tmp_path: Path) -> None:
     allow, deny = tmp_path / "allow", tmp_path / "deny"
     allow.write_text(f"{hexadecimal(A)}\n{hexadecimal(B)}\n")
     deny.write_text(hexadecimal(B))
@@ -155,7 +155,7 @@ def test_several_patterns_and_denied_over_allowed() -> None:
     assert {origin: some.admits(origin) for origin in asked} == asked
 
 
-def test_who_is_no_browser_is_admitted() -> None:
+def test_a_client_without_an_origin_is_admitted() -> None:
     assert lists(allow_origins=["https://example.org"]).admits(None)
     assert lists(deny_origins=["*"]).admits(None)
 
@@ -173,6 +173,6 @@ def test_only_the_star_is_special(text: str) -> None:
     assert lists(allow_origins=[text + "*"]).admits(text + "x")
 
 
-def test_many_stars_cost_little() -> None:
-    """Not exponential: this would not come to an end."""
+def test_many_wildcards_take_no_exponential_time() -> None:
+    """In exponential time, this would not end."""
     assert not lists(allow_origins=["*a" * 30 + "b"]).admits("a" * 10_000)

@@ -1,4 +1,4 @@
-"""Frames: what a client may send, however it is cut, and what it must not."""
+"""Frames: valid ones in any pieces, and invalid ones."""
 
 from contextlib import suppress
 from itertools import count, pairwise
@@ -18,7 +18,7 @@ Message = tuple[int, bytes]
 
 
 def sent(opcode: int, payload: bytes, fin: bool = True) -> bytes:
-    """A frame as another implementation's client writes it."""
+    """Return a frame as a client of `websockets` sends it."""
     return Frame(Kind(opcode), payload, fin).serialize(mask=True)
 
 
@@ -28,7 +28,7 @@ def read(*pieces: bytes, reader: FrameReader | None = None) -> list[Message]:
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
-    """The same in pieces."""
+    """Return the data in pieces."""
     ends = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
     return [data[start:end] for start, end in pairwise(ends)]
 
@@ -46,7 +46,7 @@ data = st.tuples(st.sampled_from([TEXT, BINARY]), st.lists(payloads, min_size=1,
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[bytes, list[Message]]:
-    """What a client sends, and what is in it: messages in one or more frames, control frames between any two."""
+    """Return sent data and the messages in it, in one or more frames, with control frames between any two."""
     written, expected = b"", list[Message]()
 
     def interrupt() -> bytes:
@@ -65,7 +65,7 @@ def streams(draw: st.DrawFn) -> tuple[bytes, list[Message]]:
 
 
 @given(streams(), st.lists(st.integers(0, 1 << 20), max_size=20))
-def test_whatever_the_pieces_the_messages_are_the_same(stream: tuple[bytes, list[Message]], places: list[int]) -> None:
+def test_messages_are_the_same_in_any_pieces(stream: tuple[bytes, list[Message]], places: list[int]) -> None:
     written, expected = stream
     assert read(*cut(written, places)) == expected
 
@@ -76,7 +76,7 @@ def test_byte_by_byte() -> None:
     assert read(*pieces) == [(TEXT, b"a" * 200), (PING, b"b"), (BINARY, b"c" * 65_536)]
 
 
-def test_no_more_is_kept_than_what_is_incomplete() -> None:
+def test_only_an_incomplete_frame_is_buffered() -> None:
     reader = FrameReader(MAX)
     assert read(sent(TEXT, b"x" * 1000) + sent(TEXT, b"y" * 50)[:20], reader=reader) == [(TEXT, b"x" * 1000)]
     assert reader.buffered == 20
@@ -100,15 +100,15 @@ def test_no_more_is_kept_than_what_is_incomplete() -> None:
         Frame(Kind(TEXT), b"x").serialize(mask=False),
         Frame(Kind(CLOSE), b"").serialize(mask=False),
     ],
-    # Their masks are random, and a test must be called the same every time.
+    # The masks are random, and the name of a test must be the same in every run.
     ids=count(),
 )
-def test_what_breaks_the_protocol_is_refused_as_soon_as_it_shows(broken: bytes) -> None:
+def test_protocol_errors_are_found_without_further_data(broken: bytes) -> None:
     assert refused(broken) == CloseCode.PROTOCOL_ERROR
 
 
 @pytest.mark.parametrize("size", [MAX + 1, 1 << 40, (1 << 64) - 1])
-def test_what_is_too_big_is_refused_by_its_head(size: int) -> None:
+def test_a_frame_that_is_too_big_is_refused_by_its_head(size: int) -> None:
     head = bytes([0x81, 0x80 | 127]) + size.to_bytes(8) + b"mask"
     assert refused(head) == CloseCode.MESSAGE_TOO_BIG
 
@@ -123,7 +123,7 @@ def test_fragments_are_bounded_in_size_and_number() -> None:
     assert refused(sent(TEXT, b"", fin=False), empty * MAX_FRAGMENTS) == CloseCode.MESSAGE_TOO_BIG
 
 
-def test_what_came_whole_before_an_error_is_there() -> None:
+def test_messages_before_an_error_are_read() -> None:
     messages = FrameReader(MAX).receive(sent(TEXT, b"x") + b"\xff\xff")
     assert next(messages) == (TEXT, b"x")
     with pytest.raises(FrameError):
@@ -131,12 +131,12 @@ def test_what_came_whole_before_an_error_is_there() -> None:
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=5))
-def test_garbage_is_refused_or_awaited_and_never_more_than_that(garbage: bytes, places: list[int]) -> None:
+def test_garbage_raises_nothing_but_a_frame_error(garbage: bytes, places: list[int]) -> None:
     with suppress(FrameError):
         read(*cut(garbage, places))
 
 
 @given(control | st.tuples(st.sampled_from([TEXT, BINARY]), payloads))
-def test_frames_are_written_as_others_do(message: Message) -> None:
+def test_frames_are_written_as_websockets_writes_them(message: Message) -> None:
     opcode, payload = message
     assert frame(opcode, payload) == Frame(Kind(opcode), payload).serialize(mask=False)

@@ -83,7 +83,7 @@ def test_an_invalid_handshake_is_an_http_error(head: bytes, expected: int) -> No
     [(b"websocket", True), (b"WebSocket", True), (b"h2c, websocket", True), (b"websocket/13", True), (b"h2c", False)],
 )
 def test_requests_that_ask_for_a_websocket(value: bytes, asks: bool) -> None:
-    """Also with a handshake that is invalid, so that its error says so."""
+    """An invalid handshake asks for one too, so that its error can name the mistake."""
     assert asks_for_websocket(RequestHead(HEAD.replace(b"Upgrade: websocket", b"Upgrade: " + value))) is asks
 
 
