@@ -15,8 +15,9 @@ from websockets.asyncio.server import ServerConnection
 from benchmarks.load import encode, open_socket
 from benchmarks.servers import OURS, Running, ServerFailed, running
 from benchmarks.suite import Suite
+from extensions.dialing import Target
 from extensions.federation.session import Session
-from extensions.federation.transports import Dialed, Target, dial
+from extensions.federation.transports import Dialed, dial
 
 PATIENCE: Final = 30.0
 SWARMS_PER_SOCKET: Final = 1000

@@ -12,14 +12,15 @@ from urllib.parse import urlsplit
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from websockets.asyncio.client import ClientConnection
 
-from extensions.dialing import is_public, network_of
+from extensions.dialing import ForbiddenAddress, Resolver, is_public, network_of
 from extensions.federation.limits import Room, Turns
 from extensions.federation.link import Accepted, Link, Transport
 from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, Fault
 from extensions.federation.session import Event, LinkError, Opened, Session
 from extensions.federation.settings import FederationSettings
-from extensions.federation.transports import Dialed, dial, resolve
+from extensions.federation.transports import Dialed, dial
 from tracker.extension import Channel, without_secrets
 
 FIRST_WAIT: Final = 1.0
@@ -92,6 +93,7 @@ class Mesh:
         self._room = Room(MAX_NAMES)
         self._turns = Turns()
         self._gate = asyncio.Semaphore(MAX_DIALS)
+        self._resolver = Resolver()
         self._tasks: set[asyncio.Task[None]] = set()
         self._dialing: set[asyncio.Task[Any] | None] = set()
         self._closing = asyncio.Event()
@@ -197,8 +199,7 @@ class Mesh:
         try:
             # Strangers wait in line; those that are listed must not wait for them.
             async with self._gate if expected else nullcontext():
-                target = await resolve(url, trusted)
-                socket = await dial(target)
+                socket = await self._connect(url, trusted)
         except LinkError as error:
             self._ended("", url, error)
             return error
@@ -206,6 +207,15 @@ class Mesh:
             self._dialing.discard(task)
         session = Session(self._key, os.urandom(32), url=url, expected=expected, room=self._room)
         return await self._run(session, Dialed(socket), url, "", trusted=expected is None)
+
+    async def _connect(self, url: str, trusted: bool) -> ClientConnection:
+        try:
+            target = await self._resolver.resolve(url, trusted)
+        except ForbiddenAddress:
+            raise LinkError(Fault.FORBIDDEN_ADDRESS) from None
+        except OSError as error:
+            raise LinkError(Fault.UNREACHABLE, str(error)) from None
+        return await dial(target)
 
     async def _run(self, session: Session, transport: Transport, url: str, host: str, trusted: bool) -> LinkError:
         handshake = Counter([host] if host else [])

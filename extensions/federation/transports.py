@@ -1,18 +1,14 @@
 """Dials other trackers. Their URLs come from strangers, and must not make us reach into private networks."""
 
 import asyncio
-import socket
 import ssl
-from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
-from extensions.dht.records.record import is_url
-from extensions.dialing import is_public
+from extensions.dialing import Target
 from extensions.federation.limits import STUCK_AFTER
 from extensions.federation.reasons import Fault
 from extensions.federation.session import LinkError
@@ -20,44 +16,7 @@ from extensions.federation.wire import MAX_FRAME
 
 SUBPROTOCOL: Final = Subprotocol("peerservers.federation.1")
 TIMEOUT: Final = 10.0
-"""Seconds for resolving, and for connecting."""
-
-WEB_PORTS: Final = frozenset({80, 443})
-"""The only ports below 1024 that strangers may name: a tracker has no business with a mail server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a URL led to: an address, looked up once, that is then connected to."""
-
-    url: str
-    address: str
-    port: int
-
-
-async def resolve(url: str, trusted: bool) -> Target:
-    """Where to connect for a URL; only a trusted one may be ws:// or lead to a private address. Raises `LinkError`."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
-    except ValueError:
-        raise LinkError(Fault.FORBIDDEN_ADDRESS) from None
-    if (
-        not host
-        or not is_url(url)
-        or (not trusted and (parts.scheme != "wss" or (port < 1024 and port not in WEB_PORTS)))
-    ):
-        raise LinkError(Fault.FORBIDDEN_ADDRESS)
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, TimeoutError) as error:
-        raise LinkError(Fault.UNREACHABLE, str(error)) from None
-    addresses = [str(info[4][0]) for info in found]
-    allowed = addresses if trusted else [address for address in addresses if is_public(address)]
-    if not allowed:
-        raise LinkError(Fault.FORBIDDEN_ADDRESS)
-    return Target(url, allowed[0], port)
+"""Seconds until an attempt to connect is given up."""
 
 
 async def dial(target: Target) -> ClientConnection:

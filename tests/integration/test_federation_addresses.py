@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -19,10 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from extensions.dht.cache import Sighting
 from extensions.dht.records.record import RENDEZVOUS, Entry
+from extensions.dialing import Resolver, Target
 from extensions.federation.extension import MAX_DIALS_PER_SWARM
 from extensions.federation.mesh import MAX_DIALS
 from extensions.federation.session import LinkError
-from extensions.federation.transports import Target, dial, resolve
+from extensions.federation.transports import dial
 from extensions.identity import tracker_id
 from tests.client import HASH, PATIENCE, eventually, raw_client
 from tests.conftest import free_port
@@ -80,23 +82,22 @@ async def listener() -> AsyncIterator[Listener]:
 
 
 @pytest.fixture
-async def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A name service of the tests' own; the names that were asked for."""
-    loop = asyncio.get_running_loop()
-    original = loop.getaddrinfo
+    original = socket.getaddrinfo
     asked: list[str] = []
 
-    async def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
+    def getaddrinfo(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else host
         if name not in NAMES:
-            return await original(host, port, **options)
+            return original(host, port, *arguments, **options)
         asked.append(name)
         return [
             (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
             for address in NAMES[name]
         ]
 
-    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -138,27 +139,50 @@ async def test_private_addresses_are_never_dialed(federate: Federate, listener: 
     # Some that are no addresses here are names that nobody has.
     assert mesh.ended["unreachable"] <= 4
     assert listener.heard == 0
-    # Those who ask with a trusted one's rights get there.
-    assert (await resolve(f"ws://127.1:{listener.port}", trusted=True)).address == "127.0.0.1"
+    # A trusted URL leads there.
+    assert (await Resolver().resolve(f"ws://127.1:{listener.port}", trusted=True)).address == "127.0.0.1"
 
 
-@pytest.mark.parametrize("url", [f"wss://user:secret@{PUBLIC}", f"wss://user@{PUBLIC}", f"wss://@{PUBLIC}/"])
-async def test_urls_with_userinfo_are_not_resolved(url: str) -> None:
-    with pytest.raises(LinkError, match="forbidden_address"):
-        await resolve(url, trusted=False)
-
-
-async def test_a_name_is_looked_up_once_and_public_addresses_are_taken(names: list[str], listener: Listener) -> None:
-    assert await resolve("wss://mixed.example/x", trusted=False) == Target("wss://mixed.example/x", PUBLIC, 443)
-    assert (await resolve("wss://public.example:8443", trusted=False)).port == 8443
-    assert names == ["mixed.example", "public.example"]
-    # Whatever the name leads to by now, the address that was looked at is what is dialed.
-    names.clear()
+async def test_the_resolved_address_is_dialed_and_the_name_not_resolved_again(
+    names: list[str], listener: Listener
+) -> None:
     task = asyncio.ensure_future(dial(Target("ws://public.example", "127.0.0.1", listener.port)))
     await asyncio.wait_for(listener.called.wait(), PATIENCE)
     task.cancel()
     await asyncio.wait([task])
     assert names == []
+
+
+async def test_a_slow_name_server_does_not_keep_the_listed_from_being_dialed(
+    federate: Federate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers' names must not occupy the few threads that the event loop has for all."""
+    answer, original = threading.Event(), socket.getaddrinfo
+    asked: list[str] = []
+
+    def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+        if "slow" in host:
+            asked.append(host)
+            answer.wait(PATIENCE)
+        return original(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    links: asyncio.Queue[str] = asyncio.Queue()
+
+    async def listed(link: HostileLink) -> None:
+        await link.shake()
+        links.put_nowait("open")
+        await link.ended()
+
+    try:
+        async with hostile_tracker(listed) as url:
+            tracker = await federate(peers=[url.replace("127.0.0.1", "localhost")])
+            for number in range(50):
+                sight(tracker, f"wss://slow{number}.example.org/")
+            await eventually(lambda: len(asked) >= 4)
+            await asyncio.wait_for(links.get(), PATIENCE / 2)
+    finally:
+        answer.set()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "loopback.example"])
