@@ -129,7 +129,7 @@ def _attack(case: str, port: int, swarms: int, pipe: Connection) -> None:
         tasks = [asyncio.ensure_future(_swallow(transport)) for _, transport in links]
         frames = []
         for session, transport in links:
-            names = [session._name(f"{swarm:020}") for swarm in range(swarms)]
+            names = [session.name_of(f"{swarm:020}") for swarm in range(swarms)]
             on, off = _have(names, 1), _have(names, 0)
             if case == "offers":
                 for message, _ in on:

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from websockets.exceptions import ConnectionClosed
 
-from extensions.federation.reasons import Dropped, Fault
+from extensions.federation.reasons import Dropped, EndReason
 from tests.client import HASH, Json, RawClient, answer, eventually, offers, raw_client
 from tests.conftest import TrackerProcess, environment, free_port, unavailable
 from tests.federated import federation
@@ -556,7 +556,7 @@ async def test_every_reason_is_shown_and_these_were_provoked(watched: Watched) -
     assert shown["tracker: Rejects by reason"] == set(RejectReason)
     assert shown["tracker: Drops by reason"] == set(DropReason)
     assert shown["tracker: Closes by reason"] == set(CloseReason)
-    assert shown["federation: Link ends by reason"] == set(Fault)
+    assert shown["federation: Link ends by reason"] == set(EndReason)
     assert shown["federation: Drops by reason"] == set(Dropped)
     missing = {panel: expected - watched.reasons[panel] for panel, expected in PROVOKED.items()}
     assert not any(missing.values()), missing

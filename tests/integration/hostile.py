@@ -80,7 +80,7 @@ class HostileLink:
 
     def name(self, info_hash: str) -> str:
         """What a swarm is called on this link."""
-        return self.session._name(info_hash)
+        return self.session.name_of(info_hash)
 
     def have(self, *swarms: tuple[str, int, int]) -> bytes:
         """A telling of peers: (info_hash, seeders, leechers)."""

@@ -104,7 +104,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def sight(tracker: Any, url: str, info_hash: str = RENDEZVOUS.decode("latin-1")) -> str:
     """Have the DHT name a tracker; its id."""
     named = tracker_id(Ed25519PrivateKey.generate())
-    tracker.extension("federation")._sighted(info_hash, Sighting(Entry(named, 2**40, url, bytes(64)), "r0"))
+    tracker.extension("federation").on_sighting(info_hash, Sighting(Entry(named, 2**40, url, bytes(64)), "r0"))
     return named
 
 
@@ -204,7 +204,7 @@ async def test_only_so_many_are_dialed_for_one_swarm(federate: Federate, listene
             sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
         mesh = tracker.extension("federation").mesh
         await eventually(lambda: mesh.ended.total() >= MAX_DIALS_PER_SWARM)
-        assert len(mesh._pursued) <= MAX_DIALS_PER_SWARM
+        assert mesh.pursued <= MAX_DIALS_PER_SWARM
 
 
 async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(
@@ -218,7 +218,7 @@ async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(
         await client.announce(A)
         entry = Entry(nobody, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
         for _ in range(3 * MAX_DIALS_PER_SWARM):
-            federation._sighted(HASH, Sighting(entry, "r0"))
+            federation.on_sighting(HASH, Sighting(entry, "r0"))
         sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
         await asyncio.wait_for(listener.called.wait(), PATIENCE)
 
@@ -320,7 +320,7 @@ async def test_a_certificate_must_be_trusted_and_of_the_urls_name(
         else:
             with pytest.raises(LinkError, match="certificate") as failed:
                 await dial(target)
-            assert failed.value.fault == "unreachable"
+            assert failed.value.reason == "unreachable"
 
 
 async def test_a_listed_tracker_with_a_strangers_certificate_is_not_linked(federate: Federate, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.federation import extension as extension_module
+from extensions.federation import exchange as exchange_module
 from extensions.federation import mesh as mesh_module
 from extensions.federation import wire
 from extensions.identity import tracker_id
@@ -112,7 +112,7 @@ async def test_answers_go_to_the_tracker_that_the_offer_came_from(target: Tracke
 async def test_offers_that_nobody_gets_do_not_push_out_the_way_back_of_others(
     federate: Federate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extension_module, "MAX_ROUTES", 1000)
+    monkeypatch.setattr(exchange_module, "MAX_ROUTES", 1000)
     tracker = await federate()
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(raw_client(tracker.url))

@@ -95,7 +95,7 @@ async def test_both_dial_at_once_and_keep_the_same_link(federate: Federate) -> N
                 links = [link for mesh in meshes for link in mesh.links.values()]
                 # One each, of which one was dialed, and nothing left that is still being dialed.
                 return sorted(bool(link.url) for link in links) == [False, True] and not any(
-                    mesh._handshakes for mesh in meshes
+                    mesh.handshakes for mesh in meshes
                 )
 
             await eventually(settled)

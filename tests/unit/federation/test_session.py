@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from extensions.federation import session as module
 from extensions.federation import wire
-from extensions.federation.limits import Room
+from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped
 from extensions.federation.session import Event, Interest, Offered, Refused, Session
 from tests.client import HASH
@@ -245,26 +245,26 @@ def test_swarms_that_end_make_place_for_others(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_all_links_share_one_room_and_give_back_what_they_took() -> None:
-    room = Room(3)
-    (a, b), (c, d) = linked(listeners_room=room, nonce=10), linked(listeners_room=room, nonce=20)
+    budget = Budget(3)
+    (a, b), (c, d) = linked(listeners_budget=budget, nonce=10), linked(listeners_budget=budget, nonce=20)
     for n in range(4):
         for session in (a, c, d):
             session.open_swarm(f"{n:020}")
     give(b, a.tell([(f"{n:020}", 1, 1) for n in range(2)]))
     assert len(give(d, c.tell([(f"{n:020}", 1, 1) for n in range(4)]))) == 1
-    assert (room.left, d.dropped) == (0, {Dropped.TOO_MANY_SWARMS: 3})
+    assert (budget.left, d.dropped) == (0, {Dropped.TOO_MANY_SWARMS: 3})
     assert len(give(d, c.tell([(f"{n:020}", 2, 2) for n in range(4)]))) == 1, "known ones still change"
     give(b, a.close_swarm(f"{0:020}"))
-    assert room.left == 1
+    assert budget.left == 1
     assert len(give(d, c.tell([(f"{n:020}", 3, 3) for n in range(4)]))) == 2
     b.release()
     d.release()
     d.release()
-    assert room.left == 3
+    assert budget.left == 3
 
 
 def test_a_swarm_that_was_never_there_takes_no_place_when_it_ends() -> None:
-    room = Room(3)
-    _, b = linked(listeners_room=room)
+    budget = Budget(3)
+    _, b = linked(listeners_budget=budget)
     give(b, [wire.encode(wire.Have([(f"{n:024x}", 0, 0) for n in range(5)]))])
-    assert room.left == 3
+    assert budget.left == 3

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from extensions.federation.limits import Room
+from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped
 from extensions.federation.session import Event, Interest, LinkError, Offered, Opened, Refused, Session
 from tests.unit.fakes import peer_id
@@ -44,7 +44,7 @@ class FakeTracker:
 
     def __init__(self, number: int, places: int) -> None:
         self.number = number
-        self.room = Room(places)
+        self.budget = Budget(places)
         self.swarms: dict[str, tuple[int, int]] = {}
         self.ends: dict[int, End] = {}
         self.accepted: Counter[str] = Counter()
@@ -204,7 +204,7 @@ class LinkedTrackers(RuleBasedStateMachine):
     @invariant()
     def places_are_counted(self) -> None:
         for tracker in self.trackers:
-            assert 0 <= tracker.room.left <= self.places
+            assert 0 <= tracker.budget.left <= self.places
 
     @invariant()
     def no_offer_is_taken_twice(self) -> None:
@@ -222,7 +222,7 @@ class LinkedTrackers(RuleBasedStateMachine):
         for tracker in self.trackers:
             for end in tracker.ends.values():
                 end.session.release()
-            assert tracker.room.left == self.places
+            assert tracker.budget.left == self.places
 
     def link(self, one: int, other: int) -> None:
         for mine, theirs in ((one, other), (other, one)):
@@ -230,7 +230,7 @@ class LinkedTrackers(RuleBasedStateMachine):
             nonce = next(self.nonces).to_bytes(32, "big")
             dials = mine == one
             accepts = None if dials else (lambda url: url == URL)
-            session = Session(key(mine + 1), nonce, url=URL if dials else "", accepts=accepts, room=tracker.room)
+            session = Session(key(mine + 1), nonce, url=URL if dials else "", accepts=accepts, budget=tracker.budget)
             tracker.ends[theirs] = End(session)
 
     def deliver(self, one: int, other: int, many: int) -> bool:
