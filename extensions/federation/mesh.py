@@ -31,7 +31,7 @@ MAX_LISTED_BACKOFF: Final = 60.0
 """The same maximum for a listed tracker."""
 
 ATTEMPTS: Final = 8
-"""Dials of a tracker that is not reached, until the DHT names it again."""
+"""Dials of a tracker that is not reached. After these it is dialed only if the DHT names it again."""
 
 YOUNG: Final = 1.0
 """Seconds for which a link is not taken for dead when the same side dials again."""
