@@ -1,4 +1,4 @@
-"""What passes between the swarms of this tracker and its neighbours: counts, offers, refusals and answers.
+"""Counts, offers, refusals and answers between the swarms of this tracker and its neighbours.
 
 A neighbour is another tracker that serves some of the same swarms. How its messages travel is its own business: see
 `Neighbour`. All times are seconds on a monotonic clock. Infohashes, peer_ids and offer_ids are strings of 20 latin-1
@@ -40,7 +40,7 @@ CHUNK: Final = 200
 
 
 class Account:
-    """What the exchange keeps for one neighbour."""
+    """The state of one neighbour in the exchange."""
 
     def __init__(self, now: float) -> None:
         self.members: dict[str, RemoteMember] = {}

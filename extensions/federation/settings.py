@@ -25,7 +25,9 @@ class FederationSettings(ExtensionSettings):
     )
     max_links: int = Field(100, ge=1, description="Most links at the same time.")
     idle_timeout: float = Field(
-        300, gt=0, description="Seconds without a common swarm after which a link is closed, if half of max_links are open."
+        300,
+        gt=0,
+        description="Seconds without a common swarm after which a link ends, if half of max_links are open.",
     )
 
     @field_validator("allow", "deny")

@@ -167,7 +167,7 @@ def _decode(line: bytes) -> Message:
     try:
         message: Message = _decoder.decode(line)
     except msgspec.ValidationError:
-        # A `hello` of another version is decoded whatever its other fields are: it is refused for its version.
+        # In a `hello` of another version, ignore the other fields: it must be refused for its version.
         try:
             version = _any_hello.decode(line).version
         except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""Where strangers may have us connect to: not into private networks, by whatever name."""
+"""The addresses that strangers' URLs may lead to: none in private networks."""
 
 import asyncio
 import socket
@@ -47,7 +47,7 @@ FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 
 
 class Listener:
-    """A TCP server that should hear nothing; it says what it is told to, and waits."""
+    """A TCP server that counts connections; it sends `says` after a request, and waits."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -83,7 +83,7 @@ async def listener() -> AsyncIterator[Listener]:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A name service of the tests' own; the names that were asked for."""
+    """Replace the name service, and return a list of the names that it resolves."""
     original = socket.getaddrinfo
     asked: list[str] = []
 
@@ -136,7 +136,7 @@ async def test_private_addresses_are_never_dialed(federate: Federate, listener: 
         sight(tracker, url)
     await eventually(lambda: mesh.ended.total() >= len(urls))
     assert mesh.ended["forbidden_address"] + mesh.ended["unreachable"] == len(urls)
-    # Some that are no addresses here are names that nobody has.
+    # Some that are no addresses here are unknown names.
     assert mesh.ended["unreachable"] <= 4
     assert listener.heard == 0
     # A trusted URL leads there.
@@ -199,7 +199,7 @@ async def test_only_so_many_are_dialed_for_one_swarm(federate: Federate, listene
     listener.says = FORBIDDEN
     async with raw_client(tracker.url) as client:
         await client.announce(A)
-        sight(tracker, f"ws://127.0.0.1:{listener.port}", "n" * 20)  # Nobody here is in that swarm.
+        sight(tracker, f"ws://127.0.0.1:{listener.port}", "n" * 20)  # This swarm is not open here.
         for _ in range(3 * MAX_DIALS_PER_SWARM):
             sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
         mesh = tracker.extension("federation").mesh
@@ -213,10 +213,10 @@ async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(
     listener.says = FORBIDDEN
     tracker = await federate(allow_private_addresses=True)
     federation = tracker.extension("federation")
-    nobody = tracker_id(Ed25519PrivateKey.generate())
+    absent = tracker_id(Ed25519PrivateKey.generate())
     async with raw_client(tracker.url) as client:
         await client.announce(A)
-        entry = Entry(nobody, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
+        entry = Entry(absent, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
         for _ in range(3 * MAX_DIALS_PER_SWARM):
             federation.on_sighting(HASH, Sighting(entry, "r0"))
         sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
@@ -285,7 +285,7 @@ class Certificate:
         )
 
     def server(self) -> ssl.SSLContext:
-        """What a server with it needs."""
+        """Return the TLS context of a server with this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.file)
         return context

@@ -71,7 +71,7 @@ async def wrong_role(link: HostileLink) -> tuple[bytes, ...]:
     return (wire.encode(await link.until(wire.Proof)),)
 
 
-async def test_whoever_does_not_prove_its_id_is_refused(target: TrackerProcess, local: RawClient) -> None:
+async def test_a_tracker_that_does_not_prove_its_id_is_refused(target: TrackerProcess, local: RawClient) -> None:
     proof = as_json(type="proof", signature="00" * 64)
     cases: dict[str, tuple[str, Any]] = {
         "wrong key": ("invalid_proof", wrong_key),
@@ -116,7 +116,7 @@ async def test_a_recorded_handshake_is_of_no_use_again(target: TrackerProcess) -
         await link.send(first, second)
         assert await link.ended() == "invalid_proof"
     async with link_to(target.url, key):
-        pass  # Whose name was taken in vain is welcome.
+        pass  # The true owner of the id is accepted.
 
 
 async def test_a_tracker_in_between_cannot_pass_for_the_one_behind_it(
@@ -142,7 +142,7 @@ async def test_a_tracker_in_between_cannot_pass_for_the_one_behind_it(
 
 
 def broken(link: HostileLink) -> dict[str, tuple[str, bytes]]:
-    """What is no message, or not at this time, by what it is."""
+    """Return messages that are invalid, or not allowed on an open link, with the reason for each."""
     name = link.name(HASH)
     offer = {"offer": {"type": "offer", "sdp": "x"}, "offer_id": "o" * 20}
 
@@ -175,7 +175,7 @@ def broken(link: HostileLink) -> dict[str, tuple[str, bytes]]:
     }
 
 
-async def test_whoever_breaks_the_rules_is_cut_and_shunned(target: TrackerProcess, local: RawClient) -> None:
+async def test_a_tracker_that_breaks_a_rule_is_cut_and_shunned(target: TrackerProcess, local: RawClient) -> None:
     async with link_to(target.url) as link:
         cases = list(broken(link))
     for case in cases:

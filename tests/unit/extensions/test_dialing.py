@@ -1,4 +1,4 @@
-"""Where strangers may have us connect to, and the threads that their names occupy."""
+"""The addresses that strangers' URLs may lead to, and the threads that their names occupy."""
 
 import asyncio
 import gc
@@ -32,9 +32,9 @@ def test_hosts_of_the_public_network(host: str) -> None:
         # IPv4 in IPv6: mapped, compatible, 6to4, Teredo, NAT64.
         *("::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1", "::8.8.8.8", "2002:7f00:1::1", "2002:808:808::1"),
         *("2001:0:808:808::1", "64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::a00:1"),
-        # Not given out to anybody.
+        # Not assigned.
         *("4000::1", "8000::1", "100::1", "1fff::1", "5f00::1"),
-        # What some parsers take for an address.
+        # Some parsers take these for addresses.
         *(
             "",
             "localhost",
@@ -128,7 +128,7 @@ async def test_names_without_an_answer_do_not_keep_a_trusted_name_waiting(server
     trusted = resolver.resolve("wss://public.example", True)
     assert (await asyncio.wait_for(trusted, PATIENCE)).address == PUBLIC
     assert await asyncio.wait_for(lookup("public.example"), PATIENCE) == server.names["public.example"]
-    # Those who have given up still occupy their threads, and no further ones start.
+    # Requests that are cancelled still occupy their threads, and no further threads start.
     for task in strangers[:4]:
         task.cancel()
     await asyncio.wait(strangers[:4])

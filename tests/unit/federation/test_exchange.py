@@ -154,9 +154,9 @@ class Here(Room):
         await self.exchange.introduce(neighbour)
         return neighbour
 
-    async def peer(self, who: str, info_hash: str = HASH, **fields: Any) -> FakeConnection:
+    async def peer(self, peer_id: str, info_hash: str = HASH, **fields: Any) -> FakeConnection:
         """Have a local peer join."""
-        connection = self.join(who, info_hash, **fields)
+        connection = self.join(peer_id, info_hash, **fields)
         await self.settle()
         return connection
 

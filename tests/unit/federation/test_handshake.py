@@ -1,4 +1,4 @@
-"""Who may open a link."""
+"""The handshake: only trackers that prove their ids open a link."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from tests.unit.federation.links import (
 
 
 def reason_of(session: Session, *frames: bytes) -> EndReason:
-    """What the last of these frames does to a session."""
+    """Return the reason why the last of these frames ends a session."""
     *before, last = frames
     for frame in before:
         session.receive(frame)
@@ -40,18 +40,18 @@ def hello(number: int = 1, url: str = "wss://tracker.example.org", **changes: ob
     return json.dumps(json.loads(dialing(number, url).start()) | changes).encode()
 
 
-def test_both_ends_learn_who_the_other_is() -> None:
+def test_both_ends_learn_the_id_of_the_other() -> None:
     dialer, listener = dialing(1, expected=tracker_id(2)), listening(2)
     shake_hands(dialer, listener)
     assert (dialer.tracker_id, listener.tracker_id) == (tracker_id(2), tracker_id(1))
     assert dialer.state is listener.state is State.OPEN
 
 
-def test_nobody_is_known_before_the_proof() -> None:
+def test_no_id_is_known_before_the_proof() -> None:
     listener = listening()
     listener.receive(dialing().start())
     assert (listener.tracker_id, listener.their_id, listener.state) == ("", "", State.PROOF)
-    assert dialing(expected=tracker_id(2)).their_id == tracker_id(2), "who was dialed is to blame"
+    assert dialing(expected=tracker_id(2)).their_id == tracker_id(2), "the tracker that was dialed is shunned"
 
 
 def test_all_of_the_handshake_may_come_in_one_frame() -> None:
@@ -70,7 +70,7 @@ def test_a_tracker_that_is_not_the_one_expected_is_refused() -> None:
     assert reason_of(dialing(expected=tracker_id(3)), listening(2).start()) is EndReason.WRONG_ID
 
 
-def test_another_tracker_than_the_one_whose_id_it_tells_is_refused() -> None:
+def test_a_tracker_that_claims_the_id_of_another_is_refused() -> None:
     dialer, pretender = dialing(1, expected=tracker_id(2)), listening(3)
     pretended = json.loads(pretender.start()) | {"id": tracker_id(2)}
     dialer.receive(json.dumps(pretended).encode())
@@ -130,7 +130,7 @@ def test_a_proof_is_good_for_one_of_two_handshakes_only() -> None:
     assert reason_of(first[0], proofs[1][1]) is EndReason.INVALID_PROOF
 
 
-def test_a_proof_says_who_dialed() -> None:
+def test_a_proof_contains_the_role_of_its_maker() -> None:
     dialer, listener = dialing(), listening()
     dialer.receive(listener.start())
     listener.receive(dialer.start())
@@ -138,13 +138,13 @@ def test_a_proof_says_who_dialed() -> None:
     assert reason_of(dialer, wire.encode(wire.Proof(key(2).sign(signed).hex()))) is EndReason.INVALID_PROOF
 
 
-def test_who_passes_messages_on_between_two_must_be_dialed_by_its_own_url() -> None:
-    # A was told of a tracker at `between`, which passes on to the tracker at its own URL whatever A says.
+def test_a_relay_between_two_trackers_is_dialed_by_its_own_url() -> None:
+    # The dialer knows the URL of the relay only. The relay passes all messages on to the listener.
     dialer, listener = dialing(1, url="wss://between.example.org"), listening(2)
     assert reason_of(listener, dialer.start()) is EndReason.WRONG_URL
 
 
-def test_who_passes_messages_on_cannot_put_the_right_url_in() -> None:
+def test_a_relay_cannot_replace_the_url() -> None:
     dialer, listener = dialing(1, url="wss://between.example.org"), listening(2)
     changed = json.loads(dialer.start()) | {"url": "wss://tracker.example.org"}
     _, (listener_proof,) = listener.receive(json.dumps(changed).encode())
@@ -240,7 +240,7 @@ def test_rubbish_ends_a_link_at_any_time() -> None:
 
 
 @given(st.lists(st.one_of(st.binary(max_size=50), st.sampled_from(shake_hands(dialing(), listening()))), max_size=6))
-def test_whatever_comes_only_a_true_handshake_opens(frames: list[bytes]) -> None:
+def test_only_a_true_handshake_opens(frames: list[bytes]) -> None:
     session = listening(nonce=99)
     try:
         for frame in frames:

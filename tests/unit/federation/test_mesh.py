@@ -1,4 +1,4 @@
-"""Whom a tracker dials, and how often; what its transports let through."""
+"""Which trackers are dialed, and how often; and frames of a dialed WebSocket."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ THEM = tracker_id(2)
 
 
 class Dialing(Mesh):
-    """A mesh whose dials end as they are told to, and whose clock goes on only while it waits or a link lasts."""
+    """A mesh whose dials end for given reasons, and whose clock advances only in a pause or while a link lasts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *reasons: EndReason, **settings: Any) -> None:
         super().__init__(FederationSettings(**settings), key(1), URL, lambda *_: None, lambda _: None)
@@ -30,9 +30,9 @@ class Dialing(Mesh):
         self.now = 1000.0
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
-    async def wanted(self, url: str = URL, who: str = THEM) -> bool:
-        """Want a tracker, and wait until it is dialed no more."""
-        wanted = self.want(who, url)
+    async def wanted(self, url: str = URL, wanted_id: str = THEM) -> bool:
+        """Want a tracker, and wait until it is not dialed any more."""
+        wanted = self.want(wanted_id, url)
         while len(self.tasks):
             await self.tasks.wait(10)
         return wanted
@@ -49,19 +49,19 @@ class Dialing(Mesh):
         self.now += seconds
 
 
-async def test_who_cannot_be_reached_is_dialed_again_and_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tracker_that_is_not_reached_is_dialed_again_for_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = Dialing(monkeypatch, *[EndReason.UNREACHABLE] * 20)
     assert await mesh.wanted()
     assert len(mesh.dialed) == ATTEMPTS
     assert mesh.waited == [min(MAX_BACKOFF, FIRST_BACKOFF * 2**n) for n in range(ATTEMPTS)]
-    assert not await mesh.wanted(), "it rests"
+    assert not await mesh.wanted(), "its backoff is not over"
     mesh.now += MAX_BACKOFF
     assert await mesh.wanted(), "and is dialed again when it is found again"
     assert len(mesh.dialed) == 2 * ATTEMPTS
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
-async def test_only_what_may_be_better_next_time_is_worth_another_dial(
+async def test_a_tracker_is_dialed_again_only_for_some_reasons(
     monkeypatch: pytest.MonkeyPatch, reason: EndReason
 ) -> None:
     mesh = Dialing(monkeypatch, reason)
@@ -70,7 +70,7 @@ async def test_only_what_may_be_better_next_time_is_worth_another_dial(
     assert not WORTH_A_RETRY & BROKEN_RULES
 
 
-async def test_who_closes_because_it_stops_is_dialed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tracker_that_stops_is_dialed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, again in (
         (EndReason.SHUTDOWN.value, True),
         (EndReason.IDLE.value, False),
@@ -82,7 +82,7 @@ async def test_who_closes_because_it_stops_is_dialed_again(monkeypatch: pytest.M
         assert len(mesh.dialed) == 1 + again
 
 
-async def test_a_link_that_has_lasted_was_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_link_that_has_lasted_counts_as_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = Dialing(monkeypatch, *[EndReason.LOST] * 20)
     mesh.lasts = LASTING + 1
     await mesh.wanted()
@@ -97,8 +97,8 @@ async def test_a_new_url_is_dialed_from_then_on(monkeypatch: pytest.MonkeyPatch)
     assert mesh.dialed == ["wss://new.example.org"] * 2
 
 
-async def test_who_is_not_admitted_linked_already_or_oneself_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not await Dialing(monkeypatch).wanted(who=tracker_id(1))
+async def test_trackers_that_are_not_admitted_or_linked_already_are_not_dialed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not await Dialing(monkeypatch).wanted(wanted_id=tracker_id(1))
     assert not await Dialing(monkeypatch, deny=[THEM]).wanted()
     assert not await Dialing(monkeypatch, policy="allow").wanted()
     assert await Dialing(monkeypatch, policy="allow", allow=[THEM]).wanted()
@@ -110,7 +110,9 @@ async def test_who_is_not_admitted_linked_already_or_oneself_is_not_wanted(monke
     assert not await stopped.wanted()
 
 
-async def test_who_has_dialed_us_meanwhile_is_not_dialed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tracker_that_has_dialed_this_one_meanwhile_is_not_dialed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     mesh = Dialing(monkeypatch, *[EndReason.UNREACHABLE] * 20)
     mesh.want(THEM, URL)
     mesh.links[THEM] = a_link()
