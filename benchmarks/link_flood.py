@@ -1,4 +1,4 @@
-"""What hostile links do to a tracker's own peers.
+"""The effect of hostile links on a tracker's own peers.
 
 Ten links toggle the counts of swarms (`have`), or make offers (`offers`), in frames of the greatest length, as fast as
 they are read and the limits let them. Latencies are from an announce to when its offer has come, in other swarms.
@@ -31,7 +31,7 @@ from tracker.protocol.codec import make_offer
 
 HOSTILE: Final = 10
 MARGIN: Final = 0.95
-"""How much of what the limits allow hostile links tell, so that jitter does not end them."""
+"""The fraction of the limits that hostile links use, so that jitter does not end them."""
 
 SWARMS: Final = 10_000
 PAIRS: Final = 20
@@ -57,7 +57,7 @@ class Receiver(Peer):
 
 
 def link_flood(suite: Suite) -> Iterator[Result]:
-    """Ten hostile links that tell counts, or make offers, as fast as they may: what a local announce then takes."""
+    """Measure local announces while ten hostile links tell counts, or make offers, at the highest permitted rate."""
     for case in ("none", "have", "offers"):
         yield Result("link-flood", f"hostile: {case}", OURS, uvloop.run(_flood(suite, case)))
 
@@ -120,16 +120,16 @@ def _hostile(case: str, port: int, swarms: int) -> Iterator[Connection]:
 
 
 def _attack(case: str, port: int, swarms: int, pipe: Connection) -> None:
-    # What is measured must not wait for the core that this process shares.
+    # The measured process must not wait for the core that this process shares.
     os.nice(19)
-    tally = [0, 0]
+    sent_total = [0, 0]
 
     async def attack() -> None:
         links = [await neighbour(port) for _ in range(HOSTILE if case != "none" else 0)]
         tasks = [asyncio.ensure_future(_swallow(transport)) for _, transport in links]
         frames = []
         for session, transport in links:
-            names = [session._name(f"{swarm:020}") for swarm in range(swarms)]
+            names = [session.name_of(f"{swarm:020}") for swarm in range(swarms)]
             on, off = _have(names, 1), _have(names, 0)
             if case == "offers":
                 for message, _ in on:
@@ -139,14 +139,14 @@ def _attack(case: str, port: int, swarms: int, pipe: Connection) -> None:
         pipe.send(None)
         await asyncio.to_thread(pipe.recv)
         for (_, transport), some in zip(links, frames, strict=True):
-            tasks.append(asyncio.ensure_future(_send(transport, some, tally, limited=case == "have")))
+            tasks.append(asyncio.ensure_future(_send(transport, some, sent_total, limited=case == "have")))
         await asyncio.to_thread(pipe.recv)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     uvloop.run(attack())
-    pipe.send(tally)
+    pipe.send(sent_total)
 
 
 def _have(names: list[str], leechers: int) -> list[tuple[bytes, int]]:
@@ -171,7 +171,7 @@ def _full(messages: Iterable[tuple[bytes, int]]) -> tuple[bytes, int]:
     return frame, units
 
 
-async def _send(transport: Dialed, frames: list[tuple[bytes, int]], tally: list[int], limited: bool) -> None:
+async def _send(transport: Dialed, frames: list[tuple[bytes, int]], sent_total: list[int], limited: bool) -> None:
     began, told = time.monotonic(), 0
     with suppress(LinkError):
         for frame, units in cycle(frames):
@@ -179,8 +179,8 @@ async def _send(transport: Dialed, frames: list[tuple[bytes, int]], tally: list[
             due = began + (told / MARGIN - SWARMS_BURST) / SWARMS_PER_SECOND
             await asyncio.sleep(max(0.0, due - time.monotonic()) if limited else 0)
             await transport.send(frame)
-            tally[0] += 1
-            tally[1] += units
+            sent_total[0] += 1
+            sent_total[1] += units
 
 
 async def _swallow(transport: Dialed) -> None:

@@ -1,6 +1,6 @@
 """Resident memory of one tracker that links and shared swarms take: the difference of two moments.
 
-Who is `accepting` was dialed by the other.
+`accepting` is the tracker that was dialed.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from extensions.federation.transports import SUBPROTOCOL
 LINKS: Final = 80
 SWARMS: Final = 10_000
 SETTLE: Final = 5.0
-"""Seconds until changed counts are told and what came is worked off."""
+"""Seconds until changed counts are told and all messages are applied."""
 
 WARM_LINKS: Final = 5
 WARM_SWARMS: Final = 100
-"""What is there before memory is measured: what the first ones load or make is no cost of each."""
+"""Links and swarms before the first measurement, because the first ones cost more than each further one."""
 
 
 def link_memory(suite: Suite) -> Iterator[Result]:

@@ -1,9 +1,9 @@
-"""What a message costs that crosses a link, beside one that does not.
+"""The cost of a message that crosses a link, compared with one that does not.
 
 A message is an offer or an answer that has come to a peer; its CPU time is that of both trackers together, which share
 one core. An announce has five offers, for as many peers, and each is answered. `across`: the one that announces is
 alone at its tracker and the other five are at the other one, so that every message crosses. `local`: all six are at one
-tracker. `50, across`: swarms where everybody announces, half here and half there, so that about half crosses. `paced`
+tracker. `50, across`: swarms where all peers announce, half here and half there, so that about half crosses. `paced`
 is at a fixed rate that a link bears for ever; `at once` as fast as the trackers can, for as long as the burst lasts
 that a link is allowed. Bytes are those of frames on the link.
 """
@@ -97,12 +97,12 @@ async def _case(suite: Suite, size: int, across: bool) -> tuple[Figures, Figures
 async def _peers(pair: list[Tracker], swarms: int, size: int, across: bool) -> tuple[Load, list[Maker]]:
     """Peers that have joined, and those that are to announce; every other swarm begins at the other tracker."""
     load, random = Load(Shape(0)), Random(1)
-    everybody = size == LARGE
+    all_announce = size == LARGE
     for number in range(swarms * size):
         swarm, place = divmod(number, size)
-        peer = (Maker if everybody or not place else Peer)(load, [f"{swarm:020}"], number, random)
+        peer = (Maker if all_announce or not place else Peer)(load, [f"{swarm:020}"], number, random)
         load.peers.append(peer)
-        away = across and (place % 2 if everybody else place > 0)
+        away = across and (place % 2 if all_announce else place > 0)
         await open_socket(peer, pair[(swarm + away) % 2].port)
     await load.join()
     # Counts are told some time after they have changed.
@@ -111,7 +111,7 @@ async def _peers(pair: list[Tracker], swarms: int, size: int, across: bool) -> t
 
 
 def _counted(pair: list[Tracker], load: Load) -> Figures:
-    """What has been done so far; of the clocks the last, as the trackers' own figures cost CPU time."""
+    """Return the counters so far. The clocks come last, because reading the counters costs CPU time."""
     links = [link for one in pair for link in one.links]
     dropped = ("peerservers_federation_dropped_total", "peerservers_dropped_total")
     counted = {

@@ -1,4 +1,4 @@
-"""Trackers of ours that are linked, and what is on the other end of a link."""
+"""Linked trackers of this project, and the other ends of links."""
 
 import asyncio
 import json
@@ -15,15 +15,16 @@ from websockets.asyncio.server import ServerConnection
 from benchmarks.load import encode, open_socket
 from benchmarks.servers import OURS, Running, ServerFailed, running
 from benchmarks.suite import Suite
+from extensions.dialing import Target
 from extensions.federation.session import Session
-from extensions.federation.transports import Dialed, Target, dial
+from extensions.federation.transports import Dialed, dial
 
 PATIENCE: Final = 30.0
 SWARMS_PER_SOCKET: Final = 1000
 
 
 class Tracker:
-    """One that runs, and what it says of itself over HTTP."""
+    """A running tracker, and its statistics over HTTP."""
 
     def __init__(self, server: Running) -> None:
         self.server = server
@@ -108,7 +109,7 @@ async def _shake_hands(session: Session, transport: Dialed) -> None:
 
 
 class Client(WSListener):
-    """A client that makes nothing of what it is told."""
+    """A client that ignores all messages."""
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The handshake is done."""

@@ -7,10 +7,17 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from extensions import dialing
 from extensions.dht.records import descriptor, entry, slots
+from extensions.federation import exchange, ledger, limits, link, mesh, session, transports, wire
+from extensions.federation import extension as federation_extension
+from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
 from tracker.config import load, toml_value
+from tracker.core import offers
+from tracker.core.rules import Rules
 from tracker.extension.discovery import discover
+from tracker.protocol import codec
 from tracker.reasons import CloseReason, DropReason, RejectReason
 from tracker.server import Server
 from tracker.settings import Section, Settings
@@ -138,7 +145,121 @@ def _key(key: str, field: FieldInfo) -> str:
     return f"| `{key}` | `{default}` | {text} |"
 
 
+def federation() -> str:
+    """`federation.md` with its two tables of numbers made anew; the rest is written by hand."""
+    text = (HERE / "federation.md").read_text(encoding="utf-8")
+    for name, table in (("protocol", _protocol_numbers()), ("implementation", _implementation_numbers())):
+        head, begin, rest = text.partition(f"<!-- {name} numbers: written by docs/generate.py -->\n")
+        _, end, tail = rest.partition("<!-- end -->\n")
+        rows = "\n".join(f"| {' | '.join(row)} |" for row in table)
+        text = f"{head}{begin}\n{rows}\n\n{end}{tail}"
+    return text
+
+
+def _protocol_numbers() -> list[tuple[str, ...]]:
+    return [
+        ("quantity", "value"),
+        ("---", "---"),
+        ("subprotocol", f"`{transports.SUBPROTOCOL}`"),
+        ("version", f"{wire.VERSION}"),
+        ("bytes of a frame", f"at most {wire.MAX_FRAME}"),
+        ("bytes after which no message should be added to a frame", f"{wire.SOFT_FRAME}"),
+        ("swarms in one `have`", f"at most {wire.MAX_SWARMS}"),
+        ("seeders of a swarm, leechers of a swarm", f"at most {wire.MAX_COUNT} each"),
+        ("offers in one `offers`, offer_ids in one `refused`", f"at most {wire.MAX_OFFERS}"),
+        ("bytes of an SDP in UTF-8", f"at most {codec.MAX_SDP_BYTES}"),
+        ("bytes of an SDP as JSON, so that its message fits a frame", f"at most {wire.MAX_FRAME - wire.OVERHEAD}"),
+        ("characters of the reason in `bye`", f"at most {wire.MAX_REASON}"),
+        ("hexadecimal digits of a name", f"{wire.NAME_LENGTH}"),
+        ("handshake timeout", f"{link.HANDSHAKE_TIMEOUT:g} s"),
+        ("tell period", f"{federation_extension.TELL_PERIOD:g} s"),
+        ("refusal timeout", f"{ledger.REFUSAL_TIMEOUT:g} s"),
+        ("refusals of one offer after which it is placed again", f"{exchange.MAX_REFUSALS}"),
+        ("answer timeout", f"{ledger.ANSWER_TIMEOUT:g} s"),
+        ("route lifetime", f"{exchange.ROUTE_LIFETIME:g} s"),
+        ("parking time", f"{offers.LIFETIME:g} s"),
+        ("yield time", f"{exchange.YIELD_TO:g} s"),
+        ("shunning time", f"{mesh.SHUN:g} s"),
+    ]
+
+
+def _implementation_numbers() -> list[tuple[str, ...]]:
+    settings, rules = FederationSettings(), Rules()
+    rate = "{:g} a second, after a burst of {:g}".format
+    mib = "{:g} MiB".format
+    return [
+        ("quantity", "value", "beyond"),
+        ("---", "---", "---"),
+        (
+            f"bytes read from a link; each message counts for its length and {link.MESSAGE_COST} bytes more",
+            f"{link.BYTES_PER_SECOND >> 20} MiB a second, after a burst of {link.BYTES_BURST >> 20} MiB",
+            "are read later",
+        ),
+        (
+            "time for which links work on messages in one turn",
+            f"{limits.TURN * 1000:g} ms",
+            "continues in the next turn",
+        ),
+        ("swarms in `have` messages", rate(link.SWARMS_PER_SECOND, link.SWARMS_BURST), "the link ends: `flood`"),
+        ("swarms stored for one link", f"{session.MAX_SWARMS}", "are ignored until others close"),
+        ("swarms stored for all links", f"{mesh.MAX_SWARMS}", "are ignored until others close"),
+        ("swarms told over one link", f"{session.MAX_SWARMS}", "are not told"),
+        ("offers from one link", rate(exchange.OFFERS_PER_SECOND, exchange.OFFERS_BURST), "are refused"),
+        (
+            "offers from all links given to one peer",
+            f"{rules.max_foreign_offers} a minute, at most half of them from one tracker",
+            "are refused",
+        ),
+        (
+            "links in handshake",
+            f"{mesh.MAX_HANDSHAKES}; from one public address (IPv6: one /64) {mesh.MAX_HANDSHAKES_PER_HOST}",
+            "are closed",
+        ),
+        ("open links (`max_links`)", f"{settings.max_links}", "see Room"),
+        ("offers remembered so that answers find the way back", f"{exchange.MAX_ROUTES}", "the oldest are forgotten"),
+        ("offers of a link whose answers are awaited", f"{ledger.MAX_AWAITED}", "the oldest are forgotten"),
+        ("answers to one offer", f"{ledger.MAX_ANSWERS}", "are dropped"),
+        (
+            "offers of a link that can be refused",
+            f"{ledger.MAX_AWAITED}, and {mib(ledger.MAX_REFUSABLE / 2**20)} of SDPs",
+            "the oldest are forgotten",
+        ),
+        (
+            "credit: peers believed in one swarm of a link",
+            f"{exchange.CREDIT}, and {exchange.CREDIT_PER_ANSWER} for each answered offer",
+            "are not counted",
+        ),
+        ("memory for parked offers", mib(offers.MAX_BYTES / 2**20), "the oldest are dropped"),
+        ("messages with offers in the queue of a link", mib(link.MAX_QUEUED_OFFERS / 2**20), "the oldest are dropped"),
+        ("other messages in the queue of a link", mib(link.MAX_QUEUED / 2**20), "the link ends: `stuck`"),
+        ("time until the other side accepts a frame", f"{limits.STUCK_AFTER:g} s", "the link ends: `stuck`"),
+        ("pause between two frames that are not full", f"{link.PACE * 1000:g} ms", ""),
+        ("announce interval of lonely peers", f"{rules.lonely_interval} s", ""),
+        ("trackers dialed at the same time", f"{mesh.MAX_DIALS}, and all listed ones", "are dialed later"),
+        (
+            "trackers dialed for one infohash",
+            f"{federation_extension.MAX_DIALS_PER_SWARM} within {federation_extension.DIALS_PERIOD:g} s",
+            "are not dialed",
+        ),
+        ("time for resolving a name", f"{dialing.TIMEOUT:g} s", "`unreachable`"),
+        ("time for connecting", f"{transports.TIMEOUT:g} s", "`unreachable`"),
+        ("names of trackers found in the DHT that are resolved at the same time", f"{dialing.MAX_STRANGERS}", "wait"),
+        (
+            "backoff",
+            f"{mesh.FIRST_BACKOFF:g} s, doubled up to {mesh.MAX_BACKOFF:g} s "
+            f"(listed trackers: {mesh.MAX_LISTED_BACKOFF:g} s)",
+            "",
+        ),
+        ("attempts (listed trackers: unlimited)", f"{mesh.ATTEMPTS}", "given up until the tracker is found again"),
+        ("age after which a link that ends counts as a success", f"{mesh.LASTING:g} s", ""),
+        ("age below which a second link does not mean that the first is dead", f"{mesh.YOUNG:g} s", ""),
+        ("trial: age of a link without an answered offer", f"{mesh.TRIAL:g} s", "may be replaced"),
+        ("time without a common swarm (`idle_timeout`)", f"{settings.idle_timeout:g} s", "see Room"),
+    ]
+
+
 if __name__ == "__main__":
+    (HERE / "federation.md").write_text(federation(), encoding="utf-8")
     (HERE / "configuration.md").write_text(configuration())
     (HERE / "dht.md").write_text(dht(), encoding="utf-8")
     (HERE / "metrics.md").write_text(metrics())

@@ -59,17 +59,17 @@ class Federation:
 
     @staticmethod
     def url_at(port: int) -> str:
-        """What the tracker on a port publishes."""
+        """Return the URL of the tracker on a port."""
         return f"ws://127.0.0.1:{port}"
 
     def id_of(self, tracker: TrackerProcess) -> str:
-        """A tracker's id."""
+        """Return a tracker's id."""
         return tracker_id(load_or_create(self.directory / str(tracker.port)))
 
 
 @asynccontextmanager
 async def federation(directory: Path, nodes: int = 8) -> AsyncIterator[Federation]:
-    """A DHT, and trackers in it; at the end each must stop with code 0 and have complained about nothing."""
+    """Yield a DHT with trackers. In the end, each must stop with code 0 and have logged no complaint."""
     async with PrivateDht(nodes) as dht:
         federation = Federation(directory, dht)
         try:
@@ -81,12 +81,12 @@ async def federation(directory: Path, nodes: int = 8) -> AsyncIterator[Federatio
 
 
 async def links(tracker: TrackerProcess) -> dict[str, Json]:
-    """A tracker's open links by the other's id, with what they have carried."""
+    """Return a tracker's open links with their counters, by the other's id."""
     return {link["tracker"]: link for link in (await tracker.stats())["federation"]}
 
 
 async def counted(tracker: TrackerProcess, info_hash: str, *, complete: int, incomplete: int) -> None:
-    """Wait until a tracker counts so many peers of a swarm, those elsewhere included."""
+    """Wait until a tracker counts so many peers of a swarm, remote ones included."""
     expected = {"complete": complete, "incomplete": incomplete}
     counts: Json = {}
     async with raw_client(tracker.url) as client:
@@ -102,7 +102,7 @@ async def counted(tracker: TrackerProcess, info_hash: str, *, complete: int, inc
 
 
 class Wire:
-    """A TCP proxy to a port, which can stop to forward, and be cut."""
+    """A TCP proxy to a port. It can hold back data, and cut connections."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -113,15 +113,15 @@ class Wire:
 
     @property
     def url(self) -> str:
-        """What leads to the other end."""
+        """The URL of this end."""
         return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def stop(self) -> None:
-        """Keep from now on what comes."""
+        """Hold back all data from now on."""
         self._flows.clear()
 
     def resume(self) -> None:
-        """Forward it."""
+        """Forward data again."""
         self._flows.set()
 
     def cut(self) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from extensions.dht.krpc import bencode
 from extensions.dht.krpc.messages import Address, Contact
-from extensions.dht.resolver import resolve
+from extensions.dialing import lookup
 
 SETTLE: Final = 0.2
 """Seconds that a new session takes before it answers nodes that it is told of."""
@@ -212,8 +212,8 @@ class Node:
     async def _join_at(self, name: str) -> None:
         host, _, port = name.rpartition(":")
         try:
-            for address in await resolve(host.strip("[]"), int(port)):
-                self.add(address)
+            for address in await lookup(host.strip("[]")):
+                self.add((address, int(port)))
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             self._log.warning("dht_bootstrap_unknown", name=host, error=reason or str(error))

@@ -1,1 +1,1 @@
-"""The extension `federation`: links to other trackers, and offers and answers across them."""
+"""The extension `federation`: links to other trackers, and offers and answers that pass over them."""

@@ -29,9 +29,9 @@ _COLUMNS = (
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for the tracker.")
 @click.option("--json", "as_json", is_flag=True, help="Print the links as JSON.")
 def federation(url: str, timeout: float, as_json: bool) -> None:
-    """Show the links to other trackers of the tracker that runs at URL (http or https).
+    """Show the links of the tracker at URL (http or https) to other trackers.
 
-    Exits with 0 if it has any, otherwise with 1.
+    The exit code is 0 if there are any, otherwise 1.
     """
     links = _links(url, timeout)
     if as_json:

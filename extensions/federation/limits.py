@@ -1,4 +1,4 @@
-"""What a link may hold up, and what all links together may cost."""
+"""Limits that all links share: time on the event loop, and memory for the swarms of other trackers."""
 
 import asyncio
 import time
@@ -6,20 +6,25 @@ from collections.abc import Callable
 from typing import Final
 
 STUCK_AFTER: Final = 30.0
-"""Seconds for which one frame may wait to be taken."""
+"""Seconds that the transport of a link may take to accept one frame."""
 
 TURN: Final = 0.002
-"""Seconds for which what came over links is worked off before everybody else has their turn."""
+"""Seconds that links may work on received messages until other tasks of the event loop run."""
 
 
 class Turns:
-    """Lets one link at a time work off what came, so that however many there are, others wait for one of them only."""
+    """A lock for links that work on received messages.
+
+    One link works at a time. When links have worked for `TURN` seconds within one turn of the event loop, the lock
+    passes on only after all other tasks that are ready have run. So other tasks wait for one link at most, however many
+    links there are.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._lock = asyncio.Lock()
         self._until = 0.0
-        """When this turn of the event loop is over for links; 0 if none has worked in it yet."""
+        """When the time for links in this turn of the event loop is over; 0 if no link has worked in it yet."""
 
     async def __aenter__(self) -> None:
         await self._lock.acquire()
@@ -30,22 +35,22 @@ class Turns:
     async def __aexit__(self, *_: object) -> None:
         try:
             if self.is_over:
-                # Whatever else is ready comes before the next link's turn.
+                # Let all other tasks that are ready run before the next link gets the lock.
                 await asyncio.sleep(0)
         finally:
             self._lock.release()
 
     @property
     def is_over(self) -> bool:
-        """Whether links have been at work for long enough."""
+        """Whether links have worked for `TURN` seconds in this turn of the event loop."""
         return self._monotonic() > self._until
 
     def _end(self) -> None:
         self._until = 0.0
 
 
-class Room:
-    """Places for what others have us remember, shared by all links."""
+class Budget:
+    """The number of other trackers' swarms that all links together may still store."""
 
-    def __init__(self, places: int) -> None:
-        self.left = places
+    def __init__(self, swarms: int) -> None:
+        self.left = swarms

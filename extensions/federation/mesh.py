@@ -1,81 +1,91 @@
-"""Which trackers to be linked with: dialing, accepting, one link for each pair, backoff, shunning."""
+"""The links of this tracker: dialing, accepting, one link for each pair of trackers, backoff, shunning."""
 
 import asyncio
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from websockets.asyncio.client import ClientConnection
 
-from extensions.dialing import is_public, network_of
-from extensions.federation.limits import Room, Turns
-from extensions.federation.link import Accepted, Link, Transport
-from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, Fault
-from extensions.federation.session import Event, LinkError, Opened, Session
+from extensions.dialing import ForbiddenAddress, Resolver, is_public, network_of
+from extensions.federation.limits import Budget, Turns
+from extensions.federation.link import Link, LinkEvent
+from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, EndReason
+from extensions.federation.session import LinkError, Opened, Session
 from extensions.federation.settings import FederationSettings
-from extensions.federation.transports import Dialed, dial, resolve
-from tracker.extension import Channel, without_secrets
+from extensions.federation.transports import Accepted, Dialed, Transport, dial
+from tracker.extension import BackgroundTasks, Channel, ExpiringMap, without_secrets
 
-FIRST_WAIT: Final = 1.0
-MAX_WAIT: Final = 300.0
-"""Seconds until a tracker that could not be reached is dialed again: twice as many each time, up to the second."""
+FIRST_BACKOFF: Final = 1.0
+MAX_BACKOFF: Final = 300.0
+"""Seconds until a tracker that was not reached is dialed again: doubled after each attempt, up to the second number."""
 
-MAX_LISTED_WAIT: Final = 60.0
-"""The same for one that is always to be linked."""
+MAX_LISTED_BACKOFF: Final = 60.0
+"""The same maximum for a listed tracker."""
 
 ATTEMPTS: Final = 8
-"""Dials of a tracker that cannot be reached, until somebody names it again."""
+"""Dials of a tracker that is not reached. After these it is dialed only if the DHT names it again."""
 
 YOUNG: Final = 1.0
-"""Seconds for which a link is not taken for dead because there is another."""
+"""Seconds for which a link is not taken for dead when the same side dials again."""
 
 LASTING: Final = 60.0
-"""Seconds after which a link was no failure."""
+"""Seconds after which a link that ends does not count as a failed attempt."""
 
 TRIAL: Final = 120.0
-"""Seconds after which a link that claims common swarms, but over which no offer was answered, may have to make room."""
+"""Seconds after which a link without an answer to any offer may be replaced, though it claims common swarms."""
 
 SHUN: Final = 600.0
-"""Seconds for which nothing is wanted of a tracker that has broken the rules."""
+"""Seconds for which a tracker that has broken a rule is neither dialed nor accepted."""
 
 MAX_DIALS: Final = 8
-"""Dials at a time."""
+"""Trackers that are dialed at the same time; listed ones do not count."""
 
 MAX_HANDSHAKES: Final = 50
 MAX_HANDSHAKES_PER_HOST: Final = 5
-"""Links accepted and not yet open, at a time, and of them those of one address (in IPv6, a /64); a proxy may have
-as many as all."""
+"""Accepted links in handshake at the same time, and those of one public address (IPv6: of one /64). A private address
+may be a proxy's and has only the first limit."""
 
 STOP_TIMEOUT: Final = 2.0
-MAX_NAMES: Final = 500_000
-"""Swarms that all links together may have us remember, some 200 bytes each."""
+"""Seconds in which links may still send `bye` when the tracker stops."""
+
+MAX_SWARMS: Final = 500_000
+"""Swarms of other trackers that are stored for all links together, about 200 bytes each."""
 
 MAX_REMEMBERED: Final = 2000
+"""Trackers for which shunning, and the end of a backoff, are remembered."""
 
 
 class Mesh:
-    """All links of this tracker. `on_event` hears what comes over them; `on_end` that one which was open has ended."""
+    """The links of this tracker.
+
+    `on_event` is called with each event of an open link, first `Opened`; `on_end` once when a link that was open has
+    ended.
+    """
 
     def __init__(
         self,
         settings: FederationSettings,
         key: Ed25519PrivateKey,
         public_url: str,
-        on_event: Callable[[Link, Event], None],
+        on_event: Callable[[Link, LinkEvent], None],
         on_end: Callable[[Link], None],
     ) -> None:
         self.links: dict[str, Link] = {}
-        """The open ones, by tracker id."""
+        """The open links by tracker id."""
         self.opened: Counter[str] = Counter()
-        """By direction: "dialed", "accepted"."""
-        self.ended: Counter[Fault] = Counter()
+        """Links that have been opened, by direction: "dialed", "accepted"."""
+        self.ended: Counter[EndReason] = Counter()
         self.id = key.public_key().public_bytes_raw().hex()
+        self.tasks = BackgroundTasks()
+        """One for each tracker that is listed or pursued."""
         self._settings = settings
         self._key = key
         self._own_urls = {normal(url) for url in (public_url, *settings.aliases) if url}
@@ -83,24 +93,36 @@ class Mesh:
         self._on_event = on_event
         self._on_end = on_end
         self._pursued: dict[str, str] = {}
-        """The URLs of those that strangers have named, by id, while a link is had or tried."""
-        self._not_before: dict[str, float] = {}
-        self._shunned: dict[str, float] = {}
+        """The URLs of the trackers that `want` has begun to link with, by tracker id."""
+        self._backoffs: dict[str, float] = {}
+        """The times until which pursued trackers are not dialed again, by tracker id."""
+        self._shunned: ExpiringMap[str, bool] = ExpiringMap(SHUN, MAX_REMEMBERED)
         self._trusted: dict[str, str] = {}
-        """The ids of the trackers that are always linked, by the URL that led to each."""
+        """The ids of the listed trackers, by the URL at which each was reached."""
         self._handshakes: Counter[str] = Counter()
-        self._room = Room(MAX_NAMES)
+        """Accepted links in handshake, by network."""
+        self._budget = Budget(MAX_SWARMS)
         self._turns = Turns()
         self._gate = asyncio.Semaphore(MAX_DIALS)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._resolver = Resolver()
         self._dialing: set[asyncio.Task[Any] | None] = set()
         self._closing = asyncio.Event()
         self._log = structlog.get_logger().bind(extension="federation")
 
+    @property
+    def pursued(self) -> int:
+        """Trackers that `want` has begun to link with, and has not given up."""
+        return len(self._pursued)
+
+    @property
+    def handshakes(self) -> int:
+        """Accepted links in handshake."""
+        return self._handshakes.total()
+
     def start(self) -> None:
-        """Begin to dial the trackers that are always to be linked."""
+        """Begin to dial the listed trackers."""
         for url in self._settings.peers:
-            self._spawn(self._keep(url))
+            self.tasks.start("federation_listed", self._keep(url))
 
     async def stop(self) -> None:
         """End all links."""
@@ -109,18 +131,15 @@ class Mesh:
             if task:
                 task.cancel()
         for link in list(self.links.values()):
-            link.end(Fault.SHUTDOWN)
-        if self._tasks:
-            # They say good-bye.
-            await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            link.end(EndReason.SHUTDOWN)
+        # So that they can send `bye`.
+        await self.tasks.wait(STOP_TIMEOUT)
+        await self.tasks.stop()
 
     def want(self, tracker_id: str, url: str) -> bool:
-        """Have a link with a tracker that somebody has named, if nothing speaks against it; whether it is dialed now.
+        """Begin to link with a tracker that the DHT has named, unless something forbids it. Return whether it begins.
 
-        It is dialed again and again for a while, if it cannot be reached, or the link is lost.
+        If the tracker is not reached, or the link is lost, it is dialed again for some time.
         """
         if tracker_id in self._pursued:
             self._pursued[tracker_id] = url
@@ -131,60 +150,76 @@ class Mesh:
             or not self._admits(tracker_id)
             or len(self._pursued) >= 2 * self._settings.max_links
             or (len(self.links) >= self._settings.max_links and not self._useless())
-            or self._not_before.get(tracker_id, 0.0) > time.monotonic()
+            or self._backoffs.get(tracker_id, 0.0) > time.monotonic()
         ):
             return False
         self._pursued[tracker_id] = url
-        self._spawn(self._pursue(tracker_id))
+        self.tasks.start("federation_pursued", self._pursue(tracker_id))
         return True
 
     async def accept(self, channel: Channel) -> None:
-        """Serve a link that another tracker has dialed."""
+        """Serve a link that another tracker has dialed, until it ends."""
         address = channel.remote_address
         host = network_of(address, 32)
         limit = MAX_HANDSHAKES_PER_HOST if is_public(address) else MAX_HANDSHAKES
-        if self._closing.is_set() or self._handshakes.total() >= MAX_HANDSHAKES or self._handshakes[host] >= limit:
-            self.ended[Fault.TOO_MANY_LINKS] += 1
+        if self._closing.is_set() or self.handshakes >= MAX_HANDSHAKES or self._handshakes[host] >= limit:
+            self.ended[EndReason.TOO_MANY_LINKS] += 1
             return
-        session = Session(self._key, os.urandom(32), accepts=self._is_own_url, room=self._room)
+        session = Session(self._key, os.urandom(32), accepts=self._is_own_url, budget=self._budget)
         await self._run(session, Accepted(channel), "", host, trusted=False)
 
-    def is_listed(self, link: Link) -> bool:
-        """Whether a link is one that is always kept."""
-        return link.tracker_id in self._trusted.values()
+    def is_listed(self, tracker_id: str) -> bool:
+        """Return whether a tracker was reached at a listed URL."""
+        return tracker_id in self._trusted.values()
+
+    def end_idle(self) -> None:
+        """End links without common swarms, if more than half of all possible links are open; listed ones stay."""
+        now = time.monotonic()
+        links = list(self.links.values())
+        for link in links:
+            if link.account.members:
+                link.account.last_shared = now
+        # A link that is not needed now costs little, and the next common swarm needs no lookup in the DHT.
+        if len(links) > self._settings.max_links // 2:
+            for link in links:
+                if now - link.account.last_shared > self._settings.idle_timeout and not self.is_listed(link.tracker_id):
+                    link.end(EndReason.IDLE)
 
     async def _keep(self, url: str) -> None:
-        """Keep a link with a trusted tracker, for ever."""
-        wait = FIRST_WAIT
+        """Keep a link with a listed tracker until this tracker stops."""
+        backoff = FIRST_BACKOFF
         while not self._closing.is_set():
             if self._trusted.get(url) not in self.links:
                 started = time.monotonic()
                 error = await self._dial(url, None, trusted=True)
-                lasted = time.monotonic() - started > LASTING or error.fault in (Fault.DUPLICATE, Fault.REPLACED)
-                wait = FIRST_WAIT if lasted else min(MAX_LISTED_WAIT, wait * 2)
-            await self._pause(wait)
+                has_lasted = time.monotonic() - started > LASTING
+                has_another = error.reason in (EndReason.DUPLICATE, EndReason.REPLACED)
+                backoff = FIRST_BACKOFF if has_lasted or has_another else min(MAX_LISTED_BACKOFF, backoff * 2)
+            await self._pause(backoff)
 
     async def _pursue(self, tracker_id: str) -> None:
-        """Link with a tracker, and again if the link is lost, until that seems in vain."""
-        wait, left = FIRST_WAIT, ATTEMPTS
+        """Link with a tracker, and again when the link is lost, until all attempts are used up."""
+        backoff, attempts = FIRST_BACKOFF, ATTEMPTS
         try:
-            while left and not self._closing.is_set():
+            while attempts and not self._closing.is_set():
                 started = time.monotonic()
                 trusted = self._settings.allow_private_addresses
                 error = await self._dial(self._pursued[tracker_id], tracker_id, trusted)
-                # Who closes because it stops may be back soon; any other reason it gives is as good later.
-                is_away = error.fault is Fault.CLOSED_THERE and str(error) == Fault.SHUTDOWN.value
-                if error.fault not in WORTH_A_RETRY and not is_away:
+                # A tracker that stops may be restarted soon. Its other reasons for `bye` will not have changed.
+                stops = error.reason is EndReason.CLOSED_THERE and str(error) == EndReason.SHUTDOWN.value
+                if error.reason not in WORTH_A_RETRY and not stops:
                     break
                 if time.monotonic() - started > LASTING:
-                    wait, left = FIRST_WAIT, ATTEMPTS
-                await self._pause(wait)
-                wait, left = min(MAX_WAIT, wait * 2), left - 1
+                    backoff, attempts = FIRST_BACKOFF, ATTEMPTS
+                await self._pause(backoff)
+                backoff, attempts = min(MAX_BACKOFF, backoff * 2), attempts - 1
                 if tracker_id in self.links or not self._admits(tracker_id):
                     break
         finally:
             del self._pursued[tracker_id]
-            self._rest(tracker_id, wait)
+            self._backoffs[tracker_id] = time.monotonic() + backoff
+            if len(self._backoffs) > MAX_REMEMBERED:
+                del self._backoffs[next(iter(self._backoffs))]
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -195,37 +230,47 @@ class Mesh:
         task = asyncio.current_task()
         self._dialing.add(task)
         try:
-            # Strangers wait in line; those that are listed must not wait for them.
+            # Only trackers that the DHT has named wait for each other. A listed tracker never waits for them.
             async with self._gate if expected else nullcontext():
-                target = await resolve(url, trusted)
-                socket = await dial(target)
+                socket = await self._connect(url, trusted)
         except LinkError as error:
             self._ended("", url, error)
             return error
         finally:
             self._dialing.discard(task)
-        session = Session(self._key, os.urandom(32), url=url, expected=expected, room=self._room)
+        session = Session(self._key, os.urandom(32), url=url, expected=expected, budget=self._budget)
         return await self._run(session, Dialed(socket), url, "", trusted=expected is None)
+
+    async def _connect(self, url: str, trusted: bool) -> ClientConnection:
+        try:
+            target = await self._resolver.resolve(url, trusted)
+        except ForbiddenAddress:
+            raise LinkError(EndReason.FORBIDDEN_ADDRESS) from None
+        except OSError as error:
+            raise LinkError(EndReason.UNREACHABLE, str(error)) from None
+        return await dial(target)
 
     async def _run(self, session: Session, transport: Transport, url: str, host: str, trusted: bool) -> LinkError:
         handshake = Counter([host] if host else [])
 
-        def on_event(link: Link, event: Event) -> None:
+        def on_event(link: Link, event: LinkEvent) -> None:
             if isinstance(event, Opened):
                 self._handshakes -= handshake
                 handshake.clear()
                 if not self._open(link, trusted):
                     return
-            self._on_event(link, event)
+            if self.links.get(link.tracker_id) is link:
+                # It may have been replaced and still have messages to read.
+                self._on_event(link, event)
 
         link = Link(session, transport, url, on_event, self._turns)
         self._handshakes += handshake
-        error = LinkError(Fault.SHUTDOWN)
+        error = LinkError(EndReason.SHUTDOWN)
         try:
             error = await link.run()
         except Exception:
             self._log.exception("link_failed")
-            error = LinkError(Fault.INTERNAL_ERROR)
+            error = LinkError(EndReason.INTERNAL_ERROR)
         finally:
             self._handshakes -= handshake
             session.release()
@@ -233,37 +278,36 @@ class Mesh:
                 del self.links[link.tracker_id]
                 self._on_end(link)
             self._ended(link.tracker_id, url, error)
-            if error.fault in BROKEN_RULES and session.their_id:
-                self._shunned[session.their_id] = time.monotonic() + SHUN
-                _trim(self._shunned)
-            await link.close(error.fault)
+            if error.reason in BROKEN_RULES and session.their_id:
+                self._shunned.put(session.their_id, True, time.monotonic())
+            await link.close(error.reason)
         return error
 
     def _open(self, link: Link, trusted: bool) -> bool:
-        """Take in a link whose other end has proved its id, unless something speaks against it."""
+        """Enter a link whose other side has proved its id, unless something forbids it. Return whether it is open."""
         tracker_id = link.tracker_id
         if trusted:
             self._trusted[link.url] = tracker_id
         if not self._admits(tracker_id):
-            link.end(Fault.NOT_ALLOWED)
+            link.end(EndReason.NOT_ALLOWED)
             return False
         other = self.links.get(tracker_id)
         if other:
-            # Both may have dialed at once: then both keep the one that the lesser id has dialed. If the same side has
-            # dialed twice, its old one is dead, or as good as dead.
+            # Tie-breaker. If each side has dialed, both keep the link that the lesser id has dialed. If the same side
+            # has dialed twice, the older link is dead.
             if bool(other.url) != bool(link.url) and (self.id < tracker_id) != bool(link.url):
-                link.end(Fault.DUPLICATE)
+                link.end(EndReason.DUPLICATE)
                 return False
             is_same_way = bool(other.url) == bool(link.url)
             if is_same_way and time.time() - other.since < YOUNG and other.session.rank > link.session.rank:
-                # Dialed twice at once, by two URLs: the two ends must not each keep another.
-                link.end(Fault.DUPLICATE)
+                # The same side has dialed twice at once, by two URLs. Both ends must keep the same link.
+                link.end(EndReason.DUPLICATE)
                 return False
-            other.end(Fault.REPLACED)
+            other.end(EndReason.REPLACED)
             del self.links[tracker_id]
             self._on_end(other)
-        elif len(self.links) >= self._settings.max_links and not self.is_listed(link) and not self._make_room():
-            link.end(Fault.TOO_MANY_LINKS)
+        elif not (len(self.links) < self._settings.max_links or self.is_listed(tracker_id) or self._make_room()):
+            link.end(EndReason.TOO_MANY_LINKS)
             return False
         self.links[tracker_id] = link
         self.opened[link.direction] += 1
@@ -271,60 +315,52 @@ class Mesh:
         return True
 
     def _make_room(self) -> bool:
-        """Whether a link that is of no use could be ended: ids cost nothing, and must not keep others out."""
+        """End the least useful link, and return whether there was one: free ids must not keep other trackers out."""
         useless = self._useless()
         if not useless:
             return False
-        worst = min(useless, key=lambda link: (bool(link.members), link.last_shared, link.since))
-        worst.end(Fault.IDLE)
+        worst = min(useless, key=lambda link: (bool(link.account.members), link.account.last_shared, link.since))
+        worst.end(EndReason.IDLE)
         del self.links[worst.tracker_id]
         self._on_end(worst)
         return True
 
     def _useless(self) -> list[Link]:
-        """Links without common swarms; and those over which nobody was answered in a while, whatever they claim."""
+        """Return the links without common swarms, and those over which no offer was answered for `TRIAL` seconds."""
         since = time.time() - TRIAL
         return [
             link
             for link in self.links.values()
-            if not self.is_listed(link) and (not link.members or (not link.answered and link.since < since))
+            if not self.is_listed(link.tracker_id)
+            and (not link.account.members or (not link.account.answered and link.since < since))
         ]
 
     def _admits(self, tracker_id: str) -> bool:
         settings = self._settings
         if tracker_id == self.id or tracker_id in settings.deny:
             return False
-        if self._shunned.get(tracker_id, 0.0) > time.monotonic():
+        if self._shunned.get(tracker_id, time.monotonic()):
             return False
-        return settings.policy == "open" or tracker_id in settings.allow or tracker_id in self._trusted.values()
+        return settings.policy == "open" or tracker_id in settings.allow or self.is_listed(tracker_id)
 
     def _is_own_url(self, url: str) -> bool:
         return not self._has_url or normal(url) in self._own_urls
 
-    def _rest(self, tracker_id: str, seconds: float) -> None:
-        self._not_before[tracker_id] = time.monotonic() + seconds
-        _trim(self._not_before)
-
     def _ended(self, tracker_id: str, url: str, error: LinkError) -> None:
-        self.ended[error.fault] += 1
-        if error.fault in BROKEN_RULES:
+        self.ended[error.reason] += 1
+        if error.reason in BROKEN_RULES:
             level = self._log.warning
         elif tracker_id or url in self._settings.peers:
             level = self._log.info
         else:
-            # Anybody can name trackers that are not there.
+            # Any member of the DHT can publish URLs that lead nowhere.
             level = self._log.debug
         text = without_secrets(str(error))
-        level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=error.fault.value, text=text)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=error.reason.value, text=text)
 
 
 def normal(url: str) -> str:
-    """A URL in the one form by which two of the same are told."""
+    """Return the normal form of a URL: two URLs are the same if their normal forms are equal."""
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
@@ -332,8 +368,3 @@ def normal(url: str) -> str:
         return url
     query = f"?{parts.query}" if parts.query else ""
     return f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}{query}"
-
-
-def _trim(table: dict[str, float]) -> None:
-    if len(table) > MAX_REMEMBERED:
-        del table[next(iter(table))]

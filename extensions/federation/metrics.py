@@ -1,4 +1,4 @@
-"""The federation's metrics."""
+"""The metrics of the extension `federation`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from extensions.federation.reasons import Dropped, Fault
+from extensions.federation.reasons import Dropped, EndReason
 from tracker.extension import counter_by
 
 if TYPE_CHECKING:
@@ -17,15 +17,14 @@ _TRAFFIC = ("offers_in", "offers_out", "answers_in", "answers_out", "refused_in"
 
 
 class FederationCollector(Collector):
-    """What links have carried. Those of a link are labelled by the first 16 digits of the other tracker's id."""
+    """Reads the counters of all links. The label `tracker` is the first 16 digits of the other tracker's id."""
 
     def __init__(self, federation: "Federation") -> None:
         self._federation = federation
 
     def collect(self) -> Iterator[Metric]:
         federation = self._federation
-        mesh = federation.mesh
-        links = list(mesh.links.values()) if mesh else []
+        mesh, links = federation.mesh, federation.links
         yield GaugeMetricFamily("peerservers_federation_links", "Open links to other trackers", len(links))
         shared = GaugeMetricFamily("peerservers_federation_shared_swarms", "Common swarms", labels=["tracker"])
         traffic = CounterMetricFamily(
@@ -35,11 +34,12 @@ class FederationCollector(Collector):
             "peerservers_federation_bytes", "Messages over links", labels=["tracker", "direction"]
         )
         for link in links:
+            tracker, counters = link.tracker_id[:16], link.account.counters
             for direction in ("in", "out"):
-                sizes.add_metric([link.tracker_id[:16], direction], link.tally[f"bytes_{direction}"])
-            shared.add_metric([link.tracker_id[:16]], len(link.members))
+                sizes.add_metric([tracker, direction], counters[f"bytes_{direction}"])
+            shared.add_metric([tracker], len(link.account.members))
             for kind in _TRAFFIC:
-                traffic.add_metric([link.tracker_id[:16], kind], link.tally[kind])
+                traffic.add_metric([tracker, kind], counters[kind])
         yield shared
         yield traffic
         yield sizes
@@ -47,18 +47,16 @@ class FederationCollector(Collector):
         yield counter_by(
             "direction", "peerservers_federation_links_opened", "Links opened", opened, ("dialed", "accepted")
         )
-        yield counter_by("reason", "peerservers_federation_links_ended", "Links ended, or not made", ended, Fault)
-        dropped = federation.dropped.copy()
-        for link in links:
-            dropped.update(link.dropped)
-            dropped.update(link.session.dropped)
+        yield counter_by("reason", "peerservers_federation_links_ended", "Links ended, or not made", ended, EndReason)
         yield counter_by(
             "reason",
             "peerservers_federation_dropped",
-            "What came or went over links and was left out",
-            dropped,
+            "Parts of messages over links that were dropped",
+            federation.dropped,
             Dropped,
         )
         yield GaugeMetricFamily(
-            "peerservers_federation_parked_offers", "Offers that wait for somebody", federation.tracker.parked_offers
+            "peerservers_federation_parked_offers",
+            "Offers kept because no peer could be given them",
+            federation.tracker.parked_offers,
         )

@@ -1,12 +1,12 @@
-"""Why a link was not made, or has ended, and what was dropped on one: metrics, logs and tests use these words."""
+"""Why a link was not made or has ended, and why something was dropped: used by metrics, logs and tests."""
 
 from enum import StrEnum
 
 
-class Fault(StrEnum):
-    """Why a link ended, or never began."""
+class EndReason(StrEnum):
+    """Why a link ended, or was not made."""
 
-    # Rules that were broken; whoever does is shunned for a while.
+    # The other tracker has broken a rule. It is shunned for a while.
     INVALID_MESSAGE = "invalid_message"
     OUT_OF_TURN = "out_of_turn"
     WRONG_VERSION = "wrong_version"
@@ -15,7 +15,7 @@ class Fault(StrEnum):
     INVALID_PROOF = "invalid_proof"
     FLOOD = "flood"
 
-    # Nobody's fault, or ours.
+    # No rule was broken, at least not by the other tracker.
     ITSELF = "itself"
     NOT_ALLOWED = "not_allowed"
     DUPLICATE = "duplicate"
@@ -35,23 +35,23 @@ class Fault(StrEnum):
 
 BROKEN_RULES = frozenset(
     {
-        Fault.INVALID_MESSAGE,
-        Fault.OUT_OF_TURN,
-        Fault.WRONG_VERSION,
-        Fault.WRONG_URL,
-        Fault.WRONG_ID,
-        Fault.INVALID_PROOF,
-        Fault.FLOOD,
+        EndReason.INVALID_MESSAGE,
+        EndReason.OUT_OF_TURN,
+        EndReason.WRONG_VERSION,
+        EndReason.WRONG_URL,
+        EndReason.WRONG_ID,
+        EndReason.INVALID_PROOF,
+        EndReason.FLOOD,
     }
 )
+"""The reasons for which a tracker is shunned."""
 
-
-WORTH_A_RETRY = frozenset({Fault.UNREACHABLE, Fault.HANDSHAKE_TIMEOUT, Fault.LOST, Fault.STUCK})
-"""After which a tracker that is still wanted is dialed again."""
+WORTH_A_RETRY = frozenset({EndReason.UNREACHABLE, EndReason.HANDSHAKE_TIMEOUT, EndReason.LOST, EndReason.STUCK})
+"""The reasons after which a tracker is dialed again, if the link is still wanted."""
 
 
 class Dropped(StrEnum):
-    """Why something that came over a link, or should have gone over one, was left out."""
+    """Why a part of a message that came over a link, or was meant for one, was dropped."""
 
     UNKNOWN_SWARM = "unknown_swarm"
     TOO_FAST = "too_fast"

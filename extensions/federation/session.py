@@ -1,7 +1,7 @@
-"""One link between two trackers, without the socket: handshake, names, who has what, offers and answers (sans I/O).
+"""The protocol of a link between two trackers: handshake, names of swarms, counts, offers and answers (sans I/O).
 
-The same object serves both ends. What is to be sent comes back as bytes, one message each; the transport may join
-several with a newline between them. Times are seconds on any monotonic clock.
+One class serves both ends. Messages to send are returned as bytes, one message each. The transport may join several
+with a newline between them.
 """
 
 import hashlib
@@ -14,37 +14,37 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.federation import wire
-from extensions.federation.limits import Room
-from extensions.federation.reasons import Dropped, Fault
+from extensions.federation.limits import Budget
+from extensions.federation.reasons import Dropped, EndReason
 from extensions.signatures import is_signed
 from tracker.extension import Answer, Offer
 
 CONTEXT: Final = b"peerservers.federation.1"
 MAX_SWARMS: Final = 100_000
-"""Swarms that the other side may name; and that are named to it."""
+"""Swarms of the other side that are stored for one link, and own swarms that it is told of."""
 
 BATCH: Final = 500
 """Swarms in one message."""
 
 
 class LinkError(Exception):
-    """The link must be closed. `fault` says why."""
+    """The link must be closed for `reason`. The text is for the log."""
 
-    def __init__(self, fault: Fault, text: str = "") -> None:
-        super().__init__(text or fault.value)
-        self.fault = fault
+    def __init__(self, reason: EndReason, text: str = "") -> None:
+        super().__init__(text or reason.value)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The other side has proved who it is."""
+    """The other side has proved its tracker id."""
 
     tracker_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """How many peers the other side has now in a swarm of ours."""
+    """The number of peers that the other side now has in a swarm that is open here."""
 
     info_hash: str
     complete: int
@@ -53,7 +53,7 @@ class Interest:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A peer there makes offers for peers here."""
+    """A peer of the other side makes offers to peers of this side."""
 
     info_hash: str
     peer_id: str
@@ -62,7 +62,7 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Offers of a peer here found nobody there."""
+    """The other side has given offers of a local peer to no peer."""
 
     info_hash: str
     peer_id: str
@@ -73,7 +73,7 @@ Event = Opened | Interest | Offered | Refused | Answer
 
 
 class State(Enum):
-    """How far the handshake has got."""
+    """The message that is expected next, or OPEN after the handshake."""
 
     HELLO = auto()
     PROOF = auto()
@@ -81,9 +81,15 @@ class State(Enum):
 
 
 class Session:
-    """One end. The dialing side gives the `url` that it has dialed; the other gives `accepts`, which says of a URL
-    whether it is its own. `expected` is the tracker id that must be there, if one is known; `nonce` is 32 random bytes;
-    `room` bounds what is remembered of all links together.
+    """One end of a link.
+
+    Args:
+        key: The key pair of this tracker.
+        nonce: 32 random bytes.
+        url: For the dialer: the URL that it has dialed.
+        accepts: For the listener: returns whether a URL is one of its own. None for the dialer.
+        expected: The tracker id that the other side must prove, if it is known.
+        budget: Bounds the number of swarms stored for all links together.
     """
 
     def __init__(
@@ -93,12 +99,14 @@ class Session:
         url: str = "",
         accepts: Callable[[str], bool] | None = None,
         expected: str | None = None,
-        room: Room | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.state = State.HELLO
         self.tracker_id = ""
-        """Whose the other end is, once that is proved."""
+        """The tracker id that the other side has proved."""
         self.dropped: dict[Dropped, int] = {}
+        self.told = 0
+        """Swarms in all `have` messages received so far; a swarm counts each time."""
         self._key = key
         self._id = key.public_key().public_bytes_raw()
         self._nonce = nonce
@@ -109,44 +117,50 @@ class Session:
         self._their_id = b""
         self._secret = b""
         self._names: dict[str, bytes] = {}
+        """The name of each swarm that is open here, by infohash."""
         self._hashes: dict[str, str] = {}
+        """The same the other way round."""
         self._theirs: dict[str, tuple[int, int]] = {}
-        self._room = room or Room(MAX_SWARMS)
-        self.told = 0
-        """Swarms that the other side has named, each time that it did."""
+        """Seeders and leechers of the other side, by the name of the swarm."""
+        self._budget = budget or Budget(MAX_SWARMS)
 
     @property
     def their_id(self) -> str:
-        """Whom to blame: who has proved to be there, or was dialed; not whom anybody may pretend to be."""
+        """The tracker id that is shunned if the other side breaks a rule: proved, or dialed. Never one only claimed."""
         return self.tracker_id or self._expected or ""
 
     @property
     def rank(self) -> bytes:
-        """The same at both ends, and of no two links: to choose between two."""
+        """Bytes that are the same at both ends and different for every link: the tie-breaker between two links."""
         return self._secret
 
+    @property
+    def open_swarms(self) -> Iterable[str]:
+        """The infohashes of the swarms that are open here and that the other side is told of."""
+        return self._names.keys()
+
     def release(self) -> None:
-        """Give back the places that the other side's swarms took."""
-        self._room.left += len(self._theirs)
+        """Forget the other side's swarms and return their share of the budget."""
+        self._budget.left += len(self._theirs)
         self._theirs.clear()
 
     def start(self) -> bytes:
-        """The first message."""
+        """Return the first message, `hello`."""
         return wire.encode(wire.Hello(wire.VERSION, self._id.hex(), self._nonce.hex(), self._url))
 
     def receive(self, frame: bytes) -> tuple[list[Event], list[bytes]]:
-        """What a frame means, and what to answer. Raises `LinkError`."""
+        """Return the events in a frame, and the messages to send in reply. Raise `LinkError` if the link must end."""
         try:
             messages = wire.decode(frame)
         except wire.WireError:
-            # The error quotes what came, which is nothing for our log.
-            raise LinkError(Fault.INVALID_MESSAGE) from None
+            # The error quotes the message, which must not get into the log.
+            raise LinkError(EndReason.INVALID_MESSAGE) from None
         events: list[Event] = []
         replies: list[bytes] = []
         for message in messages:
             if isinstance(message, wire.Offers | wire.Answered | wire.Refused):
                 if self.state is not State.OPEN:
-                    raise LinkError(Fault.OUT_OF_TURN)
+                    raise LinkError(EndReason.OUT_OF_TURN)
                 event = self._about_swarm(message)
                 if event:
                     events.append(event)
@@ -155,30 +169,30 @@ class Session:
             elif isinstance(message, wire.Proof):
                 events.append(self._proof(message))
             elif isinstance(message, wire.Bye):
-                raise LinkError(Fault.CLOSED_THERE, message.reason)
+                raise LinkError(EndReason.CLOSED_THERE, message.reason)
             elif self.state is not State.OPEN:
-                raise LinkError(Fault.OUT_OF_TURN)
+                raise LinkError(EndReason.OUT_OF_TURN)
             else:
                 events += self._have(message)
         return events, replies
 
     def counts(self, info_hash: str) -> tuple[int, int]:
-        """How many seeders and leechers the other side says it has in a swarm of ours."""
+        """Return the seeders and leechers that the other side has told for a swarm that is open here."""
         name = self._names.get(info_hash)
         return self._theirs.get(name.decode(), (0, 0)) if name is not None else (0, 0)
 
     def open_swarm(self, info_hash: str) -> Interest | None:
-        """We have peers in a swarm, which is to be told; what the other side has, if it has some."""
+        """Have a swarm told from now on (`tell`). Return the counts of the other side, or None if they are 0."""
         if len(self._names) >= MAX_SWARMS or info_hash in self._names:
             return None
-        name = self._name(info_hash)
+        name = self.name_of(info_hash)
         self._names[info_hash] = name.encode()
         self._hashes[name] = info_hash
         counts = self._theirs.get(name)
         return Interest(info_hash, *counts) if counts else None
 
     def close_swarm(self, info_hash: str) -> list[bytes]:
-        """We have no more peers in a swarm; what to send."""
+        """Return the message that a swarm has closed, if the other side was told of it."""
         name = self._names.pop(info_hash, None)
         if name is None:
             return []
@@ -186,7 +200,7 @@ class Session:
         return [wire.encode(wire.Have([(name.decode(), 0, 0)]))]
 
     def tell(self, counts: Iterable[tuple[str, int, int]]) -> list[bytes]:
-        """How many peers we have in swarms that are open: (info_hash, seeders, leechers)."""
+        """Return messages with the counts of open swarms, given as (infohash, seeders, leechers)."""
         swarms = [
             (self._names[info_hash].decode(), min(complete, wire.MAX_COUNT), min(incomplete, wire.MAX_COUNT))
             for info_hash, complete, incomplete in counts
@@ -195,7 +209,10 @@ class Session:
         return [wire.encode(wire.Have(swarms[start : start + BATCH])) for start in range(0, len(swarms), BATCH)]
 
     def offer(self, info_hash: str, peer_id: str, offers: list[Offer]) -> list[bytes]:
-        """A peer's offers; nothing to send if the other side has nobody there."""
+        """Return messages with a peer's offers: none if the other side has no peers in the swarm.
+
+        Offers that are too long for a frame are dropped.
+        """
         name = self._shared_name(info_hash)
         if name is None:
             return []
@@ -215,42 +232,47 @@ class Session:
         return [*messages, wire.encode_offers(name, peer_id, batch)] if batch else messages
 
     def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str]) -> list[bytes]:
-        """Offers that came found nobody."""
+        """Return the message that no local peer was given these offers."""
         name = self._names.get(info_hash)
         return [] if name is None else [wire.encode(wire.Refused(name.decode(), peer_id, offer_ids))]
 
     def answer(self, answer: Answer) -> list[bytes]:
-        """A peer's answer to an offer that came from there."""
+        """Return the message with a local peer's answer to an offer that came over this link."""
         name = self._names.get(answer.info_hash)
         if not wire.fits(answer.sdp):
             self._drop(Dropped.TOO_LONG)
             return []
         return [] if name is None else [wire.encode_answer(name, answer)]
 
-    def bye(self, fault: Fault) -> bytes:
-        """The last message."""
-        return wire.encode(wire.Bye(fault.value))
+    def name_of(self, info_hash: str) -> str:
+        """Return the name of a swarm on this link: a keyed hash, which reveals nothing without the infohash."""
+        hashed = info_hash.encode("latin-1")
+        return hashlib.blake2b(hashed, digest_size=wire.NAME_LENGTH // 2, key=self._secret).hexdigest()
+
+    def bye(self, reason: EndReason) -> bytes:
+        """Return the last message."""
+        return wire.encode(wire.Bye(reason.value))
 
     def _hello(self, hello: wire.Hello) -> bytes:
         if self.state is not State.HELLO:
-            raise LinkError(Fault.OUT_OF_TURN)
+            raise LinkError(EndReason.OUT_OF_TURN)
         if hello.version != wire.VERSION:
-            raise LinkError(Fault.WRONG_VERSION)
+            raise LinkError(EndReason.WRONG_VERSION)
         self._their_id = _from_hex(hello.id, 32)
         nonce = _from_hex(hello.nonce, 32)
         if self._their_id == self._id:
-            raise LinkError(Fault.ITSELF)
+            raise LinkError(EndReason.ITSELF)
         if self._expected and hello.id != self._expected:
-            raise LinkError(Fault.WRONG_ID)
+            raise LinkError(EndReason.WRONG_ID)
         if self._accepts:
-            # A third tracker that passes the messages on between two would have to name its own.
+            # A third tracker that relays messages between two others was dialed by its own URL.
             if not self._accepts(hello.url):
-                raise LinkError(Fault.WRONG_URL)
+                raise LinkError(EndReason.WRONG_URL)
             url, ids, nonces = hello.url, (self._their_id, self._id), (nonce, self._nonce)
         else:
             url, ids, nonces = self._url, (self._id, self._their_id), (self._nonce, nonce)
         if nonces[0] == nonces[1]:
-            raise LinkError(Fault.INVALID_PROOF)
+            raise LinkError(EndReason.INVALID_PROOF)
         hashed = hashlib.sha256(url.encode()).digest()
         self._transcript = b"".join((CONTEXT, *ids, *nonces, hashed))
         self._secret = hashlib.sha256(b"names" + self._transcript).digest()
@@ -259,10 +281,10 @@ class Session:
 
     def _proof(self, proof: wire.Proof) -> Opened:
         if self.state is not State.PROOF:
-            raise LinkError(Fault.OUT_OF_TURN)
+            raise LinkError(EndReason.OUT_OF_TURN)
         signed = self._role(ours=False) + self._transcript
         if not is_signed(self._their_id, signed, _from_hex(proof.signature, 64)):
-            raise LinkError(Fault.INVALID_PROOF)
+            raise LinkError(EndReason.INVALID_PROOF)
         self.state = State.OPEN
         self.tracker_id = self._their_id.hex()
         return Opened(self.tracker_id)
@@ -273,13 +295,13 @@ class Session:
         for name, complete, incomplete in message.swarms:
             known = name in self._theirs
             if complete or incomplete:
-                if not known and (len(self._theirs) >= MAX_SWARMS or not self._room.left):
+                if not known and (len(self._theirs) >= MAX_SWARMS or not self._budget.left):
                     self._drop(Dropped.TOO_MANY_SWARMS)
                     continue
-                self._room.left -= not known
+                self._budget.left -= not known
                 self._theirs[name] = (complete, incomplete)
             elif known:
-                self._room.left += 1
+                self._budget.left += 1
                 del self._theirs[name]
             else:
                 continue
@@ -291,7 +313,7 @@ class Session:
     def _about_swarm(self, message: wire.Offers | wire.Refused | wire.Answered) -> Event | None:
         info_hash = self._hashes.get(message.swarm)
         if info_hash is None:
-            # It has closed here, while this was on its way.
+            # It has closed here while the message was on its way.
             self._drop(Dropped.UNKNOWN_SWARM)
             return None
         if isinstance(message, wire.Offers):
@@ -304,12 +326,6 @@ class Session:
         name = self._names.get(info_hash)
         return name if name is not None and name.decode() in self._theirs else None
 
-    def _name(self, info_hash: str) -> str:
-        """What a swarm is called on this link: nothing to those who do not know the infohash already."""
-        return hashlib.blake2b(
-            info_hash.encode("latin-1"), digest_size=wire.NAME_LENGTH // 2, key=self._secret
-        ).hexdigest()
-
     def _role(self, ours: bool) -> bytes:
         dialed = (self._accepts is None) == ours
         return b"dialer " if dialed else b"listener "
@@ -319,11 +335,11 @@ class Session:
 
 
 def _from_hex(text: str, size: int) -> bytes:
-    # Only one way to write it, so that an id has one name.
+    # `fromhex` also takes upper case and spaces, but an id must have one form only.
     try:
         data = bytes.fromhex(text)
     except ValueError:
-        raise LinkError(Fault.INVALID_MESSAGE) from None
+        raise LinkError(EndReason.INVALID_MESSAGE) from None
     if len(data) != size or not compare_digest(data.hex(), text):
-        raise LinkError(Fault.INVALID_MESSAGE)
+        raise LinkError(EndReason.INVALID_MESSAGE)
     return data

@@ -9,23 +9,25 @@ from tracker.extension import ExtensionSettings
 
 
 class FederationSettings(ExtensionSettings):
-    """Links to other trackers, over which peers meet that joined different ones."""
+    """Links to other trackers, so that peers of one swarm meet though they have joined different trackers."""
 
     policy: Literal["open", "allow"] = Field(
-        "open", description='Whom to link with: "open", any tracker that proves its id; "allow", those in `allow`.'
+        "open", description='Trackers to link with: "open", all that prove their id; "allow", only those in `allow`.'
     )
-    allow: list[str] = Field([], description="Tracker ids (`peerservers identity`) to link with.")
-    deny: list[str] = Field([], description="Tracker ids never to link with.")
+    allow: list[str] = Field([], description="Ids (`peerservers identity`) of trackers to link with.")
+    deny: list[str] = Field([], description="Ids of trackers that are never linked.")
     peers: list[str] = Field(
-        [], description='URLs of trackers to link with always, trusted, e.g. ["wss://tracker.example.net"].'
+        [], description='URLs of trusted trackers that are always linked, e.g. ["wss://tracker.example.net"].'
     )
     aliases: list[str] = Field([], description="Other URLs than server.public_url under which trackers reach this one.")
     allow_private_addresses: bool = Field(
-        False, description="Let strangers name private addresses, and ws:// (tests, one operator's LAN)."
+        False, description="Dial private addresses and ws:// URLs that are found in the DHT (for tests, or for a LAN)."
     )
-    max_links: int = Field(100, ge=1, description="Most links at a time.")
+    max_links: int = Field(100, ge=1, description="Most links at the same time.")
     idle_timeout: float = Field(
-        300, gt=0, description="Seconds without a common swarm after which a link is closed, if half of all are in use."
+        300,
+        gt=0,
+        description="Seconds without a common swarm after which a link ends, if half of max_links are open.",
     )
 
     @field_validator("allow", "deny")

@@ -1,100 +1,89 @@
-"""Dials other trackers. Their URLs come from strangers, and must not make us reach into private networks."""
+"""The two kinds of WebSocket under a link: accepted by this tracker's server, and dialed by this tracker."""
 
 import asyncio
-import socket
 import ssl
-from dataclasses import dataclass
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.frames import CloseCode
+from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from extensions.dialing import is_public
+from extensions.dialing import Target
+from extensions.federation import wire
 from extensions.federation.limits import STUCK_AFTER
-from extensions.federation.reasons import Fault
+from extensions.federation.reasons import EndReason
 from extensions.federation.session import LinkError
 from extensions.federation.wire import MAX_FRAME
-from extensions.trackers import is_url
+from tracker.extension import Channel, ChannelClosed, CloseReason
 
 SUBPROTOCOL: Final = Subprotocol("peerservers.federation.1")
 TIMEOUT: Final = 10.0
-"""Seconds for resolving, and for connecting."""
+"""Seconds until an attempt to connect is given up."""
 
-WEB_PORTS: Final = frozenset({80, 443})
-"""The only ports below 1024 that strangers may name: a tracker has no business with a mail server."""
+PING_INTERVAL: Final = 20.0
+PING_TIMEOUT: Final = 20.0
+"""Seconds between two pings to a dialed tracker, and until one must be answered."""
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a URL led to: an address, looked up once, that is then connected to."""
-
-    url: str
-    address: str
-    port: int
+SLOW_POLL: Final = 0.05
+"""Seconds until an accepted WebSocket whose send buffer is full is tried again."""
 
 
-async def resolve(url: str, trusted: bool) -> Target:
-    """Where to connect for a URL; only a trusted one may be ws:// or lead to a private address. Raises `LinkError`."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
-    except ValueError:
-        raise LinkError(Fault.FORBIDDEN_ADDRESS) from None
-    if (
-        not host
-        or not is_url(url)
-        or (not trusted and (parts.scheme != "wss" or (port < 1024 and port not in WEB_PORTS)))
-    ):
-        raise LinkError(Fault.FORBIDDEN_ADDRESS)
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, TimeoutError) as error:
-        raise LinkError(Fault.UNREACHABLE, str(error)) from None
-    addresses = [str(info[4][0]) for info in found]
-    allowed = addresses if trusted else [address for address in addresses if is_public(address)]
-    if not allowed:
-        raise LinkError(Fault.FORBIDDEN_ADDRESS)
-    return Target(url, allowed[0], port)
+class Transport(Protocol):
+    """Carries the frames of a link: text in UTF-8, in order. Implementations inherit from this class.
+
+    `receive` and `send` raise `LinkError` when the connection has ended. `send` also raises it if a frame is not
+    accepted within `STUCK_AFTER` seconds, `receive` also if a frame is binary or longer than `MAX_FRAME`.
+    """
+
+    async def receive(self) -> bytes:
+        """Return the next frame."""
+        ...
+
+    async def send(self, frame: bytes) -> None:
+        """Send a frame; wait until there is room for it in the send buffer."""
+        ...
+
+    async def close(self) -> None:
+        """Close the WebSocket."""
+        ...
 
 
-async def dial(target: Target) -> ClientConnection:
-    """A WebSocket to a tracker, with the certificate checked for the URL's name. Raises `LinkError`."""
-    try:
-        socket = await _Connect(
-            target.url,
-            host=target.address,
-            port=target.port,
-            subprotocols=[SUBPROTOCOL],
-            compression=None,
-            proxy=None,
-            open_timeout=TIMEOUT,
-            ping_interval=20,
-            ping_timeout=20,
-            close_timeout=2,
-            max_size=MAX_FRAME,
-            max_queue=16,
-            user_agent_header="Peerservers",
-        )
-    except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed, ssl.SSLError, ValueError) as error:
-        raise LinkError(Fault.UNREACHABLE, str(error) or type(error).__name__) from None
-    if socket.subprotocol != SUBPROTOCOL:
-        # A tracker, perhaps, but none that federates.
-        await socket.close()
-        raise LinkError(Fault.REFUSED, "it speaks no federation")
-    return socket
+class Accepted(Transport):
+    """A WebSocket that the other tracker has dialed."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def receive(self) -> bytes:
+        try:
+            frame, is_text = await self._channel.receive()
+        except ChannelClosed:
+            too_big = self._channel.reason is CloseReason.TOO_BIG
+            raise LinkError(EndReason.INVALID_MESSAGE if too_big else EndReason.LOST) from None
+        if not is_text or len(frame) > MAX_FRAME:
+            raise LinkError(EndReason.INVALID_MESSAGE)
+        return frame
+
+    async def send(self, frame: bytes) -> None:
+        waited = 0.0
+        # While its send buffer is full, the channel would drop the frame and count it as dropped.
+        while self._channel.blocked_since and self._channel.reason is None:
+            if waited > STUCK_AFTER:
+                raise LinkError(EndReason.STUCK)
+            await asyncio.sleep(SLOW_POLL)
+            waited += SLOW_POLL
+        if not self._channel.send(frame):
+            raise LinkError(EndReason.LOST)
+
+    async def close(self) -> None:
+        self._channel.close(CloseCode.NORMAL_CLOSURE, CloseReason.CLOSED_BY_EXTENSION)
 
 
-class _Connect(connect):
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        """A redirect would be a stranger's order to connect elsewhere."""
-        return exc
-
-
-class Dialed:
-    """A dialed WebSocket as a link's transport."""
+class Dialed(Transport):
+    """A WebSocket that this tracker has dialed."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -103,9 +92,11 @@ class Dialed:
         try:
             frame = await self._socket.recv()
         except ConnectionClosed as error:
-            raise LinkError(Fault.LOST, error.rcvd.reason if error.rcvd else "") from None
+            if error.sent and error.sent.code in _RULE_BREAKS and not error.rcvd_then_sent:
+                raise LinkError(EndReason.INVALID_MESSAGE) from None
+            raise LinkError(EndReason.LOST, error.rcvd.reason if error.rcvd else "") from None
         if not isinstance(frame, str):
-            raise LinkError(Fault.INVALID_MESSAGE)
+            raise LinkError(EndReason.INVALID_MESSAGE)
         return frame.encode()
 
     async def send(self, frame: bytes) -> None:
@@ -113,9 +104,65 @@ class Dialed:
             async with asyncio.timeout(STUCK_AFTER):
                 await self._socket.send(frame, text=True)
         except ConnectionClosed:
-            raise LinkError(Fault.LOST) from None
+            raise LinkError(EndReason.LOST) from None
         except TimeoutError:
-            raise LinkError(Fault.STUCK) from None
+            raise LinkError(EndReason.STUCK) from None
 
     async def close(self) -> None:
         await self._socket.close()
+
+
+async def dial(target: Target) -> ClientConnection:
+    """Connect to a tracker and return the WebSocket. The certificate must be valid for the name in the URL.
+
+    Raises `LinkError` if no WebSocket with the subprotocol comes about.
+    """
+    try:
+        socket = await _Connect(
+            target.url,
+            host=target.address,
+            port=target.port,
+            create_connection=_Connection,
+            subprotocols=[SUBPROTOCOL],
+            compression=None,
+            proxy=None,
+            open_timeout=TIMEOUT,
+            ping_interval=PING_INTERVAL,
+            ping_timeout=PING_TIMEOUT,
+            close_timeout=2,
+            max_size=MAX_FRAME,
+            max_queue=16,
+            user_agent_header="Peerservers",
+        )
+    except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed, ssl.SSLError, ValueError) as error:
+        raise LinkError(EndReason.UNREACHABLE, str(error) or type(error).__name__) from None
+    if socket.subprotocol != SUBPROTOCOL:
+        # It may be a tracker, but not one that federates.
+        await socket.close()
+        raise LinkError(EndReason.REFUSED, "it speaks no federation")
+    return socket
+
+
+_RULE_BREAKS: Final = frozenset({CloseCode.MESSAGE_TOO_BIG, CloseCode.INVALID_DATA})
+"""The close codes of `websockets` for a frame that is too long, and for a text frame that is not valid UTF-8."""
+
+
+class _Connect(connect):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Follow no redirect: the other tracker must not choose where this tracker connects."""
+        return exc
+
+
+class _Connection(ClientConnection):
+    """A connection that sends `bye` before `websockets` closes it because of a frame that breaks the rules."""
+
+    def __init__(self, protocol: ClientProtocol, **options: Any) -> None:
+        super().__init__(protocol, **options)
+        fail = protocol.fail
+
+        def fail_with_bye(code: CloseCode | int, reason: str = "") -> None:
+            if code in _RULE_BREAKS and protocol.state is State.OPEN and protocol.subprotocol == SUBPROTOCOL:
+                protocol.send_text(wire.encode(wire.Bye(EndReason.INVALID_MESSAGE.value)))
+            fail(code, reason)
+
+        protocol.fail = fail_with_bye  # type: ignore[method-assign]

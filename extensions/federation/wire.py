@@ -1,7 +1,7 @@
-"""The messages of a link: encode, decode (sans I/O). `docs/federation.md` specifies them.
+"""The messages of a link: encode and decode them (sans I/O). `docs/federation.md` specifies them.
 
-A frame is text: messages in JSON, one on each line. Ids of peers and offers are latin-1 text of twenty characters, as
-in the tracker's own protocol; SDPs are JSON strings that are relayed as they are, never decoded.
+A frame is text: messages in JSON, one on each line. peer_ids and offer_ids are strings of 20 latin-1 characters, as
+between clients and trackers. SDPs are JSON strings, which are relayed without being decoded.
 """
 
 from typing import Any, Final
@@ -13,35 +13,39 @@ from tracker.extension import NO_INFO_HASH, Answer, Offer, is_answer, is_id, is_
 
 VERSION: Final = 1
 MAX_FRAME: Final = 256 * 1024
-"""Bytes of the longest frame."""
+"""Most bytes of a frame."""
 
 OVERHEAD: Final = 1024
-"""Bytes that a message may take besides its longest SDP."""
+"""Bytes of a frame that are reserved for everything in a message but its longest SDP."""
 
 SOFT_FRAME: Final = 32 * 1024
-"""Bytes beyond which nothing more is put into a frame."""
+"""Bytes beyond which no further message is added to a frame."""
 
 MAX_OFFERS: Final = 100
-"""Offers in one message."""
+"""Most offers in one message."""
 
 MAX_SWARMS: Final = 1000
-"""Swarms in one message."""
+"""Most swarms in one message."""
 
 MAX_REASON: Final = 64
+"""Most characters of the reason in `bye`."""
 
 NAME_LENGTH: Final = 24
-"""Hexadecimal digits of a swarm's name."""
+"""Hexadecimal digits in the name of a swarm."""
 
 MAX_COUNT: Final = 1_000_000
-"""Peers that a tracker may say it has in a swarm."""
+"""Most seeders, and most leechers, that a tracker may tell for one swarm."""
 
 
 class WireError(ValueError):
-    """What came is no message."""
+    """A frame contains something that is not a valid message."""
 
 
 class Hello(Struct, tag="hello", tag_field="type", gc=False):
-    """The first message of both sides. `url` is what the dialing side has dialed; the other leaves it empty."""
+    """The first message of both sides. `url` is the URL that the dialer has dialed, empty from the listener.
+
+    Other versions may have other fields: `decode` then sets only `version`.
+    """
 
     version: int
     id: str
@@ -50,19 +54,19 @@ class Hello(Struct, tag="hello", tag_field="type", gc=False):
 
 
 class Proof(Struct, tag="proof", tag_field="type", gc=False):
-    """The second message of both sides: a signature, in hexadecimal, of the transcript."""
+    """The second message of both sides: the signature of the transcript, in hexadecimal."""
 
     signature: str
 
 
 class Have(Struct, tag="have", tag_field="type"):
-    """Swarms by name, and how many seeders and leechers the sender itself has in each; none when it has closed."""
+    """Swarms as (name, seeders, leechers): the sender's own peers. A swarm with 0 and 0 has closed."""
 
     swarms: list[tuple[str, int, int]]
 
 
 class Offers(Struct, tag="offers", tag_field="type"):
-    """Offers of one peer for as many distinct peers of a swarm."""
+    """Offers of one peer, each to be given to another peer of the swarm."""
 
     swarm: str
     peer_id: str
@@ -70,7 +74,7 @@ class Offers(Struct, tag="offers", tag_field="type"):
 
 
 class Refused(Struct, tag="refused", tag_field="type"):
-    """Offers that found nobody, by offer_id."""
+    """Offers, by offer_id, that the sender has given to no peer."""
 
     swarm: str
     peer_id: str
@@ -88,29 +92,37 @@ class Answered(Struct, tag="answer", tag_field="type", gc=False):
 
 
 class Bye(Struct, tag="bye", tag_field="type", gc=False):
-    """The last message: why the sender closes the link."""
+    """The last message, with the reason why the sender closes the link."""
 
     reason: str
 
 
 Message = Hello | Proof | Have | Offers | Refused | Answered | Bye
 
+
+class _AnyHello(Struct, tag="hello", tag_field="type", gc=False):
+    """A `hello` of any version."""
+
+    version: int
+
+
 _decoder: Final = msgspec.json.Decoder(Message)
+_any_hello: Final = msgspec.json.Decoder(_AnyHello)
 _encode: Final = msgspec.json.Encoder().encode
 
 
 def fits(sdp: Raw) -> bool:
-    """Whether an SDP, in JSON, can be sent: written in escapes only, it may be six times as long as it is."""
+    """Return whether an SDP, as JSON, fits a frame. JSON that consists of escapes is six times as long as its text."""
     return memoryview(sdp).nbytes <= MAX_FRAME - OVERHEAD
 
 
 def encode(message: Hello | Proof | Have | Refused | Bye) -> bytes:
-    """A message without SDPs."""
+    """Encode a message without SDPs."""
     return _encode(message)
 
 
 def encode_offers(swarm: bytes, peer_id: str, offers: list[Offer]) -> bytes:
-    """A message `Offers`; `swarm` is a name."""
+    """Encode `Offers`. `swarm` is the name of the swarm."""
     head = b'{"type":"offers","swarm":"%b","peer_id":%b,"offers":[' % (swarm, to_json(peer_id))
     parts = [
         b"".join((b'{"offer":{"type":"offer","sdp":', offer.description.sdp, b'},"offer_id":', offer.offer_id, b"}"))
@@ -120,7 +132,7 @@ def encode_offers(swarm: bytes, peer_id: str, offers: list[Offer]) -> bytes:
 
 
 def encode_answer(swarm: bytes, answer: Answer) -> bytes:
-    """A message `Answered`."""
+    """Encode `Answered`. `swarm` is the name of the swarm."""
     return b"".join(
         (
             b'{"type":"answer","swarm":"',
@@ -139,16 +151,31 @@ def encode_answer(swarm: bytes, answer: Answer) -> bytes:
 
 
 def decode(frame: bytes) -> list[Message]:
-    """The messages of a frame. Raises `WireError` if one is none: half a frame is not to be trusted."""
+    """Return the messages of a frame. Raise `WireError` if any of them is invalid."""
     if len(frame) > MAX_FRAME:
         raise WireError("too long")
     try:
-        messages = [_decoder.decode(line) for line in frame.split(b"\n")]
+        messages = [_decode(line) for line in frame.split(b"\n")]
         for message in messages:
             _check(message)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(str(error)) from None
     return messages
+
+
+def _decode(line: bytes) -> Message:
+    try:
+        message: Message = _decoder.decode(line)
+    except msgspec.ValidationError:
+        # In a `hello` of another version, ignore the other fields: it must be refused for its version.
+        try:
+            version = _any_hello.decode(line).version
+        except msgspec.ValidationError:
+            version = VERSION
+        if version == VERSION:
+            raise
+        return Hello(version, "", "")
+    return message
 
 
 def _check(message: Any) -> None:
@@ -160,7 +187,7 @@ def _check(message: Any) -> None:
             and all(is_offer(offer) for offer in message.offers)
         )
     elif isinstance(message, Answered):
-        # The swarm's name stands in for its infohash, which is not known here.
+        # Any infohash will do, because only the other fields are checked.
         valid = is_answer(Answer(NO_INFO_HASH, message.peer_id, message.to_peer_id, message.sdp, message.offer_id))
     elif isinstance(message, Refused):
         valid = len(message.offer_ids) <= MAX_OFFERS and all(map(is_id, (message.peer_id, *message.offer_ids)))

@@ -108,7 +108,7 @@ async def test_a_room_has_doors_at_two_trackers(client: str, linked: list[Tracke
 
 
 async def test_twenty_peers_at_five_trackers_mix(tmp_path: Path) -> None:
-    """All get the file; who is connected with whom is as if there were only one tracker."""
+    """All get the file, and peers are connected as if there were only one tracker."""
     async with federation(tmp_path) as trackers, AsyncExitStack() as stack:
         five = await trackers.start_linked(5)
         peers: dict[bytes, LibtorrentPeer] = {}

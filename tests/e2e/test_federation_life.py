@@ -66,7 +66,7 @@ def new_peer(directory: Path) -> LibtorrentPeer:
 
 @asynccontextmanager
 async def wired(trackers: Federation) -> AsyncIterator[tuple[TrackerProcess, TrackerProcess, Wire]]:
-    """Two trackers whose link goes over a wire: who dials, and who is dialed."""
+    """Two trackers whose link goes through a proxy: the dialer and the listener."""
     port = free_port()
     async with Wire(port) as wire:
         there = await trackers.start(port, in_dht=False, aliases=[wire.url])
@@ -76,7 +76,7 @@ async def wired(trackers: Federation) -> AsyncIterator[tuple[TrackerProcess, Tra
 
 
 async def test_a_link_is_silent_for_a_while(tmp_path: Path) -> None:
-    """Each tracker serves its own peers all the same, and what it had to say to the other arrives later."""
+    """Each tracker still serves its own peers, and its messages to the other arrive later."""
     async with federation(tmp_path) as trackers, wired(trackers) as (here, there, wire), AsyncExitStack() as stack:
         other = random_id()
         near, nearer, far = [await stack.enter_async_context(rtc_peer(one)) for one in (here, here, there)]
@@ -98,7 +98,7 @@ async def test_a_link_is_silent_for_a_while(tmp_path: Path) -> None:
             assert await peer.tracker.nothing_came()
 
         wire.resume()
-        # Of these offers one was under way, and the others have waited for somebody to come.
+        # Of these offers one was under way, and the others were parked.
         for offering, answering in ((near, far), (early, late)):
             assert await answering.accept_offer() == offering.peer_id
             peer_id, channel = await offering.accept_answer()
@@ -126,7 +126,7 @@ async def test_a_link_is_cut_and_comes_back(tmp_path: Path) -> None:
         await trackers.linked(here, there)
         for tracker in (here, there):
             await counted(tracker, HASH, complete=0, incomplete=3)
-        # What near could not give away has waited.
+        # Offers without a receiver were parked.
         assert await far.accept_offer() == near.peer_id
         peer_id, channel = await near.accept_answer()
         assert await echo(channel, "hello") == f"hello from {peer_id}"

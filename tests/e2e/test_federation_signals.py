@@ -1,4 +1,4 @@
-"""Who gets whose offers, and what counts and intervals say, where peers of one swarm are at two linked trackers."""
+"""Offers, counts and intervals when the peers of one swarm are connected to two linked trackers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ async def test_an_offer_is_answered_at_the_other_tracker(pair: list[TrackerProce
         await connect(offering, answering)
 
 
-async def test_each_answer_comes_from_who_it_says(pair: list[TrackerProcess], swarm: str) -> None:
+async def test_each_answer_comes_from_the_peer_that_it_names(pair: list[TrackerProcess], swarm: str) -> None:
     """Offers of one announce go to distinct peers at both trackers, and each answer opens the channel it belongs to."""
     here, there = pair
     async with (
@@ -67,7 +67,7 @@ async def test_each_answer_comes_from_who_it_says(pair: list[TrackerProcess], sw
             assert await peer.tracker.nothing_came()
 
 
-async def test_who_makes_no_offers_gets_one_that_waited(pair: list[TrackerProcess], swarm: str) -> None:
+async def test_a_peer_without_offers_is_given_a_parked_one(pair: list[TrackerProcess], swarm: str) -> None:
     here, there = pair
     async with rtc_peer(here, swarm) as early, rtc_peer(there, swarm) as late:
         counts = await early.offer(5)
@@ -81,7 +81,7 @@ async def test_who_makes_no_offers_gets_one_that_waited(pair: list[TrackerProces
 
 
 async def test_two_that_both_make_offers_meet(pair: list[TrackerProcess], swarm: str) -> None:
-    """Whose offer is used is the trackers' business."""
+    """The trackers decide which offer is used."""
     here, there = pair
     async with rtc_peer(here, swarm) as early, rtc_peer(there, swarm) as late:
         await early.offer(5)
@@ -114,7 +114,7 @@ async def test_a_peer_at_both_trackers_is_not_offered_to_itself(pair: list[Track
     async with at_both(pair, swarm) as (both, at_here, at_there):
         await offer_in_vain(here, at_here, both, swarm, 5)
         assert await at_there.nothing_came()
-        # Nobody else being there, it waits like the others.
+        # As there is no other peer, it is parked like the others.
         async with raw_client(here.url) as client:
             await client.announce(random_id(), swarm)
             assert (await client.receive())["peer_id"] == both
@@ -186,7 +186,7 @@ async def test_peers_elsewhere_are_counted(linked: list[TrackerProcess], swarm: 
         await counted(there, swarm, complete=0, incomplete=0)
 
 
-async def test_who_is_alone_asks_more_often(pair: list[TrackerProcess], swarm: str) -> None:
+async def test_a_lonely_peer_announces_more_often(pair: list[TrackerProcess], swarm: str) -> None:
     here, there = pair
     async with raw_client(here.url) as first, raw_client(there.url) as second:
         early, late = random_id(), random_id()
@@ -195,7 +195,7 @@ async def test_who_is_alone_asks_more_often(pair: list[TrackerProcess], swarm: s
         await second.announce(late, swarm)
         for tracker in pair:
             await counted(tracker, swarm, complete=0, incomplete=2)
-        # Who is counted there may be the same peer, until one of them has answered the other.
+        # The peer counted there may be the same one, until one of them has answered the other.
         for client, peer_id in ((first, early), (second, late)):
             assert (await client.announce(peer_id, swarm))["interval"] == LONELY
         await first.announce(early, swarm, offers=offers(1))

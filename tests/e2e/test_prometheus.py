@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from extensions.federation.reasons import Dropped, Fault
+from extensions.federation.reasons import Dropped, EndReason
 from tests.client import Json, eventually
 from tests.conftest import free_port
 from tests.e2e.activity import Activity, trackers
@@ -169,7 +169,7 @@ async def test_panels_show_every_reason_and_the_provoked_ones_grow(watched: Watc
     assert shown["tracker: Rejects by reason"] == set(RejectReason)
     assert shown["tracker: Drops by reason"] == set(DropReason)
     assert shown["tracker: Closes by reason"] == set(CloseReason)
-    assert shown["federation: Link ends by reason"] == set(Fault)
+    assert shown["federation: Link ends by reason"] == set(EndReason)
     assert shown["federation: Drops by reason"] == set(Dropped)
     missing = {panel: expected - watched.reasons[panel] for panel, expected in PROVOKED.items()}
     assert not any(missing.values()), missing

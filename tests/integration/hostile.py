@@ -1,4 +1,4 @@
-"""A tracker that keeps the rules of `peerservers.federation.1` only as far as a test has it do so."""
+"""A tracker that keeps the rules of `peerservers.federation.1` only as far as a test wants."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ SDP = "v=0\r\n"
 
 
 class HostileLink:
-    """One end of a link. What comes is read when a test asks for it, or not at all."""
+    """One end of a link. Messages are read only when a test asks for them."""
 
     def __init__(self, socket: ClientConnection | ServerConnection, session: Session) -> None:
         self.socket = socket
@@ -42,11 +42,11 @@ class HostileLink:
         self._waiting: deque[wire.Message] = deque()
 
     async def send(self, *messages: bytes) -> None:
-        """Send messages in one text frame, whatever they are."""
+        """Send any bytes as messages in one text frame."""
         await self.socket.send(b"\n".join(messages), text=True)
 
     async def receive(self) -> wire.Message:
-        """The next message. Raises `ConnectionClosed`."""
+        """Return the next message. Raise `ConnectionClosed` at the end."""
         while not self._waiting:
             frame = await asyncio.wait_for(self.socket.recv(decode=False), PATIENCE)
             self._waiting.extend(wire.decode(bytes(frame)))
@@ -54,14 +54,14 @@ class HostileLink:
         return self.seen[-1]
 
     async def until(self, kind: type[Message], wanted: Callable[[Message], bool] = lambda _: True) -> Message:
-        """The next message of a kind; those before it are passed over. Raises `ConnectionClosed`."""
+        """Return the next message of a type, and skip those before it. Raise `ConnectionClosed` at the end."""
         while True:
             message = await self.receive()
             if isinstance(message, kind) and wanted(message):
                 return message
 
     async def shake(self) -> str:
-        """Shake hands as one should; the other tracker's id. Raises `LinkError` and `ConnectionClosed`."""
+        """Shake hands properly, and return the other tracker's id. Raise `LinkError` or `ConnectionClosed`."""
         await self.send(self.session.start())
         while self.session.state is not State.OPEN:
             for reply in self.session.receive(msgspec.json.encode(await self.receive()))[1]:
@@ -69,7 +69,7 @@ class HostileLink:
         return self.session.tracker_id
 
     async def ended(self) -> str:
-        """Wait for the end; the reason that the bye gave, "" if there was none."""
+        """Wait for the end. Return the reason in `bye`, or "" if there was none."""
         with suppress(websockets.ConnectionClosed):
             await self.until(wire.Bye, lambda _: False)
         return next((message.reason for message in self.seen if isinstance(message, wire.Bye)), "")
@@ -79,28 +79,28 @@ class HostileLink:
         await asyncio.wait_for(await self.socket.ping(), PATIENCE)
 
     def name(self, info_hash: str) -> str:
-        """What a swarm is called on this link."""
-        return self.session._name(info_hash)
+        """Return the name of a swarm on this link."""
+        return self.session.name_of(info_hash)
 
     def have(self, *swarms: tuple[str, int, int]) -> bytes:
-        """A telling of peers: (info_hash, seeders, leechers)."""
+        """Return `have` with (info_hash, seeders, leechers)."""
         return wire.encode(
             wire.Have([(self.name(info_hash), seeders, leechers) for info_hash, seeders, leechers in swarms])
         )
 
     def offers(self, info_hash: str, peer_id: str, offer_ids: Iterable[str], sdp: str = SDP) -> bytes:
-        """Offers of a peer."""
+        """Return `offers` of a peer."""
         offers = [{"offer": {"type": "offer", "sdp": sdp}, "offer_id": offer_id} for offer_id in offer_ids]
         return as_json(type="offers", swarm=self.name(info_hash), peer_id=peer_id, offers=offers)
 
     def answer(self, info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sdp: str = SDP) -> bytes:
-        """A peer's answer."""
+        """Return a peer's `answer`."""
         ids = {"peer_id": peer_id, "to_peer_id": to_peer_id, "offer_id": offer_id}
         return as_json(type="answer", swarm=self.name(info_hash), **ids, sdp=sdp)
 
 
 def as_json(**fields: Any) -> bytes:
-    """A message from its fields."""
+    """Return a message with these fields."""
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
@@ -112,7 +112,7 @@ async def link_to(
     shake: bool = True,
     **options: Any,
 ) -> AsyncIterator[HostileLink]:
-    """A link dialed at a tracker; `named` is the URL that the handshake says was dialed."""
+    """Dial a tracker. `named` is the URL in the `hello`."""
     session = Session(key or Ed25519PrivateKey.generate(), os.urandom(32), url=url if named is None else named)
     options = {"compression": None, "max_size": None, "max_queue": None, "close_timeout": 1, **options}
     async with websockets.connect(url, subprotocols=[SUBPROTOCOL], **options) as socket:
@@ -130,7 +130,7 @@ async def hostile_tracker(
     tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> AsyncIterator[str]:
-    """A tracker to be dialed at this URL; `serve` is called with each link, before the handshake."""
+    """Yield the URL of a tracker that calls `serve` with each link, before the handshake."""
     own_key = key or Ed25519PrivateKey.generate()
 
     async def handle(socket: ServerConnection) -> None:
@@ -145,7 +145,7 @@ async def hostile_tracker(
 
 
 def federated(state_dir: Path, public_url: str = "", **settings: Any) -> dict[str, str]:
-    """The environment of a tracker with the extension `federation`, and settings of that."""
+    """Return the environment of a tracker with the extension `federation` and its settings."""
     return {
         **environment("server", state_dir=str(state_dir), public_url=public_url),
         **environment("extensions.federation", enabled=True, **settings),
@@ -153,7 +153,7 @@ def federated(state_dir: Path, public_url: str = "", **settings: Any) -> dict[st
 
 
 async def refusal(url: str, key: Ed25519PrivateKey) -> str:
-    """Dial a tracker that does not want the link: the reason that it gives."""
+    """Dial a tracker that refuses the link, and return its reason."""
     async with link_to(url, key, shake=False) as link:
         with suppress(LinkError, websockets.ConnectionClosed):
             await link.shake()
@@ -176,18 +176,18 @@ async def local_peer(tracker: TrackerProcess) -> AsyncIterator[RawClient]:
 
 
 def memory(tracker: TrackerProcess) -> int:
-    """Bytes that a tracker's process takes."""
+    """Return the resident memory of a tracker's process in bytes."""
     size: int = psutil.Process(tracker.process.pid).memory_info().rss
     return size
 
 
 async def ended(tracker: TrackerProcess, reason: str) -> float:
-    """How many links have ended for a reason."""
+    """Return how many links have ended for a reason."""
     return await tracker.metric("peerservers_federation_links_ended_total", reason=reason)
 
 
 async def dropped(tracker: TrackerProcess, reason: str) -> float:
-    """How much was dropped for a reason, on links that are still open."""
+    """Return how much was dropped for a reason."""
     return await tracker.metric("peerservers_federation_dropped_total", reason=reason)
 
 

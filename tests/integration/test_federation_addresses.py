@@ -1,7 +1,8 @@
-"""Where strangers may have us connect to: not into private networks, by whatever name."""
+"""The addresses that strangers' URLs may lead to: none in private networks."""
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from extensions.dialing import Resolver, Target
 from extensions.federation.extension import MAX_DIALS_PER_SWARM
 from extensions.federation.mesh import MAX_DIALS
 from extensions.federation.session import LinkError
-from extensions.federation.transports import Target, dial, resolve
+from extensions.federation.transports import dial
 from extensions.identity import tracker_id
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 from tests.certificates import Pair
@@ -38,7 +40,7 @@ FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 
 
 class Listener:
-    """A TCP server that should hear nothing; it says what it is told to, and waits."""
+    """A TCP server that counts connections; it sends `says` after a request, and waits."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -73,30 +75,29 @@ async def listener() -> AsyncIterator[Listener]:
 
 
 @pytest.fixture
-async def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A name service of the tests' own; the names that were asked for."""
-    loop = asyncio.get_running_loop()
-    original = loop.getaddrinfo
+def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the name service, and return a list of the names that it resolves."""
+    original = socket.getaddrinfo
     asked: list[str] = []
 
-    async def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
+    def getaddrinfo(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else host
         if name not in NAMES:
-            return await original(host, port, **options)
+            return original(host, port, *arguments, **options)
         asked.append(name)
         return [
             (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
             for address in NAMES[name]
         ]
 
-    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
 
 def sight(tracker: Any, url: str, info_hash: str = RENDEZVOUS.decode("latin-1")) -> str:
     """Have the DHT name a tracker; its id."""
     named = tracker_id(Ed25519PrivateKey.generate())
-    tracker.extension("federation")._sighted(info_hash, Sighting(TrackerEntry(named, 2**40, url, bytes(64)), "r0"))
+    tracker.extension("federation").on_sighting(info_hash, Sighting(TrackerEntry(named, 2**40, url, bytes(64)), "r0"))
     return named
 
 
@@ -128,30 +129,53 @@ async def test_private_addresses_are_never_dialed(federate: Federate, listener: 
         sight(tracker, url)
     await eventually(lambda: mesh.ended.total() >= len(urls))
     assert mesh.ended["forbidden_address"] + mesh.ended["unreachable"] == len(urls)
-    # Some that are no addresses here are names that nobody has.
+    # Some that are no addresses here are unknown names.
     assert mesh.ended["unreachable"] <= 4
     assert listener.heard == 0
-    # Those who ask with a trusted one's rights get there.
-    assert (await resolve(f"ws://127.1:{listener.port}", trusted=True)).address == "127.0.0.1"
+    # A trusted URL leads there.
+    assert (await Resolver().resolve(f"ws://127.1:{listener.port}", trusted=True)).address == "127.0.0.1"
 
 
-@pytest.mark.parametrize("url", [f"wss://user:secret@{PUBLIC}", f"wss://user@{PUBLIC}", f"wss://@{PUBLIC}/"])
-async def test_urls_with_userinfo_are_not_resolved(url: str) -> None:
-    with pytest.raises(LinkError, match="forbidden_address"):
-        await resolve(url, trusted=False)
-
-
-async def test_a_name_is_looked_up_once_and_public_addresses_are_taken(names: list[str], listener: Listener) -> None:
-    assert await resolve("wss://mixed.example/x", trusted=False) == Target("wss://mixed.example/x", PUBLIC, 443)
-    assert (await resolve("wss://public.example:8443", trusted=False)).port == 8443
-    assert names == ["mixed.example", "public.example"]
-    # Whatever the name leads to by now, the address that was looked at is what is dialed.
-    names.clear()
+async def test_the_resolved_address_is_dialed_and_the_name_not_resolved_again(
+    names: list[str], listener: Listener
+) -> None:
     task = asyncio.ensure_future(dial(Target("ws://public.example", "127.0.0.1", listener.port)))
     await asyncio.wait_for(listener.called.wait(), PATIENCE)
     task.cancel()
     await asyncio.wait([task])
     assert names == []
+
+
+async def test_a_slow_name_server_does_not_keep_the_listed_from_being_dialed(
+    federate: Federate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers' names must not occupy the few threads that the event loop has for all."""
+    answer, original = threading.Event(), socket.getaddrinfo
+    asked: list[str] = []
+
+    def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+        if "slow" in host:
+            asked.append(host)
+            answer.wait(PATIENCE)
+        return original(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    links: asyncio.Queue[str] = asyncio.Queue()
+
+    async def listed(link: HostileLink) -> None:
+        await link.shake()
+        links.put_nowait("open")
+        await link.ended()
+
+    try:
+        async with hostile_tracker(listed) as url:
+            tracker = await federate(peers=[url.replace("127.0.0.1", "localhost")])
+            for number in range(50):
+                sight(tracker, f"wss://slow{number}.example.org/")
+            await eventually(lambda: len(asked) >= 4)
+            await asyncio.wait_for(links.get(), PATIENCE / 2)
+    finally:
+        answer.set()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "loopback.example"])
@@ -168,12 +192,12 @@ async def test_only_so_many_are_dialed_for_one_swarm(federate: Federate, listene
     listener.says = FORBIDDEN
     async with raw_client(tracker.url) as client:
         await client.announce(A)
-        sight(tracker, f"ws://127.0.0.1:{listener.port}", "n" * 20)  # Nobody here is in that swarm.
+        sight(tracker, f"ws://127.0.0.1:{listener.port}", "n" * 20)  # This swarm is not open here.
         for _ in range(3 * MAX_DIALS_PER_SWARM):
             sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
         mesh = tracker.extension("federation").mesh
         await eventually(lambda: mesh.ended.total() >= MAX_DIALS_PER_SWARM)
-        assert len(mesh._pursued) <= MAX_DIALS_PER_SWARM
+        assert mesh.pursued <= MAX_DIALS_PER_SWARM
 
 
 async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(
@@ -182,12 +206,12 @@ async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(
     listener.says = FORBIDDEN
     tracker = await federate(allow_private_addresses=True)
     federation = tracker.extension("federation")
-    nobody = tracker_id(Ed25519PrivateKey.generate())
+    absent = tracker_id(Ed25519PrivateKey.generate())
     async with raw_client(tracker.url) as client:
         await client.announce(A)
-        entry = TrackerEntry(nobody, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
+        entry = TrackerEntry(absent, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
         for _ in range(3 * MAX_DIALS_PER_SWARM):
-            federation._sighted(HASH, Sighting(entry, "r0"))
+            federation.on_sighting(HASH, Sighting(entry, "r0"))
         sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
         await asyncio.wait_for(listener.called.wait(), PATIENCE)
 
@@ -255,7 +279,7 @@ async def test_a_certificate_must_be_trusted_and_of_the_urls_name(
         else:
             with pytest.raises(LinkError, match="certificate") as failed:
                 await dial(target)
-            assert failed.value.fault == "unreachable"
+            assert failed.value.reason == "unreachable"
 
 
 async def test_a_listed_tracker_with_a_strangers_certificate_is_not_linked(federate: Federate, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ async def run(*arguments: str) -> tuple[int, str, str]:
 
 @asynccontextmanager
 async def answers_with(answer: bytes) -> AsyncIterator[str]:
-    """A server that says this to everybody."""
+    """Yields the URL of a server that sends this as its reply."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.federation import extension as extension_module
+from extensions.federation import exchange as exchange_module
 from extensions.federation import mesh as mesh_module
 from extensions.federation import wire
 from extensions.identity import tracker_id
@@ -81,7 +81,7 @@ async def test_a_peer_is_not_buried_in_answers(target: TrackerProcess, local: Ra
 
 
 @pytest.mark.usefixtures("local")
-async def test_one_tracker_does_not_use_up_what_peers_take_of_others(target: TrackerProcess) -> None:
+async def test_one_tracker_does_not_use_up_the_limit_of_offers_for_a_peer(target: TrackerProcess) -> None:
     async with AsyncExitStack() as stack:
         hostile, honest = [await member(stack, target, 5) for _ in range(2)]
         for start in range(500):
@@ -109,10 +109,10 @@ async def test_answers_go_to_the_tracker_that_the_offer_came_from(target: Tracke
         assert first[done.pop()] is honest  # type: ignore[index]
 
 
-async def test_offers_that_nobody_gets_do_not_push_out_the_way_back_of_others(
+async def test_refused_offers_do_not_evict_the_routes_of_others(
     federate: Federate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extension_module, "MAX_ROUTES", 1000)
+    monkeypatch.setattr(exchange_module, "MAX_ROUTES", 1000)
     tracker = await federate()
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(raw_client(tracker.url))
@@ -148,7 +148,7 @@ async def test_ids_without_end_do_not_keep_us_from_dialing(federate: Federate) -
         await asyncio.wait_for(dialed.wait(), PATIENCE)
 
 
-async def test_who_claims_a_swarm_and_never_answers_makes_room(
+async def test_a_tracker_that_claims_a_swarm_and_never_answers_makes_room(
     federate: Federate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = await federate(max_links=3)
@@ -174,7 +174,7 @@ async def test_who_claims_a_swarm_and_never_answers_makes_room(
         await useful.is_there()
 
 
-async def test_what_was_dropped_stays_counted(target: TrackerProcess) -> None:
+async def test_drops_stay_counted_after_the_end_of_a_link(target: TrackerProcess) -> None:
     async with link_to(target.url) as link:
         await link.send(link.offers("u" * 20, FAR, [OFFER_ID]))
         await eventually(lambda: equals(dropped(target, "unknown_swarm"), 1))
@@ -213,7 +213,7 @@ async def test_offers_kept_for_a_refusal_are_bounded_in_size(target: TrackerProc
         assert after - before < 32 << 20
 
 
-async def test_a_swarm_told_over_a_link_that_is_replaced_leaves_nobody_behind(
+async def test_a_swarm_told_over_a_link_that_is_replaced_leaves_no_peers_behind(
     target: TrackerProcess, local: RawClient
 ) -> None:
     key = Ed25519PrivateKey.generate()

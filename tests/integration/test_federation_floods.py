@@ -1,4 +1,4 @@
-"""Trackers that say too much, or listen to nothing: what they cost is bounded, and the tracker's own peers go on."""
+"""Trackers that send too much or read nothing: their cost is bounded, and the tracker's own peers are served."""
 
 import asyncio
 import os
@@ -61,7 +61,7 @@ async def latencies(client: RawClient, enough: asyncio.Event) -> list[float]:
 
 
 async def ask_for_refusals(link: HostileLink) -> None:
-    """Send offers that nobody can be given, without end."""
+    """Send offers for which there is no receiver, without end."""
     while True:
         await link.send(link.offers(HASH, A, [f"{number:020}" for number in range(100)], sdp=""))
 
@@ -92,7 +92,7 @@ async def test_a_million_swarms_are_too_many(target: TrackerProcess, local: RawC
     await eventually(lambda: _counts(local, (0, 1)))
 
 
-async def test_what_nobody_asked_for_goes_nowhere(target: TrackerProcess, local: RawClient) -> None:
+async def test_messages_without_a_reason_go_nowhere(target: TrackerProcess, local: RawClient) -> None:
     async with link_to(target.url) as link:
         ids = [f"{number:020}" for number in range(100)]
         await link.until(wire.Have)
@@ -110,7 +110,7 @@ async def test_what_nobody_asked_for_goes_nowhere(target: TrackerProcess, local:
         await link.send(link.have((HASH, 0, 1)))
         await link.send(link.offers(HASH, A, ids))
         refused = await link.until(wire.Refused)
-        assert (refused.peer_id, refused.offer_ids) == (A, ids), "nobody gets his own offers"
+        assert (refused.peer_id, refused.offer_ids) == (A, ids), "no peer is given its own offers"
         assert await local.nothing_came()
         assert await target.metric(LINKS) == 1
 
@@ -140,7 +140,7 @@ async def test_100000_offers_do_not_slow_down_local_peers(target: TrackerProcess
     await task
     assert during < 100 * before
     assert memory(target) - size < 50 * MIB
-    # Nobody can be made to answer them all.
+    # Only a limited number of them reaches the local peer.
     assert await target.metric("peerservers_responses_total", type="offer") <= 120
 
 
@@ -170,7 +170,9 @@ async def test_a_link_that_is_never_read_costs_little(target: TrackerProcess, lo
     await eventually(lambda: _counts(local, (0, 1)))
 
 
-async def test_ids_without_end_do_not_keep_out_who_shares_a_swarm(target: TrackerProcess, local: RawClient) -> None:
+async def test_ids_without_end_do_not_keep_out_a_tracker_with_a_common_swarm(
+    target: TrackerProcess, local: RawClient
+) -> None:
     async with AsyncExitStack() as stack:
         sybils = [await stack.enter_async_context(link_to(target.url)) for _ in range(10)]
         honest = await stack.enter_async_context(link_to(target.url))

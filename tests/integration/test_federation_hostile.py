@@ -1,6 +1,7 @@
 """Trackers that break the rules: they are cut and shunned, and the tracker's own peers notice nothing."""
 
 import asyncio
+import json
 import os
 import socket
 from contextlib import suppress
@@ -15,7 +16,8 @@ from extensions.federation import link as link_module
 from extensions.federation import mesh as mesh_module
 from extensions.federation import wire
 from extensions.federation.session import Session, State
-from tests.client import HASH, RawClient, eventually
+from extensions.identity import tracker_id
+from tests.client import HASH, PATIENCE, RawClient, eventually
 from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.conftest import Federate
 from tests.integration.hostile import (
@@ -34,6 +36,7 @@ from tests.integration.hostile import (
 )
 from tests.integration.wire import HANDSHAKE, Recorder, WireClient
 from tests.integration.wire import wire as wire_client
+from tests.unit.federation.links import transcript
 from tracker.access import gate as door_module
 
 SUBPROTOCOL_HEADER = b"Sec-WebSocket-Protocol: peerservers.federation.1\r\n"
@@ -41,9 +44,8 @@ SUBPROTOCOL_HEADER = b"Sec-WebSocket-Protocol: peerservers.federation.1\r\n"
 
 def hello(link: HostileLink, **fields: Any) -> bytes:
     """The first message of a link, with other fields than it should have."""
-    session = link.session
-    proper = {"version": 1, "id": session._id.hex(), "nonce": session._nonce.hex(), "url": session._url}
-    return as_json(type="hello", **{**proper, **fields})
+    proper = json.loads(link.session.start())
+    return as_json(**{**proper, **fields})
 
 
 async def reflected(link: HostileLink) -> tuple[bytes, ...]:
@@ -58,8 +60,9 @@ async def same_nonce(link: HostileLink) -> tuple[bytes, ...]:
 
 async def wrong_key(link: HostileLink) -> tuple[bytes, ...]:
     await link.send(link.session.start())
-    link.session._key = Ed25519PrivateKey.generate()
-    return (link.session.receive(wire.encode(await link.until(wire.Hello)))[1][0],)
+    theirs = wire.encode(await link.until(wire.Hello))
+    signed = b"dialer " + transcript(link.session.start(), theirs)
+    return (wire.encode(wire.Proof(Ed25519PrivateKey.generate().sign(signed).hex())),)
 
 
 async def wrong_role(link: HostileLink) -> tuple[bytes, ...]:
@@ -68,7 +71,7 @@ async def wrong_role(link: HostileLink) -> tuple[bytes, ...]:
     return (wire.encode(await link.until(wire.Proof)),)
 
 
-async def test_whoever_does_not_prove_its_id_is_refused(target: TrackerProcess, local: RawClient) -> None:
+async def test_a_tracker_that_does_not_prove_its_id_is_refused(target: TrackerProcess, local: RawClient) -> None:
     proof = as_json(type="proof", signature="00" * 64)
     cases: dict[str, tuple[str, Any]] = {
         "wrong key": ("invalid_proof", wrong_key),
@@ -76,7 +79,7 @@ async def test_whoever_does_not_prove_its_id_is_refused(target: TrackerProcess, 
         "reflected nonce": ("invalid_proof", same_nonce),
         "reflected hello": ("itself", reflected),
         "no signature": ("invalid_message", lambda link: (hello(link), as_json(type="proof", signature=""))),
-        "upper case": ("invalid_message", lambda link: (hello(link, id=link.session._id.hex().upper()),)),
+        "upper case": ("invalid_message", lambda link: (hello(link, id=json.loads(hello(link))["id"].upper()),)),
         "not on the curve": ("invalid_proof", lambda link: (hello(link, id="ff" * 32), proof)),
         "short nonce": ("invalid_message", lambda link: (hello(link, nonce="00" * 16),)),
         "other version": ("wrong_version", lambda link: (hello(link, version=2),)),
@@ -113,7 +116,7 @@ async def test_a_recorded_handshake_is_of_no_use_again(target: TrackerProcess) -
         await link.send(first, second)
         assert await link.ended() == "invalid_proof"
     async with link_to(target.url, key):
-        pass  # Whose name was taken in vain is welcome.
+        pass  # The true owner of the id is accepted.
 
 
 async def test_a_tracker_in_between_cannot_pass_for_the_one_behind_it(
@@ -139,7 +142,7 @@ async def test_a_tracker_in_between_cannot_pass_for_the_one_behind_it(
 
 
 def broken(link: HostileLink) -> dict[str, tuple[str, bytes]]:
-    """What is no message, or not at this time, by what it is."""
+    """Return messages that are invalid, or not allowed on an open link, with the reason for each."""
     name = link.name(HASH)
     offer = {"offer": {"type": "offer", "sdp": "x"}, "offer_id": "o" * 20}
 
@@ -172,7 +175,7 @@ def broken(link: HostileLink) -> dict[str, tuple[str, bytes]]:
     }
 
 
-async def test_whoever_breaks_the_rules_is_cut_and_shunned(target: TrackerProcess, local: RawClient) -> None:
+async def test_a_tracker_that_breaks_a_rule_is_cut_and_shunned(target: TrackerProcess, local: RawClient) -> None:
     async with link_to(target.url) as link:
         cases = list(broken(link))
     for case in cases:
@@ -195,13 +198,48 @@ async def test_binary_and_oversized_frames_end_a_link(target: TrackerProcess, lo
         await link.socket.send(b"{}")
         assert await link.ended() == "invalid_message"
     assert await refusal(target.url, key) == "not_allowed"
-    async with link_to(target.url) as link:
+    key = Ed25519PrivateKey.generate()
+    before = await ended(target, "invalid_message")
+    async with link_to(target.url, key) as link:
         with suppress(ConnectionClosed):
             await link.send(b" " * (wire.MAX_FRAME + 1))
+        # The server has failed the WebSocket before the link could say `bye`.
         assert await link.ended() == ""
         assert link.socket.close_code == 1009
+    assert await refusal(target.url, key) == "not_allowed"
+    assert await ended(target, "invalid_message") == before + 1
     await eventually(lambda: equals(target.metric(LINKS), 0))
     assert await local.nothing_came()
+
+
+async def test_oversized_frames_end_an_accepted_link_with_a_bye_if_websocket_lets_them_through(
+    start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    env = {"PEERSERVERS_CONNECTIONS__MAX_MESSAGE_SIZE": str(2 * wire.MAX_FRAME)}
+    target = await start_tracker(env={**federated(tmp_path), **env})
+    for frame in (b" " * (wire.MAX_FRAME + 1), b"\n".join([as_json(type="have", swarms=[])] * 10_000)):
+        async with link_to(target.url) as link:
+            await link.send(frame)
+            assert await link.ended() == "invalid_message"
+
+
+@pytest.mark.parametrize("frame", [" " * (wire.MAX_FRAME + 1), b"{}", b"\xff"], ids=["oversized", "binary", "no UTF-8"])
+async def test_such_frames_end_a_dialed_link_with_a_bye(federate: Federate, frame: str | bytes) -> None:
+    reasons: asyncio.Queue[str] = asyncio.Queue()
+
+    async def send(link: HostileLink) -> None:
+        await link.shake()
+        await link.socket.send(frame, text=None if frame == b"{}" else True)
+        reasons.put_nowait(await link.ended())
+
+    key = Ed25519PrivateKey.generate()
+    async with hostile_tracker(send, key) as url:
+        tracker = await federate(allow_private_addresses=True)
+        mesh = tracker.extension("federation").mesh
+        mesh.want(tracker_id(key), url)
+        assert await asyncio.wait_for(reasons.get(), PATIENCE) == "invalid_message"
+        await eventually(lambda: mesh.ended["invalid_message"] == 1)
+        assert not mesh.want(tracker_id(key), url), "it is shunned"
 
 
 @pytest.mark.parametrize("says", ["nothing", "hello"])
@@ -265,7 +303,7 @@ async def test_one_host_cannot_take_all_places_for_handshakes(
     for link in links:
         await link.__aenter__()
     mesh = tracker.extension("federation").mesh
-    await eventually(lambda: mesh._handshakes.total() + mesh.ended["too_many_links"] == len(links))
+    await eventually(lambda: mesh.handshakes + mesh.ended["too_many_links"] == len(links))
     assert mesh.ended["too_many_links"] == 1
     monkeypatch.setattr(door_module, "numeric", lambda _: "192.0.32.9")
     async with link_to(tracker.url):

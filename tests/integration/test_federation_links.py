@@ -1,4 +1,4 @@
-"""Trackers that are linked: which links there are, for how long, and what an operator sees of them."""
+"""Linked trackers: which links exist, how long they last, and how operators see them."""
 
 import asyncio
 import json
@@ -95,7 +95,7 @@ async def test_both_dial_at_once_and_keep_the_same_link(federate: Federate) -> N
                 links = [link for mesh in meshes for link in mesh.links.values()]
                 # One each, of which one was dialed, and nothing left that is still being dialed.
                 return sorted(bool(link.url) for link in links) == [False, True] and not any(
-                    mesh._handshakes for mesh in meshes
+                    mesh.handshakes for mesh in meshes
                 )
 
             await eventually(settled)
@@ -127,7 +127,7 @@ async def test_three_trackers_that_list_each_other(trackers: Trackers) -> None:
         assert await tracker.metric(LINKS) == 2
 
 
-async def test_what_came_over_a_link_goes_no_further(trackers: Trackers) -> None:
+async def test_counts_from_a_link_are_not_told_over_another(trackers: Trackers) -> None:
     b = await trackers.start("b")
     a, c = [await trackers.start(name, peers=[trackers.url("b")]) for name in ("a", "c")]
     await has_links(b, 2)
@@ -166,7 +166,7 @@ async def test_a_listed_tracker_is_linked_again_when_it_comes_back(trackers: Tra
             await has_peers(at_a, A, 2)
 
 
-async def test_whom_to_link_with(trackers: Trackers) -> None:
+async def test_which_trackers_are_linked(trackers: Trackers) -> None:
     for name in ("friend", "stranger", "foe"):
         trackers.key(name)
     closed = await trackers.start(
@@ -177,7 +177,7 @@ async def test_whom_to_link_with(trackers: Trackers) -> None:
     assert await ended(closed, "not_allowed") == 2
     async with link_to(closed.url, trackers.key("friend")):
         await has_links(closed, 1)
-    # Who is listed is trusted, unless it is denied too.
+    # Listed trackers are trusted, unless they are denied as well.
     listing = await trackers.start("listing", policy="allow", peers=[trackers.url("stranger")])
     await trackers.start("stranger", deny=[trackers.id("foe")])
     await eventually(lambda: equals(listing.metric(LINKS), 1), 20)
@@ -244,7 +244,7 @@ async def test_links_without_common_swarms_end_while_others_stay(
         await useful.is_there()
 
 
-async def test_what_an_operator_sees(trackers: Trackers) -> None:
+async def test_links_in_pages_commands_and_metrics(trackers: Trackers) -> None:
     a = await trackers.start("a")
     b = await trackers.start("b", peers=[trackers.url("a")])
     web = f"http://127.0.0.1:{b.port}"

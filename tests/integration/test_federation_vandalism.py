@@ -1,4 +1,4 @@
-"""Whoever knows an infohash can write to its record. Links do not depend on it, and new trackers find the others."""
+"""Every host that knows an infohash can write to its record. Links do not depend on it, and trackers are found."""
 
 import itertools
 import os
@@ -98,7 +98,7 @@ class Scene:
         assert {message["offer_id"] for message in answers} == ids
 
     async def vandalise(self, kind: str, slots: int) -> None:
-        """Spoil so many slots of the rendezvous' record and the swarm's at all nodes, until nobody is found in them."""
+        """Spoil slots of the rendezvous' record and the swarm's at all nodes, until no tracker is found in them."""
         ids = [bytes.fromhex(self.trackers.id_of(peer.tracker)) for peer in self.peers]
         nodes = len(self.trackers.dht.nodes) + len(self.peers)
         now = time.time()
@@ -128,7 +128,7 @@ async def linked(directory: Path, announce_port: int = 0) -> AsyncIterator[Scene
         AsyncExitStack() as stack,
     ):
         scene = Scene(trackers, client, stack, announce_port)
-        # One after the other: only the second has somebody to dial, and there is no other link that this one replaces.
+        # One after the other: then only the second one dials, and there is no other link that this one could replace.
         here = await scene.start()
         await publishes(here, 1)
         there = await scene.start()
@@ -142,7 +142,7 @@ async def linked(directory: Path, announce_port: int = 0) -> AsyncIterator[Scene
 
 
 async def link_between(scene: Scene) -> list[Any]:
-    """What tells the first two trackers' link from any other: which, since when, how many were made, at both ends."""
+    """Return facts that identify the link of the first two trackers, from both ends."""
     here, there = (peer.tracker for peer in scene.peers[:2])
     ends: list[Any] = []
     for tracker, other in ((here, there), (there, here)):
@@ -161,7 +161,7 @@ async def a_third_joins(scene: Scene) -> None:
     await scene.trackers.linked(*(peer.tracker for peer in scene.peers))
     await scene.all_counted()
     await scene.offers_cross()
-    # Nobody else was believed to be a tracker.
+    # There are no links to other trackers.
     others = {scene.trackers.id_of(peer.tracker) for peer in scene.peers[:-1]}
     assert (await links(third)).keys() == others
 
@@ -169,7 +169,7 @@ async def a_third_joins(scene: Scene) -> None:
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("kind", ["erased", "forged", "locked"])
 async def test_a_link_stays_and_a_third_finds_them(kind: str, slots: int, tmp_path: Path) -> None:
-    """By announcements, at once; where a slot is left, also by the record when somebody has put it right."""
+    """By announcements at once; if a slot is left, also by the record after a tracker has repaired it."""
     async with linked(tmp_path) as scene:
         before = await link_between(scene)
         await scene.vandalise(kind, slots)

@@ -10,7 +10,7 @@ from extensions.dht.extension import Dht
 from extensions.dht.krpc.client import METHODS
 from extensions.dht.records.entry import Rejected
 from extensions.federation.extension import Federation
-from extensions.federation.reasons import Dropped, Fault
+from extensions.federation.reasons import Dropped, EndReason
 from tests.client import eventually
 from tests.integration.conftest import Running
 from tracker.reasons import CloseReason, DropReason, RejectReason
@@ -24,7 +24,7 @@ COUNTERS = {
     "peerservers_reloads": ("done", "failed"),
     "peerservers_extension_errors": ("dht", "federation"),
     "peerservers_federation_links_opened": ("accepted", "dialed"),
-    "peerservers_federation_links_ended": Fault,
+    "peerservers_federation_links_ended": EndReason,
     "peerservers_federation_dropped": Dropped,
     "peerservers_dht_queries": METHODS,
     "peerservers_dht_lookups": Looked,

@@ -1,9 +1,12 @@
-"""Two ends of a link without a socket: what one end says reaches the other when the test hands it over."""
+"""Two ends of a link without a socket: a test hands the messages of one end to the other."""
+
+import hashlib
+import json
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.federation.limits import Room
-from extensions.federation.session import Event, Opened, Session
+from extensions.federation.limits import Budget
+from extensions.federation.session import CONTEXT, Event, Opened, Session
 from tests.client import HASH
 from tests.unit.fakes import peer_id
 from tracker.protocol import codec
@@ -14,29 +17,36 @@ A, B, C = peer_id(1), peer_id(2), peer_id(3)
 
 
 def key(number: int) -> Ed25519PrivateKey:
-    """A tracker's key pair."""
+    """Return a tracker's key pair."""
     return Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
 
 
 def tracker_id(number: int) -> str:
-    """The id of the tracker with this key."""
+    """Return the id of the tracker with this key."""
     return key(number).public_key().public_bytes_raw().hex()
 
 
+def transcript(dialers_hello: bytes, listeners_hello: bytes) -> bytes:
+    """Return the bytes that both ends sign after their roles, computed from the first messages."""
+    dialer, listener = json.loads(dialers_hello), json.loads(listeners_hello)
+    parts = [bytes.fromhex(end[field]) for field in ("id", "nonce") for end in (dialer, listener)]
+    return b"".join((CONTEXT, *parts, hashlib.sha256(dialer["url"].encode()).digest()))
+
+
 def dialing(
-    number: int = 1, url: str = URL, nonce: int = 10, expected: str | None = None, room: Room | None = None
+    number: int = 1, url: str = URL, nonce: int = 10, expected: str | None = None, budget: Budget | None = None
 ) -> Session:
-    """The end of a tracker that has dialed `url`."""
-    return Session(key(number), bytes([nonce]) * 32, url=url, expected=expected, room=room)
+    """Return the end of a tracker that has dialed `url`."""
+    return Session(key(number), bytes([nonce]) * 32, url=url, expected=expected, budget=budget)
 
 
-def listening(number: int = 2, url: str = URL, nonce: int = 11, room: Room | None = None) -> Session:
-    """The end of the tracker that was dialed, which has no other URL than `url`."""
-    return Session(key(number), bytes([nonce]) * 32, accepts=lambda dialed: dialed == url, room=room)
+def listening(number: int = 2, url: str = URL, nonce: int = 11, budget: Budget | None = None) -> Session:
+    """Return the end of the tracker that was dialed; `url` is its only URL."""
+    return Session(key(number), bytes([nonce]) * 32, accepts=lambda dialed: dialed == url, budget=budget)
 
 
 def shake_hands(dialer: Session, listener: Session) -> list[bytes]:
-    """Open a link; the four messages, in the order in which they were given: two to the listener, two back."""
+    """Open a link. Return the four messages: hello and proof of the dialer, then those of the listener."""
     hello, greeting = dialer.start(), listener.start()
     events, (listeners_proof,) = listener.receive(hello)
     assert events == []
@@ -48,15 +58,17 @@ def shake_hands(dialer: Session, listener: Session) -> list[bytes]:
     return [hello, dialers_proof, greeting, listeners_proof]
 
 
-def linked(dialers_room: Room | None = None, listeners_room: Room | None = None, nonce: int = 10) -> list[Session]:
-    """Both ends of an open link, the dialing one first."""
-    ends = [dialing(nonce=nonce, room=dialers_room), listening(room=listeners_room)]
+def linked(
+    dialers_budget: Budget | None = None, listeners_budget: Budget | None = None, nonce: int = 10
+) -> list[Session]:
+    """Return both ends of an open link, the dialer first."""
+    ends = [dialing(nonce=nonce, budget=dialers_budget), listening(budget=listeners_budget)]
     shake_hands(*ends)
     return ends
 
 
 def sharing(info_hash: str = HASH) -> list[Session]:
-    """Both ends of an open link, each with one leecher in a swarm of which the other has heard."""
+    """Return both ends of an open link. Each has told the other of one leecher in a swarm that is open at both."""
     ends = linked()
     for end in ends:
         end.open_swarm(info_hash)
@@ -66,12 +78,12 @@ def sharing(info_hash: str = HASH) -> list[Session]:
 
 
 def shared(session: Session) -> int:
-    """Swarms with peers on both sides."""
-    return sum(session.counts(info_hash) != (0, 0) for info_hash in session._names)
+    """Return the number of swarms with peers on both sides."""
+    return sum(session.counts(info_hash) != (0, 0) for info_hash in session.open_swarms)
 
 
 def give(session: Session, messages: list[bytes]) -> list[Event]:
-    """Hand messages over, in one frame; what they mean there, where nothing is to be answered."""
+    """Hand messages over in one frame. Return their events; there must be no replies."""
     if not messages:
         return []
     events, replies = session.receive(b"\n".join(messages))
@@ -80,15 +92,15 @@ def give(session: Session, messages: list[bytes]) -> list[Event]:
 
 
 def some_offers(count: int, sdp: str = "v=0\r\n", start: int = 0) -> list[Offer]:
-    """Offers with distinct ids."""
+    """Return offers with distinct ids."""
     return [codec.make_offer(f"{start + n:020}", sdp) for n in range(count)]
 
 
 def ids_of(offers: list[Offer]) -> list[str]:
-    """Their offer_ids."""
+    """Return the offer_ids of offers."""
     return [codec.from_json(offer.offer_id) for offer in offers]
 
 
 def an_answer(offer_id: str = "o" * 20, info_hash: str = HASH) -> Answer:
-    """B's answer to A."""
+    """Return B's answer to A."""
     return codec.make_answer(info_hash, B, A, offer_id, "v=0\r\n")

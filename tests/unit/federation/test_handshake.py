@@ -1,4 +1,4 @@
-"""Who may open a link."""
+"""The handshake: only trackers that prove their ids open a link."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.federation import wire
-from extensions.federation.reasons import BROKEN_RULES, Fault
+from extensions.federation.reasons import BROKEN_RULES, EndReason
 from extensions.federation.session import LinkError, Opened, Session, State
 from tests.unit.federation.links import (
     A,
@@ -21,17 +21,18 @@ from tests.unit.federation.links import (
     shake_hands,
     some_offers,
     tracker_id,
+    transcript,
 )
 
 
-def fault_of(session: Session, *frames: bytes) -> Fault:
-    """What the last of these frames does to a session."""
+def reason_of(session: Session, *frames: bytes) -> EndReason:
+    """Return the reason why the last of these frames ends a session."""
     *before, last = frames
     for frame in before:
         session.receive(frame)
     with pytest.raises(LinkError) as caught:
         session.receive(last)
-    return caught.value.fault
+    return caught.value.reason
 
 
 def hello(number: int = 1, url: str = "wss://tracker.example.org", **changes: object) -> bytes:
@@ -39,18 +40,18 @@ def hello(number: int = 1, url: str = "wss://tracker.example.org", **changes: ob
     return json.dumps(json.loads(dialing(number, url).start()) | changes).encode()
 
 
-def test_both_ends_learn_who_the_other_is() -> None:
+def test_both_ends_learn_the_id_of_the_other() -> None:
     dialer, listener = dialing(1, expected=tracker_id(2)), listening(2)
     shake_hands(dialer, listener)
     assert (dialer.tracker_id, listener.tracker_id) == (tracker_id(2), tracker_id(1))
     assert dialer.state is listener.state is State.OPEN
 
 
-def test_nobody_is_known_before_the_proof() -> None:
+def test_no_id_is_known_before_the_proof() -> None:
     listener = listening()
     listener.receive(dialing().start())
     assert (listener.tracker_id, listener.their_id, listener.state) == ("", "", State.PROOF)
-    assert dialing(expected=tracker_id(2)).their_id == tracker_id(2), "who was dialed is to blame"
+    assert dialing(expected=tracker_id(2)).their_id == tracker_id(2), "the tracker that was dialed is shunned"
 
 
 def test_all_of_the_handshake_may_come_in_one_frame() -> None:
@@ -62,28 +63,28 @@ def test_all_of_the_handshake_may_come_in_one_frame() -> None:
 
 
 def test_a_tracker_that_was_not_dialed_as_itself_refuses() -> None:
-    assert fault_of(listening(), dialing(url="wss://other.example.org").start()) is Fault.WRONG_URL
+    assert reason_of(listening(), dialing(url="wss://other.example.org").start()) is EndReason.WRONG_URL
 
 
 def test_a_tracker_that_is_not_the_one_expected_is_refused() -> None:
-    assert fault_of(dialing(expected=tracker_id(3)), listening(2).start()) is Fault.WRONG_ID
+    assert reason_of(dialing(expected=tracker_id(3)), listening(2).start()) is EndReason.WRONG_ID
 
 
-def test_another_tracker_than_the_one_whose_id_it_tells_is_refused() -> None:
+def test_a_tracker_that_claims_the_id_of_another_is_refused() -> None:
     dialer, pretender = dialing(1, expected=tracker_id(2)), listening(3)
     pretended = json.loads(pretender.start()) | {"id": tracker_id(2)}
     dialer.receive(json.dumps(pretended).encode())
     _, (proof,) = pretender.receive(dialer.start())
-    assert fault_of(dialer, proof) is Fault.INVALID_PROOF
+    assert reason_of(dialer, proof) is EndReason.INVALID_PROOF
 
 
 @pytest.mark.parametrize("of", ["dialer", "listener"])
 def test_a_recorded_handshake_cannot_be_played_again(of: str) -> None:
     said_by_dialer_1, said_by_dialer_2, said_by_listener_1, said_by_listener_2 = shake_hands(dialing(), listening())
     if of == "dialer":
-        assert fault_of(listening(nonce=50), said_by_dialer_1, said_by_dialer_2) is Fault.INVALID_PROOF
+        assert reason_of(listening(nonce=50), said_by_dialer_1, said_by_dialer_2) is EndReason.INVALID_PROOF
     else:
-        assert fault_of(dialing(nonce=50), said_by_listener_1, said_by_listener_2) is Fault.INVALID_PROOF
+        assert reason_of(dialing(nonce=50), said_by_listener_1, said_by_listener_2) is EndReason.INVALID_PROOF
 
 
 def test_a_recorded_hello_is_not_enough_for_a_new_proof() -> None:
@@ -92,31 +93,31 @@ def test_a_recorded_hello_is_not_enough_for_a_new_proof() -> None:
     listener.receive(recorded.start())
     other = listening(nonce=51)
     _, (proof,) = recorded.receive(other.start())
-    assert fault_of(listener, proof) is Fault.INVALID_PROOF, "it was made for another listener's nonce"
+    assert reason_of(listener, proof) is EndReason.INVALID_PROOF, "it was made for another listener's nonce"
 
 
 @pytest.mark.parametrize("make", [dialing, listening])
 def test_its_own_hello_is_not_another_tracker(make: Callable[[], Session]) -> None:
     session = make()
     reflected = json.loads(session.start()) | {"url": "wss://tracker.example.org"}
-    assert fault_of(session, json.dumps(reflected).encode()) is Fault.ITSELF
+    assert reason_of(session, json.dumps(reflected).encode()) is EndReason.ITSELF
 
 
 def test_a_tracker_that_dials_itself_hears_so() -> None:
-    assert fault_of(listening(1), dialing(1).start()) is Fault.ITSELF
-    assert Fault.ITSELF not in BROKEN_RULES
+    assert reason_of(listening(1), dialing(1).start()) is EndReason.ITSELF
+    assert EndReason.ITSELF not in BROKEN_RULES
 
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_its_own_proof_is_not_the_others(side: int) -> None:
     ends = dialing(), listening()
     _, (own,) = ends[side].receive(ends[1 - side].start())
-    assert fault_of(ends[side], own) is Fault.INVALID_PROOF
+    assert reason_of(ends[side], own) is EndReason.INVALID_PROOF
 
 
 def test_the_same_nonce_back_is_not_a_nonce() -> None:
-    assert fault_of(listening(nonce=10), dialing(nonce=10).start()) is Fault.INVALID_PROOF
-    assert fault_of(dialing(nonce=10), listening(nonce=10).start()) is Fault.INVALID_PROOF
+    assert reason_of(listening(nonce=10), dialing(nonce=10).start()) is EndReason.INVALID_PROOF
+    assert reason_of(dialing(nonce=10), listening(nonce=10).start()) is EndReason.INVALID_PROOF
 
 
 def test_a_proof_is_good_for_one_of_two_handshakes_only() -> None:
@@ -125,31 +126,31 @@ def test_a_proof_is_good_for_one_of_two_handshakes_only() -> None:
     for dialer, listener in (first, second):
         dialer_proof = dialer.receive(listener.start())[1][0]
         proofs.append((dialer_proof, listener.receive(dialer.start())[1][0]))
-    assert fault_of(first[1], proofs[1][0]) is Fault.INVALID_PROOF
-    assert fault_of(first[0], proofs[1][1]) is Fault.INVALID_PROOF
+    assert reason_of(first[1], proofs[1][0]) is EndReason.INVALID_PROOF
+    assert reason_of(first[0], proofs[1][1]) is EndReason.INVALID_PROOF
 
 
-def test_a_proof_says_who_dialed() -> None:
+def test_a_proof_contains_the_role_of_its_maker() -> None:
     dialer, listener = dialing(), listening()
     dialer.receive(listener.start())
     listener.receive(dialer.start())
-    signed = b"dialer " + listener._transcript
-    assert fault_of(dialer, wire.encode(wire.Proof(key(2).sign(signed).hex()))) is Fault.INVALID_PROOF
+    signed = b"dialer " + transcript(dialer.start(), listener.start())
+    assert reason_of(dialer, wire.encode(wire.Proof(key(2).sign(signed).hex()))) is EndReason.INVALID_PROOF
 
 
-def test_who_passes_messages_on_between_two_must_be_dialed_by_its_own_url() -> None:
-    # A was told of a tracker at `between`, which passes on to the tracker at its own URL whatever A says.
+def test_a_relay_between_two_trackers_is_dialed_by_its_own_url() -> None:
+    # The dialer knows the URL of the relay only. The relay passes all messages on to the listener.
     dialer, listener = dialing(1, url="wss://between.example.org"), listening(2)
-    assert fault_of(listener, dialer.start()) is Fault.WRONG_URL
+    assert reason_of(listener, dialer.start()) is EndReason.WRONG_URL
 
 
-def test_who_passes_messages_on_cannot_put_the_right_url_in() -> None:
+def test_a_relay_cannot_replace_the_url() -> None:
     dialer, listener = dialing(1, url="wss://between.example.org"), listening(2)
     changed = json.loads(dialer.start()) | {"url": "wss://tracker.example.org"}
     _, (listener_proof,) = listener.receive(json.dumps(changed).encode())
     _, (dialer_proof,) = dialer.receive(listener.start())
-    assert fault_of(listener, dialer_proof) is Fault.INVALID_PROOF
-    assert fault_of(dialer, listener_proof) is Fault.INVALID_PROOF
+    assert reason_of(listener, dialer_proof) is EndReason.INVALID_PROOF
+    assert reason_of(dialer, listener_proof) is EndReason.INVALID_PROOF
 
 
 @pytest.mark.parametrize(
@@ -163,23 +164,38 @@ def test_who_passes_messages_on_cannot_put_the_right_url_in() -> None:
 )
 def test_nothing_else_is_heard_before_the_proof(later: bytes) -> None:
     greeting = dialing().start()
-    assert fault_of(listening(), later) is Fault.OUT_OF_TURN
-    assert fault_of(listening(), greeting, later) is Fault.OUT_OF_TURN
-    assert fault_of(listening(), greeting + b"\n" + later) is Fault.OUT_OF_TURN
+    assert reason_of(listening(), later) is EndReason.OUT_OF_TURN
+    assert reason_of(listening(), greeting, later) is EndReason.OUT_OF_TURN
+    assert reason_of(listening(), greeting + b"\n" + later) is EndReason.OUT_OF_TURN
 
 
 def test_a_proof_needs_a_hello_and_each_comes_once() -> None:
     dialer, listener = dialing(), listening()
     first, proof, _, _ = shake_hands(dialer, listener)
-    assert fault_of(listening(), proof) is Fault.OUT_OF_TURN
-    assert fault_of(listening(), first, first) is Fault.OUT_OF_TURN
-    assert fault_of(listener, first) is Fault.OUT_OF_TURN
-    assert fault_of(listener, proof) is Fault.OUT_OF_TURN
+    assert reason_of(listening(), proof) is EndReason.OUT_OF_TURN
+    assert reason_of(listening(), first, first) is EndReason.OUT_OF_TURN
+    assert reason_of(listener, first) is EndReason.OUT_OF_TURN
+    assert reason_of(listener, proof) is EndReason.OUT_OF_TURN
 
 
 @pytest.mark.parametrize("version", [0, 2, -1, 10**30])
 def test_another_version_is_refused(version: int) -> None:
-    assert fault_of(listening(), hello(version=version)) is Fault.WRONG_VERSION
+    assert reason_of(listening(), hello(version=version)) is EndReason.WRONG_VERSION
+
+
+@pytest.mark.parametrize("fields", [{}, {"id": 5, "nonce": [], "url": {}}, {"keys": ["later"], "nonce": None}])
+def test_of_another_version_nothing_but_the_version_is_read(fields: dict[str, object]) -> None:
+    later = json.dumps({"type": "hello", "version": 2, **fields}).encode()
+    assert reason_of(listening(), later) is EndReason.WRONG_VERSION
+    assert reason_of(dialing(), later) is EndReason.WRONG_VERSION
+    first = json.dumps({"type": "hello", "version": 1, **fields}).encode()
+    assert reason_of(listening(), first) is EndReason.INVALID_MESSAGE
+
+
+@pytest.mark.parametrize("version", ["2", 2.5, None, True, []])
+def test_a_version_that_is_no_integer_is_invalid(version: object) -> None:
+    invalid = json.dumps({"type": "hello", "version": version}).encode()
+    assert reason_of(listening(), invalid) is EndReason.INVALID_MESSAGE
 
 
 @pytest.mark.parametrize("field", ["id", "nonce"])
@@ -199,7 +215,7 @@ def test_another_version_is_refused(version: int) -> None:
 def test_numbers_are_lower_case_hexadecimal_of_the_right_length(field: str, change: Callable[[str], str]) -> None:
     good = json.loads(hello()) | {"nonce": "ab" * 32}
     wrong = json.dumps(good | {field: change(good[field])}).encode()
-    assert fault_of(listening(), wrong) is Fault.INVALID_MESSAGE
+    assert reason_of(listening(), wrong) is EndReason.INVALID_MESSAGE
 
 
 @pytest.mark.parametrize("change", [str.upper, lambda text: text[:-2], lambda _: "zz" * 64, lambda _: ""])
@@ -209,22 +225,22 @@ def test_a_signature_of_another_form_is_none(change: Callable[[str], str]) -> No
     _, (proof,) = dialer.receive(listener.start())
     signature = change(json.loads(proof)["signature"])
     wrong = json.dumps({"type": "proof", "signature": signature}).encode()
-    assert fault_of(listener, wrong) in (Fault.INVALID_MESSAGE, Fault.INVALID_PROOF)
+    assert reason_of(listener, wrong) in (EndReason.INVALID_MESSAGE, EndReason.INVALID_PROOF)
 
 
 def test_an_id_that_is_no_key_proves_nothing() -> None:
     listener = listening()
     listener.receive(hello(id="ff" * 32))
-    assert fault_of(listener, wire.encode(wire.Proof("00" * 64))) is Fault.INVALID_PROOF
+    assert reason_of(listener, wire.encode(wire.Proof("00" * 64))) is EndReason.INVALID_PROOF
 
 
 def test_rubbish_ends_a_link_at_any_time() -> None:
-    assert fault_of(listening(), b"x") is Fault.INVALID_MESSAGE
-    assert fault_of(linked()[0], b"") is Fault.INVALID_MESSAGE
+    assert reason_of(listening(), b"x") is EndReason.INVALID_MESSAGE
+    assert reason_of(linked()[0], b"") is EndReason.INVALID_MESSAGE
 
 
 @given(st.lists(st.one_of(st.binary(max_size=50), st.sampled_from(shake_hands(dialing(), listening()))), max_size=6))
-def test_whatever_comes_only_a_true_handshake_opens(frames: list[bytes]) -> None:
+def test_only_a_true_handshake_opens(frames: list[bytes]) -> None:
     session = listening(nonce=99)
     try:
         for frame in frames:
@@ -238,10 +254,10 @@ def test_whatever_comes_only_a_true_handshake_opens(frames: list[bytes]) -> None
 def test_bye_ends_a_link_with_the_others_reason() -> None:
     for session in (listening(), linked()[0]):
         with pytest.raises(LinkError, match="shutdown") as caught:
-            session.receive(listening().bye(Fault.SHUTDOWN))
-        assert caught.value.fault is Fault.CLOSED_THERE
+            session.receive(listening().bye(EndReason.SHUTDOWN))
+        assert caught.value.reason is EndReason.CLOSED_THERE
 
 
-@pytest.mark.parametrize("fault", list(Fault))
-def test_every_reason_can_be_told(fault: Fault) -> None:
-    assert wire.decode(listening().bye(fault)) == [wire.Bye(fault.value)]
+@pytest.mark.parametrize("reason", list(EndReason))
+def test_every_reason_fits_a_bye(reason: EndReason) -> None:
+    assert wire.decode(listening().bye(reason)) == [wire.Bye(reason.value)]

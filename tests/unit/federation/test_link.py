@@ -1,4 +1,4 @@
-"""A link at work on a transport that takes everything, or nothing."""
+"""A link on a transport that accepts every frame, or none."""
 
 import asyncio
 import json
@@ -9,24 +9,27 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from extensions.federation import link, transports
-from extensions.federation.link import MAX_QUEUED_OFFERS, Accepted, Link, Transport
-from extensions.federation.reasons import Fault
-from extensions.federation.session import LinkError
-from extensions.federation.transports import Dialed
-from extensions.federation.wire import SOFT_FRAME
-from tests.unit.federation.links import linked
+from extensions.federation.link import MAX_QUEUED_OFFERS, FrameEnd, Link, LinkEvent
+from extensions.federation.reasons import EndReason
+from extensions.federation.session import Interest, LinkError, Offered
+from extensions.federation.transports import Accepted, Dialed, Transport
+from extensions.federation.wire import MAX_FRAME, SOFT_FRAME
+from tests.client import HASH, eventually
+from tests.unit.federation.links import B, linked, sharing, some_offers
+from tracker.extension import ChannelClosed
 from tracker.extension.channel import Channel
 from tracker.reasons import CloseReason
 
 
-class Sink:
-    """A transport that takes all at once; nothing comes."""
+class Sink(Transport):
+    """A transport that accepts every frame at once. A test puts the frames that come from the other side."""
 
     def __init__(self) -> None:
         self.frames = asyncio.Queue[bytes]()
+        self.incoming = asyncio.Queue[bytes]()
 
     async def receive(self) -> bytes:
-        return await asyncio.Future[bytes]()
+        return await self.incoming.get()
 
     async def send(self, frame: bytes) -> None:
         self.frames.put_nowait(frame)
@@ -42,16 +45,16 @@ def sink() -> Sink:
 
 @pytest.fixture
 async def paused(sink: Sink) -> AsyncIterator[Link]:
-    """An open link that has just sent a frame."""
+    """Yields an open link that has just sent a frame."""
     one = Link(linked()[0], sink, "", lambda *_: None)
     task = asyncio.ensure_future(one.run())
     await sink.frames.get()
     yield one
-    one.end(Fault.SHUTDOWN)
-    assert (await task).fault is Fault.SHUTDOWN
+    one.end(EndReason.SHUTDOWN)
+    assert (await task).reason is EndReason.SHUTDOWN
 
 
-async def test_what_comes_soon_after_a_frame_goes_together(paused: Link, sink: Sink) -> None:
+async def test_messages_soon_after_a_frame_are_sent_together(paused: Link, sink: Sink) -> None:
     for message in (b"1", b"2", b"3"):
         paused.post([message])
         await asyncio.sleep(0)
@@ -59,11 +62,11 @@ async def test_what_comes_soon_after_a_frame_goes_together(paused: Link, sink: S
 
 
 @pytest.mark.parametrize("offers", [True, False])
-async def test_what_fills_a_frame_goes_at_once(
+async def test_messages_that_fill_a_frame_are_sent_at_once(
     offers: bool, sink: Sink, paused: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "PACE", 3600)
-    paused.post([b"the last that does not wait for an hour"])
+    paused.post([b"after this, frames wait for an hour"])
     await sink.frames.get()
     message = b"x" * (SOFT_FRAME // 4)
     number = 2 * MAX_QUEUED_OFFERS // len(message)
@@ -76,21 +79,21 @@ async def test_what_fills_a_frame_goes_at_once(
         sent += (await sink.frames.get()).count(b"\n") + 1
 
 
-async def test_what_waits_goes_before_the_last_word(paused: Link, sink: Sink) -> None:
+async def test_queued_messages_are_sent_before_bye(paused: Link, sink: Sink) -> None:
     paused.post([b"1", b"2"])
-    await paused.close(Fault.SHUTDOWN)
+    await paused.close(EndReason.SHUTDOWN)
     assert await sink.frames.get() == b"1\n2"
     assert json.loads(await sink.frames.get())["type"] == "bye"
 
 
-async def test_who_is_gone_is_told_nothing(paused: Link, sink: Sink) -> None:
+async def test_nothing_is_sent_to_a_tracker_that_is_gone(paused: Link, sink: Sink) -> None:
     paused.post([b"1"])
-    await paused.close(Fault.LOST)
+    await paused.close(EndReason.LOST)
     assert sink.frames.empty()
 
 
 class FullChannel:
-    """A channel whose other side takes nothing."""
+    """A channel whose send buffer is full."""
 
     def __init__(self) -> None:
         self.blocked_since = 1.0
@@ -105,7 +108,7 @@ class FullChannel:
 
 
 class FullSocket:
-    """The same of a WebSocket that was dialed."""
+    """A dialed WebSocket whose send buffer is full."""
 
     async def send(self, _frame: bytes, text: bool) -> None:
         await asyncio.Future[None]()
@@ -119,13 +122,12 @@ class FullSocket:
     [lambda: Accepted(cast(Channel, FullChannel())), lambda: Dialed(cast(ClientConnection, FullSocket()))],
     ids=["accepted", "dialed"],
 )
-async def test_a_frame_that_is_not_taken_ends_the_link(
+async def test_a_frame_that_is_not_accepted_ends_the_link(
     transport: Callable[[], Transport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "STUCK_AFTER", 0.01)
     monkeypatch.setattr(transports, "STUCK_AFTER", 0.01)
     one = Link(linked()[0], transport(), "", lambda *_: None)
-    assert (await one.run()).fault is Fault.STUCK
+    assert (await one.run()).reason is EndReason.STUCK
 
 
 async def test_a_channel_that_was_full_takes_the_frame_when_it_has_room() -> None:
@@ -144,4 +146,46 @@ async def test_a_channel_that_ends_while_it_is_full_is_lost() -> None:
     channel.reason, channel.blocked_since = CloseReason.CONNECTION_LOST, 0.0
     with pytest.raises(LinkError) as caught:
         await sending
-    assert caught.value.fault is Fault.LOST
+    assert caught.value.reason is EndReason.LOST
+
+
+async def test_the_messages_of_a_frame_are_applied_before_its_end_is_reported(sink: Sink) -> None:
+    here, there = sharing()
+    events: list[LinkEvent] = []
+    one = Link(here, sink, "", lambda _, event: events.append(event))
+    task = asyncio.ensure_future(one.run())
+    sink.incoming.put_nowait(b"\n".join([*there.tell([(HASH, 0, 2)]), *there.offer(HASH, B, some_offers(1))]))
+    sink.incoming.put_nowait(there.tell([(HASH, 0, 3)])[0])
+    await eventually(lambda: len(events) == 5)
+    assert list(map(type, events)) == [Interest, Offered, FrameEnd, Interest, FrameEnd]
+    one.end(EndReason.SHUTDOWN)
+    await task
+
+
+@pytest.mark.parametrize(
+    ("frame", "is_text", "reason"),
+    [
+        (b"{}", True, None),
+        (b"{}", False, EndReason.INVALID_MESSAGE),
+        (b" " * (MAX_FRAME + 1), True, EndReason.INVALID_MESSAGE),
+        (CloseReason.TOO_BIG, True, EndReason.INVALID_MESSAGE),
+        (CloseReason.CONNECTION_LOST, True, EndReason.LOST),
+    ],
+)
+async def test_frames_of_an_accepted_websocket(
+    frame: bytes | CloseReason, is_text: bool, reason: EndReason | None
+) -> None:
+    class ReceivingChannel(FullChannel):
+        async def receive(self) -> tuple[bytes, bool]:
+            if isinstance(frame, CloseReason):
+                self.reason = frame
+                raise ChannelClosed(frame.value)
+            return frame, is_text
+
+    transport = Accepted(cast(Channel, ReceivingChannel()))
+    if reason:
+        with pytest.raises(LinkError) as caught:
+            await transport.receive()
+        assert caught.value.reason is reason
+    else:
+        assert await transport.receive() == frame

@@ -1,4 +1,4 @@
-"""Whom a tracker dials, and how often; what its transports let through."""
+"""Which trackers are dialed, and how often; and frames of a dialed WebSocket."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,24 +6,23 @@ from typing import Any
 import pytest
 
 from extensions.federation import mesh as module
-from extensions.federation.link import MAX_ANSWERS, REFUSABLE, REMEMBER, Link
-from extensions.federation.mesh import ATTEMPTS, FIRST_WAIT, LASTING, MAX_WAIT, Mesh
-from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, Fault
+from extensions.federation.link import Link
+from extensions.federation.mesh import ATTEMPTS, FIRST_BACKOFF, LASTING, MAX_BACKOFF, Mesh
+from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, EndReason
 from extensions.federation.session import LinkError
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import Dialed
-from tests.client import HASH
-from tests.unit.federation.links import URL, A, dialing, ids_of, key, some_offers, tracker_id
+from tests.unit.federation.links import URL, dialing, key, tracker_id
 
 THEM = tracker_id(2)
 
 
 class Dialing(Mesh):
-    """A mesh whose dials end as they are told to, and whose clock goes on only while it waits or a link lasts."""
+    """A mesh whose dials end for given reasons, and whose clock advances only in a pause or while a link lasts."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *faults: Fault, **settings: Any) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *reasons: EndReason, **settings: Any) -> None:
         super().__init__(FederationSettings(**settings), key(1), URL, lambda *_: None, lambda _: None)
-        self.faults = list(faults)
+        self.reasons = list(reasons)
         self.lasts = 0.0
         self.text = ""
         self.dialed: list[str] = []
@@ -31,11 +30,11 @@ class Dialing(Mesh):
         self.now = 1000.0
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
-    async def wanted(self, url: str = URL, who: str = THEM) -> bool:
-        """Want a tracker, and wait until it is dialed no more."""
-        wanted = self.want(who, url)
-        while self._tasks:
-            await next(iter(self._tasks))
+    async def wanted(self, url: str = URL, wanted_id: str = THEM) -> bool:
+        """Want a tracker, and wait until it is not dialed any more."""
+        wanted = self.want(wanted_id, url)
+        while len(self.tasks):
+            await self.tasks.wait(10)
         return wanted
 
     async def _dial(self, url: str, expected: str | None, trusted: bool) -> LinkError:
@@ -43,59 +42,63 @@ class Dialing(Mesh):
         assert expected == THEM
         self.dialed.append(url)
         self.now += self.lasts
-        return LinkError(self.faults.pop(0) if self.faults else Fault.NOT_ALLOWED, self.text)
+        return LinkError(self.reasons.pop(0) if self.reasons else EndReason.NOT_ALLOWED, self.text)
 
     async def _pause(self, seconds: float) -> None:
         self.waited.append(seconds)
         self.now += seconds
 
 
-async def test_who_cannot_be_reached_is_dialed_again_and_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = Dialing(monkeypatch, *[Fault.UNREACHABLE] * 20)
+async def test_a_tracker_that_is_not_reached_is_dialed_again_for_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Dialing(monkeypatch, *[EndReason.UNREACHABLE] * 20)
     assert await mesh.wanted()
     assert len(mesh.dialed) == ATTEMPTS
-    assert mesh.waited == [min(MAX_WAIT, FIRST_WAIT * 2**n) for n in range(ATTEMPTS)]
-    assert not await mesh.wanted(), "it rests"
-    mesh.now += MAX_WAIT
+    assert mesh.waited == [min(MAX_BACKOFF, FIRST_BACKOFF * 2**n) for n in range(ATTEMPTS)]
+    assert not await mesh.wanted(), "its backoff is not over"
+    mesh.now += MAX_BACKOFF
     assert await mesh.wanted(), "and is dialed again when it is found again"
     assert len(mesh.dialed) == 2 * ATTEMPTS
 
 
-@pytest.mark.parametrize("fault", list(Fault))
-async def test_only_what_may_be_better_next_time_is_worth_another_dial(
-    monkeypatch: pytest.MonkeyPatch, fault: Fault
+@pytest.mark.parametrize("reason", list(EndReason))
+async def test_a_tracker_is_dialed_again_only_for_some_reasons(
+    monkeypatch: pytest.MonkeyPatch, reason: EndReason
 ) -> None:
-    mesh = Dialing(monkeypatch, fault)
+    mesh = Dialing(monkeypatch, reason)
     await mesh.wanted()
-    assert len(mesh.dialed) == 1 + (fault in WORTH_A_RETRY)
+    assert len(mesh.dialed) == 1 + (reason in WORTH_A_RETRY)
     assert not WORTH_A_RETRY & BROKEN_RULES
 
 
-async def test_who_closes_because_it_stops_is_dialed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    for text, again in ((Fault.SHUTDOWN.value, True), (Fault.IDLE.value, False), (Fault.NOT_ALLOWED.value, False)):
-        mesh = Dialing(monkeypatch, Fault.CLOSED_THERE)
+async def test_a_tracker_that_stops_is_dialed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, again in (
+        (EndReason.SHUTDOWN.value, True),
+        (EndReason.IDLE.value, False),
+        (EndReason.NOT_ALLOWED.value, False),
+    ):
+        mesh = Dialing(monkeypatch, EndReason.CLOSED_THERE)
         mesh.text = text
         await mesh.wanted()
         assert len(mesh.dialed) == 1 + again
 
 
-async def test_a_link_that_has_lasted_was_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = Dialing(monkeypatch, *[Fault.LOST] * 20)
+async def test_a_link_that_has_lasted_counts_as_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Dialing(monkeypatch, *[EndReason.LOST] * 20)
     mesh.lasts = LASTING + 1
     await mesh.wanted()
     assert len(mesh.dialed) == 21
-    assert set(mesh.waited) == {FIRST_WAIT}
+    assert set(mesh.waited) == {FIRST_BACKOFF}
 
 
 async def test_a_new_url_is_dialed_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = Dialing(monkeypatch, Fault.UNREACHABLE)
+    mesh = Dialing(monkeypatch, EndReason.UNREACHABLE)
     assert mesh.want(THEM, URL)
     assert not await mesh.wanted("wss://new.example.org"), "it is being dialed already"
     assert mesh.dialed == ["wss://new.example.org"] * 2
 
 
-async def test_who_is_not_admitted_linked_already_or_oneself_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not await Dialing(monkeypatch).wanted(who=tracker_id(1))
+async def test_trackers_that_are_not_admitted_or_linked_already_are_not_dialed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not await Dialing(monkeypatch).wanted(wanted_id=tracker_id(1))
     assert not await Dialing(monkeypatch, deny=[THEM]).wanted()
     assert not await Dialing(monkeypatch, policy="allow").wanted()
     assert await Dialing(monkeypatch, policy="allow", allow=[THEM]).wanted()
@@ -107,8 +110,10 @@ async def test_who_is_not_admitted_linked_already_or_oneself_is_not_wanted(monke
     assert not await stopped.wanted()
 
 
-async def test_who_has_dialed_us_meanwhile_is_not_dialed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = Dialing(monkeypatch, *[Fault.UNREACHABLE] * 20)
+async def test_a_tracker_that_has_dialed_this_one_meanwhile_is_not_dialed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mesh = Dialing(monkeypatch, *[EndReason.UNREACHABLE] * 20)
     mesh.want(THEM, URL)
     mesh.links[THEM] = a_link()
     await mesh.wanted()
@@ -134,36 +139,10 @@ async def test_frames_are_text() -> None:
     binary: Any = Socket(b"{}")
     with pytest.raises(LinkError) as caught:
         await Dialed(binary).receive()
-    assert caught.value.fault is Fault.INVALID_MESSAGE
+    assert caught.value.reason is EndReason.INVALID_MESSAGE
 
 
 def a_link() -> Link:
     """A link without a transport."""
     nothing: Any = None
     return Link(dialing(), nothing, URL, lambda *_: None)
-
-
-async def test_what_was_sent_is_remembered_with_its_time_for_a_while() -> None:
-    link, made = a_link(), some_offers(3)
-    pairs = list(zip(ids_of(made), made, strict=True))
-    link.remember_offers(HASH, A, pairs[:2], 10)
-    assert link.take_sent(HASH, A, pairs[0][0]) == (made[0], 10)
-    assert link.take_sent(HASH, A, pairs[0][0]) is None, "once"
-    link.remember_offers(HASH, A, pairs[2:], 10 + REFUSABLE + 1)
-    assert link.take_sent(HASH, A, pairs[1][0]) is None, "it is too late"
-    assert link.take_sent(HASH, A, pairs[2][0]) == (made[2], 10 + REFUSABLE + 1)
-    assert link._bytes_sent == 0
-    later = 12 + REFUSABLE + REMEMBER
-    assert not link.expects_answer(HASH, A, ids_of(made)[2], later), "nobody waits for it any more"
-    link.remember_offers(HASH, "b" * 20, pairs[:1], later)
-    assert len(link._asked) == 1
-
-
-async def test_an_offer_may_be_answered_a_few_times() -> None:
-    link, made = a_link(), some_offers(2)
-    pairs = list(zip(ids_of(made), made, strict=True))
-    link.remember_offers(HASH, A, pairs[:1], 10)
-    assert all(link.expects_answer(HASH, A, pairs[0][0], 11) for _ in range(MAX_ANSWERS))
-    assert not link.expects_answer(HASH, A, pairs[0][0], 11)
-    assert not link.expects_answer(HASH, A, pairs[1][0], 11), "it was not sent"
-    assert not link.expects_answer(HASH, "b" * 20, pairs[0][0], 11), "it is another's"

@@ -1,4 +1,4 @@
-"""What passes over an open link: who has what, offers, refusals, answers."""
+"""An open link: counts, offers, refusals, answers."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from extensions.federation import session as module
 from extensions.federation import wire
-from extensions.federation.limits import Room
+from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped
 from extensions.federation.session import Event, Interest, Offered, Refused, Session
 from tests.client import HASH
@@ -35,7 +35,7 @@ def test_a_swarm_has_another_name_on_every_link_and_the_same_at_both_ends() -> N
     assert all(len(name) == wire.NAME_LENGTH for name in told)
 
 
-def test_nothing_that_is_said_on_one_link_is_understood_on_another() -> None:
+def test_messages_of_one_link_mean_nothing_on_another() -> None:
     (a, _), (_, d) = sharing(), linked(nonce=20)
     d.open_swarm(HASH)
     said = [*a.tell([(HASH, 1, 1)]), *a.offer(HASH, A, some_offers(1)), *a.answer(an_answer()), *a.refuse(HASH, A, [])]
@@ -43,10 +43,10 @@ def test_nothing_that_is_said_on_one_link_is_understood_on_another() -> None:
     assert d.dropped == {Dropped.UNKNOWN_SWARM: 3}
 
 
-def test_interest_is_known_whoever_opens_first() -> None:
+def test_counts_are_known_in_whichever_order_the_swarms_open() -> None:
     a, b = linked()
     assert a.open_swarm(HASH) is None
-    assert give(b, a.tell([(HASH, 2, 3)])) == [], "b has nobody there, and does not know which swarm it is"
+    assert give(b, a.tell([(HASH, 2, 3)])) == [], "b has no peers there, and does not know which swarm it is"
     assert b.open_swarm(HASH) == Interest(HASH, 2, 3)
     assert give(a, b.tell([(HASH, 0, 1)])) == [Interest(HASH, 0, 1)]
     assert shared(a) == shared(b) == 1
@@ -58,10 +58,10 @@ def test_counts_change_and_end() -> None:
     assert give(b, a.close_swarm(HASH)) == [Interest(HASH, 0, 0)]
     assert give(b, a.close_swarm(HASH)) == [], "once is enough"
     assert shared(b) == 0
-    assert b.offer(HASH, A, some_offers(1)) == [], "nobody is there any more"
+    assert b.offer(HASH, A, some_offers(1)) == [], "all peers have left"
 
 
-def test_closing_here_does_not_forget_what_the_other_has() -> None:
+def test_closing_here_does_not_forget_the_counts_of_the_other() -> None:
     a, b = sharing()
     b.close_swarm(HASH)
     assert give(b, a.tell([(HASH, 7, 7)])) == []
@@ -71,12 +71,12 @@ def test_closing_here_does_not_forget_what_the_other_has() -> None:
     assert b.open_swarm(HASH) is None
 
 
-def test_what_the_other_has_can_be_asked_of_swarms_that_are_open_here() -> None:
+def test_counts_of_the_other_are_known_for_swarms_that_are_open_here() -> None:
     a, b = linked()
     assert a.counts(HASH) == (0, 0)
     b.open_swarm(HASH)
     give(a, b.tell([(HASH, 2, 3)]))
-    assert a.counts(HASH) == (0, 0), "nobody here knows which swarm it is"
+    assert a.counts(HASH) == (0, 0), "it is not known which swarm this is"
     a.open_swarm(HASH)
     assert (a.counts(HASH), a.counts(OTHER), b.counts(HASH)) == ((2, 3), (0, 0), (0, 0))
     give(a, b.close_swarm(HASH))
@@ -150,7 +150,7 @@ def test_offers_are_made_only_where_the_other_has_peers() -> None:
     assert len(a.offer(HASH, A, some_offers(1))) == 1
 
 
-def test_what_is_of_a_swarm_that_has_closed_here_is_passed_over() -> None:
+def test_messages_for_a_swarm_that_has_closed_here_are_dropped() -> None:
     a, b = sharing()
     on_the_way = [*a.offer(HASH, A, some_offers(1)), *a.answer(an_answer()), *a.refuse(HASH, A, ["o" * 20])]
     b.close_swarm(HASH)
@@ -244,27 +244,27 @@ def test_swarms_that_end_make_place_for_others(monkeypatch: pytest.MonkeyPatch) 
     assert b.dropped == {}
 
 
-def test_all_links_share_one_room_and_give_back_what_they_took() -> None:
-    room = Room(3)
-    (a, b), (c, d) = linked(listeners_room=room, nonce=10), linked(listeners_room=room, nonce=20)
+def test_all_links_share_one_budget_and_return_their_part() -> None:
+    budget = Budget(3)
+    (a, b), (c, d) = linked(listeners_budget=budget, nonce=10), linked(listeners_budget=budget, nonce=20)
     for n in range(4):
         for session in (a, c, d):
             session.open_swarm(f"{n:020}")
     give(b, a.tell([(f"{n:020}", 1, 1) for n in range(2)]))
     assert len(give(d, c.tell([(f"{n:020}", 1, 1) for n in range(4)]))) == 1
-    assert (room.left, d.dropped) == (0, {Dropped.TOO_MANY_SWARMS: 3})
+    assert (budget.left, d.dropped) == (0, {Dropped.TOO_MANY_SWARMS: 3})
     assert len(give(d, c.tell([(f"{n:020}", 2, 2) for n in range(4)]))) == 1, "known ones still change"
     give(b, a.close_swarm(f"{0:020}"))
-    assert room.left == 1
+    assert budget.left == 1
     assert len(give(d, c.tell([(f"{n:020}", 3, 3) for n in range(4)]))) == 2
     b.release()
     d.release()
     d.release()
-    assert room.left == 3
+    assert budget.left == 3
 
 
 def test_a_swarm_that_was_never_there_takes_no_place_when_it_ends() -> None:
-    room = Room(3)
-    _, b = linked(listeners_room=room)
+    budget = Budget(3)
+    _, b = linked(listeners_budget=budget)
     give(b, [wire.encode(wire.Have([(f"{n:024x}", 0, 0) for n in range(5)]))])
-    assert room.left == 3
+    assert budget.left == 3

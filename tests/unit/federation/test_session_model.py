@@ -1,6 +1,6 @@
 """Random conversations of trackers that are all linked with each other, whose links end and begin anew.
 
-Each tracker here does with its sessions what the extension does, in the plainest way: it remembers what it was told.
+Each tracker does the same with its sessions as the extension, in the simplest way.
 """
 
 from collections import Counter, deque
@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from extensions.federation.limits import Room
+from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped
 from extensions.federation.session import Event, Interest, LinkError, Offered, Opened, Refused, Session
 from tests.unit.fakes import peer_id
@@ -27,7 +27,7 @@ numbers = st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(any)
 
 
 class End:
-    """A session, what it has said that is not delivered yet, and what it was told of swarms of its tracker."""
+    """A session, its messages that are not delivered yet, and the counts that it was told for swarms of its tracker."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -44,12 +44,12 @@ class FakeTracker:
 
     def __init__(self, number: int, places: int) -> None:
         self.number = number
-        self.room = Room(places)
+        self.budget = Budget(places)
         self.swarms: dict[str, tuple[int, int]] = {}
         self.ends: dict[int, End] = {}
         self.accepted: Counter[str] = Counter()
         self.waiting: dict[str, tuple[str, set[int]]] = {}
-        """Offers that may still be refused: the swarm, and who was asked."""
+        """Offers that may still be refused: the swarm, and the trackers that they were sent to."""
         self.asked: set[str] = set()
 
     def introduce(self, end: End, info_hash: str) -> None:
@@ -99,7 +99,7 @@ class FakeTracker:
         end = self.ends[other]
         offers = [one for number in offer_ids for one in some_offers(1, start=number)]
         messages = end.session.offer(info_hash, peer_id(self.number), offers)
-        assert messages, "it was told that somebody is there"
+        assert messages, "it was told that there are peers"
         end.say(messages)
         for offer_id in ids_of(offers):
             self.asked.add(offer_id)
@@ -116,7 +116,7 @@ class FakeTracker:
 
 
 def info_hash_is_open(tracker: FakeTracker, info_hash: str) -> bool:
-    """Whether a tracker has peers there; nothing is to be heard of other swarms."""
+    """Return whether a tracker has peers in a swarm. No event may concern other swarms."""
     return info_hash in tracker.swarms
 
 
@@ -204,7 +204,7 @@ class LinkedTrackers(RuleBasedStateMachine):
     @invariant()
     def places_are_counted(self) -> None:
         for tracker in self.trackers:
-            assert 0 <= tracker.room.left <= self.places
+            assert 0 <= tracker.budget.left <= self.places
 
     @invariant()
     def no_offer_is_taken_twice(self) -> None:
@@ -222,7 +222,7 @@ class LinkedTrackers(RuleBasedStateMachine):
         for tracker in self.trackers:
             for end in tracker.ends.values():
                 end.session.release()
-            assert tracker.room.left == self.places
+            assert tracker.budget.left == self.places
 
     def link(self, one: int, other: int) -> None:
         for mine, theirs in ((one, other), (other, one)):
@@ -230,11 +230,11 @@ class LinkedTrackers(RuleBasedStateMachine):
             nonce = next(self.nonces).to_bytes(32, "big")
             dials = mine == one
             accepts = None if dials else (lambda url: url == URL)
-            session = Session(key(mine + 1), nonce, url=URL if dials else "", accepts=accepts, room=tracker.room)
+            session = Session(key(mine + 1), nonce, url=URL if dials else "", accepts=accepts, budget=tracker.budget)
             tracker.ends[theirs] = End(session)
 
     def deliver(self, one: int, other: int, many: int) -> bool:
-        """Some of what one has said arrives at the other, in one frame; whether there was anything."""
+        """Deliver some messages of one end to the other, in one frame. Return whether there were any."""
         sender, receiver = self.trackers[one].ends.get(other), self.trackers[other].ends.get(one)
         if not sender or not receiver or not sender.out:
             return False
@@ -267,7 +267,7 @@ class TwoTrackers(LinkedTrackers):
 
 
 class LittleRoom(LinkedTrackers):
-    """The same where more is told than can be remembered: then what is known is true, but not all."""
+    """The same with a budget that is too small: the known counts are right, but some are missing."""
 
     places = 3
 

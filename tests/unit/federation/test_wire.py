@@ -1,4 +1,4 @@
-"""What is a message of a link, and what is none."""
+"""The messages of a link, valid and invalid."""
 
 import json
 from collections.abc import Callable
@@ -102,46 +102,46 @@ def test_messages_come_back_as_they_were_sent_several_in_a_frame(messages: list[
 
 
 @given(names, ids, st.lists(st.tuples(ids, sdps), min_size=1, max_size=5))
-def test_offers_come_back_as_they_were_sent(name: str, who: str, made: list[tuple[str, str]]) -> None:
+def test_offers_come_back_as_they_were_sent(name: str, maker: str, made: list[tuple[str, str]]) -> None:
     offers = [codec.make_offer(offer_id, sdp) for offer_id, sdp in made]
-    (message,) = wire.decode(wire.encode_offers(name.encode(), who, offers))
+    (message,) = wire.decode(wire.encode_offers(name.encode(), maker, offers))
     assert isinstance(message, Offers)
-    assert (message.swarm, message.peer_id) == (name, who)
+    assert (message.swarm, message.peer_id) == (name, maker)
     assert [(codec.from_json(o.offer_id), codec.from_json(o.description.sdp)) for o in message.offers] == made
 
 
 @given(names, ids, ids, ids, sdps)
-def test_answers_come_back_as_they_were_sent(name: str, who: str, to: str, offer_id: str, sdp: str) -> None:
-    answer = codec.make_answer("h" * 20, who, to, offer_id, sdp)
+def test_answers_come_back_as_they_were_sent(name: str, maker: str, to: str, offer_id: str, sdp: str) -> None:
+    answer = codec.make_answer("h" * 20, maker, to, offer_id, sdp)
     (message,) = wire.decode(wire.encode_answer(name.encode(), answer))
     assert isinstance(message, Answered)
-    assert (message.swarm, message.peer_id, message.to_peer_id) == (name, who, to)
+    assert (message.swarm, message.peer_id, message.to_peer_id) == (name, maker, to)
     assert (codec.from_json(message.offer_id), codec.from_json(message.sdp)) == (offer_id, sdp)
 
 
 @given(ids, ids, sdps, st.booleans())
-def test_what_is_relayed_is_json_and_valid_for_clients(who: str, offer_id: str, sdp: str, escaped: bool) -> None:
+def test_a_relayed_offer_is_json_and_valid_for_clients(maker: str, offer_id: str, sdp: str, escaped: bool) -> None:
     # As another implementation may write it, so that tokens are none of ours.
     text = json.dumps(
-        one_offer(offer={"type": "offer", "sdp": sdp}, offer_id=offer_id) | {"peer_id": who}, ensure_ascii=escaped
+        one_offer(offer={"type": "offer", "sdp": sdp}, offer_id=offer_id) | {"peer_id": maker}, ensure_ascii=escaped
     )
     (message,) = wire.decode(text.encode())
     assert isinstance(message, Offers)
-    (relayed,) = codec.relayed_offers(codec.to_json("h" * 20), codec.to_json(who), message.offers)
+    (relayed,) = codec.encode_offers("h" * 20, maker, message.offers)
     content = json.loads(relayed)
-    assert (content["peer_id"], content["offer_id"], content["offer"]["sdp"]) == (who, offer_id, sdp)
-    again = codec.decode(json.dumps(announce(who, offers=[content])).encode(), 20)
+    assert (content["peer_id"], content["offer_id"], content["offer"]["sdp"]) == (maker, offer_id, sdp)
+    again = codec.decode(json.dumps(announce(maker, offers=[content])).encode(), 20)
     assert isinstance(again, Announce)
     assert (len(again.offers), again.invalid_offers) == (1, 0)
 
 
 @given(ids, ids, sdps, st.booleans())
-def test_a_relayed_answer_is_json(who: str, offer_id: str, sdp: str, escaped: bool) -> None:
-    text = json.dumps(answer_message(peer_id=who, offer_id=offer_id, sdp=sdp), ensure_ascii=escaped)
+def test_a_relayed_answer_is_json(maker: str, offer_id: str, sdp: str, escaped: bool) -> None:
+    text = json.dumps(answer_message(peer_id=maker, offer_id=offer_id, sdp=sdp), ensure_ascii=escaped)
     (message,) = wire.decode(text.encode())
     assert isinstance(message, Answered)
     answer = Answer("h" * 20, message.peer_id, message.to_peer_id, message.sdp, message.offer_id)
-    relayed = json.loads(codec.relayed_answer(codec.to_json("h" * 20), codec.to_json(who), answer))
+    relayed = json.loads(codec.encode_answer(answer))
     assert (relayed["answer"], relayed["offer_id"]) == ({"type": "answer", "sdp": sdp}, offer_id)
 
 
@@ -205,7 +205,7 @@ def test_fields_that_are_not_known_are_passed_over(message: Json) -> None:
         b'{"type":"bye","reason":"a","x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
     ],
 )
-def test_what_is_no_line_of_json_is_no_message(data: bytes) -> None:
+def test_bytes_that_are_no_json_are_no_message(data: bytes) -> None:
     assert not is_message(data)
 
 
