@@ -5,31 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.layers import Arrow, arrows_in, cycles_in, imports_of, levels_in, modules_in, place_of, points_down
+from tests.layers import arrows_in, cycles_in, imports_of, levels_in, modules_in, place_of, points_down
 
 ROOT = Path(__file__).parents[2]
 ARROWS = arrows_in(ROOT)
 MODULES = modules_in(ROOT)
-
-ALLOWED: set[Arrow] = {
-    ("extensions.dht.command", "tracker.logs"),
-    ("extensions.dht.records.publisher", "extensions.dht.counters"),
-    ("extensions.dht.records.publisher", "extensions.dht.tracked"),
-    ("extensions.federation.extension", "extensions.dht.cache"),
-    ("extensions.federation.extension", "extensions.dht.records.record"),
-    ("extensions.federation.metrics", "extensions.federation.extension"),
-    ("extensions.federation.settings", "extensions.dht.records.record"),
-    ("extensions.federation.transports", "extensions.dht.records.record"),
-    ("tracker.core.hub", "tracker.access.addresses"),
-    ("tracker.core.hub", "tracker.protocol.codec"),
-    ("tracker.core.pending", "tracker.protocol.codec"),
-    ("tracker.core.remote", "tracker.protocol.codec"),
-    ("tracker.core.swarm", "tracker.access.addresses"),
-    ("tracker.core.swarm", "tracker.protocol.codec"),
-    ("tracker.settings", "tracker.access.addresses"),
-    ("tracker.settings", "tracker.core.rules"),
-}
-"""Imports that break a rule and wait for their removal. Add none."""
 
 CORE = {"tracker.core", "tracker.protocol.messages", "tracker.protocol.errors", "tracker.reasons", "tracker.expiring"}
 
@@ -85,12 +65,12 @@ def test_each_module_has_a_place() -> None:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_imports_keep_the_rule(rule: Callable[[str, str], bool]) -> None:
     assert [
-        f"{source} imports {target}" for source, target in sorted(ARROWS - ALLOWED) if not rule(source, target)
+        f"{source} imports {target}" for source, target in sorted(ARROWS) if not rule(source, target)
     ] == []
 
 
 def test_there_is_no_cycle() -> None:
-    assert cycles_in(ARROWS - ALLOWED) == []
+    assert cycles_in(ARROWS) == []
 
 
 class TestTheGraph:
