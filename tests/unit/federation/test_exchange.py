@@ -272,6 +272,16 @@ async def test_a_new_neighbour_is_told_of_the_swarms_that_the_exchange_knows(her
     assert neighbour.told[len(hashes) :] == [(HASH, 0, 1)]
 
 
+async def test_a_swarm_that_opens_before_a_new_neighbour_is_introduced_is_told_once(here: Here) -> None:
+    await here.peer(A)
+    neighbour = FakeNeighbour(here.exchange, 1)
+    here.exchange.add(neighbour)
+    introduction = here.exchange.introduce(neighbour)
+    await here.peer(A, OTHER)
+    await introduction
+    assert neighbour.told == [(OTHER, 0, 1), (HASH, 0, 1)]
+
+
 async def test_a_swarm_that_closes_while_a_new_neighbour_is_introduced_is_not_told(here: Here) -> None:
     for n in range(CHUNK):
         await here.peer(A, f"{n:020}")
