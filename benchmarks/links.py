@@ -19,7 +19,7 @@ from extensions.dialing import Target
 from extensions.federation.session import Session
 from extensions.federation.transports import Dialed, dial
 
-PATIENCE: Final = 30.0
+TIMEOUT: Final = 30.0
 SWARMS_PER_SOCKET: Final = 1000
 
 
@@ -42,7 +42,7 @@ class Tracker:
         return sum(float(line.rpartition(" ")[2]) for line in lines if label in line)
 
     def _get(self, path: str) -> str:
-        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE) as response:
+        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=TIMEOUT) as response:
             text: str = response.read().decode()
             return text
 
@@ -68,7 +68,7 @@ async def two(suite: Suite, linked: bool = True) -> AsyncIterator[list[Tracker]]
 
 async def until(done: Callable[[], bool], pause: float = 0.1) -> None:
     """Wait for something. Raises `TimeoutError`."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not done():  # noqa: ASYNC110
             await asyncio.sleep(pause)
 

@@ -8,8 +8,8 @@ characters.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol
 
 from extensions.federation.ledger import Ledger
 from extensions.federation.reasons import Dropped
@@ -133,9 +133,14 @@ class Exchange:
         """Begin to tell a neighbour of changes. It knows of no swarm until `introduce`."""
         self._neighbours[neighbour] = None
 
-    async def introduce(self, neighbour: Neighbour) -> None:
-        """Tell a new neighbour of all swarms, `CHUNK` at a time."""
-        swarms = list(self._open.values())
+    def introduce(self, neighbour: Neighbour) -> Coroutine[Any, Any, None]:
+        """Return a coroutine that tells a new neighbour of all swarms that are open now, `CHUNK` at a time.
+
+        Swarms that open later are told by `swarm_opened`.
+        """
+        return self._introduce(neighbour, list(self._open.values()))
+
+    async def _introduce(self, neighbour: Neighbour, swarms: list[Swarm]) -> None:
         for start in range(0, len(swarms), CHUNK):
             if neighbour not in self._neighbours:
                 return

@@ -137,6 +137,11 @@ class Federation(Extension):
             dropped.update(link.dropped)
         return dropped
 
+    @property
+    def parked_offers(self) -> int:
+        """Offers that the tracker keeps because no peer could be given them."""
+        return self.tracker.parked_offers
+
     def table(self) -> list[dict[str, Any]]:
         """Return the open links for the page and the statistics, one row each."""
         rows = []

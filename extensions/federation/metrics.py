@@ -1,30 +1,43 @@
 """The metrics of the extension `federation`."""
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from extensions.federation.link import Link
+from extensions.federation.mesh import Mesh
 from extensions.federation.reasons import Dropped, EndReason
 from tracker.extension import counter_by
 
-if TYPE_CHECKING:
-    from extensions.federation.extension import Federation
-
 _TRAFFIC = ("offers_in", "offers_out", "answers_in", "answers_out", "refused_in", "refused_out")
+
+
+class Source(Protocol):
+    """The part of the extension that the metrics read."""
+
+    @property
+    def mesh(self) -> Mesh | None: ...
+    @property
+    def links(self) -> list[Link]: ...
+    @property
+    def dropped(self) -> Counter[Dropped]: ...
+    @property
+    def parked_offers(self) -> int: ...
 
 
 class FederationCollector(Collector):
     """Reads the counters of all links. The label `tracker` is the first 16 digits of the other tracker's id."""
 
-    def __init__(self, federation: "Federation") -> None:
-        self._federation = federation
+    def __init__(self, source: Source) -> None:
+        self._source = source
 
     def collect(self) -> Iterator[Metric]:
-        federation = self._federation
-        mesh, links = federation.mesh, federation.links
+        source = self._source
+        mesh, links = source.mesh, source.links
         yield GaugeMetricFamily("peerservers_federation_links", "Open links to other trackers", len(links))
         shared = GaugeMetricFamily("peerservers_federation_shared_swarms", "Common swarms", labels=["tracker"])
         traffic = CounterMetricFamily(
@@ -52,11 +65,11 @@ class FederationCollector(Collector):
             "reason",
             "peerservers_federation_dropped",
             "Parts of messages over links that were dropped",
-            federation.dropped,
+            source.dropped,
             Dropped,
         )
         yield GaugeMetricFamily(
             "peerservers_federation_parked_offers",
             "Offers kept because no peer could be given them",
-            federation.tracker.parked_offers,
+            source.parked_offers,
         )

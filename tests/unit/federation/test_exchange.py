@@ -246,6 +246,19 @@ async def test_a_swarm_that_reopens_is_told_with_its_new_counts_only(here: Here)
     assert neighbour.told == [(HASH, 0, 1), (HASH, 0, 0), (HASH, 0, 1)]
 
 
+async def test_a_swarm_that_reopens_while_changes_are_told_is_not_told_with_its_old_counts(here: Here) -> None:
+    neighbours = [await here.neighbour(number) for number in (1, 3)]
+    a, b = await here.peer(A), await here.peer(B)
+    telling = asyncio.ensure_future(here.exchange.tell_changes())
+    await asyncio.sleep(0)
+    assert [neighbour.told[-1] for neighbour in neighbours] == [(HASH, 0, 2), (HASH, 0, 1)]
+    for connection in (a, b):
+        here.hub.close(connection)
+    await here.peer(A)
+    await telling
+    assert [neighbour.told[-1] for neighbour in neighbours] == [(HASH, 0, 1)] * 2
+
+
 async def test_a_new_neighbour_is_told_of_the_swarms_that_the_exchange_knows(here: Here) -> None:
     hashes = [f"{n:020}" for n in range(CHUNK + 1)]
     for info_hash in hashes:
@@ -255,6 +268,16 @@ async def test_a_new_neighbour_is_told_of_the_swarms_that_the_exchange_knows(her
     assert neighbour.told == [(info_hash, 0, 1) for info_hash in hashes]
     await here.settle()
     assert neighbour.told[len(hashes) :] == [(HASH, 0, 1)]
+
+
+async def test_a_swarm_that_opens_before_a_new_neighbour_is_introduced_is_told_once(here: Here) -> None:
+    await here.peer(A)
+    neighbour = FakeNeighbour(here.exchange, 1)
+    here.exchange.add(neighbour)
+    introduction = here.exchange.introduce(neighbour)
+    await here.peer(A, OTHER)
+    await introduction
+    assert neighbour.told == [(OTHER, 0, 1), (HASH, 0, 1)]
 
 
 async def test_a_swarm_that_closes_while_a_new_neighbour_is_introduced_is_not_told(here: Here) -> None:

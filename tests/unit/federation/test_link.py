@@ -44,8 +44,9 @@ def sink() -> Sink:
 
 
 @pytest.fixture
-async def paused(sink: Sink) -> AsyncIterator[Link]:
-    """Yields an open link that has just sent a frame."""
+async def paused(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Link]:
+    """Yields an open link that has just sent a frame, and pauses for a time that is long enough for any machine."""
+    monkeypatch.setattr(link, "PACE", 0.5)
     one = Link(linked()[0], sink, "", lambda *_: None)
     task = asyncio.ensure_future(one.run())
     await sink.frames.get()
