@@ -39,7 +39,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Suite:
-    """How to measure. `commands` has the trackers' command lines by name; `seconds` and `warm_up` are per measurement."""
+    """How to measure. `commands` has the command line of each tracker; `seconds` and `warm_up` are per measurement."""
 
     commands: Mapping[str, str]
     seconds: float = 10.0
