@@ -1,8 +1,9 @@
-"""Peerservers beside other trackers: what a message costs, how long it takes, how much memory a connection needs.
+"""Compare Peerservers with other trackers: CPU time and latency of a message, and memory of a connection.
 
-Each tracker runs in a process of its own, alone on one core, and the load on another; npm's bittorrent-tracker is
-measured if tests/prepare has installed it, and any other that `--server` names. All ratios are those of one run.
-What is on by default is on, but for the DHT, which has a benchmark of its own: python -m benchmarks.dht.
+Each tracker runs in a process of its own, alone on one core, and the load runs on another core. npm's
+bittorrent-tracker is measured if tests/prepare has installed it, and so is any tracker that `--server` names. Ratios
+compare figures of the same run. The settings are the defaults, but the DHT is off; it has a benchmark of its own:
+python -m benchmarks.dht.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def main() -> None:
         results += found
         print(table(found), flush=True)
         if options.json:
-            # After each, so that a run that is broken off leaves what it had.
+            # After each workload, so that an interrupted run leaves its results.
             options.json.write_text(json.dumps(as_json(results, list(judged(results))), indent=2) + "\n")
     print(verdicts(judged(results)))
     if options.plot:

@@ -1,7 +1,7 @@
-"""The sans-I/O core alone: the time of each step, and the instructions it takes where valgrind can count them.
+"""The sans-I/O core alone: the time of each operation and, if valgrind is installed, its instructions.
 
-Instructions are those of a process that does a step often, less those of one that does it seldom: they hardly change
-from run to run, where times do.
+Instructions are the difference between two processes that repeat an operation `OFTEN` and `SELDOM`, per repetition.
+Unlike times, they hardly change from run to run.
 """
 
 import json
@@ -38,7 +38,7 @@ def core(suite: Suite) -> Iterator[Result]:
 
 
 def _times(suite: Suite) -> dict[str, float]:
-    """The median microseconds of each operation."""
+    """Return the median microseconds of each operation."""
     with TemporaryDirectory() as directory:
         file = Path(directory, "times.json")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/test_operations.py"]

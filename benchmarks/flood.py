@@ -1,10 +1,10 @@
-"""What a flood from one address does to the peers of another, with the limits that are on by default.
+"""The effect of a flood from one address on the peers at another, with the default limits.
 
-The flood comes from 127.0.0.2, and from a process of its own: connections, announces with five offers, or messages of
-garbage, as fast as the tracker takes them, until the measurement is over and there have been so many at least.
-Whatever is cut or refused comes back at once. The others, on 127.0.0.1, announce with five offers each, about as often
-as their own limits let them. Loopback, which has no limits by default, has them here. `attempts` are what the flood has
-sent, and `refused` the connections of it that were refused or cut.
+The flood comes from 127.0.0.2, from a process of its own: connections, announces with five offers, or garbage, as fast
+as the tracker takes them. It lasts until the measurement is over and it has sent `AMOUNTS`. It opens a connection
+again at once if the tracker has refused or cut it. The victims, at 127.0.0.1, announce with five offers each, about as
+often as the limits of their own address allow. The limits also hold for loopback here, which is exempt by default.
+`attempts` counts the messages or connections of the flood, and `refused` its connections that were refused or cut.
 """
 
 import asyncio
@@ -17,20 +17,21 @@ from typing import Any, Final
 
 import uvloop
 
-from benchmarks.load import SDP, Load, Shape, encode
+from benchmarks.load import SDP, Load, Shape, announce
 from benchmarks.measure import Mark, latency, warm
 from benchmarks.servers import OURS, Running
 from benchmarks.storm import HANDSHAKE, Storm
 from benchmarks.suite import Figures, Result, Suite
+from tracker.protocol.codec import make_offer
 
 VICTIMS: Final = Shape(50, rate=40)
 HOSTILE: Final = "127.0.0.2"
 AMOUNTS: Final = {"none": 0, "connections": 10_000, "announces": 100_000, "garbage": 100_000}
 SOCKETS: Final = 400
-"""At a time: one address may have a few more."""
+"""Open connections of the flood; one address may have a few more."""
 
 TOO_MANY: Final = 1000
-"""Connections at a time, of which half are refused."""
+"""Connections at a time, of which the tracker refuses half."""
 
 PATIENCE: Final = 120.0
 _SLICE: Final = 0.5
@@ -39,7 +40,7 @@ _GARBAGE: Final = b'{"action":"announce","info_hash":' * 20
 
 
 def flood(suite: Suite) -> Iterator[Result]:
-    """What a flood from one address does to the announces of another: connections, announces, garbage."""
+    """The effect of a flood from one address on the announces of another: connections, announces, garbage."""
     for kind, amount in AMOUNTS.items():
 
         async def measure(server: Running, kind: str = kind, amount: int = amount) -> Figures:
@@ -68,7 +69,7 @@ async def _victims(suite: Suite, server: Running, kind: str, amount: int) -> Fig
         figures = mark.until_now(server, load.received)
         attempts: Figures = {"attempts": sent.value, "refused": refused.value}
     await load.stop()
-    # What a message costs says nothing here, as most of what is done is the flood's.
+    # The cost of a message is left out: most messages are the flood's.
     kept: Figures = {
         key: figures[key] for key in ("gc_longest_ms", "server_cpu", "waited", "load_cpu") if key in figures
     }
@@ -79,7 +80,7 @@ async def _victims(suite: Suite, server: Running, kind: str, amount: int) -> Fig
 
 @contextmanager
 def _flooding(kind: str, port: int) -> Iterator[tuple[Any, Any]]:
-    """A flood while it lasts: how much it has sent, and how often it was refused or cut."""
+    """Run a flood during the block; yield the counts of its attempts, and of those refused or cut."""
     context = multiprocessing.get_context("spawn")
     counts = context.Value("q", 0), context.Value("q", 0)
     process = context.Process(target=_flood, args=(kind, port, *counts), daemon=True)
@@ -92,7 +93,7 @@ def _flooding(kind: str, port: int) -> Iterator[tuple[Any, Any]]:
 
 
 def _flood(kind: str, port: int, sent: Any, refused: Any) -> None:
-    # What is measured must not wait for the core that this process shares.
+    # The tracker and the victims must not wait for the core that this process shares with them.
     os.nice(19)
     if kind == "connections":
         crowd = Storm(port, HOSTILE)
@@ -131,7 +132,7 @@ class _Flood:
 
 
 class _Hostile(asyncio.Protocol):
-    """One socket, which sends the same message again and again and does not look at what it gets."""
+    """One socket, which sends the same message again and again and ignores the responses."""
 
     def __init__(self, flood: _Flood, number: int) -> None:
         self._flood = flood
@@ -141,7 +142,7 @@ class _Hostile(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        # So that nothing is counted that stays in a buffer here.
+        # Without a buffer here, only messages that the kernel has taken are counted.
         transport.set_write_buffer_limits(0)
         transport.write(HANDSHAKE)
 
@@ -168,11 +169,10 @@ class _Hostile(asyncio.Protocol):
 
 
 def _announce(number: int) -> bytes:
-    made = [{"offer": {"type": "offer", "sdp": SDP}, "offer_id": f"{number:010}{offer:010}"} for offer in range(5)]
-    ids = {"action": "announce", "info_hash": "flood" * 4, "peer_id": f"{number:020}"}
-    return encode({**ids, "left": 1, "numwant": 5, "offers": made})
+    made = [make_offer(f"{number:010}{offer:010}", SDP) for offer in range(5)]
+    return announce("flood" * 4, f"{number:020}", {"left": 1, "numwant": 5}, made)
 
 
 def _masked(payload: bytes) -> bytes:
-    """A client's text frame, masked with zeros."""
+    """Return a client's text frame, masked with zeros."""
     return b"\x81\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload

@@ -1,4 +1,4 @@
-"""What is to be reached, and whether it was."""
+"""The goals, and whether the results meet them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,33 +9,33 @@ from benchmarks.suite import Result
 
 
 class Results:
-    """What was measured, to be asked for."""
+    """The figures of a run, by workload, case and name."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self._results = results
 
     def get(self, workload: str, case: str, figure: str, server: str = OURS) -> float | None:
-        """A figure of the first case that begins so."""
+        """Return a figure of the first case whose name begins with `case`; None if there is none."""
         for one in self._results:
             if (one.workload, one.server) == (workload, server) and one.case.startswith(case):
                 return one.figures.get(figure)
         return None
 
     def worst_ratio(self, workload: str, figure: str) -> float | None:
-        """The greatest of ours to bittorrent-tracker's in all cases of a workload."""
+        """Return the greatest ratio of this tracker to bittorrent-tracker among the cases of a workload."""
         cases = dict.fromkeys(one.case for one in self._results if one.workload == workload)
         ratios = [ratio(self.get(workload, case, figure), self.get(workload, case, figure, THEIRS)) for case in cases]
         return max((one for one in ratios if one is not None), default=None)
 
 
 def ratio(one: float | None, other: float | None) -> float | None:
-    """Their quotient, if both were measured."""
+    """Return the quotient if both were measured."""
     return one / other if one is not None and other else None
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure that is to be reached, or not to be passed."""
+    """A lower limit of a figure (`at_least`), or an upper one."""
 
     text: str
     limit: float
@@ -46,20 +46,20 @@ class Goal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a goal; None if it was not measured."""
+    """The value measured for a goal; None if it was not measured."""
 
     goal: Goal
     value: float | None
 
     @property
     def met(self) -> bool | None:
-        """Whether it was reached."""
+        """Whether the value meets the goal; None if it was not measured."""
         if self.value is None:
             return None
         return self.value >= self.goal.limit if self.goal.at_least else self.value <= self.goal.limit
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the verdict for JSON."""
         goal = self.goal
         facts = {"text": goal.text, "limit": goal.limit, "unit": goal.unit, "at_least": goal.at_least}
         return {**facts, "value": self.value, "met": self.met}
@@ -112,7 +112,7 @@ GOALS: Final = (
 
 
 def judged(results: Sequence[Result]) -> Iterator[Verdict]:
-    """Each goal, and what came of it."""
+    """Judge each goal by the results."""
     found = Results(results)
     for goal in GOALS:
         yield Verdict(goal, goal.value(found))

@@ -1,4 +1,4 @@
-"""What metrics, limits and access lists cost: the same load with all of them and with the defaults."""
+"""The cost of metrics, limits and access lists: the same load with all of them and with the defaults."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ LISTED: Final = 100_000
 """Infohashes in each list."""
 
 PLENTY: Final = 10**9
-"""What every address may use: the limits are looked at and never reached."""
+"""The limits of each address: they are checked, and never reached."""
 
 
 def guarded(suite: Suite) -> Iterator[Result]:
@@ -45,7 +45,7 @@ def guarded(suite: Suite) -> Iterator[Result]:
 
 def _environment(directory: Path) -> dict[str, str]:
     allowed, denied = directory / "allowed", directory / "denied"
-    # Its first clients are in a swarm of another load, whose first infohash is the same.
+    # The clients that warm the tracker up use the first of these infohashes, too.
     used = [info_hash.encode("latin-1").hex() for hashes in Load(SHAPE).hashes for info_hash in hashes]
     allowed.write_text("\n".join([*used, *(os.urandom(20).hex() for _ in range(LISTED))]))
     denied.write_text("\n".join(os.urandom(20).hex() for _ in range(LISTED)))

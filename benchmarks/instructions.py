@@ -1,4 +1,4 @@
-"""Repeats one operation, for a counter of instructions around it: `python -m benchmarks.instructions NUMBER NAME`."""
+"""Repeat one operation, so that valgrind can count it: `python -m benchmarks.instructions NUMBER NAME`."""
 
 import gc
 import sys
@@ -7,7 +7,7 @@ from benchmarks.operations import operation
 
 
 def main(number: int, name: str) -> None:
-    """Do it so often."""
+    """Repeat the operation `number` times, without garbage collection."""
     do = operation(name)
     gc.disable()
     for _ in range(number):

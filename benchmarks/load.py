@@ -1,30 +1,34 @@
-"""The load: peers that announce with offers and answer every offer they get.
+"""The load: peers that announce with offers and answer every offer that they receive.
 
-It costs less than the trackers do: what it sends is made beforehand, and of what it receives it looks for a few words
-only. A round of a peer is an announce with offers, its reply, and the answers to all of those offers; or a scrape and
-its reply.
+It uses less CPU time than the trackers do: it encodes its messages beforehand, and searches each received message for
+a few words instead of decoding it. A round of a peer is an announce with offers, the reply, and the answers to all of
+these offers; or a scrape and the reply.
 """
 
 import asyncio
-import json
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from random import Random
 from time import perf_counter
 from typing import Final
 
+import msgspec
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from tracker.protocol import client
+from tracker.protocol.codec import make_offer, to_json
+from tracker.protocol.messages import Announce, Offer, Scrape
 
 OFFERS: Final = 5
 SDP_SIZE: Final = 900
 SEEDERS: Final = 5
-"""One peer in so many is a seeder."""
+"""One of this many peers is a seeder."""
 
 _LOST_AFTER: Final = 20.0
-"""Seconds without load after which what has not come is lost."""
+"""Seconds without load after which a message that has not arrived counts as lost."""
 
 _HANDSHAKE_TIMEOUT: Final = 30.0
 _AT_A_TIME: Final = 50
@@ -48,31 +52,31 @@ _SDP_LINES: Final = (
     "a=fingerprint:sha-256 7B:8B:F0:65:5F:78:E2:51:3B:AC:6F:F3:3F:46:1B:35:DC:B8:5F:64:1A:24:C2:43:F0:A1:58:D0\r\n",
 )
 SDP: Final = "".join(islice(cycle(_SDP_LINES), 40))[:SDP_SIZE]
-_ANSWER_TAIL: Final = b',"answer":{"type":"answer","sdp":' + json.dumps(SDP).encode() + b"}}"
+_ANSWER_TAIL: Final = b',"answer":{"type":"answer","sdp":' + to_json(SDP) + b"}}"
 
-# Without these two, a binary id ends at the next quote.
+# Without quotes and backslashes in it, a binary id ends at the next quote.
 _ID_BYTES: Final = bytes(set(range(256)) - set(b'"\\'))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many sockets there are, and what they do."""
+    """The number of sockets, and their messages."""
 
     sockets: int
     offers: int = OFFERS
     swarm_size: int = 50
     swarms: int = 1
-    """How many each socket is in, as one peer in each."""
+    """Swarms of each socket, which is one peer in each of them."""
     active: int | None = None
-    """How many of the sockets announce more than once; without, all."""
+    """Sockets that announce more than once; None for all."""
     rate: float | None = None
-    """Rounds a second of all together; without, each begins its next one when its last is done."""
+    """Rounds per second of all sockets together. With None, each begins a round when its last one is done."""
     scrape: bool = False
     """Whether a round is a scrape."""
 
 
 class Load:
-    """All peers, and the totals of what has come back."""
+    """All peers, and the totals of the messages that they have received."""
 
     def __init__(self, shape: Shape) -> None:
         random = Random(1)
@@ -91,7 +95,7 @@ class Load:
         self.peers = [Peer(self, self.hashes[n // shape.swarm_size], n, random) for n in range(shape.sockets)]
 
     async def connect(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        """Open every socket; with TLS if there is a context."""
+        """Open every socket, with TLS if there is a context."""
         for start in range(0, len(self.peers), _AT_A_TIME):
             some = self.peers[start : start + _AT_A_TIME]
             await asyncio.gather(*(open_socket(peer, port, context) for peer in some))
@@ -103,7 +107,7 @@ class Load:
         await self.until(lambda: not any(peer.missing for peer in self.peers))
 
     async def start(self) -> None:
-        """Begin the rounds of those that are active, each of which has had one then."""
+        """Let every active peer do one round, then begin the rounds."""
         active = self.peers[: self.shape.active]
         for start in range(0, len(active), _AT_A_TIME):
             some = active[start : start + _AT_A_TIME]
@@ -118,7 +122,7 @@ class Load:
             self.idle.extend(active)
 
     async def run(self, seconds: float) -> None:
-        """Keep the rounds going."""
+        """Let the rounds go on for some seconds."""
         began = last = perf_counter()
         due = 0.0
         rate = self.shape.rate
@@ -133,7 +137,7 @@ class Load:
             last = now
 
     async def stop(self) -> None:
-        """Begin no more rounds, and wait for those that are on their way."""
+        """Begin no more rounds, and wait for the end of those under way."""
         self.running = False
         await self.until(lambda: not any(peer.missing for peer in self.peers))
         self.lost = sum(peer.missing for peer in self.peers)
@@ -145,14 +149,14 @@ class Load:
         await asyncio.gather(*(peer.transport.wait_disconnected() for peer in self.peers), return_exceptions=True)
 
     async def until(self, done: Callable[[], bool]) -> None:
-        """Wait, but not for ever."""
+        """Wait for a condition, for `_LOST_AFTER` seconds at most."""
         end = perf_counter() + _LOST_AFTER
         while not done() and perf_counter() < end:  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE)
 
 
 class Peer(WSListener):
-    """One socket with one peer_id, in one swarm or some."""
+    """One socket with one peer_id, in one or several swarms."""
 
     __slots__ = ("announced", "answer_tail", "first", "load", "missing", "per_round", "rounds", "transport")
 
@@ -161,25 +165,30 @@ class Peer(WSListener):
     def __init__(self, load: Load, hashes: list[str], number: int, random: Random) -> None:
         shape = load.shape
         peer_id = f"-WW0208-{number:012}"
-        transfer = {"numwant": shape.offers, "uploaded": 0, "downloaded": 0, "left": number % SEEDERS}
-        made = [{"offer": {"type": "offer", "sdp": SDP}, "offer_id": _binary_id(random)} for _ in range(shape.offers)]
+        transfer: dict[str, object] = {
+            "numwant": shape.offers,
+            "uploaded": 0,
+            "downloaded": 0,
+            "left": number % SEEDERS,
+        }
+        made = [make_offer(_binary_id(random), SDP) for _ in range(shape.offers)]
         self.load = load
         self.first: list[bytes] = []
         rounds = []
         for info_hash in hashes:
-            head = {"action": "announce", "info_hash": info_hash, "peer_id": peer_id, **transfer}
-            self.first.append(encode({**head, "event": "started", "offers": []}))
-            scrape = {"action": "scrape", "info_hash": info_hash}
-            rounds.append(encode(scrape if shape.scrape else {**head, "offers": made}))
+            started = {**transfer, "event": "started", "offers": []}
+            self.first.append(announce(info_hash, peer_id, started))
+            scrape = client.encode(Scrape([info_hash]))
+            rounds.append(scrape if shape.scrape else announce(info_hash, peer_id, transfer, made))
         self.rounds = cycle(rounds)
         self.per_round = 1 if shape.scrape else 1 + min(shape.offers, shape.swarm_size - 1)
         self.answer_tail = b',"action":"announce","peer_id":"%b"%b' % (peer_id.encode(), _ANSWER_TAIL)
         self.missing = 0
-        """Messages of this round that have not come yet."""
+        """Messages of this round that have not arrived yet."""
         self.announced = 0.0
 
     def announce(self, frame: bytes, missing: int) -> None:
-        """Send an announce that so many messages are the answer to."""
+        """Send an announce, to which `missing` messages are the response."""
         self.missing = missing
         self.announced = perf_counter()
         self.transport.send(_TEXT, frame)
@@ -194,16 +203,16 @@ class Peer(WSListener):
         self.announce(next(self.rounds), self.per_round)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """The handshake is done."""
+        """Take the transport of the open connection."""
         self.transport = transport
 
     def on_ws_frame(self, _transport: WSTransport, frame: WSFrame) -> None:
-        """A message has come: an offer, an answer or a reply."""
+        """Take a message: an offer, an answer or a reply."""
         load = self.load
         load.received += 1
         payload = frame.get_payload_as_bytes()
         if payload.find(_OFFER) > 0:
-            # All ids go back just as they came: trackers do not agree on where they stand, nor on how to escape them.
+            # All ids go back byte for byte, because trackers differ in the order of fields and in their escapes.
             info_hash = payload.find(_INFO_HASH)
             peer_id = payload.find(_PEER_ID) + 10
             offer_id = payload.find(_OFFER_ID)
@@ -235,7 +244,7 @@ class Peer(WSListener):
                 load.idle.append(self)
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
-        """The socket is gone."""
+        """Count the closed socket."""
         self.load.closed += 1
 
 
@@ -251,9 +260,15 @@ async def open_socket(listener: WSListener, port: int, context: ssl.SSLContext |
     )
 
 
-def encode(message: Mapping[str, object]) -> bytes:
-    """As a frame's payload."""
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+def encode(message: object) -> bytes:
+    """Return a JSON value as a frame's payload."""
+    return msgspec.json.encode(message)
+
+
+def announce(info_hash: str, peer_id: str, fields: dict[str, object], offers: Sequence[Offer] = ()) -> bytes:
+    """Return the payload of an announce; `fields` are those besides ids and offers, in order."""
+    made = Announce(info_hash, peer_id, stopped=False, complete=False, offers=list(offers))
+    return client.encode(made, fields)
 
 
 def _binary_id(random: Random) -> str:

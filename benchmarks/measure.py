@@ -1,9 +1,9 @@
-"""Measures a tracker under a load.
+"""Measure a tracker under a load.
 
-Per second of the server's CPU time counts what the server cost, not what the machine happened to give it, so these
-figures bear other programs beside them; messages a second and latencies do not. Memory per connection is what the
-server's resident memory grew by: `idle` once all are connected, `busy` after they have announced for the whole run,
-what the server's allocator holds back included. What the kernel holds in the buffers of its sockets counts apart.
+Figures per second of the server's CPU time hold also if other programs run at the same time; messages per second and
+latencies do not. Memory per connection is the growth of the server's resident memory: `idle` once all clients are
+connected, `busy` after they have announced for the whole run. It includes freed memory that the allocator keeps. The
+kernel's socket buffers are counted separately.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from benchmarks.suite import Figures
 
 SETTLE: Final = 0.5
 FIRST: Final = 20
-"""Clients before the base of memory is taken: what a server loads or compiles for the first is no cost of each."""
+"""Clients before the base of memory is taken, because the first ones make a server load or compile code."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The clocks of a server and of this process, and what has been counted, at one moment."""
+    """The clocks of a server and of this process, and the count of messages, at one moment."""
 
     wall: float
     unix: float
@@ -38,15 +38,15 @@ class Mark:
 
     @classmethod
     def of(cls, server: Running, count: float) -> "Mark":
-        """Now."""
+        """Return the mark of this moment."""
         return cls(time.perf_counter(), time.time(), *server.cpu(), *server.main_thread(), time.process_time(), count)
 
     def until_now(self, server: Running, count: float) -> Figures:
-        """What has been done since, and what it cost. Raises `ServerFailed` if it was nothing."""
+        """Return the figures since this mark. Raise `ServerFailed` if the server has done nothing."""
         now = Mark.of(server, count)
         done, seconds = now.count - self.count, now.wall - self.wall
         user, system = now.user - self.user, now.system - self.system
-        # What its other threads took of the same core is no other program's.
+        # The core's time that the server's other threads used was not another program's.
         waited = max(0.0, now.waited - self.waited - max(0.0, user + system - (now.ran - self.ran)))
         if not done or not user + system:
             raise ServerFailed(f"{server.name} has done nothing")
@@ -67,7 +67,7 @@ class Mark:
 
 
 def latency(seconds: Sequence[float]) -> Figures:
-    """Median, 99th percentile and greatest, in milliseconds."""
+    """Return the median, the 99th percentile and the greatest, in milliseconds."""
     if len(seconds) < 2:
         return {}
     cuts = quantiles(seconds, n=100)
@@ -75,7 +75,7 @@ def latency(seconds: Sequence[float]) -> Figures:
 
 
 async def warm(server: Running, context: ssl.SSLContext | None = None) -> None:
-    """Let a server have its first clients."""
+    """Connect a server's first clients, and disconnect them."""
     first = Load(Shape(FIRST))
     await first.connect(server.port, context)
     await first.join()
@@ -90,7 +90,7 @@ async def under_load(
     warm_up: float,
     context: ssl.SSLContext | None = None,
 ) -> Figures:
-    """Load a server that has just started."""
+    """Measure a server that has just started under a load."""
     await warm(server, context)
     base, base_kernel = server.resident(), server.socket_memory()
     load = Load(shape)

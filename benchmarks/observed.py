@@ -1,6 +1,6 @@
-"""Our tracker, whose garbage collector's pauses are written down: `python -m benchmarks.observed serve ...`.
+"""Run this tracker and record the pauses of its garbage collector: `python -m benchmarks.observed serve ...`.
 
-Each is a line in the file that the environment's GC_PAUSES names: when it began (Unix time), and its seconds.
+Each pause is a line in the file that the environment variable GC_PAUSES names: its start (Unix time) and its seconds.
 """
 
 import gc
@@ -11,7 +11,7 @@ from tracker.cli import main
 
 
 def observe(file: int) -> None:
-    """Write the pauses from now on to an open file."""
+    """Write the pauses from now on to an open file descriptor."""
     began = 0.0
 
     def collect(phase: str, _info: dict[str, int]) -> None:

@@ -1,15 +1,15 @@
-"""The steps of a message's life in the sans-I/O core, to be repeated."""
+"""The operations of the sans-I/O core on one message, for repeated measurement."""
 
 from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Final
 
-from benchmarks.load import SDP, SEEDERS, encode
+from benchmarks.load import SDP, SEEDERS, announce, encode
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
 from tracker.core.swarm import Connection, Peer
-from tracker.protocol.codec import decode, encode_answer, encode_offers, encode_reply
+from tracker.protocol.codec import decode, encode_answer, encode_offers, encode_reply, make_offer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Announce, Answer, Offer
 
@@ -27,7 +27,7 @@ NAMES: Final = (
     "announce 10 offers, 10 others",
     "announce 10 offers, 10000 others",
 )
-"""`others` are the peers of a swarm beside the one that announces; `announce` is all of it, from bytes to bytes."""
+"""`others` are the other peers of the announcing peer's swarm; `announce` is the whole way from bytes to bytes."""
 
 
 class _Connection:
@@ -60,18 +60,18 @@ class _Encoder:
 
 
 def operation(name: str) -> Callable[[], object]:
-    """One of `NAMES`, with what it needs made."""
-    what, _, rest = name.partition(" ")
-    announce, answer = decode(_announce(0, 10), MAX_OFFERS), decode(_answer(), MAX_OFFERS)
-    if what == "decode":
+    """Return one of `NAMES` as a function that can be called again and again."""
+    step, _, rest = name.partition(" ")
+    announced, answer = decode(_announce(0, 10), MAX_OFFERS), decode(_answer(), MAX_OFFERS)
+    if step == "decode":
         return partial(decode, _answer() if rest == "answer" else _announce(0, int(rest.split()[1])), MAX_OFFERS)
-    if what == "encode":
-        assert isinstance(announce, Announce)
+    if step == "encode":
+        assert isinstance(announced, Announce)
         assert isinstance(answer, Answer)
         if rest == "answer":
             return partial(encode_answer, answer)
         return (
-            partial(encode_offers, INFO_HASH, _id(0), announce.offers)
+            partial(encode_offers, INFO_HASH, _id(0), announced.offers)
             if rest == "10 offers"
             else partial(encode_reply, INFO_HASH, 120, 10, 10)
         )
@@ -83,7 +83,7 @@ def operation(name: str) -> Callable[[], object]:
 
     for number in range(others + 1):
         apply(_Connection() if number else connection, _announce(number, 0))
-    if what == "announce":
+    if step == "announce":
         return partial(apply, connection, _announce(0, 10))
     swarm = hub.swarms[INFO_HASH]
     return partial(swarm.choose, swarm.peers[_id(0)], 10, 0.0, Random(2).random)
@@ -94,9 +94,9 @@ def _id(number: int) -> str:
 
 
 def _announce(number: int, offers: int) -> bytes:
-    made = [{"offer": {"type": "offer", "sdp": SDP}, "offer_id": _id(offer)} for offer in range(offers)]
-    ids = {"action": "announce", "info_hash": INFO_HASH, "peer_id": _id(number)}
-    return encode({**ids, "left": number % SEEDERS, "numwant": 10, "uploaded": 0, "downloaded": 0, "offers": made})
+    made = [make_offer(_id(offer), SDP) for offer in range(offers)]
+    fields = {"left": number % SEEDERS, "numwant": 10, "uploaded": 0, "downloaded": 0, "offers": made}
+    return announce(INFO_HASH, _id(number), fields)
 
 
 def _answer() -> bytes:

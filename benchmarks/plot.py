@@ -1,4 +1,4 @@
-"""The figures as a picture."""
+"""Bar charts of the figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +19,16 @@ PANELS: Final = (
     ("link", ("each_us",)),
     ("flood", ("p50_ms", "p99_ms", "max_ms")),
 )
-"""A row for each workload, with a picture for each of these figures."""
+"""A row of charts for each workload, with a chart for each of these figures."""
 
 WIDTH: Final = 5.2
 HEIGHT: Final = 0.32
-"""Inches of a picture, and of a bar."""
+"""Inches of a chart, and of a bar."""
 
 
 def plot(results: Sequence[Result], file: Path) -> None:
-    """Draw bars of what was measured of `PANELS`, as SVG or whatever else the file's name ends with."""
-    # Only who draws needs it.
+    """Draw the results of the workloads in `PANELS`, as SVG or in the format of the file name's ending."""
+    # Imported here, because only a run with --plot needs it.
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Results as tables, with the ratios of ours to the others' in the same run, and as JSON."""
+"""Results as JSON, and as tables with the ratios of this tracker to the others in the same run."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ COLUMNS: Final = {
     "load_cpu": ("load CPU", ".0%"),
     "lost": ("lost", ",.0f"),
 }
-"""Of each figure its title and format. What counts by the piece counts messages, connections or operations."""
+"""The title and format of each figure. Counts are those of messages, connections or operations."""
 
 _WITHOUT_RATIO: Final = {
     "server_cpu",
@@ -57,7 +57,7 @@ _EMPTY: Final = ""
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results of one workload."""
+    """Return the table of one workload."""
     keys = [key for key in COLUMNS if any(key in one.figures for one in results)]
     lines = [[results[0].workload, "", *(COLUMNS[key][0] for key in keys)]]
     remarks = []
@@ -76,7 +76,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def verdicts(rows: Iterable[Verdict]) -> str:
-    """The goals, and whether they are met."""
+    """Return the table of the goals."""
     lines = [["goal", "", "wanted", "measured", ""]]
     for row in rows:
         measured = "not measured" if row.value is None else f"{row.value:,.2f}"
@@ -87,7 +87,7 @@ def verdicts(rows: Iterable[Verdict]) -> str:
 
 
 def as_json(results: Iterable[Result], rows: Iterable[Verdict]) -> dict[str, Any]:
-    """All of it, for programs."""
+    """Return results and goals for JSON."""
     return {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "kernel": platform.release()},
         "python": platform.python_version(),
@@ -97,7 +97,7 @@ def as_json(results: Iterable[Result], rows: Iterable[Verdict]) -> dict[str, Any
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Cells in columns, so many of them to the left."""
+    """Return lines with the cells in columns, the first `left` of them aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(

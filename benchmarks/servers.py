@@ -1,4 +1,4 @@
-"""The trackers that are measured: started one at a time on a core of their own, and looked at from outside."""
+"""The trackers that are measured: started one at a time on a core of their own, and observed from outside."""
 
 import os
 import re
@@ -29,11 +29,11 @@ _SOCKET_MEMORY: Final = re.compile(r"skmem:\(r(\d+),.*?,f(\d+),w(\d+),")
 
 
 class ServerFailed(Exception):
-    """A tracker did not start, or ended before its measurement. The text is one line."""
+    """A tracker did not start, or ended before the end of its measurement. The text is one line."""
 
 
 def known() -> dict[str, str]:
-    """The command lines of our tracker and, where its package is installed, npm's."""
+    """Return the command lines of this tracker and, if its package is installed, npm's."""
     commands = {OURS: f"{shlex.quote(sys.executable)} -m benchmarks.observed serve --host 127.0.0.1 --port {{port}}"}
     commands[OURS] += " --log-level error"
     if not shutil.which("node"):
@@ -53,31 +53,31 @@ def raise_file_limit() -> None:
 
 @dataclass(frozen=True)
 class Running:
-    """A tracker that is up."""
+    """A tracker that is running."""
 
     name: str
     port: int
     process: "subprocess.Popen[bytes]"
     pauses: Path
-    """Where it writes down its garbage collector's pauses, if it does."""
+    """The file for the pauses of its garbage collector; only this tracker writes it."""
 
     def cpu(self) -> tuple[float, float]:
-        """Seconds of (user, system) time that all its threads have used."""
-        # The name in parentheses may contain anything; what follows it does not.
+        """Return the seconds of (user, system) time of all its threads."""
+        # The name in parentheses may contain any character, also parentheses.
         fields = self._proc("stat").rpartition(")")[2].split()
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
     def main_thread(self) -> tuple[float, float]:
-        """Seconds that its main thread has run, and wanted to while its core was another thread's."""
+        """Return the seconds that its main thread has run, and has been ready while another thread had its core."""
         ran, waited, _ = self._proc("schedstat").split()
         return int(ran) / 1e9, int(waited) / 1e9
 
     def resident(self) -> float:
-        """KiB of memory in RAM."""
+        """Return its resident memory in KiB."""
         return int(self._proc("statm").split()[1]) * _PAGE / 1024
 
     def socket_memory(self) -> float | None:
-        """KiB that the kernel holds in the buffers of its sockets; None without the program `ss`."""
+        """Return the KiB of its sockets' buffers in the kernel; None without the program `ss`."""
         if not shutil.which("ss"):
             return None
         command = ["ss", "-tmnH", "state", "established", f"( sport = :{self.port} )"]
@@ -85,7 +85,7 @@ class Running:
         return sum(sum(map(int, found.groups())) for found in _SOCKET_MEMORY.finditer(text)) / 1024
 
     def collections(self, since: float) -> list[float] | None:
-        """Seconds of each pause for garbage collection since a Unix time; None if it does not tell."""
+        """Return the seconds of each garbage collection since a Unix time; None if it does not record them."""
         if not self.pauses.exists():
             return None
         lines = (line.split() for line in self.pauses.read_text().splitlines())
@@ -101,9 +101,9 @@ class Running:
 def running(
     name: str, command: str, core: int | None, environment: Mapping[str, str] | None = None
 ) -> Iterator[Running]:
-    """A tracker while it runs, on one core if one is given. Raises `ServerFailed`.
+    """Run a tracker during the block, on one core if `core` is given. Raise `ServerFailed`.
 
-    What else is on by default stays on, but for the DHT: nothing here may reach out.
+    The settings are the defaults, but the DHT is off: a benchmark must not send packets to the Internet.
     """
     port = _free_port()
 

@@ -1,7 +1,8 @@
-"""Connections that are opened as fast as a tracker takes them: after a network has come back, everybody does.
+"""Connections opened as fast as a tracker accepts them, as after an outage of the network.
 
-Plain sockets and an epoll, since a client library costs more for a connection than a tracker does. Each says a
-WebSocket's handshake, waits for the answer, and closes. Latencies are from the connecting to the answer.
+Plain sockets and epoll are used, because a client library costs more CPU time for a connection than a tracker. Each
+connection sends a WebSocket's opening handshake, waits for the response, and closes. Latencies are from the start of
+the connection to the response.
 """
 
 import select
@@ -16,7 +17,7 @@ from benchmarks.suite import Figures, Result, Suite
 
 AT_A_TIME: Final = 200
 ADDRESSES: Final = 8
-"""Source addresses, so that the ports of one do not run out while closed connections linger."""
+"""Source addresses. One alone would run out of ports while closed connections are in TIME_WAIT."""
 
 HANDSHAKE: Final = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -26,16 +27,16 @@ _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _WAIT: Final = 0.1
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
-"""As in Linux' <linux/in.h>; Python has no name for it."""
+"""The value in Linux' <linux/in.h>; Python has no name for it."""
 
 
 class Storm:
-    """Connections to one port, so many at a time."""
+    """Connections to one port, several at a time."""
 
     def __init__(self, port: int, source: str | None = None) -> None:
         self.done = 0
         self.refused = 0
-        """Closed, reset, or answered with something else than a WebSocket."""
+        """Connections closed, reset, or answered with another status than 101."""
         self.latencies: list[float] = []
         self._port = port
         self._source = source
@@ -43,7 +44,7 @@ class Storm:
         self._epoll = select.epoll()
 
     def run(self, seconds: float, at_a_time: int = AT_A_TIME, most: int | None = None) -> None:
-        """Keep them coming for so long, or until so many have been answered or refused."""
+        """Open connections for some seconds, or until `most` of them have been answered or refused."""
         end = time.perf_counter() + seconds
         while time.perf_counter() < end and (most is None or self.done + self.refused < most):
             while len(self._began) < at_a_time:
@@ -52,7 +53,7 @@ class Storm:
                 self._on(file, events)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open connections."""
         for one, _ in self._began.values():
             one.close()
         self._began.clear()
@@ -62,7 +63,7 @@ class Storm:
         one = socket.socket()
         one.setblocking(False)
         source = self._source or f"127.0.0.{1 + (self.done + len(self._began)) % ADDRESSES}"
-        # The port is chosen when connecting, and may be one that is in use towards another server.
+        # The kernel chooses the port when connecting, and may take one that is in use towards another server.
         one.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         one.bind((source, 0))
         one.connect_ex(("127.0.0.1", self._port))
@@ -95,7 +96,7 @@ def storm(suite: Suite) -> Iterator[Result]:
         await warm(server)
         crowd = Storm(server.port)
         try:
-            # The loop stands still meanwhile: there is nothing else in it.
+            # This blocks the event loop, which has no other task.
             crowd.run(suite.warm_up)
             crowd.latencies.clear()
             mark, refused = Mark.of(server, crowd.done), crowd.refused

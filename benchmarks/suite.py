@@ -1,4 +1,4 @@
-"""What the workloads have in common: which trackers, on which cores, for how long, and what a result is."""
+"""The common part of the workloads: the trackers, their cores, the durations, and the results."""
 
 import gc
 import os
@@ -12,16 +12,16 @@ import uvloop
 from benchmarks.servers import OURS, THEIRS, Running, ServerFailed, running
 
 BUSY: Final = 0.95
-"""Above this share of its core, a process is held up by it."""
+"""Above this share of its core, the core limits a process."""
 
 WAITED: Final = 0.05
-"""Above this share of the time without its core, a tracker's latencies are not its own."""
+"""Above this share of the time without its core, other programs distort a tracker's latencies."""
 
 REACHED: Final = 0.97
-"""A rate was kept up if there were at least so much of it."""
+"""The share of a rate from which on it counts as reached."""
 
 Figures = dict[str, float]
-"""By name, as in `benchmarks.report.COLUMNS`."""
+"""Figures by name, as in `benchmarks.report.COLUMNS`."""
 
 Measure = Callable[[Running], Coroutine[Any, Any, Figures]]
 
@@ -39,14 +39,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Suite:
-    """How to measure: `commands` are those of the trackers by name; `seconds` and `warm_up` are of one measurement."""
+    """How to measure. `commands` has the command line of each tracker; `seconds` and `warm_up` are per measurement."""
 
     commands: Mapping[str, str]
     seconds: float = 10.0
     warm_up: float = 3.0
     repeat: int = 1
     quick: bool = False
-    """Whether less will do: figures that are good enough to see whether something is broken."""
+    """Whether rough figures suffice, to see whether something is broken."""
     server_core: int | None = None
     load_core: int | None = None
 
@@ -58,10 +58,10 @@ class Suite:
         environment: Mapping[str, str] | None = None,
         only: tuple[str, ...] = (),
     ) -> Iterator[Result]:
-        """Measure all trackers, or those only, with a new process each time; the median of each figure counts."""
+        """Measure all trackers, or those in `only`, each time in a new process. Yield the median of each figure."""
         runs: dict[str, list[Figures]] = {name: [] for name in self.commands if not only or name in only}
         remarks: dict[str, str] = {}
-        # In turns, so that what disturbs the machine for a while disturbs all trackers.
+        # In turns, so that a disturbance of the machine affects all trackers.
         for _ in range(self.repeat):
             for name in runs:
                 try:
@@ -76,13 +76,13 @@ class Suite:
 
 
 def cores() -> tuple[int | None, int | None]:
-    """The cores of the servers and of the load; none if there is but one."""
+    """Return the cores of the servers and of the load; None for both if there is only one core."""
     usable = sorted(os.sched_getaffinity(0))
     return (usable[0], usable[1]) if len(usable) > 1 else (None, None)
 
 
 def known_only() -> tuple[str, ...]:
-    """The trackers of which we know how they are told to do something special."""
+    """Return the trackers that can be configured here."""
     return OURS, THEIRS
 
 

@@ -1,4 +1,4 @@
-"""The steps of a message's life, timed by pytest-benchmark: `pytest benchmarks/test_operations.py`."""
+"""The core's operations, timed by pytest-benchmark: `pytest benchmarks/test_operations.py`."""
 
 from typing import Any
 

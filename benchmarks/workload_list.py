@@ -1,4 +1,4 @@
-"""All workloads, in the order in which they run."""
+"""All workloads, in their order in a run."""
 
 from collections.abc import Callable, Iterator
 from typing import Final

@@ -1,4 +1,4 @@
-"""The workloads that any tracker can be measured with: relaying, many sockets, swarms of all sizes, scrapes, TLS."""
+"""The workloads that any tracker can run: relaying, many sockets, swarms of all sizes, scrapes, TLS."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +15,18 @@ RATE: Final = 800.0
 """Announces a second at a fixed rate: about a third of a core for bittorrent-tracker."""
 
 BUSY_RATE: Final = 2000.0
-"""The same for this tracker; three quarters of a core for bittorrent-tracker, which cannot do much more."""
+"""Announces a second that take a third of a core of this tracker, and three quarters for bittorrent-tracker."""
 
 SHARE: Final = 0.3
 """Load of one core at which latencies are compared."""
 
 
 def case(shape: Shape) -> str:
-    """A shape in words."""
+    """Return the name of a shape."""
     pace = "saturated" if shape.rate is None else f"{shape.rate:,.0f}/s"
-    what = "scrapes" if shape.scrape else f"{shape.offers} offers"
+    messages = "scrapes" if shape.scrape else f"{shape.offers} offers"
     idle = "" if shape.active is None else f", {shape.active} of them active"
-    return f"{shape.sockets} sockets{idle}, {what}, {pace}"
+    return f"{shape.sockets} sockets{idle}, {messages}, {pace}"
 
 
 def _load(suite: Suite, workload: str, shape: Shape, name: str = "", only: tuple[str, ...] = ()) -> Iterator[Result]:
@@ -44,7 +44,7 @@ def relay(suite: Suite) -> Iterator[Result]:
 
 
 def latency(suite: Suite) -> Iterator[Result]:
-    """From an announce to its reply, at the rates that are 30 % of a core for each of the two trackers."""
+    """From an announce to its reply, at the rates that take 30 % of a core of each of the two trackers."""
 
     async def capacity(server: Running) -> Figures:
         return await under_load(server, Shape(400), 2.0, 2.0)
@@ -57,7 +57,7 @@ def latency(suite: Suite) -> Iterator[Result]:
 
 
 def sockets(suite: Suite) -> Iterator[Result]:
-    """100, 1000 and 10 000 sockets that announce at the same rate in all; 10 000 of which 100 do, the others idle."""
+    """100, 1000 and 10 000 sockets with the same total rate of announces; 10 000 sockets of which only 100 announce."""
     for number in (100, 1000, 10_000):
         yield from _load(suite, "sockets", Shape(number, rate=RATE))
     yield from _load(suite, "sockets", Shape(10_000, active=100, rate=RATE))
@@ -75,7 +75,7 @@ def scrape(suite: Suite) -> Iterator[Result]:
 
 
 def tls(suite: Suite) -> Iterator[Result]:
-    """wss://, the TLS in the tracker itself."""
+    """Relaying over wss://, with the TLS in the tracker itself."""
     shape = Shape(400)
     with TemporaryDirectory() as directory:
         pair = Pair(Path(directory), "127.0.0.1")

@@ -1,4 +1,4 @@
-"""Plays two peers against any WebTorrent tracker and reports what works there."""
+"""Test any WebTorrent tracker with two peers, and report the steps that work."""
 
 import asyncio
 import json
@@ -17,11 +17,11 @@ from tracker.protocol.codec import from_json, make_offer
 from tracker.protocol.messages import Announce, AnnounceReply, Failure, Offer, RelayedAnswer, RelayedOffer, ScrapeReply
 
 MAX_DETAIL: Final = 200
-"""Characters of a result's detail, which may quote the tracker."""
+"""The most characters of a result's detail, which may quote the tracker."""
 
 _SDP: Final = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=peerservers check\r\n"
 _FAULTS: Final = (MessageError, OSError, TimeoutError, websockets.WebSocketException)
-"""What a step raises if the tracker fails it, besides `Unmet`."""
+"""The exceptions of a step that the tracker fails, besides `Unmet`."""
 
 
 class Unmet(Exception):

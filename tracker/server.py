@@ -104,7 +104,7 @@ class Server:
         self._tasks.start("loop_lag", self._lag.run(), endless=True)
         self._tasks.start("watch_files", self._watch.run(), endless=True)
         self._tasks.start("report_suppressed", report_suppressed(), endless=True)
-        self._tasks.start("expire_peers", self._expire_peers(), endless=True)
+        self._tasks.repeat("expire_peers", EXPIRE_PERIOD, self._expire_peers)
         self.extensions.start()
 
     async def reload(self, fresh: Settings | None = None) -> None:
@@ -159,9 +159,7 @@ class Server:
 
     async def _expire_peers(self) -> None:
         hub = self.hub
-        while True:
-            await asyncio.sleep(EXPIRE_PERIOD)
-            hub.expire(monotonic(), max(50, (hub.seeders + hub.leechers) // EXPIRE_ROUND))
+        hub.expire(monotonic(), max(50, (hub.seeders + hub.leechers) // EXPIRE_ROUND))
 
 
 def socket_budget(settings: Settings) -> SocketBudget:

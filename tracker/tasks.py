@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -29,6 +29,10 @@ class BackgroundTasks:
         task.add_done_callback(lambda done: self._on_done(done, name, endless))
         return task
 
+    def repeat(self, name: str, period: float, function: Callable[[], Awaitable[None]]) -> asyncio.Task[Any]:
+        """Call a function every `period` seconds. If it raises, the failure is counted and the repetition goes on."""
+        return self.start(name, self._repeat(name, period, function), endless=True)
+
     async def wait(self, timeout: float) -> None:  # noqa: ASYNC109
         """Wait until all tasks have ended, for at most `timeout` seconds."""
         if self._tasks:
@@ -41,11 +45,22 @@ class BackgroundTasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _repeat(self, name: str, period: float, function: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(period)
+            try:
+                await function()
+            except Exception as error:
+                self._on_failure(name, error)
+
+    def _on_failure(self, name: str, error: BaseException | None) -> None:
+        self.failures[name] += 1
+        structlog.get_logger().error("background_task_failed", task=name, exc_info=error)
+
     def _on_done(self, task: asyncio.Task[Any], name: str, endless: bool) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
         error = task.exception()
         if error is not None or endless:
-            self.failures[name] += 1
-            structlog.get_logger().error("background_task_failed", task=name, exc_info=error)
+            self._on_failure(name, error)

@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from extensions.trackers import Sighting
-from tracker.extension import config_option, given, load, validate
-from tracker.logs import configure
+from tracker.extension import config_option, configure_logs, given, load, validate
 
 PROGRESS_PERIOD: Final = 0.2
 """Seconds between two updates of the progress line."""
@@ -71,7 +70,7 @@ def lookup(
     free = ",".join(f"{address.rpartition(':')[0]}:0" for address in configured.addresses)
     chosen = given({"bootstrap": list(bootstrap) or None, "private": private, "listen": listen or free})
     settings = validate(DhtSettings, {**table, **chosen}, "extensions.dht")
-    configure("error", "text")
+    configure_logs("error", "text")
     try:
         found = uvloop.run(_search(settings, info_hash, timeout))
     except Unreachable:

@@ -90,7 +90,7 @@ class Federation(Extension):
         self.exchange = Exchange(self.tracker, mesh.id, lambda neighbour: mesh.is_listed(neighbour.tracker_id))
         mesh.start()
         self.tracker.park_offers(self._parked_seconds.observe)
-        self.tracker.start_task("federation_tell", self._tell_changes(self.exchange, mesh), endless=True)
+        self.tracker.repeat_task("federation_tell", TELL_PERIOD, self._tell_changes)
         finder: Any = self.tracker.extension("dht")
         if finder is not None:
             self._finder = finder
@@ -191,11 +191,11 @@ class Federation(Extension):
         for sighting in finder.known(_RENDEZVOUS):
             self.on_sighting(_RENDEZVOUS, sighting)
 
-    async def _tell_changes(self, exchange: Exchange, mesh: Mesh) -> None:
-        while True:
-            await asyncio.sleep(TELL_PERIOD)
-            await exchange.tell_changes()
-            mesh.end_idle()
+    async def _tell_changes(self) -> None:
+        assert self.exchange
+        assert self.mesh
+        await self.exchange.tell_changes()
+        self.mesh.end_idle()
 
     def _on_event(self, link: Link, event: LinkEvent) -> None:
         exchange = self.exchange

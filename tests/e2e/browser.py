@@ -1,4 +1,4 @@
-"""Pages for a real browser, each with one client of a tracker in it."""
+"""Pages for a real browser, each with one tracker client in it."""
 
 import asyncio
 import os
@@ -16,10 +16,10 @@ import pytest
 from playwright.async_api import BrowserContext
 from playwright.async_api import Page as PlaywrightPage
 
-# What a test waits for takes well under a second; on a busy machine it may take much longer.
+# Events take well under a second, but much longer on a busy machine.
 PATIENCE = 30.0
 
-# No sandbox, because a container's root may not have one; and nothing that speaks to the outside.
+# No sandbox, because root in a container may be unable to have one; and no features that connect to the Internet.
 CHROMIUM_FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -30,7 +30,7 @@ CHROMIUM_FLAGS = (
     "--disable-sync",
 )
 
-# A page cannot learn from its clients why a socket was closed.
+# The clients do not tell their page the close code of a socket.
 REPORT_CLOSE_CODES = """
 globalThis.WebSocket = class extends WebSocket {
   constructor (...args) {
@@ -42,7 +42,7 @@ globalThis.WebSocket = class extends WebSocket {
 
 
 def build_pages(web: Path, site: Path) -> None:
-    """Bundle each of `web`'s pages with the client it imports into a page of its own in `site`."""
+    """Bundle each script in `web`/pages with the client that it imports; write it and its HTML page to `site`."""
     sources = sorted((web / "pages").glob("*.js"))
     esbuild = web / "node_modules" / ".bin" / "esbuild"
     options = ("--bundle", "--format=esm", "--define:global=globalThis", "--log-level=warning", f"--outdir={site}")
@@ -60,7 +60,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(directory: Path) -> Iterator[str]:
-    """Serve a directory; yields its URL. From this address pages are trusted with all that encrypted ones are."""
+    """Serve a directory; yield its URL. On loopback, browsers give pages the same rights as over HTTPS."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=os.fspath(directory))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -72,7 +72,7 @@ def serving(directory: Path) -> Iterator[str]:
 
 
 class Page:
-    """A page with a client in it: it is called by name and tells what happens through its `report`."""
+    """A page with a client in it. A test calls the page's functions, and the page calls `report` for each event."""
 
     def __init__(self, page: PlaywrightPage) -> None:
         self.page = page
@@ -92,22 +92,22 @@ class Page:
         return page
 
     async def call(self, function: str, *arguments: object) -> None:
-        """Call a function of the page, without waiting for what it starts."""
+        """Call a function of the page, without waiting for its result."""
         await self.page.evaluate("([name, args]) => { globalThis[name](...args) }", [function, arguments])
 
     async def told(self, event: str) -> Any:
-        """Wait until the page reports an event (it may have done so before); what it said with it."""
+        """Return the value of the page's next unread report of an event; wait for it if there is none."""
         with suppress(TimeoutError):
             return await asyncio.wait_for(self._reports[event].get(), PATIENCE)
         others = [name for name, values in self._reports.items() if not values.empty()]
         pytest.fail(f"the page did not report {event!r}; unread reports: {others}, errors: {self.errors}")
 
     async def leave(self) -> None:
-        """Go to another page, which ends this one in good order."""
+        """Go to another page, so that the browser unloads this one normally."""
         await self.page.goto("about:blank")
 
     async def close(self) -> None:
-        """Take it away without a word, as a crash does."""
+        """Close the page without unloading it, as a crash does."""
         await self.page.close()
 
     def _reported(self, event: str, value: Any = None) -> None:
@@ -115,8 +115,8 @@ class Page:
 
 
 async def meet_and_part(stays: Page, leaves: Page, url: str, other_url: str) -> None:
-    """Two pages enter a room by two trackers, or one: each must learn who the other is, both be heard, and who stays
-    must see the other go.
+    """Let two pages enter a room over one tracker or two. Each must learn the other's id and receive its text, and the
+    page that stays must notice that the other one leaves.
     """
     await stays.call("join", url, "room")
     await leaves.call("join", other_url, "room")

@@ -1,4 +1,4 @@
-"""A browser, and pages in it that run clients of trackers; libtorrent; aiortc."""
+"""Fixtures: a browser, pages in it that run tracker clients, libtorrent, aiortc."""
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,7 +19,7 @@ Pair = tuple[LibtorrentPeer, LibtorrentPeer]
 
 @pytest.fixture(scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """The system's Chromium."""
+    """Run the system's Chromium."""
     executable = shutil.which("chromium")
     if executable is None:
         unavailable("chromium")
@@ -31,7 +31,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of the pages in `tests/web/pages`."""
+    """Serve the pages in `tests/web/pages`; yield the URL."""
     if shutil.which("node") is None or not (WEB / "node_modules" / ".bin" / "esbuild").exists():
         unavailable("npm's clients for pages")
     directory = tmp_path_factory.mktemp("site")
@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def open_page(browser: Browser, site: str) -> AsyncIterator[OpenPage]:
-    """Opens pages by name, each in a profile of its own; at the end none may have had an error."""
+    """Yield a function that opens a page by name, each in a profile of its own. No page may have had an error."""
     async with AsyncExitStack() as contexts:
         opened: list[Page] = []
 
@@ -57,7 +57,7 @@ async def open_page(browser: Browser, site: str) -> AsyncIterator[OpenPage]:
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    """A seeder and a leecher to be."""
+    """Two libtorrent peers: one that will seed, and one that will leech."""
     async with AsyncExitStack() as stack:
         peers = []
         for name in ("seeder", "leecher"):
@@ -68,7 +68,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 
 @pytest.fixture
 def on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connects aiortc's peers over loopback, which any machine has and aioice leaves out."""
+    """Connect aiortc's peers over loopback, which every machine has and aioice leaves out."""
     if aiortc is None:
         unavailable("aiortc")
     monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **_: ["127.0.0.1"])

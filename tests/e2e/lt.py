@@ -1,4 +1,4 @@
-"""libtorrent, the C++ BitTorrent library, as a WebTorrent peer: nothing but a tracker and WebRTC."""
+"""libtorrent, the C++ BitTorrent library, as a WebTorrent peer: with a tracker and WebRTC only."""
 
 import asyncio
 import hashlib
@@ -29,14 +29,14 @@ _SETTINGS = {
     "webtorrent_stun_server": "",
     # All peers are on this machine.
     "allow_multiple_connections_per_ip": True,
-    # It acts on what has happened every so many milliseconds.
+    # Milliseconds between the runs of its timers.
     "tick_interval": 100,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Torrent:
-    """One file, with the tracker it is to be found through."""
+    """One file, and the tracker through which peers find it."""
 
     name: str
     content: bytes
@@ -50,12 +50,12 @@ class Torrent:
 
     @property
     def info_hash(self) -> str:
-        """In hexadecimal digits."""
+        """The infohash in hexadecimal digits."""
         return hashlib.sha1(libtorrent.bencode(self._info)).hexdigest()
 
     @property
     def magnet(self) -> str:
-        """The link to it."""
+        """The magnet link."""
         return f"magnet:?xt=urn:btih:{self.info_hash}&dn={quote(self.name)}&tr={quote(self.tracker_url, safe='')}"
 
     @property
@@ -70,7 +70,7 @@ class Torrent:
 
 
 class LibtorrentPeer:
-    """One libtorrent session, whose files are in `directory`; make it where an event loop runs.
+    """One libtorrent session with its files in `directory`. It needs a running event loop.
 
     `settings` are libtorrent's own.
     """
@@ -83,11 +83,11 @@ class LibtorrentPeer:
             unavailable("a network interface besides loopback")
         self.directory = directory
         self.connections: list[str] = []
-        """Every connection with a peer there has been, as libtorrent describes it."""
+        """Every connection with a peer so far, as libtorrent describes it."""
         self._waiting: dict[asyncio.Future[None], tuple[type, str]] = {}
         self._wakeups, self._waker = socket.socketpair()
         self._wakeups.setblocking(False)
-        # libtorrent's network thread writes to it, and would hang with it.
+        # A write must not block, because libtorrent's network thread does it.
         self._waker.setblocking(False)
         alerts = 0
         for category in ("status", "tracker", "connect", "storage", "piece_progress", "error"):
@@ -103,7 +103,7 @@ class LibtorrentPeer:
         await self.close()
 
     async def seed(self, name: str, content: bytes, tracker_url: str) -> Torrent:
-        """Seed a file; returns once the tracker has answered, so that others find this peer."""
+        """Seed a file; return once the tracker has answered, so that other peers find this one."""
         torrent = Torrent(name, content, tracker_url)
         (self.directory / name).write_bytes(content)
         checked = self._seen(libtorrent.torrent_finished_alert, torrent.info_hash)
@@ -113,7 +113,7 @@ class LibtorrentPeer:
         return torrent
 
     async def leech(self, torrent: Torrent) -> bytes:
-        """Download what the magnet link points to; the content, once libtorrent has found it complete and correct."""
+        """Download a torrent by its magnet link; return the content, once libtorrent has verified it."""
         finished = self._seen(libtorrent.torrent_finished_alert, torrent.info_hash)
         handle = self._add(libtorrent.parse_magnet_uri(torrent.magnet))
         await finished
@@ -126,36 +126,36 @@ class LibtorrentPeer:
         return (self.directory / torrent.name).read_bytes()
 
     async def forget(self, torrent: Torrent) -> None:
-        """Leave the swarm and delete what was downloaded."""
+        """Leave the swarm and delete the downloaded file."""
         removed = self._seen(libtorrent.torrent_deleted_alert, torrent.info_hash)
         self._session.remove_torrent(self._handle(torrent), libtorrent.session.delete_files)
         await removed
 
     async def announce_again(self, torrent: Torrent) -> None:
-        """Announce now instead of in a minute; returns once the tracker has answered."""
+        """Announce now instead of in a minute; return once the tracker has answered."""
         answered = self.answered(torrent)
         self._handle(torrent).force_reannounce(0, -1, libtorrent.torrent_handle.ignore_min_interval)
         await answered
 
     def answered(self, torrent: Torrent) -> asyncio.Future[None]:
-        """Done when the tracker next answers this peer's announce."""
+        """Return a future that is done at the tracker's next reply to this peer's announce."""
         return self._seen(libtorrent.tracker_reply_alert, torrent.info_hash)
 
     def has_begun(self, torrent: Torrent) -> asyncio.Future[None]:
-        """Done when the next piece has come."""
+        """Return a future that is done when the next piece is complete."""
         return self._seen(libtorrent.piece_finished_alert, torrent.info_hash)
 
     def neighbours(self, torrent: Torrent) -> list[bytes]:
-        """The peer_ids of those it is connected with now."""
+        """Return the peer_ids of the connected peers."""
         return [bytes.fromhex(str(peer.pid)) for peer in self._handle(torrent).get_peer_info()]
 
     async def close(self) -> None:
-        """End the session and with it all connections."""
+        """End the session and all its connections."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._wakeups)
         for future in self._waiting:
             future.cancel()
-        # Its destructor waits for the network thread.
+        # The destructor blocks until the network thread ends.
         session = [self._session]
         del self._session
         await loop.run_in_executor(None, session.clear)
@@ -164,7 +164,7 @@ class LibtorrentPeer:
 
     def _add(self, params: Any) -> Any:
         params.save_path = str(self.directory)
-        # Else it is queued, and started by a timer.
+        # With these flags, libtorrent would queue it and start it by a timer.
         params.flags &= ~(libtorrent.torrent_flags.auto_managed | libtorrent.torrent_flags.paused)
         return self._session.add_torrent(params)
 
@@ -172,7 +172,7 @@ class LibtorrentPeer:
         return self._session.find_torrent(libtorrent.sha1_hash(bytes.fromhex(torrent.info_hash)))
 
     def _seen(self, kind: type, info_hash: str) -> asyncio.Future[None]:
-        """Done when an alert of that kind next comes for a torrent; fails when it has not come for long."""
+        """Return a future that is done at a torrent's next alert of a type; it fails after `PATIENCE` seconds."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
@@ -195,7 +195,7 @@ class LibtorrentPeer:
                 self._wakeups.recv(4096)
             except BlockingIOError:
                 break
-        # An alert is libtorrent's memory, good until the next are taken: nothing keeps one.
+        # An alert is memory of libtorrent, valid until the next `pop_alerts`: none is kept.
         for alert in self._session.pop_alerts():
             if type(alert) is libtorrent.peer_connect_alert:
                 self.connections.append(alert.message())
@@ -205,7 +205,7 @@ class LibtorrentPeer:
 
 
 def _info_hash(alert: Any) -> str:
-    # The handle of a torrent that is already deleted says nothing any more.
+    # The handle of a deleted torrent is invalid.
     if type(alert) is libtorrent.torrent_deleted_alert:
         return str(alert.info_hash)
     return str(alert.handle.info_hash())

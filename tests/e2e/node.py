@@ -1,4 +1,4 @@
-"""Node scripts that run npm's programs and talk to tests: JSON, one object a line."""
+"""Node scripts that run npm's programs and exchange events with tests: JSON, one object per line."""
 
 import asyncio
 import json
@@ -24,13 +24,13 @@ class NodeScript:
         """The warnings and errors among its events."""
 
     async def send(self, command: str, **fields: Any) -> None:
-        """Have it do something."""
+        """Send a command to the script."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
         await self.process.stdin.drain()
 
     async def event(self, wanted: Callable[[Json], bool]) -> Json:
-        """Its next event that is wanted."""
+        """Return the script's next event that satisfies `wanted`."""
         async with asyncio.timeout(PATIENCE):
             async for event in self._events():
                 if wanted(event):
@@ -38,7 +38,7 @@ class NodeScript:
         raise AssertionError(f"the script ended: {await self.process.wait()}")
 
     async def stop(self) -> None:
-        """End it, and take note of its last words; it must not have failed."""
+        """End the script and read its last events; it must not have failed."""
         assert self.process.stdin
         self.process.stdin.close()
         async with asyncio.timeout(PATIENCE):
@@ -57,7 +57,7 @@ class NodeScript:
 
 @asynccontextmanager
 async def node_script(name: str) -> AsyncIterator[NodeScript]:
-    """Runs one script."""
+    """Run a script during the block."""
     node = shutil.which("node")
     if node is None:
         unavailable("node")

@@ -1,4 +1,4 @@
-"""Python's own WebRTC as a peer, each of its messages in the test's hands."""
+"""aiortc, WebRTC in Python, as a peer whose every message is sent by a test."""
 
 import asyncio
 import importlib
@@ -15,12 +15,12 @@ try:
 except ImportError:
     aiortc = None
 
-# Controls, quotes and the upper half of latin-1, as half of all hashes have.
+# With control characters, quotes and the upper half of latin-1, as in most infohashes.
 HASH = bytes(range(0, 256, 13)).decode("latin-1")
 
 
 class RtcPeer:
-    """A peer with WebRTC connections, which it offers and answers through a tracker."""
+    """A peer with WebRTC connections, which offers and answers them through a tracker."""
 
     def __init__(self, tracker: RawClient, info_hash: str = HASH) -> None:
         self.tracker = tracker
@@ -34,7 +34,7 @@ class RtcPeer:
         return await self.tracker.announce(self.peer_id, self.info_hash, event="started")
 
     async def offer(self, count: int) -> Json:
-        """Announce with offers; the tracker's reply."""
+        """Announce with offers; return the tracker's reply."""
         offers = []
         for _ in range(count):
             connection, offer_id = self._connection(), random_id()
@@ -45,15 +45,15 @@ class RtcPeer:
         return await self.tracker.announce(self.peer_id, self.info_hash, numwant=count, offers=offers)
 
     async def accept_offer(self) -> str:
-        """Answer the next offer; who made it. Whatever comes in over the channel goes back, signed with the peer_id."""
+        """Answer the next offer and return its peer_id. Texts on the channel go back with this peer_id added."""
         return await self._answer(await self.tracker.receive_until(lambda message: "offer" in message))
 
     async def accept_answer(self) -> tuple[str, Any]:
-        """Take the next answer; from whom it is, and the channel once it is open."""
+        """Accept the next answer; return its peer_id and, once it is open, the channel."""
         return await self._open(await self.tracker.receive_until(lambda message: "answer" in message))
 
     async def accept_any(self) -> tuple[str, Any]:
-        """Answer offers until an answer comes; from whom it is, and the channel once it is open."""
+        """Answer offers until an answer arrives; return its peer_id and, once it is open, the channel."""
         while "answer" not in (message := await self.tracker.receive_until(lambda message: "offer_id" in message)):
             await self._answer(message)
         return await self._open(message)
@@ -92,13 +92,13 @@ class RtcPeer:
 
 
 def random_id() -> str:
-    """An id as clients make them, of any 20 bytes."""
+    """Return an id of 20 random bytes, as latin-1 text."""
     return random.randbytes(20).decode("latin-1")
 
 
 @asynccontextmanager
 async def rtc_peer(tracker: TrackerProcess, info_hash: str = HASH) -> AsyncIterator[RtcPeer]:
-    """A peer with its own socket to the tracker."""
+    """Connect a peer with its own socket to the tracker."""
     async with raw_client(tracker.url) as client:
         peer = RtcPeer(client, info_hash)
         yield peer
@@ -106,7 +106,7 @@ async def rtc_peer(tracker: TrackerProcess, info_hash: str = HASH) -> AsyncItera
 
 
 async def echo(channel: Any, text: str) -> str:
-    """Send a text over a channel; what comes back."""
+    """Send a text over a channel; return the response."""
     received: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     channel.once("message", received.set_result)
     channel.send(text)
@@ -114,7 +114,7 @@ async def echo(channel: Any, text: str) -> str:
 
 
 async def connect(offering: RtcPeer, answering: RtcPeer) -> None:
-    """A channel between two peers that are both in the swarm must open once the one has announced offers."""
+    """Open a channel between two peers of a swarm: the first announces offers, the second answers one."""
     counts, maker = await asyncio.gather(offering.offer(5), answering.accept_offer())
     assert (counts["complete"], counts["incomplete"]) == (0, 2)
     assert maker == offering.peer_id

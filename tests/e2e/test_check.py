@@ -1,4 +1,4 @@
-"""`peerservers check`, from outside, against trackers that are not ours and against what is none."""
+"""`peerservers check` as a process, against this tracker, npm's, and servers that are not trackers."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.e2e.node import node_script
 
 
 async def check(url: str, *options: str) -> tuple[int, str]:
-    """Its exit code and what it prints."""
+    """Run the command; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tracker", "check", url, *options), stdout=asyncio.subprocess.PIPE
     )
@@ -23,7 +23,7 @@ async def check(url: str, *options: str) -> tuple[int, str]:
 
 
 def works(report: str) -> dict[str, bool | None]:
-    """What works, from a report in JSON."""
+    """Return by step whether it works, from a report in JSON."""
     results: list[dict[str, Any]] = json.loads(report)["results"]
     return {result["name"]: result["works"] for result in results}
 

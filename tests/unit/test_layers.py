@@ -64,9 +64,7 @@ def test_each_module_has_a_place() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_imports_keep_the_rule(rule: Callable[[str, str], bool]) -> None:
-    assert [
-        f"{source} imports {target}" for source, target in sorted(ARROWS) if not rule(source, target)
-    ] == []
+    assert [f"{source} imports {target}" for source, target in sorted(ARROWS) if not rule(source, target)] == []
 
 
 def test_there_is_no_cycle() -> None:

@@ -56,6 +56,23 @@ async def test_a_task_that_returns_has_not_failed(log: list[EventDict]) -> None:
     assert (len(tasks), tasks.failures, log) == (0, {}, [])
 
 
+async def test_a_repeated_function_that_raises_is_called_again(log: list[EventDict]) -> None:
+    tasks = BackgroundTasks()
+    called = asyncio.Event()
+
+    async def fail_once() -> None:
+        if tasks.failures:
+            called.set()
+        else:
+            raise OSError("the disk is gone")
+
+    tasks.repeat("sweep", 0.0, fail_once)
+    await asyncio.wait_for(called.wait(), 10)
+    await tasks.stop()
+    assert [event["task"] for event in log] == ["sweep"]
+    assert tasks.failures == {"sweep": 1}
+
+
 async def test_stop_cancels_tasks_and_waits_until_they_have_cleaned_up(log: list[EventDict]) -> None:
     tasks = BackgroundTasks()
     steps: list[str] = []

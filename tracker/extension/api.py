@@ -236,6 +236,13 @@ class TrackerHandle:
         """
         return self._tasks.start(name, coroutine, endless=endless)
 
+    def repeat_task(self, name: str, period: float, function: Callable[[], Awaitable[None]]) -> asyncio.Task[Any]:
+        """Call a function every `period` seconds until the extension stops; an exception is counted as in `start_task`.
+
+        After an exception the repetition goes on.
+        """
+        return self._tasks.repeat(name, period, function)
+
     async def stop_tasks(self) -> None:
         """Cancel all background tasks and wait for their end."""
         await self._tasks.stop()

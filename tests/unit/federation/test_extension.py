@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from extensions.federation import extension as module
 from extensions.federation.extension import Federation
 from extensions.federation.settings import FederationSettings
-from tests.client import eventually
+from tests.client import PATIENCE
 from tests.unit.fakes import HubHarness
 from tracker.config import load
 from tracker.extension.api import TrackerHandle
@@ -49,17 +49,23 @@ async def federation(
     await federation.stop()
 
 
-async def test_an_error_while_changes_are_told_is_logged_and_counted(
+async def test_an_error_while_changes_are_told_is_logged_and_counted_and_telling_goes_on(
     federation: Federation, failures: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail() -> None:
-        raise RuntimeError("counts are wrong")
+    told = asyncio.Event()
 
-    monkeypatch.setattr(federation.exchange, "tell_changes", fail)
+    async def fail_once() -> None:
+        if failures:
+            told.set()
+        else:
+            raise RuntimeError("counts are wrong")
+
+    monkeypatch.setattr(federation.exchange, "tell_changes", fail_once)
     with capture_logs() as logs:
-        await eventually(lambda: failures["federation_tell"] == 1)
+        await asyncio.wait_for(told.wait(), PATIENCE)
     (failed,) = logs
     assert (failed["event"], failed["task"]) == ("background_task_failed", "federation_tell")
+    assert failures == {"federation_tell": 1}
 
 
 async def test_stopping_ends_all_tasks_and_is_no_failure(federation: Federation, failures: Counter[str]) -> None:
