@@ -57,7 +57,7 @@ docs: $(VENV)/.installed-test ## generate docs/configuration.md and docs/metrics
 	$(BIN)/python docs/generate.py
 
 dashboards: $(VENV)/.installed-test ## generate the Grafana dashboards
-	$(BIN)/python grafana/generate.py
+	$(BIN)/python -m grafana.generate
 
 bench: $(VENV)/.installed-bench ## measure next to other trackers; ARGS=--help lists the workloads
 	PYTHON=$(PYTHON) tests/prepare --check
