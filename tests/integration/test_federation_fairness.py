@@ -63,7 +63,8 @@ async def test_peers_that_are_only_claimed_do_not_keep_local_peers_apart(
             await other.announce(peer_id(100 + number))
         for start in range(0, 100, 5):
             await local.announce(A, offers=offers(5, start=start))
-        assert await target.metric("peerservers_responses_total", type="offer") > 10, "of a hundred"
+        # About 17 of a hundred; a million peers would leave none.
+        assert await target.metric("peerservers_responses_total", type="offer") > 3
 
 
 @pytest.mark.parametrize("asked", [True, False])
