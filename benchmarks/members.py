@@ -13,9 +13,9 @@ from typing import Any, Final, cast
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.krpc.client import PARALLEL, Client
 from extensions.dht.krpc.messages import Address
-from extensions.dht.krpc.pacing import NodePace, Queue
+from extensions.dht.krpc.pacing import NODE_RATE
+from extensions.dht.schedule import LookupLimits
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from tests.private_dht import PrivateDht
@@ -116,7 +116,7 @@ class Probe:
         self._own = {transport.get_extra_info("sockname")[:2] for transport in messenger._sockets.values()}
         self._sent: dict[Address, deque[float]] = defaultdict(deque)
         for family, transport in messenger._sockets.items():
-            transport.get_protocol()._received = self._timed("received", messenger._received)  # type: ignore[attr-defined]
+            transport.get_protocol()._on_datagram = self._timed("received", messenger._on_datagram)  # type: ignore[attr-defined]
             messenger._sockets[family] = _Tap(transport, self._on_sent)
         cast(Any, messenger)._on_tick = self._timed("tick", messenger._on_tick)
 
@@ -175,9 +175,9 @@ class Probe:
 async def running(network: Network, url: str = "", lifted: bool = False) -> AsyncIterator[Service]:
     """A member of a DHT, without limits if these are lifted."""
     settings = DhtSettings(listen="127.0.0.1:0", bootstrap=network.bootstrap[:3], private=True)
-    service = Service(settings, Ed25519PrivateKey.generate(), url, None)
-    if lifted:
-        lift(service.client)
+    # Queries in flight and lookups at a time stay limited.
+    limits, node_rate = (LookupLimits(rate=LIFTED, burst=LIFTED), 1000) if lifted else (LookupLimits(), NODE_RATE)
+    service = Service(settings, Ed25519PrivateKey.generate(), url, None, node_rate=node_rate, limits=limits)
     await service.start()
     try:
         async with asyncio.timeout(PATIENCE):
@@ -186,9 +186,3 @@ async def running(network: Network, url: str = "", lifted: bool = False) -> Asyn
         yield service
     finally:
         await service.stop()
-
-
-def lift(client: Client) -> None:
-    """Take a client's limits away, but not that of queries in flight and of lookups at a time."""
-    client.queue = Queue(PARALLEL, LIFTED, LIFTED)
-    client._messenger._pace = NodePace(1000)

@@ -1,103 +1,230 @@
-"""What to do when, and which swarms to publish if not all can be (sans I/O; times are seconds of a steady clock)."""
+"""The order in which lookups run, and the choice of swarms to publish.
+
+Sans I/O; times are seconds on any monotonic clock.
+"""
 
 from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import IntEnum
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from tracker.extension import TokenBucket
 
 FAIR: Final = 3
-"""Of so many takings one is by age: what is less urgent waits longer, but not for ever."""
+"""Of this many turns one goes by age alone: a job of low priority waits longer, but not for ever."""
 
 SPARE: Final = 64
-"""Heaps are cleared of what no longer counts when that is more than what counts, and this."""
+"""Heaps are cleared of stale entries once there are more of them than of valid entries, and more than this."""
+
+SLACK: Final = 1e-6
+"""Seconds added to each wait, because rounding could otherwise leave a tiny rest of it."""
 
 SIZES: Final = 32
-"""Swarms are ranked by the power of two of their size, so that one more peer rarely changes anything."""
+"""Swarms are ranked by the power of two of their size, so that one more peer rarely changes the rank."""
+
+K = TypeVar("K", bound=Hashable)
 
 
-class Agenda:
-    """Infohashes that are due at some time, each once; of those that are, the most urgent first (the least number).
+class Priority(IntEnum):
+    """How urgent a job is; the smallest value goes first."""
 
-    Every third that is taken is the longest overdue, however urgent.
+    ASKED = 0
+    """A caller waits for the result."""
+    OPENED = 1
+    """A swarm has opened."""
+    REFRESHED = 2
+    """An entry of ours needs a refresh."""
+    REPEATED = 3
+    """The peers of a swarm are still alone."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """All lookups of one visit of a record. They share a priority and an age."""
+
+    priority: Priority = Priority.ASKED
+    since: float = 0.0
+    """When the job became due; of two jobs of equal priority the older one goes first."""
+    has_turn: bool = False
+    """Whether the job was given a turn that none of its lookups has used yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupLimits:
+    """Limits for lookups: `parallel` at a time, `rate` per second on average, `burst` at once after a rest."""
+
+    parallel: int = 8
+    rate: float = 6.0
+    burst: float = 30.0
+
+
+class _Kind(NamedTuple):
+    priority: Priority
+    has_begun: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[K]):
+    key: K
+    job: Job
+    kind: _Kind
+
+
+class Turn(NamedTuple, Generic[K]):
+    """Permission to run one lookup, for the job that was entered under `key`."""
+
+    key: K
+    job: Job
+    has_begun: bool
+
+
+class DueQueue(Generic[K]):
+    """Jobs that become due at some time, lookups of jobs that have begun, and the order in which they get turns.
+
+    Of the entries that are due, the one with the smallest `Priority` goes first; of equal priority the oldest (by
+    `Job.since`). Every third turn goes to the oldest entry whatever its priority. `Priority.ASKED` is exempt: such
+    entries go before all others, and their turns are not counted for that rule.
+
+    The limits bound the turns that run at a time and that begin per second. Each key has at most one entry.
     """
 
-    def __init__(self) -> None:
-        # Entries of the heaps stay there when they are replaced or dropped; by these numbers they are known to count.
-        self._numbers: dict[bytes, int] = {}
-        self._overdue: set[bytes] = set()
-        self._later: list[tuple[float, int, int, bytes]] = []
-        self._due: defaultdict[int, list[tuple[float, int, bytes]]] = defaultdict(list)
+    def __init__(self, limits: LookupLimits) -> None:
+        self.running = 0
+        """Turns that were taken and have not ended."""
+        self._parallel = limits.parallel
+        self._tokens = TokenBucket(limits.rate, limits.burst, 0.0)
+        # Replaced and dropped entries stay in the heaps until they surface; only those in `_entries` are valid.
+        self._entries: dict[K, _Entry[K]] = {}
+        self._overdue: set[K] = set()
+        self._lookups = 0
+        self._later: list[tuple[float, int, _Entry[K]]] = []
+        self._due: defaultdict[_Kind, list[tuple[float, int, _Entry[K]]]] = defaultdict(list)
         self._entered = 0
         self._taken = 0
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._entries)
 
-    def set(self, info_hash: bytes, due: float, urgency: int) -> None:
-        """Enter an infohash, in place of its entry so far."""
-        self._entered += 1
-        self._numbers[info_hash] = self._entered
-        self._overdue.discard(info_hash)
-        heappush(self._later, (due, urgency, self._entered, info_hash))
-        if len(self._later) + sum(map(len, self._due.values())) > 2 * len(self._numbers) + SPARE:
-            self._clear()
+    @property
+    def lookups(self) -> int:
+        """Lookups of jobs that have begun, waiting for a turn."""
+        return self._lookups
 
-    def drop(self, info_hash: bytes) -> None:
-        """Take an infohash off, if it is on."""
-        self._numbers.pop(info_hash, None)
-        self._overdue.discard(info_hash)
-
-    def take(self, now: float) -> tuple[bytes, int] | None:
-        """The next that is due, and how urgent it is; it is off the agenda then. None if nothing is due."""
-        self._advance(now)
-        for due in self._due.values():
-            while due and not self._counts(due[0][1], due[0][2]):
-                heappop(due)
-        waiting = [urgency for urgency in sorted(self._due) if self._due[urgency]]
-        if not waiting:
-            return None
-        self._taken += 1
-        urgency = min(waiting, key=lambda one: self._due[one][0]) if self._taken % FAIR == 0 else waiting[0]
-        _, _, info_hash = heappop(self._due[urgency])
-        self.drop(info_hash)
-        return info_hash, urgency
-
-    def next_due(self) -> float | None:
-        """When something is due next, as far as it is not yet; None if nothing is."""
-        while self._later and not self._counts(*self._later[0][2:]):
-            heappop(self._later)
-        return self._later[0][0] if self._later else None
+    @property
+    def size(self) -> int:
+        """Entries in memory, stale ones included."""
+        return len(self._later) + sum(map(len, self._due.values()))
 
     def overdue(self, now: float) -> int:
-        """How many are due."""
+        """Return the number of jobs that are due and have not begun."""
         self._advance(now)
         return len(self._overdue)
 
+    def set(self, key: K, job: Job, *, has_begun: bool = False) -> None:
+        """Enter a job that is due at `job.since`, or a lookup of a job that has begun, which is due at once.
+
+        It replaces the entry of the same key.
+        """
+        self.drop(key)
+        self._entered += 1
+        entry = self._entries[key] = _Entry(key, job, _Kind(job.priority, has_begun))
+        if has_begun:
+            self._lookups += 1
+            heappush(self._due[entry.kind], (job.since, self._entered, entry))
+        else:
+            heappush(self._later, (job.since, self._entered, entry))
+        if self.size > 2 * len(self._entries) + SPARE:
+            self._clear()
+
+    def drop(self, key: K) -> None:
+        """Remove the entry of a key, if there is one."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._lookups -= entry.kind.has_begun
+            self._overdue.discard(key)
+
+    def take(self, now: float, may_begin: bool = True) -> Turn[K] | None:
+        """Take the next turn. Return None if no entry is due or the limits allow no turn now.
+
+        Without `may_begin` only lookups of jobs that have begun get a turn.
+        """
+        kinds = self._waiting(now, may_begin)
+        if not kinds or self.running >= self._parallel or not self._tokens.try_take(1, now):
+            return None
+        by_age = False
+        if min(kinds).priority != Priority.ASKED:
+            self._taken += 1
+            by_age = self._taken % FAIR == 0
+        kind = min(kinds, key=lambda one: (0 if by_age else one.priority, self._due[one][0][:2]))
+        entry = heappop(self._due[kind])[2]
+        self.drop(entry.key)
+        self.running += 1
+        return Turn(entry.key, entry.job, kind.has_begun)
+
+    def done(self) -> None:
+        """Note that a turn has ended."""
+        self.running -= 1
+
+    def give_back(self, now: float) -> None:
+        """Return a turn unused, so that it counts against no limit."""
+        self.running -= 1
+        self._tokens.take(-1, now)
+
+    def wait(self, now: float, may_begin: bool = True) -> float | None:
+        """Return the seconds until `take` can succeed without any other call; None if it cannot."""
+        if self.running >= self._parallel:
+            return None
+        if self._waiting(now, may_begin):
+            missing = self._tokens.take(1, now)
+            self._tokens.take(-1, now)
+            return SLACK + missing
+        due = self.next_due() if may_begin else None
+        return None if due is None else SLACK + max(0.0, due - now)
+
+    def next_due(self) -> float | None:
+        """Return the earliest time at which a job becomes due that is not due yet; None if there is no such job."""
+        while self._later and not self._is_valid(self._later[0][2]):
+            heappop(self._later)
+        return self._later[0][0] if self._later else None
+
+    def _waiting(self, now: float, may_begin: bool) -> list[_Kind]:
+        """Return the kinds of entries that could have a turn now, each with a valid entry on top of its heap."""
+        self._advance(now)
+        for due in self._due.values():
+            while due and not self._is_valid(due[0][2]):
+                heappop(due)
+        return [kind for kind, due in self._due.items() if due and (may_begin or kind.has_begun)]
+
     def _advance(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
-            due, urgency, number, info_hash = heappop(self._later)
-            if self._counts(number, info_hash):
-                heappush(self._due[urgency], (due, number, info_hash))
-                self._overdue.add(info_hash)
+            due = heappop(self._later)
+            entry = due[2]
+            if self._is_valid(entry):
+                heappush(self._due[entry.kind], due)
+                self._overdue.add(entry.key)
 
-    def _counts(self, number: int, info_hash: bytes) -> bool:
-        return self._numbers.get(info_hash) == number
+    def _is_valid(self, entry: _Entry[K]) -> bool:
+        return self._entries.get(entry.key) is entry
 
     def _clear(self) -> None:
-        self._later = [entry for entry in self._later if self._counts(*entry[2:])]
-        heapify(self._later)
-        for urgency, due in self._due.items():
-            self._due[urgency] = [entry for entry in due if self._counts(*entry[1:])]
-            heapify(self._due[urgency])
+        for heap in (self._later, *self._due.values()):
+            heap[:] = [one for one in heap if self._is_valid(one[2])]
+            heapify(heap)
 
 
-class Shortlist:
-    """The infohashes to publish: of those entered the largest swarms, of equal ones the newest, `limit` in all."""
+class PublishSet:
+    """The infohashes to publish: the `limit` largest swarms; of swarms of equal size the newest.
+
+    Sizes are compared by their power of two.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._sizes: dict[bytes, int] = {}
-        # For each size, from the oldest to the newest; a dict keeps their order and finds each at once.
-        self._listed: list[dict[bytes, None]] = [{} for _ in range(SIZES)]
+        # One dict for each size, from the oldest infohash to the newest: it keeps the order and finds each at once.
+        self._members: list[dict[bytes, None]] = [{} for _ in range(SIZES)]
         self._waiting: list[dict[bytes, None]] = [{} for _ in range(SIZES)]
         self._number = 0
 
@@ -106,15 +233,15 @@ class Shortlist:
 
     def __contains__(self, info_hash: bytes) -> bool:
         size = self._sizes.get(info_hash)
-        return size is not None and info_hash in self._listed[size]
+        return size is not None and info_hash in self._members[size]
 
     @property
     def left_out(self) -> int:
-        """Infohashes for which there was no room."""
+        """Infohashes for which there is no room."""
         return len(self._sizes) - self._number
 
-    def enter(self, info_hash: bytes, peers: int) -> list[bytes]:
-        """An infohash is there, or has so many peers now; those that came onto the list by that."""
+    def put(self, info_hash: bytes, peers: int) -> list[bytes]:
+        """Enter an infohash with its number of peers, or update that. Return the infohashes that became members."""
         size = min(SIZES - 1, peers.bit_length())
         old = self._sizes.get(info_hash)
         if old == size:
@@ -123,14 +250,14 @@ class Shortlist:
             self._take_out(info_hash, old)
         self._sizes[info_hash] = size
         self._waiting[size][info_hash] = None
-        came = self._fill()
+        added = self._fill()
         if info_hash not in self and self._make_room(size):
-            self._list(info_hash, size)
-            came.append(info_hash)
-        return came
+            self._admit(info_hash, size)
+            added.append(info_hash)
+        return added
 
-    def leave(self, info_hash: bytes) -> list[bytes]:
-        """An infohash is gone; those that came onto the list in its place."""
+    def discard(self, info_hash: bytes) -> list[bytes]:
+        """Remove an infohash. Return the infohashes that became members in its place."""
         size = self._sizes.pop(info_hash, None)
         if size is None:
             return []
@@ -138,31 +265,32 @@ class Shortlist:
         return self._fill()
 
     def _take_out(self, info_hash: bytes, size: int) -> None:
-        if info_hash in self._listed[size]:
-            del self._listed[size][info_hash]
+        if info_hash in self._members[size]:
+            del self._members[size][info_hash]
             self._number -= 1
         else:
             del self._waiting[size][info_hash]
 
-    def _list(self, info_hash: bytes, size: int) -> None:
+    def _admit(self, info_hash: bytes, size: int) -> None:
         del self._waiting[size][info_hash]
-        self._listed[size][info_hash] = None
+        self._members[size][info_hash] = None
         self._number += 1
 
     def _fill(self) -> list[bytes]:
-        came: list[bytes] = []
+        """Admit the largest and newest infohashes while there is room. Return them."""
+        added: list[bytes] = []
         for size in range(SIZES - 1, -1, -1):
             while self._waiting[size] and self._number < self._limit:
-                came.append(next(reversed(self._waiting[size])))
-                self._list(came[-1], size)
-        return came
+                added.append(next(reversed(self._waiting[size])))
+                self._admit(added[-1], size)
+        return added
 
     def _make_room(self, size: int) -> bool:
-        """Whether the oldest of the smallest could be put off for a newer one that is no smaller."""
-        smallest = next((number for number in range(size + 1) if self._listed[number]), None)
+        """Displace the oldest of the smallest members, if it is no larger than `size`. Return whether there was one."""
+        smallest = next((number for number in range(size + 1) if self._members[number]), None)
         if smallest is None:
             return False
-        oldest = next(iter(self._listed[smallest]))
+        oldest = next(iter(self._members[smallest]))
         self._take_out(oldest, smallest)
         self._waiting[smallest][oldest] = None
         return True

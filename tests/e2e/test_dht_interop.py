@@ -15,6 +15,7 @@ from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Con
 from extensions.dht.krpc.traversal import CLOSEST
 from extensions.dht.records import record
 from extensions.dht.records.record import Entry, Rejected, Slot
+from extensions.dht.schedule import Job
 from tests.e2e.node import Json, NodeScript, node_script
 from tests.private_dht import PrivateDht
 from tests.vectors import read_vectors
@@ -58,7 +59,7 @@ class Network:
         public_key = record.record_key(HASH, self.day).public_key().public_bytes_raw()
         for index, salt in enumerate(record.SALTS):
             items: list[Item] = []
-            found.append(await self.client.get(public_key, salt, 0, items.append))
+            found.append(await self.client.get(public_key, salt, Job(), items.append))
             slots.append(Slot(index))
             for item in {item.signature: item for item in items}.values():
                 rejected += slots[-1].add(item.seq, item.value, HASH, self.now)
@@ -213,7 +214,7 @@ async def test_conflicts_are_told(network: Network) -> None:
 async def test_announcements(network: Network) -> None:
     announced = record.announce_hash(HASH, network.day)
     peers: set[Address] = set()
-    found = await network.client.get_peers(announced, 0, peers.add)
+    found = await network.client.get_peers(announced, Job(), peers.add)
     assert peers == set()
     stored = await network.client.announce(found, announced, 7001)
     assert (stored.taken, stored.conflicts, stored.failed) == (CLOSEST, 0, 0)
@@ -222,7 +223,7 @@ async def test_announcements(network: Network) -> None:
 
     said = await network.ask_script("announce", "announced", hash=announced.hex(), port=7002)
     assert said.get("code") is None
-    await network.client.get_peers(announced, 0, peers.add)
+    await network.client.get_peers(announced, Job(), peers.add)
     assert peers == {("127.0.0.1", 7001), ("127.0.0.1", 7002)}
 
 

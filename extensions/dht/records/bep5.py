@@ -12,6 +12,7 @@ from extensions.dht.krpc.messages import Address
 from extensions.dht.records import record
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.record import Entry, Rejected
+from extensions.dht.schedule import Job
 from extensions.dialing import is_public, network_of
 
 MAX_FETCHES: Final = 8
@@ -65,7 +66,7 @@ class SecondPath:
         self._waiting = 0
         self._remembered: OrderedDict[str, tuple[float, Entry | None]] = OrderedDict()
 
-    async def find(self, info_hash: bytes, days: list[int], urgency: int, on_entry: Callable[[Entry], None]) -> None:
+    async def find(self, info_hash: bytes, days: list[int], job: Job, on_entry: Callable[[Entry], None]) -> None:
         """Look up who announced an infohash, and ask them; `on_entry` is called with each valid descriptor."""
         hosts: dict[str, set[Address]] = {}
 
@@ -78,16 +79,16 @@ class SecondPath:
                         ports.add(address)
 
         for day in days:
-            await self._client.get_peers(record.announce_hash(info_hash, day), urgency, collect)
+            await self._client.get_peers(record.announce_hash(info_hash, day), job, collect)
         chosen = random.sample(list(hosts.values()), min(MAX_FETCHES, len(hosts)))
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*(self._ask(random.choice(list(ports)), on_entry) for ports in chosen))
 
-    async def announce(self, info_hash: bytes, day: int, urgency: int) -> None:
+    async def announce(self, info_hash: bytes, day: int, job: Job) -> None:
         """Announce an infohash for this host."""
         announced = record.announce_hash(info_hash, day)
-        found = await self._client.get_peers(announced, urgency, lambda _: None)
+        found = await self._client.get_peers(announced, job, lambda _: None)
         await self._client.announce(found, announced, self._port)
 
     async def _ask(self, address: Address, on_entry: Callable[[Entry], None]) -> None:

@@ -8,6 +8,7 @@ from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
 from extensions.dht.records import record
 from extensions.dht.records.record import Entry, Rejected, Slot
+from extensions.dht.schedule import Job
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ async def read(
     client: Client,
     info_hash: bytes,
     day: int,
-    urgency: int,
+    job: Job,
     clock: Callable[[], float],
     rejected: Counter[Rejected],
     on_entry: Callable[[Entry, str], None],
@@ -51,7 +52,7 @@ async def read(
     for index, salt in enumerate(record.SALTS):
         slot = Slot(index)
         collect = _Collector(slot, info_hash, salt.decode(), clock, rejected, on_entry)
-        reading.nodes.append(await client.get(public_key, salt, urgency, collect))
+        reading.nodes.append(await client.get(public_key, salt, job, collect))
         reading.slots.append(slot)
         if not slot.says_go_on:
             break

@@ -13,6 +13,7 @@ from extensions.dht.records import bep5
 from extensions.dht.records.bep5 import MAX_FETCHES, MAX_HOSTS, MAX_WAITING, PARALLEL, REMEMBER, SecondPath
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.record import Entry, Rejected
+from extensions.dht.schedule import Job
 from tests.unit.dht.entries import NOW, unsigned
 
 CROWD = [("8.8.4.4", port) for port in range(1, 401)]
@@ -33,7 +34,7 @@ class Announced:
             cast(Any, self), self.fetch, 80, private, lambda: self.time, lambda: self.passed, Counter[Rejected]()
         )
 
-    async def get_peers(self, _hash: bytes, _urgency: int, on_peer: Callable[[Address], None]) -> Found:
+    async def get_peers(self, _hash: bytes, _job: Job, on_peer: Callable[[Address], None]) -> Found:
         for address in self.addresses:
             on_peer(address)
         return Found()
@@ -47,7 +48,7 @@ class Announced:
 
     async def find(self, info_hash: bytes = b"x" * 20) -> list[Entry]:
         entries: list[Entry] = []
-        await self.path.find(info_hash, [1], 0, entries.append)
+        await self.path.find(info_hash, [1], Job(), entries.append)
         return entries
 
 

@@ -16,6 +16,7 @@ from extensions.dht.krpc.messages import Item
 from extensions.dht.records import record, slots
 from extensions.dht.records.record import LOCKED, MAX_ENTRY, MAX_URL, MAX_VALUE, SALTS, Entry, Rejected, Slot
 from extensions.dht.records.slots import Reading
+from extensions.dht.schedule import Job
 from tests.unit.dht.entries import HASH, NOW, entry_of, identity, slot_value, unsigned, wire
 
 DAY = record.day_of(NOW)
@@ -286,7 +287,7 @@ class Store:
         signature = messages.sign_item(self.key, salt, seq, value)
         self.items[salt].append(Item(self.key.public_key().public_bytes_raw(), signature, seq, value))
 
-    async def get(self, public_key: bytes, salt: bytes, urgency: int, on_item: Callable[[Item], None]) -> Found:
+    async def get(self, public_key: bytes, salt: bytes, job: Job, on_item: Callable[[Item], None]) -> Found:
         assert public_key == self.key.public_key().public_bytes_raw()
         self.asked.append(salt)
         for item in self.items[salt]:
@@ -306,7 +307,7 @@ class Store:
         rejected: Counter[Rejected] = Counter()
         told: list[tuple[Entry, str]] = []
         reading = await slots.read(
-            self.client, HASH, DAY, 0, lambda: now, rejected, lambda entry, where: told.append((entry, where))
+            self.client, HASH, DAY, Job(), lambda: now, rejected, lambda entry, where: told.append((entry, where))
         )
         return reading, dict(rejected), told
 
