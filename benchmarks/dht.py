@@ -116,7 +116,7 @@ class Packets:
     """The mean of one lookup or publication."""
 
     nodes: int
-    what: str
+    kind: str
     queries: float
     packets: float
     bytes_sent: float
@@ -144,7 +144,7 @@ async def measure_packets(nodes: int, number: int) -> list[Packets]:
                 tracker.directory.publish(info_hash)
                 await _stored(tracker, done)
 
-        for what, service, do in (
+        for kind, service, do in (
             ("lookup of nothing", other, look(False)),
             ("publication", tracker, publish()),
             ("lookup", other, look(True)),
@@ -152,7 +152,7 @@ async def measure_packets(nodes: int, number: int) -> list[Packets]:
             before = _counted(service)
             await do
             sums = [after - then for after, then in zip(_counted(service), before, strict=True)]
-            figures.append(Packets(nodes, what, *(one / number for one in sums)))
+            figures.append(Packets(nodes, kind, *(one / number for one in sums)))
         return figures
 
 

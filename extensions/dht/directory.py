@@ -1,4 +1,4 @@
-"""Which trackers serve which infohash: when records are visited, what a visit does, and who hears of the result.
+"""The trackers that serve each infohash: the visits of their records, and the callers that receive the results.
 
 Each visit of a record is also the check of our own entry in it, and each publication begins with a visit.
 """
@@ -64,7 +64,7 @@ class Directory:
         self._publisher = Publisher(client, key, url, clock, uniform)
         self.counters = Counters(self._publisher.tally, second_path.rejected)
         self.changed: dict[bytes, Known] = {}
-        """What was learned since the last write to the cache."""
+        """Infohashes with new knowledge since the last write to the cache."""
         self.on_sighting: list[Callable[[bytes, Sighting], None]] = []
         """Called with infohash and sighting for each tracker found, and for each newer entry of a known one."""
         self.publish_set = PublishSet(max_published)
@@ -124,7 +124,7 @@ class Directory:
                     self._visit_soon(self._track(added), Priority.REFRESHED)
         if opened:
             tracked.lonely_visits = 0
-            # What was found a moment ago is known; but our own entry may be missing.
+            # The result of a recent visit is still known; but our own entry may be missing.
             wait = RECENT if self._monotonic() - tracked.last_visit < RECENT else 0.0
             self._visit_soon(tracked, Priority.OPENED, wait)
         elif tracked.is_lonely and not lonely:
@@ -377,7 +377,7 @@ class Directory:
             return None, not is_gone
         return None, not any(reading.has_reached for reading in readings)
 
-    # What was learned
+    # Results
 
     def _on_sighting(self, tracked: TrackedHash, sighting: Sighting) -> None:
         if sighting.entry.tracker_id == self._publisher.tracker_id or not tracked.known.add(sighting):

@@ -135,7 +135,7 @@ class Service:
         self._upkeep = self._start_task("dht_upkeep", self._keep_up(), endless=True)
 
     async def stop(self) -> None:
-        """Stop, and save what was learned."""
+        """Stop, and save the node's state and the cache."""
         async with AsyncExitStack() as ending:
             # They run in reverse order; each runs even if one before it fails.
             ending.callback(self._executor.shutdown)

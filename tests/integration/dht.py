@@ -118,7 +118,7 @@ async def members_of(dht: PrivateDht) -> AsyncIterator[Members]:
 
 
 async def seen_by(service: Service, info_hash: bytes, thorough: bool = False) -> dict[str, Sighting]:
-    """Return what one new lookup finds: sightings by URL."""
+    """Return the result of one new lookup: sightings by URL."""
     await service.directory.forget(info_hash)
     return {found.entry.url: found async for found in service.directory.trackers(info_hash, thorough)}
 

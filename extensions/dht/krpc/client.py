@@ -1,8 +1,8 @@
 """Looks things up in the DHT, and stores them at the nodes that a lookup has found.
 
-libtorrent's own lookups do not suffice, for three reasons. Its put reads and writes in one step without reporting what
-it read, so that of two trackers that write at the same time one is lost. One dead node on the way costs it 15 seconds.
-And it does not let us limit the packets to one node.
+libtorrent's own lookups do not suffice, for three reasons. Its put reads and writes in one step without reporting the
+old value, so that of two trackers that write at the same time one is lost. One dead node on the way costs it 15
+seconds. And it does not let us limit the packets to one node.
 """
 
 import asyncio

@@ -37,7 +37,7 @@ class NodePace:
         return when
 
     def forget(self, now: float) -> None:
-        """Drop the nodes whose packets no longer count; must be called now and then."""
+        """Drop the nodes whose packets no longer count. Must be called from time to time."""
         for address in [address for address, times in self._granted.items() if times[-1] + WINDOW < now]:
             del self._granted[address]
 

@@ -135,7 +135,7 @@ class Setting:
             BackgroundTasks().start,
             lambda: self.time,
             lambda: self.passed,
-            # Pauses between attempts take no time; what varies around one varies not at all.
+            # Pauses between attempts take no time, and random factors around 1 are exactly 1.
             lambda first, last: 0.0 if last < 1 else max(1.0, first),
         )
 

@@ -1,4 +1,4 @@
-"""The client: what it does with replies, and that lookups wait for a turn."""
+"""The client: it checks items, its lookups wait for a turn, and it can be closed."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""The directory: when it visits records, what it does about failures, and what it remembers."""
+"""The directory: the times of its visits, its failures, and its memory."""
 
 import asyncio
 from typing import Any, cast
@@ -190,7 +190,7 @@ async def test_a_recent_lookup_is_not_repeated_even_after_a_restart() -> None:
     assert setting.dht.gets == 0
 
 
-# What the directory remembers
+# Memory
 
 
 async def test_an_expired_entry_is_forgotten_and_does_not_count_as_found(setting: Setting) -> None:
