@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.pacing import NODE_RATE
-from extensions.dht.schedule import LookupLimits
+from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from tests.private_dht import PrivateDht

@@ -15,13 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.cache import MAX_KNOWN, Known, Sighting
 from extensions.dht.counters import Counters, Looked
 from extensions.dht.krpc.client import Client
+from extensions.dht.krpc.schedule import Job, Priority
 from extensions.dht.krpc.scheduler import Scheduler
+from extensions.dht.publish_set import PublishSet
 from extensions.dht.records import record, slots
 from extensions.dht.records.bep5 import SecondPath
 from extensions.dht.records.publisher import Publisher
 from extensions.dht.records.record import RENDEZVOUS, Entry
 from extensions.dht.records.slots import Reading
-from extensions.dht.schedule import Job, Priority, PublishSet
 from extensions.dht.tracked import ANNOUNCE, RETRY, TrackedHash, next_visit
 
 RECENT: Final = 10.0

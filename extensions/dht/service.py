@@ -22,11 +22,11 @@ from extensions.dht.cache import Cache, Known
 from extensions.dht.directory import Directory, StartTask
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.pacing import NODE_RATE
+from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.node import Node
 from extensions.dht.records import descriptor
 from extensions.dht.records.bep5 import SecondPath
-from extensions.dht.schedule import LookupLimits
 from extensions.dht.settings import DhtSettings
 from tracker.extension import BackgroundTasks
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from extensions.dht.cache import Known, Sighting
+from extensions.dht.krpc.schedule import Priority
 from extensions.dht.records.record import LIFETIME, RENDEZVOUS
-from extensions.dht.schedule import Priority
 
 REFRESH: Final = (50 * 60.0, 70 * 60.0)
 """Seconds between two publications of an entry, drawn at random between these two each time."""

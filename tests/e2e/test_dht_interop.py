@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc.client import Client, Found
 from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.traversal import CLOSEST
 from extensions.dht.records import record
 from extensions.dht.records.record import Entry, Rejected, Slot
-from extensions.dht.schedule import Job
 from tests.e2e.node import Json, NodeScript, node_script
 from tests.private_dht import PrivateDht
 from tests.vectors import read_vectors

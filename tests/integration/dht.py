@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.cache import Sighting
 from extensions.dht.krpc.client import Client, Stored
 from extensions.dht.krpc.messages import Address, Contact, Item
+from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.records import record, slots
-from extensions.dht.schedule import Job, LookupLimits
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from tests.client import PATIENCE, eventually

@@ -12,8 +12,8 @@ from extensions.dht.krpc import bencode
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.messenger import MAX_IN_FLIGHT
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records import record
-from extensions.dht.schedule import Job
 from extensions.dht.tracked import REFRESH
 from tests.client import eventually
 from tests.integration.dht import Members, Vandal, client_of, members_of, published, seen_by, urls_of

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from extensions.dht import service
 from extensions.dht.extension import Dht
-from extensions.dht.schedule import Job, LookupLimits
+from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.settings import DhtSettings
 from tests.client import eventually
 from tests.integration.dht import Members, published, seen_by

@@ -17,9 +17,9 @@ from extensions.dht.krpc import messages
 from extensions.dht.krpc.messages import Address, Contact, Item, Reply
 from extensions.dht.krpc.messenger import Counters, Messenger
 from extensions.dht.krpc.pacing import NODE_RATE
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.krpc.traversal import Candidate, Traversal
-from extensions.dht.schedule import Job
 
 START: Final = 16
 """Known nodes with which a lookup starts."""

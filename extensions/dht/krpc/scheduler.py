@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from extensions.dht.schedule import DueQueue, Job, LookupLimits, Priority
+from extensions.dht.krpc.schedule import DueQueue, Job, LookupLimits, Priority
 
 MIN_WAIT: Final = 0.001
 """Seconds; a timer of the loop is no more precise."""

@@ -9,10 +9,10 @@ from typing import Final
 
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records import record
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.record import Entry, Rejected
-from extensions.dht.schedule import Job
 from extensions.dialing import is_public, network_of
 
 MAX_FETCHES: Final = 8

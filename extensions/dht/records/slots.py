@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records import record
 from extensions.dht.records.record import Entry, Rejected, Slot
-from extensions.dht.schedule import Job
 
 
 @dataclass(slots=True)

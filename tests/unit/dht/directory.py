@@ -11,11 +11,11 @@ from extensions.dht.directory import Directory
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Found, Stored
 from extensions.dht.krpc.messages import Contact, Item
+from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.krpc.traversal import Candidate, State
 from extensions.dht.records import record
 from extensions.dht.records.record import Entry, Rejected
-from extensions.dht.schedule import Job, LookupLimits
 from tests.client import eventually
 from tests.unit.dht.entries import HASH, NOW, URL, identity
 from tracker.extension import BackgroundTasks

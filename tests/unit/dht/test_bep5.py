@@ -9,11 +9,11 @@ import pytest
 
 from extensions.dht.krpc.client import Found
 from extensions.dht.krpc.messages import Address
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records import bep5
 from extensions.dht.records.bep5 import MAX_FETCHES, MAX_HOSTS, MAX_WAITING, PARALLEL, REMEMBER, SecondPath
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.record import Entry, Rejected
-from extensions.dht.schedule import Job
 from tests.unit.dht.entries import NOW, unsigned
 
 CROWD = [("8.8.4.4", port) for port in range(1, 401)]

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.krpc import bencode, messages
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address, Contact, Item
-from extensions.dht.schedule import Job, LookupLimits
+from extensions.dht.krpc.schedule import Job, LookupLimits
 from tests.client import eventually
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))

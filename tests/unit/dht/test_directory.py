@@ -7,9 +7,9 @@ import pytest
 
 from extensions.dht import directory as module
 from extensions.dht.cache import Known, Sighting
+from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.records import record
 from extensions.dht.records.record import LIFETIME, RENDEZVOUS
-from extensions.dht.schedule import LookupLimits
 from extensions.dht.tracked import REFRESH, RETRY
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed

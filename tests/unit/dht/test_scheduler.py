@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
+from extensions.dht.krpc.schedule import Job, LookupLimits, Priority
 from extensions.dht.krpc.scheduler import Scheduler
-from extensions.dht.schedule import Job, LookupLimits, Priority
 from tests.client import eventually
 
 ONE_AT_A_TIME = LookupLimits(1, 1e9, 1e9)

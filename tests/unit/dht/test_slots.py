@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records import record, slots
 from extensions.dht.records.record import LOCKED, MAX_ENTRY, MAX_URL, MAX_VALUE, SALTS, Entry, Rejected, Slot
 from extensions.dht.records.slots import Reading
-from extensions.dht.schedule import Job
 from tests.unit.dht.entries import HASH, NOW, entry_of, identity, slot_value, unsigned, wire
 
 DAY = record.day_of(NOW)

@@ -3,8 +3,8 @@
 import pytest
 
 from extensions.dht.cache import Known, Sighting
+from extensions.dht.krpc.schedule import Priority
 from extensions.dht.records.record import LIFETIME, RENDEZVOUS
-from extensions.dht.schedule import Priority
 from extensions.dht.tracked import (
     FRESH,
     LONELY,
