@@ -1,13 +1,13 @@
-"""What the DHT costs, and how soon trackers find each other in it: `python -m benchmarks.dht`.
+"""Measures the cost of the DHT, and how soon trackers find each other in it: `python -m benchmarks.dht`.
 
-All of it in private DHTs of libtorrent nodes on loopback, which run in a process of their own. Of this process, the
-service's, two CPU times count: `process` is that of all threads, libtorrent's among them, and `loop` that of the event
-loop's alone. Packets are UDP datagrams sent and received in lookups and stores; what the node itself sends is not
-among them.
+All measurements use private DHTs of libtorrent nodes on loopback, which run in a process of their own. The service
+runs in this process. Its CPU time is given twice: `process` is that of all threads, including libtorrent's; `loop` is
+that of the event loop's thread. Packets are UDP datagrams sent and received in lookups and stores, without those of the
+node.
 
-Delays of the event loop are those of a callback due every millisecond. Where other programs take turns on the core
-they are theirs as well: `loop CPU` is the most CPU time that the loop's thread took between two of these callbacks.
-That callback costs CPU time too, so it never runs while CPU time is measured.
+The delay of the event loop is measured with a callback that is due every millisecond. It includes the time that other
+programs take on the same core. `loop CPU` does not: it is the largest CPU time of the loop's thread between two of
+these callbacks. The callback itself costs CPU time, so it never runs while CPU time is measured.
 """
 
 import argparse
@@ -32,27 +32,27 @@ from tracker.logs import configure
 PARTS: Final = ("latency", "packets", "cpu", "paced")
 URL: Final = "wss://tracker.example.org/announce"
 PAUSE: Final = 1.2
-"""Seconds after which the pace forgets what went to a node."""
+"""Seconds after which packets to a node no longer count against its limit."""
 
 FEW: Final = 30
-"""Publications at a time, where not all are wanted at once."""
+"""Publications at a time, where not all are requested at once."""
 
 BESIDES: Final = 1
-"""Packets over the pace that one node may see within a second: the loop's clock has whole milliseconds."""
+"""Packets above the limit that one node may receive within a second: the loop's clock has whole milliseconds."""
 
 
 async def _stored(service: Service, number: int) -> None:
     async with asyncio.timeout(PATIENCE + number):
-        while service.directory.tally.publications["stored"] < number:  # noqa: ASYNC110
+        while service.directory.counters.publications["stored"] < number:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
-# How soon trackers find each other.
+# Latency
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from a tracker's wish to be found to when another finds it; it looks again at once until then."""
+    """Milliseconds from a request to publish until another tracker finds the entry; it repeats its lookup at once."""
 
     case: str
     rounds: int
@@ -63,7 +63,7 @@ class Latency:
 
 
 async def measure_latency(nodes: int, rounds: int) -> list[Latency]:
-    """In a healthy DHT, and in one of which a third of the nodes have died."""
+    """Measure in a healthy DHT, and in one in which a third of the nodes have died."""
     async with Network(nodes) as network, running(network, URL) as tracker, running(network) as other:
         figures = [
             await _latency("healthy", tracker, other, rounds, PAUSE),
@@ -85,9 +85,9 @@ async def _latency(
     await asyncio.sleep(SETTLE * 2)
     for _ in range(rounds):
         if forget:
-            # Which nodes are silent, as if it had not been noticed yet.
-            tracker.client._messenger._shunned.clear()
-            other.client._messenger._shunned.clear()
+            # As if no timeout had been noticed yet.
+            tracker.client.forget_timeouts()
+            other.client.forget_timeouts()
         info_hash, began = os.urandom(20), time.perf_counter()
         tracker.directory.swarm(info_hash, peers=5, linked=False)
         async with asyncio.timeout(PATIENCE):
@@ -100,24 +100,23 @@ async def _latency(
 
 
 async def _is_found(service: Service, info_hash: bytes) -> bool:
-    """Whether one new lookup finds a tracker."""
-    service.directory._known.pop(info_hash, None)
-    service.directory._topics.pop(info_hash, None)
+    """Return whether one new lookup finds a tracker."""
+    await service.directory.forget(info_hash)
     async with aclosing(cast(Any, service.directory.trackers(info_hash))) as sightings:
         async for _ in sightings:
             return True
     return False
 
 
-# What is sent.
+# Packets
 
 
 @dataclass(frozen=True)
 class Packets:
-    """Of one lookup or publication, in the mean."""
+    """The mean of one lookup or publication."""
 
     nodes: int
-    what: str
+    kind: str
     queries: float
     packets: float
     bytes_sent: float
@@ -126,7 +125,7 @@ class Packets:
 
 
 async def measure_packets(nodes: int, number: int) -> list[Packets]:
-    """Lookups of nothing, publications, and lookups of what was published."""
+    """Measure lookups that find nothing, publications, and lookups of these."""
     async with (
         Network(nodes) as network,
         running(network, URL, lifted=True) as tracker,
@@ -137,7 +136,7 @@ async def measure_packets(nodes: int, number: int) -> list[Packets]:
 
         async def look(expected: bool) -> None:
             assert all([await _is_found(other, info_hash) is expected for info_hash in hashes])
-            # A lookup goes on when something has been found.
+            # A lookup goes on after the first result.
             await asyncio.sleep(SETTLE)
 
         async def publish() -> None:
@@ -145,7 +144,7 @@ async def measure_packets(nodes: int, number: int) -> list[Packets]:
                 tracker.directory.publish(info_hash)
                 await _stored(tracker, done)
 
-        for what, service, do in (
+        for kind, service, do in (
             ("lookup of nothing", other, look(False)),
             ("publication", tracker, publish()),
             ("lookup", other, look(True)),
@@ -153,23 +152,23 @@ async def measure_packets(nodes: int, number: int) -> list[Packets]:
             before = _counted(service)
             await do
             sums = [after - then for after, then in zip(_counted(service), before, strict=True)]
-            figures.append(Packets(nodes, what, *(one / number for one in sums)))
+            figures.append(Packets(nodes, kind, *(one / number for one in sums)))
         return figures
 
 
 def _counted(service: Service) -> tuple[int, ...]:
-    tally = service.client.tally
-    queries = sum(tally.queries.values())
-    packets = queries + tally.replies + tally.refusals + tally.garbage
-    return queries, packets, tally.bytes_out, tally.bytes_in, tally.timeouts
+    counters = service.client.counters
+    queries = sum(counters.queries.values())
+    packets = queries + counters.replies + counters.refusals + counters.garbage
+    return queries, packets, counters.bytes_out, counters.bytes_in, counters.timeouts
 
 
-# What it costs.
+# CPU time
 
 
 @dataclass(frozen=True)
 class HeldUp:
-    """The longest that the loop was held up, and of that by what."""
+    """The longest time for which the loop was blocked, and its causes."""
 
     delay_ms: float
     loop_cpu_ms: float
@@ -179,7 +178,7 @@ class HeldUp:
 
     @classmethod
     def of(cls, probe: Probe) -> "HeldUp":
-        """As far as it was watched."""
+        """Return the figures of a probe."""
         callbacks = probe.callbacks
         seconds = (probe.delay, probe.loop_cpu, callbacks["received"], callbacks["tick"], probe.garbage_collection)
         return cls(*(one * 1e3 for one in seconds))
@@ -187,7 +186,7 @@ class HeldUp:
 
 @dataclass(frozen=True)
 class Cpu:
-    """Of many publications without limits: first CPU time alone, then, of as many more, the rest."""
+    """Many publications without limits: the CPU time of the first half, and all other figures of the second half."""
 
     case: str
     publications: int
@@ -201,7 +200,7 @@ class Cpu:
 
 
 async def measure_cpu(nodes: int, number: int) -> list[Cpu]:
-    """All wanted at once, as after an outage, and a few at a time."""
+    """Measure with all requested at once, as after an outage, and with a few at a time."""
     return [await _cpu("at once", nodes, number, number), await _cpu(f"{FEW} at a time", nodes, number, FEW)]
 
 
@@ -214,14 +213,14 @@ async def _cpu(case: str, nodes: int, number: int, at_a_time: int) -> Cpu:
         probe = Probe(service)
         with probe.watching():
             await _publish(service, number, at_a_time)
-        publications = service.directory.tally.publications
+        publications = service.directory.counters.publications
         failures = publications.total() - publications["stored"]
         return Cpu(case, number, wall, process, thread, probe.in_flight, HeldUp.of(probe), grown, failures)
 
 
 async def _publish(service: Service, number: int, at_a_time: int) -> list[float]:
-    """Publish so many infohashes; what the clocks say of it."""
-    stored = service.directory.tally.publications["stored"]
+    """Publish `number` infohashes. Return the time that this took: wall, and CPU of the process and the loop."""
+    stored = service.directory.counters.publications["stored"]
     before = _clocks()
     for wanted in range(1, number + 1):
         service.directory.publish(os.urandom(20))
@@ -232,7 +231,7 @@ async def _publish(service: Service, number: int, at_a_time: int) -> list[float]
 
 @dataclass(frozen=True)
 class Paced:
-    """Of a tracker's everyday: so many publications an hour, with all limits."""
+    """A tracker's normal load: publications at a steady rate, with all limits."""
 
     publications: int
     process_cpu: float
@@ -251,9 +250,9 @@ class Paced:
 
 
 async def measure_paced(nodes: int, per_hour: float, minutes: float) -> Paced:
-    """In the first half CPU time is measured, in the second the loop's delays."""
+    """Measure CPU time in the first half, and the loop's delays in the second."""
     async with Network(nodes) as network, running(network, URL) as service:
-        # Its first seconds are not like the others: the node is looked at often.
+        # In its first seconds the node is refreshed more often.
         await asyncio.sleep(10)
         before = _clocks()
         await asyncio.sleep(20)
@@ -265,7 +264,7 @@ async def measure_paced(nodes: int, per_hour: float, minutes: float) -> Paced:
         process, loop = _shares(before)
         with probe.watching():
             await _publish_steadily(service, half, 3600 / per_hour)
-        stored, tally = service.directory.tally.publications, service.client.tally
+        stored, counters = service.directory.counters.publications, service.client.counters
         backlog = 2 * half - stored["stored"]
         await asyncio.sleep(SETTLE)
         return Paced(
@@ -277,9 +276,9 @@ async def measure_paced(nodes: int, per_hour: float, minutes: float) -> Paced:
             in_flight=probe.in_flight,
             to_one_node=probe.to_one_node,
             to_itself=probe.to_itself,
-            refusals=tally.refusals,
-            delayed=tally.delayed,
-            timeouts=tally.timeouts,
+            refusals=counters.refusals,
+            delayed=counters.delayed,
+            timeouts=counters.timeouts,
             held_up=HeldUp.of(probe),
             backlog=backlog,
             backlog_later=2 * half - stored["stored"],
@@ -294,12 +293,12 @@ async def _publish_steadily(service: Service, number: int, period: float) -> Non
 
 
 def _clocks() -> tuple[float, float, float]:
-    """The time, and the CPU time of all threads and of this one."""
+    """Return the time, the CPU time of all threads, and that of this thread."""
     return time.perf_counter(), time.process_time(), time.thread_time()
 
 
 def _shares(before: tuple[float, float, float]) -> tuple[float, float]:
-    """Percents of a core since then, of all threads and of this one."""
+    """Return the CPU use since then in percent of a core: of all threads, and of this thread."""
     wall, process, thread = (after - then for after, then in zip(_clocks(), before, strict=True))
     return process / wall * 100, thread / wall * 100
 
@@ -308,7 +307,7 @@ def _resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
-# The command line.
+# The command line
 
 
 def main() -> None:
@@ -328,7 +327,7 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """One line for each figure, one column for each measurement."""
+    """Format one line for each figure, one column for each measurement."""
     cells = [[name.replace("_", " "), *(_text(row[name]) for row in rows)] for name in rows[0]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return (
@@ -362,17 +361,22 @@ def _measure(part: str, options: argparse.Namespace) -> list[Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dht", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(PARTS)}; without, all")
-    parser.add_argument("--nodes", type=int, default=20, help="nodes of the DHT; of the paced part's, twice as many")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to measure: {', '.join(PARTS)}; without, all")
+    parser.add_argument("--nodes", type=int, default=20, help="nodes of the DHT; the paced part uses twice as many")
     parser.add_argument(
-        "--packets-in", type=int, nargs="+", default=[20], metavar="NODES", help="DHTs to count packets"
+        "--packets-in", type=int, nargs="+", default=[20], metavar="NODES", help="nodes of the DHTs of the packets part"
     )
-    parser.add_argument("--rounds", type=int, default=50, help="rounds of latency, and of what packets are counted for")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=50,
+        help="rounds of the latency part, and lookups and publications of the packets part",
+    )
     parser.add_argument("--publications", type=int, default=1000, help="publications of the CPU part")
     parser.add_argument("--rate", type=float, default=10_000, help="publications an hour of the paced part")
     parser.add_argument("--minutes", type=float, default=2, help="how long the paced part takes")
     parser.add_argument("--repeat", type=int, default=1, help="measurements of CPU and at a pace")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")

@@ -15,10 +15,10 @@ from weakref import WeakKeyDictionary
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.krpc.client import PARALLEL
 from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.messenger import Messenger
-from extensions.dht.krpc.pacing import NODE_RATE, Queue
+from extensions.dht.krpc.pacing import NODE_RATE
+from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from tests.private_dht import PrivateDht
@@ -239,9 +239,8 @@ class Probe:
 async def running(network: Network, url: str = "", lifted: bool = False) -> AsyncIterator[Service]:
     """Run a member of a DHT during the block. If `lifted`, queries in flight and lookups at a time stay limited."""
     settings = DhtSettings(listen="127.0.0.1:0", bootstrap=network.bootstrap[:3], private=True)
-    service = Service(settings, Ed25519PrivateKey.generate(), url, None, node_rate=1000 if lifted else NODE_RATE)
-    if lifted:
-        service.client.queue = Queue(PARALLEL, LIFTED, LIFTED)
+    limits, node_rate = (LookupLimits(rate=LIFTED, burst=LIFTED), 1000) if lifted else (LookupLimits(), NODE_RATE)
+    service = Service(settings, Ed25519PrivateKey.generate(), url, None, node_rate=node_rate, limits=limits)
     with _tapping() as taps:
         await service.start()
     _taps[service] = taps

@@ -124,7 +124,7 @@ async def _show_progress(service: Service, found: list[Sighting]) -> None:
     is_terminal, started = sys.stderr.isatty(), time.monotonic()
 
     def line() -> str:
-        queries = sum(service.client.tally.queries.values())
+        queries = sum(service.client.counters.queries.values())
         return (
             f"{len(found)} found; {service.node.size} nodes known, {queries} asked, {time.monotonic() - started:.1f} s"
         )

@@ -1,4 +1,4 @@
-"""What is counted of looks at records and of writings into them."""
+"""Counters of visits of records, and of writes to them."""
 
 from collections import Counter
 from enum import StrEnum
@@ -9,11 +9,11 @@ from prometheus_client import Histogram
 from extensions.dht.records.entry import Rejected
 
 SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30)
-"""Buckets: a lookup takes milliseconds in a DHT of one's own, seconds in the public one, 15 on the second path."""
+"""Buckets: a lookup takes milliseconds in a private DHT, seconds in the public one, and 15 seconds with BEP 5."""
 
 
 class Looked(StrEnum):
-    """What came of looking at an infohash's record."""
+    """The result of looking up an infohash."""
 
     FOUND = "found"
     NONE = "none"
@@ -21,16 +21,16 @@ class Looked(StrEnum):
 
 
 class Written(StrEnum):
-    """What came of writing our entry into a record."""
+    """The result of writing our entry to a record."""
 
     STORED = "stored"
-    CONFLICT = "conflict"  # others wrote at this moment; it is tried again
+    CONFLICT = "conflict"  # another tracker wrote at the same time; the write is repeated
     LOCKED = "locked"
     UNREACHABLE = "unreachable"
 
 
-class Tally:
-    """Since the start."""
+class Counters:
+    """Counts since the start."""
 
     def __init__(self, publications: Counter[str], rejected: Counter[Rejected]) -> None:
         self.publications = publications
@@ -40,7 +40,7 @@ class Tally:
         """By `Looked`."""
         self.lookup_seconds = Histogram(
             "peerservers_dht_lookup_seconds",
-            "From the beginning of a lookup of an infohash, its wait for its turn included, to its end",
+            "Duration of lookups of an infohash, from the request or from the first turn of a scheduled one",
             ["result"],
             buckets=SECONDS,
             registry=None,
@@ -48,7 +48,7 @@ class Tally:
         for result in Looked:
             self.lookup_seconds.labels(result)
 
-    def looked(self, result: Looked, seconds: float) -> None:
-        """A lookup has ended, after so many seconds."""
+    def count_lookup(self, result: Looked, seconds: float) -> None:
+        """Count a lookup that has ended after so many seconds."""
         self.lookups[result] += 1
         self.lookup_seconds.labels(result).observe(seconds)

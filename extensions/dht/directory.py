@@ -1,54 +1,56 @@
-"""Which trackers serve which infohash: when records are read and written, and who is told.
+"""The trackers that serve each infohash: the visits of their records, and the callers that receive the results.
 
-Every look at a record is also the check of one's own entry in it, and every publication begins with a look.
+Each visit of a record is also the check of our own entry in it, and each publication begins with a visit.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from math import inf
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.cache import MAX_KNOWN, Known
-from extensions.dht.counters import Looked, Tally
-from extensions.dht.krpc.client import BURST, Client
+from extensions.dht.counters import Counters, Looked
+from extensions.dht.krpc.client import Client
+from extensions.dht.krpc.schedule import Job, Priority
+from extensions.dht.krpc.scheduler import Scheduler
+from extensions.dht.publish_set import PublishSet
 from extensions.dht.publisher import Publisher
 from extensions.dht.records import record
 from extensions.dht.records.bep5 import Bep5Fallback
 from extensions.dht.records.keys import days_to_read
 from extensions.dht.records.record import RecordSnapshot
-from extensions.dht.schedule import Agenda, Shortlist
-from extensions.dht.tracked import ANNOUNCE, ASKED, OPENED, REFRESHED, RETRY, Topic, next_look
+from extensions.dht.tracked import ANNOUNCE, RETRY, TrackedHash, next_visit
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 
 RECENT: Final = 10.0
-"""Seconds that a lookup's result is as good as a new one."""
+"""Seconds for which the result of a lookup is used instead of a new one."""
 
 MAX_ERASURES: Final = 5
-"""Looks that try to take our entry out of a record."""
+"""Visits that try to remove our entry from a record."""
 
-IDLE: Final = 1.0
-BUSY: Final = 0.1
-"""Seconds between two looks at the agenda at most, and while there are enough lookups under way."""
+StartTask = Callable[..., asyncio.Task[Any]]
+"""Runs a coroutine in the background, under a name: `TrackerHandle.start_task`, or the same of `BackgroundTasks`."""
 
 
 class Directory:
     """The records of many infohashes.
 
-    Publishes `url` if that is not empty, and `policy` not "none": of the swarms "all", or those that are "listed", at
-    most `max_published`; and what it is told to.
+    Publishes `url`, unless that is empty or `policy` is "none": for the swarms of this tracker ("all") or those of
+    them that are `listed` ("listed"), at most `max_published`; and for the infohashes given to `publish`.
 
-    `clock` gives Unix seconds, which may be set back, `monotonic` seconds that may not; `uniform` a random float
-    between two.
+    `clock` gives Unix seconds, which may be set back; `monotonic` gives seconds that never go back, and must be the
+    scheduler's clock; `uniform` gives a random float between two floats.
     """
 
     def __init__(
         self,
         client: Client,
         second_path: Bep5Fallback,
+        scheduler: Scheduler,
         key: Ed25519PrivateKey,
         url: str,
         policy: str,
@@ -56,351 +58,353 @@ class Directory:
         max_published: int,
         known: dict[bytes, Known],
         is_reachable: Callable[[], bool],
+        start_task: StartTask,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         uniform: Callable[[float, float], float],
     ) -> None:
         self._publisher = Publisher(client, key, url, clock, uniform)
-        self.tally = Tally(self._publisher.tally, second_path.rejected)
+        self.counters = Counters(self._publisher.tally, second_path.rejected)
         self.changed: dict[bytes, Known] = {}
-        """What was learned since it was last written to the cache."""
+        """Infohashes with new knowledge since the last write to the cache."""
         self.on_sighting: list[Callable[[bytes, Sighting], None]] = []
-        self.shortlist = Shortlist(max_published)
-        self.is_reachable = is_reachable
+        """Called with infohash and sighting for each tracker found, and for each newer entry of a known one."""
+        self.publish_set = PublishSet(max_published)
         self._client = client
         self._second_path = second_path
+        self._scheduler = scheduler
         self._publishes = bool(url) and policy != "none"
         self._listed = frozenset(listed) if policy == "listed" else None
         self._known = known
+        self._is_reachable = is_reachable
+        self._start_task = start_task
         self._clock = clock
         self._monotonic = monotonic
         self._uniform = uniform
-        self._topics: dict[bytes, Topic] = {}
+        self._tracked: dict[bytes, TrackedHash] = {}
         self._own: dict[bytes, Known] = {}
-        self._agenda = Agenda()
-        self._something = asyncio.Event()
-        self._closed = False
+        self._is_closed = False
         self._log = structlog.get_logger().bind(extension="dht")
 
     @property
+    def url(self) -> str:
+        """The URL that is published; empty if none is."""
+        return self._publisher.url
+
+    @property
+    def tracked(self) -> Mapping[bytes, TrackedHash]:
+        """The infohashes that matter now, read-only."""
+        return MappingProxyType(self._tracked)
+
+    @property
+    def visits(self) -> int:
+        """Visits under way."""
+        return sum(tracked.visit is not None for tracked in self._tracked.values())
+
+    @property
     def published(self) -> int:
-        """Infohashes that are to be found under our own id now."""
-        now = self._clock()
-        return sum(known.own_until > now for known in self._own.values())
+        """Infohashes whose record has a valid entry of ours."""
+        return sum(map(self.is_published, self._own))
 
     @property
     def overdue(self) -> int:
-        """Infohashes whose record should have been looked at by now."""
-        return self._agenda.overdue(self._monotonic())
+        """Infohashes whose visit is due and has not begun."""
+        return self._scheduler.overdue
+
+    def is_published(self, info_hash: bytes) -> bool:
+        """Return whether an infohash's record has a valid entry of ours."""
+        return info_hash in self._own and self._own[info_hash].own_until > self._clock()
 
     def swarm(self, info_hash: bytes, peers: int, linked: bool) -> None:
-        """A swarm is open here, with so many peers of our own."""
-        topic = self._topic(info_hash)
-        opened, lonely = not topic.peers, topic.is_lonely
-        topic.peers, topic.linked = peers, linked
+        """Note that a swarm has this many local peers, at least one. `linked`: they can reach peers elsewhere."""
+        tracked = self._track(info_hash)
+        opened, lonely = not tracked.peers, tracked.is_lonely
+        tracked.peers, tracked.linked = peers, linked
         if self._publishes and (self._listed is None or info_hash in self._listed):
-            for came in self.shortlist.enter(info_hash, peers):
-                if came != info_hash:
-                    self._look_soon(self._topic(came), REFRESHED)
+            for added in self.publish_set.put(info_hash, peers):
+                if added != info_hash:
+                    self._visit_soon(self._track(added), Priority.REFRESHED)
         if opened:
-            topic.looks = 0
-            # What was found a moment ago is known; our own entry may be missing all the same.
-            wait = RECENT if self._monotonic() - topic.looked < RECENT else 0.0
-            self._look_soon(topic, OPENED, wait)
-        elif topic.is_lonely and not lonely:
-            topic.looks = 0
-            self._schedule_next(topic)
+            tracked.lonely_visits = 0
+            # The result of a recent visit is still known; but our own entry may be missing.
+            wait = RECENT if self._monotonic() - tracked.last_visit < RECENT else 0.0
+            self._visit_soon(tracked, Priority.OPENED, wait)
+        elif tracked.is_lonely and not lonely:
+            tracked.lonely_visits = 0
+            self._schedule_next(tracked)
 
     def swarm_closed(self, info_hash: bytes) -> None:
-        """A swarm has closed. Its entry is left to end by itself."""
-        topic = self._topics.get(info_hash)
-        if topic:
-            topic.peers, topic.linked = 0, False
-            for came in self.shortlist.leave(info_hash):
-                self._look_soon(self._topic(came), REFRESHED)
-            self._drop_if_idle(topic)
+        """Note that a swarm has closed. Its entry stays in the record until it expires."""
+        tracked = self._tracked.get(info_hash)
+        if tracked:
+            tracked.peers, tracked.linked = 0, False
+            for added in self.publish_set.discard(info_hash):
+                self._visit_soon(self._track(added), Priority.REFRESHED)
+            self._drop_if_idle(tracked)
 
     def publish(self, info_hash: bytes) -> None:
-        """Keep an entry of ours for an infohash, whether or not it has a swarm here."""
-        topic = self._topic(info_hash)
-        topic.pinned, topic.withdrawn = True, False
-        self._look_soon(topic, OPENED)
+        """Keep an entry of ours for an infohash, with or without a swarm here."""
+        tracked = self._track(info_hash)
+        tracked.pinned, tracked.withdrawn = True, False
+        self._visit_soon(tracked, Priority.OPENED)
 
     def withdraw(self, info_hash: bytes) -> None:
-        """Take our entry for an infohash back, also out of the DHT."""
-        topic = self._topics.get(info_hash)
-        if topic and topic.pinned:
-            topic.pinned = False
-            # A look under way may be about to store it.
-            if not self._wants(topic) and (topic.visit or topic.known.own_until > self._clock()):
-                topic.withdrawn = True
-                self._look_soon(topic, REFRESHED)
+        """Undo `publish`, and remove our entry from the record."""
+        tracked = self._tracked.get(info_hash)
+        if tracked and tracked.pinned:
+            tracked.pinned = False
+            # A visit under way may be about to store it.
+            if not self._wants(tracked) and (tracked.visit or tracked.known.own_until > self._clock()):
+                tracked.withdrawn = True
+                self._visit_soon(tracked, Priority.REFRESHED)
             else:
-                self._drop_if_idle(topic)
+                self._drop_if_idle(tracked)
 
     def known(self, info_hash: bytes) -> list[Sighting]:
-        """The other trackers that are known to serve an infohash."""
-        topic = self._topics.get(info_hash)
-        known = topic.known if topic else self._known.get(info_hash)
+        """Return the other trackers that are known to serve an infohash."""
+        tracked = self._tracked.get(info_hash)
+        known = tracked.known if tracked else self._known.get(info_hash)
         return known.good(info_hash, self._clock()) if known else []
 
-    async def trackers(self, info_hash: bytes, thorough: bool = False) -> AsyncIterator[Sighting]:
-        """The other trackers that serve an infohash, each once: those known, then those found, as they are found.
+    async def forget(self, info_hash: bytes) -> None:
+        """Forget an infohash, so that the next lookup depends on nothing known. Wait for the visit under way."""
+        self._known.pop(info_hash, None)
+        self._scheduler.cancel(info_hash)
+        tracked = self._tracked.pop(info_hash, None)
+        if tracked and tracked.visit:
+            await asyncio.wait([tracked.visit])
 
-        Ends with the lookup, which is shared with everybody who wants the same. If one has just ended, there is no
-        other. A `thorough` one takes the second path too.
+    async def trackers(self, info_hash: bytes, thorough: bool = False) -> AsyncIterator[Sighting]:
+        """Yield the other trackers that serve an infohash, each once: first those known, then each as it is found.
+
+        It ends with the lookup, which is shared by all callers that want the same infohash at that time. There is no
+        lookup if one has ended in the last `RECENT` seconds. A `thorough` lookup always uses BEP 5, too.
         """
-        topic = self._topic(info_hash)
-        heard: asyncio.Queue[Sighting | None] = asyncio.Queue()
-        topic.listening.add(heard)
+        tracked = self._track(info_hash)
+        listener: asyncio.Queue[Sighting | None] = asyncio.Queue()
+        tracked.listeners.add(listener)
         try:
-            is_recent = self._monotonic() - topic.looked < RECENT
+            is_recent = self._monotonic() - tracked.last_visit < RECENT
             told = set()
             for sighting in self.known(info_hash):
                 told.add(sighting.entry.tracker_id)
                 yield sighting
-            if self._closed or (is_recent and not thorough):
+            if self._is_closed or (is_recent and not thorough):
                 return
-            topic.thorough |= thorough
-            self._visit(topic, ASKED)
-            while (found := await heard.get()) is not None:
+            tracked.thorough |= thorough
+            self._begin_visit(tracked, self._asked())
+            while (found := await listener.get()) is not None:
                 if found.entry.tracker_id not in told:
                     told.add(found.entry.tracker_id)
                     yield found
         finally:
-            topic.listening.discard(heard)
-            self._drop_if_idle(topic)
-
-    async def run(self) -> None:
-        """Do what is due, until cancelled."""
-        while True:
-            self._something.clear()
-            try:
-                wait = self._start_due()
-            except Exception:
-                self._log.exception("dht_agenda_failed")
-                wait = IDLE
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._something.wait()
-
-    def wake(self) -> None:
-        """Have `run` see at once what there is to do."""
-        self._something.set()
+            tracked.listeners.discard(listener)
+            self._drop_if_idle(tracked)
 
     async def close(self) -> None:
-        """Cancel all lookups; whoever waits for one hears no more."""
-        self._closed = True
-        visits = [topic.visit for topic in self._topics.values() if topic.visit]
+        """Cancel all visits, and end all lookups."""
+        self._is_closed = True
+        visits = [tracked.visit for tracked in self._tracked.values() if tracked.visit]
         for visit in visits:
             visit.cancel()
         await asyncio.gather(*visits, return_exceptions=True)
-        for topic in self._topics.values():
-            # One that was cancelled before it began has not seen to that itself.
-            topic.visit = None
-            self._end_listening(topic)
+        for tracked in self._tracked.values():
+            # A visit that was cancelled before it began has not done this itself.
+            tracked.visit = None
+            self._end_listening(tracked)
 
-    def _topic(self, info_hash: bytes) -> Topic:
-        topic = self._topics.get(info_hash)
-        if topic is None:
+    def _track(self, info_hash: bytes) -> TrackedHash:
+        tracked = self._tracked.get(info_hash)
+        if tracked is None:
             known = self._known.get(info_hash) or Known()
             ago = self._clock() - known.looked
-            looked = self._monotonic() - (ago if ago >= 0 else inf)
-            topic = self._topics[info_hash] = Topic(info_hash, known, looked)
+            last_visit = self._monotonic() - (ago if ago >= 0 else inf)
+            tracked = self._tracked[info_hash] = TrackedHash(info_hash, known, last_visit)
             if known.own_until:
                 self._own[info_hash] = known
-        return topic
+        return tracked
 
-    def _drop_if_idle(self, topic: Topic) -> None:
-        if not topic.is_needed and self._topics.get(topic.info_hash) is topic:
-            del self._topics[topic.info_hash]
-            self._own.pop(topic.info_hash, None)
-            self._agenda.drop(topic.info_hash)
+    def _drop_if_idle(self, tracked: TrackedHash) -> None:
+        if not tracked.is_needed and self._tracked.get(tracked.info_hash) is tracked:
+            del self._tracked[tracked.info_hash]
+            self._own.pop(tracked.info_hash, None)
+            self._scheduler.cancel(tracked.info_hash)
 
-    def _wants(self, topic: Topic) -> bool:
-        """Whether our own entry should be in a topic's record."""
-        return self._publishes and (topic.pinned or topic.info_hash in self.shortlist)
+    def _wants(self, tracked: TrackedHash) -> bool:
+        """Return whether our own entry should be in an infohash's record."""
+        return self._publishes and (tracked.pinned or tracked.info_hash in self.publish_set)
 
-    # What is due
+    # The time of the next visit
 
-    def _start_due(self) -> float:
-        """Begin to look at what is due; seconds until there may be more to do."""
-        if not self.is_reachable():
-            return IDLE
-        now = self._monotonic()
-        # The rest stays on the agenda, where the more urgent overtakes it.
-        for _ in range(int(BURST) - len(self._client.queue)):
-            due = self._agenda.take(now)
-            if due is None:
-                break
-            topic = self._topics.get(due[0])
-            if topic:
-                self._visit(topic, due[1])
+    def _visit_soon(self, tracked: TrackedHash, priority: Priority, wait: float = 0.0) -> None:
+        if tracked.visit:
+            tracked.visit_again = True
         else:
-            return BUSY
-        next_due = self._agenda.next_due()
-        return IDLE if next_due is None else min(IDLE, max(0.01, next_due - now))
+            self._schedule(tracked, self._monotonic() + wait, priority)
 
-    def _look_soon(self, topic: Topic, urgency: int, wait: float = 0.0) -> None:
-        if topic.visit:
-            topic.again = True
-        else:
-            self._schedule(topic, self._monotonic() + wait, urgency)
+    def _schedule(self, tracked: TrackedHash, due: float, priority: Priority) -> None:
+        self._scheduler.schedule(tracked.info_hash, due, priority, self._begin)
 
-    def _schedule(self, topic: Topic, due: float, urgency: int) -> None:
-        self._agenda.set(topic.info_hash, due, urgency)
-        self._something.set()
-
-    def _schedule_next(self, topic: Topic, look_again: tuple[float, float] | None = None) -> None:
-        """Enter a topic's next look."""
-        own_left = topic.known.own_until - self._clock()
+    def _schedule_next(self, tracked: TrackedHash, wait: tuple[float, float] | None = None) -> None:
+        own_left = tracked.known.own_until - self._clock()
         now = self._monotonic()
-        self._schedule(topic, *next_look(topic, self._wants(topic), look_again, own_left, now, self._uniform))
+        self._schedule(tracked, *next_visit(tracked, self._wants(tracked), wait, own_left, now, self._uniform))
 
-    # One look
+    def _begin(self, info_hash: bytes, job: Job) -> None:
+        tracked = self._tracked.get(info_hash)
+        if tracked is None or tracked.visit or self._is_closed:
+            self._scheduler.release(job)
+        else:
+            self._begin_visit(tracked, job)
 
-    def _visit(self, topic: Topic, urgency: int) -> None:
-        if topic.visit is None and not self._closed:
-            self._agenda.drop(topic.info_hash)
-            topic.visit = asyncio.get_running_loop().create_task(self._look(topic, urgency))
+    def _begin_visit(self, tracked: TrackedHash, job: Job) -> None:
+        if tracked.visit is None and not self._is_closed:
+            self._scheduler.cancel(tracked.info_hash)
+            tracked.visit = self._start_task("dht_visit", self._visit(tracked, job))
 
-    async def _look(self, topic: Topic, urgency: int) -> None:
-        look_again: tuple[float, float] | None = RETRY
+    def _asked(self) -> Job:
+        return Job(Priority.ASKED, self._monotonic())
+
+    # One visit
+
+    async def _visit(self, tracked: TrackedHash, job: Job) -> None:
+        wait: tuple[float, float] | None = RETRY
         has_failed = True
         started = self._monotonic()
-        is_thorough = topic.thorough or topic.info_hash == RENDEZVOUS
-        topic.thorough = False
+        is_thorough = tracked.thorough or tracked.info_hash == RENDEZVOUS
+        tracked.thorough = False
         try:
-            topic.known.forget_ended(topic.info_hash, self._clock())
+            tracked.known.forget_ended(tracked.info_hash, self._clock())
             days = days_to_read(self._clock())
             async with asyncio.TaskGroup() as together:
-                reads = [together.create_task(self._read(topic, day, urgency)) for day in days]
+                reads = [together.create_task(self._read(tracked, day, job)) for day in days]
                 second_path = None
                 if is_thorough:
-                    second_path = together.create_task(self._read_second(topic, days, urgency))
+                    second_path = together.create_task(self._read_second(tracked, days, job))
                 readings = [await read for read in reads]
-                together.create_task(self._conclude(topic, readings, second_path, urgency, started))
-                # Not after the second path: our own entry need not wait for what strangers do not answer.
-                look_again, has_failed = await self._see_to_own(topic, readings, urgency)
+                together.create_task(self._conclude(tracked, readings, second_path, job, started))
+                # At the same time: our own entry must not wait until hosts answer on the second path.
+                wait, has_failed = await self._update_own(tracked, readings, job)
         except Exception:
             self._log.exception("dht_lookup_failed")
-            topic.looked = self._monotonic()
+            tracked.last_visit = self._monotonic()
         finally:
-            topic.failures = topic.failures + 1 if has_failed else 0
-            topic.visit = None
-            self._ended(topic, look_again)
+            self._scheduler.release(job)
+            tracked.failures = tracked.failures + 1 if has_failed else 0
+            tracked.visit = None
+            self._on_visit_ended(tracked, wait)
 
-    def _ended(self, topic: Topic, look_again: tuple[float, float] | None) -> None:
-        if topic.thorough and topic.listening and not self._closed:
-            # They came when it was too late to take the second path for them.
-            self._visit(topic, ASKED)
+    def _on_visit_ended(self, tracked: TrackedHash, wait: tuple[float, float] | None) -> None:
+        if tracked.thorough and tracked.listeners and not self._is_closed:
+            # Their request came when this visit could not use the second path any more.
+            self._begin_visit(tracked, self._asked())
             return
-        self._end_listening(topic)
-        if topic.is_kept:
-            # What could reach nobody is due as soon as it can.
-            if topic.again or not self.is_reachable():
-                self._schedule(topic, self._monotonic(), OPENED)
+        self._end_listening(tracked)
+        if tracked.is_kept and not self._is_closed:
+            # A visit that could reach no node is due again as soon as it can reach one.
+            if tracked.visit_again or not self._is_reachable():
+                self._schedule(tracked, self._monotonic(), Priority.OPENED)
             else:
-                self._schedule_next(topic, look_again)
-        self._drop_if_idle(topic)
-        self._something.set()
+                self._schedule_next(tracked, wait)
+        self._drop_if_idle(tracked)
 
-    async def _read(self, topic: Topic, day: int, urgency: int) -> RecordSnapshot:
+    async def _read(self, tracked: TrackedHash, day: int, job: Job) -> RecordSnapshot:
         def on_entry(entry: TrackerEntry, where: str) -> None:
-            self._saw(topic, Sighting(entry, where))
+            self._on_sighting(tracked, Sighting(entry, where))
 
         return await record.read(
-            self._client, topic.info_hash, day, urgency, self._clock, self.tally.rejected, on_entry
+            self._client, tracked.info_hash, day, job, self._clock, self.counters.rejected, on_entry
         )
 
-    async def _read_second(self, topic: Topic, days: list[int], urgency: int) -> None:
+    async def _read_second(self, tracked: TrackedHash, days: list[int], job: Job) -> None:
         try:
             await self._second_path.find(
-                topic.info_hash, days, urgency, lambda entry: self._saw(topic, Sighting(entry, "bep5"))
+                tracked.info_hash, days, job, lambda entry: self._on_sighting(tracked, Sighting(entry, "bep5"))
             )
         except Exception:
             self._log.exception("dht_second_path_failed")
 
     async def _conclude(
         self,
-        topic: Topic,
+        tracked: TrackedHash,
         readings: list[RecordSnapshot],
         second_path: asyncio.Task[None] | None,
-        urgency: int,
+        job: Job,
         started: float,
     ) -> None:
-        """The rest of what those who listen wait for."""
+        """Use the second path if necessary, then end the lookups that wait for this visit."""
         if second_path:
             await second_path
-        elif topic.thorough or any(reading.is_troubled for reading in readings):
-            await self._read_second(topic, [reading.day for reading in readings], urgency)
-        topic.thorough = False
-        topic.looked, topic.known.looked = self._monotonic(), self._clock()
-        if topic.is_lonely:
-            topic.looks += 1
+        elif tracked.thorough or any(reading.is_troubled for reading in readings):
+            await self._read_second(tracked, [reading.day for reading in readings], job)
+        tracked.thorough = False
+        tracked.last_visit, tracked.known.looked = self._monotonic(), self._clock()
+        if tracked.is_lonely:
+            tracked.lonely_visits += 1
         if has_reached := any(reading.has_reached for reading in readings):
-            self._touch(topic)
-        is_found = any(one.entry.expires > self._clock() for one in topic.known.seen.values())
+            self._touch(tracked)
+        is_found = any(one.entry.expires > self._clock() for one in tracked.known.seen.values())
         result = Looked.UNREACHABLE if not has_reached else Looked.FOUND if is_found else Looked.NONE
-        self.tally.looked(result, topic.looked - started)
-        self._end_listening(topic)
+        self.counters.count_lookup(result, tracked.last_visit - started)
+        self._end_listening(tracked)
 
-    async def _see_to_own(
-        self, topic: Topic, readings: list[RecordSnapshot], urgency: int
+    async def _update_own(
+        self, tracked: TrackedHash, readings: list[RecordSnapshot], job: Job
     ) -> tuple[tuple[float, float] | None, bool]:
-        """Have our own entry in the record if it should be there, and else not.
+        """Write our own entry to the record if it should be there, and otherwise remove it.
 
-        When to look again, if that is to be before it ends, and whether something went wrong.
+        Return the seconds to the next visit (minimum, maximum), or None if there is no reason for an early one; and
+        whether something failed.
         """
-        topic.again = False
+        tracked.visit_again = False
 
         def read_again(day: int) -> Awaitable[RecordSnapshot]:
-            return self._read(topic, day, urgency)
+            return self._read(tracked, day, job)
 
-        if self._wants(topic):
+        if self._wants(tracked):
             published = await self._publisher.publish(readings[0], read_again)
             if published.until:
-                self._note_own(topic, published.until)
-            look_again = published.look_again
-            if topic.info_hash == RENDEZVOUS or any(reading.is_troubled for reading in readings):
-                await self._second_path.announce(topic.info_hash, readings[0].day, urgency)
-                look_again = look_again or ANNOUNCE
-            return look_again, published.has_failed
-        if topic.withdrawn or topic.known.own_until > self._clock():
+                self._note_own(tracked, published.until)
+            wait = published.look_again
+            if tracked.info_hash == RENDEZVOUS or any(reading.is_troubled for reading in readings):
+                await self._second_path.announce(tracked.info_hash, readings[0].day, job)
+                wait = wait or ANNOUNCE
+            return wait, published.has_failed
+        if tracked.withdrawn or tracked.known.own_until > self._clock():
             is_gone = await self._publisher.erase(readings, read_again)
             if is_gone:
-                self._note_own(topic, 0.0)
-            if is_gone or topic.failures >= MAX_ERASURES:
-                topic.withdrawn = False
+                self._note_own(tracked, 0.0)
+            if is_gone or tracked.failures >= MAX_ERASURES:
+                tracked.withdrawn = False
             return None, not is_gone
         return None, not any(reading.has_reached for reading in readings)
 
-    # What was learned
+    # Results
 
-    def _saw(self, topic: Topic, sighting: Sighting) -> None:
-        if sighting.entry.tracker_id == self._publisher.tracker_id or not topic.known.add(sighting):
+    def _on_sighting(self, tracked: TrackedHash, sighting: Sighting) -> None:
+        if sighting.entry.tracker_id == self._publisher.tracker_id or not tracked.known.add(sighting):
             return
-        self._touch(topic)
-        for heard in topic.listening:
-            heard.put_nowait(sighting)
+        self._touch(tracked)
+        for listener in tracked.listeners:
+            listener.put_nowait(sighting)
         for tell in self.on_sighting:
             try:
-                tell(topic.info_hash, sighting)
+                tell(tracked.info_hash, sighting)
             except Exception:
                 self._log.exception("dht_listener_failed")
 
-    def _end_listening(self, topic: Topic) -> None:
-        for heard in topic.listening:
-            heard.put_nowait(None)
+    def _end_listening(self, tracked: TrackedHash) -> None:
+        for listener in tracked.listeners:
+            listener.put_nowait(None)
 
-    def _note_own(self, topic: Topic, until: float) -> None:
-        topic.known.own_until = until
-        self._own[topic.info_hash] = topic.known
-        self._touch(topic)
+    def _note_own(self, tracked: TrackedHash, until: float) -> None:
+        tracked.known.own_until = until
+        self._own[tracked.info_hash] = tracked.known
+        self._touch(tracked)
 
-    def _touch(self, topic: Topic) -> None:
+    def _touch(self, tracked: TrackedHash) -> None:
         for table in (self._known, self.changed):
-            table.pop(topic.info_hash, None)
-            table[topic.info_hash] = topic.known
+            table.pop(tracked.info_hash, None)
+            table[tracked.info_hash] = tracked.known
             while len(table) > MAX_KNOWN:
                 del table[next(iter(table))]

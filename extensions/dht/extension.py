@@ -1,4 +1,4 @@
-"""The extension `dht`: finds the other trackers of this tracker's swarms, and has them find this one."""
+"""The extension `dht`: finds the other trackers of this tracker's swarms, and lets them find this one."""
 
 import asyncio
 import time
@@ -17,13 +17,13 @@ from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, is_url
 from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, plain
 
 DESCRIPTOR_PERIOD: Final = 60.0
-"""Seconds for which one descriptor is served: each takes a signature."""
+"""Seconds for which one descriptor is served, because each needs a new signature."""
 
 
 class Dht(Extension):
-    """What other extensions use: infohashes are latin-1 text of 20 characters here, as in the tracker.
+    """The API for other extensions. Infohashes are latin-1 text of 20 characters here, as in the tracker.
 
-    If the DHT cannot be used at all, nothing is found and nothing published.
+    If the DHT cannot be used at all, no tracker is found and nothing is published.
     """
 
     Settings = DhtSettings
@@ -36,7 +36,7 @@ class Dht(Extension):
         self._url: str = tracker.settings.server.public_url
         self._publishes = bool(self._url) and settings.publish != "none"
         self.started = asyncio.Event()
-        """Set once it has started, or failed to."""
+        """Set once the extension has started, or failed to start."""
         self._descriptor = b""
         self._descriptor_made = -inf
         if self._url and not (is_url(self._url) and _can_be_split(self._url)):
@@ -46,7 +46,7 @@ class Dht(Extension):
         tracker.add_table("dht", self.table)
 
     def table(self) -> list[dict[str, Any]]:
-        """How the DHT is reached, for people."""
+        """Return a summary for the status page: one row, or none if the DHT is off."""
         service = self._service
         if service is None:
             return []
@@ -55,35 +55,40 @@ class Dht(Extension):
                 "reachable": service.reachable.is_set(),
                 "nodes_known": service.node.stats.get("dht.dht_nodes", 0),
                 "swarms_published": service.directory.published,
-                "lookups_waiting": len(service.client.queue),
+                "lookups_waiting": service.client.scheduler.lookups_waiting,
             }
         ]
 
+    @property
+    def service(self) -> Service | None:
+        """The service; None before the start, after the end, and if the DHT is off."""
+        return self._service
+
     async def trackers(self, info_hash: str, thorough: bool = False) -> AsyncIterator[Sighting]:
-        """The other trackers that serve an infohash, as they are found; see `Directory.trackers`."""
+        """Yield the other trackers that serve an infohash, as they are found; see `Directory.trackers`."""
         await self.started.wait()
         if self._service:
             async for sighting in self._service.directory.trackers(info_hash.encode("latin-1"), thorough):
                 yield sighting
 
     def publish(self, info_hash: str) -> None:
-        """Have this tracker found for an infohash, swarm or no swarm; if it may be found for any."""
+        """Publish this tracker for an infohash, with or without a swarm; no effect if it publishes nothing at all."""
         self._pinned.add(info_hash)
         if self._service:
             self._service.directory.publish(info_hash.encode("latin-1"))
 
     def withdraw(self, info_hash: str) -> None:
-        """Take that back."""
+        """Undo `publish`."""
         self._pinned.discard(info_hash)
         if self._service:
             self._service.directory.withdraw(info_hash.encode("latin-1"))
 
     def known(self, info_hash: str) -> list[Sighting]:
-        """The other trackers that are known to serve an infohash, without looking again."""
+        """Return the other trackers that are known to serve an infohash, without a lookup."""
         return self._service.directory.known(info_hash.encode("latin-1")) if self._service else []
 
     def on_sighting(self, tell: Callable[[str, Sighting], None]) -> None:
-        """Have `tell` called with infohash and tracker whenever a lookup, whoever wanted it, finds one or its news."""
+        """Call `tell` with infohash and tracker whenever any lookup finds a tracker, or a newer entry of one."""
         self._on_sighting.append(tell)
 
     async def start(self) -> None:
@@ -97,7 +102,7 @@ class Dht(Extension):
         try:
             self._key = load_or_create(state_dir)
             url = self._url if self._publishes else ""
-            service = Service(self.settings, self._key, url, state_dir.expanduser())
+            service = Service(self.settings, self._key, url, state_dir.expanduser(), start_task=self.tracker.start_task)
             service.directory.on_sighting.append(self._tell)
             try:
                 await service.start()
@@ -110,7 +115,7 @@ class Dht(Extension):
         self._service = service
         for info_hash in self._pinned:
             service.directory.publish(info_hash.encode("latin-1"))
-        # Who publishes nothing still looks there for others.
+        # A tracker that publishes nothing still looks there for others.
         service.directory.publish(RENDEZVOUS)
         if not self._publishes:
             self.tracker.log.info("dht_publishes_nothing", public_url=self._url, publish=self.settings.publish)

@@ -1,4 +1,4 @@
-"""The DHT's metrics. Counted in plain integers; read when Prometheus asks."""
+"""The DHT's metrics: plain counters that are read when Prometheus scrapes."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,8 +14,8 @@ from tracker.extension import counter_by
 
 _NODE_GAUGES = {
     "peerservers_dht_nodes": ("dht.dht_nodes", "Nodes in the routing table"),
-    "peerservers_dht_stored_items": ("dht.dht_mutable_data", "Mutable items stored for others"),
-    "peerservers_dht_stored_peers": ("dht.dht_peers", "Announced peers stored for others"),
+    "peerservers_dht_stored_items": ("dht.dht_mutable_data", "Mutable items that our node stores for others"),
+    "peerservers_dht_stored_peers": ("dht.dht_peers", "Announced peers that our node stores for others"),
 }
 _NODE_COUNTERS = {
     "peerservers_dht_node_received_bytes": ("dht.dht_bytes_in", "Bytes that our node received"),
@@ -27,7 +27,7 @@ _NODE_COUNTERS = {
 
 
 class DhtCollector(Collector):
-    """What the service and its parts have counted; nothing but that the DHT is out of reach if there is none."""
+    """The metrics of a service and its parts; without a service only that the DHT is not reachable."""
 
     def __init__(self, service: Callable[[], Service | None]) -> None:
         self._service = service
@@ -46,28 +46,44 @@ class DhtCollector(Collector):
         yield from self._directory(service)
 
     def _client(self, service: Service) -> Iterator[Metric]:
-        client, tally = service.client, service.client.tally
+        client, counters = service.client, service.client.counters
         yield GaugeMetricFamily("peerservers_dht_queries_in_flight", "Queries waiting for a reply", client.in_flight)
-        yield GaugeMetricFamily("peerservers_dht_lookups_waiting", "Lookups waiting for their turn", len(client.queue))
-        yield counter_by("method", "peerservers_dht_queries", "Queries sent", tally.queries, METHODS)
-        answers = {"reply": tally.replies, "refusal": tally.refusals, "timeout": tally.timeouts}
-        yield counter_by("result", "peerservers_dht_query_results", "What became of queries", answers)
-        yield CounterMetricFamily("peerservers_dht_queries_delayed", "Queries held back for a node", tally.delayed)
-        yield CounterMetricFamily("peerservers_dht_garbage", "Datagrams that answered nothing", tally.garbage)
-        yield CounterMetricFamily("peerservers_dht_received_bytes", "Bytes received in lookups", tally.bytes_in)
-        yield CounterMetricFamily("peerservers_dht_sent_bytes", "Bytes sent in lookups", tally.bytes_out)
+        yield GaugeMetricFamily(
+            "peerservers_dht_lookups_waiting",
+            "Lookups waiting for a turn: requested, or of a visit that has begun",
+            client.scheduler.lookups_waiting,
+        )
+        yield counter_by("method", "peerservers_dht_queries", "Queries sent", counters.queries, METHODS)
+        answers = {"reply": counters.replies, "refusal": counters.refusals, "timeout": counters.timeouts}
+        yield counter_by("result", "peerservers_dht_query_results", "Queries by result", answers)
+        yield CounterMetricFamily(
+            "peerservers_dht_queries_delayed", "Queries delayed because of the rate limit per node", counters.delayed
+        )
+        yield CounterMetricFamily("peerservers_dht_garbage", "Datagrams that answered no query", counters.garbage)
+        yield CounterMetricFamily(
+            "peerservers_dht_received_bytes", "Bytes received in lookups and stores", counters.bytes_in
+        )
+        yield CounterMetricFamily("peerservers_dht_sent_bytes", "Bytes sent in lookups and stores", counters.bytes_out)
 
     def _directory(self, service: Service) -> Iterator[Metric]:
-        directory, tally = service.directory, service.directory.tally
-        yield GaugeMetricFamily("peerservers_dht_published", "Infohashes we are found for", directory.published)
+        directory, counters = service.directory, service.directory.counters
         yield GaugeMetricFamily(
-            "peerservers_dht_unpublished", "Swarms over max_published", directory.shortlist.left_out
+            "peerservers_dht_published", "Infohashes whose record has a valid entry of ours", directory.published
         )
-        yield GaugeMetricFamily("peerservers_dht_overdue", "Infohashes whose look is overdue", directory.overdue)
-        yield counter_by("result", "peerservers_dht_lookups", "Lookups of an infohash", tally.lookups, Looked)
-        yield from tally.lookup_seconds.collect()
-        yield counter_by("result", "peerservers_dht_publications", "Writings of our entry", tally.publications, Written)
-        rejected = {**tally.rejected, Rejected.INVALID_ITEM: service.client.tally.invalid_items}
+        yield GaugeMetricFamily(
+            "peerservers_dht_unpublished",
+            "Swarms not published because of max_published",
+            directory.publish_set.left_out,
+        )
+        yield GaugeMetricFamily(
+            "peerservers_dht_overdue", "Infohashes whose visit is due and has not begun", directory.overdue
+        )
+        yield counter_by("result", "peerservers_dht_lookups", "Lookups of an infohash", counters.lookups, Looked)
+        yield from counters.lookup_seconds.collect()
+        yield counter_by(
+            "result", "peerservers_dht_publications", "Writes of our entry to records", counters.publications, Written
+        )
+        rejected = {**counters.rejected, Rejected.INVALID_ITEM: service.client.counters.invalid_items}
         yield counter_by(
             "reason", "peerservers_dht_rejected", "Items, entries and descriptors ignored", rejected, Rejected
         )

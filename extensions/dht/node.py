@@ -1,8 +1,8 @@
-"""The node: a libtorrent session that is nothing but a member of the DHT, driven from asyncio.
+"""The node: a libtorrent session that does nothing but take part in the DHT, driven from asyncio.
 
-What libtorrent's Python binding needs: alerts come through a file descriptor (a callback can deadlock on the
-interpreter's lock), are read at once (they are good until the next `pop_alerts` only), and the session's end waits for
-its threads and so happens in an executor.
+libtorrent's Python binding needs some care. Alerts are signalled through a file descriptor, because a callback can
+deadlock on the interpreter's lock. They are read at once, because they are valid only until the next `pop_alerts`. And
+the session ends in an executor, because that waits for its threads.
 """
 
 import asyncio
@@ -17,9 +17,10 @@ import structlog
 from extensions.dht.krpc import bencode
 from extensions.dht.krpc.messages import Address, Contact
 from extensions.dialing import lookup
+from tracker.extension import BackgroundTasks
 
 SETTLE: Final = 0.2
-"""Seconds that a new session takes before it answers nodes that it is told of."""
+"""Seconds that a new session needs before it contacts nodes that are added."""
 
 _SAVE: Final = lt.save_state_flags_t.save_dht_state
 
@@ -40,7 +41,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "auto_manage_interval": 3600,
     "alert_mask": int(_CATEGORY.error_notification) | int(_CATEGORY.status_notification),
     "alert_queue_size": 5000,
-    # While its quota is used up, libtorrent drops queries; the default quota is a dial-up line's.
+    # libtorrent drops queries while its quota is used up, and the default quota is that of a dial-up line.
     "dht_upload_rate_limit": 1_000_000,
     "recv_socket_buffer_size": 1 << 20,
     "send_socket_buffer_size": 1 << 20,
@@ -58,55 +59,65 @@ _PRIVATE: Final[dict[str, Any]] = {
 
 
 class Node:
-    """A member of the DHT. `listen` and `bootstrap` are "host:port" texts; `private` lifts limits per address."""
+    """A member of the DHT.
+
+    `listen` and `bootstrap` are addresses and names of the form "host:port". `private` lifts the limits per address.
+    """
 
     def __init__(self, listen: list[str], bootstrap: list[str], private: bool) -> None:
         self.stats: dict[str, int] = {}
-        """libtorrent's counters and gauges, as of a few seconds ago."""
+        """libtorrent's counters and gauges as of the last refresh."""
         self.addresses: list[Address] = []
-        """Where it listens."""
+        """The addresses on which it listens."""
         self._ports = {int(address.rpartition(":")[2]) for address in listen}
         self._bootstrap = bootstrap
         self._settings = {
             **_SETTINGS,
             **(_PRIVATE if private else {}),
             "listen_interfaces": ",".join(listen),
-            # Nodes named here libtorrent asks, but never takes into its table, where those of a small network must be:
-            # they join as any other. Without a name, though, it would ignore the saved state.
+            # libtorrent queries the nodes named here, but never adds them to its routing table, where the nodes of a
+            # small network must be; so bootstrap nodes are added like any other. An empty text would make it ignore
+            # the saved state.
             "dht_bootstrap_nodes": "127.0.0.1:9",
         }
         self._live: dict[bytes, list[Contact]] = {}
         self._ids: list[bytes] = []
         self._session: Any = None
         self._making: asyncio.Future[Any] | None = None
-        self._joining: dict[str, asyncio.Task[None]] = {}
+        self._joining: set[str] = set()
+        self._tasks = BackgroundTasks()
         self._stats_waiting: list[asyncio.Future[None]] = []
         self._log = structlog.get_logger().bind(extension="dht")
-        # Its own: shutting down must not wait for a resolver that is stuck in the loop's executor.
+        # Its own executor: shutting down must not wait for a resolver that is stuck in the loop's executor.
         self._executor = ThreadPoolExecutor(1, "dht-node")
 
     @property
     def size(self) -> int:
-        """Nodes in the routing table."""
+        """The number of nodes in the routing table."""
         return self.stats.get("dht.dht_nodes", 0)
 
     @property
     def ids(self) -> list[bytes]:
-        """Its node ids, 20 bytes each, one for each address it listens on."""
+        """Its node ids (20 bytes each), one for each address on which it listens."""
         return list(self._ids)
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has a session."""
+        return self._session is not None
+
+    @property
     def has_contacts(self) -> bool:
-        """Whether any node is known."""
+        """Whether any other node is known."""
         return any(self._live.values())
 
     def contacts(self, family: int) -> list[Contact]:
-        """The nodes of the routing table in an address family, 4 or 6."""
+        """Return the nodes of the routing table in an address family (4 or 6)."""
         mark = ":" if family == 6 else "."
         return [contact for live in self._live.values() for contact in live if mark in contact.address[0]]
 
     async def start(self, state: bytes | None) -> None:
-        """Start, from a saved state if there is one."""
+        """Start, with a saved state if one is given."""
         self._loop = asyncio.get_running_loop()
         parameters = lt.session_params()
         if state:
@@ -115,11 +126,11 @@ class Node:
             except RuntimeError as error:
                 self._log.warning("dht_state_ignored", error=str(error))
         parameters.settings = cast(Any, self._settings)
-        # Libtorrent writes to the descriptor from its own thread: if that could block, everything would.
+        # libtorrent writes to the descriptor from its own thread, which must never block.
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
-        # Whoever cancels this still has a session to end.
+        # If this is cancelled, `close` still has a session to end.
         self._making = self._loop.run_in_executor(self._executor, lt.session, parameters)
         self._session = await asyncio.shield(self._making)
         self._loop.add_reader(self._wake, self._on_alerts)
@@ -127,17 +138,18 @@ class Node:
         await asyncio.sleep(SETTLE)
 
     def join(self) -> None:
-        """Make the bootstrap nodes known, each once its name is resolved."""
+        """Add the bootstrap nodes, each as soon as its name is resolved."""
         for name in self._bootstrap:
             if name not in self._joining:
-                self._joining[name] = self._loop.create_task(self._join_at(name))
+                self._joining.add(name)
+                self._tasks.start("dht_join", self._join_at(name))
 
     def add(self, address: Address) -> None:
-        """Tell it of a node, which it keeps if it answers."""
+        """Add a node, which stays in the routing table if it answers."""
         self._session.add_dht_node(address)
 
     async def refresh(self) -> None:
-        """Read the statistics and the routing table anew."""
+        """Update the statistics and the routing table from libtorrent."""
         done = self._loop.create_future()
         self._stats_waiting.append(done)
         self._session.post_session_stats()
@@ -148,7 +160,7 @@ class Node:
                 await done
 
     async def state(self) -> bytes:
-        """The state to start from next time; also notes the node's ids, which may change with our address."""
+        """Return the state for the next start. Also update `ids`, which may change with our address."""
         session = self._session
 
         def save() -> bytes:
@@ -162,9 +174,8 @@ class Node:
         return saved
 
     async def close(self) -> None:
-        """End the session; its threads are waited for elsewhere."""
-        for task in self._joining.values():
-            task.cancel()
+        """End the session, and wait for its threads without blocking the loop."""
+        await self._tasks.stop()
         if self._making is None:
             return
         making, self._making = self._making, None
@@ -175,10 +186,10 @@ class Node:
         del making
         self._loop.remove_reader(self._wake)
         await self._loop.run_in_executor(self._executor, box.clear)
-        # Only now: until then libtorrent writes to that descriptor.
+        # Not earlier, because libtorrent writes to this descriptor until its session has ended.
         self._wake.close()
         self._waker.close()
-        # It has nothing left to do, and its thread must have ended before the interpreter does.
+        # It has nothing left to do, and its thread must end before the interpreter does.
         self._executor.shutdown()
 
     def _on_alerts(self) -> None:
@@ -201,7 +212,7 @@ class Node:
                     self.addresses.append((alert.address, alert.port))
                     self._log.info("dht_listening", host=alert.address, port=alert.port)
                     if not {0, alert.port} & self._ports:
-                        # Libtorrent has gone on to the next free one, which a firewall may not let through.
+                        # libtorrent has taken the next free port, which a firewall may block.
                         self._log.warning("dht_port_taken", wanted=sorted(self._ports), port=alert.port)
             elif isinstance(alert, lt.listen_failed_alert):
                 if "udp" in str(alert.socket_type).lower():
@@ -220,7 +231,7 @@ class Node:
         except Exception:
             self._log.exception("dht_join_failed", name=host)
         finally:
-            del self._joining[name]
+            self._joining.discard(name)
 
 
 def _contact(node: Any) -> Contact:

@@ -1,4 +1,4 @@
-"""The DHT in this process: the node, what is looked up and published, and what is kept over restarts."""
+"""The DHT in this process: the node, the client, the directory, and the files that survive restarts."""
 
 import asyncio
 import os
@@ -19,57 +19,64 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.cache import Cache, Known
-from extensions.dht.directory import Directory
+from extensions.dht.directory import Directory, StartTask
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.pacing import NODE_RATE
+from extensions.dht.krpc.schedule import LookupLimits
+from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.node import Node
 from extensions.dht.records import descriptor
 from extensions.dht.records.bep5 import Bep5Fallback
 from extensions.dht.settings import DhtSettings
+from tracker.extension import BackgroundTasks
 
 STATE_FILE: Final = "dht.state"
 CACHE_FILE: Final = "dht.sqlite"
-LOOK_PERIOD: Final = 10.0
+REFRESH_PERIOD: Final = 10.0
 WAIT_PERIOD: Final = 1.0
 HASTY_PERIOD: Final = 0.1
-"""Seconds between two looks at the node, while it knows nobody, and soon after the start."""
+"""Seconds between two refreshes of the node: normally, while it knows no other node, and soon after the start."""
 
 HASTE: Final = 10.0
-"""Seconds after the start during which the node is looked at often: each node found makes lookups better."""
+"""Seconds after the start with frequent refreshes, because each node found makes lookups better."""
 
 SETTLED: Final = 8
-"""Nodes in the routing table with which a lookup is as good as with more."""
+"""With this many nodes in the routing table, lookups get no better by more of them."""
 
 WELL_KNOWN: Final = 100
-"""Nodes in the routing table up to which those met in lookups are added."""
+"""Nodes met in lookups are added to the routing table until it has this many."""
 
 JOIN_PERIOD: Final = 30.0
+"""Seconds between two attempts to reach the bootstrap nodes."""
+
 SAVE_PERIOD: Final = 300.0
-"""Seconds between two attempts to reach the bootstrap nodes, and between two savings."""
+"""Seconds between two saves."""
 
 UNREACHABLE_AFTER: Final = 20.0
-"""Seconds without a single node until that is worth a warning."""
+"""Seconds without a known node after which a warning is logged."""
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Watch:
-    """What is to be kept in mind from one look at the node to the next. Times are the loop's."""
+class _Upkeep:
+    """The state between two refreshes of the node. Times are the loop's."""
 
     reached: float
-    """When another node was known last, or the start."""
+    """When another node was last known; at first, the start."""
     warned: bool = False
     joined: float = -inf
+    """When the bootstrap nodes were last added."""
     saved: float = -inf
-    """Never: saved for the first time as soon as there is something to save, as not every end is announced."""
+    """When files were last saved. The first save comes as soon as a node is known, as the process may be killed."""
 
 
 class Service:
-    """A member of the DHT with a directory. `url` is what is published, if anything is.
+    """A member of the DHT with a directory that publishes `url`, unless that is empty.
 
-    Without `state_dir` nothing is kept. `clock` gives Unix seconds, which may be set back, `monotonic` seconds that
-    may not.
+    Without `state_dir` nothing survives a restart. `clock` gives Unix seconds, which may be set back; `monotonic` gives
+    seconds that never go back. At most `node_rate` packets per second go to one node. `start_task` runs background
+    tasks; by default they are only logged if they fail.
     """
 
     def __init__(
@@ -81,13 +88,16 @@ class Service:
         clock: Callable[[], float] = time.time,
         node_rate: int = NODE_RATE,
         monotonic: Callable[[], float] = time.monotonic,
+        limits: LookupLimits = LookupLimits(),  # noqa: B008  (frozen)
+        start_task: StartTask | None = None,
     ) -> None:
         self.node = Node(settings.addresses, settings.bootstrap, settings.private)
-        self.client = Client(self.node.contacts, settings.private, node_rate)
         self.reachable = asyncio.Event()
         """Set while other nodes are known."""
         self.settled = asyncio.Event()
-        """Set once so many are known that lookups get no better by more."""
+        """Set once `SETTLED` other nodes have been known."""
+        scheduler = Scheduler(limits, self.reachable.is_set, monotonic)
+        self.client = Client(self.node.contacts, settings.private, node_rate, scheduler)
         parts = urlsplit(url)
         port = settings.announce_port or parts.port or (80 if parts.scheme == "ws" else 443)
         self._clock = clock
@@ -95,14 +105,16 @@ class Service:
         self._state_dir = state_dir
         self._known: dict[bytes, Known] = {}
         self._cache: Cache | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._start_task = start_task or BackgroundTasks().start
+        self._upkeep: asyncio.Task[None] | None = None
         self._walks: set[asyncio.Task[Any]] = set()
         self._log = structlog.get_logger().bind(extension="dht")
-        # Its own: what blocks must not be waited for by those who use the loop's executor.
+        # Its own executor: slow files must not delay other users of the loop's executor.
         self._executor = ThreadPoolExecutor(1, "dht-files")
         self.directory = Directory(
             self.client,
             Bep5Fallback(self.client, descriptor.fetch, port, settings.private, clock, monotonic, Counter()),
+            scheduler,
             key,
             url,
             settings.publish,
@@ -110,49 +122,50 @@ class Service:
             settings.max_published,
             self._known,
             self.reachable.is_set,
+            self._start_task,
             clock,
             monotonic,
             random.uniform,
         )
 
     async def start(self) -> None:
-        """Start. Raises `OSError` if no socket can be had."""
-        loop = asyncio.get_running_loop()
+        """Start. Raises `OSError` if no socket can be opened."""
         await self.client.start(self._hosts)
         await self.node.start(await self._load())
-        self._tasks = [loop.create_task(self.directory.run()), loop.create_task(self._tend())]
+        self._upkeep = self._start_task("dht_upkeep", self._keep_up(), endless=True)
 
     async def stop(self) -> None:
-        """Stop, and keep what was learned."""
+        """Stop, and save the node's state and the cache."""
         async with AsyncExitStack() as ending:
-            # In reverse; each whatever becomes of those before it.
+            # They run in reverse order; each runs even if one before it fails.
             ending.callback(self._executor.shutdown)
-            # Whoever has cancelled the start may have left its thread at work.
+            # In the executor, because a cancelled start may have left its thread at work on the cache.
             ending.push_async_callback(self._in_executor, self._cache.close if self._cache else bool)
             ending.push_async_callback(self.node.close)
-            if self._tasks:
+            if self._upkeep:
                 ending.push_async_callback(self._save)
             ending.callback(self.client.close)
             ending.push_async_callback(self.directory.close)
-            for task in (*self._tasks, *self._walks):
+            tasks = [*self._walks, *([self._upkeep] if self._upkeep else [])]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, *self._walks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tend(self) -> None:
-        """Look after the node, until cancelled."""
+    async def _keep_up(self) -> None:
+        """Refresh the node from time to time, until cancelled."""
         loop = asyncio.get_running_loop()
-        watch, hasty_until = _Watch(loop.time()), loop.time() + HASTE
+        upkeep, hasty_until = _Upkeep(loop.time()), loop.time() + HASTE
         while True:
             try:
-                await self._look_after_node(watch, loop.time())
+                await self._refresh_node(upkeep, loop.time())
             except Exception:
                 self._log.exception("dht_node_failed")
             if loop.time() < hasty_until:
                 await asyncio.sleep(HASTY_PERIOD)
             else:
-                await asyncio.sleep(LOOK_PERIOD if self.node.has_contacts else WAIT_PERIOD)
+                await asyncio.sleep(REFRESH_PERIOD if self.node.has_contacts else WAIT_PERIOD)
 
-    async def _look_after_node(self, watch: "_Watch", now: float) -> None:
+    async def _refresh_node(self, upkeep: _Upkeep, now: float) -> None:
         if not self.node.ids:
             await self.node.state()
         await self.node.refresh()
@@ -161,39 +174,39 @@ class Service:
             await self.node.state()
             await self.node.refresh()
         if self.node.has_contacts:
-            watch.reached = now
-            if watch.warned:
+            upkeep.reached = now
+            if upkeep.warned:
                 self._log.info("dht_reachable", nodes=self.node.size)
-                watch.warned = False
+                upkeep.warned = False
             if not self.reachable.is_set():
                 self.reachable.set()
-                self.directory.wake()
-                self._meet_neighbours()
+                self.client.scheduler.wake()
+                self._find_neighbours()
             if self.node.size >= SETTLED:
                 self.settled.set()
         else:
             self.reachable.clear()
-            if now - watch.joined > JOIN_PERIOD:
-                watch.joined = now
+            if now - upkeep.joined > JOIN_PERIOD:
+                upkeep.joined = now
                 self.node.join()
-            if now - watch.reached > UNREACHABLE_AFTER and not watch.warned:
-                watch.warned = True
-                self._log.warning("dht_unreachable", seconds=int(now - watch.reached))
-        for address in self.client.take_heard() if self.node.size < WELL_KNOWN else []:
+            if now - upkeep.reached > UNREACHABLE_AFTER and not upkeep.warned:
+                upkeep.warned = True
+                self._log.warning("dht_unreachable", seconds=int(now - upkeep.reached))
+        for address in self.client.take_responders() if self.node.size < WELL_KNOWN else []:
             self.node.add(address)
-        if now - watch.saved > SAVE_PERIOD and self.node.has_contacts:
-            watch.saved = now
+        if now - upkeep.saved > SAVE_PERIOD and self.node.has_contacts:
+            upkeep.saved = now
             await self._save()
 
-    def _meet_neighbours(self) -> None:
-        """Look up the nodes closest to ours, which it should know, and which should know it."""
+    def _find_neighbours(self) -> None:
+        """Look up the nodes closest to ours: they and our node should know each other."""
         for node_id in self.node.ids:
-            walk = asyncio.get_running_loop().create_task(self.client.find_nodes(node_id))
+            walk = self._start_task("dht_neighbours", self.client.find_nodes(node_id))
             self._walks.add(walk)
             walk.add_done_callback(self._walks.discard)
 
     async def _load(self) -> bytes | None:
-        """Open the cache; the node's saved state."""
+        """Open the cache. Return the node's saved state, if there is one."""
         if self._state_dir is None:
             return None
         self._cache = Cache(self._state_dir / CACHE_FILE)
@@ -211,7 +224,7 @@ class Service:
             return None
 
     async def _save(self) -> None:
-        """Write what is kept over restarts; what cannot be written now, may be the next time."""
+        """Write the files that survive restarts. Whatever cannot be written now is written the next time."""
         state = await self.node.state()
         if self._state_dir is None:
             return

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc.client import Client, Found
 from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.traversal import CLOSEST
 from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
@@ -60,7 +61,7 @@ class Network:
         public_key = record_key(HASH, self.day).public_key().public_bytes_raw()
         for index, salt in enumerate(SALTS):
             items: list[Item] = []
-            found.append(await self.client.get(public_key, salt, 0, items.append))
+            found.append(await self.client.get(public_key, salt, Job(), items.append))
             slots.append(Slot(index))
             for item in {item.signature: item for item in items}.values():
                 rejected += slots[-1].add(item.seq, item.value, HASH, self.now)
@@ -215,7 +216,7 @@ async def test_conflicts_are_reported(network: Network) -> None:
 async def test_both_sides_find_the_announcements_of_both(network: Network) -> None:
     announced = announce_hash(HASH, network.day)
     peers: set[Address] = set()
-    found = await network.client.get_peers(announced, 0, peers.add)
+    found = await network.client.get_peers(announced, Job(), peers.add)
     assert peers == set()
     stored = await network.client.announce(found, announced, 7001)
     assert (stored.taken, stored.conflicts, stored.failed) == (CLOSEST, 0, 0)
@@ -224,7 +225,7 @@ async def test_both_sides_find_the_announcements_of_both(network: Network) -> No
 
     said = await network.ask_script("announce", "announced", hash=announced.hex(), port=7002)
     assert said.get("code") is None
-    await network.client.get_peers(announced, 0, peers.add)
+    await network.client.get_peers(announced, Job(), peers.add)
     assert peers == {("127.0.0.1", 7001), ("127.0.0.1", 7002)}
 
 

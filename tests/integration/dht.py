@@ -1,4 +1,4 @@
-"""Members of a private DHT, and somebody who means them ill."""
+"""Members of a private DHT, and an attacker."""
 
 import asyncio
 import os
@@ -12,9 +12,10 @@ from typing import Any
 import bencodepy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.krpc.client import PARALLEL, Client, Stored
+from extensions.dht.krpc.client import Client, Stored
 from extensions.dht.krpc.messages import Address, Contact, Item
-from extensions.dht.krpc.pacing import Queue
+from extensions.dht.krpc.schedule import Job, LookupLimits
+from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.records import record
 from extensions.dht.records.entry import sign_entry
 from extensions.dht.records.keys import DAY, SALTS, announce_hash, days_to_read, record_key
@@ -26,13 +27,16 @@ from tests.conftest import TrackerProcess
 from tests.private_dht import PrivateDht
 
 LOCK = 2**63 - 1
-"""The greatest sequence number that there is: nobody can write after it."""
+"""The greatest sequence number: no write can follow it."""
+
+QUICK = LookupLimits(rate=1000.0, burst=1000.0)
+"""Tests do little else than lookups, so they may begin as many per second as they like."""
 
 RUBBISH = b"rubbish"
 
 
 class Clock:
-    """The time of day, which tests can set back too, and one that only goes on."""
+    """The time of day, which tests can also set back, and a monotonic clock."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -54,18 +58,24 @@ class Members:
         self.avoid_midnight()
         self.all: list[Service] = []
 
-    async def start(self, url: str = "", state_dir: Path | None = None, **settings: Any) -> Service:
-        """One that publishes `url`, or only looks."""
+    async def start(
+        self,
+        url: str = "",
+        state_dir: Path | None = None,
+        key: Ed25519PrivateKey | None = None,
+        **settings: Any,
+    ) -> Service:
+        """Start a member that publishes `url`, or only reads."""
         service = Service(
             DhtSettings(**self.dht.settings | settings),
-            Ed25519PrivateKey.generate(),
+            key or Ed25519PrivateKey.generate(),
             url,
             state_dir,
             self.clock,
             node_rate=1000,
             monotonic=self.clock.monotonic,
+            limits=QUICK,
         )
-        _lift(service.client)
         self.all.append(service)
         await service.start()
         async with asyncio.timeout(PATIENCE):
@@ -76,8 +86,8 @@ class Members:
         """Let so much time pass."""
         self.clock.passed += seconds
         for service in self.all:
-            # Who sleeps until something is due would not notice.
-            service.directory.wake()
+            # Its timers do not notice that the clock has been advanced.
+            service.client.scheduler.wake()
 
     def avoid_midnight(self) -> None:
         """Set the time of day so that there is only one day's record to read for some hours."""
@@ -86,12 +96,12 @@ class Members:
             self.clock.ahead += (morning - self.clock()) % DAY
 
     async def start_trackers(self, number: int, **settings: Any) -> list[Service]:
-        """Some that publish URLs of their own."""
+        """Start members that publish different URLs."""
         urls = [f"wss://tracker{number}.example.org" for number in range(number)]
         return await asyncio.gather(*(self.start(url, **settings) for url in urls))
 
     async def start_with_reader(self, number: int, **settings: Any) -> tuple[list[Service], Service]:
-        """The same, and one that only looks."""
+        """Start the same, and a member that only reads."""
         return await asyncio.gather(self.start_trackers(number, **settings), self.start())
 
     async def stop(self) -> None:
@@ -99,14 +109,9 @@ class Members:
         await asyncio.gather(*(service.stop() for service in self.all))
 
 
-def _lift(client: Client) -> None:
-    """Let a client begin as many lookups in a second as it likes: tests do nothing else."""
-    client.queue = Queue(PARALLEL, 1000.0, 1000.0)
-
-
 @asynccontextmanager
 async def members_of(dht: PrivateDht) -> AsyncIterator[Members]:
-    """Members that are stopped at the end."""
+    """Provide members, and stop them at the end."""
     members = Members(dht)
     try:
         yield members
@@ -115,22 +120,19 @@ async def members_of(dht: PrivateDht) -> AsyncIterator[Members]:
 
 
 async def seen_by(service: Service, info_hash: bytes, thorough: bool = False) -> dict[str, Sighting]:
-    """What one new lookup finds: sightings by URL."""
-    service.directory._known.pop(info_hash, None)
-    topic = service.directory._topics.pop(info_hash, None)
-    if topic and topic.visit:
-        await topic.visit
+    """Return the result of one new lookup: sightings by URL."""
+    await service.directory.forget(info_hash)
     return {found.entry.url: found async for found in service.directory.trackers(info_hash, thorough)}
 
 
 async def published(service: Service, info_hash: bytes | None = None) -> None:
-    """Wait until it has published this, or anything."""
-    own = service.directory._own
-    await eventually(lambda: info_hash in own if info_hash else bool(own), 20)
+    """Wait until a member has published an infohash, or any if none is given."""
+    directory = service.directory
+    await eventually(lambda: directory.is_published(info_hash) if info_hash else directory.published > 0, 20)
 
 
 async def publishes(tracker: TrackerProcess, number: int) -> None:
-    """Wait until a tracker in a process of its own is found for so many infohashes."""
+    """Wait until a tracker in a process of its own has published so many infohashes."""
 
     async def is_so() -> bool:
         return await tracker.metric("peerservers_dht_published") == number
@@ -139,13 +141,13 @@ async def publishes(tracker: TrackerProcess, number: int) -> None:
 
 
 def urls_of(services: Iterable[Service]) -> set[str]:
-    """What they publish."""
-    return {service.directory._publisher.url for service in services}
+    """Return the URLs that members publish."""
+    return {service.directory.url for service in services}
 
 
 @asynccontextmanager
 async def client_of(members: Members) -> AsyncIterator[Client]:
-    """A client that knows all nodes. They may take it for one of them, and miss it for a while when it is gone."""
+    """Provide a client that knows all nodes. They may take it for a node, and query it for a while after its end."""
 
     def contacts(family: int) -> list[Contact]:
         own = [Contact(service.node.ids[0], service.node.addresses[0]) for service in members.all]
@@ -157,9 +159,8 @@ async def client_of(members: Members) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def client_that_knows(contacts: Callable[[int], list[Contact]]) -> AsyncIterator[Client]:
-    """A client that begins with the nodes of an address family."""
-    client = Client(contacts, private=True, node_rate=1000)
-    _lift(client)
+    """Provide a client that starts its lookups with these nodes, by address family."""
+    client = Client(contacts, private=True, node_rate=1000, scheduler=Scheduler(QUICK))
     await client.start(["127.0.0.1"])
     try:
         yield client
@@ -168,7 +169,7 @@ async def client_that_knows(contacts: Callable[[int], list[Contact]]) -> AsyncIt
 
 
 class Vandal:
-    """Knows an infohash, and so has the key of its record as everybody has."""
+    """An attacker. It knows the infohash, and therefore the key of its record."""
 
     def __init__(self, client: Client, info_hash: bytes, day: int) -> None:
         self.key = record_key(info_hash, day)
@@ -178,13 +179,13 @@ class Vandal:
         """Put a value into a slot, with the next sequence number if none is given."""
         items: list[Item] = []
         public_key = self.key.public_key().public_bytes_raw()
-        found = await self.client.get(public_key, SALTS[slot], 0, items.append)
+        found = await self.client.get(public_key, SALTS[slot], Job(), items.append)
         next_seq = max((item.seq for item in items), default=0) + 1
         return await self.client.put(found, self.key, SALTS[slot], seq or next_seq, value)
 
 
 def forged(info_hash: bytes, now: float, tracker_ids: Iterable[bytes] = ()) -> bytes:
-    """A record full of entries that nobody signed; of trackers that there are not, unless some are named."""
+    """Return the value of a slot full of entries with invalid signatures, by default of trackers that do not exist."""
     key = Ed25519PrivateKey.generate()
     table = []
     for number, tracker_id in enumerate(tracker_ids or [os.urandom(32) for _ in range(3)]):
@@ -195,18 +196,18 @@ def forged(info_hash: bytes, now: float, tracker_ids: Iterable[bytes] = ()) -> b
 
 
 async def written_in(client: Client, info_hash: bytes) -> dict[str, str]:
-    """What readers find in a record now: the slot that each URL is in."""
+    """Read a record. Return the slot of each URL in it."""
     found: dict[str, str] = {}
     for day in days_to_read(time.time()):
         await record.read(
-            client, info_hash, day, 0, time.time, Counter(), lambda entry, where: found.update({entry.url: where})
+            client, info_hash, day, Job(), time.time, Counter(), lambda entry, where: found.update({entry.url: where})
         )
     return found
 
 
 async def announced(client: Client, info_hash: bytes) -> set[Address]:
-    """Where the second path leads: the addresses that are announced for a record."""
+    """Return the addresses announced for a record (BEP 5)."""
     found: set[Address] = set()
     for day in days_to_read(time.time()):
-        await client.get_peers(announce_hash(info_hash, day), 0, found.add)
+        await client.get_peers(announce_hash(info_hash, day), Job(), found.add)
     return found

@@ -4,11 +4,15 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from extensions.dht.krpc import bencode
 from extensions.dht.krpc.client import Client
-from extensions.dht.krpc.messages import Item
+from extensions.dht.krpc.messages import Address, Contact, Item
+from extensions.dht.krpc.messenger import MAX_IN_FLIGHT
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.entry import LIFETIME, Rejected
 from extensions.dht.records.keys import DAY, day_of, days_to_read, record_key
 from extensions.dht.tracked import REFRESH
@@ -28,37 +32,37 @@ def info_hash() -> bytes:
     return os.urandom(20)
 
 
-async def test_an_item_put_by_one_is_got_by_another(members: Members, info_hash: bytes) -> None:
+async def test_an_item_stored_by_one_client_is_read_by_another(members: Members, info_hash: bytes) -> None:
     async with client_of(members) as one, client_of(members) as other:
         writer, reader = Vandal(one, info_hash, 1), Vandal(other, info_hash, 1)
         assert (await writer.write(0, b"first")).taken == 8
         assert (await writer.write(0, b"second")).taken == 8
         items: list[Item] = []
-        await reader.client.get(writer.key.public_key().public_bytes_raw(), b"r0", 0, items.append)
+        await reader.client.get(writer.key.public_key().public_bytes_raw(), b"r0", Job(), items.append)
         assert {(item.seq, item.value) for item in items} == {(2, b"second")}
 
 
-async def test_an_item_goes_only_where_nothing_newer_is(members: Members, info_hash: bytes) -> None:
+async def test_an_item_never_replaces_a_newer_one(members: Members, info_hash: bytes) -> None:
     async with client_of(members) as one, client_of(members) as other:
         slow, quick = Vandal(one, info_hash, 1), Vandal(other, info_hash, 1)
         public_key = slow.key.public_key().public_bytes_raw()
         for _ in range(2):
-            found = await slow.client.get(public_key, b"r0", 0, lambda _: None)
+            found = await slow.client.get(public_key, b"r0", Job(), lambda _: None)
             await quick.write(0, b"quick")
             stored = await slow.client.put(found, slow.key, b"r0", 100, b"slow")
             assert (stored.taken, stored.conflicts) == (0, 8)
 
 
-async def test_six_who_publish_at_once_are_all_found_by_a_seventh(members: Members, info_hash: bytes) -> None:
+async def test_six_trackers_that_publish_at_once_are_all_found_by_a_seventh(members: Members, info_hash: bytes) -> None:
     trackers, seventh = await members.start_with_reader(6)
     for tracker in trackers:
         tracker.directory.swarm(info_hash, peers=1, linked=False)
-    # No more is waited for than their first publications.
-    await eventually(lambda: all(tracker.directory.tally.publications["stored"] > 0 for tracker in trackers), 20)
+    # Wait for no more than their first publications.
+    await eventually(lambda: all(tracker.directory.counters.publications["stored"] > 0 for tracker in trackers), 20)
     assert set(await seen_by(seventh, info_hash)) == urls_of(trackers)
 
 
-async def test_peers_that_are_alone_have_those_found_who_come_later(members: Members, info_hash: bytes) -> None:
+async def test_for_peers_that_are_alone_trackers_that_come_later_are_found(members: Members, info_hash: bytes) -> None:
     first, second = await members.start_trackers(2)
     told: list[tuple[bytes, str]] = []
     first.directory.on_sighting.append(lambda about, sighting: told.append((about, sighting.entry.url)))
@@ -68,7 +72,7 @@ async def test_peers_that_are_alone_have_those_found_who_come_later(members: Mem
     await published(second)
     members.advance(15)
     await eventually(lambda: bool(told))
-    assert told == [(info_hash, second.directory._publisher.url)]
+    assert told == [(info_hash, second.directory.url)]
 
 
 async def test_a_lookup_is_shared(members: Members, info_hash: bytes) -> None:
@@ -79,30 +83,30 @@ async def test_a_lookup_is_shared(members: Members, info_hash: bytes) -> None:
     async def look() -> list[str]:
         return [found.entry.url async for found in reader.directory.trackers(info_hash)]
 
-    before = reader.client.tally.queries["get"]
+    before = reader.client.counters.queries["get"]
     assert await asyncio.gather(*(look() for _ in range(5))) == [["wss://tracker0.example.org"]] * 5
-    once = reader.client.tally.queries["get"] - before
-    # Known by now.
+    once = reader.client.counters.queries["get"] - before
+    # Now the result is known.
     assert await look() == ["wss://tracker0.example.org"]
-    assert sum(reader.directory.tally.lookups.values()) == 1
-    assert reader.client.tally.queries["get"] - before == once
+    assert sum(reader.directory.counters.lookups.values()) == 1
+    assert reader.client.counters.queries["get"] - before == once
 
 
 async def test_two_lookups_of_two_infohashes_are_two(members: Members) -> None:
     reader = await members.start()
     await asyncio.gather(seen_by(reader, b"1" * 20), seen_by(reader, b"2" * 20))
-    assert reader.directory.tally.lookups["none"] == 2
+    assert reader.directory.counters.lookups["none"] == 2
 
 
 async def test_entries_are_refreshed_and_end_with_their_swarm(members: Members, info_hash: bytes) -> None:
     (tracker,), reader = await members.start_with_reader(1)
     directory = tracker.directory
     directory.swarm(info_hash, peers=5, linked=False)
-    await eventually(lambda: directory.tally.publications["stored"] == 1)
+    await eventually(lambda: directory.counters.publications["stored"] == 1)
     first = (await seen_by(reader, info_hash))["wss://tracker0.example.org"]
 
     members.advance(REFRESH[1])
-    await eventually(lambda: directory.tally.publications["stored"] == 2)
+    await eventually(lambda: directory.counters.publications["stored"] == 2)
     second = (await seen_by(reader, info_hash))["wss://tracker0.example.org"]
     assert second.entry.expires >= first.entry.expires + REFRESH[1]
 
@@ -110,17 +114,17 @@ async def test_entries_are_refreshed_and_end_with_their_swarm(members: Members, 
     assert directory.published == 0
     members.advance(LIFETIME)
     assert await seen_by(reader, info_hash) == {}
-    assert set(reader.directory.tally.rejected) == {Rejected.EXPIRED}
+    assert set(reader.directory.counters.rejected) == {Rejected.EXPIRED}
 
 
-async def test_what_an_extension_publishes_it_can_withdraw(members: Members, info_hash: bytes) -> None:
+async def test_an_extension_can_withdraw_a_publication(members: Members, info_hash: bytes) -> None:
     (tracker, other), reader = await members.start_with_reader(2)
     for one in (tracker, other):
         one.directory.publish(info_hash)
         await published(one)
     assert set(await seen_by(reader, info_hash)) == urls_of([tracker, other])
     tracker.directory.withdraw(info_hash)
-    await eventually(lambda: not tracker.directory._topics)
+    await eventually(lambda: not tracker.directory.tracked)
     assert set(await seen_by(reader, info_hash)) == urls_of([other])
 
 
@@ -135,7 +139,7 @@ async def test_yesterdays_record_is_read_for_two_hours(members: Members, info_ha
     assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
     # It was read from both, and the tracker moves to the new day with its next refresh.
     members.advance(REFRESH[1])
-    await eventually(lambda: tracker.directory.tally.publications["stored"] == 2)
+    await eventually(lambda: tracker.directory.counters.publications["stored"] == 2)
     members.advance(LIFETIME - REFRESH[1])
     assert days_to_read(members.clock()) == [day_of(midnight)]
     assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
@@ -146,9 +150,9 @@ async def test_only_the_largest_and_newest_are_published(members: Members) -> No
     for number, peers in ((1, 1), (2, 50), (3, 1), (4, 1)):
         tracker.directory.swarm(bytes([number]) * 20, peers, linked=False)
     await eventually(lambda: tracker.directory.published == 2)
-    assert tracker.directory.shortlist.left_out == 2
-    await eventually(lambda: sum(tracker.directory.tally.lookups.values()) == 4)
-    assert [bytes([number]) * 20 in tracker.directory.shortlist for number in (1, 2, 3, 4)] == [
+    assert tracker.directory.publish_set.left_out == 2
+    await eventually(lambda: sum(tracker.directory.counters.lookups.values()) == 4)
+    assert [bytes([number]) * 20 in tracker.directory.publish_set for number in (1, 2, 3, 4)] == [
         False,
         True,
         False,
@@ -163,7 +167,7 @@ async def test_the_policy_says_what_is_published(members: Members, policy: str, 
     for info_hash in hashes.values():
         tracker.directory.swarm(info_hash, peers=1, linked=False)
     await eventually(lambda: tracker.directory.published == len(published))
-    await eventually(lambda: sum(tracker.directory.tally.lookups.values()) == 2)
+    await eventually(lambda: sum(tracker.directory.counters.lookups.values()) == 2)
     reader = await members.start()
     assert {number for number, info_hash in hashes.items() if await seen_by(reader, info_hash)} == published
 
@@ -175,11 +179,11 @@ async def test_with_a_third_of_the_nodes_dead(info_hash: bytes) -> None:
         tracker.directory.swarm(info_hash, peers=1, linked=False)
         await published(tracker)
         assert set(await seen_by(reader, info_hash)) == urls_of([tracker])
-        # It did ask dead ones, and went on without them.
-        await eventually(lambda: tracker.client.tally.timeouts > 0)
+        # It did query dead nodes, and went on without them.
+        await eventually(lambda: tracker.client.counters.timeouts > 0)
 
 
-async def test_what_was_found_is_known_after_a_restart(members: Members, info_hash: bytes, tmp_path: Path) -> None:
+async def test_trackers_found_are_known_after_a_restart(members: Members, info_hash: bytes, tmp_path: Path) -> None:
     tracker, *_ = await members.start_trackers(1)
     tracker.directory.swarm(info_hash, peers=1, linked=False)
     await published(tracker)
@@ -194,8 +198,8 @@ async def test_what_was_found_is_known_after_a_restart(members: Members, info_ha
     assert again.node.ids == node_ids
     sightings = [found async for found in again.directory.trackers(info_hash)]
     assert [found.where for found in sightings] == ["cache"]
-    # It was looked up a moment ago, so this took not a single query.
-    assert again.client.tally.queries["get"] == 0
+    # The last lookup is recent, so this one took not a single query.
+    assert again.client.counters.queries["get"] == 0
 
 
 async def test_a_node_restored_from_its_state_needs_no_bootstrap_node(members: Members, tmp_path: Path) -> None:
@@ -223,26 +227,43 @@ async def test_an_unreachable_dht_is_no_error(members: Members, info_hash: bytes
     directory = members.all[0].directory
     directory.swarm(info_hash, peers=1, linked=False)
     assert [found async for found in directory.trackers(info_hash)] == []
-    assert directory.tally.lookups == {"unreachable": 1}
+    assert directory.counters.lookups == {"unreachable": 1}
 
 
-async def test_no_node_is_sent_more_than_it_may_be(dht: PrivateDht) -> None:
-    client = Client(dht.contacts, private=True, node_rate=4)
-    await client.start(["127.0.0.1"])
+class Node(asyncio.DatagramProtocol):
+    """A node that records when packets arrive, and answers as one that knows no other node."""
+
+    def __init__(self, node_id: bytes) -> None:
+        self.node_id = node_id
+        self.times: list[float] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, address: Address) -> None:
+        self.times.append(asyncio.get_running_loop().time())
+        transaction = bencode.decode(data)[b"t"]
+        self.transport.sendto(bencode.encode({b"r": {b"id": self.node_id}, b"t": transaction, b"y": b"r"}), address)
+
+
+async def test_no_node_is_sent_more_packets_than_allowed() -> None:
     loop = asyncio.get_running_loop()
-    sent: dict[object, list[float]] = {}
-    transmit = client._messenger._transmit
-
-    def record_and_transmit(pending: object) -> None:
-        sent.setdefault(pending.contact.address, []).append(loop.time())  # type: ignore[attr-defined]
-        assert client.in_flight <= 64
-        transmit(pending)  # type: ignore[arg-type]
-
-    client._messenger._transmit = record_and_transmit  # type: ignore[method-assign]
+    nodes = []
+    for _ in range(12):
+        _, node = await loop.create_datagram_endpoint(lambda: Node(os.urandom(20)), ("127.0.0.1", 0))
+        nodes.append(node)
+    contacts = [Contact(node.node_id, node.transport.get_extra_info("sockname")) for node in nodes]
+    client = Client(lambda _family: contacts, private=True, node_rate=4)
+    await client.start(["127.0.0.1"])
     key = record_key(b"p" * 20, 1).public_key().public_bytes_raw()
-    await asyncio.gather(*(client.get(key, bytes([salt]), 0, lambda _: None) for salt in range(10)))
+    lookups = asyncio.gather(*(client.get(key, bytes([salt]), Job(), lambda _: None) for salt in range(10)))
+    while not lookups.done():
+        assert client.in_flight <= MAX_IN_FLIGHT
+        await asyncio.sleep(0.001)
     client.close()
-    assert client.tally.delayed > 0
-    for times in sent.values():
+    assert client.counters.delayed > 0
+    assert sum(len(node.times) for node in nodes) == client.counters.queries["get"]
+    for node in nodes:
+        node.transport.close()
         # A timer may be a little late, and the next one not.
-        assert all(later - earlier > 0.9 for earlier, later in zip(times, times[4:], strict=False))
+        assert all(later - earlier > 0.9 for earlier, later in zip(node.times, node.times[4:], strict=False))

@@ -1,12 +1,13 @@
-"""How a member of the DHT starts and ends, and what it survives."""
+"""How a member of the DHT starts and stops, and which failures it survives."""
 
 import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import libtorrent as lt
 import pytest
@@ -15,10 +16,12 @@ from structlog.testing import capture_logs
 
 from extensions.dht import service
 from extensions.dht.extension import Dht
+from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.settings import DhtSettings
 from tests.client import eventually
 from tests.integration.dht import Members, published, seen_by
 from tests.private_dht import PrivateDht
+from tracker.extension import BackgroundTasks
 from tracker.settings import Settings
 
 HASH = "\u00ff" * 20
@@ -32,7 +35,7 @@ async def dht() -> AsyncIterator[PrivateDht]:
 
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """A resolver that says nothing until the event is set."""
+    """Make the resolver block until the event is set."""
     free = threading.Event()
     ask = socket.getaddrinfo
 
@@ -50,7 +53,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 # Names
 
 
-async def test_a_name_that_is_none_costs_a_warning(members: Members) -> None:
+async def test_an_invalid_bootstrap_name_costs_a_warning(members: Members) -> None:
     names = ["a..b:6881", "x" * 70 + ".org:6881", "a\0b:1", *members.dht.bootstrap[:2]]
     with capture_logs() as logs:
         one = await members.start(bootstrap=names)
@@ -58,9 +61,7 @@ async def test_a_name_that_is_none_costs_a_warning(members: Members) -> None:
     assert [line["event"] for line in logs].count("dht_bootstrap_unknown") == 3
 
 
-async def test_a_resolver_that_is_stuck_holds_up_neither_start_nor_end(
-    members: Members, stuck: threading.Event
-) -> None:
+async def test_a_resolver_that_blocks_delays_neither_start_nor_stop(members: Members, stuck: threading.Event) -> None:
     one = await members.start(bootstrap=["stuck.example:6881", *members.dht.bootstrap[:2]])
     await one.stop()
     members.all.remove(one)
@@ -78,10 +79,10 @@ async def test_a_node_that_is_restored_needs_no_resolver(
     assert not stuck.is_set()
 
 
-# What goes wrong
+# Failures
 
 
-async def test_a_node_that_fails_once_is_looked_after_all_the_same(
+async def test_a_node_that_fails_a_few_times_is_refreshed_again(
     members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = await members.start()
@@ -97,8 +98,8 @@ async def test_a_node_that_fails_once_is_looked_after_all_the_same(
     await eventually(one.reachable.is_set)
 
 
-@pytest.mark.parametrize("part", ["_save", "directory", "node"])
-async def test_whatever_fails_at_the_end_the_rest_is_ended(members: Members, part: str) -> None:
+@pytest.mark.parametrize("part", ["save", "directory", "node"])
+async def test_if_one_part_fails_to_stop_the_others_are_stopped(members: Members, part: str) -> None:
     one = await members.start()
     members.all.remove(one)
 
@@ -106,14 +107,14 @@ async def test_whatever_fails_at_the_end_the_rest_is_ended(members: Members, par
         raise RuntimeError
 
     close = one.node.close
-    if part == "_save":
-        one._save = fail  # type: ignore[method-assign]
+    if part == "save":
+        one.node.state = fail  # type: ignore[assignment]
     else:
         getattr(one, part).close = fail
     with pytest.raises(RuntimeError):
         await one.stop()
-    assert one.client._closed.is_set()
-    assert (one.node._session is None) == (part != "node")
+    assert one.client.is_closed
+    assert one.node.is_running == (part == "node")
     await close()
 
 
@@ -128,7 +129,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(dht: PrivateDht, tmp_pat
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert one.started.is_set()
-    # libtorrent's own threads are none of Python's; a session that was left would still hold its socket.
+    # Only threads of Python are counted; the next test is about the threads of libtorrent.
     await eventually(lambda: threading.active_count() <= before)
 
 
@@ -160,25 +161,26 @@ async def test_a_session_that_is_made_while_the_start_is_cancelled_is_ended(
     await eventually(ended.is_set)
 
 
-# What other extensions see
+# The API for other extensions
 
 
 def handle(state_dir: Path, url: str = "wss://tracker.example.org") -> Any:
-    """As much of a tracker as the extension needs."""
+    """Return the parts of a tracker handle that the extension needs."""
     return SimpleNamespace(
         settings=Settings.model_validate({"server": {"state_dir": str(state_dir), "public_url": url}}),
         registry=CollectorRegistry(),
         log=SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None),
         add_route=lambda *_: None,
         add_table=lambda *_: None,
+        start_task=BackgroundTasks().start,
     )
 
 
-async def test_what_is_wanted_before_the_start_is_done_after_it(
+async def test_requests_before_the_start_take_effect_after_it(
     dht: PrivateDht, members: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "HASTY_PERIOD", 0.05)
-    # The extension goes by the real time of day, and so must who reads what it writes.
+    # The extension uses the real time of day, so its reader must do so, too.
     members.clock.ahead = 0.0
     reader = await members.start()
     one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
@@ -195,30 +197,34 @@ async def test_what_is_wanted_before_the_start_is_done_after_it(
     await one.start()
     try:
         assert await early == []
-        own = cast(Any, one)._service
+        own = one.service
+        assert own
         await published(own, HASH.encode("latin-1"))
         assert set(await seen_by(reader, HASH.encode("latin-1"))) == {"wss://tracker.example.org"}
-        assert b"w" * 20 not in own.directory._topics
+        assert b"w" * 20 not in own.directory.tracked
     finally:
         await one.stop()
-    # And after its end there is nothing more to come.
+    # After its end, lookups end at once.
     assert await asyncio.wait_for(trackers(), 5) == []
     assert one.known(HASH) == []
 
 
-async def test_whoever_looks_for_trackers_at_the_end_hears_it(
+async def test_a_lookup_that_waits_for_a_turn_ends_when_the_extension_stops(
     dht: PrivateDht, tmp_path: Path, members: Members
 ) -> None:
     assert members.dht is dht
     one = Dht(handle(tmp_path), DhtSettings(**dht.settings | {"bootstrap": []}))
     await one.start()
-    own = cast(Any, one)._service
-    own.client.queue.running = 8
+    assert one.service
+    scheduler = one.service.client.scheduler
 
     async def trackers() -> list[str]:
         return [found.entry.url async for found in one.trackers(HASH)]
 
-    late = asyncio.ensure_future(trackers())
-    await eventually(lambda: len(own.client.queue) > 0)
-    await one.stop()
-    assert await asyncio.wait_for(late, 5) == []
+    async with AsyncExitStack() as stack:
+        for _ in range(LookupLimits().parallel):
+            await stack.enter_async_context(scheduler.turn(Job()))
+        waiting = asyncio.ensure_future(trackers())
+        await eventually(lambda: scheduler.lookups_waiting > 0)
+        await one.stop()
+        assert await asyncio.wait_for(waiting, 5) == []

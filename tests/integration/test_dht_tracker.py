@@ -27,7 +27,7 @@ HEX = INFO_HASH.encode("latin-1").hex()
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -41,7 +41,7 @@ async def dht() -> AsyncIterator[PrivateDht]:
 
 
 def in_dht(dht: PrivateDht, state_dir: Path, url: str = "wss://tracker.example.org", **more: str) -> dict[str, str]:
-    """Environment of a tracker that is a member of a private DHT."""
+    """Return the environment of a tracker that is a member of a private DHT."""
     return {
         **environment("server", state_dir=str(state_dir), public_url=url),
         **environment("extensions.dht", **{"enabled": True, **dht.settings, **more}),
@@ -68,7 +68,7 @@ async def test_the_command_finds_the_tracker_of_a_peer(
     tracker = await start_tracker(env=in_dht(dht, tmp_path))
     async with raw_client(tracker.url) as peer:
         await peer.send(announce(peer_id(1), INFO_HASH))
-        # The rendezvous is the other.
+        # The other one is the rendezvous.
         await publishes(tracker, 2)
         magnet = f"magnet:?dn=x&xt=urn:btih:{HEX}&tr=wss%3A%2F%2Fother.example"
         ended, table = await asyncio.gather(lookup(dht, "--json", magnet), lookup(dht, HEX))
@@ -87,25 +87,27 @@ async def test_the_command_finds_the_tracker_of_a_peer(
         assert "1 found" in table.err
 
 
-async def test_the_command_says_when_there_is_nothing(dht: PrivateDht) -> None:
+async def test_the_command_reports_that_it_found_nothing(dht: PrivateDht) -> None:
     ended = await lookup(dht, "ab" * 20)
     assert (ended.code, ended.out) == (1, f"no tracker found for {'ab' * 20}\n")
 
 
-async def test_the_command_says_when_nobody_can_be_asked(dht: PrivateDht) -> None:
+async def test_the_command_reports_an_unreachable_dht(dht: PrivateDht) -> None:
     ended = await lookup(dht, "--timeout", "2", "ab" * 20, bootstrap="127.0.0.1:9")
     assert (ended.code, ended.out) == (3, "")
     assert "no node of the DHT answers (127.0.0.1:9)" in ended.err
 
 
-async def test_the_command_says_what_is_no_infohash() -> None:
+async def test_the_command_rejects_a_text_that_is_no_infohash() -> None:
     ended = await lookup(PrivateDht(0), "--", "ab" * 19, bootstrap="127.0.0.1:9")
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "not an infohash" in ended.err
 
 
-async def test_a_descriptor_says_who_and_where(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
+async def test_a_descriptor_names_the_tracker_and_its_url(
+    dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
+) -> None:
     tracker = await start_tracker(env=in_dht(dht, tmp_path))
     await publishes(tracker, 1)
     entry = await descriptor.fetch(("127.0.0.1", tracker.port), time.time())
@@ -124,7 +126,7 @@ async def test_there_is_no_descriptor_without(
     assert (await tracker.get(descriptor.PATH))[0] == 404
 
 
-async def test_who_publishes_nothing_still_looks_for_others(
+async def test_a_tracker_that_publishes_nothing_still_looks_for_others(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
     public = await start_tracker(env=in_dht(dht, tmp_path / "public"))
@@ -144,7 +146,7 @@ async def test_the_node_is_the_same_after_a_restart(
 ) -> None:
     port = free_port()
     ids = []
-    # Once with notice, once without.
+    # Both after a regular stop and after a kill.
     for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
         tracker = await start_tracker(env=in_dht(dht, tmp_path, listen=f"127.0.0.1:{port}"))
         await publishes(tracker, 1)
@@ -155,7 +157,7 @@ async def test_the_node_is_the_same_after_a_restart(
 
 
 async def ids_at(dht: PrivateDht, port: int) -> set[bytes]:
-    """The ids under which the nodes of a DHT know the one at a port, as soon as they do."""
+    """Wait until nodes of a DHT know the node at a port. Return the ids under which they know it."""
 
     async def known() -> bool:
         await asyncio.gather(*(node.refresh() for node in dht.nodes))
@@ -181,7 +183,7 @@ async def test_its_metrics_are_there(dht: PrivateDht, start_tracker: StartTracke
         assert f"peerservers_dht_{name}" in (await tracker.get("/metrics"))[1]
 
 
-async def test_without_a_place_for_its_key_the_tracker_serves_on(
+async def test_without_a_directory_for_its_key_the_tracker_still_serves(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no directory")
@@ -193,7 +195,7 @@ async def test_without_a_place_for_its_key_the_tracker_serves_on(
     assert await tracker.metric("peerservers_dht_reachable") == 0
 
 
-async def test_a_spoilt_state_costs_a_warning(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
+async def test_invalid_state_files_cost_a_warning(dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path) -> None:
     (tmp_path / "dht.state").write_bytes(os.urandom(100))
     (tmp_path / "dht.sqlite").write_bytes(os.urandom(5000))
     tracker = await start_tracker(env=in_dht(dht, tmp_path))
@@ -201,7 +203,7 @@ async def test_a_spoilt_state_costs_a_warning(dht: PrivateDht, start_tracker: St
     await publishes(tracker, 1)
 
 
-async def test_where_nothing_can_be_saved_the_tracker_serves_on(
+async def test_without_a_writable_directory_the_tracker_still_serves(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
     tracker = await start_tracker(env=in_dht(dht, tmp_path / "state"))

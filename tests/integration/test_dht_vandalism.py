@@ -1,15 +1,14 @@
-"""Whoever knows an infohash can write to its record. Trackers are found again all the same."""
+"""Anyone who knows an infohash can write to its record. Trackers are found again nevertheless."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.directory import Directory
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.traversal import CLOSEST
 from extensions.dht.records import descriptor
@@ -37,29 +36,78 @@ LAST_FREE = LOCK - 1
 EMPTY = encode_slot([])
 
 
+class DescriptorServer:
+    """Serves the descriptor of a tracker, once it is allowed to."""
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        self.key = Ed25519PrivateKey.generate()
+        self.url = url
+        self.may_serve = False
+        self._clock = clock
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            if self.may_serve:
+                await reader.readuntil(b"\r\n\r\n")
+                body = descriptor.write(self.key, self.url, self._clock())
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+                await writer.drain()
+        writer.close()
+
+
 class Network(NamedTuple):
-    """Members of a DHT, and it."""
+    """A private DHT: its members, and the client of the attacker."""
 
     members: Members
     trackers: list[Service]
+    servers: list[DescriptorServer]
     reader: Service
     client: Client
-    """The vandal's."""
 
 
 @pytest.fixture(scope="module")
 async def network() -> AsyncIterator[Network]:
-    # One for all tests: what they write belongs to different infohashes. With the members' own it has eight nodes, so
-    # that all store every record, and the vandal misses none.
+    # One network for all tests, as they write records of different infohashes. With those of the members it has eight
+    # nodes, so that all of them store every record, and the attacker reaches them all.
     async with PrivateDht(CLOSEST - 3) as dht, members_of(dht) as members, client_of(members) as client:
-        yield Network(members, *await members.start_with_reader(2), client)
+        servers = [DescriptorServer(f"wss://tracker{number}.example.org", members.clock) for number in range(2)]
+        for server in servers:
+            await server.start()
+        reader, *trackers = await asyncio.gather(
+            members.start(), *(members.start(one.url, key=one.key, announce_port=one.port) for one in servers)
+        )
+        yield Network(members, trackers, servers, reader, client)
+        for server in servers:
+            await server.stop()
+
+
+@asynccontextmanager
+async def descriptors_of(network: Network) -> AsyncIterator[None]:
+    """Serve the descriptors of all trackers."""
+    for server in network.servers:
+        server.may_serve = True
+    try:
+        yield
+    finally:
+        for server in network.servers:
+            server.may_serve = False
 
 
 @asynccontextmanager
 async def record_of(
     network: Network, info_hash: bytes, number: int = 2
 ) -> AsyncIterator[tuple[Members, list[Service], Service, Vandal]]:
-    """Trackers that serve an infohash, somebody who looks for them, and the vandal."""
+    """Provide trackers that serve an infohash, a member that looks for them, and the attacker."""
     members, trackers = network.members, network.trackers[:number]
     members.avoid_midnight()
     try:
@@ -74,18 +122,20 @@ async def record_of(
 
 
 async def refresh(members: Members, trackers: list[Service]) -> None:
-    """Let all trackers refresh their entries: minute by minute, or they would always be in each other's way."""
-    before = [sum(tracker.directory.tally.lookups.values()) for tracker in trackers]
+    """Let all trackers refresh their entries, minute by minute: all at once, their writes would conflict."""
+    before = [sum(tracker.directory.counters.lookups.values()) for tracker in trackers]
 
     def are_idle() -> bool:
         directories = [tracker.directory for tracker in trackers]
-        return not any(one.overdue or any(topic.visit for topic in one._topics.values()) for one in directories)
+        return not any(one.overdue or one.visits for one in directories)
 
     minutes = int(REFRESH[1] - REFRESH[0]) // 60
     for step in [REFRESH[0], *[60.0] * minutes]:
         members.advance(step)
         await eventually(are_idle, 30)
-    assert all(sum(one.directory.tally.lookups.values()) > count for one, count in zip(trackers, before, strict=True))
+    assert all(
+        sum(one.directory.counters.lookups.values()) > count for one, count in zip(trackers, before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
@@ -99,7 +149,7 @@ async def test_after_overwriting_they_are_found_with_the_next_refresh(network: N
         assert await seen_by(reader, info_hash) == {}
         await refresh(members, trackers)
         if kind == "last_free" and slots == 3:
-            # As good as locked.
+            # No write can follow, as if they were locked.
             assert await seen_by(reader, info_hash) == {}
         else:
             assert set(await seen_by(reader, info_hash)) == urls_of(trackers)
@@ -111,7 +161,7 @@ async def test_after_locking_they_are_found_in_the_next_slot_or_by_bep5(
     network: Network, slots: int, value: bytes
 ) -> None:
     info_hash = os.urandom(20)
-    async with record_of(network, info_hash) as (members, trackers, reader, vandal), descriptors(trackers):
+    async with record_of(network, info_hash) as (members, trackers, reader, vandal), descriptors_of(network):
         for slot in range(slots):
             assert (await vandal.write(slot, value, LOCK)).taken > 0
         assert await seen_by(reader, info_hash) == {}
@@ -121,14 +171,14 @@ async def test_after_locking_they_are_found_in_the_next_slot_or_by_bep5(
         assert {sighting.where for sighting in found.values()} == {"bep5" if slots == 3 else f"r{slots}"}
 
 
-async def test_nodes_refuse_what_is_too_long(network: Network) -> None:
+async def test_nodes_refuse_values_that_are_too_long(network: Network) -> None:
     info_hash = os.urandom(20)
     async with record_of(network, info_hash) as (_, trackers, reader, vandal):
         for size in (997, 1100, 3000):
             stored = await vandal.write(0, b"x" * size)
             assert stored.taken == 0
-        # They do not even answer to the longest, and would not be asked again for a while.
-        vandal.client._messenger._shunned.clear()
+        # They do not even answer the longest, and without this they would not be queried again for a while.
+        vandal.client.forget_timeouts()
         assert set(await seen_by(reader, info_hash)) == urls_of(trackers)
 
 
@@ -143,7 +193,7 @@ async def test_a_mix_of_it_all(network: Network) -> None:
         assert {sighting.where for sighting in found.values()} == {"r1"}
 
 
-async def test_valid_entries_of_strangers_keep_nobody_out(network: Network) -> None:
+async def test_valid_entries_of_strangers_keep_no_tracker_out(network: Network) -> None:
     info_hash = os.urandom(20)
     async with record_of(network, info_hash, number=1) as (members, trackers, reader, vandal):
         crowd = [
@@ -155,29 +205,3 @@ async def test_valid_entries_of_strangers_keep_nobody_out(network: Network) -> N
         assert urls_of(trackers).isdisjoint(await seen_by(reader, info_hash))
         await refresh(members, trackers)
         assert urls_of(trackers) <= set(await seen_by(reader, info_hash))
-
-
-@asynccontextmanager
-async def descriptors(trackers: list[Service]) -> AsyncIterator[None]:
-    """Serve the trackers' descriptors where they announce that they do."""
-    servers = []
-    for tracker in trackers:
-        directory = tracker.directory
-
-        async def serve(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, directory: Directory = directory
-        ) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            body = descriptor.write(directory._publisher._key, directory._publisher.url, directory._clock())
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-            await writer.drain()
-            writer.close()
-
-        servers.append(await asyncio.start_server(serve, "127.0.0.1", 0))
-        directory._second_path.port = servers[-1].sockets[0].getsockname()[1]
-    try:
-        yield
-    finally:
-        for server in servers:
-            server.close()
-            await server.wait_closed()

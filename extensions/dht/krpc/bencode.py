@@ -1,4 +1,4 @@
-"""bencodepy, for hostile input."""
+"""Bencoding (BEP 3) that is safe for hostile input, on top of bencodepy."""
 
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ from bencodepy.exceptions import BencodeDecodeError
 
 class _Decoder(bencodepy.BencodeDecoder):  # type: ignore[misc]
     def decode_string(self, x: bytes, f: int, kind: str = "value", **options: Any) -> tuple[bytes, int]:
-        # As a dictionary's key bencodepy takes a string of negative length too, and turns in circles for ever.
+        # As a key of a dict, bencodepy accepts a string of negative length, and then loops for ever.
         if not x[f : f + 1].isdigit():
             raise ValueError
         decoded: tuple[bytes, int] = super().decode_string(x, f, kind, **options)
@@ -19,7 +19,7 @@ _decoder: Final = _Decoder()
 
 
 def decode(data: bytes) -> Any:
-    """What `data` encodes; strings are bytes. Raises `ValueError`."""
+    """Decode one bencoded object; strings become bytes. Raises `ValueError` if `data` is not exactly one."""
     try:
         return _decoder.decode(data)
     except BencodeDecodeError as error:
@@ -27,6 +27,6 @@ def decode(data: bytes) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """The canonical encoding of ints, bytes, lists and dicts of them."""
+    """Return the canonical encoding of an object made of ints, bytes, lists and dicts with bytes keys."""
     encoded: bytes = bencodepy.encode(value)
     return encoded

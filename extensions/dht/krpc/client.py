@@ -1,7 +1,8 @@
-"""Looks things up in the DHT, and stores them at the nodes that a lookup found.
+"""Looks things up in the DHT, and stores them at the nodes that a lookup has found.
 
-Why not libtorrent's own: its put reads and writes without saying what it read, so that of two trackers that write at
-once one is lost; a dead node on the way costs it fifteen seconds; and how many packets go to a node is not ours to say.
+libtorrent's own lookups do not suffice, for three reasons. Its put reads and writes in one step without reporting the
+old value, so that of two trackers that write at the same time one is lost. One dead node on the way costs it 15
+seconds. And it does not let us limit the packets to one node.
 """
 
 import asyncio
@@ -14,25 +15,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.messages import Address, Contact, Item, Reply
-from extensions.dht.krpc.messenger import Messenger, Tally
-from extensions.dht.krpc.pacing import NODE_RATE, Queue
+from extensions.dht.krpc.messenger import Counters, Messenger
+from extensions.dht.krpc.pacing import NODE_RATE
+from extensions.dht.krpc.schedule import Job
+from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.krpc.traversal import Candidate, Traversal
 
-PARALLEL: Final = 8
-RATE: Final = 6.0
-BURST: Final = 30.0
-"""Lookups at a time, started per second, and started at once after a rest."""
-
 START: Final = 16
-"""Nodes that a lookup starts with."""
+"""Known nodes with which a lookup starts."""
 
 METHODS: Final = ("find_node", "get", "get_peers", "put", "announce_peer")
-"""What nodes are asked."""
+"""The methods of the queries that are sent."""
 
 
 @dataclass(slots=True)
 class Found:
-    """What a lookup found: the closest nodes, with the tokens to store there."""
+    """The result of a lookup: the closest nodes, with the tokens that allow storing there."""
 
     candidates: list[Candidate] = field(default_factory=list)
     queries: int = 0
@@ -40,7 +38,7 @@ class Found:
 
 @dataclass(slots=True)
 class Stored:
-    """How many nodes took what was to be stored, and how many had something newer by then."""
+    """The result of a store: the nodes that stored the value, that had a newer one, and that failed."""
 
     taken: int = 0
     conflicts: int = 0
@@ -48,56 +46,68 @@ class Stored:
 
 
 class Client:
-    """Lookups and stores, with a budget. `contacts` gives the nodes known in an address family (4 or 6).
+    """Lookups and stores. Lookups wait for a turn of the scheduler, by default for one with the default limits.
 
-    With `private`, nodes may have any address, and several the same; otherwise only global ones, and one lookup asks
-    no two nodes of one network.
+    `contacts` gives the nodes known in an address family (4 or 6). At most `node_rate` packets per second go to one
+    node. With `private`, nodes may have any address and share one; otherwise only global addresses are used, and a
+    lookup queries at most one node of each network.
     """
 
     def __init__(
-        self, contacts: Callable[[int], Iterable[Contact]], private: bool = False, node_rate: int = NODE_RATE
+        self,
+        contacts: Callable[[int], Iterable[Contact]],
+        private: bool = False,
+        node_rate: int = NODE_RATE,
+        scheduler: Scheduler | None = None,
     ) -> None:
-        self.queue: Queue[asyncio.Future[None]] = Queue(PARALLEL, RATE, BURST)
+        self.scheduler = scheduler or Scheduler()
         self._messenger = Messenger(private, node_rate)
         self._contacts = contacts
         self._private = private
-        self._timer: asyncio.TimerHandle | None = None
-        self._closed = asyncio.Event()
+        self._is_closed = False
 
     @property
-    def tally(self) -> Tally:
-        """What was counted."""
-        return self._messenger.tally
+    def counters(self) -> Counters:
+        """Counters of queries and bytes."""
+        return self._messenger.counters
 
     @property
     def in_flight(self) -> int:
-        """Queries that wait for their reply."""
+        """Queries waiting for a reply."""
         return self._messenger.in_flight
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed
+
     async def start(self, hosts: Iterable[str]) -> None:
-        """Open a socket on a free port of each address. Raises `OSError` if none can be had."""
-        self._loop = asyncio.get_running_loop()
+        """Open a socket on a free port of each address. Raises `OSError` if none can be opened."""
         await self._messenger.start(hosts)
 
     def close(self) -> None:
-        """Close the sockets. Who still waits for a lookup must be cancelled."""
-        self._closed.set()
-        if self._timer:
-            self._timer.cancel()
+        """Close the sockets. The caller must cancel the tasks that wait for a lookup."""
+        self._is_closed = True
+        self.scheduler.close()
         self._messenger.close()
 
-    def take_heard(self) -> list[Address]:
-        """Some of the nodes that have replied since this was called last."""
-        heard = list(dict.fromkeys(self._messenger.heard))
-        self._messenger.heard.clear()
-        return heard
+    def take_responders(self) -> list[Address]:
+        """Return some of the nodes that have replied since the last call."""
+        return self._messenger.take_responders()
+
+    def forget_timeouts(self) -> None:
+        """Query nodes again although they have not answered lately."""
+        self._messenger.forget_timeouts()
 
     async def find_nodes(self, node_id: bytes) -> Found:
         """Look up the nodes closest to an id (BEP 5)."""
-        return await self._look_up(node_id, "find_node", {b"target": node_id}, 0, lambda _candidate, _reply: None)
+        return await self._look_up(node_id, "find_node", {b"target": node_id}, Job(), lambda _candidate, _reply: None)
 
-    async def get(self, public_key: bytes, salt: bytes, urgency: int, on_item: Callable[[Item], None]) -> Found:
-        """Look up a mutable item (BEP 44); `on_item` is called with each valid one, even a moment after the end."""
+    async def get(self, public_key: bytes, salt: bytes, job: Job, on_item: Callable[[Item], None]) -> Found:
+        """Look up a mutable item (BEP 44).
+
+        `on_item` is called with each valid item as it comes, also shortly after the end of the lookup.
+        """
         target = messages.item_target(public_key, salt)
 
         def on_reply(candidate: Candidate, reply: Reply) -> None:
@@ -105,21 +115,21 @@ class Client:
                 candidate.seq = reply.item.seq
                 on_item(reply.item)
             elif reply.item:
-                self.tally.invalid_items += 1
+                self.counters.invalid_items += 1
 
-        return await self._look_up(target, "get", {b"target": target}, urgency, on_reply)
+        return await self._look_up(target, "get", {b"target": target}, job, on_reply)
 
-    async def get_peers(self, info_hash: bytes, urgency: int, on_peer: Callable[[Address], None]) -> Found:
-        """Look up who has announced an infohash (BEP 5); `on_peer` is called for each, perhaps several times."""
+    async def get_peers(self, info_hash: bytes, job: Job, on_peer: Callable[[Address], None]) -> Found:
+        """Look up the peers announced for an infohash (BEP 5). `on_peer` may be called several times for one peer."""
 
         def on_reply(_candidate: Candidate, reply: Reply) -> None:
             for peer in reply.peers:
                 on_peer(peer)
 
-        return await self._look_up(info_hash, "get_peers", {b"info_hash": info_hash}, urgency, on_reply)
+        return await self._look_up(info_hash, "get_peers", {b"info_hash": info_hash}, job, on_reply)
 
     async def put(self, found: Found, key: Ed25519PrivateKey, salt: bytes, seq: int, value: bytes) -> Stored:
-        """Store a mutable item at the nodes found, at each only in place of what it was seen to have (BEP 44's cas)."""
+        """Store a mutable item at the nodes found. Each replaces only the version that it had then (`cas`, BEP 44)."""
         arguments = {
             b"k": key.public_key().public_bytes_raw(),
             b"salt": salt,
@@ -130,7 +140,7 @@ class Client:
         return await self._store(found, "put", arguments, cas=True)
 
     async def announce(self, found: Found, info_hash: bytes, port: int) -> Stored:
-        """Announce an infohash (BEP 5) at the nodes found, for this host's address and a TCP port."""
+        """Announce this host's address with a TCP port for an infohash (BEP 5), at the nodes found."""
         return await self._store(found, "announce_peer", {b"info_hash": info_hash, b"port": port}, cas=False)
 
     async def _look_up(
@@ -138,11 +148,11 @@ class Client:
         target: bytes,
         method: str,
         arguments: dict[bytes, Any],
-        urgency: int,
+        job: Job,
         on_reply: Callable[[Candidate, Reply], None],
     ) -> Found:
-        await self._take_turn(urgency)
-        try:
+        self._refuse_if_closed()
+        async with self.scheduler.turn(job):
             walks = [
                 _Walk(self._messenger, self._traversal(target, family), method, arguments, on_reply)
                 for family in self._messenger.families
@@ -150,9 +160,6 @@ class Client:
             for walk in walks:
                 walk.go_on()
             await asyncio.gather(*(walk.done for walk in walks))
-        finally:
-            self.queue.done()
-            self._give_turns()
         return Found(
             [candidate for walk in walks for candidate in walk.traversal.closest()],
             sum(walk.traversal.queries for walk in walks),
@@ -163,62 +170,29 @@ class Client:
         candidates = [candidate for candidate in found.candidates if candidate.token]
         if not candidates:
             return Stored()
-        spread = _Spread(len(candidates))
+        store = _Store(len(candidates))
         for candidate in candidates:
             own = {**arguments, b"token": candidate.token}
             if cas:
-                # Also where there was nothing: otherwise a node answers two first writers alike, and keeps one.
+                # Also if the node had nothing: otherwise it accepts the first values of two writers, and keeps one.
                 own[b"cas"] = candidate.seq
-            self._messenger.ask(spread, candidate.contact, method, own)
-        return await spread.done
+            self._messenger.query(store, candidate.contact, method, own)
+        return await store.done
 
     def _traversal(self, target: bytes, family: int) -> Traversal:
         number = int.from_bytes(target, "big")
         usable = [
             contact
             for contact in self._contacts(family)
-            # Some nodes have taken us for a node, and ours has heard of it.
+            # Some nodes have taken this client for a node, and told ours about it.
             if contact.node_id != self._messenger.node_id and self._messenger.is_usable(contact.address)
         ]
         start = nsmallest(START, usable, key=lambda contact: int.from_bytes(contact.node_id, "big") ^ number)
         return Traversal(target, start, self._messenger.is_usable, one_per_network=not self._private)
 
-    async def _take_turn(self, urgency: int) -> None:
-        self._refuse_if_closed()
-        turn = self._loop.create_future()
-        self.queue.put(urgency, turn)
-        self._give_turns()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self.queue.remove(turn)
-            else:
-                # It was given in the moment of the cancellation, and will not be used.
-                self.queue.give_back()
-            self._give_turns()
-            raise
-
     def _refuse_if_closed(self) -> None:
-        if self._closed.is_set():
+        if self._is_closed:
             raise asyncio.CancelledError("the client is closed")
-
-    def _give_turns(self) -> None:
-        if self._closed.is_set():
-            return
-        now = self._loop.time()
-        while (turn := self.queue.take(now)) is not None:
-            if turn.done():
-                # Cancelled, and its task has not noticed yet.
-                self.queue.give_back()
-            else:
-                turn.set_result(None)
-        wait = self.queue.wait(now)
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-        if wait is not None:
-            self._timer = self._loop.call_later(wait, self._give_turns)
 
 
 class _Walk:
@@ -241,12 +215,12 @@ class _Walk:
 
     def go_on(self) -> None:
         while not self.done.done() and (contact := self.traversal.next()):
-            self._messenger.ask(self, contact, self._method, self._arguments)
+            self._messenger.query(self, contact, self._method, self._arguments)
         if not self.done.done() and self.traversal.is_done:
             self.done.set_result(None)
 
-    def replied(self, contact: Contact, reply: Reply) -> None:
-        # Some nodes have taken us for a node, and name us.
+    def on_reply(self, contact: Contact, reply: Reply) -> None:
+        # Some nodes have taken this client for a node, and name it.
         others = (other for other in reply.contacts if other.node_id != self._messenger.node_id)
         candidate = self.traversal.answered(Contact(reply.node_id, contact.address), others, reply.token)
         try:
@@ -255,44 +229,44 @@ class _Walk:
         finally:
             self.go_on()
 
-    def refused(self, contact: Contact, _code: int) -> None:
-        self.silent(contact)
+    def on_error(self, contact: Contact, _code: int) -> None:
+        self.on_timeout(contact)
 
-    def late(self, contact: Contact) -> None:
-        self.traversal.late(contact.address)
+    def on_slow(self, contact: Contact) -> None:
+        self.traversal.slow(contact.address)
         self.go_on()
 
-    def silent(self, contact: Contact) -> None:
+    def on_timeout(self, contact: Contact) -> None:
         self.traversal.failed(contact.address)
         self.go_on()
 
 
-class _Spread:
-    """Storing at several nodes: a silent one is waited for, since whoever reads may find it alive."""
+class _Store:
+    """A store at several nodes. It waits for slow ones too, since a reader may find them alive."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, nodes: int) -> None:
         self.done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._stored = Stored()
-        self._missing = number
+        self._missing = nodes
 
-    def replied(self, _contact: Contact, _reply: Reply) -> None:
+    def on_reply(self, _contact: Contact, _reply: Reply) -> None:
         self._stored.taken += 1
-        self._said()
+        self._count()
 
-    def refused(self, _contact: Contact, code: int) -> None:
+    def on_error(self, _contact: Contact, code: int) -> None:
         if code in (messages.CAS_MISMATCH, messages.SEQ_TOO_OLD):
             self._stored.conflicts += 1
         else:
             self._stored.failed += 1
-        self._said()
+        self._count()
 
-    def late(self, contact: Contact) -> None: ...
+    def on_slow(self, contact: Contact) -> None: ...
 
-    def silent(self, _contact: Contact) -> None:
+    def on_timeout(self, _contact: Contact) -> None:
         self._stored.failed += 1
-        self._said()
+        self._count()
 
-    def _said(self) -> None:
+    def _count(self) -> None:
         self._missing -= 1
         if not self._missing and not self.done.done():
             self.done.set_result(self._stored)

@@ -1,6 +1,7 @@
 """KRPC: the DHT's messages (BEP 5), with mutable items (BEP 44), read-only nodes (BEP 43) and IPv6 (BEP 32). Sans I/O.
 
-What this client asks other nodes. Being a node itself, and answering others, is libtorrent's work (`node.py`).
+This is the client's half: queries are written and replies are read. libtorrent is the node, and answers queries
+(`node.py`).
 """
 
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from extensions.dht.krpc import bencode
 from extensions.signatures import is_signed
 
 Address = tuple[str, int]
-"""A node's or peer's address, numeric, and UDP or TCP port."""
+"""The numeric IP address of a node or peer, and its UDP or TCP port."""
 
 MAX_DATAGRAM: Final = 4096
-"""Bytes of the longest message that is looked at. Items have at most 1000; no honest reply is much longer."""
+"""Longer messages (bytes) are ignored. Items have at most 1000 bytes; no honest reply is much longer."""
 
 MAX_TOKEN: Final = 128
 MAX_PEERS: Final = 100
-"""Peers that are taken from one reply."""
+"""Further peers of one reply are ignored."""
 
 ERROR_METHOD: Final = 204
 CAS_MISMATCH: Final = 301
@@ -31,7 +32,7 @@ SEQ_TOO_OLD: Final = 302
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """A node: its id, 20 bytes, and where it is."""
+    """A node: its id (20 bytes) and its address."""
 
     node_id: bytes
     address: Address
@@ -39,7 +40,7 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A mutable item as a node gave it, not verified. `value` is any bencodable object."""
+    """A mutable item as received, not verified. `value` is any object that can be bencoded."""
 
     public_key: bytes
     signature: bytes
@@ -49,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A node's reply. What it has in a wrong form is left out."""
+    """A node's reply. Ill-formed parts of it are left out."""
 
     transaction: bytes
     node_id: bytes
@@ -69,26 +70,29 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Another node's query; all that matters is where it came from."""
+    """Another node's query. Its content does not matter, since every query gets the same error."""
 
     transaction: bytes
 
 
 def query(method: str, arguments: dict[bytes, Any], transaction: bytes) -> bytes:
-    """A query of a node that wants no queries itself."""
+    """Encode a query. It is marked as read-only (BEP 43): its sender wants no queries itself."""
     return bencode.encode(
         {b"a": arguments, b"q": method.encode(), b"ro": 1, b"t": transaction, b"v": b"PS\0\1", b"y": b"q"}
     )
 
 
 def refusal(transaction: bytes) -> bytes:
-    """The answer to any query. Without one, nodes that took us for a node would wait for us in their lookups."""
+    """Encode the error that answers any query.
+
+    Without it, a node that takes this client for a node would wait for its timeout in lookups.
+    """
     message: bytes = bencode.encode({b"e": [ERROR_METHOD, b"read-only"], b"t": transaction, b"y": b"e"})
     return message
 
 
 def decode(data: bytes) -> Reply | Failure | Question | None:
-    """A message; None if it is none."""
+    """Decode a message. Return None if it is ill-formed or too long."""
     if len(data) > MAX_DATAGRAM:
         return None
     try:
@@ -97,7 +101,7 @@ def decode(data: bytes) -> Reply | Failure | Question | None:
         return None
     if not isinstance(message, dict) or not isinstance(transaction := message.get(b"t"), bytes):
         return None
-    # The kind first: libtorrent's error messages have an `r` too.
+    # `y` decides: libtorrent's error messages have an `r` too.
     match message.get(b"y"):
         case b"r":
             return _reply(transaction, message.get(b"r"))
@@ -114,17 +118,17 @@ def decode(data: bytes) -> Reply | Failure | Question | None:
 
 
 def item_target(public_key: bytes, salt: bytes) -> bytes:
-    """Where a mutable item is stored (BEP 44)."""
+    """Return the target (20 bytes) under which a mutable item is stored (BEP 44)."""
     return sha1(public_key + salt).digest()
 
 
 def sign_item(key: Ed25519PrivateKey, salt: bytes, seq: int, value: object) -> bytes:
-    """The signature of a mutable item (BEP 44)."""
+    """Return the signature (64 bytes) of a mutable item (BEP 44)."""
     return key.sign(_signed(salt, seq, value))
 
 
 def is_valid(item: Item, public_key: bytes, salt: bytes) -> bool:
-    """Whether an item was signed by `public_key`."""
+    """Return whether an item is signed by `public_key` and has a valid sequence number."""
     if item.public_key != public_key or item.seq < 0:
         return False
     return is_signed(public_key, _signed(salt, item.seq, item.value), item.signature)

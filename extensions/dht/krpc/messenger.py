@@ -1,4 +1,4 @@
-"""Sends queries to nodes and gives their replies to who asked: sockets, timeouts, pace."""
+"""Sends queries to nodes and passes their replies on: sockets, timeouts, pace."""
 
 import asyncio
 import os
@@ -13,52 +13,64 @@ from extensions.dht.krpc import messages
 from extensions.dht.krpc.messages import Address, Contact, Failure, Question, Reply
 from extensions.dht.krpc.pacing import NODE_RATE, NodePace
 from extensions.dialing import is_public
+from tracker.extension import ExpiringMap, TokenBucket
 
-MIN_LATE: Final = 0.2
-MAX_LATE: Final = 0.6
-"""Seconds after which a lookup goes on without a node's reply, between these two by what others took (RFC 6298)."""
+MIN_SLOW: Final = 0.2
+MAX_SLOW: Final = 0.6
+"""Bounds, in seconds, of the soft timeout after which a lookup goes on without a node's reply.
+
+Between them it follows the round-trip times measured, as the retransmission timeout of TCP does (RFC 6298).
+"""
 
 TIMEOUT: Final = 2.0
-"""Seconds after which a reply is no longer expected."""
+"""Seconds after which a query has failed."""
 
 MAX_IN_FLIGHT: Final = 64
-"""Queries that wait for their reply at a time."""
+"""Queries waiting for a reply at a time."""
 
-SHUN: Final = 60.0
-MAX_SHUN: Final = 600.0
-"""Seconds that a silent node is not asked again; four times as many after each further silence, up to the second."""
+AVOID: Final = 60.0
+MAX_AVOID: Final = 600.0
+"""Seconds for which a node is not queried after a timeout; four times as many after each further one, up to the second.
+"""
+
+MEMORY: Final = 2 * MAX_AVOID
+"""Seconds after which a node's timeouts are forgotten."""
 
 OUTAGE: Final = 2 * TIMEOUT
-"""Seconds of silence from all nodes that are put down to our own network."""
+"""Seconds without any reply after which timeouts are put down to our own network."""
 
-MAX_SHUNNED: Final = 10_000
-HEARD: Final = 100
+MAX_AVOIDED: Final = 10_000
+MAX_RESPONDERS: Final = 100
 TICK: Final = 0.05
-"""Seconds between two looks at the queries that wait."""
+"""Seconds between two checks of the pending queries for timeouts."""
 
-STRANGERS: Final = 50
-"""Messages per second that are looked at though nobody there was asked."""
+UNSOLICITED: Final = 50
+"""Datagrams per second that are decoded though no query to their sender is pending."""
 
 
-class Asker(Protocol):
-    """Who hears what became of a query: `late` perhaps, and then one of the others."""
+class QueryListener(Protocol):
+    """Receives the outcome of a query: perhaps `on_slow`, and then exactly one of the other calls."""
 
-    def replied(self, contact: Contact, reply: Reply) -> None: ...
-    def refused(self, contact: Contact, code: int) -> None: ...
-    def late(self, contact: Contact) -> None: ...
-    def silent(self, contact: Contact) -> None: ...
+    def on_reply(self, contact: Contact, reply: Reply) -> None: ...
+    def on_error(self, contact: Contact, code: int) -> None: ...
+    def on_slow(self, contact: Contact) -> None: ...
+    def on_timeout(self, contact: Contact) -> None: ...
 
 
 @dataclass(slots=True)
-class Tally:
-    """What was counted since the start."""
+class Counters:
+    """Counts since the start."""
 
     queries: Counter[str] = field(default_factory=Counter)
+    """By method."""
     replies: int = 0
     refusals: int = 0
+    """Error messages."""
     timeouts: int = 0
     delayed: int = 0
+    """Queries that had to wait because of the pace."""
     garbage: int = 0
+    """Datagrams that answered no query."""
     invalid_items: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -66,61 +78,68 @@ class Tally:
 
 @dataclass(slots=True)
 class _Pending:
-    asker: Asker
+    listener: QueryListener
     contact: Contact
     method: str
     arguments: dict[bytes, Any]
     sent: float = 0.0
-    is_late: bool = False
+    is_slow: bool = False
 
 
 class Messenger:
     """One UDP socket for each address family.
 
-    With `private`, nodes may have any address; otherwise only global ones. At most `node_rate` packets go to one node
-    within a second.
+    With `private`, nodes may have any address; otherwise only global ones. At most `node_rate` packets per second go
+    to one node. `loop` is the running loop if it is not given.
     """
 
-    def __init__(self, private: bool, node_rate: int = NODE_RATE) -> None:
+    def __init__(
+        self, private: bool, node_rate: int = NODE_RATE, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self.node_id: Final = os.urandom(20)
-        self.tally = Tally()
-        self.heard: deque[Address] = deque(maxlen=HEARD)
-        """Nodes that have replied lately."""
+        self.counters = Counters()
         self._private = private
         self._pace = NodePace(node_rate)
+        self._given_loop = loop
         self._sockets: dict[int, asyncio.DatagramTransport] = {}
         self._pending: dict[bytes, _Pending] = {}
         self._waiting: deque[_Pending] = deque()
-        self._asked: Counter[Address] = Counter()
-        self._shunned: dict[Address, tuple[float, float]] = {}
-        self._silent_since: float | None = None
+        self._queried: Counter[Address] = Counter()
+        """Pending queries by node."""
+        self._responders: deque[Address] = deque(maxlen=MAX_RESPONDERS)
+        self._avoided: ExpiringMap[Address, tuple[float, float]] = ExpiringMap(MEMORY, MAX_AVOIDED)
+        """The time until which a node is avoided, and the seconds before that."""
+        self._no_reply_since: float | None = None
         self._is_cut_off = False
-        self._strangers: deque[float] = deque(maxlen=STRANGERS)
-        self._delay, self._delay_varies = MAX_LATE / 3, MAX_LATE / 6
+        self._unsolicited = TokenBucket(UNSOLICITED, UNSOLICITED, 0.0)
+        self._round_trip, self._deviation = MAX_SLOW / 3, MAX_SLOW / 6
         self._timers: set[asyncio.TimerHandle] = set()
         self._tick: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._is_closed = False
 
     @property
     def in_flight(self) -> int:
-        """Queries that wait for their reply."""
+        """Queries waiting for a reply."""
         return len(self._pending)
 
     @property
     def families(self) -> list[int]:
-        """The address families (4, 6) there are sockets for."""
+        """The address families (4, 6) that have a socket."""
         return list(self._sockets)
 
     async def start(self, hosts: Iterable[str]) -> None:
-        """Open a socket on a free port of each address. Raises `OSError` if none can be had."""
-        self._loop = asyncio.get_running_loop()
+        """Open a socket on a free port of each address, one for each family.
+
+        Raises `OSError` if none can be opened.
+        """
+        self._loop = self._given_loop or asyncio.get_running_loop()
         fault: OSError | None = None
         for host in hosts:
             if _family(host) in self._sockets:
                 continue
             try:
                 transport, _ = await self._loop.create_datagram_endpoint(
-                    lambda: _Receiver(self._received), local_addr=(host, 0)
+                    lambda: _Receiver(self._on_datagram), local_addr=(host, 0)
                 )
             except OSError as error:
                 fault = error
@@ -131,8 +150,8 @@ class Messenger:
             raise fault
 
     def close(self) -> None:
-        """Close the sockets; nobody hears of a query any more."""
-        self._closed = True
+        """Close the sockets. Listeners receive no more calls."""
+        self._is_closed = True
         for timer in (*self._timers, self._tick):
             if timer:
                 timer.cancel()
@@ -142,16 +161,27 @@ class Messenger:
         self._waiting.clear()
 
     def is_usable(self, address: Address) -> bool:
-        """Whether a node may be asked now."""
+        """Return whether a node may be queried now."""
         host, port = address
         if not port or _family(host) not in self._sockets or not (self._private or is_public(host)):
             return False
-        shunned = self._shunned.get(address)
-        return not shunned or shunned[0] < self._loop.time()
+        now = self._loop.time()
+        avoided = self._avoided.get(address, now)
+        return not avoided or avoided[0] < now
 
-    def ask(self, asker: Asker, contact: Contact, method: str, arguments: dict[bytes, Any]) -> None:
-        """Send a query as soon as the pace allows; the asker hears what becomes of it after this has returned."""
-        self._send_in_turn(_Pending(asker, contact, method, arguments))
+    def take_responders(self) -> list[Address]:
+        """Return the last nodes that have replied since the last call, `MAX_RESPONDERS` at most."""
+        responders = list(dict.fromkeys(self._responders))
+        self._responders.clear()
+        return responders
+
+    def forget_timeouts(self) -> None:
+        """Query nodes again although they have not answered lately."""
+        self._avoided.clear()
+
+    def query(self, listener: QueryListener, contact: Contact, method: str, arguments: dict[bytes, Any]) -> None:
+        """Send a query as soon as the pace allows. The listener is called after this has returned."""
+        self._send_in_turn(_Pending(listener, contact, method, arguments))
 
     def _send_in_turn(self, pending: _Pending) -> None:
         if len(self._pending) >= MAX_IN_FLIGHT:
@@ -162,21 +192,21 @@ class Messenger:
         if when <= now:
             self._transmit(pending)
             return
-        self.tally.delayed += 1
+        self.counters.delayed += 1
 
         def later() -> None:
             self._timers.discard(timer)
             if len(self._pending) < MAX_IN_FLIGHT:
                 self._transmit(pending)
             else:
-                # What the pace has granted is good for this moment only.
+                # The pace has granted this moment only.
                 self._waiting.append(pending)
 
         timer = self._loop.call_at(when, later)
         self._timers.add(timer)
 
     def _transmit(self, pending: _Pending) -> None:
-        if self._closed:
+        if self._is_closed:
             return
         transaction = os.urandom(4)
         while transaction in self._pending:
@@ -185,106 +215,102 @@ class Messenger:
         data = messages.query(pending.method, {b"id": self.node_id, **pending.arguments}, transaction)
         pending.sent = self._loop.time()
         self._pending[transaction] = pending
-        self._asked[address] += 1
+        self._queried[address] += 1
         if self._tick is None:
             self._tick = self._loop.call_later(TICK, self._on_tick)
-        self.tally.queries[pending.method] += 1
-        self.tally.bytes_out += len(data)
-        # What the system cannot send is a query that nobody answers.
+        self.counters.queries[pending.method] += 1
+        self.counters.bytes_out += len(data)
+        # A query that the system cannot send ends with its timeout.
         self._sockets[_family(address[0])].sendto(data, address)
 
-    def _received(self, data: bytes, address: Address) -> None:
-        self.tally.bytes_in += len(data)
-        if address not in self._asked:
-            now = self._loop.time()
-            if len(self._strangers) == STRANGERS and self._strangers[0] + 1.0 > now:
-                return
-            self._strangers.append(now)
+    def _on_datagram(self, data: bytes, address: Address) -> None:
+        self.counters.bytes_in += len(data)
+        if address not in self._queried and not self._unsolicited.try_take(1, self._loop.time()):
+            return
         message = messages.decode(data)
         if isinstance(message, Question):
             self._sockets[_family(address[0])].sendto(messages.refusal(message.transaction), address)
             return
         pending = self._pending.get(message.transaction) if message else None
         if message is None or pending is None or pending.contact.address != address:
-            self.tally.garbage += 1
+            self.counters.garbage += 1
             return
         self._settle(message.transaction)
-        self._heard_from(address)
+        self._note_answer(address)
         if isinstance(message, Failure):
-            self.tally.refusals += 1
-            pending.asker.refused(pending.contact, message.code)
+            self.counters.refusals += 1
+            pending.listener.on_error(pending.contact, message.code)
         else:
-            self.tally.replies += 1
-            self.heard.append(address)
-            self._learn_delay(self._loop.time() - pending.sent)
-            pending.asker.replied(pending.contact, message)
+            self.counters.replies += 1
+            self._responders.append(address)
+            self._measure(self._loop.time() - pending.sent)
+            pending.listener.on_reply(pending.contact, message)
 
     def _settle(self, transaction: bytes) -> None:
         address = self._pending.pop(transaction).contact.address
-        self._asked[address] -= 1
-        if not self._asked[address]:
-            del self._asked[address]
+        self._queried[address] -= 1
+        if not self._queried[address]:
+            del self._queried[address]
         while self._waiting and len(self._pending) < MAX_IN_FLIGHT:
             self._send_in_turn(self._waiting.popleft())
 
-    def _learn_delay(self, delay: float) -> None:
-        self._delay_varies += (abs(delay - self._delay) - self._delay_varies) / 4
-        self._delay += (delay - self._delay) / 8
+    def _measure(self, round_trip: float) -> None:
+        self._deviation += (abs(round_trip - self._round_trip) - self._deviation) / 4
+        self._round_trip += (round_trip - self._round_trip) / 8
 
     def _on_tick(self) -> None:
         now = self._loop.time()
-        late = min(MAX_LATE, max(MIN_LATE, self._delay + 4 * self._delay_varies))
+        slow = min(MAX_SLOW, max(MIN_SLOW, self._round_trip + 4 * self._deviation))
         try:
             for transaction, pending in list(self._pending.items()):
                 if now - pending.sent > TIMEOUT:
-                    self.tally.timeouts += 1
-                    self._heard_nothing(pending, now)
+                    self.counters.timeouts += 1
+                    self._note_timeout(pending, now)
                     self._settle(transaction)
-                    pending.asker.silent(pending.contact)
-                elif not pending.is_late and now - pending.sent > late:
-                    pending.is_late = True
-                    pending.asker.late(pending.contact)
+                    pending.listener.on_timeout(pending.contact)
+                elif not pending.is_slow and now - pending.sent > slow:
+                    pending.is_slow = True
+                    pending.listener.on_slow(pending.contact)
             self._pace.forget(now)
+            self._avoided.expire(now)
         finally:
-            self._tick = self._loop.call_later(TICK, self._on_tick) if self._pending and not self._closed else None
+            self._tick = self._loop.call_later(TICK, self._on_tick) if self._pending and not self._is_closed else None
 
-    def _heard_from(self, address: Address) -> None:
-        self._shunned.pop(address, None)
-        self._silent_since = None
+    def _note_answer(self, address: Address) -> None:
+        self._avoided.pop(address)
+        self._no_reply_since = None
         if self._is_cut_off:
-            # The nodes that were silent before that was noticed were so for the same reason.
+            # The timeouts before the outage was noticed had the same cause.
             self._is_cut_off = False
-            self._shunned.clear()
+            self._avoided.clear()
 
-    def _heard_nothing(self, pending: _Pending, now: float) -> None:
-        if self._silent_since is None:
-            self._silent_since = pending.sent
-        if now - self._silent_since > OUTAGE:
-            # It is hardly all of them that are gone.
+    def _note_timeout(self, pending: _Pending, now: float) -> None:
+        if self._no_reply_since is None:
+            self._no_reply_since = pending.sent
+        if now - self._no_reply_since > OUTAGE:
+            # It is unlikely that all nodes are gone.
             self._is_cut_off = True
         if not self._is_cut_off:
-            self._shun(pending.contact.address, now)
+            self._avoid(pending.contact.address, now)
 
-    def _shun(self, address: Address, now: float) -> None:
-        _, seconds = self._shunned.pop(address, (0.0, SHUN / 4))
-        seconds = min(MAX_SHUN, seconds * 4)
-        if len(self._shunned) >= MAX_SHUNNED:
-            del self._shunned[next(iter(self._shunned))]
-        self._shunned[address] = now + seconds, seconds
+    def _avoid(self, address: Address, now: float) -> None:
+        _, before = self._avoided.get(address, now) or (0.0, AVOID / 4)
+        seconds = min(MAX_AVOID, before * 4)
+        self._avoided.put(address, (now + seconds, seconds), now)
 
 
 class _Receiver(asyncio.DatagramProtocol):
-    def __init__(self, received: Callable[[bytes, Address], None]) -> None:
-        self._received = received
+    def __init__(self, on_datagram: Callable[[bytes, Address], None]) -> None:
+        self._on_datagram = on_datagram
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         try:
-            self._received(data, (addr[0], addr[1]))
+            self._on_datagram(data, (addr[0], addr[1]))
         except Exception:
             structlog.get_logger().exception("dht_message_failed")
 
     def error_received(self, exc: Exception) -> None:
-        """An ICMP message, or what could not be sent: the query's timeout speaks for it."""
+        """Ignore ICMP messages and failed sends: the query's timeout covers them."""
 
 
 def _family(host: str) -> int:

@@ -1,7 +1,7 @@
 """An iterative lookup of the nodes closest to a target (Kademlia, section 2.3 of its paper), sans I/O.
 
-A node that is silent for a moment is *late*: it no longer counts as one of the closest, but what it says is still
-welcome. So a dead node costs a second where waiting for each costs libtorrent fifteen.
+A node that does not answer within the soft timeout is *slow*: it no longer counts as one of the closest nodes, but its
+answer is still accepted. So a dead node delays a lookup by less than a second; libtorrent waits 15 seconds for each.
 """
 
 from bisect import insort
@@ -18,45 +18,47 @@ CLOSEST: Final = 8
 """Nodes that store an item: Kademlia's k."""
 
 PARALLEL: Final = 4
-"""Queries of one traversal at a time, late ones not counted: Kademlia's alpha."""
+"""Pending queries of one traversal, except those to slow nodes: Kademlia's alpha."""
 
 OUTSTANDING: Final = 16
-"""Queries of one traversal at a time, late ones included."""
+"""Pending queries of one traversal, including those to slow nodes."""
 
 MAX_QUERIES: Final = 100
-"""Queries of one traversal: an honest one in a network of millions needs half; liars could lead it on for ever."""
+"""Queries of one traversal in all. In an honest network of millions of nodes half of them suffice; malicious nodes
+could otherwise prolong it for ever."""
 
 MAX_CANDIDATES: Final = 200
 MAX_CONTACTS: Final = 20
-"""Nodes that are taken from one reply."""
+"""Further nodes named in one reply are ignored."""
 
 
 class State(Enum):
-    """How far it has got with a node."""
+    """The state of a candidate."""
 
     NEW = auto()
     ASKED = auto()
-    LATE = auto()
+    SLOW = auto()
     ANSWERED = auto()
     FAILED = auto()
 
 
 @dataclass(order=True, slots=True)
 class Candidate:
-    """A node met on the way."""
+    """A node that a traversal has heard of."""
 
     distance: int
     contact: Contact = field(compare=False)
     state: State = field(default=State.NEW, compare=False)
     token: bytes = field(default=b"", compare=False)
     seq: int = field(default=0, compare=False)
-    """The sequence number of the item that it has, 0 if it has none."""
+    """The sequence number of the node's item; 0 if it has none."""
 
 
 class Traversal:
-    """One lookup. `usable` says which addresses may be asked; with `one_per_network`, no two nodes of one network are.
+    """One lookup of the nodes closest to `target` (20 bytes), beginning with the nodes of `start`.
 
-    Whoever has one address of a network may well have all of it, and be all of the closest nodes.
+    `usable` tells which addresses may be queried. With `one_per_network`, at most one node of each network is queried
+    (/24 in IPv4, /64 in IPv6): an attacker with a whole network could otherwise be all of the closest nodes.
     """
 
     def __init__(
@@ -68,15 +70,15 @@ class Traversal:
         self._one_per_network = one_per_network
         self._asked_networks: set[str] = set()
         self._nearest: list[Candidate] = []
-        # A liar may name an address under any id: that must not hide the node that is there.
+        # A malicious node may give any id for an address: that must not hide the real node there.
         self._known: dict[Contact, Candidate] = {}
         self._asked_at: dict[Address, Candidate] = {}
         self._asked = 0
-        self._late = 0
+        self._slow = 0
         self.add(start)
 
     def add(self, contacts: Iterable[Contact]) -> None:
-        """Nodes heard of; the nearest are kept."""
+        """Add candidates. Only the nearest are kept."""
         for contact in contacts:
             if contact in self._known or contact.address in self._asked_at:
                 continue
@@ -85,8 +87,8 @@ class Traversal:
                 self._forget_farthest()
 
     def next(self) -> Contact | None:
-        """The node to ask now, which then counts as asked; None if nobody is to be asked at this moment."""
-        if self._asked >= PARALLEL or self._asked + self._late >= OUTSTANDING or self.queries >= MAX_QUERIES:
+        """Return the node to query now, which then counts as asked; None if no node must be queried at this moment."""
+        if self._asked >= PARALLEL or self.pending >= OUTSTANDING or self.queries >= MAX_QUERIES:
             return None
         live = 0
         for candidate in self._nearest:
@@ -106,9 +108,9 @@ class Traversal:
         return None
 
     def answered(self, sender: Contact, contacts: Iterable[Contact] = (), token: bytes = b"") -> Candidate | None:
-        """A node that was asked has answered; the candidate, or None if it had not been asked.
+        """Note a node's reply. Return the candidate, or None if no query to this node is pending.
 
-        It counts as what it says it is: another id than the one it was named with is that of a node started anew.
+        The id in the reply counts: it differs from the known one if the node has been restarted.
         """
         candidate = self._asked_at.get(sender.address)
         if candidate is None or not self._settle(candidate, State.ANSWERED):
@@ -122,23 +124,28 @@ class Traversal:
         self.add(islice(contacts, MAX_CONTACTS))
         return candidate
 
-    def late(self, address: Address) -> None:
-        """A node has been silent for long enough to go on without it."""
+    def slow(self, address: Address) -> None:
+        """Note that a node has not answered within the soft timeout."""
         candidate = self._asked_at.get(address)
         if candidate and candidate.state is State.ASKED:
-            candidate.state = State.LATE
+            candidate.state = State.SLOW
             self._asked -= 1
-            self._late += 1
+            self._slow += 1
 
     def failed(self, address: Address) -> None:
-        """A node cannot be asked, has answered with an error, or nothing at all."""
+        """Note that a query has timed out or was answered with an error."""
         candidate = self._asked_at.get(address)
         if candidate:
             self._settle(candidate, State.FAILED)
 
     @property
+    def pending(self) -> int:
+        """Queries that have neither been answered nor failed."""
+        return self._asked + self._slow
+
+    @property
     def is_done(self) -> bool:
-        """Whether the closest nodes of all that live have answered."""
+        """Whether the closest of all live nodes have answered."""
         if self._asked:
             return False
         if self.queries >= MAX_QUERIES:
@@ -146,7 +153,7 @@ class Traversal:
         live = 0
         for candidate in self._nearest:
             if candidate.state is State.NEW and self._may_ask(candidate.contact.address):
-                # It is waiting for late ones to make room.
+                # It has to wait until queries to slow nodes end.
                 return False
             live += candidate.state is State.ANSWERED
             if live == CLOSEST:
@@ -154,7 +161,7 @@ class Traversal:
         return True
 
     def closest(self) -> list[Candidate]:
-        """The closest nodes that have answered, nearest first."""
+        """Return the closest nodes that have answered, nearest first, `CLOSEST` at most."""
         return [candidate for candidate in self._nearest if candidate.state is State.ANSWERED][:CLOSEST]
 
     def _distance(self, contact: Contact) -> int:
@@ -167,8 +174,8 @@ class Traversal:
     def _settle(self, candidate: Candidate, state: State) -> bool:
         if candidate.state is State.ASKED:
             self._asked -= 1
-        elif candidate.state is State.LATE:
-            self._late -= 1
+        elif candidate.state is State.SLOW:
+            self._slow -= 1
         else:
             return False
         candidate.state = state
@@ -180,7 +187,7 @@ class Traversal:
         return self._usable(address)
 
     def _forget_farthest(self) -> None:
-        # Only of those that were not asked: what the others say is still to be understood.
+        # Only candidates that were not asked: replies of the others must still find theirs.
         for index in range(len(self._nearest) - 1, -1, -1):
             if self._nearest[index].state is State.NEW:
                 del self._known[self._nearest.pop(index).contact]

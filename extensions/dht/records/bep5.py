@@ -9,6 +9,7 @@ from typing import Final
 
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import announce_hash
@@ -75,9 +76,7 @@ class Bep5Fallback:
         # By host, its valid descriptor; empty if it gave none.
         self._results: ExpiringMap[str, tuple[TrackerEntry, ...]] = ExpiringMap(REMEMBER, MAX_REMEMBERED)
 
-    async def find(
-        self, info_hash: bytes, days: list[int], urgency: int, on_entry: Callable[[TrackerEntry], None]
-    ) -> None:
+    async def find(self, info_hash: bytes, days: list[int], job: Job, on_entry: Callable[[TrackerEntry], None]) -> None:
         """Look up the hosts that announced an infohash and request their descriptors.
 
         `on_entry` is called with each valid descriptor.
@@ -93,16 +92,16 @@ class Bep5Fallback:
                         ports.add(address)
 
         for day in days:
-            await self._client.get_peers(announce_hash(info_hash, day), urgency, collect)
+            await self._client.get_peers(announce_hash(info_hash, day), job, collect)
         chosen = random.sample(list(hosts.values()), min(MAX_FETCHES, len(hosts)))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 await asyncio.gather(*(self._request(random.choice(list(ports)), on_entry) for ports in chosen))
 
-    async def announce(self, info_hash: bytes, day: int, urgency: int) -> None:
+    async def announce(self, info_hash: bytes, day: int, job: Job) -> None:
         """Announce an infohash for this host and `port`."""
         announced = announce_hash(info_hash, day)
-        found = await self._client.get_peers(announced, urgency, lambda _: None)
+        found = await self._client.get_peers(announced, job, lambda _: None)
         await self._client.announce(found, announced, self.port)
 
     async def _request(self, address: Address, on_entry: Callable[[TrackerEntry], None]) -> None:

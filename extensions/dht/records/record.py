@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.entry import Rejected, merge
 from extensions.dht.records.keys import SALTS, record_key
 from extensions.dht.records.slots import Slot, carry_over, encode_slot, place
@@ -46,7 +47,7 @@ async def read(
     client: Client,
     info_hash: bytes,
     day: int,
-    urgency: int,
+    job: Job,
     clock: Callable[[], float],
     rejected: Counter[Rejected],
     on_entry: Callable[[TrackerEntry, str], None],
@@ -61,7 +62,7 @@ async def read(
     for index, salt in enumerate(SALTS):
         slot = Slot(index)
         collect = _Collector(slot, info_hash, salt.decode(), clock, rejected, on_entry)
-        snapshot.nodes.append(await client.get(public_key, salt, urgency, collect))
+        snapshot.nodes.append(await client.get(public_key, salt, job, collect))
         snapshot.slots.append(slot)
         if not slot.continues:
             break

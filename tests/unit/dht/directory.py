@@ -1,4 +1,4 @@
-"""A directory in a DHT of one node that does as the test wants."""
+"""A directory in a DHT of one node that the test controls."""
 
 import asyncio
 from collections import Counter
@@ -11,33 +11,40 @@ from extensions.dht.directory import Directory
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Found, Stored
 from extensions.dht.krpc.messages import Contact, Item
+from extensions.dht.krpc.schedule import Job, LookupLimits
+from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.krpc.traversal import Candidate, State
-from extensions.dht.records import record
 from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import SALTS, day_of, record_key
-from extensions.dht.records.slots import Slot
+from extensions.dht.records.slots import Slot, encode_slot
 from extensions.trackers import TrackerEntry
 from tests.client import eventually
 from tests.unit.dht.entries import HASH, NOW, URL, identity
+from tracker.extension import BackgroundTasks
 
 OWN = identity(100).public_key().public_bytes_raw().hex()
+UNLIMITED = LookupLimits(100, 1e9, 1e9)
 
 
 class Dht:
-    """One node and its client. `on_get` and `on_put` are called before each, and may raise, or wait."""
+    """One node and its client. `on_get` and `on_put` are called before each request; they may raise or wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self.items: dict[tuple[bytes, bytes], Item] = {}
-        self.queue: list[object] = []
+        self.scheduler = scheduler
         self.gets = self.puts = 0
         self.conflicts = 0
-        """Writings at which somebody else was quicker."""
+        """Writes that meet a newer value of another writer."""
         self.is_there = True
         self.clock: Callable[[], float] = lambda: NOW
         self.on_get: Callable[[], Any] = lambda: None
         self.on_put: Callable[[], Any] = lambda: None
 
-    async def get(self, public_key: bytes, salt: bytes, _urgency: int, on_item: Callable[[Item], None]) -> Found:
+    async def get(self, public_key: bytes, salt: bytes, job: Job, on_item: Callable[[Item], None]) -> Found:
+        async with self.scheduler.turn(job):
+            return await self._get(public_key, salt, on_item)
+
+    async def _get(self, public_key: bytes, salt: bytes, on_item: Callable[[Item], None]) -> Found:
         self.gets += 1
         await asyncio.sleep(0)
         if waits := self.on_get():
@@ -65,7 +72,7 @@ class Dht:
         return Stored(taken=1)
 
     def has(self, info_hash: bytes = HASH, day: int = day_of(NOW)) -> set[str]:
-        """The trackers in a record."""
+        """Return the trackers in a record."""
         public_key = record_key(info_hash, day).public_key().public_bytes_raw()
         slot = Slot(0)
         for salt in SALTS:
@@ -74,14 +81,14 @@ class Dht:
         return {entry.tracker_id for entry in slot.entries}
 
     async def write(self, *entries: TrackerEntry, info_hash: bytes = HASH, day: int = day_of(NOW)) -> None:
-        """What others have written to a record."""
-        reading = record.RecordSnapshot(info_hash, day, [Slot(0)], [Found([cast(Any, None)])])
-        await record.put(cast(Any, self), reading, 0, list(entries))
+        """Store entries in a record, as other trackers do."""
+        found = Found([cast(Any, None)])
+        await self.put(found, record_key(info_hash, day), SALTS[0], 1, encode_slot(list(entries)))
         self.puts = 0
 
 
 class SecondPath:
-    """What is found there, or what goes wrong."""
+    """A second path that finds `entries`, or raises `fault`."""
 
     def __init__(self) -> None:
         self.rejected: Counter[Rejected] = Counter()
@@ -89,9 +96,7 @@ class SecondPath:
         self.fault: Exception | None = None
         self.finds = 0
 
-    async def find(
-        self, _hash: bytes, _days: list[int], _urgency: int, on_entry: Callable[[TrackerEntry], None]
-    ) -> None:
+    async def find(self, _hash: bytes, _days: list[int], _job: Job, on_entry: Callable[[TrackerEntry], None]) -> None:
         self.finds += 1
         await asyncio.sleep(0)
         if self.fault:
@@ -99,21 +104,29 @@ class SecondPath:
         for entry in self.entries:
             on_entry(entry)
 
-    async def announce(self, _hash: bytes, _day: int, _urgency: int) -> None: ...
+    async def announce(self, _hash: bytes, _day: int, _job: Job) -> None: ...
 
 
 class Setting:
-    """A directory, and the time there."""
+    """A directory and its clocks."""
 
-    def __init__(self, known: dict[bytes, Known] | None = None, policy: str = "all", limit: int = 1000) -> None:
+    def __init__(
+        self,
+        known: dict[bytes, Known] | None = None,
+        policy: str = "all",
+        limit: int = 1000,
+        limits: LookupLimits = UNLIMITED,
+    ) -> None:
         # Noon: there is no other day to read.
         self.time, self.passed = NOW + 43200.0, 0.0
-        self.dht, self.second_path = Dht(), SecondPath()
+        self.scheduler = Scheduler(limits, lambda: self.reachable, lambda: self.passed)
+        self.dht, self.second_path = Dht(self.scheduler), SecondPath()
         self.dht.clock = lambda: self.time
         self.reachable = True
         self.directory = Directory(
             cast(Any, self.dht),
             cast(Any, self.second_path),
+            self.scheduler,
             identity(100),
             URL,
             policy,
@@ -121,23 +134,23 @@ class Setting:
             limit,
             known if known is not None else {},
             lambda: self.reachable,
+            BackgroundTasks().start,
             lambda: self.time,
             lambda: self.passed,
-            # Pauses between attempts take no time; what varies around one varies not at all.
+            # Pauses between attempts take no time, and random factors around 1 are exactly 1.
             lambda first, last: 0.0 if last < 1 else max(1.0, first),
         )
 
     def advance(self, seconds: float) -> None:
         self.time += seconds
         self.passed += seconds
-        self.directory.wake()
+        self.scheduler.wake()
 
     async def idle(self) -> None:
         """Wait until nothing is due or under way."""
 
         def is_idle() -> bool:
-            visits = any(topic.visit for topic in self.directory._topics.values())
-            return not visits and not self.directory.overdue
+            return not self.directory.visits and not self.directory.overdue
 
         await eventually(is_idle)
 
@@ -147,15 +160,14 @@ class Setting:
 
 @asynccontextmanager
 async def running(setting: Setting) -> AsyncIterator[Setting]:
-    """Have the directory do what is due."""
-    task = asyncio.ensure_future(setting.directory.run())
+    """End the directory's visits afterwards."""
     try:
         yield setting
     finally:
-        task.cancel()
         await setting.directory.close()
+        setting.scheduler.close()
 
 
 def signed(number: int, now: float, info_hash: bytes = HASH, age: float = 0) -> TrackerEntry:
-    """What tracker `number` signed `age` seconds before now."""
+    """Return an entry that tracker `number` signed `age` seconds before now."""
     return sign_entry(identity(number), info_hash, URL, now - age)

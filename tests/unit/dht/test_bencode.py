@@ -1,4 +1,4 @@
-"""Hostile bencode: it is read or refused, and it takes no longer than its length allows."""
+"""Hostile bencode: it is decoded or rejected, in a time that its length bounds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from extensions.dht.krpc import bencode, messages
 from extensions.dht.records.entry import Rejected
 from extensions.dht.records.slots import decode_slot
 
-# The key's length leads back to the value before it.
+# The negative length of the key leads back to the value before it.
 CIRCLES = [b"d1:ai1e-6:", b"d1:ai1e-1:", b"d-1:", b"d-0:i1ee", b"ld1:ai1e-6:", b"d1:a1:b-6:i1ee", b"d1:ai1e -6:"]
 
 reproducible = settings(derandomize=True)
@@ -23,7 +23,7 @@ reproducible = settings(derandomize=True)
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Fails what would never end."""
+    """Raise `TimeoutError` in the block after so many seconds."""
 
     def give_up(_number: int, _frame: FrameType | None) -> None:
         raise TimeoutError
@@ -37,7 +37,7 @@ def at_most(seconds: float) -> Iterator[None]:
         signal(SIGALRM, before)
 
 
-def refuses(data: bytes) -> bool:
+def rejects(data: bytes) -> bool:
     with pytest.raises(ValueError, match=r"not a valid|invalid|maximum depth"):
         bencode.decode(data)
     return True
@@ -53,14 +53,14 @@ def is_no_value(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("data", CIRCLES)
-@pytest.mark.parametrize("refused", [refuses, is_no_message, is_no_value])
-def test_nothing_turns_its_reader_in_circles(refused: Callable[[bytes], bool], data: bytes) -> None:
+@pytest.mark.parametrize("rejected", [rejects, is_no_message, is_no_value])
+def test_negative_lengths_do_not_make_the_decoder_loop(rejected: Callable[[bytes], bool], data: bytes) -> None:
     with at_most(0.5):
-        assert refused(data)
+        assert rejected(data)
 
 
 def canonical(value: Any) -> bytes:
-    """Written without the library."""
+    """Encode without the library."""
     match value:
         case int():
             return b"i%de" % value
@@ -77,7 +77,7 @@ objects = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.binary(max_size=4), inner, max_size=5),
     max_leaves=15,
 )
-# What decoders stumble over, in any order.
+# Parts that confuse decoders, in any order.
 tokens = st.lists(
     st.sampled_from(b"d l i e : - + _ 0 1 6 9 0: 1:a 1:b 2:ab i1e i-0e -6: -1: 99999999999: i1_0e".split(b" "))
     | objects,
@@ -85,8 +85,8 @@ tokens = st.lists(
 ).map(lambda parts: b"".join(part if isinstance(part, bytes) else canonical(part) for part in parts))
 
 
-def fate(data: bytes) -> Any:
-    """What becomes of it."""
+def decoded(data: bytes) -> Any:
+    """Decode `data`. Return the value, or `ValueError` if it is rejected."""
     with at_most(2):
         try:
             return bencode.decode(data)
@@ -96,7 +96,7 @@ def fate(data: bytes) -> Any:
 
 @given(objects)
 @settings(reproducible, max_examples=150)
-def test_what_is_canonical_is_decoded_and_encoded_again(value: object) -> None:
+def test_canonical_data_is_decoded_and_encoded_again(value: object) -> None:
     data = canonical(value)
     assert bencode.decode(data) == value
     assert bencode.encode(bencode.decode(data)) == bencode.encode(value) == data
@@ -104,16 +104,16 @@ def test_what_is_canonical_is_decoded_and_encoded_again(value: object) -> None:
 
 @given(st.binary(max_size=200) | tokens)
 @settings(reproducible, max_examples=400)
-def test_anything_is_decoded_or_refused(data: bytes) -> None:
-    value = fate(data)
+def test_any_data_is_decoded_or_rejected(data: bytes) -> None:
+    value = decoded(data)
     if value is not ValueError:
-        # The library takes a few spellings that are not canonical; what they mean is none the less.
-        assert fate(bencode.encode(value)) == value
+        # The library accepts a few spellings that are not canonical; their values are canonical nevertheless.
+        assert decoded(bencode.encode(value)) == value
 
 
 @pytest.mark.parametrize("data", [b"l", b"d0:", b"d", b"i", b"1", b":", b"-", b"li", b"d1:al", b"ld"])
-def test_long_ones_are_refused_soon(data: bytes) -> None:
+def test_long_data_is_rejected_quickly(data: bytes) -> None:
     text = data * (messages.MAX_DATAGRAM // len(data))
     with at_most(0.5):
-        assert refuses(text)
-        assert refuses(text + b"e" * len(text))
+        assert rejects(text)
+        assert rejects(text + b"e" * len(text))

@@ -9,6 +9,7 @@ import pytest
 
 from extensions.dht.krpc.client import Found
 from extensions.dht.krpc.messages import Address
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.bep5 import MAX_FETCHES, MAX_HOSTS, MAX_WAITING, PARALLEL, REMEMBER, TIMEOUT, Bep5Fallback
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.entry import Rejected
@@ -44,7 +45,7 @@ class Announced:
             timeout=timeout,
         )
 
-    async def get_peers(self, _hash: bytes, _urgency: int, on_peer: Callable[[Address], None]) -> Found:
+    async def get_peers(self, _hash: bytes, _job: Job, on_peer: Callable[[Address], None]) -> Found:
         for address in self.addresses:
             on_peer(address)
         return Found()
@@ -61,7 +62,7 @@ class Announced:
 
     async def find(self, info_hash: bytes = b"x" * 20) -> list[TrackerEntry]:
         entries: list[TrackerEntry] = []
-        await self.fallback.find(info_hash, [1], 0, entries.append)
+        await self.fallback.find(info_hash, [1], Job(), entries.append)
         return entries
 
 
@@ -162,5 +163,5 @@ async def test_invalid_descriptors_are_counted_by_reason() -> None:
 
 async def test_the_port_of_our_descriptor_is_announced_under_the_days_hash() -> None:
     announced = Announced()
-    await announced.fallback.announce(b"x" * 20, 1, 0)
+    await announced.fallback.announce(b"x" * 20, 1, Job())
     assert announced.announcements == [(announce_hash(b"x" * 20, 1), 80)]

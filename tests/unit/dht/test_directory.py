@@ -1,4 +1,4 @@
-"""Which trackers serve which infohash: what is done when, what goes wrong, and what is remembered."""
+"""The directory: the times of its visits, its failures, and its memory."""
 
 import asyncio
 from typing import Any, cast
@@ -7,8 +7,7 @@ import pytest
 
 from extensions.dht import directory as module
 from extensions.dht.cache import Known
-from extensions.dht.directory import BUSY, IDLE
-from extensions.dht.krpc.client import BURST
+from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.records.entry import LIFETIME
 from extensions.dht.records.keys import day_of
 from extensions.dht.tracked import REFRESH, RETRY
@@ -17,10 +16,17 @@ from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH
 
-# What goes wrong
+
+async def turns() -> None:
+    """Let the event loop run for some iterations."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
-async def test_one_who_fails_to_hear_of_a_tracker_spoils_nothing(setting: Setting) -> None:
+# Failures
+
+
+async def test_a_listener_that_raises_does_not_disturb_the_others(setting: Setting) -> None:
     told: list[bytes] = []
 
     def fail(_hash: bytes, _sighting: Sighting) -> None:
@@ -34,7 +40,7 @@ async def test_one_who_fails_to_hear_of_a_tracker_spoils_nothing(setting: Settin
     await setting.idle()
 
 
-async def test_a_look_that_fails_is_not_tried_again_at_once(setting: Setting) -> None:
+async def test_a_visit_that_fails_is_repeated_less_and_less_often(setting: Setting) -> None:
     def fail() -> None:
         raise RuntimeError
 
@@ -42,7 +48,6 @@ async def test_a_look_that_fails_is_not_tried_again_at_once(setting: Setting) ->
     setting.directory.swarm(HASH, 5, linked=False)
     await setting.idle()
     assert setting.dht.gets == 1
-    # And then less and less often.
     for passed, gets in ((RETRY[0] - 1, 1), (1, 2), (RETRY[0], 2), (RETRY[0], 3), (3 * RETRY[0], 3), (RETRY[0], 4)):
         setting.advance(passed)
         await setting.idle()
@@ -51,16 +56,16 @@ async def test_a_look_that_fails_is_not_tried_again_at_once(setting: Setting) ->
     setting.advance(REFRESH[1])
     await setting.idle()
     assert setting.dht.has() == {OWN}
-    assert setting.directory._topics[HASH].failures == 0
+    assert setting.directory.tracked[HASH].failures == 0
 
 
-async def test_whoever_listens_to_a_look_that_fails_hears_its_end(setting: Setting) -> None:
+async def test_a_lookup_ends_when_its_visit_fails(setting: Setting) -> None:
     def fail() -> None:
         raise RuntimeError
 
     setting.dht.on_get = fail
     assert await setting.trackers() == set()
-    assert setting.directory._topics == {}
+    assert setting.directory.tracked == {}
 
 
 async def test_a_second_path_that_fails_leaves_the_first_alone(setting: Setting) -> None:
@@ -73,7 +78,7 @@ async def test_a_second_path_that_fails_leaves_the_first_alone(setting: Setting)
     assert setting.second_path.finds == 1
 
 
-async def test_ones_own_entry_does_not_wait_for_the_second_path(setting: Setting) -> None:
+async def test_our_own_entry_does_not_wait_for_the_second_path(setting: Setting) -> None:
     never = asyncio.Event()
 
     async def find(*_: object) -> None:
@@ -86,58 +91,76 @@ async def test_ones_own_entry_does_not_wait_for_the_second_path(setting: Setting
     await setting.idle()
 
 
-async def test_what_is_due_is_looked_at_though_one_look_fails_to_begin(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.001)
-    start_due, faults = setting.directory._start_due, iter([RuntimeError(), RuntimeError()])
-
-    def fail_twice() -> float:
-        for fault in faults:
-            raise fault
-        return start_due()
-
-    setting.directory._start_due = fail_twice  # type: ignore[method-assign]
-    setting.directory.publish(HASH)
-    await eventually(lambda: setting.dht.has() == {OWN})
+# When visits begin
 
 
-# When something is done
-
-
-async def test_out_of_reach_nothing_is_begun_and_the_agenda_is_left_for_later() -> None:
-    setting = Setting()
+async def test_without_a_known_node_no_visit_begins(setting: Setting) -> None:
     setting.reachable = False
     setting.directory.publish(HASH)
-    assert (setting.directory._start_due(), setting.directory.overdue) == (IDLE, 1)
+    await turns()
+    assert (setting.directory.visits, setting.directory.overdue) == (0, 1)
     setting.reachable = True
-    setting.dht.queue = [None] * int(BURST)
-    assert (setting.directory._start_due(), setting.directory.overdue) == (BUSY, 1)
-    setting.dht.queue = []
-    setting.directory._start_due()
-    assert setting.directory.overdue == 0
-    await setting.directory.close()
-
-
-async def test_what_reached_nobody_is_due_as_soon_as_somebody_can_be_reached(setting: Setting) -> None:
-    setting.reachable = setting.dht.is_there = False
-    setting.directory.publish(HASH)
-    assert await setting.trackers() == set()
-    await eventually(lambda: setting.directory.overdue == 1)
-    assert setting.directory.tally.publications == {"unreachable": 1}
-    setting.reachable = setting.dht.is_there = True
-    setting.directory.wake()
+    setting.scheduler.wake()
     await setting.idle()
     assert setting.dht.has() == {OWN}
 
 
-async def test_no_more_is_begun_than_there_are_turns_for() -> None:
-    setting = Setting()
-    for number in range(100):
-        setting.directory.publish(bytes([number]) * 20)
-    assert setting.directory._start_due() == BUSY
-    assert setting.directory.overdue == 100 - BURST
-    await setting.directory.close()
+async def test_a_visit_that_reached_no_node_is_due_as_soon_as_one_can_be_reached(setting: Setting) -> None:
+    setting.reachable = setting.dht.is_there = False
+    setting.directory.publish(HASH)
+    assert await setting.trackers() == set()
+    await eventually(lambda: setting.directory.overdue == 1)
+    assert setting.directory.counters.publications == {"unreachable": 1}
+    setting.reachable = setting.dht.is_there = True
+    setting.scheduler.wake()
+    await setting.idle()
+    assert setting.dht.has() == {OWN}
+
+
+async def test_a_visit_begins_only_when_its_first_lookup_has_a_turn() -> None:
+    setting = Setting(limits=LookupLimits(3, 1e9, 1e9))
+    setting.dht.on_get = asyncio.Event().wait
+    async with running(setting):
+        for number in range(100):
+            setting.directory.publish(bytes([number]) * 20)
+        await eventually(lambda: setting.dht.gets == 3)
+        await turns()
+        assert (setting.dht.gets, setting.directory.visits, setting.directory.overdue) == (3, 3, 97)
+        assert setting.scheduler.lookups_waiting == 0
+
+
+async def test_a_lookup_that_a_caller_waits_for_overtakes_all_visits_that_are_due() -> None:
+    setting = Setting(limits=LookupLimits(1, 1e9, 1e9))
+    may_end, order = asyncio.Event(), []
+    setting.dht.on_get = may_end.wait
+    async with running(setting):
+        for number in range(5):
+            setting.directory.publish(bytes([number]) * 20)
+        await eventually(lambda: setting.dht.gets == 1)
+        asked = asyncio.ensure_future(setting.trackers(OTHER_HASH))
+        await turns()
+        setting.dht.on_get = lambda: order.append(asked.done())
+        may_end.set()
+        await asked
+        await setting.idle()
+    # It had the first turn after the lookup under way.
+    assert order == [False] + [True] * 4
+
+
+async def test_a_visit_that_fails_before_its_first_lookup_gives_its_turn_back() -> None:
+    class Broken(Known):
+        def forget_ended(self, info_hash: bytes, now: float) -> None:
+            raise RuntimeError
+
+    known: dict[bytes, Known] = {HASH: Broken()}
+    setting = Setting(known, limits=LookupLimits(1, 1e-9, 1))
+    async with running(setting):
+        setting.directory.publish(HASH)
+        await setting.idle()
+        assert setting.dht.gets == 0
+        # It is the only turn that there is.
+        setting.directory.publish(OTHER_HASH)
+        await eventually(lambda: setting.dht.gets == 1)
 
 
 @pytest.mark.parametrize("back", [30.0, 1e6])
@@ -149,42 +172,42 @@ async def test_a_clock_that_is_set_back_stops_nothing(setting: Setting, back: fl
     setting.advance(REFRESH[1])
     await setting.idle()
     assert setting.dht.gets > gets
-    # It was signed anew, by the clock as it is now.
-    own = setting.directory._topics[HASH].known.own_until
+    # It was signed anew, with the time of the clock as it is now.
+    own = setting.directory.tracked[HASH].known.own_until
     assert abs(own - setting.time - LIFETIME) < REFRESH[1]
 
 
-async def test_what_was_looked_up_by_a_clock_ahead_is_looked_up_again() -> None:
+async def test_a_lookup_that_lies_in_the_future_is_repeated() -> None:
     known = Known(NOW + 1e6, 0.0, {})
     setting = Setting({HASH: known})
     await setting.trackers()
     assert (setting.dht.gets, known.looked) == (1, setting.time)
 
 
-async def test_a_look_of_a_moment_ago_is_not_repeated_even_after_a_restart() -> None:
+async def test_a_recent_lookup_is_not_repeated_even_after_a_restart() -> None:
     setting = Setting()
     setting = Setting({HASH: Known(setting.time - 5, 0.0, {})})
     await setting.trackers()
     assert setting.dht.gets == 0
 
 
-# What is remembered
+# Memory
 
 
-async def test_what_has_ended_is_forgotten_and_does_not_count_as_found(setting: Setting) -> None:
+async def test_an_expired_entry_is_forgotten_and_does_not_count_as_found(setting: Setting) -> None:
     entry = signed(1, setting.time)
     await setting.dht.write(entry)
     setting.directory.swarm(HASH, 5, linked=False)
     await setting.idle()
-    assert setting.directory.tally.lookups == {"found": 1}
+    assert setting.directory.counters.lookups == {"found": 1}
     setting.dht.items.clear()
     setting.advance(REFRESH[1])
     await setting.idle()
-    assert setting.directory.tally.lookups == {"found": 2}
+    assert setting.directory.counters.lookups == {"found": 2}
     setting.advance(LIFETIME)
     await setting.idle()
-    assert setting.directory.tally.lookups == {"found": 2, "none": 1}
-    assert setting.directory._topics[HASH].known.seen == {}
+    assert setting.directory.counters.lookups == {"found": 2, "none": 1}
+    assert setting.directory.tracked[HASH].known.seen == {}
 
 
 async def test_a_lookup_is_timed_from_its_beginning_to_its_end(setting: Setting) -> None:
@@ -193,7 +216,7 @@ async def test_a_lookup_is_timed_from_its_beginning_to_its_end(setting: Setting)
 
     setting.dht.on_get = wait
     await setting.trackers()
-    samples = [sample for family in setting.directory.tally.lookup_seconds.collect() for sample in family.samples]
+    samples = [sample for family in setting.directory.counters.lookup_seconds.collect() for sample in family.samples]
     times = {
         sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value
         for sample in samples
@@ -203,16 +226,19 @@ async def test_a_lookup_is_timed_from_its_beginning_to_its_end(setting: Setting)
     assert (times["3.0"], times["5.0"]) == (0, 1)
 
 
-async def test_so_much_is_remembered_and_waits_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bounded_number_of_infohashes_is_remembered_and_waits_for_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MAX_KNOWN", 3)
-    setting = Setting()
+    known: dict[bytes, Known] = {}
+    setting = Setting(known)
     for number in range(5):
         await setting.trackers(bytes([number]) * 20)
     last = [bytes([number]) * 20 for number in (2, 3, 4)]
-    assert (list(setting.directory.changed), list(setting.directory._known)) == (last, last)
+    assert (list(setting.directory.changed), list(known)) == (last, last)
 
 
-async def test_so_many_are_published(setting: Setting) -> None:
+async def test_valid_entries_of_open_swarms_count_as_published(setting: Setting) -> None:
     for number in range(5):
         setting.directory.swarm(bytes([number]) * 20, 5, linked=False)
     await setting.idle()
@@ -224,7 +250,7 @@ async def test_so_many_are_published(setting: Setting) -> None:
     assert setting.directory.published == 0
 
 
-async def test_with_the_policy_none_nothing_is_published_whoever_asks_for_it() -> None:
+async def test_with_the_policy_none_nothing_is_published_even_on_request() -> None:
     setting = Setting(policy="none")
     async with running(setting):
         setting.directory.publish(HASH)

@@ -1,4 +1,4 @@
-"""Which trackers serve which infohash: what changes while a look is under way, and who listens to it."""
+"""The directory: changes while a visit is under way, and callers that wait for its result."""
 
 import asyncio
 
@@ -11,11 +11,11 @@ from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, entry_of
 
-# What changes while a look is under way
+# Changes during a visit
 
 
 @pytest.mark.parametrize("stage", ["read", "written"])
-async def test_what_is_withdrawn_during_its_publication_is_taken_out_again(setting: Setting, stage: str) -> None:
+async def test_an_entry_withdrawn_during_its_publication_is_removed_again(setting: Setting, stage: str) -> None:
     withdrawn: list[bool] = []
 
     def withdraw() -> None:
@@ -30,12 +30,12 @@ async def test_what_is_withdrawn_during_its_publication_is_taken_out_again(setti
     setting.directory.publish(HASH)
     await setting.idle()
     assert withdrawn
-    assert (setting.dht.has(), setting.directory._topics, setting.directory.published) == (set(), {}, 0)
+    assert (setting.dht.has(), setting.directory.tracked, setting.directory.published) == (set(), {}, 0)
 
 
 @pytest.mark.parametrize("opens", [True, False])
-async def test_what_is_wanted_only_when_it_has_been_read_is_published(setting: Setting, opens: bool) -> None:
-    """As when a swarm opens, or is published, while somebody looks its trackers up."""
+async def test_a_publication_requested_during_a_lookup_happens_in_that_visit(setting: Setting, opens: bool) -> None:
+    """For instance, a swarm opens while a caller looks up its trackers."""
     await setting.dht.write(signed(1, setting.time))
 
     def want(_hash: bytes, _sighting: Sighting) -> None:
@@ -47,12 +47,12 @@ async def test_what_is_wanted_only_when_it_has_been_read_is_published(setting: S
     setting.directory.on_sighting.append(want)
     await setting.trackers()
     await eventually(lambda: OWN in setting.dht.has())
-    # There was no need to look again.
+    # No other visit was necessary.
     await setting.idle()
     assert setting.dht.gets == 1
 
 
-async def test_what_is_published_while_it_is_taken_out_is_put_in_again(setting: Setting) -> None:
+async def test_an_entry_published_during_its_removal_is_written_again(setting: Setting) -> None:
     setting.directory.publish(HASH)
     await setting.idle()
     again: list[bool] = []
@@ -69,7 +69,7 @@ async def test_what_is_published_while_it_is_taken_out_is_put_in_again(setting: 
     assert (setting.dht.has(), setting.directory.published) == ({OWN}, 1)
 
 
-async def test_taking_out_is_tried_until_it_is_done(setting: Setting) -> None:
+async def test_a_removal_is_repeated_until_it_succeeds(setting: Setting) -> None:
     setting.directory.publish(HASH)
     await setting.idle()
     setting.dht.is_there = False
@@ -80,10 +80,10 @@ async def test_taking_out_is_tried_until_it_is_done(setting: Setting) -> None:
     setting.dht.conflicts = 2
     setting.advance(RETRY[1])
     await setting.idle()
-    assert (setting.dht.has(), setting.directory.published, setting.directory._topics) == (set(), 0, {})
+    assert (setting.dht.has(), setting.directory.published, setting.directory.tracked) == (set(), 0, {})
 
 
-async def test_taking_out_is_given_up_at_last(setting: Setting) -> None:
+async def test_a_removal_is_given_up_in_the_end(setting: Setting) -> None:
     setting.directory.publish(HASH)
     await setting.idle()
     setting.dht.is_there = False
@@ -92,10 +92,10 @@ async def test_taking_out_is_given_up_at_last(setting: Setting) -> None:
         await setting.idle()
         setting.advance(RETRY[1] * 32)
     await setting.idle()
-    assert setting.directory._topics == {}
+    assert setting.directory.tracked == {}
 
 
-async def test_it_is_taken_out_of_yesterdays_record_too() -> None:
+async def test_an_entry_is_removed_from_yesterdays_record_too() -> None:
     setting = Setting()
     setting.time = NOW + 60.0
     yesterday = day_of(NOW) - 1
@@ -110,10 +110,10 @@ async def test_it_is_taken_out_of_yesterdays_record_too() -> None:
         assert setting.dht.has(day=day) == {entry_of(1).tracker_id}
 
 
-# Who listens
+# Callers
 
 
-async def test_a_thorough_lookup_that_joins_a_plain_one_takes_the_second_path_too(setting: Setting) -> None:
+async def test_a_thorough_lookup_that_joins_a_plain_one_uses_the_second_path_too(setting: Setting) -> None:
     setting.second_path.entries = [signed(2, setting.time, b"")]
     plain = asyncio.ensure_future(setting.trackers())
     await asyncio.sleep(0)
@@ -122,7 +122,7 @@ async def test_a_thorough_lookup_that_joins_a_plain_one_takes_the_second_path_to
     assert await thorough == {entry_of(2).tracker_id}
 
 
-async def test_a_thorough_lookup_that_comes_while_one_is_published_begins_another(setting: Setting) -> None:
+async def test_a_thorough_lookup_during_a_publication_begins_another_visit(setting: Setting) -> None:
     setting.second_path.entries = [signed(2, setting.time, b"")]
     put = asyncio.Event()
     setting.dht.on_put = put.wait
@@ -135,17 +135,17 @@ async def test_a_thorough_lookup_that_comes_while_one_is_published_begins_anothe
     await setting.idle()
 
 
-async def test_at_the_end_nobody_is_left_listening(setting: Setting) -> None:
+async def test_closing_ends_all_lookups(setting: Setting) -> None:
     setting.dht.on_get = asyncio.Event().wait
     old = asyncio.ensure_future(setting.trackers())
     await eventually(lambda: setting.dht.gets == 1)
-    # This one's look has not even begun.
+    # This one's visit has not even begun.
     setting.dht.on_get = lambda: None
     young = asyncio.ensure_future(setting.trackers(OTHER_HASH))
     await asyncio.sleep(0)
     await setting.directory.close()
-    for listener in (old, young):
-        assert await asyncio.wait_for(listener, 5) == set()
+    for lookup in (old, young):
+        assert await asyncio.wait_for(lookup, 5) == set()
     gets = setting.dht.gets
     assert await asyncio.wait_for(setting.trackers(b"3" * 20), 5) == set()
     assert setting.dht.gets == gets

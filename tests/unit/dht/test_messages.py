@@ -1,4 +1,4 @@
-"""Messages to nodes and from them: what is understood, and that nothing does harm."""
+"""Messages to nodes and from them: they are encoded and decoded, and hostile ones do no harm."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -25,7 +25,7 @@ def message(**fields: object) -> bytes:
 
 
 def reply(**body: object) -> Reply:
-    """What is understood of a reply with this body."""
+    """Decode a reply with this body."""
     decoded = messages.decode(message(t=b"ab", y=b"r", r={b"id": ID, **{key.encode(): body[key] for key in body}}))
     assert isinstance(decoded, Reply)
     assert (decoded.transaction, decoded.node_id) == (b"ab", ID)
@@ -33,7 +33,7 @@ def reply(**body: object) -> Reply:
 
 
 def pack(contacts: list[Contact]) -> bytes:
-    """Contacts in compact form, 26 bytes each in IPv4 and 38 in IPv6."""
+    """Encode contacts in compact form (BEP 5, BEP 32): 26 bytes each in IPv4, 38 in IPv6."""
     return b"".join(
         contact.node_id + ip_address(host).packed + port.to_bytes(2, "big")
         for contact in contacts
@@ -48,13 +48,13 @@ def each(*values: Any) -> tuple[Any, ...]:
 # Messages
 
 
-def test_a_query_says_that_it_wants_none_itself() -> None:
+def test_a_query_is_marked_as_read_only() -> None:
     data = messages.query("get", {b"id": ID, b"target": b"t" * 20}, b"ab")
     assert data == b"d1:ad2:id20:%b6:target20:%be1:q3:get2:roi1e1:t2:ab1:v4:PS\0\1%be" % (ID, b"t" * 20, b"1:y1:q")
     assert messages.decode(data) == Question(b"ab")
 
 
-def test_a_query_is_refused_with_an_error_that_is_understood() -> None:
+def test_the_refusal_of_a_query_is_an_error_message() -> None:
     assert messages.refusal(b"ab") == b"d1:eli204e9:read-onlye1:t2:ab1:y1:ee"
     assert messages.decode(messages.refusal(b"ab")) == Failure(b"ab", messages.ERROR_METHOD)
 
@@ -104,17 +104,17 @@ ILL_FORMED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", ILL_FORMED)
-def test_what_is_ill_formed_is_left_out(body: dict[str, Any]) -> None:
+def test_ill_formed_parts_are_left_out(body: dict[str, Any]) -> None:
     assert reply(**body) == Reply(b"ab", ID)
 
 
-def test_what_is_well_formed_beside_it_is_not() -> None:
+def test_well_formed_parts_beside_ill_formed_ones_are_kept() -> None:
     contact = Contact(b"4" * 20, ("192.0.2.1", 6881))
     understood = reply(nodes=pack([contact]), nodes6=5, token=b"t", seq=1, values=[5, b"\xcb\0\x71\1\0\x50"])
     assert understood == Reply(b"ab", ID, (contact,), b"t", None, (("203.0.113.1", 80),))
 
 
-def test_of_very_many_peers_some_are_taken() -> None:
+def test_a_limited_number_of_peers_count() -> None:
     values = [bytes([9, 9, number >> 8, number & 255, 1, 1]) for number in range(300)]
     assert len(reply(values=values).peers) == MAX_PEERS
 
@@ -151,7 +151,7 @@ JUNK: list[bytes] = [
 
 
 @pytest.mark.parametrize("data", JUNK, ids=lambda data: repr(data[:40]))
-def test_junk_is_no_message(data: bytes) -> None:
+def test_invalid_data_is_no_message(data: bytes) -> None:
     assert messages.decode(data) is None
 
 
@@ -171,7 +171,7 @@ envelopes = st.fixed_dictionaries(
 
 @given(st.binary(max_size=MAX_DATAGRAM + 9) | (objects | envelopes).map(bencodepy.encode))
 @settings(reproducible, max_examples=300)
-def test_any_message_can_be_read(data: bytes) -> None:
+def test_any_data_can_be_decoded(data: bytes) -> None:
     decoded = messages.decode(data)
     if isinstance(decoded, Reply):
         assert len(decoded.node_id) == 20
@@ -188,7 +188,7 @@ contacts = st.builds(Contact, st.binary(min_size=20, max_size=20), addresses)
 
 @given(st.lists(contacts, max_size=20))
 @reproducible
-def test_contacts_that_are_packed_are_unpacked(some: list[Contact]) -> None:
+def test_packed_contacts_are_decoded_again(some: list[Contact]) -> None:
     near = [contact for contact in some if ":" not in contact.address[0]]
     far = [contact for contact in some if ":" in contact.address[0]]
     assert pack(some) == b"".join(pack([contact]) for contact in some)
@@ -228,7 +228,7 @@ def test_published_examples_of_mutable_items(salt: bytes, target: str, signature
 
 @given(st.binary(max_size=64), st.integers(0, 2**63 - 1), objects)
 @reproducible
-def test_an_item_that_is_signed_is_valid(salt: bytes, seq: int, value: object) -> None:
+def test_a_signed_item_is_valid(salt: bytes, seq: int, value: object) -> None:
     item = Item(PUBLIC_KEY, messages.sign_item(KEY, salt, seq, value), seq, value)
     assert messages.is_valid(item, PUBLIC_KEY, salt)
     assert not messages.is_valid(item, BEP_KEY, salt)
@@ -244,6 +244,6 @@ def test_an_unsound_item_is_not_valid(changed: dict[str, Any]) -> None:
     assert not messages.is_valid(Item(**{"signature": signature, **fields}), PUBLIC_KEY, b"")
 
 
-def test_a_key_that_is_no_point_of_the_curve_has_signed_nothing() -> None:
+def test_an_item_of_an_invalid_key_is_not_valid() -> None:
     assert not messages.is_valid(Item(b"\xff" * 32, bytes(64), 1, b"v"), b"\xff" * 32, b"")
     assert not messages.is_valid(Item(b"short", bytes(64), 1, b"v"), b"short", b"")

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
+from extensions.dht.krpc.schedule import Job
 from extensions.dht.records import record
 from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import SALTS, day_of, record_key
@@ -58,7 +59,7 @@ class Store:
         signature = messages.sign_item(self.key, salt, seq, value)
         self.items[salt].append(Item(self.key.public_key().public_bytes_raw(), signature, seq, value))
 
-    async def get(self, public_key: bytes, salt: bytes, urgency: int, on_item: Callable[[Item], None]) -> Found:
+    async def get(self, public_key: bytes, salt: bytes, job: Job, on_item: Callable[[Item], None]) -> Found:
         assert public_key == self.key.public_key().public_bytes_raw()
         self.asked.append(salt)
         for item in self.items[salt]:
@@ -80,7 +81,7 @@ class Store:
         rejected: Counter[Rejected] = Counter()
         reported: list[tuple[TrackerEntry, str]] = []
         snapshot = await record.read(
-            self.client, HASH, DAY, 0, lambda: now, rejected, lambda entry, where: reported.append((entry, where))
+            self.client, HASH, DAY, Job(), lambda: now, rejected, lambda entry, where: reported.append((entry, where))
         )
         return snapshot, dict(rejected), reported
 

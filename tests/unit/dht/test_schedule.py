@@ -1,292 +1,331 @@
-"""What is due when, and which swarms there is room for: against the plainest models of both."""
+"""The order of lookups: single rules, and the whole against a simple model."""
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.schedule import FAIR, SIZES, SPARE, Agenda, Shortlist
+from extensions.dht.krpc.schedule import FAIR, SLACK, SPARE, DueQueue, Job, LookupLimits, Priority
 
 reproducible = settings(derandomize=True)
+ASKED, OPENED, REFRESHED, REPEATED = Priority
+UNLIMITED = LookupLimits(10**9, 1e9, 1e9)
 
 
 def name(number: int) -> bytes:
     return bytes([number]) * 20
 
 
-A, B, C, D, E = map(name, range(5))
+A, B, C, D = map(name, range(4))
 
 
-# The agenda
+# The order
 
 
-def taken(agenda: Agenda, now: float) -> list[tuple[bytes, int]]:
-    """All that is due."""
+def enter(queue: DueQueue[bytes], key: bytes, due: float, priority: Priority, has_begun: bool = False) -> None:
+    queue.set(key, Job(priority, due), has_begun=has_begun)
+
+
+def taken(queue: DueQueue[bytes], now: float, may_begin: bool = True) -> list[tuple[bytes, Priority]]:
+    """Take all turns that are possible. Each ends at once."""
     result = []
-    while one := agenda.take(now):
-        result.append(one)
+    while turn := queue.take(now, may_begin):
+        queue.done()
+        result.append((turn.key, turn.job.priority))
     return result
 
 
-def agenda_of(*entries: tuple[bytes, float, int]) -> Agenda:
-    agenda = Agenda()
+def queue_of(*entries: tuple[bytes, float, Priority], limits: LookupLimits = UNLIMITED) -> DueQueue[bytes]:
+    queue: DueQueue[bytes] = DueQueue(limits)
     for entry in entries:
-        agenda.set(*entry)
-    return agenda
+        enter(queue, *entry)
+    return queue
 
 
-def test_nothing_is_due_on_an_empty_agenda() -> None:
-    agenda = Agenda()
-    assert (agenda.take(1e9), agenda.next_due(), len(agenda)) == (None, None, 0)
-    agenda.drop(A)
-    assert len(agenda) == 0
+def test_an_empty_queue_has_no_turns() -> None:
+    queue = queue_of()
+    assert (queue.take(1e9), queue.next_due(), queue.wait(1e9), len(queue)) == (None, None, None, 0)
+    queue.drop(A)
+    assert len(queue) == 0
 
 
-def test_of_what_is_due_the_most_urgent_comes_first() -> None:
-    agenda = agenda_of((A, 10, 2), (B, 20, 0), (C, 30, 1), (D, 40, 0))
-    assert taken(agenda, 5) == []
-    assert taken(agenda, 30) == [(B, 0), (C, 1), (A, 2)]
-    assert (len(agenda), agenda.next_due()) == (1, 40)
+def test_of_the_entries_that_are_due_the_most_urgent_comes_first() -> None:
+    queue = queue_of((A, 10, REFRESHED), (B, 20, ASKED), (C, 30, OPENED), (D, 40, ASKED))
+    assert taken(queue, 5) == []
+    assert taken(queue, 30) == [(B, ASKED), (C, OPENED), (A, REFRESHED)]
+    assert (len(queue), queue.next_due()) == (1, 40)
 
 
-def test_of_the_equally_urgent_what_is_due_first() -> None:
-    assert taken(agenda_of((A, 20, 1), (B, 10, 1), (C, 20, 1)), 30) == [(B, 1), (A, 1), (C, 1)]
+def test_of_equal_priority_the_oldest_comes_first() -> None:
+    queue = queue_of((A, 20, OPENED), (B, 10, OPENED), (C, 20, OPENED))
+    assert [key for key, _ in taken(queue, 30)] == [B, A, C]
 
 
-def test_a_new_entry_replaces_the_old() -> None:
-    agenda = agenda_of((A, 10, 1), (A, 50, 2))
-    assert (len(agenda), agenda.next_due(), agenda.take(40)) == (1, 50, None)
-    agenda.set(A, 45, 0)
-    assert agenda.take(45) == (A, 0)
-    assert (agenda.take(100), agenda.next_due(), len(agenda)) == (None, None, 0)
+def test_a_new_entry_replaces_the_old_one() -> None:
+    queue = queue_of((A, 10, OPENED), (A, 50, REFRESHED))
+    assert (len(queue), queue.next_due(), queue.take(40)) == (1, 50, None)
+    enter(queue, A, 45, ASKED)
+    assert taken(queue, 45) == [(A, ASKED)]
+    assert (queue.take(100), queue.next_due(), len(queue)) == (None, None, 0)
 
 
-def test_an_entry_that_was_due_already_can_be_put_off() -> None:
-    agenda = agenda_of((A, 10, 1), (B, 10, 0))
-    assert agenda.take(10) == (B, 0)
-    agenda.set(A, 30, 1)
-    assert (agenda.take(20), agenda.next_due()) == (None, 30)
-    assert agenda.take(30) == (A, 1)
+def test_an_entry_that_is_due_already_can_be_postponed() -> None:
+    queue = queue_of((A, 10, OPENED), (B, 10, ASKED))
+    assert queue.overdue(10) == 2
+    enter(queue, A, 30, OPENED)
+    assert taken(queue, 20) == [(B, ASKED)]
+    assert queue.next_due() == 30
+    assert taken(queue, 30) == [(A, OPENED)]
 
 
-def test_what_is_dropped_is_not_taken_until_it_is_entered_again() -> None:
-    agenda = agenda_of((A, 10, 1), (B, 5, 1))
-    assert agenda.take(10) == (B, 1)
-    agenda.drop(A)
-    assert (agenda.take(20), agenda.next_due(), len(agenda)) == (None, None, 0)
-    agenda.set(A, 25, 3)
-    assert (agenda.take(20), agenda.take(25)) == (None, (A, 3))
+def test_a_dropped_entry_has_no_turn_until_it_is_entered_again() -> None:
+    queue = queue_of((A, 10, OPENED), (B, 5, OPENED))
+    queue.drop(A)
+    assert taken(queue, 10) == [(B, OPENED)]
+    assert (queue.take(20), queue.next_due(), len(queue)) == (None, None, 0)
+    enter(queue, A, 25, REPEATED)
+    assert (taken(queue, 20), taken(queue, 25)) == ([], [(A, REPEATED)])
 
 
-def test_every_third_is_the_longest_overdue() -> None:
-    agenda = agenda_of((A, 10, 3), (B, 20, 2), *((name(number), 30, 1) for number in range(10, 16)))
-    assert [urgency for _, urgency in taken(agenda, 30)] == [1, 1, 3, 1, 1, 2, 1, 1]
+def test_every_third_turn_goes_to_the_oldest() -> None:
+    queue = queue_of((A, 10, REPEATED), (B, 20, REFRESHED), *((name(number), 30, OPENED) for number in range(10, 16)))
+    assert [priority for _, priority in taken(queue, 30)] == [1, 1, 3, 1, 1, 2, 1, 1]
 
 
-def test_however_many_urgent_ones_come_nobody_waits_for_ever() -> None:
-    agenda = agenda_of((A, 0, 3))
+def test_requested_lookups_come_before_all_others_and_do_not_count_for_the_third() -> None:
+    queue = queue_of((A, 1, REPEATED), *((name(number), 30, OPENED) for number in range(10, 14)))
+    for number in range(20, 25):
+        enter(queue, name(number), 30, ASKED, has_begun=True)
+    assert [priority for _, priority in taken(queue, 30)] == [0] * 5 + [1, 1, 3, 1, 1]
+
+
+def test_no_entry_waits_for_ever_however_many_urgent_ones_come() -> None:
+    queue = queue_of((A, 0, REPEATED))
     for now in range(1, 100):
-        agenda.set(name(now), now, 1)
-        agenda.set(name(now + 100), now, 1)
-        taken_now = [agenda.take(now), agenda.take(now)]
-        if (A, 3) in taken_now:
+        enter(queue, name(now), now, OPENED)
+        enter(queue, name(now + 100), now, OPENED)
+        if A in {turn.key for turn in (queue.take(now), queue.take(now)) if turn}:
             return
     raise AssertionError
 
 
-def test_so_many_are_due() -> None:
-    agenda = agenda_of((A, 10, 1), (B, 10, 2), (C, 20, 1))
-    assert (agenda.overdue(5), agenda.overdue(10)) == (0, 2)
-    agenda.set(A, 30, 1)
-    agenda.drop(B)
-    assert (agenda.overdue(10), agenda.overdue(20)) == (0, 1)
-    assert agenda.take(20) == (C, 1)
-    assert agenda.overdue(25) == 0
+def test_lookups_of_a_job_that_has_begun_keep_its_age() -> None:
+    queue = queue_of((A, 10, OPENED), (B, 30, OPENED), (C, 20, REFRESHED))
+    enter(queue, D, 20, OPENED, has_begun=True)
+    assert [key for key, _ in taken(queue, 30)] == [A, D, C, B]
 
 
-def test_what_was_replaced_takes_no_room() -> None:
-    agenda = Agenda()
+def test_lookups_of_a_job_that_has_begun_are_due_at_once() -> None:
+    queue = queue_of()
+    enter(queue, A, 1e9, OPENED, has_begun=True)
+    assert (queue.lookups, queue.overdue(0), taken(queue, 0), queue.lookups) == (1, 0, [(A, OPENED)], 0)
+
+
+def test_while_no_job_may_begin_those_that_have_begun_go_on() -> None:
+    queue = queue_of((A, 10, ASKED), (B, 20, OPENED))
+    enter(queue, C, 10, REPEATED, has_begun=True)
+    assert taken(queue, 20, may_begin=False) == [(C, REPEATED)]
+    assert (queue.wait(20, may_begin=False), queue.overdue(20)) == (None, 2)
+    assert [key for key, _ in taken(queue, 20)] == [A, B]
+
+
+def test_jobs_that_are_due_and_lookups_that_wait_are_counted() -> None:
+    queue = queue_of((A, 10, OPENED), (B, 10, REFRESHED), (C, 20, OPENED))
+    enter(queue, D, 0, ASKED, has_begun=True)
+    assert (queue.overdue(5), queue.overdue(10), queue.lookups) == (0, 2, 1)
+    enter(queue, A, 30, OPENED)
+    queue.drop(B)
+    queue.drop(D)
+    assert (queue.overdue(10), queue.overdue(20), queue.lookups) == (0, 1, 0)
+    assert taken(queue, 20) == [(C, OPENED)]
+    assert queue.overdue(25) == 0
+
+
+def test_replaced_entries_take_little_memory() -> None:
+    queue = queue_of()
     for number in range(10_000):
-        agenda.set(name(number % 10), number % 7 * 1e6, number % 4)
-        agenda.overdue(3e6)
-    assert len(agenda._later) + sum(map(len, agenda._due.values())) <= 2 * len(agenda) + SPARE + 1
-    assert len(taken(agenda, 1e9)) == 10
+        enter(queue, name(number % 10), number % 7 * 1e6, Priority(number % 4), has_begun=number % 3 == 0)
+        queue.overdue(3e6)
+    assert queue.size <= 2 * len(queue) + SPARE + 1
+    assert len(taken(queue, 1e9)) == 10
+
+
+# The limits
+
+
+def jobs(count: int, limits: LookupLimits) -> DueQueue[bytes]:
+    return queue_of(*((name(number), 0.0, OPENED) for number in range(count)), limits=limits)
+
+
+def begun(queue: DueQueue[bytes], now: float) -> int:
+    """Take all turns that are possible, without an end."""
+    count = 0
+    while queue.take(now):
+        count += 1
+    return count
+
+
+def test_a_limited_number_of_turns_run_at_a_time() -> None:
+    queue = jobs(5, LookupLimits(2, 1.0, 100.0))
+    assert (begun(queue, 0), queue.running) == (2, 2)
+    # Only the end of a turn can change that.
+    assert queue.wait(0) is None
+    queue.done()
+    assert queue.wait(0) == SLACK
+    assert begun(queue, 0) == 1
+
+
+def test_a_limited_number_of_turns_begin_per_second_after_a_burst() -> None:
+    queue = jobs(16, LookupLimits(100, 2.0, 3.0))
+    assert begun(queue, 100.0) == 3
+    assert queue.wait(100.0) == 0.5 + SLACK
+    assert begun(queue, 100.25) == 0
+    assert queue.wait(100.25) == 0.25 + SLACK
+    assert begun(queue, 100.5) == 1
+    assert begun(queue, 101.5) == 2
+    # A long rest makes no longer burst.
+    assert begun(queue, 1000.0) == 3
+
+
+def test_a_turn_that_is_given_back_counts_against_no_limit() -> None:
+    queue = jobs(3, LookupLimits(1, 1e-9, 1.0))
+    assert begun(queue, 0) == 1
+    queue.give_back(0)
+    assert (begun(queue, 0), queue.running) == (1, 1)
+    queue.done()
+    assert (begun(queue, 0), queue.running) == (0, 0)
+
+
+def test_the_wait_ends_when_the_next_job_is_due() -> None:
+    queue = queue_of((A, 50, OPENED))
+    assert (queue.wait(20), queue.wait(20, may_begin=False)) == (30 + SLACK, None)
+
+
+def test_keys_are_not_compared() -> None:
+    queue: DueQueue[object] = DueQueue(UNLIMITED)
+    first, second = object(), object()
+    for key in (first, second):
+        queue.set(key, Job(OPENED, 1.0))
+    turns = [queue.take(1), queue.take(1)]
+    assert [turn.key for turn in turns if turn] == [first, second]
 
 
 @dataclass
 class Entry:
-    """What the model knows of one infohash."""
+    """The model's knowledge of one entry."""
 
     due: float
-    urgency: int
+    priority: Priority
+    has_begun: bool
     number: int
-    has_come: bool = False
-    """Whether its time had come when something was taken."""
 
 
 steps = st.tuples(
-    st.sampled_from(["set", "set", "drop", "take", "take"]),
-    st.integers(0, 5).map(name),
+    st.sampled_from(["set", "set", "set", "begun", "drop", "take", "take", "take", "done", "give back"]),
+    st.integers(0, 7).map(name),
     st.integers(-5, 20),
-    st.integers(0, 3),
-    st.sampled_from([0, 0, 1, 5]),
+    st.sampled_from(Priority),
+    st.sampled_from([0, 0, 0.1, 1, 5]),
+    st.booleans(),
 )
 
 
-@given(st.lists(steps, min_size=20, max_size=80))
+@pytest.mark.parametrize("limits", [UNLIMITED, LookupLimits(2, 2.0, 3.0)], ids=["unlimited", "limited"])
+@given(happened=st.lists(steps, min_size=20, max_size=80))
 @reproducible
-def test_the_agenda_is_as_its_model(happened: list[tuple[str, bytes, int, int, int]]) -> None:
-    agenda = Agenda()
+def test_the_queue_behaves_as_its_model(
+    limits: LookupLimits, happened: list[tuple[str, bytes, int, Priority, float, bool]]
+) -> None:
+    queue: DueQueue[bytes] = DueQueue(limits)
     model: dict[bytes, Entry] = {}
-    now, takings = 100, 0
-    for number, (event, info_hash, wait, urgency, passed) in enumerate(happened):
+    now, counted, running, tokens = 100.0, 0, 0, limits.burst
+    for number, (event, key, wait, priority, passed, may_begin) in enumerate(happened):
         now += passed
+        tokens = min(limits.burst, tokens + passed * limits.rate)
         if event == "set":
-            agenda.set(info_hash, now + wait, urgency)
-            model[info_hash] = Entry(now + wait, urgency, number)
+            enter(queue, key, now + wait, priority)
+            model[key] = Entry(now + wait, priority, False, number)
+        elif event == "begun":
+            enter(queue, key, now + wait, priority, has_begun=True)
+            model[key] = Entry(now + wait, priority, True, number)
         elif event == "drop":
-            agenda.drop(info_hash)
-            model.pop(info_hash, None)
-        else:
-            for entry in model.values():
-                entry.has_come |= entry.due <= now
-            due = [one for one in model if model[one].has_come]
-            takings += bool(due)
-            by_age = takings % FAIR == 0
+            queue.drop(key)
+            model.pop(key, None)
+        elif event == "done" and running:
+            queue.done()
+            running -= 1
+        elif event == "give back" and running:
+            queue.give_back(now)
+            running, tokens = running - 1, tokens + 1
+        due = [one for one, entry in model.items() if entry.has_begun or (entry.due <= now and may_begin)]
+        is_free = running < limits.parallel
+        if event == "take":
+            turn = queue.take(now, may_begin)
+            assert bool(turn) == (bool(due) and is_free and tokens > 1 - 1e-9)
+            if turn:
+                by_age = False
+                if min(model[one].priority for one in due) != ASKED:
+                    counted += 1
+                    by_age = counted % FAIR == 0
 
-            def rank(one: bytes, by_age: bool = by_age) -> tuple[float, ...]:
-                entry = model[one]
-                return (0 if by_age else entry.urgency, entry.due, entry.number)
+                def rank(one: bytes, by_age: bool = by_age) -> tuple[float, ...]:
+                    entry = model[one]
+                    return (0 if by_age else entry.priority, entry.due, entry.number)
 
-            assert agenda.overdue(now) == len(due)
-            first = min(due, key=rank, default=None)
-            assert agenda.take(now) == (first and (first, model.pop(first).urgency))
-        assert len(agenda) == len(model)
-        assert agenda.next_due() == min((one.due for one in model.values() if not one.has_come), default=None)
-
-
-# The shortlist
-
-
-def entered(limit: int, *swarms: tuple[bytes, int]) -> Shortlist:
-    shortlist = Shortlist(limit)
-    for info_hash, peers in swarms:
-        shortlist.enter(info_hash, peers)
-    return shortlist
-
-
-def listed(shortlist: Shortlist) -> list[bytes]:
-    result = [info_hash for info_hash in map(name, range(30)) if info_hash in shortlist]
-    assert len(result) == len(shortlist)
-    return result
-
-
-def test_while_there_is_room_all_are_listed() -> None:
-    shortlist = Shortlist(2)
-    assert shortlist.enter(A, 1) == [A]
-    assert shortlist.enter(B, 100) == [B]
-    assert (listed(shortlist), shortlist.left_out) == ([A, B], 0)
-
-
-def test_a_larger_one_takes_the_place_of_the_smallest() -> None:
-    shortlist = entered(2, (A, 4), (B, 1))
-    assert shortlist.enter(C, 2) == [C]
-    assert (listed(shortlist), shortlist.left_out) == ([A, C], 1)
-    # It had to be larger by that.
-    assert shortlist.enter(D, 1) == []
-    assert shortlist.left_out == 2
-
-
-def test_a_newer_one_takes_the_place_of_the_oldest_that_is_no_larger() -> None:
-    shortlist = entered(2, (A, 1), (B, 1))
-    assert shortlist.enter(C, 1) == [C]
-    assert listed(shortlist) == [B, C]
-    assert shortlist.enter(D, 1) == [D]
-    assert listed(shortlist) == [C, D]
-
-
-def test_sizes_are_compared_by_their_power_of_two() -> None:
-    shortlist = entered(1, (A, 8), (B, 7))
-    assert listed(shortlist) == [A]
-    assert shortlist.enter(A, 15) == []
-    assert shortlist.enter(B, 8) == [B]
-    assert listed(shortlist) == [B]
-
-
-def test_who_leaves_makes_room_for_the_largest_and_newest_that_waits() -> None:
-    shortlist = entered(1, (A, 2), (B, 2), (C, 2), (D, 1), (E, 100))
-    assert listed(shortlist) == [E]
-    assert shortlist.leave(E) == [C]
-    assert shortlist.leave(B) == []
-    assert shortlist.leave(C) == [A]
-    assert shortlist.leave(A) == [D]
-    assert shortlist.leave(D) == shortlist.leave(D) == []
-    assert (len(shortlist), shortlist.left_out) == (0, 0)
-
-
-def test_who_has_shrunk_makes_room() -> None:
-    shortlist = entered(2, (A, 100), (B, 100), (C, 50), (D, 50))
-    assert shortlist.enter(A, 1) == [D]
-    assert listed(shortlist) == [B, D]
-
-
-def test_without_room_nobody_is_listed() -> None:
-    shortlist = entered(0, (A, 1), (B, 1000))
-    assert (listed(shortlist), shortlist.left_out, shortlist.leave(A)) == ([], 2, [])
-
-
-def test_any_number_of_peers_has_a_size() -> None:
-    shortlist = entered(1, (A, 0))
-    for info_hash, peers in ((B, 2**31), (C, 2**100)):
-        assert shortlist.enter(info_hash, peers) == [info_hash]
-    assert listed(shortlist) == [C]
-
-
-def size_of(peers: int) -> int:
-    return min(SIZES - 1, peers.bit_length())
-
-
-events = st.tuples(st.integers(0, 11).map(name), st.sampled_from([None, None, 0, 1, 2, 3, 4, 9, 100, 2**40]))
-
-
-@given(st.integers(0, 6), st.lists(events, min_size=20, max_size=80))
-@reproducible
-def test_the_shortlist_is_as_its_model(limit: int, happened: list[tuple[bytes, int | None]]) -> None:
-    shortlist = Shortlist(limit)
-    swarms: dict[bytes, int] = {}
-    before: set[bytes] = set()
-    for info_hash, peers in happened:
-        same = peers is not None and info_hash in swarms and size_of(swarms[info_hash]) == size_of(peers)
-        if peers is None:
-            swarms.pop(info_hash, None)
-            came = shortlist.leave(info_hash)
-        else:
-            swarms[info_hash] = peers
-            came = shortlist.enter(info_hash, peers)
-        now = {*listed(shortlist)}
-        assert now <= {*swarms}
-        assert len(now) == min(limit, len(swarms))
-        assert shortlist.left_out == len(swarms) - len(now)
-        waiting = [size_of(swarms[one]) for one in swarms if one not in now]
-        assert max(waiting, default=0) <= min((size_of(swarms[one]) for one in now), default=SIZES)
-        assert len(came) == len({*came})
-        # Of the one that was entered it is no news that it is still listed.
-        assert {*came} - {info_hash} == now - before - {info_hash}
-        assert {*came} <= now
-        assert info_hash in came or info_hash not in now - before
-        # Whom nothing has happened to is put off for one other at most.
-        assert len(before - now - {info_hash}) <= (peers is not None)
-        assert not same or (came, now) == ([], before)
-        before = now
+                assert turn.key == min(due, key=rank)
+                entry = model.pop(turn.key)
+                assert (turn.job.priority, turn.job.since, turn.has_begun) == (
+                    entry.priority,
+                    entry.due,
+                    entry.has_begun,
+                )
+                running, tokens = running + 1, tokens - 1
+        assert (queue.running, len(queue)) == (running, len(model))
+        assert queue.lookups == sum(entry.has_begun for entry in model.values())
+        assert queue.overdue(now) == sum(not entry.has_begun and entry.due <= now for entry in model.values())
+        assert queue.next_due() == min((e.due for e in model.values() if not e.has_begun and e.due > now), default=None)
 
 
 @given(
-    st.integers(1, 6), st.lists(st.tuples(st.integers(0, 29).map(name), st.integers(0, 20)), unique_by=lambda o: o[0])
+    parallel=st.integers(1, 5),
+    rate=st.floats(0.5, 20),
+    burst=st.floats(1, 10),
+    start=st.floats(0, 1e6),
+    steps=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.0, 0.1, 1.0]) | st.floats(0, 2), st.integers(0, 4), st.booleans()),
+        max_size=60,
+    ),
 )
-@reproducible
-def test_of_those_that_stay_the_largest_and_of_equals_the_newest_are_listed(
-    limit: int, swarms: list[tuple[bytes, int]]
+@settings(reproducible, max_examples=150)
+def test_no_turn_comes_earlier_or_later_than_the_wait_says(
+    parallel: int, rate: float, burst: float, start: float, steps: list[tuple[float, int, bool]]
 ) -> None:
-    order = {info_hash: (size_of(peers), number) for number, (info_hash, peers) in enumerate(swarms)}
-    best = sorted(order, key=lambda one: order[one], reverse=True)[:limit]
-    assert listed(entered(limit, *swarms)) == sorted(best)
+    queue: DueQueue[int] = DueQueue(LookupLimits(parallel, rate, burst))
+    times: list[float] = []
+    now, entered = start, 0
+    for gap, more, ends in steps:
+        now += gap
+        for _ in range(more):
+            entered += 1
+            queue.set(entered, Job(OPENED, now + entered % 2))
+        if ends and queue.running:
+            queue.done()
+        while queue.take(now):
+            times.append(now)
+        assert queue.running <= parallel
+        wait = queue.wait(now)
+        assert (wait is None) == (not len(queue) or queue.running == parallel)
+        if wait is not None:
+            assert wait >= SLACK
+            assert queue.take(now + max(0.0, wait * 0.99 - 2 * SLACK)) is None
+            now += wait
+            if queue.take(now):
+                times.append(now)
+            else:
+                # It was the wait until a job is due, which then has to wait for the rate.
+                assert queue.overdue(now)
+                assert 1 / rate >= (queue.wait(now) or 0) - 2 * SLACK > 0
+    for first, since in enumerate(times):
+        for count, when in enumerate(times[first:], 1):
+            assert count <= burst + (when - since) * rate + 1e-3

@@ -1,21 +1,19 @@
-"""When a record is looked at next, and how urgent that is."""
+"""The time and the priority of the next visit."""
 
 import pytest
 
 from extensions.dht.cache import Known
+from extensions.dht.krpc.schedule import Priority
 from extensions.dht.records.entry import LIFETIME
 from extensions.dht.tracked import (
     FRESH,
     LONELY,
     MAX_DOUBLINGS,
-    OPENED,
     READ_BACK,
     REFRESH,
-    REFRESHED,
-    REPEATED,
     RETRY,
-    Topic,
-    next_look,
+    TrackedHash,
+    next_visit,
 )
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.unit.dht.entries import HASH, entry_of
@@ -24,77 +22,89 @@ NOW = 5000.0
 
 
 def earliest(first: float, last: float) -> float:
-    # What varies around one varies not at all.
+    # Random factors around 1 are exactly 1.
     return 1.0 if first < 1 < last else first
 
 
-def topic_of(info_hash: bytes = HASH, looked: float = NOW, **fields: object) -> Topic:
-    topic = Topic(info_hash, Known(), looked)
+def tracked_of(info_hash: bytes = HASH, last_visit: float = NOW, **fields: object) -> TrackedHash:
+    tracked = TrackedHash(info_hash, Known(), last_visit)
     for name, value in fields.items():
-        setattr(topic, name, value)
-    return topic
+        setattr(tracked, name, value)
+    return tracked
 
 
 def after(
-    topic: Topic,
+    tracked: TrackedHash,
     is_wanted: bool = False,
     own_left: float = 0.0,
-    look_again: tuple[float, float] | None = None,
+    wait: tuple[float, float] | None = None,
     now: float = NOW,
-) -> tuple[float, int]:
-    """Seconds to the next look, and how urgent it is."""
-    due, urgency = next_look(topic, is_wanted, look_again, own_left, now, earliest)
-    return due - now, urgency
+) -> tuple[float, Priority]:
+    """Return the seconds to the next visit, and its priority."""
+    due, priority = next_visit(tracked, is_wanted, wait, own_left, now, earliest)
+    return due - now, priority
 
 
-def test_what_is_published_is_published_again_an_hour_after_it_was_signed() -> None:
-    assert after(topic_of(peers=5), True, LIFETIME) == (REFRESH[0], REFRESHED)
-    assert after(topic_of(peers=5), True, LIFETIME - 1000) == (REFRESH[0] - 1000, REFRESHED)
+def test_an_entry_is_refreshed_an_hour_after_it_was_signed() -> None:
+    assert after(tracked_of(peers=5), True, LIFETIME) == (REFRESH[0], Priority.REFRESHED)
+    assert after(tracked_of(peers=5), True, LIFETIME - 1000) == (REFRESH[0] - 1000, Priority.REFRESHED)
 
 
-def test_without_an_entry_of_ours_it_is_looked_at_as_often_and_less_urgently() -> None:
-    assert after(topic_of(peers=5)) == (REFRESH[0], REPEATED)
-    assert after(topic_of(peers=5, looked=NOW - 1e6)) == (0, REPEATED)
+def test_a_record_without_an_entry_of_ours_is_visited_as_often_with_lower_priority() -> None:
+    assert after(tracked_of(peers=5)) == (REFRESH[0], Priority.REPEATED)
+    assert after(tracked_of(peers=5, last_visit=NOW - 1e6)) == (0, Priority.REPEATED)
 
 
 @pytest.mark.parametrize("own_left", [-1e9, 0, FRESH])
-def test_an_entry_that_is_missing_or_ends_is_tried_again_soon(own_left: float) -> None:
-    assert after(topic_of(peers=5), True, own_left) == (RETRY[0], REFRESHED)
+def test_a_publication_that_is_missing_or_about_to_expire_is_repeated_soon(own_left: float) -> None:
+    assert after(tracked_of(peers=5), True, own_left) == (RETRY[0], Priority.REFRESHED)
 
 
-def test_an_entry_that_ends_too_late_is_looked_at_soon() -> None:
-    # The clock was set back, and others do not believe it.
-    assert after(topic_of(peers=5), True, LIFETIME + 1) == (RETRY[0], REFRESHED)
+def test_an_entry_that_expires_too_late_is_replaced_soon() -> None:
+    # The clock was set back, so that other trackers reject the entry.
+    assert after(tracked_of(peers=5), True, LIFETIME + 1) == (RETRY[0], Priority.REFRESHED)
 
 
-def test_what_was_asked_for_comes_first() -> None:
-    assert after(topic_of(peers=5), True, LIFETIME, READ_BACK) == (READ_BACK[0], REFRESHED)
-    assert after(topic_of(peers=5), True, LIFETIME, (4000.0, 4000.0)) == (REFRESH[0], REFRESHED)
+def test_a_visit_that_the_last_one_asked_for_comes_first() -> None:
+    assert after(tracked_of(peers=5), True, LIFETIME, READ_BACK) == (READ_BACK[0], Priority.REFRESHED)
+    assert after(tracked_of(peers=5), True, LIFETIME, (4000.0, 4000.0)) == (REFRESH[0], Priority.REFRESHED)
 
 
 @pytest.mark.parametrize("failures", range(1, 12))
-def test_after_each_failure_the_next_trial_is_later_but_no_later_than_an_hour(failures: int) -> None:
-    wait, urgency = after(topic_of(peers=5, failures=failures), True)
-    assert (wait, urgency) == (min(REFRESH[0], RETRY[0] * 2 ** min(MAX_DOUBLINGS, failures - 1)), REFRESHED)
+def test_each_failure_delays_the_next_attempt_but_not_beyond_an_hour(failures: int) -> None:
+    wait, priority = after(tracked_of(peers=5, failures=failures), True)
+    assert (wait, priority) == (min(REFRESH[0], RETRY[0] * 2 ** min(MAX_DOUBLINGS, failures - 1)), Priority.REFRESHED)
 
 
-@pytest.mark.parametrize(("looks", "urgency"), [(1, OPENED), (2, OPENED), (3, REPEATED), (6, REPEATED), (60, REPEATED)])
-def test_peers_that_are_alone_have_others_looked_for_less_and_less_often(looks: int, urgency: int) -> None:
-    wait = LONELY[min(looks, len(LONELY)) - 1]
-    assert after(topic_of(peers=1, looks=looks)) == (wait, urgency)
+@pytest.mark.parametrize(
+    ("visits", "priority"),
+    [
+        (1, Priority.OPENED),
+        (2, Priority.OPENED),
+        (3, Priority.REPEATED),
+        (6, Priority.REPEATED),
+        (60, Priority.REPEATED),
+    ],
+)
+def test_visits_for_peers_that_are_alone_become_rarer(visits: int, priority: Priority) -> None:
+    wait = LONELY[min(visits, len(LONELY)) - 1]
+    assert after(tracked_of(peers=1, lonely_visits=visits)) == (wait, priority)
 
 
-@pytest.mark.parametrize("looks", range(1, 10))
-def test_looking_for_others_never_makes_a_refresh_less_urgent(looks: int) -> None:
-    assert after(topic_of(peers=1, looks=looks), True, LIFETIME)[1] <= REFRESHED
+@pytest.mark.parametrize("visits", range(1, 10))
+def test_a_refresh_keeps_its_priority_while_peers_are_alone(visits: int) -> None:
+    assert after(tracked_of(peers=1, lonely_visits=visits), True, LIFETIME)[1] <= Priority.REFRESHED
 
 
-def test_a_refresh_that_comes_first_is_one() -> None:
-    assert after(topic_of(peers=1, looks=9), True, FRESH + 1) == (FRESH + 1 - LIFETIME + REFRESH[0], REFRESHED)
+def test_a_refresh_may_come_before_the_visit_for_lonely_peers() -> None:
+    assert after(tracked_of(peers=1, lonely_visits=9), True, FRESH + 1) == (
+        FRESH + 1 - LIFETIME + REFRESH[0],
+        Priority.REFRESHED,
+    )
 
 
-def test_failures_put_off_what_is_done_for_peers_that_are_alone() -> None:
-    assert after(topic_of(peers=1, looks=1, failures=4)) == (LONELY[0] * 8, OPENED)
+def test_failures_delay_visits_for_peers_that_are_alone() -> None:
+    assert after(tracked_of(peers=1, lonely_visits=1, failures=4)) == (LONELY[0] * 8, Priority.OPENED)
 
 
 @pytest.mark.parametrize(
@@ -108,10 +118,10 @@ def test_failures_put_off_what_is_done_for_peers_that_are_alone() -> None:
         ({"info_hash": RENDEZVOUS, "known": Known(seen={"a": Sighting(entry_of(1), "r0")})}, False),
     ],
 )
-def test_who_is_alone(fields: dict[str, object], lonely: bool) -> None:
-    assert topic_of(**fields).is_lonely is lonely  # type: ignore[arg-type]
+def test_which_infohashes_count_as_lonely(fields: dict[str, object], lonely: bool) -> None:
+    assert tracked_of(**fields).is_lonely is lonely  # type: ignore[arg-type]
 
 
-def test_what_is_to_be_taken_back_is_tried_soon() -> None:
-    assert after(topic_of(withdrawn=True), own_left=LIFETIME) == (RETRY[0], REFRESHED)
-    assert after(topic_of(withdrawn=True, failures=3), own_left=LIFETIME) == (RETRY[0] * 4, REFRESHED)
+def test_a_removal_is_attempted_soon() -> None:
+    assert after(tracked_of(withdrawn=True), own_left=LIFETIME) == (RETRY[0], Priority.REFRESHED)
+    assert after(tracked_of(withdrawn=True, failures=3), own_left=LIFETIME) == (RETRY[0] * 4, Priority.REFRESHED)

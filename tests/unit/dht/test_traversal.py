@@ -1,4 +1,4 @@
-"""Lookups in networks that are made up: who is found, and how little is asked for it."""
+"""Traversals of simulated networks: which nodes they find, and with how few queries."""
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -19,7 +19,7 @@ from extensions.dht.krpc.traversal import (
 
 TARGET = b"\x5a" * 20
 
-# What a node answers; None if it is dead.
+# The nodes named in the reply of a node; None if it is dead.
 Answers = Callable[[Contact], Iterable[Contact] | None]
 
 
@@ -44,7 +44,7 @@ def network(size: int, seed: int = 1) -> list[Contact]:
 
 
 def table(owner: Contact, nodes: Iterable[Contact]) -> list[Contact]:
-    """A Kademlia routing table: of each distance's power of two, so many nodes as a bucket holds."""
+    """Return a Kademlia routing table: for each power of two of the distance, as many nodes as a bucket holds."""
     source = random.Random(owner.node_id)
     own = int.from_bytes(owner.node_id, "big")
     buckets: dict[int, list[Contact]] = {}
@@ -55,7 +55,7 @@ def table(owner: Contact, nodes: Iterable[Contact]) -> list[Contact]:
 
 
 def answers_of(nodes: list[Contact], dead: Collection[Contact] = ()) -> Answers:
-    """Nodes that have noticed of half of the dead ones, each of others, that they are."""
+    """Return nodes of which each has noticed the death of half of the dead nodes, and each of different ones."""
 
     def answer(contact: Contact) -> list[Contact] | None:
         if contact in dead:
@@ -74,41 +74,44 @@ def anyone(_address: Address) -> bool:
 def walk(
     traversal: Traversal, answer: Answers, seed: int = 1, at: Mapping[Address, Contact] | None = None
 ) -> list[Contact]:
-    """Go on until the end, with replies in any order; who was asked. `at` says who is there, if not who was named."""
+    """Run a traversal to its end, with replies in random order. Return the nodes asked.
+
+    `at` gives the real node at an address, if it may differ from the one that was named.
+    """
     source = random.Random(seed)
     asked: list[Contact] = []
     awaited: list[Contact] = []
-    late: list[Contact] = []
+    slow: list[Contact] = []
     while not traversal.is_done:
         while contact := traversal.next():
             asked.append(contact)
             awaited.append(contact)
             assert len(awaited) <= PARALLEL
-            assert len(awaited) + len(late) <= OUTSTANDING
-        assert awaited or late or traversal.is_done, "nothing will ever happen"
-        # The dead are late first, and fail when there is no more room for late ones or one has waited for long.
-        if late and (not awaited or source.random() < 0.1):
-            traversal.failed(late.pop(0).address)
+            assert len(awaited) + len(slow) <= OUTSTANDING
+        assert awaited or slow or traversal.is_done, "nothing will ever happen"
+        # Dead nodes are slow at first. They fail when there is no room for more slow ones, or after a while.
+        if slow and (not awaited or source.random() < 0.1):
+            traversal.failed(slow.pop(0).address)
         elif awaited:
             contact = awaited.pop(source.randrange(len(awaited)))
             sender = (at or {}).get(contact.address, contact)
             heard = answer(sender)
             if heard is None:
-                traversal.late(contact.address)
-                late.append(contact)
+                traversal.slow(contact.address)
+                slow.append(contact)
             else:
                 candidate = traversal.answered(sender, heard, b"token of " + sender.node_id)
                 assert candidate
                 assert candidate.contact == sender
     assert not awaited
-    assert is_silent(traversal) == (not late)
+    assert is_silent(traversal) == (not slow)
     assert len({contact.address for contact in asked}) == len(asked) == traversal.queries
     return asked
 
 
 def is_silent(traversal: Traversal) -> bool:
-    """Whether nobody who was asked may still answer, by the traversal's own count."""
-    return traversal._asked + traversal._late == 0
+    """Return whether no query is pending, by the traversal's own count."""
+    return traversal.pending == 0
 
 
 def found(traversal: Traversal) -> list[Contact]:
@@ -139,7 +142,7 @@ def test_a_third_of_the_nodes_may_be_dead(size: int, limit: int, seed: int) -> N
     asked = walk(traversal, answer, seed)
     heard = {*nodes[:CLOSEST]}.union(*(answer(contact) or () for contact in asked))
     assert found(traversal) == nsmallest(CLOSEST, heard - dead, key=distance)
-    # In a few networks of this kind nobody who is asked knows all of them; these are others.
+    # (In a few networks of this kind, no node that is asked knows all of them.)
     assert found(traversal) == nsmallest(CLOSEST, {*nodes} - dead, key=distance)
     assert len(asked) <= limit
 
@@ -152,19 +155,19 @@ def test_a_traversal_without_a_start_is_done() -> None:
     assert traversal.closest() == []
 
 
-def test_it_ends_when_nobody_is_left() -> None:
+def test_it_ends_when_no_candidate_is_left() -> None:
     traversal = Traversal(TARGET, [near(number) for number in range(1, 31)], anyone)
     assert len(walk(traversal, lambda _contact: None)) == 30
     assert traversal.closest() == []
 
 
-def test_it_does_not_wait_for_the_dead() -> None:
-    # As many as may be asked at a time: none of them has failed when the living have answered.
+def test_it_does_not_wait_for_dead_nodes() -> None:
+    # As many are slow as may be asked at a time; none of them has failed when the live nodes have answered.
     traversal = Traversal(TARGET, [near(number) for number in range(1, 41)], anyone)
     for _ in range(PARALLEL):
         contact = traversal.next()
         assert contact
-        traversal.late(contact.address)
+        traversal.slow(contact.address)
     for _ in range(CLOSEST):
         assert not traversal.is_done
         contact = traversal.next()
@@ -175,7 +178,7 @@ def test_it_does_not_wait_for_the_dead() -> None:
     assert found(traversal) == [near(number) for number in range(PARALLEL + 1, PARALLEL + CLOSEST + 1)]
 
 
-def test_nobody_farther_is_asked_while_the_closest_may_still_answer() -> None:
+def test_no_farther_node_is_asked_while_the_closest_may_still_answer() -> None:
     traversal = Traversal(TARGET, [near(number) for number in range(1, 41)], anyone)
     asked = [traversal.next() for _ in range(PARALLEL)]
     for _ in range(CLOSEST - PARALLEL):
@@ -188,18 +191,18 @@ def test_nobody_farther_is_asked_while_the_closest_may_still_answer() -> None:
     traversal.answered(contact)
     assert traversal.next() is None
     assert not traversal.is_done
-    # One of them is late: the next takes its place.
+    # If one of them is slow, the next takes its place.
     contact = asked.pop()
     assert contact
-    traversal.late(contact.address)
+    traversal.slow(contact.address)
     assert traversal.next() == near(CLOSEST + 1)
 
 
-def test_a_late_node_that_answers_is_taken() -> None:
+def test_a_slow_node_that_answers_counts() -> None:
     traversal = Traversal(TARGET, [near(number) for number in range(10, 18)], anyone)
     first = traversal.next()
     assert first == near(10)
-    traversal.late(first.address)
+    traversal.slow(first.address)
     for _ in range(CLOSEST - 1):
         contact = traversal.next()
         assert contact
@@ -209,31 +212,31 @@ def test_a_late_node_that_answers_is_taken() -> None:
     assert isinstance(candidate, Candidate)
     assert candidate.token == b"token"
     assert found(traversal)[0] == first
-    # And so is who it knows.
+    # And so do the nodes that it names.
     assert not traversal.is_done
     assert traversal.next() == near(1)
 
 
-def test_late_ones_leave_room_for_a_few_only() -> None:
+def test_pending_queries_to_slow_nodes_are_limited() -> None:
     traversal = Traversal(TARGET, [near(number) for number in range(1, 41)], anyone)
     for _ in range(OUTSTANDING):
         contact = traversal.next()
         assert contact
-        traversal.late(contact.address)
+        traversal.slow(contact.address)
     assert traversal.next() is None
     assert not traversal.is_done
     traversal.failed(near(1).address)
     assert traversal.next() == near(OUTSTANDING + 1)
 
 
-def test_who_was_not_asked_has_not_answered() -> None:
+def test_a_reply_of_a_node_that_was_not_asked_is_ignored() -> None:
     traversal = Traversal(TARGET, [near(1), near(2)], anyone)
     assert traversal.answered(near(1)) is None
     assert traversal.answered(near(3), [near(3)]) is None
     assert traversal.next() == near(1)
     assert traversal.answered(near(1))
     assert traversal.answered(near(1), [near(3)]) is None
-    traversal.late(near(1).address)
+    traversal.slow(near(1).address)
     traversal.failed(near(1).address)
     assert found(traversal) == [near(1)]
     assert is_silent(traversal)
@@ -241,17 +244,17 @@ def test_who_was_not_asked_has_not_answered() -> None:
     assert traversal.next() == near(2)
 
 
-# Who may be asked
+# Which nodes may be asked
 
 
-def test_of_a_hosts_nodes_one_is_asked() -> None:
+def test_one_node_of_a_host_is_asked() -> None:
     nodes = [near(number, ("192.0.2.1", number)) for number in range(1, 6)]
     traversal = Traversal(TARGET, [*nodes, near(7)], anyone)
     assert walk(traversal, lambda _contact: nodes) == [nodes[0], near(7)]
 
 
 @pytest.mark.parametrize("network", ["198.51.100.{}", "2001:470:1:2::{}", "2001:470:1:2:{}::1"])
-def test_of_a_networks_nodes_one_is_asked(network: str) -> None:
+def test_one_node_of_a_network_is_asked(network: str) -> None:
     nodes = [near(number, (network.format(number), 6881)) for number in range(1, 6)]
     traversal = Traversal(TARGET, [*nodes, near(7)], anyone)
     assert walk(traversal, lambda _contact: nodes) == [nodes[0], near(7)]
@@ -263,7 +266,7 @@ def test_different_networks_are_different(networks: str) -> None:
     assert set(walk(Traversal(TARGET, nodes, anyone), lambda _contact: nodes)) == set(nodes)
 
 
-def test_unless_that_is_wanted() -> None:
+def test_without_that_limit_all_are_asked() -> None:
     nodes = [near(number, ("192.0.2.1", number)) for number in range(1, 6)]
     assert set(walk(Traversal(TARGET, nodes, anyone, one_per_network=False), lambda _contact: nodes)) == set(nodes)
 
@@ -275,16 +278,16 @@ def test_unusable_addresses_are_not_asked() -> None:
     assert found(traversal) == asked
 
 
-def test_with_nobody_but_unusable_ones_it_is_done() -> None:
+def test_with_only_unusable_candidates_it_is_done() -> None:
     traversal = Traversal(TARGET, [near(1), near(2)], lambda _address: False)
     assert traversal.is_done
     assert traversal.next() is None
 
 
-# Liars
+# Malicious nodes
 
 
-@pytest.mark.parametrize("alive", [True, False], ids=["that answer", "that are silent"])
+@pytest.mark.parametrize("alive", [True, False], ids=["that answer", "that do not answer"])
 def test_endless_nodes_that_are_nearer_are_not_followed_for_ever(alive: bool) -> None:
     left = iter(range(10**6, 0, -1))
 
@@ -296,7 +299,7 @@ def test_endless_nodes_that_are_nearer_are_not_followed_for_ever(alive: bool) ->
     assert len(walk(traversal, answer)) <= MAX_QUERIES
 
 
-def test_a_liar_in_the_start_does_not_keep_it_from_the_closest() -> None:
+def test_a_malicious_start_node_does_not_hide_the_closest() -> None:
     nodes = network(300)
     honest = answers_of(nodes)
 
@@ -310,13 +313,13 @@ def test_a_liar_in_the_start_does_not_keep_it_from_the_closest() -> None:
     assert found(traversal) == nsmallest(CLOSEST, nodes[1:], key=distance)
 
 
-def test_of_one_reply_so_many_nodes_are_taken() -> None:
+def test_a_limited_number_of_nodes_of_one_reply_count() -> None:
     traversal = Traversal(TARGET, [near(10**6)], anyone)
     asked = walk(traversal, lambda contact: [near(n) for n in range(999, 0, -1)] if contact == near(10**6) else None)
     assert asked[1:] == [near(number) for number in range(1000 - MAX_CONTACTS, 1000)]
 
 
-def test_of_many_nodes_the_nearest_are_kept() -> None:
+def test_the_nearest_of_many_nodes_are_kept() -> None:
     nodes = [near(number) for number in range(1, 1001)]
     random.Random(1).shuffle(nodes)
     traversal = Traversal(TARGET, nodes, anyone)
@@ -352,10 +355,10 @@ def test_many_ids_of_one_node_are_one_node() -> None:
     assert found(traversal) == closest
 
 
-# Nodes that were started anew have other ids than those they are known by.
+# Restarted nodes: their ids differ from the known ones
 
 
-def test_a_node_counts_as_what_it_says_it_is() -> None:
+def test_the_id_in_the_reply_counts() -> None:
     traversal = Traversal(TARGET, [near(5), near(20)], anyone)
     assert traversal.next() == near(5)
     renamed = near(30, near(5).address)
@@ -364,7 +367,7 @@ def test_a_node_counts_as_what_it_says_it_is() -> None:
     assert (candidate.contact, candidate.token, candidate.distance) == (renamed, b"token", 30)
     assert traversal.next() == near(10)
     assert traversal.answered(near(10))
-    # Under neither of its ids is it asked again.
+    # It is not asked again under either id.
     assert traversal.next() == near(20)
     assert traversal.answered(near(20), [near(5), renamed, near(1, near(5).address)])
     assert traversal.next() is None
@@ -387,19 +390,19 @@ def test_a_node_that_moved_away_leaves_room_for_the_next() -> None:
     assert len(found(traversal)) == CLOSEST
 
 
-def test_a_late_node_with_another_id_is_taken() -> None:
+def test_a_slow_node_with_another_id_counts() -> None:
     traversal = Traversal(TARGET, [near(5)], anyone)
     assert traversal.next() == near(5)
-    traversal.late(near(5).address)
+    traversal.slow(near(5).address)
     assert traversal.answered(near(1, near(5).address))
     assert is_silent(traversal)
     assert found(traversal) == [near(1, near(5).address)]
-    # It has said what it had to say.
+    # Further replies are ignored.
     assert traversal.answered(near(1, near(5).address)) is None
     assert traversal.answered(near(5)) is None
 
 
-def test_a_network_that_was_started_anew_is_found_by_its_old_contacts() -> None:
+def test_a_restarted_network_is_found_by_its_old_contacts() -> None:
     nodes, before = network(300), network(300, seed=2)
     traversal = Traversal(TARGET, before[:CLOSEST], anyone)
     walk(traversal, answers_of(nodes), at={node.address: node for node in nodes})

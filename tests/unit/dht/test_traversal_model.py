@@ -1,4 +1,4 @@
-"""A lookup against a simple model of what it has been told."""
+"""A traversal against a simple model."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from extensions.dht.krpc.messages import Address, Contact
 from extensions.dht.krpc.traversal import CLOSEST, OUTSTANDING, PARALLEL, Traversal
 from tests.unit.dht.test_traversal import TARGET, distance, found, host, is_silent, near, network
 
-# Of one host two nodes, each under two ids.
+# Two nodes on each host, each under two ids.
 POOL = [
     Contact(node.node_id, (host(number % 15), 1 + number % 2))
     for number, node in enumerate([*network(30), *(near(n) for n in range(30))])
@@ -19,7 +19,7 @@ def usable(address: Address) -> bool:
 
 
 events = st.tuples(
-    st.sampled_from(["ask", "ask", "ask", "answered", "answered", "renamed", "late", "failed", "unknown"]),
+    st.sampled_from(["ask", "ask", "ask", "answered", "answered", "renamed", "slow", "failed", "unknown"]),
     st.integers(0, 59),
     st.lists(st.sampled_from(POOL), max_size=4),
 )
@@ -27,14 +27,14 @@ events = st.tuples(
 
 @given(st.lists(st.sampled_from(POOL), max_size=10), st.lists(events, min_size=30, max_size=120), st.booleans())
 @settings(derandomize=True, max_examples=100)
-def test_whatever_happens_it_keeps_its_word(
+def test_the_traversal_behaves_as_its_model(
     start: list[Contact], happened: list[tuple[str, int, list[Contact]]], one_per_network: bool
 ) -> None:
     traversal = Traversal(TARGET, start, usable, one_per_network)
     known = {*start}
     asked: list[Contact] = []
     awaited: list[Contact] = []
-    late: list[Contact] = []
+    slow: list[Contact] = []
     answered: list[Contact] = []
 
     def may_be_asked() -> list[Contact]:
@@ -44,7 +44,7 @@ def test_whatever_happens_it_keeps_its_word(
         return sorted((c for c in new if usable(c.address) and c.address[0] not in hosts), key=distance)
 
     for event, which, contacts in happened:
-        under_way = [*awaited, *late]
+        under_way = [*awaited, *slow]
         chosen = under_way[which % len(under_way)] if under_way else None
         if event == "ask":
             hopeful = may_be_asked()
@@ -62,13 +62,13 @@ def test_whatever_happens_it_keeps_its_word(
             stranger = POOL[which % len(POOL)]
             if stranger.address not in {contact.address for contact in under_way}:
                 assert traversal.answered(stranger, contacts) is None
-                traversal.late(stranger.address)
+                traversal.slow(stranger.address)
                 traversal.failed(stranger.address)
-        elif chosen and event == "late":
-            traversal.late(chosen.address)
+        elif chosen and event == "slow":
+            traversal.slow(chosen.address)
             if chosen in awaited:
                 awaited.remove(chosen)
-                late.append(chosen)
+                slow.append(chosen)
         elif chosen:
             if event in ("answered", "renamed"):
                 sender = Contact(POOL[-which].node_id, chosen.address) if event == "renamed" else chosen
@@ -79,9 +79,9 @@ def test_whatever_happens_it_keeps_its_word(
                 known.update(contacts)
             else:
                 traversal.failed(chosen.address)
-            (awaited if chosen in awaited else late).remove(chosen)
+            (awaited if chosen in awaited else slow).remove(chosen)
         assert traversal.queries == len(asked) == len({contact.address for contact in asked})
-        assert is_silent(traversal) == (not awaited and not late)
+        assert is_silent(traversal) == (not awaited and not slow)
         assert sorted(found(traversal), key=distance) == found(traversal)
         assert [*map(distance, found(traversal))] == sorted(map(distance, answered))[:CLOSEST]
         if traversal.is_done:
