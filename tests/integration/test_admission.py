@@ -332,7 +332,7 @@ async def test_clients_may_leave_after_the_end(serve: Any) -> None:
     async with raw_client(tracker.url) as a:
         await a.send(announce(A))
         await eventually(lambda: sample(tracker, "peerservers_admissions_waiting") == 1)
-        tracker.server.extensions._admissions.stop()
+        tracker.server.extensions.admissions.stop()
         await a.socket.close()
         await eventually(lambda: sample(tracker, "peerservers_admissions_waiting") == 0)
 

@@ -203,7 +203,7 @@ async def test_a_channels_handler_does_not_outlive_it(serve: Any, monkeypatch: p
             await socket.send(b"")
         (channel,) = tracker.server.endpoint.websockets
         assert isinstance(channel, Channel)
-        await eventually(lambda: channel._queued == 1000 * 100)
+        await eventually(lambda: channel.queued_bytes == 1000 * 100)
     await eventually(lambda: ended == ["not sent"])
     async with connect(tracker.url, subprotocols=["cancelled.1"]) as socket:  # type: ignore[list-item]
         await asyncio.wait_for(socket.wait_closed(), PATIENCE)

@@ -78,7 +78,7 @@ def test_the_limits_of_admission_are_as_it_says() -> None:
     text = " ".join(DOCUMENT.read_text().split())
     assert f"up to {admission.MAX_QUESTIONS} peers at a time" in text
     assert f"{pending.MAX_BYTES >> 20} MiB in all and {pending.MAX_BYTES_OF_ONE >> 20} MiB of one address" in text
-    assert f"{pending._OVERHEAD >> 10} KiB for each announce" in text
+    assert f"{pending.OVERHEAD >> 10} KiB for each announce" in text
 
 
 async def test_the_first_example_greets(start_tracker: StartTracker, examples: dict[str, str]) -> None:

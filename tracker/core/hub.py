@@ -137,6 +137,7 @@ class Hub:
             swarm.check_invariants()
             connections.update((id(peer.connection), peer.connection) for peer in swarm.peers.values())
         self.pending.check_invariants()
+        self.offers.parked.check_invariants()
         for connection in connections.values():
             for peer in connection.peers:
                 assert peer.connection is connection

@@ -71,6 +71,11 @@ class ParkedOffers:
         self._swarms: dict[Swarm, dict[Peer, Parked]] = {}
         self._bytes = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory that the parked offers take."""
+        return self._bytes
+
     def enable(self, on_placed: Callable[[float], None]) -> None:
         """Park offers from now on. `on_placed` gets the seconds that a parked offer waited for a receiver."""
         self.enabled = True
@@ -136,6 +141,13 @@ class ParkedOffers:
             del swarm[peer]
             if not swarm:
                 del self._swarms[peer.swarm]
+
+    def check_invariants(self) -> None:
+        """Raise `AssertionError` if the sums or the two indexes differ; for tests."""
+        assert self._bytes == sum(parked.size for parked in self._parked.values())
+        assert all(parked.offers and parked.size == _size(parked.offers) for parked in self._parked.values())
+        assert self._parked == {peer: parked for of in self._swarms.values() for peer, parked in of.items()}
+        assert all(self._swarms.values())
 
     def expire(self, now: float) -> None:
         """Drop offers that are too old, and the oldest if all take too much memory."""

@@ -12,7 +12,7 @@ MAX_BYTES: Final = 64 << 20
 MAX_BYTES_OF_ONE: Final = 4 << 20
 """Memory for all pending joins, and for those of one client (`Connection.client`)."""
 
-_OVERHEAD: Final = 4096
+OVERHEAD: Final = 4096
 """Bytes that an announce takes besides its offers, with the question and the task that it needs."""
 
 
@@ -65,7 +65,7 @@ class PendingJoins:
         Raises:
             RequestError: if the pending joins take too much memory already.
         """
-        size = _OVERHEAD + sum(offer.size for offer in announce.offers)
+        size = OVERHEAD + sum(offer.size for offer in announce.offers)
         joins = self._joins.get((announce.info_hash, announce.peer_id), [])
         known = next((join for join in joins if join.connection is connection), None)
         join = known or PendingJoin(connection, announce.info_hash, announce.peer_id)

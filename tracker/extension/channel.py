@@ -45,6 +45,11 @@ class Channel(WebSocket):
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes received and not yet taken; each message counts for 100 bytes more than its payload."""
+        return self._queued
+
     async def receive(self) -> tuple[bytes, bool]:
         """Return the next message, and whether it is text (whose UTF-8 is not checked).
 

@@ -44,7 +44,7 @@ class ExtensionHost:
         self._sections = {name: section for name, section in sections(classes, settings).items() if section.enabled}
         self._runners: list[ExtensionRunner] = []
         self._extensions: dict[str, Extension] = {}
-        self._admissions: Admissions | None = None
+        self.admissions: Admissions | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -87,12 +87,12 @@ class ExtensionHost:
             registry.register(_GuardedCollector(own_registry, name, self.errors))
             self._runners.append(ExtensionRunner(name, extension, tracker, self.errors, hub))
         policies = [runner for runner in self._runners if runner.wants("admit")]
-        self._admissions = Admissions(hub, outbox, policies, self._settings.access.admission_timeout, registry)
+        self.admissions = Admissions(hub, outbox, policies, self._settings.access.admission_timeout, registry)
 
     def change(self, settings: Settings) -> None:
         """Adopt the settings that can change while the tracker runs."""
-        if self._admissions:
-            self._admissions.timeout = settings.access.admission_timeout
+        if self.admissions:
+            self.admissions.timeout = settings.access.admission_timeout
 
     def start(self) -> None:
         """Start all extensions in the background."""
@@ -101,8 +101,8 @@ class ExtensionHost:
 
     async def stop(self, deadline: float) -> None:
         """Stop all extensions at once; abandon those that do not stop by `deadline` (monotonic seconds)."""
-        if self._admissions:
-            self._admissions.stop()
+        if self.admissions:
+            self.admissions.stop()
         timeout = min(deadline - monotonic(), STOP_TIMEOUT)
         await asyncio.gather(*(runner.stop(max(0.0, timeout)) for runner in self._runners))
 

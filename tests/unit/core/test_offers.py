@@ -72,7 +72,7 @@ def test_old_offers_are_not_counted_as_waiting() -> None:
     lot.parking.park(lot.peers[0], some_offers(2), 100)
     assert lot.parking.count(144.9) == 2
     assert not lot.parking.of(lot.swarms[0], 145)
-    assert (lot.parking.count(145), lot.counters.dropped[DropReason.UNPLACED_OFFER], lot.parking._bytes) == (0, 2, 0)
+    assert (lot.parking.count(145), lot.counters.dropped[DropReason.UNPLACED_OFFER], lot.parking.size) == (0, 2, 0)
 
 
 def test_taking_some_leaves_the_rest_and_says_how_long_they_waited() -> None:
@@ -173,7 +173,7 @@ def test_more_offers_make_the_oldest_go_too(monkeypatch: pytest.MonkeyPatch) -> 
     for n in range(2):
         lot.parking.park(lot.peers[n], some_offers(1, "v" * 4000, n), 10)
     lot.parking.add(lot.peers[1], some_offers(1, "v" * 4000, 7), 10, 10)
-    assert lot.parking._bytes <= 10_000
+    assert lot.parking.size <= 10_000
     assert list(lot.waiting(0, 10)) == [peer_id(1)]
 
 
@@ -220,7 +220,8 @@ def test_at_any_time_it_agrees_with_a_plain_list(todo: list[tuple[str, int, int,
         assert lot.parking.count(now) == sum(map(len, good.values()))
     for peer in lot.peers:
         lot.parking.forget(peer)
-    assert lot.parking.count(now) == lot.parking._bytes == len(lot.parking._swarms) == 0
+    lot.parking.check_invariants()
+    assert lot.parking.count(now) == lot.parking.size == 0
 
 
 def test_each_extension_that_parks_offers_hears_of_those_that_are_placed() -> None:
