@@ -82,7 +82,7 @@ async def test_a_third_partys_extension_is_found_by_its_entry_point(
 ) -> None:
     (tmp_path / "greeter.py").write_text(
         "from tracker.extension import Extension\n"
-        "from tracker.http import Response\n"
+        "from tracker.extension import Response\n"
         "class Greeter(Extension):\n"
         "    def __init__(self, tracker, settings):\n"
         "        super().__init__(tracker, settings)\n"
