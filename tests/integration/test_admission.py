@@ -272,7 +272,7 @@ async def test_one_that_never_starts_lets_nobody_in(serve: Any) -> None:
 
 
 async def test_many_are_asked_about_at_once_but_not_all(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "AT_ONCE", 20)
+    monkeypatch.setattr(admission, "MAX_QUESTIONS", 20)
     tracker = await serve({"doorkeeper": Doorkeeper})
     opened = asyncio.Event()
     asked = most = 0
@@ -297,7 +297,7 @@ async def test_many_are_asked_about_at_once_but_not_all(serve: Any, monkeypatch:
 
 
 async def test_who_asks_for_much_does_not_keep_others_waiting(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "AT_ONCE", 1)
+    monkeypatch.setattr(admission, "MAX_QUESTIONS", 1)
     tracker = await serve({"doorkeeper": Doorkeeper})
     order: list[str] = []
     turn = asyncio.Semaphore(0)

@@ -14,7 +14,7 @@ from tests.integration.friend import Friend, install
 from tests.unit.fakes import peer_id
 from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension import channel as channel_module
-from tracker.extension import host
+from tracker.extension import host, runner
 from tracker.extension.api import Extension, TrackerHandle
 from tracker.extension.channel import Channel
 from tracker.net.http import Request, Response
@@ -71,7 +71,7 @@ class StallsAtStart(Extension):
 
 async def test_bad_extensions_harm_nobody(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "STOP_TIMEOUT", 0.1)
-    monkeypatch.setattr(host, "MAX_EVENTS", 50)
+    monkeypatch.setattr(runner, "MAX_EVENTS", 50)
     bad = {"raises": Raises, "fails": FailsToStart, "stalls": Stalls, "stalls_at_start": StallsAtStart}
     tracker = await serve({**bad, "friend": Friend})
     friend = tracker.extension("friend")
@@ -87,7 +87,7 @@ async def test_bad_extensions_harm_nobody(serve: Any, monkeypatch: pytest.Monkey
     assert errors["raises"] > 1
     raised = tracker.server.registry.get_sample_value("peerservers_extension_errors_total", {"extension": "raises"})
     assert raised == errors["raises"]
-    assert tracker.server.hub.tally.dropped["extension_queue_full"] > 0
+    assert tracker.server.hub.counters.dropped["extension_queue_full"] > 0
     await asyncio.wait_for(tracker.server.stop(), PATIENCE)
     assert "stop" in friend.events
 
@@ -119,7 +119,7 @@ class Bystander(Extension):
 async def test_no_opening_or_closing_is_lost_however_many_come_at_once(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "MAX_EVENTS", 10)
+    monkeypatch.setattr(runner, "MAX_EVENTS", 10)
     tracker = await serve({"bystander": Bystander, "cancelled": Cancelled})
     bystander = tracker.extension("bystander")
     for _ in range(2):
