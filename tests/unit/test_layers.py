@@ -124,7 +124,8 @@ def late():
 def test_the_architecture_lists_every_module() -> None:
     """`docs/architecture.md` starts with a tree of the modules: two spaces for each level, names, a description."""
     tree = (ROOT / "docs" / "architecture.md").read_text().split("```\n")[1]
-    listed, parents = set(), [ROOT]
+    listed: set[Path] = set()
+    parents = [ROOT]
     for line in tree.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         names = re.split(r" {2,}", line.strip())[0].split()
