@@ -1,4 +1,4 @@
-# `make run` serves on port 8000; `make test` runs every test. Both need only Python 3.11 or later, git and make.
+# `make run` serves on port 8000; `make test` runs all tests. Both need only Python 3.11 or later, git and make.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -53,7 +53,7 @@ lint: $(VENV)/.installed-test ## check style, formatting and types
 prepare: ## install the Debian and npm packages that tests and benchmarks need
 	PYTHON=$(PYTHON) tests/prepare
 
-docs: $(VENV)/.installed-test ## generate docs/configuration.md and docs/metrics.md from the code
+docs: $(VENV)/.installed-test ## generate the references and tables in docs/ from the code
 	$(BIN)/python docs/generate.py
 
 dashboards: $(VENV)/.installed-test ## generate the Grafana dashboards
@@ -85,6 +85,6 @@ $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-test
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
-clean: ## remove everything that was made
+clean: ## remove the virtual environment and all built files
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache \
 		.pytest_cache .ruff_cache .coverage tests/web/node_modules

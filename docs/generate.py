@@ -1,4 +1,7 @@
-"""Generates `configuration.md` and `metrics.md` from the code (`make docs`). A test fails if they are out of date."""
+"""Generates `configuration.md`, `metrics.md`, and tables of `dht.md` and `federation.md` from the code (`make docs`).
+
+Tests fail if they are out of date.
+"""
 
 import asyncio
 from pathlib import Path
@@ -60,18 +63,18 @@ def configuration() -> str:
 
 
 def dht() -> str:
-    """`dht.md`, with the table of constants as they are in the code."""
+    """Return the text of `dht.md`, with the table of constants as they are in the code."""
     rows = [
-        ("LIFETIME", f"{entry.LIFETIME} s", "from the signing of an entry to its end"),
-        ("SKEW", f"{entry.SKEW} s", "by which the clock of another tracker may be ahead"),
+        ("LIFETIME", f"{entry.LIFETIME} s", "from the signing of an entry to its expiry"),
+        ("SKEW", f"{entry.SKEW} s", "that the clock of another tracker may be ahead"),
         ("MAX_URL", str(MAX_URL), "characters of a URL"),
         ("MAX_ENTRY", str(entry.MAX_ENTRY), "bytes of the longest encoded entry"),
         ("MAX_VALUE", str(slots.MAX_VALUE), "bytes of a slot's value"),
-        ("MAX_ENTRIES", str(slots.MAX_ENTRIES), "entries of a value that are read"),
-        ("LOCKED", f"2^{slots.LOCKED.bit_length() - 1}", "least sequence number of a locked slot"),
+        ("MAX_ENTRIES", str(slots.MAX_ENTRIES), "entries of one value that a reader reads"),
+        ("LOCKED", f"2^{slots.LOCKED.bit_length() - 1}", "smallest sequence number of a locked slot"),
         ("MAX_DESCRIPTOR", str(descriptor.MAX_SIZE), "bytes of a descriptor"),
         ("MAX_RESPONSE", str(descriptor.MAX_RECEIVED), "bytes of an HTTP response with a descriptor"),
-        ("DESCRIPTOR_TIMEOUT", f"{descriptor.TIMEOUT:.0f} s", "in which a descriptor is fetched, over all attempts"),
+        ("DESCRIPTOR_TIMEOUT", f"{descriptor.TIMEOUT:.0f} s", "for fetching a descriptor, including all attempts"),
     ]
     table = "\n".join(["| | | |", "|---|---|---|", *(f"| `{name}` | {value} | {text} |" for name, value, text in rows)])
     text = (HERE / "dht.md").read_text(encoding="utf-8")

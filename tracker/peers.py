@@ -1,7 +1,7 @@
 """Connected peers: the sockets of WebTorrent clients, between the network and the hub.
 
-A message is decoded, charged to the client's quota and applied by the hub; the messages that this causes go out through
-an outbox that writes JSON.
+A socket decodes each message, charges it to the client's quota and passes it to the hub. The hub sends the resulting
+messages through an outbox that encodes them as JSON.
 """
 
 import structlog
@@ -20,19 +20,19 @@ from tracker.reasons import CloseReason, DropReason
 
 
 class Traffic:
-    """The traffic of all peers' sockets; the metrics read it."""
+    """Counters of the traffic on all peers' sockets. `tracker.metrics` reads them."""
 
     def __init__(self) -> None:
         self.message_sizes = [0] * 65
-        """Messages received, by the bit length of their size in bytes."""
+        """The number of received messages, by the bit length of their size in bytes."""
         self.bytes_received = 0
-        """Payload bytes."""
+        """Payload bytes received."""
         self.bytes_sent = 0
-        """Payload bytes."""
+        """Payload bytes sent."""
 
 
 class JsonOutbox(Outbox):
-    """Writes the hub's messages as JSON, and sends them on the WebSockets of its peers."""
+    """Encodes the hub's messages as JSON, and sends them on the peers' WebSockets."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
@@ -67,7 +67,7 @@ class JsonOutbox(Outbox):
 
 
 class PeerSockets:
-    """What all peers' sockets share. `max_invalid` is the number of strikes that closes a socket."""
+    """The state that all peers' sockets share. A socket with `max_invalid` strikes is closed."""
 
     def __init__(self, hub: Hub, max_invalid: int) -> None:
         self.hub = hub
@@ -77,7 +77,7 @@ class PeerSockets:
         self.max_invalid = max_invalid
 
     def open(self, owner: Owner, info: ConnectionInfo) -> "PeerSocket":
-        """Return the socket for a new connection; `owner` is its endpoint."""
+        """Return the socket for a new connection. `owner` is the endpoint of the connection."""
         return PeerSocket(self, owner, info)
 
 
@@ -91,7 +91,7 @@ class PeerSocket(WebSocket, Connection):
         self.address = info.address
         self.peers: set[Peer] = set()
         self.strikes = 0
-        """Invalid messages, less the valid ones."""
+        """The number of invalid messages minus the number of valid ones, but at least 0."""
         self._shared = shared
 
     @property
@@ -100,7 +100,7 @@ class PeerSocket(WebSocket, Connection):
         return self if self.quota is None else self.quota
 
     def on_message(self, payload: bytes, is_text: bool, now: float) -> None:
-        """Apply one message; close the socket after too many invalid ones."""
+        """Apply one message, and fail the connection after too many invalid ones."""
         shared, size = self._shared, len(payload)
         traffic = shared.traffic
         traffic.message_sizes[size.bit_length()] += 1
@@ -125,7 +125,7 @@ class PeerSocket(WebSocket, Connection):
                 self.strikes -= 1
 
     def on_closing(self) -> None:
-        """Let the peers of this socket leave at once."""
+        """Remove the peers of this socket from their swarms at once."""
         self._shared.hub.close(self)
 
     def _strike(self, error: RequestError) -> None:
@@ -139,10 +139,10 @@ class PeerSocket(WebSocket, Connection):
 def charge(quota: Quota, message: Message, now: float) -> None:
     """Charge a message to its client's quota.
 
-    A peer that stops is not charged, because its place becomes free.
+    An announce with `stopped` costs nothing, because it frees resources.
 
     Raises:
-        RequestError: if the quota does not suffice.
+        RequestError: if the quota is used up.
     """
     if isinstance(message, Announce):
         if message.stopped:

@@ -9,20 +9,28 @@ from prometheus_client import Counter
 from pydantic import Field
 
 from tests.unit.fakes import peer_id
-from tracker.core.swarm import RemoteMember, Swarm
-from tracker.extension import ExtensionSettings
-from tracker.extension.admission import Admission
-from tracker.extension.api import Extension, TrackerHandle
-from tracker.extension.channel import Channel
-from tracker.net.http import Request, Response
-from tracker.protocol import codec
-from tracker.protocol.messages import Answer, Offer
+from tracker.extension import (
+    Admission,
+    Answer,
+    Channel,
+    Extension,
+    ExtensionSettings,
+    Offer,
+    RemoteMember,
+    Request,
+    Response,
+    Swarm,
+    TrackerHandle,
+    from_json,
+    make_answer,
+    make_offer,
+)
 
 FRIEND = peer_id(99)
 
 
 class Friend(Extension):
-    """Every swarm has one more leecher, a friend that answers every offer and makes one to each newcomer."""
+    """Adds a remote leecher to every swarm. It answers every offer, and makes two offers of its own."""
 
     class Settings(ExtensionSettings):
         """A friend in every swarm."""
@@ -62,14 +70,10 @@ class Friend(Extension):
     async def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         assert member.owner == "friend"
         for offer in offers:
-            sdp = self.settings.sdp + codec.from_json(offer.description.sdp)
-            offer_id = codec.from_json(offer.offer_id)
-            assert self.tracker.deliver_answer(
-                codec.make_answer(member.swarm.info_hash, FRIEND, peer_id, offer_id, sdp)
-            )
-        left_over = self.tracker.deliver_offers(
-            member.swarm.info_hash, FRIEND, [codec.make_offer("f" * 20, "from afar")] * 2
-        )
+            sdp = self.settings.sdp + from_json(offer.description.sdp)
+            offer_id = from_json(offer.offer_id)
+            assert self.tracker.deliver_answer(make_answer(member.swarm.info_hash, FRIEND, peer_id, offer_id, sdp))
+        left_over = self.tracker.deliver_offers(member.swarm.info_hash, FRIEND, [make_offer("f" * 20, "from afar")] * 2)
         self.greeted.inc(2 - len(left_over))
 
     async def offers_unplaced(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
@@ -93,7 +97,7 @@ class Friend(Extension):
 
 
 class Gatekeeper(Extension):
-    """Admits everybody, after some thought."""
+    """Admits every peer, after a delay."""
 
     async def admit(self, request: Admission) -> None:
         await asyncio.sleep(0.3)

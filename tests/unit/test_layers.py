@@ -1,5 +1,6 @@
 """Imports point down: from the command line to the wire format, from extensions to the tracker's public interface."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,3 +119,19 @@ def late():
         assert not points_down(("extensions.dht.records.slots", "extensions.dht.service"))
         assert place_of("tracker.new") is None
         assert place_of("extensions.new") is None
+
+
+def test_the_architecture_lists_every_module() -> None:
+    """`docs/architecture.md` starts with a tree of the modules: two spaces for each level, names, a description."""
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("```\n")[1]
+    listed: set[Path] = set()
+    parents = [ROOT]
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = re.split(r" {2,}", line.strip())[0].split()
+        del parents[depth + 1 :]
+        listed.update(parents[-1] / name for name in names)
+        parents.append(parents[-1] / names[0])
+    modules = {path for path in MODULES.values() if path.name != "__init__.py"}
+    assert {path for path in listed if path.suffix == ".py"} == modules
+    assert [path for path in listed if not path.exists()] == []

@@ -1,4 +1,4 @@
-"""The hub's counters, in plain integers."""
+"""Counters of the hub (sans I/O)."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ from tracker.reasons import DropReason
 
 
 class Counters:
-    """Running totals; the metrics read them."""
+    """Totals since the start, as plain integers. `tracker.metrics` reads them."""
 
     def __init__(self) -> None:
         self.announces = 0

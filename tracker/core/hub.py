@@ -1,11 +1,11 @@
-"""Applies messages to swarms (sans I/O; the clock and the randomness are passed in).
+"""Applies messages to swarms (sans I/O; times and randomness are arguments).
 
 All times are seconds on any monotonic clock. Invariants, checked by `Hub.check_invariants`:
 
-1. No swarm is empty: a swarm without local peers does not exist, whatever remote members it had.
+1. No swarm is empty: a swarm without local peers is removed, even if it had remote members.
 2. Every peer of a connection is a member of its swarm, and every member is among its connection's peers.
 3. `seeders` and `leechers` are the sums over all swarms (local peers only).
-4. Those of each swarm (`tracker.core.swarm`).
+4. Each swarm keeps its own invariants (`tracker.core.swarm`).
 """
 
 from collections.abc import Callable, Iterator
@@ -23,10 +23,11 @@ from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, S
 from tracker.reasons import DropReason
 
 _FIRST_OFFERS_WITHIN: Final = 10.0
-"""Seconds from a seeder's `completed` to its first offers: webtorrent starts so, and gathers candidates for up to five.
+"""Seconds for which a peer that joined with `completed` is expected to make its first offers.
 
-Until then the seeder is given no parked offers. If two webtorrent clients make each other an offer at the same time,
-each destroys its own connection when the answer arrives, because it has answered the other's offer, and both are lost.
+webtorrent's seeders join with `completed` and make offers later, after gathering ICE candidates for up to five seconds.
+Until then the seeder receives no parked offers: if two webtorrent clients make each other an offer at the same time,
+both connections fail, because each client destroys its own when the answer to it arrives.
 """
 
 
@@ -36,9 +37,9 @@ def serve_all(_info_hash: str) -> bool:
 
 
 class Hub:
-    """All swarms that have a peer here.
+    """All open swarms: those with at least one local peer.
 
-    `serves` says whether an info_hash may have a swarm; `observer` hears of swarms, offers and answers.
+    `serves` returns whether an info_hash may have a swarm. `observer` is notified of swarms, offers and answers.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class Hub:
         self._round: Iterator[Peer] = iter(())
 
     def apply(self, connection: Connection, message: Message, now: float, outbox: Outbox) -> None:
-        """Apply one message of a connection; every message that it causes goes to `outbox`.
+        """Apply one message of a connection, and send all resulting messages through `outbox`.
 
-        A request that cannot be served is answered with a failure.
+        Answer a request that cannot be served with a failure.
         """
         try:
             if type(message) is Announce:
@@ -82,16 +83,16 @@ class Hub:
         outbox.failure(connection, error)
 
     def close(self, connection: Connection) -> None:
-        """End a connection: the peers that it still owns leave, and its pending joins end."""
+        """End a connection: remove the peers that it still owns, and cancel its pending joins."""
         if self.pending.required:
             self.pending.close(connection)
         for peer in list(connection.peers):
             self._leave(peer)
 
     def admit(self, join: PendingJoin, now: float, outbox: Outbox) -> None:
-        """Let a pending peer join: apply the announces that it has made meanwhile, as if they came now."""
+        """Let a pending peer join: apply the announces that it has made while it waited, as if they came now."""
         for older in self.pending.older(join):
-            # A later verdict on the older join would give the peer back to its old socket.
+            # A later verdict on the older join would give the peer back to its old connection.
             self.counters.dropped[DropReason.TAKEN_OVER] += 1
             self.pending.cancel(older)
         for announce in self.pending.take(join):
@@ -116,7 +117,7 @@ class Hub:
     def expire(self, now: float, count: int) -> None:
         """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
 
-        Each call looks at the next `count` peers, and starts anew after the last one.
+        Each call examines the next `count` peers. After the last peer, the next round starts.
         """
         self.offers.parked.expire(now)
         overdue = now - self.rules.peer_timeout
@@ -180,7 +181,7 @@ class Hub:
         interval = self.rules.announce_interval
         parks = self.offers.parked.enabled
         if parks and (complete + incomplete == 1 or (not peer.met and len(swarm.peers) == 1)):
-            # Also if there are remote peers: a peer that announces to several trackers may be the only one everywhere.
+            # Also if there are remote peers: they may all be this peer, which announces to several trackers.
             interval = min(interval, self.rules.lonely_interval)
         outbox.reply(connection, swarm.info_hash, interval, complete, incomplete)
         if message.offers:
@@ -227,12 +228,12 @@ class Hub:
         return peer
 
     def _take_over(self, connection: Connection, peer: Peer) -> None:
-        # A client that reconnects keeps its peer_id, and its old socket may look alive for minutes.
+        # A client that reconnects keeps its peer_id, and its old connection may stay open for minutes.
         peer.connection.peers.discard(peer)
         peer.connection = connection
         connection.peers.add(peer)
         self.counters.dropped[DropReason.TAKEN_OVER] += 1
-        # Its client made its parked offers on the old socket, and has forgotten them with it.
+        # The client made the parked offers on the old socket, and forgot them when that socket ended.
         self.offers.parked.forget(peer)
 
     def _refresh(self, peer: Peer, complete: bool, now: float) -> None:
@@ -298,7 +299,7 @@ class Hub:
         counts: list[tuple[str, int, int]] = []
         for info_hash in wanted:
             swarm = self.swarms.get(info_hash)
-            # A swarm that is not here counts 0: bittorrent-tracker's client waits for ever for one that is left out.
+            # Unknown swarms are in the reply, with 0: bittorrent-tracker's client would wait forever for missing ones.
             counts.append((info_hash, swarm.complete, swarm.incomplete) if swarm else (info_hash, 0, 0))
         counters.replies += 1
         outbox.scrape(connection, counts)

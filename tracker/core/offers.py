@@ -1,4 +1,4 @@
-"""Where offers go: placed on members of a swarm, or parked until one comes (sans I/O).
+"""Places offers on the members of a swarm, or parks them until a receiver comes (sans I/O).
 
 All times are seconds on any monotonic clock.
 """
@@ -15,10 +15,10 @@ from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
 LIFETIME: Final = 45.0
-"""Seconds that an offer is good for: bittorrent-tracker's client gives up on one after 50."""
+"""Seconds for which an offer is valid: bittorrent-tracker's client destroys its connection after 50 s."""
 
 MAX_BYTES: Final = 16 << 20
-"""Memory for all parked offers; beyond it the oldest are dropped."""
+"""Bytes of memory for all parked offers. Beyond this, the oldest are dropped."""
 
 _OVERHEAD: Final = 400
 """Bytes that an offer takes besides its SDP."""
@@ -28,7 +28,7 @@ _WINDOW: Final = 60.0
 
 
 class Observer(Protocol):
-    """Hears of swarms, and of offers and answers that leave the tracker: the extensions.
+    """Is notified of swarms, and of offers and answers that leave the tracker. The extensions implement it.
 
     Its methods return at once and do not raise.
     """
@@ -45,7 +45,7 @@ class Observer(Protocol):
 class Parked:
     """The parked offers of one peer.
 
-    `met` counts the offers that the peer was given meanwhile, by their origin: as many peers there need no offer.
+    `met` counts the offers that the peer has received since, by origin. As many peers at that origin need no offer.
     """
 
     __slots__ = ("made", "met", "offers", "peer", "size")
@@ -66,7 +66,7 @@ class ParkedOffers:
         """Whether offers are parked. If so, a peer that is alone announces more often."""
         self._counters = counters
         self._on_placed: list[Callable[[float], None]] = []
-        # A dict keeps their order: the oldest first.
+        # A dict keeps the order of insertion: the oldest offers come first.
         self._parked: dict[Peer, Parked] = {}
         self._swarms: dict[Swarm, dict[Peer, Parked]] = {}
         self._bytes = 0
@@ -82,12 +82,12 @@ class ParkedOffers:
         self._on_placed.append(on_placed)
 
     def count(self, now: float) -> int:
-        """Return the number of offers that are parked and still good."""
+        """Return the number of parked offers that are still valid."""
         self.expire(now)
         return sum(len(parked.offers) for parked in self._parked.values() if parked.made + LIFETIME > now)
 
     def park(self, peer: Peer, offers: list[Offer], now: float) -> None:
-        """Keep a peer's offers in place of its offers so far."""
+        """Park a peer's offers, which replace the peer's parked offers."""
         self.forget(peer)
         parked = Parked(peer, [offer.detached() for offer in offers], now)
         self._parked[peer] = parked
@@ -96,7 +96,7 @@ class ParkedOffers:
         self.expire(now)
 
     def add(self, peer: Peer, offers: list[Offer], made: float, now: float) -> None:
-        """Keep more offers of a peer, made at the time `made`; all its offers then expire with the oldest."""
+        """Park more offers of a peer, made at the time `made`. All its offers then expire with the oldest."""
         parked = self._parked.get(peer)
         if parked is None or parked.made + LIFETIME <= now:
             self.park(peer, offers, made)
@@ -109,17 +109,17 @@ class ParkedOffers:
         self.expire(now)
 
     def of(self, swarm: Swarm, now: float) -> list[Parked]:
-        """Return the offers of a swarm that are parked and still good, the oldest first."""
+        """Return the parked offers of a swarm that are still valid, the oldest first."""
         return [parked for parked in self._swarms.get(swarm, {}).values() if parked.made + LIFETIME > now]
 
     def note_met(self, peer: Peer, origin: Any) -> None:
-        """Note that a peer was given an offer from `origin`."""
+        """Note that a peer has received an offer from `origin`."""
         parked = self._parked.get(peer)
         if parked:
             parked.met[origin] += 1
 
     def take(self, parked: Parked, count: int, now: float) -> list[Offer]:
-        """Remove up to `count` of a peer's offers and return them, to be placed."""
+        """Remove up to `count` of a peer's offers, and return them for placing."""
         if count <= 0:
             return []
         taken, parked.offers = parked.offers[:count], parked.offers[count:]
@@ -133,7 +133,7 @@ class ParkedOffers:
         return taken
 
     def forget(self, peer: Peer) -> None:
-        """Remove a peer's offers, because it left or because they are no longer good."""
+        """Remove a peer's offers, because the peer left or because they are no longer valid."""
         parked = self._parked.pop(peer, None)
         if parked:
             self._bytes -= parked.size
@@ -150,7 +150,7 @@ class ParkedOffers:
         assert all(self._swarms.values())
 
     def expire(self, now: float) -> None:
-        """Drop offers that are too old, and the oldest if all take too much memory."""
+        """Drop the offers that are too old, and further ones, the oldest first, while all take too much memory."""
         while self._parked:
             oldest = next(iter(self._parked.values()))
             if self._bytes <= MAX_BYTES and oldest.made + LIFETIME > now:
@@ -175,10 +175,10 @@ class OfferPlacement:
     def place(
         self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, outbox: Outbox, age: float | None = None
     ) -> None:
-        """Give a peer's offers to other members of its swarm, one to each; park the rest.
+        """Give a peer's offers to other members of its swarm, and park the rest.
 
-        Within one announce, each receiver gets at most one offer. `age` is the number of seconds since the offers were
-        made, if they are placed again.
+        Within one announce, each receiver gets at most one offer. If the offers are placed again, `age` is the number
+        of seconds since they were made; otherwise it is None.
         """
         observer, counters = self._observer, self._counters
         chosen = swarm.choose(peer, len(offers), self.fresh_since(now), self._random)
@@ -203,10 +203,10 @@ class OfferPlacement:
                 observer.offers_unplaced(swarm, peer, rest)
 
     def place_parked(self, member: RemoteMember, newcomers: int, now: float, origin: Any) -> None:
-        """Place the parked offers of a swarm on `newcomers` peers behind a remote member, one of each peer's on each.
+        """Place parked offers on `newcomers` peers behind a remote member: each gets one offer of every local peer.
 
-        If a peer was given offers from `origin` meanwhile, it places as many fewer, because the newcomers most likely
-        made them.
+        If a local peer has received offers from `origin` since, as many fewer of its offers are placed, because these
+        newcomers probably made them.
         """
         if self._observer is None:
             return
@@ -219,7 +219,7 @@ class OfferPlacement:
                 self._observer.offers_placed(member, parked.peer, offers)
 
     def give_parked(self, peer: Peer, now: float, outbox: Outbox) -> None:
-        """Give a newcomer that makes no offers one parked offer of each other peer."""
+        """Give a new peer that makes no offers one parked offer of each other peer."""
         for parked in self.parked.of(peer.swarm, now)[: self._rules.max_offers]:
             offers = self.parked.take(parked, 1, now)
             self._counters.offers_relayed += len(offers)
@@ -228,9 +228,10 @@ class OfferPlacement:
     def deliver(
         self, swarm: Swarm, peer_id: str, offers: list[Offer], now: float, outbox: Outbox, origin: Any
     ) -> list[Offer]:
-        """Give a remote peer's offers to as many local peers; return the offers that found none.
+        """Give a remote peer's offers to distinct local peers, and return the offers that found no receiver.
 
-        From one `origin`, a peer is given at most half of the remote offers that it takes at most.
+        In each window, a peer receives at most `max_foreign_offers` remote offers, and at most half of them from one
+        `origin`.
         """
         if now > self._window_ends:
             self._given.clear()
@@ -257,7 +258,7 @@ class OfferPlacement:
         self._given.pop(peer, None)
 
     def fresh_since(self, now: float) -> float:
-        """Return the time since which a peer must have been heard of to be among the first receivers."""
+        """Return the time after which a peer must have sent a message, so that it is not a last choice as receiver."""
         return now - 2 * self._rules.announce_interval
 
     def _hand_over(self, peer: Peer, chosen: list[Any], offers: list[Offer]) -> tuple[list[Peer], list[Offer]]:

@@ -10,21 +10,21 @@ from tracker.protocol.messages import Answer, Offer
 class Outbox(Protocol):
     """Takes the messages that the hub sends.
 
-    Only an outbox knows how a message becomes bytes, and how these reach a connection. Its calls return at once and do
-    not raise; a message to a slow or closed connection is dropped.
+    Only an outbox knows how to encode messages and how to send them to a connection. Its methods return at once and do
+    not raise. A message to a slow or closed connection is dropped.
     """
 
     def reply(self, connection: Connection, info_hash: str, interval: int, complete: int, incomplete: int) -> None:
-        """Answer an announce: the swarm's counts, and the seconds until the next announce."""
+        """Answer an announce with the swarm's counts and `interval`, the seconds until the next announce."""
 
     def offers(self, info_hash: str, peer_id: str, receivers: list[Peer], offers: list[Offer]) -> None:
-        """Give the offers of one peer to as many receivers, in order. A receiver too many gets none."""
+        """Send the offers of one peer, the first offer to the first receiver and so on. Surplus receivers get none."""
 
     def answer(self, receiver: Peer, answer: Answer) -> None:
-        """Give an answer to the peer that made the offer."""
+        """Send an answer to `receiver`, which made the offer."""
 
     def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:
-        """Answer a scrape: (info_hash, complete, incomplete) for each swarm."""
+        """Answer a scrape with (info_hash, complete, incomplete) for each swarm."""
 
     def failure(self, connection: Connection, error: RequestError) -> None:
-        """Answer a request that cannot be served."""
+        """Answer a request that cannot be served with a failure."""

@@ -1,4 +1,4 @@
-"""Peers that wait for admission to a swarm, and the announces that they make meanwhile (sans I/O)."""
+"""Peers that wait for admission to a swarm, and the announces that they make in the meantime (sans I/O)."""
 
 from collections.abc import Callable
 from typing import Final
@@ -10,10 +10,10 @@ from tracker.reasons import DropReason
 
 MAX_BYTES: Final = 64 << 20
 MAX_BYTES_OF_ONE: Final = 4 << 20
-"""Memory for all pending joins, and for those of one client (`Connection.client`)."""
+"""Bytes of memory for all pending joins, and for the pending joins of one client (`Connection.client`)."""
 
 OVERHEAD: Final = 4096
-"""Bytes that an announce takes besides its offers, with the question and the task that it needs."""
+"""Bytes that an announce takes besides its offers, including the task that asks the extensions."""
 
 
 class PendingJoin:
@@ -30,28 +30,28 @@ class PendingJoin:
 
     @property
     def client(self) -> object:
-        """The client that the join counts for."""
+        """The client to whose memory limit the join counts."""
         return self.connection.client
 
 
 class PendingJoins:
-    """All joins that wait for a verdict. Without `require`, peers join at once and nothing waits here."""
+    """All joins that wait for a verdict. Before `require` is called, peers join without a verdict."""
 
     def __init__(self) -> None:
         self.required = False
         """Whether a peer needs a verdict before it joins."""
         self._ask: Callable[[PendingJoin], None] = _ignore
         self._withdraw: Callable[[PendingJoin], None] = _ignore
-        # The joins of one peer_id in one swarm, on different connections: the last to announce comes last.
+        # The joins of one peer_id in one swarm, on different connections. The most recent announce comes last.
         self._joins: dict[tuple[str, str], list[PendingJoin]] = {}
         self._of: dict[Connection, set[PendingJoin]] = {}
         self._bytes = 0
         self._bytes_of: dict[object, int] = {}
 
     def require(self, ask: Callable[[PendingJoin], None], withdraw: Callable[[PendingJoin], None]) -> None:
-        """Let every peer wait for a verdict from now on.
+        """Require a verdict for every join from now on.
 
-        `ask` is called with each new join, and `withdraw` with each that needs no verdict any more.
+        `ask` is called with each new join, and `withdraw` with each join that no longer needs a verdict.
         """
         self.required = True
         self._ask, self._withdraw = ask, withdraw
@@ -63,7 +63,7 @@ class PendingJoins:
         """Keep an announce until its peer has a verdict.
 
         Raises:
-            RequestError: if the pending joins take too much memory already.
+            RequestError: if the pending joins would take too much memory.
         """
         size = OVERHEAD + sum(offer.size for offer in announce.offers)
         joins = self._joins.get((announce.info_hash, announce.peer_id), [])
@@ -87,31 +87,31 @@ class PendingJoins:
             self._ask(join)
 
     def take(self, join: PendingJoin) -> list[Announce]:
-        """End a join that has its verdict; return its announces in order, or nothing if it waits no longer."""
+        """End a join that has a verdict. Return its announces in order, or an empty list if it is no longer pending."""
         if join not in self._of.get(join.connection, ()):
             return []
         self._remove(join)
         return join.announces
 
     def older(self, join: PendingJoin) -> list[PendingJoin]:
-        """Return the joins of the same peer on other connections on which it announced earlier."""
+        """Return the pending joins of the same peer on other connections, if it announced there earlier."""
         joins = self._joins.get((join.info_hash, join.peer_id), [])
         return joins[: joins.index(join)] if join in joins else []
 
     def stop(self, connection: Connection, info_hash: str, peer_id: str) -> None:
-        """End the join of a peer that has stopped."""
+        """Cancel the join of a peer that has stopped."""
         for join in self._joins.get((info_hash, peer_id), ()):
             if join.connection is connection:
                 self.cancel(join)
                 return
 
     def close(self, connection: Connection) -> None:
-        """End the joins of a connection that has ended."""
+        """Cancel the joins of a connection that has ended."""
         for join in list(self._of.get(connection, ())):
             self.cancel(join)
 
     def cancel(self, join: PendingJoin) -> None:
-        """End a join that needs no verdict any more."""
+        """End a join that no longer needs a verdict."""
         self._remove(join)
         self._withdraw(join)
 
@@ -141,4 +141,4 @@ class PendingJoins:
 
 
 def _ignore(_join: PendingJoin) -> None:
-    """Take no notice."""
+    """Do nothing."""

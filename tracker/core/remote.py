@@ -1,4 +1,4 @@
-"""The swarms as extensions use them: remote members, and offers and answers from and to other trackers (sans I/O).
+"""The swarms as extensions use them: remote members, and offers and answers of remote peers (sans I/O).
 
 All times are seconds on any monotonic clock.
 """
@@ -13,19 +13,22 @@ from tracker.reasons import DropReason
 
 
 class RemotePeers:
-    """One object for all extensions, because the limit of remote offers to a peer holds for all of them together."""
+    """Peers that are reached through extensions. All extensions share one object."""
 
     def __init__(self, hub: Hub, outbox: Outbox) -> None:
         self._hub = hub
         self._outbox = outbox
 
     def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:
-        """Return a new remote member of a swarm, without peers until `set_remote`; None if there is no such swarm."""
+        """Return a new remote member of a swarm, or None if the swarm is not open.
+
+        The member counts no peers until `set_remote`.
+        """
         swarm = self._hub.swarms.get(info_hash)
         return RemoteMember(swarm, owner) if swarm else None
 
     def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
-        """Set the numbers of seeders and leechers behind a remote member; with both 0 it leaves the swarm.
+        """Set the numbers of seeders and leechers behind a remote member. If both are 0, the member leaves the swarm.
 
         If the swarm has closed, do nothing.
 
@@ -38,19 +41,18 @@ class RemotePeers:
     def deliver_offers(
         self, info_hash: str, peer_id: str, offers: list[Offer], now: float, owner: Any = None
     ) -> list[Offer]:
-        """Give a remote peer's offers to as many distinct local peers; return the offers that found none.
+        """Give a remote peer's offers to distinct local peers, and return the offers that found no receiver.
 
-        `owner` is their origin: from one origin, a peer is given at most half of the remote offers that it takes at
-        most.
+        `owner` is the origin of the offers; see `OfferPlacement.deliver` for its limit.
         """
         swarm = self._hub.swarms.get(info_hash)
         if swarm is None or peer_id in swarm.peers:
-            # A peer that is here too makes its offers here too, and knows each only on the socket that it made it on.
+            # This peer makes offers here, too, and its client takes an answer only on the socket of the offer.
             return offers
         return self._hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, owner)
 
     def deliver_answer(self, answer: Answer) -> bool:
-        """Give a remote peer's answer to the local peer that made the offer; return whether that peer is still here."""
+        """Send a remote peer's answer to the local peer that made the offer; return whether that peer is still here."""
         counters = self._hub.counters
         swarm = self._hub.swarms.get(answer.info_hash)
         receiver = swarm.peers.get(answer.to_peer_id) if swarm else None
@@ -63,7 +65,7 @@ class RemotePeers:
         return True
 
     def place_parked(self, member: RemoteMember, newcomers: int, now: float, owner: Any = None) -> None:
-        """Place the parked offers of a swarm on new peers behind a remote member, as `OfferPlacement.place_parked`."""
+        """Place parked offers on new peers behind a remote member; see `OfferPlacement.place_parked`."""
         if self._is_open(member):
             self._hub.offers.place_parked(member, newcomers, now, owner)
 

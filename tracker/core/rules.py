@@ -1,4 +1,4 @@
-"""The numbers that the hub goes by."""
+"""The settings of the core."""
 
 from dataclasses import dataclass
 

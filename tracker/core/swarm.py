@@ -1,9 +1,9 @@
 """Swarms, their peers, and the choice of receivers for offers (sans I/O).
 
-Invariants, all checked by `Swarm.check_invariants` (those that span swarms by `tracker.core.hub.Hub`):
+Invariants of one swarm, checked by `Swarm.check_invariants`:
 
 1. `peers` and the two pools hold the same peers, each once: seeders are `complete`, leechers are not.
-2. `pool[peer.index] is peer` for every peer, so that leaving is O(1).
+2. `pool[peer.index] is peer` for every peer, so that removing a peer is O(1).
 3. Every peer points back to this swarm, and its connection's `peers` contains it.
 4. The remote counts are the sums over `remotes`; none is negative.
 """
@@ -26,7 +26,7 @@ class Connection(Protocol):
 
     @property
     def client(self) -> object:
-        """An object that all connections of one client share, by which limits are counted."""
+        """An object that all connections of one client share. Limits are counted for it."""
 
 
 class Peer:
@@ -40,25 +40,25 @@ class Peer:
         self.connection = connection
         self.complete = complete
         self.last_seen = now
-        """When it last announced or answered."""
+        """The time of its last announce or answer."""
         self.met = False
         """Whether it has answered a peer, or a peer has answered it."""
         self.offers_due = 0.0
-        """Until when its first offers are expected, if it joined with an announce that precedes them; else 0."""
+        """The time until which the first offers of a peer that joined with `completed` are expected; otherwise 0."""
         self.index = -1
 
 
 class RemoteMember:
     """Peers of a swarm that are reached through an extension, such as those of one other tracker.
 
-    The swarm places offers among them as among its own peers, in proportion to their numbers. `owner` is an object of
-    the extension, which gets it back with every offer; the core does not look at it.
+    Offers are placed on these peers as on local ones, in proportion to their numbers. `owner` is an object of the
+    extension. The core does not use it.
     """
 
     __slots__ = ("complete", "incomplete", "owner", "swarm")
 
     last_seen: Final = inf
-    """Remote members never go stale: their own tracker watches them."""
+    """Remote members never count as silent, because their own tracker removes silent peers."""
 
     def __init__(self, swarm: "Swarm", owner: Any) -> None:
         self.swarm = swarm
@@ -103,7 +103,7 @@ class Swarm:
         return len(self.leechers) + self.remote_incomplete
 
     def join(self, peer_id: str, connection: Connection, complete: bool, now: float) -> Peer:
-        """Add a peer that is not a member yet; return it."""
+        """Add a peer with a new peer_id, and return it."""
         peer = Peer(self, peer_id, connection, complete, now)
         self.peers[peer_id] = peer
         self._enter_pool(peer)
@@ -111,19 +111,19 @@ class Swarm:
         return peer
 
     def leave(self, peer: Peer) -> None:
-        """Remove a member."""
+        """Remove a local peer."""
         del self.peers[peer.peer_id]
         self._leave_pool(peer)
         peer.connection.peers.discard(peer)
 
     def become_seeder(self, peer: Peer) -> None:
-        """Turn a leecher into a seeder, which it stays until it leaves."""
+        """Make a leecher a seeder. It stays one until it leaves."""
         self._leave_pool(peer)
         peer.complete = True
         self._enter_pool(peer)
 
     def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
-        """Set the counts of a remote member; with both 0 it leaves the swarm.
+        """Set the counts of a remote member. If both are 0, the member leaves the swarm.
 
         Raises:
             ValueError: if a count is negative.
@@ -143,14 +143,14 @@ class Swarm:
     def choose(self, peer: Peer, count: int, fresh_since: float, random: Random) -> list[Member]:
         """Choose up to `count` other members to receive a peer's offers.
 
-        A remote member appears once for each of its peers that are chosen. Receivers are chosen by need, as a uniform
-        sample without replacement: a seeder's are leechers first, and half of a leecher's are seeders first, because
-        leechers that only know seeders never trade with each other. The rest is drawn from all members. Local peers
-        that have been silent since `fresh_since` come last.
+        The result contains a remote member once for each of its peers that is chosen. Receivers are a uniform sample
+        without replacement, by need: a seeder's receivers are leechers first. Of a leecher's receivers, half are
+        seeders first, because leechers that only know seeders never trade with each other. The rest is drawn from all
+        members. Local peers that have been silent since `fresh_since` come last in each draw.
         """
         leechers, seeders = self.incomplete, self.complete
         total = leechers + seeders
-        # Members have positions: leechers from 0, seeders behind them, remote members at the end of each group.
+        # Members have positions: leechers from 0, then seeders. In each group, remote members come after local peers.
         own = leechers + peer.index if peer.complete else peer.index
         draw = _Draw(self.member_at if self.remotes else self._local_at, {own}, fresh_since, random)
         if count < total - 1:
@@ -162,9 +162,9 @@ class Swarm:
         return draw.chosen
 
     def choose_local(self, count: int, not_peer_id: str, fresh_since: float, random: Random) -> list[Peer]:
-        """Choose up to `count` local peers to receive a remote peer's offers, a uniform sample without replacement.
+        """Choose up to `count` local peers to receive a remote peer's offers, as a uniform sample without replacement.
 
-        A local peer with the peer_id `not_peer_id`, which made the offers, is left out.
+        A local peer with the peer_id `not_peer_id` is left out, because this peer made the offers.
         """
         same = self.peers.get(not_peer_id)
         taken: set[int] = set()
@@ -175,7 +175,7 @@ class Swarm:
         return cast("list[Peer]", draw.chosen)
 
     def member_at(self, position: int) -> Member:
-        """Return the member at a position, as `choose` counts them.
+        """Return the member at a position, in the order that `choose` uses.
 
         Raises:
             IndexError: if there are fewer members.
@@ -244,7 +244,7 @@ class _Draw:
         self.stale: list[Member] = []
 
     def take(self, start: int, stop: int, count: int) -> None:
-        """Draw `count` members from the positions `start` to `stop`; at least as many of these must be free."""
+        """Draw `count` members from the positions from `start` to before `stop`, of which at least `count` are free."""
         if count <= 0:
             return
         enough = len(self.chosen) + count
@@ -261,8 +261,8 @@ class _Draw:
                 member = self.member_at(position)
                 (self.stale if member.last_seen < self.fresh_since else self.chosen).append(member)
         else:
-            # Drawing until a free position comes is cheaper than listing all free ones. The number of stale members
-            # that are passed over is bounded: a large swarm of silent peers would otherwise be searched to its end.
+            # Drawing until a position is free is cheaper than listing all free ones. The number of stale members that
+            # are skipped is bounded, because a large swarm of silent peers would otherwise be searched completely.
             skips = min(spare, 8 * count)
             chosen, member_at, fresh_since = self.chosen, self.member_at, self.fresh_since
             while len(chosen) < enough:
