@@ -243,9 +243,12 @@ class TrackerHandle:
         """
         return self._tasks.repeat(name, period, function)
 
-    async def stop_tasks(self) -> None:
-        """Cancel all background tasks and wait for their end."""
-        await self._tasks.stop()
+    async def stop_tasks(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """Cancel all background tasks and wait for their end, for at most `timeout` seconds.
+
+        Return whether all have ended.
+        """
+        return await self._tasks.stop(timeout)
 
     def release(self) -> None:
         """Remove all remote members, because the extension has ended."""
