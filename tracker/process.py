@@ -64,7 +64,10 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
     loop.set_exception_handler(_log_exception)
     log_unexpected()
     stopping, aborting = asyncio.Event(), asyncio.Event()
-    reloading = BackgroundTasks(server.extensions.task_failures)
+    reloading, turn = BackgroundTasks(server.extensions.task_failures), asyncio.Lock()
+
+    def on_reload() -> None:
+        reloading.start("reload", _reload(server, settings, reload, turn))
 
     def on_stop(name: str) -> None:
         if stopping.is_set():
@@ -75,7 +78,7 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
 
     loop.add_signal_handler(signal.SIGTERM, on_stop, "SIGTERM")
     loop.add_signal_handler(signal.SIGINT, on_stop, "SIGINT")
-    loop.add_signal_handler(signal.SIGHUP, lambda: reloading.start("reload", _reload(server, settings, reload)))
+    loop.add_signal_handler(signal.SIGHUP, on_reload)
 
     await server.start()
     for host, port in server.addresses:
@@ -102,16 +105,18 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
     return 0
 
 
-async def _reload(server: Server, started_with: Settings, reload: Callable[[], Settings]) -> None:
+async def _reload(server: Server, started_with: Settings, reload: Callable[[], Settings], turn: asyncio.Lock) -> None:
     log = structlog.get_logger()
-    try:
-        fresh = await aside(reload)
-        await server.reload(fresh)
-    except ConfigError as error:
-        server.reloads["failed"] += 1
-        log.error("reload_failed", error=str(error))
-        return
-    configure(fresh.log.level, fresh.log.format)
+    # A slow reading must not end after a later one and bring back older settings.
+    async with turn:
+        try:
+            fresh = await aside(reload)
+            await server.reload(fresh)
+        except ConfigError as error:
+            server.reloads["failed"] += 1
+            log.error("reload_failed", error=str(error))
+            return
+        configure(fresh.log.level, fresh.log.format)
     waiting = needs_restart(started_with, fresh)
     if waiting:
         log.warning("restart_needed", keys=waiting)

@@ -33,17 +33,17 @@ class BackgroundTasks:
         """Call a function every `period` seconds. If it raises, the failure is counted and the repetition goes on."""
         return self.start(name, self._repeat(name, period, function), endless=True)
 
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109
-        """Wait until all tasks have ended, for at most `timeout` seconds."""
+    async def wait(self, timeout: float | None) -> None:  # noqa: ASYNC109
+        """Wait until all tasks have ended, for at most `timeout` seconds unless it is None."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
 
-    async def stop(self) -> None:
-        """Cancel all tasks and wait for their end."""
-        tasks = list(self._tasks)
-        for task in tasks:
+    async def stop(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """Cancel all tasks and wait for their end, for at most `timeout` seconds; return whether all have ended."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.wait(timeout)
+        return not self._tasks
 
     async def _repeat(self, name: str, period: float, function: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -276,3 +276,26 @@ async def test_a_configuration_that_is_slow_to_read_holds_up_no_peer(
         assert (await asyncio.wait_for(tracker.get("/health"), PATIENCE))[0] == 200
         pipe.write('[log]\nlevel = "debug"\n')
     assert (await tracker.logged("reloaded"))["log_level"] == "debug"
+
+
+async def test_a_slow_reload_does_not_bring_back_older_settings(start_tracker: StartTracker, tmp_path: Path) -> None:
+    file, log = tmp_path / "config.toml", '[log]\nlevel = "{}"\n'
+    file.write_text("")
+    tracker = await start_tracker("--config", str(file))
+    file.unlink()
+    os.mkfifo(file)
+    tracker.tell(signal.SIGHUP)
+    pipe = await asyncio.wait_for(asyncio.to_thread(file.open, "w"), PATIENCE)
+    with pipe:
+        file.unlink()
+        file.write_text(log.format("info"))
+        tracker.tell(signal.SIGHUP)
+        # The second signal has been handled when the tracker serves this request.
+        assert (await asyncio.wait_for(tracker.get("/health"), PATIENCE))[0] == 200
+        pipe.write(log.format("debug"))
+
+    def levels() -> list[str]:
+        return [line["log_level"] for line in tracker.log if line["event"] == "reloaded"]
+
+    await eventually(lambda: len(levels()) == 2)
+    assert levels() == ["debug", "info"]

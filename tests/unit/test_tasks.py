@@ -1,6 +1,7 @@
 """Background tasks: the end of one is never lost without a log line and a count."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import NoReturn
@@ -129,3 +130,19 @@ async def test_owners_can_share_one_count(log: list[EventDict]) -> None:
         await tasks.wait(1)
     assert failures == {"watch": 2}
     assert len(log) == 2
+
+
+async def test_stopping_has_a_limit_and_tells_whether_all_tasks_have_ended() -> None:
+    tasks = BackgroundTasks()
+    released = asyncio.Event()
+
+    async def cling() -> None:
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    tasks.start("cling", cling())
+    await asyncio.sleep(0)
+    assert not await tasks.stop(0.01)
+    released.set()
+    assert await tasks.stop(10)

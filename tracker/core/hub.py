@@ -125,7 +125,7 @@ class Hub:
         if not batch:
             self._round = self._all_peers()
         for peer in batch:
-            if peer.last_seen < overdue and peer.swarm.peers.get(peer.peer_id) is peer:
+            if peer.last_seen < overdue:
                 self.counters.dropped[DropReason.SILENT_PEER] += 1
                 self._leave(peer)
 
@@ -305,8 +305,16 @@ class Hub:
         outbox.scrape(connection, counts)
 
     def _all_peers(self) -> Iterator[Peer]:
-        for swarm in list(self.swarms.values()):
-            yield from list(swarm.peers.values())
+        # A round takes a minute. It remembers ids, because a list of peers would keep those that leave meanwhile in
+        # memory until its end, with their connections.
+        for info_hash in list(self.swarms):
+            swarm = self.swarms.get(info_hash)
+            if swarm is None:
+                continue
+            for peer_id in list(swarm.peers):
+                peer = swarm.peers.get(peer_id)
+                if peer is not None:
+                    yield peer
 
 
 def _denied(info_hash: str) -> RequestError:

@@ -186,7 +186,15 @@ class TrackerHandle:
 
         `on_placed` gets the seconds that a parked offer waited for its receiver. Each extension has its own.
         """
-        self._hub.offers.parked.enable(on_placed)
+
+        def guarded(seconds: float) -> None:
+            try:
+                on_placed(seconds)
+            except Exception:
+                # The hub calls it while it serves a client, which would lose its connection.
+                self.log.exception("extension_failed", on="on_placed")
+
+        self._hub.offers.parked.enable(guarded)
 
     def place_parked(self, member: RemoteMember, newcomers: int, owner: Any = None) -> None:
         """Place the parked offers of a swarm on `newcomers` peers behind a remote member, one of each peer's on each.
@@ -243,9 +251,12 @@ class TrackerHandle:
         """
         return self._tasks.repeat(name, period, function)
 
-    async def stop_tasks(self) -> None:
-        """Cancel all background tasks and wait for their end."""
-        await self._tasks.stop()
+    async def stop_tasks(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """Cancel all background tasks and wait for their end, for at most `timeout` seconds.
+
+        Return whether all have ended.
+        """
+        return await self._tasks.stop(timeout)
 
     def release(self) -> None:
         """Remove all remote members, because the extension has ended."""

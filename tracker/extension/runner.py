@@ -92,6 +92,7 @@ class ExtensionRunner:
             self._events.clear()
             self._dirty.clear()
             self.tracker.release()
+            await self.tracker.stop_tasks()
             return
         while True:
             await self._work.wait()
@@ -123,10 +124,12 @@ class ExtensionRunner:
         # for the end of the cancelled task, however long that takes.
         await asyncio.wait([self.task], timeout=timeout / 2)
         stopping = loop.create_task(self._call("stop"))
-        if not (await asyncio.wait([stopping], timeout=max(0.0, deadline - loop.time())))[0]:
-            stopping.cancel()
+        stopped = bool((await asyncio.wait([stopping], timeout=max(0.0, deadline - loop.time())))[0])
+        stopping.cancel()
+        # A background task may ignore its cancellation, too.
+        ended = await self.tracker.stop_tasks(max(0.0, deadline - loop.time()))
+        if not (stopped and ended):
             self._log.error("extension_stop_timed_out", seconds=timeout)
-        await self.tracker.stop_tasks()
         self.tracker.release()
 
     async def _tell(self, swarm: Swarm) -> None:

@@ -378,6 +378,23 @@ def test_a_peer_that_has_left_is_forgotten_with_its_connection() -> None:
     assert sys.getrefcount(peer) == 2
 
 
+def test_a_peer_that_has_left_is_forgotten_before_the_hub_has_looked_at_it() -> None:
+    """A round over all peers takes a minute, and it must not keep the connections that end meanwhile."""
+    harness = HubHarness()
+    connections = {peer_id(n): harness.join(peer_id(n)) for n in range(10)}
+    for _ in range(2):  # the first call starts a round
+        harness.hub.expire(harness.now, 1)
+    last = harness.hub.swarms[HASH].peers[peer_id(9)]
+    harness.hub.close(connections.pop(peer_id(9)))
+    # One reference is this function's, one is the argument of `getrefcount`.
+    assert sys.getrefcount(last) == 2
+    harness.now += harness.hub.rules.peer_timeout + 1
+    for _ in range(20):
+        harness.hub.expire(harness.now, 1)
+    assert harness.hub.swarms == {}
+    assert dropped(harness) == {DropReason.SILENT_PEER: 9}
+
+
 @given(st.lists(st.binary(max_size=60), max_size=10), st.integers(0, 2**32))
 def test_mutated_frames_never_raise_and_never_break_an_invariant(noise: list[bytes], seed: int) -> None:
     harness = HubHarness()
