@@ -165,6 +165,7 @@ async def test_if_no_thread_can_be_started_a_name_is_not_resolved_and_occupies_n
                 await resolver.resolve("wss://public.example", trusted)
     target = await asyncio.wait_for(resolver.resolve("wss://public.example", False), PATIENCE)
     assert target.address == PUBLIC
+    assert server.asked == ["public.example"]
 
 
 async def test_requests_for_the_same_name_share_one_thread(server: NameServer) -> None:
