@@ -83,6 +83,9 @@ class Resolver:
         return Target(url, allowed[0], port)
 
     async def _lookup(self, host: str, trusted: bool) -> list[str]:
+        if (numeric := _numeric(host)) is not None:
+            # It needs no thread, so it must not wait for one.
+            return [numeric]
         if not trusted and host not in self._running:
             await self._strangers.acquire()
             if host in self._running:
@@ -108,15 +111,28 @@ class Resolver:
 def lookup(host: str) -> asyncio.Future[list[str]]:
     """Return the addresses of a name, or of a numeric address that address; a name is resolved in a new thread.
 
-    The future fails with `OSError` if the name is unknown, and with `ValueError` (`UnicodeError`) if it is no name.
+    The future fails with `OSError` if the name is unknown or no thread can be started, and with `ValueError`
+    (`UnicodeError`) if it is no name.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[str]] = loop.create_future()
+    if (numeric := _numeric(host)) is not None:
+        answer.set_result([numeric])
+        return answer
     try:
-        answer.set_result([str(ip_address(host))])
-    except ValueError:
         threading.Thread(target=_resolve, args=(host, loop, answer), name="resolver", daemon=True).start()
+    except RuntimeError as error:
+        # The system has no room for a thread now. The caller tries again, as if the name server had failed.
+        answer.set_exception(OSError(str(error)))
     return answer
+
+
+def _numeric(host: str) -> str | None:
+    """Return the usual form of a numeric address, or None if the text is none."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return None
 
 
 def _resolve(host: str, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[list[str]]) -> None:

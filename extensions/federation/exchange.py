@@ -115,7 +115,10 @@ class Exchange:
         self._id = tracker_id
         self._is_trusted = is_trusted
         self._monotonic = monotonic
-        self._neighbours: dict[Neighbour, None] = {}
+        self._neighbours: dict[Neighbour, int] = {}
+        """Each with a number that no other neighbour has or had."""
+        self._by_number: dict[int, Neighbour] = {}
+        self._added = 0
         self._open: dict[str, Swarm] = {}
         """The swarms of which the neighbours know. The tracker itself may be a moment ahead."""
         self._dirty: dict[Swarm, None] = {}
@@ -123,15 +126,18 @@ class Exchange:
         """The counts that all neighbours were told when a swarm opened, until the next `tell_changes`."""
         self._yielding: dict[RemoteMember, int] = {}
         """Newcomers behind remote members, while their trackers may make their offers first."""
-        self._routes: ExpiringMap[tuple[str, str, str], Neighbour] = ExpiringMap(ROUTE_LIFETIME, MAX_ROUTES)
-        """The neighbour that each delivered offer came from, by infohash, peer_id and offer_id."""
+        self._routes: ExpiringMap[tuple[str, str, str], int] = ExpiringMap(ROUTE_LIFETIME, MAX_ROUTES)
+        """The number of the neighbour that each delivered offer came from, by infohash, peer_id and offer_id. Not the
+        neighbour itself, because a route must not keep one in memory that is gone, with all names of its swarms."""
         self._refusals: ExpiringMap[tuple[str, str, str], int] = ExpiringMap(ROUTE_LIFETIME, MAX_ROUTES)
 
     # Neighbours
 
     def add(self, neighbour: Neighbour) -> None:
         """Begin to tell a neighbour of changes. It knows of no swarm until `introduce`."""
-        self._neighbours[neighbour] = None
+        self._added += 1
+        self._neighbours[neighbour] = self._added
+        self._by_number[self._added] = neighbour
 
     def introduce(self, neighbour: Neighbour) -> Coroutine[Any, Any, None]:
         """Return a coroutine that tells a new neighbour of all swarms that are open now, `CHUNK` at a time.
@@ -151,7 +157,9 @@ class Exchange:
 
     def remove(self, neighbour: Neighbour) -> None:
         """Forget a neighbour and the peers behind it. Offers that are on their way come to nothing."""
-        self._neighbours.pop(neighbour, None)
+        number = self._neighbours.pop(neighbour, None)
+        if number is not None:
+            del self._by_number[number]
         members = neighbour.account.members
         for member in members.values():
             self._tracker.remove_remote(member)
@@ -174,10 +182,13 @@ class Exchange:
             self._dirty[swarm] = None
 
     def swarm_closed(self, swarm: Swarm) -> None:
-        """Tell all neighbours at once."""
+        """Tell all neighbours at once, unless a new swarm of this infohash was told already."""
         self._dirty.pop(swarm, None)
         self._just_told.pop(swarm, None)
-        self._open.pop(swarm.info_hash, None)
+        if self._open.get(swarm.info_hash) is not swarm:
+            # The tracker reports an opening early if offers of the new swarm wait for it.
+            return
+        del self._open[swarm.info_hash]
         for neighbour in self._neighbours:
             members = neighbour.account.members
             member = members.get(swarm.info_hash)
@@ -187,6 +198,8 @@ class Exchange:
 
     async def tell_changes(self) -> None:
         """Tell all neighbours the counts that have changed since the last call."""
+        self._routes.expire(self._monotonic())
+        self._refusals.expire(self._monotonic())
         dirty = list(self._dirty)
         self._dirty.clear()
         self._just_told.clear()
@@ -214,8 +227,9 @@ class Exchange:
     def answer_unplaced(self, answer: Answer) -> None:
         """Send an answer to the neighbour that the offer came from."""
         key = (answer.info_hash, answer.to_peer_id, from_json(answer.offer_id))
-        neighbour = self._routes.get(key, self._monotonic())
-        if neighbour is None or neighbour not in self._neighbours:
+        number = self._routes.get(key, self._monotonic())
+        neighbour = None if number is None else self._by_number.get(number)
+        if neighbour is None:
             self.dropped[Dropped.LINK_GONE] += 1
             return
         neighbour.account.counters["answers_out"] += 1
@@ -257,7 +271,7 @@ class Exchange:
         """Give the offers of a remote peer to local peers, and refuse those that are left over."""
         if neighbour not in self._neighbours:
             return
-        account = neighbour.account
+        account, number = neighbour.account, self._neighbours[neighbour]
         if info_hash not in account.members:
             account.dropped[Dropped.NOT_ASKED_FOR] += len(offers)
             return
@@ -270,7 +284,7 @@ class Exchange:
             rest = offers
         # By offer, not by peer: another neighbour that uses the same peer_id must not get the answers.
         for offer in offers[: len(offers) - len(rest)]:
-            self._routes.put((info_hash, peer_id, from_json(offer.offer_id)), neighbour, now)
+            self._routes.put((info_hash, peer_id, from_json(offer.offer_id)), number, now)
         if rest:
             account.counters["refused_out"] += len(rest)
             neighbour.refuse(info_hash, peer_id, [from_json(offer.offer_id) for offer in rest])

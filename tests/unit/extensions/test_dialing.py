@@ -140,6 +140,34 @@ async def test_names_without_an_answer_do_not_keep_a_trusted_name_waiting(server
     assert len([name for name in server.asked if "stuck" in name]) == 20
 
 
+async def test_a_numeric_address_does_not_wait_for_names_without_an_answer(server: NameServer) -> None:
+    resolver = Resolver(max_strangers=1)
+    stuck = asyncio.ensure_future(resolver.resolve("wss://stuck.example", False))
+    await eventually(lambda: server.waiting == 1)
+    for host in (PUBLIC, "[2606:4700::1]"):
+        target = await asyncio.wait_for(resolver.resolve(f"wss://{host}", False), PATIENCE)
+        assert target.address == host.strip("[]")
+    stuck.cancel()
+
+
+async def test_if_no_thread_can_be_started_a_name_is_not_resolved_and_occupies_no_place(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = Resolver(max_strangers=1)
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(threading.Thread, "start", fail)
+        for trusted in (False, True):
+            with pytest.raises(OSError, match="can't start new thread"):
+                await resolver.resolve("wss://public.example", trusted)
+    target = await asyncio.wait_for(resolver.resolve("wss://public.example", False), PATIENCE)
+    assert target.address == PUBLIC
+    assert server.asked == ["public.example"]
+
+
 async def test_requests_for_the_same_name_share_one_thread(server: NameServer) -> None:
     resolver = Resolver(max_strangers=1)
     server.names["stuck.example"] = [PUBLIC]

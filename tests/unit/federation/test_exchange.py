@@ -1,8 +1,10 @@
 """The exchange between the swarms of a tracker and its neighbours: which counts are believed, and where offers go."""
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -259,6 +261,20 @@ async def test_a_swarm_that_reopens_while_changes_are_told_is_not_told_with_its_
     assert [neighbour.told[-1] for neighbour in neighbours] == [(HASH, 0, 1)] * 2
 
 
+async def test_a_swarm_that_reopens_stays_open_although_the_closing_is_reported_later(here: Here) -> None:
+    """The extension host reports an opening early if offers of that swarm wait for it."""
+    neighbour = await here.neighbour(1)
+    here.hub.close(await here.peer(A))
+    here.join(A)
+    closing, *later = here.events
+    assert closing[0] == "swarm_closed"
+    here.events = [*later, closing]
+    await here.settle()
+    assert neighbour.told == [(HASH, 0, 1)] * 2
+    neighbour.has(0, 1)
+    assert here.counts() == (0, 2)
+
+
 async def test_a_new_neighbour_is_told_of_the_swarms_that_the_exchange_knows(here: Here) -> None:
     hashes = [f"{n:020}" for n in range(CHUNK + 1)]
     for info_hash in hashes:
@@ -494,6 +510,19 @@ async def test_offers_that_are_too_long_for_a_neighbour_are_not_placed_again(her
     await here.make_offers(a, offers(2))
     assert [neighbour.account.counters["offers_out"] for neighbour in neighbours] == [0, 0]
     assert [neighbour.account.ledger.refusable for neighbour in neighbours] == [0, 0]
+
+
+async def test_a_neighbour_that_is_gone_is_not_kept_in_memory_for_the_answers_to_its_offers(here: Here) -> None:
+    await here.peer(A)
+    neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
+    neighbour.makes_offers(some_offers(1))
+    assert neighbour.refused == []
+    here.exchange.remove(neighbour)
+    gone = weakref.ref(neighbour)
+    del neighbour
+    gc.collect()
+    assert gone() is None
 
 
 async def test_offers_for_a_neighbour_that_is_just_gone_go_elsewhere(here: Here) -> None:
