@@ -102,7 +102,9 @@ class Dht(Extension):
         try:
             self._key = load_or_create(state_dir)
             url = self._url if self._publishes else ""
-            service = Service(self.settings, self._key, url, state_dir.expanduser(), start_task=self.tracker.start_task)
+            service = Service(
+                self.settings, self._key, url, state_dir.expanduser(), task_failures=self.tracker.task_failures
+            )
             service.directory.on_sighting.append(self._tell)
             try:
                 await service.start()

@@ -7,6 +7,7 @@ the session ends in an executor, because that waits for its threads.
 
 import asyncio
 import socket
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -62,9 +63,12 @@ class Node:
     """A member of the DHT.
 
     `listen` and `bootstrap` are addresses and names of the form "host:port". `private` lifts the limits per address.
+    `task_failures` counts the background tasks that fail, by name.
     """
 
-    def __init__(self, listen: list[str], bootstrap: list[str], private: bool) -> None:
+    def __init__(
+        self, listen: list[str], bootstrap: list[str], private: bool, task_failures: Counter[str] | None = None
+    ) -> None:
         self.stats: dict[str, int] = {}
         """libtorrent's counters and gauges as of the last refresh."""
         self.addresses: list[Address] = []
@@ -85,7 +89,7 @@ class Node:
         self._session: Any = None
         self._making: asyncio.Future[Any] | None = None
         self._joining: set[str] = set()
-        self._tasks = BackgroundTasks()
+        self._tasks = BackgroundTasks(task_failures)
         self._stats_waiting: list[asyncio.Future[None]] = []
         self._log = structlog.get_logger().bind(extension="dht")
         # Its own executor: shutting down must not wait for a resolver that is stuck in the loop's executor.

@@ -19,7 +19,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.cache import Cache, Known
-from extensions.dht.directory import Directory, StartTask
+from extensions.dht.directory import Directory
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.pacing import NODE_RATE
 from extensions.dht.krpc.schedule import LookupLimits
@@ -75,8 +75,8 @@ class Service:
     """A member of the DHT with a directory that publishes `url`, unless that is empty.
 
     Without `state_dir` nothing survives a restart. `clock` gives Unix seconds, which may be set back; `monotonic` gives
-    seconds that never go back. At most `node_rate` packets per second go to one node. `start_task` runs background
-    tasks; by default they are only logged if they fail.
+    seconds that never go back. At most `node_rate` packets per second go to one node. `task_failures` counts the
+    background tasks that fail, by name.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class Service:
         node_rate: int = NODE_RATE,
         monotonic: Callable[[], float] = time.monotonic,
         limits: LookupLimits = LookupLimits(),  # noqa: B008  (frozen)
-        start_task: StartTask | None = None,
+        task_failures: Counter[str] | None = None,
     ) -> None:
-        self.node = Node(settings.addresses, settings.bootstrap, settings.private)
+        self.node = Node(settings.addresses, settings.bootstrap, settings.private, task_failures)
         self.reachable = asyncio.Event()
         """Set while other nodes are known."""
         self.settled = asyncio.Event()
@@ -105,7 +105,7 @@ class Service:
         self._state_dir = state_dir
         self._known: dict[bytes, Known] = {}
         self._cache: Cache | None = None
-        self._start_task = start_task or BackgroundTasks().start
+        self._start_task = BackgroundTasks(task_failures).start
         self._upkeep: asyncio.Task[None] | None = None
         self._walks: set[asyncio.Task[Any]] = set()
         self._log = structlog.get_logger().bind(extension="dht")

@@ -86,7 +86,7 @@ class Federation(Extension):
             self.tracker.log.warning("federation_off", error=str(error))
             return
         url = self.tracker.settings.server.public_url
-        mesh = self.mesh = Mesh(self.settings, key, url, self._on_event, self._on_end)
+        mesh = self.mesh = Mesh(self.settings, key, url, self._on_event, self._on_end, self.tracker.task_failures)
         self.exchange = Exchange(self.tracker, mesh.id, lambda neighbour: mesh.is_listed(neighbour.tracker_id))
         mesh.start()
         self.tracker.park_offers(self._parked_seconds.observe)

@@ -67,7 +67,7 @@ class Mesh:
     """The links of this tracker.
 
     `on_event` is called with each event of an open link, first `Opened`; `on_end` once when a link that was open has
-    ended.
+    ended. `task_failures` counts the background tasks that fail, by name.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Mesh:
         public_url: str,
         on_event: Callable[[Link, LinkEvent], None],
         on_end: Callable[[Link], None],
+        task_failures: Counter[str] | None = None,
     ) -> None:
         self.links: dict[str, Link] = {}
         """The open links by tracker id."""
@@ -84,7 +85,7 @@ class Mesh:
         """Links that have been opened, by direction: "dialed", "accepted"."""
         self.ended: Counter[EndReason] = Counter()
         self.id = key.public_key().public_bytes_raw().hex()
-        self.tasks = BackgroundTasks()
+        self.tasks = BackgroundTasks(task_failures)
         """One for each tracker that is listed or pursued."""
         self._settings = settings
         self._key = key

@@ -103,6 +103,8 @@ class TrackerHandle:
         task_failures: Counter[str] | None = None,
     ) -> None:
         self.settings = settings
+        self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
+        """Background tasks that failed, by name; for `BackgroundTasks` of the extension's own."""
         self.registry = registry
         """The registry for the extension's own metrics, whose names start with `peerservers_`."""
         self.log = structlog.get_logger().bind(extension=name)
@@ -112,7 +114,7 @@ class TrackerHandle:
         self._extensions = extensions
         self._tables = Tables() if tables is None else tables
         self._members: dict[Swarm, set[RemoteMember]] = {}
-        self._tasks = BackgroundTasks(task_failures)
+        self._tasks = BackgroundTasks(self.task_failures)
 
     def extension(self, name: str) -> Extension | None:
         """Return another extension of this tracker, or None if it is not enabled.
