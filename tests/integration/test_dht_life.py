@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,7 +22,6 @@ from extensions.dht.settings import DhtSettings
 from tests.client import eventually
 from tests.integration.dht import Members, published, seen_by
 from tests.private_dht import PrivateDht
-from tracker.extension import BackgroundTasks
 from tracker.settings import Settings
 
 HASH = "\u00ff" * 20
@@ -172,7 +172,7 @@ def handle(state_dir: Path, url: str = "wss://tracker.example.org") -> Any:
         log=SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None),
         add_route=lambda *_: None,
         add_table=lambda *_: None,
-        start_task=BackgroundTasks().start,
+        task_failures=Counter(),
     )
 
 
