@@ -24,6 +24,8 @@ class BackgroundTasks:
 
     def start(self, name: str, coroutine: Coroutine[Any, Any, Any], *, endless: bool = False) -> asyncio.Task[Any]:
         """Run a coroutine in the background. `endless`: it is expected to run until it is cancelled."""
+        # A counter that first appears with its first failure hides that failure from Prometheus' `increase`.
+        self.failures.setdefault(name, 0)
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._on_done(done, name, endless))

@@ -54,7 +54,7 @@ async def test_a_task_that_returns_has_not_failed(log: list[EventDict]) -> None:
     assert len(tasks) == 1
     assert await task == 1
     await asyncio.sleep(0)
-    assert (len(tasks), tasks.failures, log) == (0, {}, [])
+    assert (len(tasks), tasks.failures.total(), log) == (0, 0, [])
 
 
 async def test_a_repeated_function_that_raises_is_called_again(log: list[EventDict]) -> None:
@@ -90,7 +90,7 @@ async def test_stop_cancels_tasks_and_waits_until_they_have_cleaned_up(log: list
     await asyncio.sleep(0)
     await tasks.stop()
     assert steps == ["started", "cleaned up"]
-    assert (len(tasks), tasks.failures, log) == (0, {}, []), "a cancelled task has not failed"
+    assert (len(tasks), tasks.failures.total(), log) == (0, 0, []), "a cancelled task has not failed"
 
 
 async def test_a_task_that_fails_when_it_is_cancelled_does_not_keep_the_others(log: list[EventDict]) -> None:

@@ -61,7 +61,7 @@ class Parked:
 class ParkedOffers:
     """The last offers of each peer that found no receiver. Nothing is parked before `enable`."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, max_bytes: int = MAX_BYTES) -> None:
         self.enabled = False
         """Whether offers are parked. If so, a peer that is alone announces more often."""
         self._counters = counters
@@ -70,6 +70,7 @@ class ParkedOffers:
         self._parked: dict[Peer, Parked] = {}
         self._swarms: dict[Swarm, dict[Peer, Parked]] = {}
         self._bytes = 0
+        self._max_bytes = max_bytes
 
     @property
     def size(self) -> int:
@@ -153,7 +154,7 @@ class ParkedOffers:
         """Drop the offers that are too old, and further ones, the oldest first, while all take too much memory."""
         while self._parked:
             oldest = next(iter(self._parked.values()))
-            if self._bytes <= MAX_BYTES and oldest.made + LIFETIME > now:
+            if self._bytes <= self._max_bytes and oldest.made + LIFETIME > now:
                 break
             self._counters.dropped[DropReason.UNPLACED_OFFER] += len(oldest.offers)
             self.forget(oldest.peer)

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from tests.unit.fakes import FakeConnection, peer_id
 from tests.unit.federation.links import ids_of, some_offers
-from tracker.core import offers as module
 from tracker.core.counters import Counters
-from tracker.core.offers import LIFETIME, ParkedOffers
+from tracker.core.offers import LIFETIME, MAX_BYTES, ParkedOffers
 from tracker.core.swarm import Peer, Swarm
 from tracker.reasons import DropReason
 
@@ -18,10 +17,10 @@ from tracker.reasons import DropReason
 class Lot:
     """A parking, some peers in two swarms, and how long those had waited that were placed."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.waited: list[float] = []
         self.counters = Counters()
-        self.parking = ParkedOffers(self.counters)
+        self.parking = ParkedOffers(self.counters, max_bytes)
         self.parking.enable(self.waited.append)
         self.swarms = [Swarm("h" * 20), Swarm("i" * 20)]
         self.peers = [swarm.join(peer_id(n), FakeConnection(), False, 0) for swarm in self.swarms for n in range(3)]
@@ -112,9 +111,8 @@ def test_meetings_are_counted_for_each_peer_by_where_the_other_is() -> None:
     assert [parked.met for parked in lot.parking.of(lot.swarms[0], 10)] == [{}, {"link": 2, "other": 1}]
 
 
-def test_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 10_000)
-    lot = Lot()
+def test_the_oldest_make_room() -> None:
+    lot = Lot(max_bytes=10_000)
     for n in range(3):
         lot.parking.park(lot.peers[n], some_offers(1, "v" * 4000, n), 10)
     assert list(lot.waiting(0, 10)) == [peer_id(1), peer_id(2)]
@@ -125,9 +123,8 @@ def test_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lot.waiting(0, 10) == {}, "not even itself, if it is too large"
 
 
-def test_offers_without_an_sdp_need_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 10_000)
-    lot = Lot()
+def test_offers_without_an_sdp_need_room_too() -> None:
+    lot = Lot(max_bytes=10_000)
     swarm = lot.swarms[0]
     for n in range(100):
         lot.parking.park(swarm.join(peer_id(100 + n), FakeConnection(), False, 0), some_offers(20, ""), 10)
@@ -167,9 +164,8 @@ def test_older_offers_that_came_later_are_not_counted_when_they_are_too_old() ->
     assert (lot.waiting(0, 50), lot.parking.count(50)) == ({peer_id(0): [f"{0:020}"]}, 1)
 
 
-def test_more_offers_make_the_oldest_go_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 10_000)
-    lot = Lot()
+def test_more_offers_make_the_oldest_go_too() -> None:
+    lot = Lot(max_bytes=10_000)
     for n in range(2):
         lot.parking.park(lot.peers[n], some_offers(1, "v" * 4000, n), 10)
     lot.parking.add(lot.peers[1], some_offers(1, "v" * 4000, 7), 10, 10)
