@@ -62,7 +62,7 @@ async def test_a_repeated_function_that_raises_is_called_again(log: list[EventDi
     called = asyncio.Event()
 
     async def fail_once() -> None:
-        if tasks.failures:
+        if tasks.failures.total():
             called.set()
         else:
             raise OSError("the disk is gone")
@@ -107,7 +107,7 @@ async def test_a_task_that_fails_when_it_is_cancelled_does_not_keep_the_others(l
     await asyncio.sleep(0)
     await tasks.stop()
     assert other.cancelled()
-    assert tasks.failures == {"cache": 1}
+    assert +tasks.failures == {"cache": 1}
     assert [event["task"] for event in log] == ["cache"]
 
 

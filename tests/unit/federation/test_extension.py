@@ -55,7 +55,7 @@ async def test_an_error_while_changes_are_told_is_logged_and_counted_and_telling
     told = asyncio.Event()
 
     async def fail_once() -> None:
-        if failures:
+        if failures.total():
             told.set()
         else:
             raise RuntimeError("counts are wrong")
