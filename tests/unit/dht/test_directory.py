@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import pytest
 
-from extensions.dht import directory as module
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.records.entry import LIFETIME
@@ -229,13 +228,13 @@ async def test_a_lookup_is_timed_from_its_beginning_to_its_end(setting: Setting)
 async def test_a_bounded_number_of_infohashes_is_remembered_and_waits_for_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_KNOWN", 3)
+    monkeypatch.setattr("extensions.dht.knowledge.MAX_KNOWN", 3)
     known: dict[bytes, Known] = {}
     setting = Setting(known)
     for number in range(5):
         await setting.trackers(bytes([number]) * 20)
     last = [bytes([number]) * 20 for number in (2, 3, 4)]
-    assert (list(setting.directory.changed), list(known)) == (last, last)
+    assert (list(setting.directory.knowledge.changed), list(known)) == (last, last)
 
 
 async def test_valid_entries_of_open_swarms_count_as_published(setting: Setting) -> None:
