@@ -197,9 +197,10 @@ class Exchange:
             neighbour.close_swarm(swarm.info_hash)
 
     async def tell_changes(self) -> None:
-        """Tell all neighbours the counts that have changed since the last call."""
-        self._routes.expire(self._monotonic())
-        self._refusals.expire(self._monotonic())
+        """Tell all neighbours the counts that have changed since the last call. Forget offers that are too old to be answered."""
+        now = self._monotonic()
+        self._routes.expire(now)
+        self._refusals.expire(now)
         dirty = list(self._dirty)
         self._dirty.clear()
         self._just_told.clear()
@@ -207,6 +208,7 @@ class Exchange:
             # The counts of this moment, because later neighbours may have been told newer ones meanwhile.
             open_now = [swarm for swarm in dirty if self._open.get(swarm.info_hash) is swarm]
             neighbour.tell([(swarm.info_hash, *_counts(swarm)) for swarm in open_now])
+            neighbour.account.ledger.expire(now)
             await asyncio.sleep(0)
 
     def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:

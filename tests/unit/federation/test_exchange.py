@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from extensions.federation import exchange as module
 from extensions.federation import wire
 from extensions.federation.exchange import CHUNK, CREDIT, CREDIT_PER_ANSWER, MAX_REFUSALS, Account, Exchange, Neighbour
-from extensions.federation.ledger import REFUSAL_TIMEOUT
+from extensions.federation.ledger import ANSWER_TIMEOUT, REFUSAL_TIMEOUT
 from extensions.federation.reasons import Dropped
 from tests.client import HASH, announce, answer, offers
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
@@ -523,6 +523,22 @@ async def test_a_neighbour_that_is_gone_is_not_kept_in_memory_for_the_answers_to
     del neighbour
     gc.collect()
     assert gone() is None
+
+
+async def test_offers_that_can_neither_be_refused_nor_answered_any_more_are_forgotten(here: Here) -> None:
+    a = await here.peer(A)
+    neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
+    await here.make_offers(a, offers(1))
+    ledger = neighbour.account.ledger
+    await here.exchange.tell_changes()
+    assert (ledger.refusable, ledger.awaited) == (1, 1)
+    here.later = REFUSAL_TIMEOUT + 1
+    await here.exchange.tell_changes()
+    assert (ledger.refusable, ledger.awaited) == (0, 1)
+    here.later = ANSWER_TIMEOUT + 1
+    await here.exchange.tell_changes()
+    assert (ledger.refusable, ledger.awaited) == (0, 0)
 
 
 async def test_offers_for_a_neighbour_that_is_just_gone_go_elsewhere(here: Here) -> None:
