@@ -192,7 +192,8 @@ class Exchange:
         for neighbour in self._neighbours:
             members = neighbour.account.members
             member = members.get(swarm.info_hash)
-            if member and member.swarm is swarm:
+            # It may also belong to a newer swarm, which has closed before it was reported.
+            if member and self._tracker.swarms.get(swarm.info_hash) is not member.swarm:
                 del members[swarm.info_hash]
             neighbour.close_swarm(swarm.info_hash)
 

@@ -275,6 +275,21 @@ async def test_a_swarm_that_reopens_stays_open_although_the_closing_is_reported_
     assert here.counts() == (0, 2)
 
 
+async def test_a_swarm_that_opens_and_closes_unreported_leaves_no_remote_member(here: Here) -> None:
+    """The extension host does not report a swarm that has closed again before its opening could be reported."""
+    neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
+    here.hub.close(await here.peer(A))
+    closing = here.events[0]
+    again = here.join(A)
+    neighbour.has(0, 2)
+    here.hub.close(again)
+    here.events = [closing]
+    await here.settle()
+    assert neighbour.account.members == {}
+    assert neighbour.told == [(HASH, 0, 1), (HASH, 0, 0)]
+
+
 async def test_a_new_neighbour_is_told_of_the_swarms_that_the_exchange_knows(here: Here) -> None:
     hashes = [f"{n:020}" for n in range(CHUNK + 1)]
     for info_hash in hashes:
