@@ -198,7 +198,10 @@ class Exchange:
             neighbour.close_swarm(swarm.info_hash)
 
     async def tell_changes(self) -> None:
-        """Tell all neighbours the counts that have changed since the last call. Forget offers that are too old to be answered."""
+        """Tell all neighbours the counts that have changed since the last call.
+
+        Also forget the offers that can no longer be refused or answered.
+        """
         now = self._monotonic()
         self._routes.expire(now)
         self._refusals.expire(now)
