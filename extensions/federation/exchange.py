@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from extensions.federation.ledger import Ledger
@@ -37,6 +38,9 @@ OFFERS_BURST: Final = 5000.0
 
 CHUNK: Final = 200
 """Swarms that a new neighbour is told of until other tasks of the event loop run."""
+
+MAX_GROWN: Final = 50
+"""Swarms for which parked offers are placed until other tasks of the event loop may run: one frame can tell of 7000."""
 
 
 class Account:
@@ -340,11 +344,12 @@ class Exchange:
         self._tracker.deliver_answer(answer)
 
     def on_frame_end(self, neighbour: Neighbour) -> None:
-        """Place parked offers on the newcomers of the messages that came together.
+        """Place parked offers on the newcomers of the messages that came together, in `MAX_GROWN` swarms.
 
-        Not before: the same frame may bring offers of these newcomers, and one offer between two peers is enough.
+        Not before: the same frame may bring offers of these newcomers, and one offer between two peers is enough. The
+        other swarms are left in `Account.grown` for the next call.
         """
-        for member in list(neighbour.account.grown):
+        for member in list(islice(neighbour.account.grown, MAX_GROWN)):
             self._place_grown(neighbour, member)
 
     def _open_swarm(self, neighbour: Neighbour, swarm: Swarm) -> None:

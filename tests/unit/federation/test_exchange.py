@@ -681,6 +681,25 @@ async def test_an_answer_that_is_too_late_goes_nowhere(here: Here) -> None:
     assert here.exchange.dropped == {Dropped.LINK_GONE: 1}
 
 
+async def test_parked_offers_are_placed_in_a_limited_number_of_swarms_at_once(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_GROWN", 2)
+    here.park()
+    neighbour = await here.neighbour(1)
+    hashes = [f"{n:020}" for n in range(5)]
+    for info_hash in hashes:
+        here.send(await here.peer(A, info_hash), announce(A, info_hash, offers=offers(1)))
+    for info_hash in hashes:
+        neighbour.has(0, 1, info_hash, frame_ends=False)
+    placed = []
+    while neighbour.account.grown:
+        here.exchange.on_frame_end(neighbour)
+        await here.settle()
+        placed.append(len(neighbour.take()))
+    assert placed == [2, 2, 1]
+
+
 # Neighbours that are gone
 
 
