@@ -12,8 +12,9 @@ from typing import Any, Final
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.cache import MAX_KNOWN, Known
+from extensions.dht.cache import Known
 from extensions.dht.counters import Counters, Looked
+from extensions.dht.knowledge import Knowledge
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.schedule import Job, Priority
 from extensions.dht.krpc.scheduler import Scheduler
@@ -49,7 +50,7 @@ class Directory:
     def __init__(
         self,
         client: Client,
-        second_path: Bep5Fallback,
+        bep5_fallback: Bep5Fallback,
         scheduler: Scheduler,
         key: Ed25519PrivateKey,
         url: str,
@@ -64,25 +65,22 @@ class Directory:
         uniform: Callable[[float, float], float],
     ) -> None:
         self._publisher = Publisher(client, key, url, clock, uniform)
-        self.counters = Counters(self._publisher.tally, second_path.rejected)
-        self.changed: dict[bytes, Known] = {}
-        """Infohashes with new knowledge since the last write to the cache."""
+        self.counters = Counters(self._publisher.written, bep5_fallback.rejected)
+        self.knowledge = Knowledge(known, clock)
         self.on_sighting: list[Callable[[bytes, Sighting], None]] = []
         """Called with infohash and sighting for each tracker found, and for each newer entry of a known one."""
         self.publish_set = PublishSet(max_published)
         self._client = client
-        self._second_path = second_path
+        self._bep5_fallback = bep5_fallback
         self._scheduler = scheduler
         self._publishes = bool(url) and policy != "none"
         self._listed = frozenset(listed) if policy == "listed" else None
-        self._known = known
         self._is_reachable = is_reachable
         self._start_task = start_task
         self._clock = clock
         self._monotonic = monotonic
         self._uniform = uniform
         self._tracked: dict[bytes, TrackedHash] = {}
-        self._own: dict[bytes, Known] = {}
         self._is_closed = False
         self._log = structlog.get_logger().bind(extension="dht")
 
@@ -104,7 +102,7 @@ class Directory:
     @property
     def published(self) -> int:
         """Infohashes whose record has a valid entry of ours."""
-        return sum(map(self.is_published, self._own))
+        return self.knowledge.published
 
     @property
     def overdue(self) -> int:
@@ -113,7 +111,7 @@ class Directory:
 
     def is_published(self, info_hash: bytes) -> bool:
         """Return whether an infohash's record has a valid entry of ours."""
-        return info_hash in self._own and self._own[info_hash].own_until > self._clock()
+        return self.knowledge.is_published(info_hash)
 
     def swarm(self, info_hash: bytes, peers: int, linked: bool) -> None:
         """Note that a swarm has this many local peers, at least one. `linked`: they can reach peers elsewhere."""
@@ -163,12 +161,12 @@ class Directory:
     def known(self, info_hash: bytes) -> list[Sighting]:
         """Return the other trackers that are known to serve an infohash."""
         tracked = self._tracked.get(info_hash)
-        known = tracked.known if tracked else self._known.get(info_hash)
+        known = tracked.known if tracked else self.knowledge.get(info_hash)
         return known.good(info_hash, self._clock()) if known else []
 
     async def forget(self, info_hash: bytes) -> None:
         """Forget an infohash, so that the next lookup depends on nothing known. Wait for the visit under way."""
-        self._known.pop(info_hash, None)
+        self.knowledge.forget(info_hash)
         self._scheduler.cancel(info_hash)
         tracked = self._tracked.pop(info_hash, None)
         if tracked and tracked.visit:
@@ -216,18 +214,16 @@ class Directory:
     def _track(self, info_hash: bytes) -> TrackedHash:
         tracked = self._tracked.get(info_hash)
         if tracked is None:
-            known = self._known.get(info_hash) or Known()
+            known = self.knowledge.follow(info_hash)
             ago = self._clock() - known.looked
             last_visit = self._monotonic() - (ago if ago >= 0 else inf)
             tracked = self._tracked[info_hash] = TrackedHash(info_hash, known, last_visit)
-            if known.own_until:
-                self._own[info_hash] = known
         return tracked
 
     def _drop_if_idle(self, tracked: TrackedHash) -> None:
         if not tracked.is_needed and self._tracked.get(tracked.info_hash) is tracked:
             del self._tracked[tracked.info_hash]
-            self._own.pop(tracked.info_hash, None)
+            self.knowledge.unfollow(tracked.info_hash)
             self._scheduler.cancel(tracked.info_hash)
 
     def _wants(self, tracked: TrackedHash) -> bool:
@@ -278,12 +274,12 @@ class Directory:
             days = days_to_read(self._clock())
             async with asyncio.TaskGroup() as together:
                 reads = [together.create_task(self._read(tracked, day, job)) for day in days]
-                second_path = None
+                bep5_fallback = None
                 if is_thorough:
-                    second_path = together.create_task(self._read_second(tracked, days, job))
+                    bep5_fallback = together.create_task(self._read_second(tracked, days, job))
                 readings = [await read for read in reads]
-                together.create_task(self._conclude(tracked, readings, second_path, job, started))
-                # At the same time: our own entry must not wait until hosts answer on the second path.
+                together.create_task(self._conclude(tracked, readings, bep5_fallback, job, started))
+                # At the same time: our own entry must not wait until hosts answer over BEP 5.
                 wait, has_failed = await self._update_own(tracked, readings, job)
         except Exception:
             self._log.exception("dht_lookup_failed")
@@ -296,7 +292,7 @@ class Directory:
 
     def _on_visit_ended(self, tracked: TrackedHash, wait: tuple[float, float] | None) -> None:
         if tracked.thorough and tracked.listeners and not self._is_closed:
-            # Their request came when this visit could not use the second path any more.
+            # Their request came when this visit could not use the BEP 5 fallback any more.
             self._begin_visit(tracked, self._asked())
             return
         self._end_listening(tracked)
@@ -318,7 +314,7 @@ class Directory:
 
     async def _read_second(self, tracked: TrackedHash, days: list[int], job: Job) -> None:
         try:
-            await self._second_path.find(
+            await self._bep5_fallback.find(
                 tracked.info_hash, days, job, lambda entry: self._on_sighting(tracked, Sighting(entry, "bep5"))
             )
         except Exception:
@@ -328,13 +324,13 @@ class Directory:
         self,
         tracked: TrackedHash,
         readings: list[RecordSnapshot],
-        second_path: asyncio.Task[None] | None,
+        bep5_fallback: asyncio.Task[None] | None,
         job: Job,
         started: float,
     ) -> None:
-        """Use the second path if necessary, then end the lookups that wait for this visit."""
-        if second_path:
-            await second_path
+        """Use the BEP 5 fallback if necessary, then end the lookups that wait for this visit."""
+        if bep5_fallback:
+            await bep5_fallback
         elif tracked.thorough or any(reading.is_troubled for reading in readings):
             await self._read_second(tracked, [reading.day for reading in readings], job)
         tracked.thorough = False
@@ -342,7 +338,7 @@ class Directory:
         if tracked.is_lonely:
             tracked.lonely_visits += 1
         if has_reached := any(reading.has_reached for reading in readings):
-            self._touch(tracked)
+            self.knowledge.note_change(tracked.info_hash, tracked.known)
         is_found = any(one.entry.expires > self._clock() for one in tracked.known.seen.values())
         result = Looked.UNREACHABLE if not has_reached else Looked.FOUND if is_found else Looked.NONE
         self.counters.count_lookup(result, tracked.last_visit - started)
@@ -364,16 +360,16 @@ class Directory:
         if self._wants(tracked):
             published = await self._publisher.publish(readings[0], read_again)
             if published.until:
-                self._note_own(tracked, published.until)
+                self.knowledge.note_own(tracked.info_hash, tracked.known, published.until)
             wait = published.look_again
             if tracked.info_hash == RENDEZVOUS or any(reading.is_troubled for reading in readings):
-                await self._second_path.announce(tracked.info_hash, readings[0].day, job)
+                await self._bep5_fallback.announce(tracked.info_hash, readings[0].day, job)
                 wait = wait or ANNOUNCE
             return wait, published.has_failed
         if tracked.withdrawn or tracked.known.own_until > self._clock():
             is_gone = await self._publisher.erase(readings, read_again)
             if is_gone:
-                self._note_own(tracked, 0.0)
+                self.knowledge.note_own(tracked.info_hash, tracked.known, 0.0)
             if is_gone or tracked.failures >= MAX_ERASURES:
                 tracked.withdrawn = False
             return None, not is_gone
@@ -384,7 +380,7 @@ class Directory:
     def _on_sighting(self, tracked: TrackedHash, sighting: Sighting) -> None:
         if sighting.entry.tracker_id == self._publisher.tracker_id or not tracked.known.add(sighting):
             return
-        self._touch(tracked)
+        self.knowledge.note_change(tracked.info_hash, tracked.known)
         for listener in tracked.listeners:
             listener.put_nowait(sighting)
         for tell in self.on_sighting:
@@ -396,15 +392,3 @@ class Directory:
     def _end_listening(self, tracked: TrackedHash) -> None:
         for listener in tracked.listeners:
             listener.put_nowait(None)
-
-    def _note_own(self, tracked: TrackedHash, until: float) -> None:
-        tracked.known.own_until = until
-        self._own[tracked.info_hash] = tracked.known
-        self._touch(tracked)
-
-    def _touch(self, tracked: TrackedHash) -> None:
-        for table in (self._known, self.changed):
-            table.pop(tracked.info_hash, None)
-            table[tracked.info_hash] = tracked.known
-            while len(table) > MAX_KNOWN:
-                del table[next(iter(table))]

@@ -47,7 +47,7 @@ class Publisher:
         clock: Callable[[], float],
         uniform: Callable[[float, float], float],
     ) -> None:
-        self.tally: Counter[str] = Counter()
+        self.written: Counter[str] = Counter()
         """Publications by `Written`."""
         self.tracker_id = key.public_key().public_bytes_raw().hex()
         self.url = url
@@ -63,24 +63,24 @@ class Publisher:
             now = self._clock()
             own = next((entry for entry in snapshot.entries if entry.tracker_id == self.tracker_id), None)
             if own and own.expires > now + FRESH and own.url == self.url:
-                self.tally[Written.STORED] += attempt > 0
+                self.written[Written.STORED] += attempt > 0
                 return Published(own.expires)
             entry = sign_entry(self._key, snapshot.info_hash, self.url, now)
             stored = await record.write(self._client, snapshot, entry)
             if stored is None:
-                self.tally[Written.LOCKED] += 1
+                self.written[Written.LOCKED] += 1
                 return Published(until, ANNOUNCE)
             if stored.taken:
                 until = entry.expires
             if not stored.taken and not stored.conflicts:
-                self.tally[Written.UNREACHABLE] += 1
+                self.written[Written.UNREACHABLE] += 1
                 return Published(until, RETRY, has_failed=True)
             if not stored.conflicts:
-                self.tally[Written.STORED] += 1
+                self.written[Written.STORED] += 1
                 has_others = any(other.tracker_id != self.tracker_id for other in snapshot.entries)
                 return Published(until, READ_BACK if has_others else None)
             # Another tracker wrote at the same time: neither entry may be lost.
-            self.tally[Written.CONFLICT] += 1
+            self.written[Written.CONFLICT] += 1
             snapshot = await self._read_later(snapshot, read_again, attempt)
         return Published(until, READ_BACK)
 

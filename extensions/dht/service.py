@@ -232,13 +232,14 @@ class Service:
             await self._in_executor(_replace, self._state_dir / STATE_FILE, state)
         except OSError as error:
             self._log.warning("dht_state_not_saved", error=error.strerror)
-        changed, self.directory.changed = self.directory.changed, {}
+        knowledge = self.directory.knowledge
+        changed, knowledge.changed = knowledge.changed, {}
         if self._cache and changed:
             try:
                 await self._in_executor(self._cache.save, list(changed.items()), self._clock())
             except sqlite3.Error as error:
                 self._log.warning("dht_cache_not_saved", error=str(error))
-                self.directory.changed = {**changed, **self.directory.changed}
+                knowledge.changed = {**changed, **knowledge.changed}
 
     async def _in_executor(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

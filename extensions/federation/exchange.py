@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from extensions.federation.ledger import Ledger
@@ -37,6 +38,9 @@ OFFERS_BURST: Final = 5000.0
 
 CHUNK: Final = 200
 """Swarms that a new neighbour is told of until other tasks of the event loop run."""
+
+MAX_GROWN: Final = 50
+"""Swarms for which parked offers are placed until other tasks of the event loop may run: one frame can tell of 7000."""
 
 
 class Account:
@@ -192,14 +196,19 @@ class Exchange:
         for neighbour in self._neighbours:
             members = neighbour.account.members
             member = members.get(swarm.info_hash)
-            if member and member.swarm is swarm:
+            # It may also belong to a newer swarm, which has closed before it was reported.
+            if member and self._tracker.swarms.get(swarm.info_hash) is not member.swarm:
                 del members[swarm.info_hash]
             neighbour.close_swarm(swarm.info_hash)
 
     async def tell_changes(self) -> None:
-        """Tell all neighbours the counts that have changed since the last call."""
-        self._routes.expire(self._monotonic())
-        self._refusals.expire(self._monotonic())
+        """Tell all neighbours the counts that have changed since the last call.
+
+        Also forget the offers that can no longer be refused or answered.
+        """
+        now = self._monotonic()
+        self._routes.expire(now)
+        self._refusals.expire(now)
         dirty = list(self._dirty)
         self._dirty.clear()
         self._just_told.clear()
@@ -207,6 +216,7 @@ class Exchange:
             # The counts of this moment, because later neighbours may have been told newer ones meanwhile.
             open_now = [swarm for swarm in dirty if self._open.get(swarm.info_hash) is swarm]
             neighbour.tell([(swarm.info_hash, *_counts(swarm)) for swarm in open_now])
+            neighbour.account.ledger.expire(now)
             await asyncio.sleep(0)
 
     def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
@@ -334,11 +344,12 @@ class Exchange:
         self._tracker.deliver_answer(answer)
 
     def on_frame_end(self, neighbour: Neighbour) -> None:
-        """Place parked offers on the newcomers of the messages that came together.
+        """Place parked offers on the newcomers of the messages that came together, in `MAX_GROWN` swarms.
 
-        Not before: the same frame may bring offers of these newcomers, and one offer between two peers is enough.
+        Not before: the same frame may bring offers of these newcomers, and one offer between two peers is enough. The
+        other swarms are left in `Account.grown` for the next call.
         """
-        for member in list(neighbour.account.grown):
+        for member in list(islice(neighbour.account.grown, MAX_GROWN)):
             self._place_grown(neighbour, member)
 
     def _open_swarm(self, neighbour: Neighbour, swarm: Swarm) -> None:

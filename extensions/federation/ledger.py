@@ -43,6 +43,11 @@ class Ledger:
         """Offers that are remembered because they may be answered."""
         return len(self._awaited)
 
+    def expire(self, now: float) -> None:
+        """Forget the offers for which it is too late, also if no more are entered."""
+        self._refusable.expire(now)
+        self._awaited.expire(now)
+
     def enter(self, key: OfferKey, offer: Offer, now: float) -> None:
         """Record that an offer was sent."""
         self._refusable.put(key, (offer, now), now)

@@ -40,7 +40,10 @@ SWARMS_BURST: Final = 2.0 * MAX_SWARMS
 
 @dataclass(frozen=True, slots=True)
 class FrameEnd:
-    """All messages of one frame have been applied."""
+    """All messages of one frame have been applied.
+
+    It is repeated in later turns while that reduces `Account.grown`, but leaves some of it.
+    """
 
 
 LinkEvent = Event | FrameEnd
@@ -180,7 +183,7 @@ class Link(Neighbour):
             return error
 
     async def _apply(self, frame: bytes) -> None:
-        """Apply the messages of a frame, in as many turns as they take."""
+        """Apply the messages of a frame and then its end, in as many turns as they take."""
         self.account.counters["bytes_in"] += len(frame)
         messages = iter(frame.split(b"\n"))
         is_done = False
@@ -193,7 +196,9 @@ class Link(Neighbour):
                         is_done = False
                         break
                 if is_done:
+                    left = len(self.account.grown)
                     self._on_event(self, FrameEnd())
+                    is_done = len(self.account.grown) in (0, left)
 
     def _apply_message(self, message: bytes) -> None:
         told = self.session.told

@@ -42,7 +42,8 @@ class ExtensionRunner:
         self._events: deque[tuple[str, Swarm | None, tuple[Any, ...], int]] = deque()
         self._bytes = 0
         self._dirty: dict[Swarm, None] = {}
-        self._open: set[Swarm] = set()
+        self._open: dict[str, Swarm] = {}
+        """The swarms whose opening was delivered, by infohash."""
         self._work = asyncio.Event()
         self._started = asyncio.Event()
         self._failed = False
@@ -59,7 +60,7 @@ class ExtensionRunner:
         """Mark a swarm dirty; one that closes before its opening was delivered is forgotten."""
         if not self._wants_swarms or self._failed:
             return
-        if closed and swarm not in self._open:
+        if closed and self._open.get(swarm.info_hash) is not swarm:
             self._dirty.pop(swarm, None)
         else:
             self._dirty[swarm] = None
@@ -134,13 +135,19 @@ class ExtensionRunner:
 
     async def _tell(self, swarm: Swarm) -> None:
         del self._dirty[swarm]
-        is_open = self._hub.swarms.get(swarm.info_hash) is swarm
-        if not is_open:
-            self._open.discard(swarm)
-            await self._call("swarm_closed", swarm)
+        known = self._open.get(swarm.info_hash)
+        if self._hub.swarms.get(swarm.info_hash) is not swarm:
+            if known is swarm:
+                del self._open[swarm.info_hash]
+                await self._call("swarm_closed", swarm)
             return
-        if swarm not in self._open:
-            self._open.add(swarm)
+        if known is not swarm:
+            # Before any await, so that a closing meanwhile marks the swarm dirty again.
+            self._open[swarm.info_hash] = swarm
+            if known:
+                # The closing of an older swarm comes first, also if offers bring the news of this one early.
+                self._dirty.pop(known, None)
+                await self._call("swarm_closed", known)
             await self._call("swarm_opened", swarm)
         await self._call("swarm_changed", swarm)
 

@@ -88,7 +88,7 @@ class Dht:
 
 
 class SecondPath:
-    """A second path that finds `entries`, or raises `fault`."""
+    """A BEP 5 fallback that finds `entries`, or raises `fault`."""
 
     def __init__(self) -> None:
         self.rejected: Counter[Rejected] = Counter()
@@ -120,12 +120,12 @@ class Setting:
         # Noon: there is no other day to read.
         self.time, self.passed = NOW + 43200.0, 0.0
         self.scheduler = Scheduler(limits, lambda: self.reachable, lambda: self.passed)
-        self.dht, self.second_path = Dht(self.scheduler), SecondPath()
+        self.dht, self.bep5_fallback = Dht(self.scheduler), SecondPath()
         self.dht.clock = lambda: self.time
         self.reachable = True
         self.directory = Directory(
             cast(Any, self.dht),
-            cast(Any, self.second_path),
+            cast(Any, self.bep5_fallback),
             self.scheduler,
             identity(100),
             URL,

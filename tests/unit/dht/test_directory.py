@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import pytest
 
-from extensions.dht import directory as module
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.records.entry import LIFETIME
@@ -68,23 +67,23 @@ async def test_a_lookup_ends_when_its_visit_fails(setting: Setting) -> None:
     assert setting.directory.tracked == {}
 
 
-async def test_a_second_path_that_fails_leaves_the_first_alone(setting: Setting) -> None:
-    setting.second_path.fault = RuntimeError()
+async def test_a_bep5_fallback_that_fails_leaves_the_records_alone(setting: Setting) -> None:
+    setting.bep5_fallback.fault = RuntimeError()
     entry = signed(1, setting.time, RENDEZVOUS)
     await setting.dht.write(entry, info_hash=RENDEZVOUS, day=day_of(setting.time))
     setting.directory.publish(RENDEZVOUS)
     await setting.idle()
     assert setting.dht.has(RENDEZVOUS) == {entry.tracker_id, OWN}
-    assert setting.second_path.finds == 1
+    assert setting.bep5_fallback.finds == 1
 
 
-async def test_our_own_entry_does_not_wait_for_the_second_path(setting: Setting) -> None:
+async def test_our_own_entry_does_not_wait_for_the_bep5_fallback(setting: Setting) -> None:
     never = asyncio.Event()
 
     async def find(*_: object) -> None:
         await never.wait()
 
-    cast(Any, setting.second_path).find = find
+    cast(Any, setting.bep5_fallback).find = find
     setting.directory.publish(RENDEZVOUS)
     await eventually(lambda: setting.dht.has(RENDEZVOUS) == {OWN})
     never.set()
@@ -229,13 +228,13 @@ async def test_a_lookup_is_timed_from_its_beginning_to_its_end(setting: Setting)
 async def test_a_bounded_number_of_infohashes_is_remembered_and_waits_for_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_KNOWN", 3)
+    monkeypatch.setattr("extensions.dht.knowledge.MAX_KNOWN", 3)
     known: dict[bytes, Known] = {}
     setting = Setting(known)
     for number in range(5):
         await setting.trackers(bytes([number]) * 20)
     last = [bytes([number]) * 20 for number in (2, 3, 4)]
-    assert (list(setting.directory.changed), list(known)) == (last, last)
+    assert (list(setting.directory.knowledge.changed), list(known)) == (last, last)
 
 
 async def test_valid_entries_of_open_swarms_count_as_published(setting: Setting) -> None:

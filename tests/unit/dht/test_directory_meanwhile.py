@@ -113,8 +113,8 @@ async def test_an_entry_is_removed_from_yesterdays_record_too() -> None:
 # Callers
 
 
-async def test_a_thorough_lookup_that_joins_a_plain_one_uses_the_second_path_too(setting: Setting) -> None:
-    setting.second_path.entries = [signed(2, setting.time, b"")]
+async def test_a_thorough_lookup_that_joins_a_plain_one_uses_the_bep5_fallback_too(setting: Setting) -> None:
+    setting.bep5_fallback.entries = [signed(2, setting.time, b"")]
     plain = asyncio.ensure_future(setting.trackers())
     await asyncio.sleep(0)
     thorough = asyncio.ensure_future(setting.trackers(thorough=True))
@@ -123,7 +123,7 @@ async def test_a_thorough_lookup_that_joins_a_plain_one_uses_the_second_path_too
 
 
 async def test_a_thorough_lookup_during_a_publication_begins_another_visit(setting: Setting) -> None:
-    setting.second_path.entries = [signed(2, setting.time, b"")]
+    setting.bep5_fallback.entries = [signed(2, setting.time, b"")]
     put = asyncio.Event()
     setting.dht.on_put = put.wait
     setting.directory.publish(HASH)

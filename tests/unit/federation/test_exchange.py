@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from extensions.federation import exchange as module
 from extensions.federation import wire
 from extensions.federation.exchange import CHUNK, CREDIT, CREDIT_PER_ANSWER, MAX_REFUSALS, Account, Exchange, Neighbour
-from extensions.federation.ledger import REFUSAL_TIMEOUT
+from extensions.federation.ledger import ANSWER_TIMEOUT, REFUSAL_TIMEOUT
 from extensions.federation.reasons import Dropped
 from tests.client import HASH, announce, answer, offers
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
@@ -275,6 +275,21 @@ async def test_a_swarm_that_reopens_stays_open_although_the_closing_is_reported_
     assert here.counts() == (0, 2)
 
 
+async def test_a_swarm_that_opens_and_closes_unreported_leaves_no_remote_member(here: Here) -> None:
+    """The extension host does not report a swarm that has closed again before its opening could be reported."""
+    neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
+    here.hub.close(await here.peer(A))
+    closing = here.events[0]
+    again = here.join(A)
+    neighbour.has(0, 2)
+    here.hub.close(again)
+    here.events = [closing]
+    await here.settle()
+    assert neighbour.account.members == {}
+    assert neighbour.told == [(HASH, 0, 1), (HASH, 0, 0)]
+
+
 async def test_a_new_neighbour_is_told_of_the_swarms_that_the_exchange_knows(here: Here) -> None:
     hashes = [f"{n:020}" for n in range(CHUNK + 1)]
     for info_hash in hashes:
@@ -525,6 +540,22 @@ async def test_a_neighbour_that_is_gone_is_not_kept_in_memory_for_the_answers_to
     assert gone() is None
 
 
+async def test_offers_that_can_neither_be_refused_nor_answered_any_more_are_forgotten(here: Here) -> None:
+    a = await here.peer(A)
+    neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
+    await here.make_offers(a, offers(1))
+    ledger = neighbour.account.ledger
+    await here.exchange.tell_changes()
+    assert (ledger.refusable, ledger.awaited) == (1, 1)
+    here.later = REFUSAL_TIMEOUT + 1
+    await here.exchange.tell_changes()
+    assert (ledger.refusable, ledger.awaited) == (0, 1)
+    here.later = ANSWER_TIMEOUT + 1
+    await here.exchange.tell_changes()
+    assert (ledger.refusable, ledger.awaited) == (0, 0)
+
+
 async def test_offers_for_a_neighbour_that_is_just_gone_go_elsewhere(here: Here) -> None:
     a = await here.peer(A)
     ending, other = await here.neighbour(1), await here.neighbour(3)
@@ -648,6 +679,25 @@ async def test_an_answer_that_is_too_late_goes_nowhere(here: Here) -> None:
     await here.settle()
     assert neighbour.answers == []
     assert here.exchange.dropped == {Dropped.LINK_GONE: 1}
+
+
+async def test_parked_offers_are_placed_in_a_limited_number_of_swarms_at_once(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_GROWN", 2)
+    here.park()
+    neighbour = await here.neighbour(1)
+    hashes = [f"{n:020}" for n in range(5)]
+    for info_hash in hashes:
+        here.send(await here.peer(A, info_hash), announce(A, info_hash, offers=offers(1)))
+    for info_hash in hashes:
+        neighbour.has(0, 1, info_hash, frame_ends=False)
+    placed = []
+    while neighbour.account.grown:
+        here.exchange.on_frame_end(neighbour)
+        await here.settle()
+        placed.append(len(neighbour.take()))
+    assert placed == [2, 2, 1]
 
 
 # Neighbours that are gone

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from websockets.asyncio.client import ClientConnection
@@ -16,7 +16,7 @@ from extensions.federation.transports import Accepted, Dialed, Transport
 from extensions.federation.wire import MAX_FRAME, SOFT_FRAME
 from tests.client import HASH, eventually
 from tests.unit.federation.links import B, linked, sharing, some_offers
-from tracker.extension import ChannelClosed
+from tracker.extension import ChannelClosed, RemoteMember
 from tracker.extension.channel import Channel
 from tracker.reasons import CloseReason
 
@@ -161,6 +161,32 @@ async def test_the_messages_of_a_frame_are_applied_before_its_end_is_reported(si
     assert list(map(type, events)) == [Interest, Offered, FrameEnd, Interest, FrameEnd]
     one.end(EndReason.SHUTDOWN)
     await task
+
+
+@pytest.mark.parametrize("placed", [1, 0])
+async def test_the_end_of_a_frame_is_repeated_until_no_newcomers_are_left_or_none_is_served(
+    sink: Sink, placed: int
+) -> None:
+    """Between two of these events, other tasks of the event loop may run."""
+    session, there = sharing()
+    ends = 0
+
+    def on_event(one: Link, event: LinkEvent) -> None:
+        nonlocal ends
+        if isinstance(event, FrameEnd):
+            ends += 1
+            for member in list(one.account.grown)[:placed]:
+                del one.account.grown[member]
+
+    one = Link(session, sink, "", on_event)
+    one.account.grown = {RemoteMember(cast(Any, None), n): 1 for n in range(3)}
+    task = asyncio.ensure_future(one.run())
+    sink.incoming.put_nowait(there.tell([(HASH, 0, 2)])[0])
+    expected = 3 if placed else 1
+    await eventually(lambda: ends >= expected)
+    one.end(EndReason.SHUTDOWN)
+    await task
+    assert ends == expected
 
 
 @pytest.mark.parametrize(
