@@ -1,6 +1,5 @@
 """A tracker without sockets and its exchange, and neighbours without connections."""
 
-import json
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -26,11 +25,7 @@ OURS = "0" * 64
 
 
 class FakeEndpoint:
-    """Delivers to fake connections."""
-
-    def send(self, out: list[tuple[FakeConnection, bytes]]) -> None:
-        for connection, data in out:
-            connection.inbox.append(json.loads(data))
+    """A port that serves nothing."""
 
 
 class FakeNeighbour(Neighbour):
