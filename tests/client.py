@@ -16,7 +16,7 @@ from tracker.protocol.messages import Announce, Answer
 Json = dict[str, Any]
 
 HASH = "h" * 20
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class RawClient(TextSocket):

@@ -181,7 +181,11 @@ class Proxy:
             writer.close()
             return True
 
-        await eventually(listens)
+        try:
+            await eventually(listens, PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
         return process
 
     async def stop(self) -> None:

@@ -183,6 +183,7 @@ async def shown(page: Page, selector: str) -> list[str]:
     return [text.strip() for text in await page.locator(selector).all_inner_texts()]
 
 
+@pytest.mark.timeout(900)
 async def test_the_demo_page_downloads_from_each_tracker(tmp_path: Path, installed: Path, chromium: str) -> None:
     """The page seeds on one tracker, and downloads from the two others."""
     async with AsyncExitStack() as stack:
