@@ -41,16 +41,19 @@ class _Connection:
 
 
 class _Encoder:
-    """An outbox that makes bytes of every message, and drops them."""
+    """An outbox that makes bytes of every message, and counts them."""
+
+    def __init__(self) -> None:
+        self.size = 0
 
     def reply(self, _connection: Connection, info_hash: str, interval: int, complete: int, incomplete: int) -> None:
-        encode_reply(info_hash, interval, complete, incomplete)
+        self.size += len(encode_reply(info_hash, interval, complete, incomplete))
 
     def offers(self, info_hash: str, peer_id: str, _receivers: list[Peer], offers: list[Offer]) -> None:
-        encode_offers(info_hash, peer_id, offers)
+        self.size += sum(map(len, encode_offers(info_hash, peer_id, offers)))
 
     def answer(self, _receiver: Peer, answer: Answer) -> None:
-        encode_answer(answer)
+        self.size += len(encode_answer(answer))
 
     def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:
         raise NotImplementedError
@@ -78,8 +81,9 @@ def operation(name: str) -> Callable[[], object]:
     others = int(rest.split()[2])
     hub, connection, outbox = Hub(Rules(), Random(1).random), _Connection(), _Encoder()
 
-    def apply(sender: _Connection, payload: bytes) -> None:
+    def apply(sender: _Connection, payload: bytes) -> int:
         hub.apply(sender, decode(payload, MAX_OFFERS), 0.0, outbox)
+        return outbox.size
 
     for number in range(others + 1):
         apply(_Connection() if number else connection, _announce(number, 0))
