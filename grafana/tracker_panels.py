@@ -260,8 +260,10 @@ PANELS: list[Json] = [
     timeseries(
         32,
         "Extension errors",
-        "Exceptions that extensions raised. The tracker keeps running. The log has the tracebacks.",
+        "Exceptions that extensions raised, and background tasks that failed. The tracker keeps running. "
+        "The log has the tracebacks.",
         ("{{extension}}", rate("peerservers_extension_errors_total{}", by="extension")),
+        ("task {{task}}", rate("peerservers_background_task_failures_total{}", by="task")),
         width=6,
         height=9,
         unit="ops",

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from websockets.asyncio.client import ClientConnection
@@ -16,6 +16,7 @@ from extensions.federation.transports import Accepted, Dialed, Transport
 from extensions.federation.wire import MAX_FRAME, SOFT_FRAME
 from tests.client import HASH, eventually
 from tests.unit.federation.links import B, linked, sharing, some_offers
+from tracker.core.swarm import Swarm
 from tracker.extension import ChannelClosed, RemoteMember
 from tracker.extension.channel import Channel
 from tracker.reasons import CloseReason
@@ -179,7 +180,7 @@ async def test_the_end_of_a_frame_is_repeated_until_no_newcomers_are_left_or_non
                 del one.account.grown[member]
 
     one = Link(session, sink, "", on_event)
-    one.account.grown = {RemoteMember(cast(Any, None), n): 1 for n in range(3)}
+    one.account.grown = {RemoteMember(Swarm(HASH), n): 1 for n in range(3)}
     task = asyncio.ensure_future(one.run())
     sink.incoming.put_nowait(there.tell([(HASH, 0, 2)])[0])
     expected = 3 if placed else 1
