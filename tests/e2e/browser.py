@@ -17,7 +17,7 @@ from playwright.async_api import BrowserContext
 from playwright.async_api import Page as PlaywrightPage
 
 # Events take well under a second, but much longer on a busy machine.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 # No sandbox, because root in a container may be unable to have one; and no features that connect to the Internet.
 CHROMIUM_FLAGS = (
