@@ -11,8 +11,7 @@ V = TypeVar("V")
 class ExpiringMap(Generic[K, V]):
     """Keeps each entry for `lifetime` seconds, and at most `max_entries` and `max_cost` of them: the oldest go first.
 
-    `cost` tells the cost of a value, in bytes for instance; without it every entry costs 1. `on_evict` is called with
-    every entry that expires or makes room, but not with one that is replaced or popped.
+    `cost` tells the cost of a value, in bytes for instance; without it every entry costs 1.
     """
 
     def __init__(
@@ -22,13 +21,11 @@ class ExpiringMap(Generic[K, V]):
         *,
         max_cost: int | None = None,
         cost: Callable[[V], int] | None = None,
-        on_evict: Callable[[K, V], None] | None = None,
     ) -> None:
         self._lifetime = lifetime
         self._max_entries = max_entries
         self._max_cost = max_cost
         self._cost_of = cost
-        self._on_evict = on_evict
         self._cost = 0
         # The lifetime is the same for all, so the order of entering is the order of expiring.
         self._entries: OrderedDict[K, tuple[float, V]] = OrderedDict()
@@ -68,15 +65,13 @@ class ExpiringMap(Generic[K, V]):
     def expire(self, now: float) -> None:
         """Remove the entries that have expired, and the oldest of those that are too many."""
         while self._entries:
-            key, (expires, value) = next(iter(self._entries.items()))
+            key, (expires, _) = next(iter(self._entries.items()))
             if expires > now and len(self._entries) <= self._max_entries and not self._costs_too_much():
                 break
             self.pop(key)
-            if self._on_evict:
-                self._on_evict(key, value)
 
     def clear(self) -> None:
-        """Remove everything; `on_evict` is not called."""
+        """Remove everything."""
         self._entries.clear()
         self._cost = 0
 

@@ -20,7 +20,6 @@ class Model:
     max_entries: int
     max_cost: int | None
     entries: list[tuple[int, int, float]] = field(default_factory=list)
-    evicted: list[tuple[int, int]] = field(default_factory=list)
 
     def find(self, key: int) -> tuple[int, int, float] | None:
         return next((entry for entry in self.entries if entry[0] == key), None)
@@ -40,8 +39,7 @@ class Model:
 
     def expire(self, now: float) -> None:
         while self.entries and self.is_over(now):
-            key, value, _ = self.entries.pop(0)
-            self.evicted.append((key, value))
+            self.entries.pop(0)
 
 
 class Comparison(RuleBasedStateMachine):
@@ -50,14 +48,12 @@ class Comparison(RuleBasedStateMachine):
     @initialize(max_entries=st.integers(1, 5), max_cost=st.none() | st.integers(0, 20))
     def create(self, max_entries: int, max_cost: int | None) -> None:
         self.now = 0.0
-        self.evicted: list[tuple[int, int]] = []
         self.model = Model(max_entries, max_cost)
         self.map: ExpiringMap[int, int] = ExpiringMap(
             LIFETIME,
             max_entries,
             max_cost=max_cost,
             cost=lambda value: value,
-            on_evict=lambda key, value: self.evicted.append((key, value)),
         )
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 4.0, LIFETIME, 25.0]))
@@ -102,7 +98,6 @@ class Comparison(RuleBasedStateMachine):
     def they_agree(self) -> None:
         assert list(self.map) == [key for key, _, _ in self.model.entries]
         assert len(self.map) == len(self.model.entries)
-        assert self.evicted == self.model.evicted
         for key in range(8):
             entry = self.model.find(key)
             assert self.map.get(key, self.now) == (entry[1] if entry and entry[2] > self.now else None)
@@ -116,14 +111,3 @@ def test_every_entry_costs_one_without_a_function() -> None:
     for key in "abc":
         entries.put(key, b"any size", 0.0)
     assert list(entries) == ["b", "c"]
-
-
-def test_an_entry_that_is_evicted_is_gone_when_that_is_told() -> None:
-    """The callback may look at the map, and put the key in again."""
-    seen: list[tuple[str, int, int]] = []
-    entries: ExpiringMap[str, int] = ExpiringMap(
-        LIFETIME, 1, on_evict=lambda key, value: seen.append((key, value, len(entries)))
-    )
-    entries.put("a", 1, 0.0)
-    entries.put("b", 2, 0.0)
-    assert seen == [("a", 1, 1)]
