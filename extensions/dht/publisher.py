@@ -85,14 +85,18 @@ class Publisher:
         return Published(until, READ_BACK)
 
     async def erase(self, snapshots: list[RecordSnapshot], read_again: ReadAgain) -> bool:
-        """Remove our entry from records that were just read. Return whether none of them has it any more."""
+        """Remove our entry from records that were just read. Return whether none of them had it.
+
+        A write proves nothing: a node that did not answer may keep the entry. Only a further reading shows whether it
+        is gone.
+        """
         return all([await self._erase_from(snapshot, read_again) for snapshot in snapshots])
 
     async def _erase_from(self, snapshot: RecordSnapshot, read_again: ReadAgain) -> bool:
         for attempt in range(ATTEMPTS):
             stored = await record.erase(self._client, snapshot, self.tracker_id)
             if not stored.conflicts:
-                return snapshot.has_reached and (stored.taken > 0 or not stored.failed)
+                return snapshot.has_reached and not stored.taken and not stored.failed
             snapshot = await self._read_later(snapshot, read_again, attempt)
         return False
 

@@ -30,6 +30,9 @@ async def test_an_entry_withdrawn_during_its_publication_is_removed_again(settin
     setting.directory.publish(HASH)
     await setting.idle()
     assert withdrawn
+    # Its visit looks once more whether the entry is really gone.
+    setting.advance(RETRY[1])
+    await setting.idle()
     assert (setting.dht.has(), setting.directory.tracked, setting.directory.published) == (set(), {}, 0)
 
 
@@ -79,6 +82,9 @@ async def test_a_removal_is_repeated_until_it_succeeds(setting: Setting) -> None
     setting.dht.is_there = True
     setting.dht.conflicts = 2
     setting.advance(RETRY[1])
+    await setting.idle()
+    assert (setting.dht.has(), setting.directory.published) == (set(), 1)
+    setting.advance(2 * RETRY[1])
     await setting.idle()
     assert (setting.dht.has(), setting.directory.published, setting.directory.tracked) == (set(), 0, {})
 
