@@ -33,7 +33,11 @@ NAMES: Final = (
 class _Connection:
     def __init__(self) -> None:
         self.peers: set[Peer] = set()
-        self.address = "127.0.0.1"
+        self.address = self.network = "127.0.0.1"
+        self.last_received = 0.0
+
+    def ping(self) -> None:
+        """Do nothing."""
 
     @property
     def client(self) -> object:
@@ -52,7 +56,7 @@ class _Encoder:
     def offers(self, info_hash: str, peer_id: str, _receivers: list[Peer], offers: list[Offer]) -> None:
         self.size += sum(map(len, encode_offers(info_hash, peer_id, offers)))
 
-    def answer(self, _receiver: Peer, answer: Answer) -> None:
+    def answer(self, _connection: Connection, answer: Answer) -> None:
         self.size += len(encode_answer(answer))
 
     def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:

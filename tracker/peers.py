@@ -47,9 +47,9 @@ class JsonOutbox(Outbox):
         for receiver, frame in zip(receivers, frames, strict=False):
             self._send(receiver.connection, frame)
 
-    def answer(self, receiver: Peer, answer: Answer) -> None:
-        """Send an answer to the peer that made the offer."""
-        self._send(receiver.connection, codec.encode_answer(answer))
+    def answer(self, connection: Connection, answer: Answer) -> None:
+        """Send an answer to the connection on which the offer was made."""
+        self._send(connection, codec.encode_answer(answer))
 
     def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:
         """Send the reply to a scrape."""
@@ -98,6 +98,11 @@ class PeerSocket(WebSocket, Connection):
     def client(self) -> object:
         """The quota that all sockets of one address share, or the socket itself if its address has no limits."""
         return self if self.quota is None else self.quota
+
+    @property
+    def network(self) -> str:
+        """The client's numeric IP address, or the /64 of an IPv6 address that has limits."""
+        return self.address if self.quota is None else self.quota.address
 
     def on_message(self, payload: bytes, is_text: bool, now: float) -> None:
         """Apply one message, and fail the connection after too many invalid ones."""

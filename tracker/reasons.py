@@ -17,6 +17,7 @@ class DropReason(StrEnum):
     INVALID_ANSWER = "invalid_answer"
     FULL_SCRAPE = "full_scrape"
     TOO_MANY_SWARMS = "too_many_swarms"
+    PEER_ID_IN_USE = "peer_id_in_use"
     TOO_MANY_ANNOUNCES = "too_many_announces"
     TOO_MANY_OFFERS = "too_many_offers"
     INFO_HASH_DENIED = "infohash_denied"
@@ -36,7 +37,7 @@ class DropReason(StrEnum):
     SLOW_RECEIVER = "slow_receiver"
     EXTENSION_QUEUE_FULL = "extension_queue_full"
 
-    # Peers that left without `stopped`.
+    # Peers that left without `stopped`, and connections that gave their peer to another one because they are silent.
     SILENT_PEER = "silent_peer"
     TAKEN_OVER = "taken_over"
 

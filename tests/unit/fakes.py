@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from tests.client import HASH, announce
@@ -23,15 +24,25 @@ Json = dict[str, Any]
 class FakeConnection:
     """Keeps the messages that are sent to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "192.0.2.1") -> None:
         self.peers: set[Peer] = set()
         self.quota: Quota | None = None
-        self.address = "192.0.2.1"
+        self.address = address
+        self.last_received = inf
+        """A living connection answers every ping; that of a dead one is 0."""
+        self.pings = 0
         self.inbox: list[Json] = []
+
+    @property
+    def network(self) -> str:
+        return self.address
 
     @property
     def client(self) -> object:
         return self.quota or self
+
+    def ping(self) -> None:
+        self.pings += 1
 
     def take(self) -> list[Json]:
         """Return the messages since the last call."""
@@ -53,8 +64,8 @@ class FakeOutbox:
         for receiver, frame in zip(receivers, frames, strict=False):
             self._put(receiver.connection, frame)
 
-    def answer(self, receiver: Peer, answer: Answer) -> None:
-        self._put(receiver.connection, codec.encode_answer(answer))
+    def answer(self, connection: Connection, answer: Answer) -> None:
+        self._put(connection, codec.encode_answer(answer))
 
     def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:
         self._put(connection, codec.encode_scrape(counts))

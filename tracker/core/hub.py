@@ -3,7 +3,7 @@
 All times are seconds on any monotonic clock. Invariants, checked by `Hub.check_invariants`:
 
 1. No swarm is empty: a swarm without local peers is removed, even if it had remote members.
-2. Every peer of a connection is a member of its swarm, and every member is among its connection's peers.
+2. Every peer of a connection is a member of its swarm, and every member is among the peers of its connections.
 3. `seeders` and `leechers` are the sums over all swarms (local peers only).
 4. Each swarm keeps its own invariants (`tracker.core.swarm`).
 """
@@ -16,6 +16,7 @@ from tracker.core.counters import Counters
 from tracker.core.offers import Observer, OfferPlacement
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
+from tracker.core.presence import Presences
 from tracker.core.rules import Rules
 from tracker.core.swarm import Connection, Peer, Random, Swarm
 from tracker.protocol.errors import RequestError
@@ -59,6 +60,8 @@ class Hub:
         self._serves = serves
         self._observer = observer
         self._round: Iterator[Peer] = iter(())
+        self._pinged: dict[Peer, None] = {}
+        """The peers with a connection that has not answered a ping yet."""
 
     def apply(self, connection: Connection, message: Message, now: float, outbox: Outbox) -> None:
         """Apply one message of a connection, and send all resulting messages through `outbox`.
@@ -83,18 +86,14 @@ class Hub:
         outbox.failure(connection, error)
 
     def close(self, connection: Connection) -> None:
-        """End a connection: remove the peers that it still owns, and cancel its pending joins."""
+        """End a connection: remove the peers that are present on no other, and cancel its pending joins."""
         if self.pending.required:
             self.pending.close(connection)
         for peer in list(connection.peers):
-            self._leave(peer)
+            self._leave_connection(peer, connection)
 
     def admit(self, join: PendingJoin, now: float, outbox: Outbox) -> None:
         """Let a pending peer join: apply the announces that it has made while it waited, as if they came now."""
-        for older in self.pending.older(join):
-            # A later verdict on the older join would give the peer back to its old connection.
-            self.counters.dropped[DropReason.TAKEN_OVER] += 1
-            self.pending.cancel(older)
         for announce in self.pending.take(join):
             try:
                 self._announce(join.connection, announce, now, outbox, admitted=True)
@@ -106,20 +105,35 @@ class Hub:
         for announce in self.pending.take(join):
             self.refuse(join.connection, RequestError(reason, text, announce.info_hash), outbox)
 
+    def relay_answer(self, receiver: Peer, answer: Answer, now: float, outbox: Outbox) -> None:
+        """Send an answer to the peer that made the offer, on the connection that made it."""
+        receiver.met = True
+        self.counters.answers_relayed += 1
+        presences = receiver.presences
+        if presences is None:
+            outbox.answer(receiver.connection, answer)
+        else:
+            for connection in presences.makers(answer.id, now):
+                outbox.answer(connection, answer)
+
     def restrict(self, serves: Callable[[str], bool], outbox: Outbox) -> None:
         """Serve the swarms that `serves` allows from now on; close the others and tell their peers."""
         self._serves = serves
         for swarm in [swarm for swarm in self.swarms.values() if not serves(swarm.info_hash)]:
             for peer in list(swarm.peers.values()):
-                self.refuse(peer.connection, _denied(swarm.info_hash), outbox)
+                for connection in peer.connections:
+                    self.refuse(connection, _denied(swarm.info_hash), outbox)
                 self._leave(peer)
 
     def expire(self, now: float, count: int) -> None:
         """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
 
-        Each call examines the next `count` peers. After the last peer, the next round starts.
+        Each call examines the next `count` peers. After the last peer, the next round starts. Each call also examines
+        all peers that have a pinged connection.
         """
         self.offers.parked.expire(now)
+        for peer in list(self._pinged):
+            self._listen(peer, now)
         overdue = now - self.rules.peer_timeout
         batch = list(islice(self._round, count))
         if not batch:
@@ -128,6 +142,8 @@ class Hub:
             if peer.last_seen < overdue:
                 self.counters.dropped[DropReason.SILENT_PEER] += 1
                 self._leave(peer)
+            elif peer.presences is not None:
+                peer.presences.forget_offers(now)
 
     def check_invariants(self) -> None:
         """Raise `AssertionError` if an invariant is broken; for tests, because it visits every peer."""
@@ -136,14 +152,18 @@ class Hub:
             assert swarm.info_hash == info_hash
             assert swarm.peers, "empty swarm"
             swarm.check_invariants()
-            connections.update((id(peer.connection), peer.connection) for peer in swarm.peers.values())
+            for peer in swarm.peers.values():
+                connections.update((id(connection), connection) for connection in peer.connections)
         self.pending.check_invariants()
         self.offers.parked.check_invariants()
         for connection in connections.values():
             for peer in connection.peers:
-                assert peer.connection is connection
+                assert connection in peer.connections
                 assert self.swarms[peer.swarm.info_hash] is peer.swarm
                 assert peer.swarm.peers[peer.peer_id] is peer
+        for peer in self._pinged:
+            assert peer.presences is not None
+            assert self.swarms[peer.swarm.info_hash].peers[peer.peer_id] is peer
         assert self.seeders == sum(len(swarm.seeders) for swarm in self.swarms.values())
         assert self.leechers == sum(len(swarm.leechers) for swarm in self.swarms.values())
 
@@ -164,17 +184,17 @@ class Hub:
         if message.stopped:
             self._stop(connection, message, peer, outbox)
             return
-        if peer is None or peer.connection is not connection:
+        if peer is None or (peer.connection is not connection and peer not in connection.peers):
             self._check_may_join(connection, message.info_hash, swarm)
             if not admitted and self.pending.required:
                 self.pending.add(connection, message)
                 return
-            if peer is not None:
-                self._take_over(connection, peer)
         if peer is None:
             peer = self._join(connection, message, swarm, now)
-        else:
+        elif peer.connection is connection and peer.presences is None:
             self._refresh(peer, message.complete, now)
+        else:
+            self._announce_on_one_of_several(connection, peer, message, now, admitted)
         swarm = peer.swarm
         counters.replies += 1
         complete, incomplete = swarm.complete, swarm.incomplete
@@ -185,7 +205,7 @@ class Hub:
             interval = min(interval, self.rules.lonely_interval)
         outbox.reply(connection, swarm.info_hash, interval, complete, incomplete)
         if message.offers:
-            self.offers.place(swarm, peer, message.offers, now, outbox)
+            self.offers.place(swarm, peer, message.offers, now, outbox, connection)
         elif joins and parks and not peer.offers_due:
             self.offers.give_parked(peer, now, outbox)
 
@@ -194,8 +214,8 @@ class Hub:
         if self.pending.required:
             self.pending.stop(connection, info_hash, message.peer_id)
         if peer is not None:
-            if peer.connection is connection:
-                self._leave(peer)
+            if peer in connection.peers:
+                self._leave_connection(peer, connection)
             else:
                 self.counters.dropped[DropReason.NOT_OWNER] += 1
         # bittorrent-tracker's client waits for this reply before it closes.
@@ -227,29 +247,95 @@ class Hub:
             self._observer.swarm_changed(swarm)
         return peer
 
-    def _take_over(self, connection: Connection, peer: Peer) -> None:
-        # A client that reconnects keeps its peer_id, and its old connection may stay open for minutes.
-        peer.connection.peers.discard(peer)
-        peer.connection = connection
-        connection.peers.add(peer)
-        self.counters.dropped[DropReason.TAKEN_OVER] += 1
-        # The client made the parked offers on the old socket, and forgot them when that socket ended.
-        self.offers.parked.forget(peer)
+    def _announce_on_one_of_several(
+        self, connection: Connection, peer: Peer, message: Announce, now: float, admitted: bool
+    ) -> None:
+        """Refresh a peer on one of its connections, which may be new."""
+        # A connection that had to wait for admission may have died meanwhile.
+        heard = None if admitted else connection
+        presences = peer.presences
+        if presences is None:
+            presences = peer.presences = Presences(peer.connection, peer.complete, peer.last_seen, now)
+        presence = presences.get(connection)
+        if presence is None:
+            presence, removed = presences.add(connection, message.complete, now)
+            if presence is None:
+                text = "this peer_id is in use on other connections"
+                raise RequestError(DropReason.PEER_ID_IN_USE, text, message.info_hash)
+            connection.peers.add(peer)
+            if removed is not None:
+                removed.peers.discard(peer)
+                self.offers.parked.forget_from(peer, removed)
+            # The other ones may be dead: a client that reconnects keeps its peer_id.
+            presences.ping(heard, now)
+            self._pinged[peer] = None
+        presences.note_announce(presence, message.complete, [offer.id for offer in message.offers], now)
+        if presences.is_at_home(connection):
+            offers_due = peer.offers_due
+            self._refresh(peer, message.complete, now)
+            if message.completed and not message.offers:
+                # A seeder with two connections joins on both before it makes its first offers.
+                peer.offers_due = offers_due
+        elif presences.current is not presence:
+            presences.ping(heard, now)
+            self._pinged[peer] = None
+        self._choose_connection(peer, presences)
+
+    def _leave_connection(self, peer: Peer, connection: Connection) -> None:
+        """Remove a peer from one of its connections; from its swarm, if that was the last one."""
+        presences = peer.presences
+        if presences is None:
+            self._leave(peer)
+            return
+        presences.remove(connection)
+        connection.peers.discard(peer)
+        self.offers.parked.forget_from(peer, connection)
+        self._choose_connection(peer, presences)
+        if len(presences) == 1:
+            peer.presences = None
+            self._pinged.pop(peer, None)
+
+    def _listen(self, peer: Peer, now: float) -> None:
+        """Note whether the pinged connections of a peer have answered."""
+        presences = peer.presences
+        assert presences is not None
+        if not presences.listen(now):
+            del self._pinged[peer]
+        self._choose_connection(peer, presences)
+
+    def _choose_connection(self, peer: Peer, presences: Presences[Connection]) -> None:
+        """Give the peer's offers to its current connection from now on."""
+        current, former = presences.current, presences.get(peer.connection)
+        if current is former:
+            return
+        if former is not None and former.is_silent:
+            self.counters.dropped[DropReason.TAKEN_OVER] += 1
+            # Its client has probably forgotten them.
+            self.offers.parked.forget_from(peer, former.connection)
+        peer.connection = current.connection
+        peer.last_seen = max(peer.last_seen, current.announced)
+        if current.complete and not peer.complete:
+            self._become_seeder(peer)
 
     def _refresh(self, peer: Peer, complete: bool, now: float) -> None:
         peer.last_seen = now
         peer.offers_due = 0.0
         if complete and not peer.complete:
-            peer.swarm.become_seeder(peer)
-            self.leechers -= 1
-            self.seeders += 1
-            if self._observer:
-                self._observer.swarm_changed(peer.swarm)
+            self._become_seeder(peer)
+
+    def _become_seeder(self, peer: Peer) -> None:
+        peer.swarm.become_seeder(peer)
+        self.leechers -= 1
+        self.seeders += 1
+        if self._observer:
+            self._observer.swarm_changed(peer.swarm)
 
     def _leave(self, peer: Peer) -> None:
         swarm = peer.swarm
         swarm.leave(peer)
         self.offers.forget(peer)
+        if self._pinged:
+            self._pinged.pop(peer, None)
         if peer.complete:
             self.seeders -= 1
         else:
@@ -267,7 +353,7 @@ class Hub:
         counters.answers += 1
         swarm = self.swarms.get(answer.info_hash)
         sender = swarm.peers.get(answer.peer_id) if swarm else None
-        if swarm is None or sender is None or sender.connection is not connection:
+        if swarm is None or sender is None or (sender.connection is not connection and sender not in connection.peers):
             counters.dropped[DropReason.NOT_OWNER] += 1
             return
         # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
@@ -275,9 +361,7 @@ class Hub:
         sender.met = True
         receiver = swarm.peers.get(answer.to_peer_id)
         if receiver is not None:
-            receiver.met = True
-            counters.answers_relayed += 1
-            outbox.answer(receiver, answer)
+            self.relay_answer(receiver, answer, now, outbox)
         elif self._observer and self._observer.answer_unplaced(answer):
             counters.answers_handed_over += 1
         else:

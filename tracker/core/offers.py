@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, cast
 from tracker.core.counters import Counters
 from tracker.core.outbox import Outbox
 from tracker.core.rules import Rules
-from tracker.core.swarm import Peer, Random, RemoteMember, Swarm
+from tracker.core.swarm import Connection, Peer, Random, RemoteMember, Swarm
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
@@ -48,10 +48,12 @@ class Parked:
     `met` counts the offers that the peer has received since, by origin. As many peers at that origin need no offer.
     """
 
-    __slots__ = ("made", "met", "offers", "peer", "size")
+    __slots__ = ("connection", "made", "met", "offers", "peer", "size")
 
     def __init__(self, peer: Peer, offers: list[Offer], made: float) -> None:
         self.peer = peer
+        self.connection = peer.connection
+        """The connection on which the last of the offers were made."""
         self.offers = offers
         self.made = made
         self.met: Counter[Any] = Counter()
@@ -143,6 +145,12 @@ class ParkedOffers:
             if not swarm:
                 del self._swarms[peer.swarm]
 
+    def forget_from(self, peer: Peer, connection: Connection) -> None:
+        """Remove a peer's offers if they were made on this connection: its client forgets them when it ends."""
+        parked = self._parked.get(peer)
+        if parked and parked.connection is connection:
+            self.forget(peer)
+
     def check_invariants(self) -> None:
         """Raise `AssertionError` if the sums or the two indexes differ; for tests."""
         assert self._bytes == sum(parked.size for parked in self._parked.values())
@@ -174,12 +182,19 @@ class OfferPlacement:
         self._window_ends = 0.0
 
     def place(
-        self, swarm: Swarm, peer: Peer, offers: list[Offer], now: float, outbox: Outbox, age: float | None = None
+        self,
+        swarm: Swarm,
+        peer: Peer,
+        offers: list[Offer],
+        now: float,
+        outbox: Outbox,
+        connection: Connection | None = None,
+        age: float = 0.0,
     ) -> None:
         """Give a peer's offers to other members of its swarm, and park the rest.
 
-        Within one announce, each receiver gets at most one offer. If the offers are placed again, `age` is the number
-        of seconds since they were made; otherwise it is None.
+        Within one announce, each receiver gets at most one offer. `connection` is the connection on which the offers
+        were just made, or None if they are placed again. Then `age` is the number of seconds since they were made.
         """
         observer, counters = self._observer, self._counters
         chosen = swarm.choose(peer, len(offers), self.fresh_since(now), self._random)
@@ -194,12 +209,16 @@ class OfferPlacement:
                 counters.offers_relayed += len(receivers)
         if placed < len(offers):
             rest = offers[placed:]
+            presences = peer.presences
             if not self.parked.enabled:
                 counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)
-            elif age is None:
-                self.parked.park(peer, rest, now)
-            else:
+            elif connection is None:
                 self.parked.add(peer, rest, now - age, now)
+            elif presences is not None and not presences.is_at_home(connection):
+                # They must not replace the parked offers of the connections at home.
+                counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)
+            else:
+                self.parked.park(peer, rest, now)
             if observer:
                 observer.offers_unplaced(swarm, peer, rest)
 

@@ -20,8 +20,8 @@ class Outbox(Protocol):
     def offers(self, info_hash: str, peer_id: str, receivers: list[Peer], offers: list[Offer]) -> None:
         """Send the offers of one peer, the first offer to the first receiver and so on. Surplus receivers get none."""
 
-    def answer(self, receiver: Peer, answer: Answer) -> None:
-        """Send an answer to `receiver`, which made the offer."""
+    def answer(self, connection: Connection, answer: Answer) -> None:
+        """Send an answer to the connection on which the offer was made."""
 
     def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:
         """Answer a scrape with (info_hash, complete, incomplete) for each swarm."""

@@ -17,7 +17,7 @@ OVERHEAD: Final = 4096
 
 
 class PendingJoin:
-    """A peer that waits to join a swarm, or to take over a member that another connection owns."""
+    """A peer that waits to join a swarm, or to be present on one more connection."""
 
     __slots__ = ("announces", "connection", "info_hash", "peer_id", "size")
 
@@ -42,7 +42,7 @@ class PendingJoins:
         """Whether a peer needs a verdict before it joins."""
         self._ask: Callable[[PendingJoin], None] = _ignore
         self._withdraw: Callable[[PendingJoin], None] = _ignore
-        # The joins of one peer_id in one swarm, on different connections. The most recent announce comes last.
+        # The joins of one peer_id in one swarm, on different connections.
         self._joins: dict[tuple[str, str], list[PendingJoin]] = {}
         self._of: dict[Connection, set[PendingJoin]] = {}
         self._bytes = 0
@@ -75,9 +75,8 @@ class PendingJoins:
             raise RequestError(DropReason.ADMISSION_QUEUE_FULL, text, announce.info_hash)
         announce.offers = [offer.detached() for offer in announce.offers]
         joins = self._joins.setdefault((announce.info_hash, announce.peer_id), joins)
-        if known:
-            joins.remove(known)
-        joins.append(join)
+        if not known:
+            joins.append(join)
         join.announces.append(announce)
         join.size += size
         self._bytes += size
@@ -92,11 +91,6 @@ class PendingJoins:
             return []
         self._remove(join)
         return join.announces
-
-    def older(self, join: PendingJoin) -> list[PendingJoin]:
-        """Return the pending joins of the same peer on other connections, if it announced there earlier."""
-        joins = self._joins.get((join.info_hash, join.peer_id), [])
-        return joins[: joins.index(join)] if join in joins else []
 
     def stop(self, connection: Connection, info_hash: str, peer_id: str) -> None:
         """Cancel the join of a peer that has stopped."""

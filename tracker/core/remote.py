@@ -51,7 +51,7 @@ class RemotePeers:
             return offers
         return self._hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, owner)
 
-    def deliver_answer(self, answer: Answer) -> bool:
+    def deliver_answer(self, answer: Answer, now: float) -> bool:
         """Send a remote peer's answer to the local peer that made the offer; return whether that peer is still here."""
         counters = self._hub.counters
         swarm = self._hub.swarms.get(answer.info_hash)
@@ -59,9 +59,7 @@ class RemotePeers:
         if receiver is None:
             counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
             return False
-        receiver.met = True
-        counters.answers_relayed += 1
-        self._outbox.answer(receiver, answer)
+        self._hub.relay_answer(receiver, answer, now, self._outbox)
         return True
 
     def place_parked(self, member: RemoteMember, newcomers: int, now: float, owner: Any = None) -> None:
@@ -87,10 +85,10 @@ class RemotePeers:
         if refused is not None and refused.swarm is swarm:
             counts = refused.complete, refused.incomplete
             swarm.set_remote(refused, 0, 0)
-            place(swarm, peer, offers, now, self._outbox, age)
+            place(swarm, peer, offers, now, self._outbox, age=age)
             swarm.set_remote(refused, *counts)
         else:
-            place(swarm, peer, offers, now, self._outbox, age)
+            place(swarm, peer, offers, now, self._outbox, age=age)
 
     def _is_open(self, member: RemoteMember) -> bool:
         return self._hub.swarms.get(member.swarm.info_hash) is member.swarm

@@ -4,7 +4,7 @@ Invariants of one swarm, checked by `Swarm.check_invariants`:
 
 1. `peers` and the two pools hold the same peers, each once: seeders are `complete`, leechers are not.
 2. `pool[peer.index] is peer` for every peer, so that removing a peer is O(1).
-3. Every peer points back to this swarm, and its connection's `peers` contains it.
+3. Every peer points back to this swarm, and the `peers` of each of its connections contain it.
 4. The remote counts are the sums over `remotes`; none is negative.
 """
 
@@ -12,15 +12,17 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol, cast
 
+from tracker.core.presence import Presences, Reachable
+
 Random = Callable[[], float]
 """A source of uniform floats in [0, 1), as `random.Random(seed).random`."""
 
 
-class Connection(Protocol):
+class Connection(Reachable, Protocol):
     """A client's connection, as the core sees it: the owner of peers."""
 
     peers: "set[Peer]"
-    """The peers that the connection has announced. Only the core changes them."""
+    """The peers that are present on the connection. Only the core changes them."""
     address: str
     """The client's numeric IP address."""
 
@@ -30,14 +32,17 @@ class Connection(Protocol):
 
 
 class Peer:
-    """One peer_id in one swarm, owned by the connection that last announced it."""
+    """One peer_id in one swarm."""
 
-    __slots__ = ("complete", "connection", "index", "last_seen", "met", "offers_due", "peer_id", "swarm")
+    __slots__ = ("complete", "connection", "index", "last_seen", "met", "offers_due", "peer_id", "presences", "swarm")
 
     def __init__(self, swarm: "Swarm", peer_id: str, connection: Connection, complete: bool, now: float) -> None:
         self.swarm = swarm
         self.peer_id: Final = peer_id
         self.connection = connection
+        """The connection that receives offers."""
+        self.presences: Presences[Connection] | None = None
+        """All connections of a peer that has several; None for an ordinary peer."""
         self.complete = complete
         self.last_seen = now
         """The time of its last announce or answer."""
@@ -46,6 +51,12 @@ class Peer:
         self.offers_due = 0.0
         """The time until which the first offers of a peer that joined with `completed` are expected; otherwise 0."""
         self.index = -1
+
+    @property
+    def connections(self) -> list[Connection]:
+        """All connections on which the peer is present."""
+        presences = self.presences
+        return [self.connection] if presences is None else [presence.connection for presence in presences]
 
 
 class RemoteMember:
@@ -111,10 +122,11 @@ class Swarm:
         return peer
 
     def leave(self, peer: Peer) -> None:
-        """Remove a local peer."""
+        """Remove a local peer, from all its connections."""
         del self.peers[peer.peer_id]
         self._leave_pool(peer)
-        peer.connection.peers.discard(peer)
+        for connection in peer.connections:
+            connection.peers.discard(peer)
 
     def become_seeder(self, peer: Peer) -> None:
         """Make a leecher a seeder. It stays one until it leaves."""
@@ -208,7 +220,9 @@ class Swarm:
                 assert peer.index == index
                 assert peer.swarm is self
                 assert self.peers[peer.peer_id] is peer
-                assert peer in peer.connection.peers
+                assert peer.connection in peer.connections
+                assert all(peer in connection.peers for connection in peer.connections)
+                assert peer.presences is None or len(peer.presences) > 1
         assert self.remote_complete == sum(remote.complete for remote in self.remotes)
         assert self.remote_incomplete == sum(remote.incomplete for remote in self.remotes)
         for remote in self.remotes:

@@ -176,7 +176,7 @@ class TrackerHandle:
 
         `make_answer` makes an answer of text.
         """
-        return self._remote.deliver_answer(answer)
+        return self._remote.deliver_answer(answer, monotonic())
 
     @property
     def parked_offers(self) -> int:

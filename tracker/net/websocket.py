@@ -107,6 +107,11 @@ class WebSocket:
         self._send(TEXT if is_text else BINARY, data)
         return True
 
+    def ping(self) -> None:
+        """Send a ping, which the other side answers at once if it is alive (RFC 6455, section 5.5.2)."""
+        if self.reason is None and not self.blocked_since:
+            self._send(PING, b"")
+
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Start the closing handshake (RFC 6455, section 7.1.2), which may take `CLOSE_TIMEOUT` seconds."""
         if self.reason is None:

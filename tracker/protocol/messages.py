@@ -7,12 +7,15 @@ An id (`info_hash`, `peer_id`, `to_peer_id`, `offer_id`) is 20 bytes; here it is
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Raw, Struct, field
+from msgspec.json import Decoder
 
 NO_INFO_HASH: Final = "\0" * 20
 """The info_hash of a failure whose request had none that is valid: bittorrent-tracker's client throws without one."""
 
 RawString: TypeAlias = Raw
 """A JSON string as it is on the wire, with quotes and escapes, in valid UTF-8. `bytes(raw)` copies it."""
+
+_decode_text = Decoder(str).decode
 
 
 class OfferDescription(Struct, gc=False):
@@ -34,6 +37,11 @@ class Offer(Struct, gc=False):
 
     description: OfferDescription = field(name="offer")
     offer_id: RawString
+
+    @property
+    def id(self) -> str:
+        """The offer_id as text: clients escape the same id in different ways."""
+        return _decode_text(self.offer_id)
 
     @property
     def size(self) -> int:
@@ -66,6 +74,11 @@ class Answer(Struct, gc=False):
     to_peer_id: str
     sdp: RawString
     offer_id: RawString
+
+    @property
+    def id(self) -> str:
+        """The offer_id as text: clients escape the same id in different ways."""
+        return _decode_text(self.offer_id)
 
     @property
     def size(self) -> int:

@@ -359,10 +359,10 @@ def test_remote_offers_and_answers_reach_local_peers() -> None:
     assert harness.remote.deliver_offers(HASH, A, remote, harness.now) == remote, "A is here, and makes its offers here"
     assert harness.remote.deliver_offers("u" * 20, C, remote, harness.now) == remote
 
-    assert harness.remote.deliver_answer(codec.make_answer(HASH, C, A, "o" * 20, "v=0"))
+    assert harness.remote.deliver_answer(codec.make_answer(HASH, C, A, "o" * 20, "v=0"), harness.now)
     assert [message["answer"] for message in a.take()] == [{"type": "answer", "sdp": "v=0"}]
-    assert not harness.remote.deliver_answer(codec.make_answer(HASH, C, "u" * 20, "o" * 20, "v=0"))
-    assert not harness.remote.deliver_answer(codec.make_answer("u" * 20, C, A, "o" * 20, "v=0"))
+    assert not harness.remote.deliver_answer(codec.make_answer(HASH, C, "u" * 20, "o" * 20, "v=0"), harness.now)
+    assert not harness.remote.deliver_answer(codec.make_answer("u" * 20, C, A, "o" * 20, "v=0"), harness.now)
     assert b.take() == []
 
 

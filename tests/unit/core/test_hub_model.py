@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.client import HASH, Json, announce, answer, offers
+from tests.unit.core.members import Members
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tracker.core.offers import LIFETIME
 from tracker.core.pending import PendingJoin
@@ -33,7 +34,7 @@ class PromptHarness(HubHarness):
 
 
 class HubAgainstModel(RuleBasedStateMachine):
-    """Random message sequences against a naive model: {(info_hash, peer_id): (connection, is seeder)}."""
+    """Random message sequences against a naive model."""
 
     connections = Bundle("connections")
     parks = False
@@ -46,7 +47,7 @@ class HubAgainstModel(RuleBasedStateMachine):
             self.harness.hub.offers.parked.enable(lambda _: None)
         self.made: dict[str, tuple[str, str, FakeConnection, float]] = {}
         """Where each offer was made, by whom, over what, and when; those that were given to somebody are taken out."""
-        self.model: dict[tuple[str, str], tuple[FakeConnection, bool]] = {}
+        self.model = Members()
         self.open: list[FakeConnection] = []
         self.next_offer = 0
 
@@ -69,14 +70,15 @@ class HubAgainstModel(RuleBasedStateMachine):
         if connection not in self.open:
             return None
         joins = (info_hash, who) not in self.model
-        was_seeder = self.model.get((info_hash, who), (None, False))[1]
-        self.model[info_hash, who] = (connection, was_seeder or left == 0 or event == "completed")
+        self.model.announce((info_hash, who), connection, left == 0 or event == "completed")
         made = offers(count, start=self.next_offer)
         self.next_offer += count
         self.made.update({offer["offer_id"]: (info_hash, who, connection, self.harness.now) for offer in made})
         self.harness.send(connection, announce(who, info_hash, left=left, event=event, offers=made, numwant=4))
 
-        others = {peer: owner for (key, peer), (owner, _) in self.model.items() if key == info_hash and peer != who}
+        others = {
+            peer: member.current for (key, peer), member in self.model.items() if key == info_hash and peer != who
+        }
         delivered = [(c, message) for c in self.open for message in c.take()]
         replies = [message for c, message in delivered if c is connection and "interval" in message]
         assert len(replies) == 1
@@ -100,7 +102,7 @@ class HubAgainstModel(RuleBasedStateMachine):
         for message in given:
             swarm, maker, made_over, since = self.made.pop(message["offer_id"])
             assert (swarm, maker) == (info_hash, message["peer_id"])
-            assert self.model[info_hash, maker][0] is made_over, "it would not know what to do with an answer"
+            assert self.model.has((info_hash, maker), made_over), "it would not know what to do with an answer"
             assert maker != who
             assert since + LIFETIME > self.harness.now
         assert connection.inbox == []
@@ -113,8 +115,7 @@ class HubAgainstModel(RuleBasedStateMachine):
     def stops(self, connection: FakeConnection, who: str, info_hash: str) -> None:
         if connection not in self.open:
             return
-        if self.model.get((info_hash, who), (None, False))[0] is connection:
-            del self.model[info_hash, who]
+        self.model.leave((info_hash, who), connection)
         self.harness.send(connection, announce(who, info_hash, event="stopped"))
         assert len(connection.take()) == 1
 
@@ -123,17 +124,16 @@ class HubAgainstModel(RuleBasedStateMachine):
         if connection not in self.open:
             return
         self.harness.send(connection, answer(who, to, "o" * 20, info_hash))
-        allowed = self.model.get((info_hash, who), (None, False))[0] is connection
-        receiver = self.model.get((info_hash, to), (None, False))[0]
+        receiver = self.model.get((info_hash, to))
         got = [c for c in self.open for _ in c.take()]
-        assert got == ([receiver] if allowed and receiver else [])
+        assert got == ([receiver.receiver] if self.model.has((info_hash, who), connection) and receiver else [])
 
     @rule(connection=connections)
     def closes(self, connection: FakeConnection) -> None:
         if connection in self.open:
             self.open.remove(connection)
             self.harness.hub.close(connection)
-            self.model = {key: value for key, value in self.model.items() if value[0] is not connection}
+            self.model.close(connection)
 
     @rule(connection=connections, garbage=st.sampled_from([b"{", b"null", b"[]", b'{"action":"announce"}']))
     def talks_nonsense(self, connection: FakeConnection, garbage: bytes) -> None:
@@ -151,7 +151,7 @@ class HubAgainstModel(RuleBasedStateMachine):
             for info_hash, swarm in hub.swarms.items()
             for who, peer in swarm.peers.items()
         }
-        assert actual == self.model
+        assert actual == {key: (member.current, member.complete) for key, member in self.model.items()}
         parked_offers = hub.offers.parked
         if parked_offers.enabled:
             waiting = [parked for swarm in hub.swarms.values() for parked in parked_offers.of(swarm, self.harness.now)]
@@ -159,7 +159,7 @@ class HubAgainstModel(RuleBasedStateMachine):
             assert all(parked.peer.connection in self.open for parked in waiting)
         for connection in self.open:
             owned = {(peer.swarm.info_hash, peer.peer_id) for peer in connection.peers}
-            assert owned == {key for key, (owner, _) in self.model.items() if owner is connection}
+            assert owned == {key for key in self.model if self.model.has(key, connection)}
 
 
 class ParkingHubAgainstModel(HubAgainstModel):

@@ -4,11 +4,14 @@ import json
 import sys
 from typing import Any
 
+import pytest
+
 from tests.client import HASH, announce, answer, offers
 from tests.unit.core.test_hub import Recorder
 from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.links import A, B, C, some_offers
 from tracker.core.offers import LIFETIME
+from tracker.core.presence import PING_TIMEOUT
 from tracker.core.swarm import RemoteMember
 from tracker.protocol import codec
 from tracker.reasons import DropReason
@@ -167,15 +170,31 @@ def test_the_offers_of_who_leaves_are_gone() -> None:
         assert harness.parked() == 0, leave
 
 
-def test_the_offers_of_a_connection_are_gone_when_another_takes_its_peer_over() -> None:
+@pytest.mark.parametrize("end", ["closed", "silent"])
+def test_the_offers_of_a_connection_are_gone_when_it_ends_or_is_silent(end: str) -> None:
     harness = ParkingHarness()
-    harness.join(A, offers=offers(3))
+    old = harness.join(A, offers=offers(3))
     harness.join(A)
+    assert harness.parked() == 3
+    if end == "closed":
+        harness.hub.close(old)
+    else:
+        old.last_received = 0.0
+        harness.join(A)
+        harness.now += PING_TIMEOUT
+        harness.expire()
     assert harness.parked() == 0
     assert offered(newcomer(harness, B)) == []
 
 
-def test_who_takes_its_peer_over_leaves_its_new_offers() -> None:
+def test_the_offers_of_a_connection_from_elsewhere_are_not_parked() -> None:
+    harness = ParkingHarness()
+    harness.join(A, offers=offers(1))
+    harness.send(FakeConnection("198.51.100.1"), announce(A, offers=offers(3, start=5)))
+    assert offered(newcomer(harness, B)) == [(A, ID[0])]
+
+
+def test_the_new_offers_of_a_peer_replace_those_of_its_other_connection() -> None:
     harness = ParkingHarness()
     harness.join(A, offers=offers(3))
     harness.join(A, offers=offers(2, start=5))
@@ -377,7 +396,7 @@ def test_who_is_alone_announces_more_often_while_offers_are_kept() -> None:
     member = harness.remote_member("link", 1)
     assert interval(a, A) == 30, "that may be the same peer, which announces to two trackers"
     harness.remote.set_remote(member, 0, 9)
-    harness.remote.deliver_answer(codec.make_answer(HASH, B, A, ID[0], "sdp"))
+    harness.remote.deliver_answer(codec.make_answer(HASH, B, A, ID[0], "sdp"), harness.now)
     assert interval(a, A) == 120, "somebody is there, if elsewhere"
 
 

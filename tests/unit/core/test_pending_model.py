@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.client import announce, offers
+from tests.unit.core.members import Members
 from tests.unit.core.test_hub_model import hashes, ids
 from tests.unit.fakes import FakeConnection, HubHarness
 from tracker.core.pending import PendingJoin
@@ -33,9 +34,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         self.asked: list[PendingJoin] = []
         self.decided: list[PendingJoin] = []
         self.harness.hub.pending.require(self.asked.append, self.asked.remove)
-        self.members: dict[tuple[str, str], tuple[FakeConnection, bool]] = {}
+        self.members = Members()
         self.waiting: list[Waiting] = []
-        """Who has announced last is last."""
         self.open: list[FakeConnection] = []
         self.next_offer = 0
 
@@ -52,9 +52,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         made = offers(count, start=self.next_offer)
         self.next_offer += count
         self.harness.send(connection, announce(who, info_hash, left=0 if complete else 1, offers=made))
-        owner, was_complete = self.members.get(key, (None, False))
-        if owner is connection:
-            self.members[key] = connection, complete or was_complete
+        if self.members.has(key, connection):
+            self.members.announce(key, connection, complete)
             assert len([message for message in connection.take() if "interval" in message]) == 1
             assert self.relayed() <= count
             return
@@ -80,11 +79,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
             told = wait.connection.take()
             assert [message["failure reason"] for message in told] == ["no"] * len(wait.announces)
         else:
-            older = [w for w in self.waiting[: self.waiting.index(wait)] if w.key == wait.key]
-            self.waiting = [w for w in self.waiting if w is not wait and w not in older]
-            was_complete = self.members.get(wait.key, (None, False))[1]
-            completes = any(complete for complete, _ in wait.announces)
-            self.members[wait.key] = wait.connection, completes or was_complete
+            self.waiting.remove(wait)
+            self.members.announce(wait.key, wait.connection, any(complete for complete, _ in wait.announces))
             self.harness.hub.admit(join, self.harness.now, self.harness.outbox)
             told = wait.connection.inbox
             assert len([message for message in told if "interval" in message]) == len(wait.announces)
@@ -112,8 +108,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         wait = self.wait_of(connection, key)
         if wait:
             self.waiting.remove(wait)
-        if self.members.get(key, (None, False))[0] is connection:
-            del self.members[key]
+        self.members.leave(key, connection)
         self.harness.send(connection, announce(who, info_hash, event="stopped"))
         assert len(connection.take()) == 1
 
@@ -122,7 +117,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         if connection in self.open:
             self.open.remove(connection)
             self.harness.hub.close(connection)
-            self.members = {key: value for key, value in self.members.items() if value[0] is not connection}
+            self.members.close(connection)
             self.waiting = [wait for wait in self.waiting if wait.connection is not connection]
 
     @invariant()
@@ -133,7 +128,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
             (info_hash, who): (peer.connection, peer.complete)
             for info_hash, swarm in hub.swarms.items()
             for who, peer in swarm.peers.items()
-        } == self.members
+        } == {key: (member.current, member.complete) for key, member in self.members.items()}
         asked = {(id(join.connection), (join.info_hash, join.peer_id)): len(join.announces) for join in self.asked}
         assert asked == {(id(wait.connection), wait.key): len(wait.announces) for wait in self.waiting}
 
