@@ -36,11 +36,12 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Torrent:
-    """One file, and the tracker through which peers find it."""
+    """One file, and the tracker through which peers find it. A magnet link also has the further URLs."""
 
     name: str
     content: bytes
     tracker_url: str
+    further_urls: tuple[str, ...] = ()
 
     @property
     def metainfo(self) -> bytes:
@@ -56,7 +57,8 @@ class Torrent:
     @property
     def magnet(self) -> str:
         """The magnet link."""
-        return f"magnet:?xt=urn:btih:{self.info_hash}&dn={quote(self.name)}&tr={quote(self.tracker_url, safe='')}"
+        trackers = "".join(f"&tr={quote(url, safe='')}" for url in (self.tracker_url, *self.further_urls))
+        return f"magnet:?xt=urn:btih:{self.info_hash}&dn={quote(self.name)}{trackers}"
 
     @property
     def _info(self) -> dict[bytes, Any]:

@@ -4,6 +4,7 @@ import base64
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ async def libtorrent(tmp_path: Path) -> AsyncIterator[LibtorrentPeer]:
 async def seed(page: Page, torrent: Torrent) -> None:
     """Seed in a page, and wait until the tracker has replied."""
     content = base64.b64encode(torrent.content).decode()
-    await page.call("seed", torrent.tracker_url, torrent.name, PIECE_LENGTH, content)
+    trackers = [torrent.tracker_url, *torrent.further_urls]
+    await page.call("seed", trackers, torrent.name, PIECE_LENGTH, content)
     await page.told("announced")
 
 
@@ -111,6 +113,25 @@ async def test_two_torrents_share_a_socket(tracker: TrackerProcess, open_page: O
     assert await downloaded(left, second) == second.content
     assert await downloaded(right, first) == first.content
     assert [left.sockets, right.sockets] == [[tracker.url], [tracker.url]]
+
+
+@pytest.mark.parametrize("leecher_comes_first", [False, True])
+async def test_the_tracker_is_listed_under_two_urls(
+    tracker: TrackerProcess, open_page: OpenPage, leecher_comes_first: bool
+) -> None:
+    """Each page opens two sockets with one peer_id, and must receive each answer on the socket of its offer."""
+    torrent = replace(new_torrent(tracker), further_urls=(tracker.url + "announce",))
+    seeder, leecher = await open_page("webtorrent"), await open_page("webtorrent")
+    if leecher_comes_first:
+        await leech(leecher, torrent)
+    await seed(seeder, torrent)
+    if not leecher_comes_first:
+        await until_offers_came(tracker, 0)
+        await leech(leecher, torrent)
+    assert await downloaded(leecher, torrent) == torrent.content
+    assert [len(seeder.sockets), len(leecher.sockets)] == [2, 2]
+    async with raw_client(tracker.url) as watcher:
+        await counts_become(watcher, torrent, complete=2, incomplete=0)
 
 
 async def test_one_seeder_serves_three_leechers(tracker: TrackerProcess, open_page: OpenPage) -> None:

@@ -3,9 +3,9 @@ import WebTorrent from 'webtorrent/dist/webtorrent.min.js'
 const client = new WebTorrent({ tracker: { rtcConfig: { iceServers: [] } } })
 client.on('error', error => { throw error })
 
-globalThis.seed = (tracker, name, pieceLength, base64) => {
+globalThis.seed = (trackers, name, pieceLength, base64) => {
   const file = new File([Uint8Array.fromBase64(base64)], name)
-  client.seed(file, { announce: [tracker], pieceLength }).once('trackerAnnounce', () => report('announced'))
+  client.seed(file, { announce: trackers, pieceLength }).once('trackerAnnounce', () => report('announced'))
 }
 
 globalThis.leech = magnet => {
