@@ -42,8 +42,8 @@ class Server(Section):
     trusted_proxies: list[str] = Field(
         [],
         description='Addresses or networks of reverse proxies, e.g. ["127.0.0.1", "10.0.0.0/8"]. The tracker takes a '
-        "client's address from their X-Forwarded-For, Forwarded or PROXY protocol (version 2). The proxies must set "
-        "these headers themselves, and not pass on those of a client.",
+        "client's address from their X-Forwarded-For, Forwarded or PROXY protocol. The proxies must set these headers "
+        "themselves, and not pass on those of a client.",
     )
 
     @field_validator("trusted_proxies")

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracker.access.addresses import networks
-from tracker.access.forwarded import PROXY_V2, ProxyError, client_address, elements_from_right, numeric, proxy_header
+from tracker.access.forwarded import client_address, elements_from_right, numeric
 from tracker.net.request import MAX_HEAD
 
 TRUSTED = networks(["10.0.0.0/8", "fd00::/8"])
@@ -16,15 +16,6 @@ CLIENT = "192.0.2.7"
 
 random_text = st.text(alphabet='fFor=", ;\\[]:.%0123456789abcdef\x00\xe9', max_size=80) | st.text(max_size=40)
 addresses = st.ip_addresses().map(str)
-
-
-def header(command: int, family: int, body: bytes, length: int | None = None) -> bytes:
-    size = len(body) if length is None else length
-    return PROXY_V2 + bytes([command, family]) + size.to_bytes(2, "big") + body
-
-
-def tcp4(address: str = CLIENT) -> bytes:
-    return header(0x21, 0x11, ip_address(address).packed + bytes([10, 0, 0, 1, 1, 2, 3, 4]))
 
 
 @pytest.mark.parametrize(
@@ -143,62 +134,3 @@ def test_each_character_of_a_header_is_read_about_once(piece: str) -> None:
     assert steps <= 2 * MAX_HEAD
     assert numeric(client_address(PROXY, TRUSTED, [], [text])) is not None
     assert numeric(client_address(PROXY, TRUSTED, [text], [])) is not None
-
-
-def test_a_proxy_header_gives_the_address_of_the_client() -> None:
-    assert proxy_header(tcp4() + b"GET /") == (CLIENT, len(tcp4()))
-    six = header(0x21, 0x21, ip_address("2001:db8::1").packed + bytes(20))
-    assert proxy_header(six) == ("2001:db8::1", len(six))
-    mapped = header(0x21, 0x21, ip_address("::ffff:192.0.2.7").packed + bytes(20))
-    assert proxy_header(mapped) == (CLIENT, len(mapped))
-
-
-def test_a_proxy_header_with_additional_fields() -> None:
-    """TLV fields, such as the requested host name, or padding."""
-    more = header(0x21, 0x11, ip_address(CLIENT).packed + bytes(8) + b"\x04\x00\x03abc")
-    assert proxy_header(more) == (CLIENT, len(more))
-
-
-def test_no_address_for_a_connection_of_the_proxy_itself_or_a_client_without_ip() -> None:
-    local = header(0x20, 0x00, b"")
-    assert proxy_header(local) == (None, 16)
-    assert proxy_header(header(0x20, 0x11, b"abc")) == (None, 19)
-    assert proxy_header(header(0x21, 0x31, bytes(216))) == (None, 232)
-    assert proxy_header(header(0x21, 0x00, b"")) == (None, 16)
-
-
-def test_a_proxy_header_in_pieces() -> None:
-    whole = tcp4()
-    assert [proxy_header(whole[:size]) for size in range(len(whole))] == [None] * len(whole)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n",
-        b"\r\n\r\n\x00\r\nQUIT\r" + bytes(4),
-        header(0x11, 0x11, bytes(12)),
-        header(0x22, 0x11, bytes(12)),
-        header(0x21, 0x11, bytes(11)),
-        header(0x21, 0x21, bytes(35)),
-        header(0x21, 0x11, b"", length=0xFFFF),
-    ],
-    ids=["version 1", "signature", "version", "command", "short 4", "short 6", "long"],
-)
-def test_data_that_is_no_proxy_header(data: bytes) -> None:
-    with pytest.raises(ProxyError):
-        proxy_header(data)
-
-
-@given(st.binary(max_size=300), st.booleans())
-def test_random_data_raises_nothing_but_a_proxy_error(data: bytes, signed: bool) -> None:
-    if signed:
-        data = PROXY_V2 + data
-    try:
-        result = proxy_header(data)
-    except ProxyError:
-        return
-    if result is not None:
-        address, length = result
-        assert 16 <= length <= len(data)
-        assert address is None or numeric(address) == address
