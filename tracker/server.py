@@ -4,7 +4,7 @@ import asyncio
 import random
 import resource
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Final
 
@@ -100,7 +100,8 @@ class Server:
         server, metrics = self.settings.server, self.settings.metrics
         if self._private:
             _listen(self._private, [metrics.host], metrics.port)
-        self.addresses = _listen(self.endpoint, server.hosts, server.port, self.certificate)
+        unix = server.unix_sockets, int(server.unix_socket_mode, 8)
+        self.addresses = _listen(self.endpoint, server.hosts, server.port, self.certificate, *unix)
         self._tasks.start("loop_lag", self._lag.run(), endless=True)
         self._tasks.start("watch_files", self._watch.run(), endless=True)
         self._tasks.start("report_suppressed", report_suppressed(), endless=True)
@@ -173,13 +174,19 @@ def socket_budget(settings: Settings) -> SocketBudget:
 
 
 def _listen(
-    endpoint: Endpoint, hosts: list[str], port: int, certificate: Certificate | None = None
+    endpoint: Endpoint,
+    hosts: list[str],
+    port: int,
+    certificate: Certificate | None = None,
+    unix_sockets: Sequence[str] = (),
+    unix_mode: int = 0,
 ) -> list[tuple[str, int]]:
     try:
-        return endpoint.listen(hosts, port, certificate)
+        return endpoint.listen(hosts, port, certificate, unix_sockets, unix_mode)
     except (OSError, UnicodeError) as error:
-        where = ", ".join(hosts)
-        raise StartError(f"cannot listen on {where} port {port}: {getattr(error, 'strerror', None) or error}") from None
+        path = getattr(error, "filename", None)
+        where = f"unix:{path}" if path else f"{', '.join(hosts)} port {port}"
+        raise StartError(f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _add_routes(endpoint: Endpoint, routes: Mapping[str, Route]) -> None:

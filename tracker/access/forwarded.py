@@ -31,24 +31,45 @@ def numeric(text: str) -> str | None:
     return str(mapped or parsed)
 
 
-def client_address(peer: str, trusted: Networks, forwarded_for: Sequence[str], forwarded: Sequence[str]) -> str:
-    """Return the rightmost address that is not one of a trusted proxy.
+class InvalidAddress(ValueError):
+    """The field that gives the client's address has no single address."""
 
-    If a member of the list is no address, the search ends with the proxy that wrote it.
+
+def named_address(values: Sequence[str]) -> str | None:
+    """Return the address in a field that a trusted proxy sets to the client's address alone, such as `X-Real-IP`.
+
+    Return None if the field is absent or empty: then the request is the proxy's own.
 
     Args:
-        peer: The numeric address that has connected.
+        values: The values of all field lines with that name.
+
+    Raises:
+        InvalidAddress: The value is no address; or there are several field lines, because then one may be the client's.
+    """
+    if not any(values):
+        return None
+    address = numeric(values[0]) if len(values) == 1 else None
+    if address is None:
+        raise InvalidAddress
+    return address
+
+
+def client_address(trusted: Networks, forwarded_for: Sequence[str], forwarded: Sequence[str]) -> str | None:
+    """Return the rightmost address that is not one of a trusted proxy, in the request of a trusted proxy.
+
+    If a member of the list is no address, the search ends with the proxy that wrote it. Return None if that is the one
+    that has connected.
+
+    Args:
         trusted: The networks of the trusted proxies.
         forwarded_for: The values of all field lines `X-Forwarded-For`. If there are any, `forwarded` is ignored.
         forwarded: The values of all field lines `Forwarded`.
     """
-    if not contains(trusted, peer):
-        return peer
     if forwarded_for:
         hops = iter(reversed(",".join(forwarded_for).split(",")))
     else:
         hops = map(_for, elements_from_right(",".join(forwarded)))
-    address = peer
+    address = None
     for hop in hops:
         found = numeric(hop)
         if found is None:

@@ -8,7 +8,7 @@ of timers of their own: time limits, pings.
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import islice
 from time import monotonic
@@ -17,7 +17,7 @@ from typing import Final, cast
 import structlog
 from websockets.frames import CloseCode
 
-from tracker.access.gate import ConnectionGate, ConnectionInfo, Refused
+from tracker.access.gate import LOCAL, ConnectionGate, ConnectionInfo, Refused
 from tracker.net.handshake import Handshake, asks_for_websocket
 from tracker.net.http import HttpConnection, Route
 from tracker.net.listener import Acceptor, dismiss
@@ -92,14 +92,23 @@ class Endpoint(Owner):
             raise ValueError(f"{name} is taken")
         self._subprotocols[name] = opener
 
-    def listen(self, hosts: list[str], port: int, certificate: Certificate | None = None) -> list[tuple[str, int]]:
-        """Start to accept connections, over TLS if there is a certificate; return the (address, port) pairs.
+    def listen(
+        self,
+        hosts: list[str],
+        port: int,
+        certificate: Certificate | None = None,
+        unix_sockets: Sequence[str] = (),
+        unix_mode: int = 0,
+    ) -> list[tuple[str, int]]:
+        """Start to accept connections, over TLS if there is a certificate; return the (address, port) pairs of TCP.
+
+        The other arguments are those of `Acceptor`.
 
         Raises:
-            OSError: if an address cannot be bound.
+            OSError: if an address cannot be bound; `filename` is the path of a Unix-domain socket.
         """
         self._certificate = certificate
-        self._acceptor = Acceptor(hosts, port, self._accepted)
+        self._acceptor = Acceptor(hosts, port, unix_sockets, unix_mode, self._accepted)
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_PERIOD, self._sweep)
         return self._acceptor.addresses
 
@@ -208,7 +217,7 @@ class Endpoint(Owner):
             return refused
         return None
 
-    def _accepted(self, accepted: socket.socket, peer: str) -> None:
+    def _accepted(self, accepted: socket.socket, peer: str | None) -> None:
         self.opened += 1
         tls = self._certificate.context if self._certificate else None
         try:
@@ -216,7 +225,7 @@ class Endpoint(Owner):
                 raise Refused(RejectReason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
             info = self.gate.arrive(peer, monotonic())
         except Refused as refused:
-            self._refused(refused, peer)
+            self._refused(refused, peer or LOCAL)
             # Under TLS without a response: its handshake costs too much for a client that is over a limit.
             dismiss(accepted, b"" if tls else refusal(refused.status, refused.headers))
             return
