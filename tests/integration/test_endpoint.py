@@ -384,7 +384,7 @@ async def test_data_that_is_no_http_request_is_refused(tracker: TrackerProcess, 
     [
         ((b"-Key: AAAAAAAAAAAAAAAAAAAAAA==", b"-Key: short"), 400),
         ((b"Version: 13", b"Version: 5"), 400),
-        ((b"GET", b"POST"), 405),
+        ((b"Connection: Upgrade", b"Connection: close"), 426),
     ],
 )
 async def test_a_bad_handshake_is_an_http_error(

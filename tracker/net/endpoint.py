@@ -19,11 +19,12 @@ from websockets.frames import CloseCode
 
 from tracker.access.gate import ConnectionGate, ConnectionInfo, Refused
 from tracker.net.handshake import Handshake, asks_for_websocket
-from tracker.net.http import HttpConnection, Route
+from tracker.net.http import HttpConnection
 from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
+from tracker.net.routes import Routes
 from tracker.net.tls import Certificate
 from tracker.net.websocket import Owner, WebSocket
 from tracker.reasons import CloseReason, RejectReason
@@ -55,7 +56,8 @@ class Endpoint(Owner):
         self.rejected: Counter[RejectReason] = Counter()
         self.messages_dropped = 0
         """Messages that were dropped because their receiver is slow."""
-        self._routes: dict[str, Route] = {}
+        self.routes = Routes()
+        """The HTTP routes of the port."""
         self._open_default = open_default
         self._subprotocols: dict[str, Opener] = {}
         self._acceptor: Acceptor | None = None
@@ -71,16 +73,6 @@ class Endpoint(Owner):
         self._unflushed: list[WebSocket] = []
         self._draining = False
         self._all_gone = asyncio.Event()
-
-    def add_route(self, path: str, route: Route) -> None:
-        """Serve an HTTP path.
-
-        Raises:
-            ValueError: if the path is taken.
-        """
-        if path in self._routes:
-            raise ValueError(f"{path} is taken")
-        self._routes[path] = route
 
     def add_subprotocol(self, name: str, opener: Opener) -> None:
         """Serve a WebSocket subprotocol (RFC 6455, section 1.9).
@@ -186,7 +178,7 @@ class Endpoint(Owner):
             pending.refuse(None, refusal(refused.status, refused.headers))
             return
         self._pending.discard(pending)
-        connection = HttpConnection(transport, info, request, self._routes, self._http_closed)
+        connection = HttpConnection(transport, info, request, self.routes, self._http_closed)
         self._http.add(connection)
         transport.set_protocol(connection)
 

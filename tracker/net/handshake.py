@@ -19,14 +19,31 @@ _KEY_BYTES: Final = 16
 _VERSION: Final = "13"
 
 
+_INCOMPLETE: Final = (
+    'This is a WebSocket handshake without "Upgrade: websocket" or "Connection: Upgrade". '
+    "A reverse proxy must forward both fields."
+)
+
+
 def asks_for_websocket(request: RequestHead) -> bool:
-    """Return whether a request names the protocol `websocket` in `Upgrade`, even in a handshake that is invalid."""
+    """Return whether a request is a WebSocket handshake, even an invalid one, so that its error can name the mistake.
+
+    It is a GET request with the protocol `websocket` in `Upgrade`. Reverse proxies remove this field by default, so a
+    request with a `Sec-WebSocket-Key` is a handshake, too.
+    """
+    if request.method != "GET":
+        return False
     protocols = request.get_all("Upgrade")
-    return bool(protocols) and "websocket" in ",".join(protocols).lower()
+    if protocols and "websocket" in ",".join(protocols).lower():
+        return True
+    return bool(request.get_all("Sec-WebSocket-Key"))
 
 
 class Handshake:
-    """The handshake of a client that asks for a WebSocket.
+    """The handshake of a GET request that asks for a WebSocket.
+
+    HTTP/1.0 is served, too, although a server should ignore its `Upgrade` (RFC 9110, section 7.8). nginx sends HTTP/1.0
+    to the tracker unless its configuration says otherwise, and switches protocols at the response 101 all the same.
 
     Attributes:
         error: The status of the response if the handshake is invalid, or None if the WebSocket can open.
@@ -50,7 +67,9 @@ class Handshake:
             # A client of another version must be told the version that is spoken here (section 4.4).
             more = {"Sec-WebSocket-Version": _VERSION}
             if self.error is HTTPStatus.UPGRADE_REQUIRED:
-                more["Upgrade"] = "websocket"
+                # A sender of `Upgrade` names it in `Connection` (RFC 9110, section 7.8).
+                more |= {"Upgrade": "websocket", "Connection": "close, Upgrade"}
+                return refusal(self.error, more, _INCOMPLETE)
             return refusal(self.error, more)
         chosen = f"Sec-WebSocket-Protocol: {self.subprotocol}\r\n" if self.subprotocol else ""
         return (
@@ -59,10 +78,6 @@ class Handshake:
         ).encode()
 
     def _check(self, request: RequestHead) -> HTTPStatus | None:
-        if request.version == "1.0":
-            return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
-        if request.method != "GET":
-            return HTTPStatus.METHOD_NOT_ALLOWED
         # Firefox sends "keep-alive, Upgrade".
         options = map(str.lower, request.members("Connection"))
         protocols = request.members("Upgrade")
