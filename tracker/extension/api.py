@@ -234,6 +234,8 @@ class TrackerHandle:
     def add_subprotocol(self, name: str, handler: Callable[[Channel], Awaitable[None]]) -> None:
         """Serve a WebSocket subprotocol on the public port, at any path.
 
+        Only a name that begins with `peerservers.` is never chosen by a tracker without the extension.
+
         Raises:
             ValueError: if the subprotocol is taken.
         """

@@ -41,8 +41,8 @@ Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 class Endpoint(Owner):
     """The connections of one port; the metrics read its counters.
 
-    `open_default` makes the WebSockets that ask for no subprotocol which is known here. Without it the port serves only
-    plain HTTP.
+    `open_default` makes the WebSockets whose subprotocol no extension serves. Without it the port serves only plain
+    HTTP.
     """
 
     def __init__(self, settings: Connections, gate: ConnectionGate, open_default: Opener | None = None) -> None:

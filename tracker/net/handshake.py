@@ -4,9 +4,10 @@ Not the one of `websockets`, with which a connection would cost half as much CPU
 clients of a tracker connect again at once. The tests compare the two.
 """
 
+import re
 from base64 import b64decode
 from binascii import Error
-from collections.abc import Container
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 
@@ -17,6 +18,10 @@ from tracker.net.response import refusal
 
 _KEY_BYTES: Final = 16
 _VERSION: Final = "13"
+_TOKEN: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
+
+OWN_PREFIX: Final = "peerservers."
+"""The start of the names of this project's own subprotocols, in lower case."""
 
 
 _INCOMPLETE: Final = (
@@ -47,19 +52,19 @@ class Handshake:
 
     Attributes:
         error: The status of the response if the handshake is invalid, or None if the WebSocket can open.
-        subprotocol: The first offered subprotocol that is in `subprotocols`, or None. A client that offers only other
-            subprotocols is served like one that offers none.
+        subprotocol: The chosen subprotocol (`choose_subprotocol`), or None.
     """
 
     __slots__ = ("_key", "error", "subprotocol")
 
-    def __init__(self, request: RequestHead, subprotocols: Container[str]) -> None:
+    def __init__(self, request: RequestHead, subprotocols: Collection[str]) -> None:
         self._key = ""
         self.subprotocol: str | None = None
         self.error = self._check(request)
         if self.error is None:
             offered = request.members("Sec-WebSocket-Protocol")
-            self.subprotocol = next((name for name in offered if name in subprotocols), None)
+            if offered:
+                self.subprotocol = choose_subprotocol(offered, subprotocols)
 
     def response(self) -> bytes:
         """Return the whole response: 101, or the error."""
@@ -91,6 +96,29 @@ class Handshake:
             return HTTPStatus.BAD_REQUEST
         self._key = keys[0]
         return None
+
+
+def choose_subprotocol(offered: list[str], known: Collection[str]) -> str | None:
+    """Return the first offered subprotocol that is in `known`, or else the first one that no extension may mean.
+
+    Browsers fail a connection whose response chooses none of the offered subprotocols, and other trackers choose the
+    first one. A client that offers only subprotocols of extensions that are not here must notice this, so they are not
+    chosen: names that begin with `peerservers.`, and names that differ from a known one only in case or behind the last
+    dot, where the version is. The result is None if nothing else is offered.
+    """
+    for name in offered:
+        if name in known:
+            return name
+    families = {_family(name) for name in known}
+    for name in offered:
+        if _TOKEN.fullmatch(name) and not name.lower().startswith(OWN_PREFIX) and _family(name) not in families:
+            return name
+    return None
+
+
+def _family(name: str) -> str:
+    family, dot, _ = name.lower().rpartition(".")
+    return family if dot else name.lower()
 
 
 def _is_key(key: str) -> bool:

@@ -42,12 +42,27 @@ def test_the_example_of_the_rfc() -> None:
 @pytest.mark.parametrize(
     ("offered", "chosen"),
     [
-        ((b"unknown",), None),
         ((b"unknown, second.1, first.1",), "second.1"),
         ((b"unknown", b"first.1"), "first.1"),
+        ((b"unknown, other",), "unknown"),
+        ((b",, unknown", b"other"), "unknown"),
+        ((b"webrtc.1.2",), "webrtc.1.2"),
+        ((b"firsts",), "firsts"),
+        # Subprotocols of extensions that are not here, or of another version of one that is.
+        ((b"peerservers.federation.1",), None),
+        ((b"PEERSERVERS.federation.9, peerservers.",), None),
+        ((b"first.2, FIRST.1, First, first",), None),
+        ((b"peerservers.federation.1, first.2, unknown",), "unknown"),
+        # No tokens.
+        ((b"a b, \xe9, x=y, (z), unknown",), "unknown"),
+        ((b"a b",), None),
+        ((b"",), None),
+        ((b", ,",), None),
     ],
 )
-def test_the_first_known_subprotocol_is_chosen(offered: tuple[bytes, ...], chosen: str | None) -> None:
+def test_a_known_subprotocol_is_chosen_or_the_first_that_no_extension_may_mean(
+    offered: tuple[bytes, ...], chosen: str | None
+) -> None:
     handshake = handshake_of(with_headers(*(b"Sec-WebSocket-Protocol: " + value for value in offered)))
     assert handshake.subprotocol == chosen
     line = f"\r\nSec-WebSocket-Protocol: {chosen}\r\n".encode()
@@ -154,7 +169,9 @@ def test_it_accepts_the_same_handshakes_as_websockets(
 ) -> None:
     lines = [line for number, line in enumerate(good) if number != left_out] + more
     head = b"\r\n".join([request_line, *lines, b"", b""])
-    theirs = ServerProtocol(select_subprotocol=lambda _, offered: "first.1" if "first.1" in offered else None)  # type: ignore[arg-type,return-value]
+    theirs = ServerProtocol(
+        select_subprotocol=lambda _, offered: next(iter([*KNOWN.intersection(offered), *offered]), None)
+    )  # type: ignore[arg-type,return-value]
     theirs.receive_data(head)
     events = theirs.events_received()
     response = theirs.accept(events[0]) if events else None  # type: ignore[arg-type]
