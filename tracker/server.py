@@ -61,7 +61,8 @@ class Server:
         self.hub = Hub(rules, random.Random().random, access.serves, observer)
         self.peers = PeerSockets(self.hub, settings.connections.max_invalid)
         gate = ConnectionGate(settings, access, socket_budget(settings))
-        self.endpoint = Endpoint(settings.connections, gate, self.peers.open)
+        prefix = settings.server.path_prefix
+        self.endpoint = Endpoint(settings.connections, gate, self.peers.open, prefix)
         self.endpoint.log_addresses = settings.log.addresses
 
         host = self.extensions
@@ -81,7 +82,7 @@ class Server:
             # The metrics' own port has no limits but the number of sockets.
             limits = Limits(connections_per_address=0, announces_per_second=0, offers_per_second=0)
             open_gate = ConnectionGate(Settings(limits=limits), AccessLists(Access()), socket_budget(settings))
-            self._private = Endpoint(settings.connections, open_gate)
+            self._private = Endpoint(settings.connections, open_gate, prefix=prefix)
             pages.add_statistics(self._private.routes)
             pages.add_health(self._private.routes)
         else:

@@ -9,9 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client import PATIENCE, offers, raw_client
-from tests.conftest import StartTracker, TrackerProcess
+from tests.conftest import StartTracker, TrackerProcess, environment, free_port
 from tests.integration.wire import HANDSHAKE, wire
 from tests.unit.fakes import peer_id
+from tests.unit.web.test_pages import Outline
 
 
 async def exchange(tracker: TrackerProcess, request: bytes, half_close: bool = False) -> bytes:
@@ -124,6 +125,47 @@ async def test_a_refused_method_names_the_allowed_ones(tracker: TrackerProcess) 
         answer = await exchange(tracker, request(method, b"/stats.json"))
         assert answer.startswith(b"HTTP/1.1 405 ")
         assert b"\r\nallow: GET, HEAD, OPTIONS\r\n" in answer
+
+
+@pytest.mark.parametrize("prefix", ["", "/tracker"])
+async def test_a_path_prefix(start_tracker: StartTracker, prefix: str) -> None:
+    """The proxy removes it from no request; the machine's own health checks may do without."""
+    port = free_port()
+    env = environment("server", path_prefix="/tracker/") | environment("metrics", port=port)
+    tracker = await start_tracker(env=env)
+    assert (await tracker.get(prefix + "/health"))[1] == "200 OK\n"
+    assert (await tracker.get(prefix + "/nope"))[0] == 404
+    for path in (prefix or "/", prefix + "/"):
+        page = (await tracker.get(path))[1]
+        assert f"<code>ws://test{prefix}</code>" in page
+    assert (await tracker.get(prefix + "/live"))[0] == 200
+    assert await websocket_opens(tracker, HANDSHAKE.replace(b"GET /", f"GET {prefix}/announce".encode()))
+    tracker.port = port
+    assert "peerservers_connections " in (await tracker.get(prefix + "/metrics"))[1]
+    assert (await tracker.get(prefix + "/stats.json"))[0] == 200
+
+
+async def test_the_page_links_below_its_prefix(start_tracker: StartTracker) -> None:
+    """Links that are relative to `/tracker` would lead to the pages of another site."""
+    tracker = await start_tracker(env=environment("server", path_prefix="/tracker", trusted_proxies=["127.0.0.1"]))
+    forwarded = (b"X-Forwarded-Prefix: /a", b"X-Forwarded-Proto: https")
+    for sent, prefix in (
+        (request(b"GET", b"/tracker"), "/tracker"),
+        (request(b"GET", b"/", *forwarded), "/a"),
+        (request(b"GET", b"/tracker/", *forwarded), "/a/tracker"),
+    ):
+        page = (await exchange(tracker, sent)).decode().partition("\r\n\r\n")[2]
+        assert f"://t{prefix}</code>" in page
+        assert f'<html lang="en" data-base="{prefix}/">' in page
+        addresses = {attributes.get("href") for _, attributes in Outline(page).tags}
+        assert {f"{prefix}/stats", f"{prefix}/stats.json", f"{prefix}/metrics"} <= addresses
+
+
+async def test_only_trusted_proxies_announce_a_prefix(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker()
+    page = await exchange(tracker, request(b"GET", b"/", b"X-Forwarded-Prefix: /a"))
+    assert b"<code>ws://t</code>" in page
+    assert b'href="stats"' in page
 
 
 async def test_head_and_http_1_0(tracker: TrackerProcess) -> None:

@@ -24,7 +24,7 @@ from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
-from tracker.net.routes import Routes
+from tracker.net.routes import Routes, forwarded_prefix
 from tracker.net.tls import Certificate
 from tracker.net.websocket import Owner, WebSocket
 from tracker.reasons import CloseReason, RejectReason
@@ -41,11 +41,15 @@ Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 class Endpoint(Owner):
     """The connections of one port; the metrics read its counters.
 
-    `open_default` makes the WebSockets whose subprotocol no extension serves. Without it the port serves only plain
+    `open_default` makes all WebSockets but those of the extensions' subprotocols. Without it the port serves only plain
     HTTP.
+
+    `prefix` is the path under which a reverse proxy serves the port (`server.path_prefix`).
     """
 
-    def __init__(self, settings: Connections, gate: ConnectionGate, open_default: Opener | None = None) -> None:
+    def __init__(
+        self, settings: Connections, gate: ConnectionGate, open_default: Opener | None = None, prefix: str = ""
+    ) -> None:
         self.settings = settings
         self.gate = gate
         self.log_addresses = False
@@ -56,7 +60,7 @@ class Endpoint(Owner):
         self.rejected: Counter[RejectReason] = Counter()
         self.messages_dropped = 0
         """Messages that were dropped because their receiver is slow."""
-        self.routes = Routes()
+        self.routes = Routes(prefix)
         """The HTTP routes of the port."""
         self._open_default = open_default
         self._subprotocols: dict[str, Opener] = {}
@@ -164,6 +168,7 @@ class Endpoint(Owner):
     def on_head(self, pending: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it."""
         info = pending.info
+        from_proxy = info.is_proxy
         try:
             request = RequestHead(head)
             if self._open_default is not None and asks_for_websocket(request):
@@ -178,7 +183,9 @@ class Endpoint(Owner):
             pending.refuse(None, refusal(refused.status, refused.headers))
             return
         self._pending.discard(pending)
-        connection = HttpConnection(transport, info, request, self.routes, self._http_closed)
+        # Other clients could only deceive themselves, but would see links that lead nowhere.
+        prefix = forwarded_prefix(request.get_all("X-Forwarded-Prefix")) if from_proxy else ""
+        connection = HttpConnection(transport, info, request, self.routes, prefix, self._http_closed)
         self._http.add(connection)
         transport.set_protocol(connection)
 

@@ -101,7 +101,7 @@ class Handshake:
 def choose_subprotocol(offered: list[str], known: Collection[str]) -> str | None:
     """Return the first offered subprotocol that is in `known`, or else the first one that no extension may mean.
 
-    Browsers fail a connection whose response chooses none of the offered subprotocols, and other trackers choose the
+    Browsers fail a connection if the response chooses none of the offered subprotocols, and other trackers choose the
     first one. A client that offers only subprotocols of extensions that are not here must notice this, so they are not
     chosen: names that begin with `peerservers.`, and names that differ from a known one only in case or behind the last
     dot, where the version is. The result is None if nothing else is offered.

@@ -16,7 +16,10 @@ RESPONSE_TIMEOUT: Final = 60.0
 
 
 class HttpConnection(asyncio.Protocol):
-    """One HTTP/1 request and its response. `on_close` is called when the connection has ended."""
+    """One HTTP/1 request and its response.
+
+    `prefix` is the path prefix that trusted proxies have removed. `on_close` is called when the connection has ended.
+    """
 
     def __init__(
         self,
@@ -24,6 +27,7 @@ class HttpConnection(asyncio.Protocol):
         info: ConnectionInfo,
         request: RequestHead,
         routes: Routes,
+        prefix: str,
         on_close: Callable[["HttpConnection"], None],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -31,7 +35,7 @@ class HttpConnection(asyncio.Protocol):
         self.info = info
         self.deadline = loop.time() + RESPONSE_TIMEOUT
         self._on_close = on_close
-        self._task = loop.create_task(self._serve(request, routes))
+        self._task = loop.create_task(self._serve(request, routes, prefix))
 
     def data_received(self, data: bytes) -> None:
         """Discard the request's content."""
@@ -46,8 +50,8 @@ class HttpConnection(asyncio.Protocol):
         self._task.cancel()
         self._on_close(self)
 
-    async def _serve(self, request: RequestHead, routes: Routes) -> None:
+    async def _serve(self, request: RequestHead, routes: Routes, prefix: str) -> None:
         try:
-            self.transport.write(await routes.respond(request))
+            self.transport.write(await routes.respond(request, prefix))
         finally:
             self.transport.close()

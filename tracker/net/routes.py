@@ -1,6 +1,6 @@
 """The HTTP routes of a port: from the head of a request to the bytes of its response."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPMethod, HTTPStatus
 from types import MappingProxyType
@@ -10,6 +10,7 @@ import structlog
 
 from tracker.net.request import RequestHead
 from tracker.net.response import response_head
+from tracker.settings import PATH_PREFIX
 
 ALLOW: Final = "GET, HEAD, OPTIONS"
 """The methods that every route serves, as in the field `Allow`."""
@@ -34,14 +35,16 @@ class Request:
     """A GET or HEAD request.
 
     Attributes:
-        path: The path of the request target, as it was sent: percent-encoded.
+        path: The path of the request target, as it was sent, percent-encoded, but without `prefix`.
         query: The query of the request target without its question mark, or an empty string.
         headers: The value of each header by its name in lower case. Repeated headers are joined with commas.
+        prefix: The path under which the client sees the tracker, such as `/tracker`, or an empty string.
     """
 
     path: str
     query: str
     headers: Mapping[str, str]
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,29 @@ Route = Callable[[Request], Awaitable[Response]]
 
 
 def plain(status: HTTPStatus, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
-    """Return a response whose text is its status."""
+    """Return a response with its status as text."""
     return Response(f"{status.value} {status.phrase}\n".encode(), status=status, headers=headers)
 
 
-class Routes:
-    """The routes of one port by path."""
+def forwarded_prefix(values: Iterable[str]) -> str:
+    """Return the path prefix that proxies have removed, according to the values of `X-Forwarded-Prefix`.
 
-    def __init__(self) -> None:
+    Each proxy appends the prefix that it removes, so the values are joined. The result is empty if one is not a path.
+    """
+    prefixes = [value.strip(" \t") for line in values for value in line.split(",")]
+    if not all(map(PATH_PREFIX.fullmatch, prefixes)):
+        return ""
+    return "".join(prefix.rstrip("/") for prefix in prefixes)
+
+
+class Routes:
+    """The routes of one port by path.
+
+    `prefix` is a path, such as `/tracker`, or an empty string. Every route is served with it and without.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._routes: dict[str, Route] = {}
         self._public: set[str] = set()
 
@@ -86,16 +104,20 @@ class Routes:
         if public:
             self._public.add(path)
 
-    async def respond(self, head: RequestHead) -> bytes:
-        """Return the whole response to a request; if a route fails, it is logged and the response is 500."""
+    async def respond(self, head: RequestHead, forwarded: str = "") -> bytes:
+        """Return the whole response to a request; if a route fails, it is logged and the response is 500.
+
+        `forwarded` is the path prefix that trusted proxies have removed from the target.
+        """
         try:
-            return _serialize(await self._respond(head), with_content=head.method != "HEAD")
+            return _serialize(await self._respond(head, forwarded), with_content=head.method != "HEAD")
         except Exception:
             structlog.get_logger().exception("http_route_failed", path=head.target)
             return _serialize(plain(HTTPStatus.INTERNAL_SERVER_ERROR), with_content=head.method != "HEAD")
 
-    async def _respond(self, head: RequestHead) -> Response:
+    async def _respond(self, head: RequestHead, forwarded: str) -> Response:
         path, _, query = head.target.partition("?")
+        path, prefix = self._without_prefix(path, forwarded)
         cors = _CORS if path in self._public else {}
         if head.method == "OPTIONS":
             # Every path, because a WebSocket can be opened at every path. Load balancers use it as a health check.
@@ -108,8 +130,22 @@ class Routes:
         route = self._routes.get(path)
         if route is None:
             return plain(HTTPStatus.NOT_FOUND)
-        response = await route(Request(path, query, head.combined()))
+        response = await route(Request(path, query, head.combined(), prefix))
         return replace(response, headers={**cors, **response.headers}) if cors else response
+
+    def _without_prefix(self, path: str, forwarded: str) -> tuple[str, str]:
+        """Return a path without its prefix, and the prefix that the client sees."""
+        own = self._prefix
+        if own and _is_under(path, own):
+            # A proxy may announce the prefix that it has not removed.
+            return path[len(own) :] or "/", own if forwarded == own else forwarded + own
+        if forwarded and _is_under(path, forwarded):
+            return path[len(forwarded) :] or "/", forwarded
+        return path, forwarded
+
+
+def _is_under(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/")
 
 
 def _serialize(response: Response, with_content: bool) -> bytes:

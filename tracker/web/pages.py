@@ -119,7 +119,9 @@ class Pages:
 
     async def _index(self, request: Request) -> Response:
         page = _templates.get_template("index.html").render(
-            url=self._public_url or url_from(request.headers, self._tls),
+            url=self._public_url or url_from(request.headers, self._tls) + request.prefix,
+            # Without a slash at its end, the path of the page would not be the base of relative links.
+            base=f"{request.prefix}/" if request.prefix else "",
             is_guess=not self._public_url,
             parts=self._current_parts(),
             statistics=self._has_statistics,
