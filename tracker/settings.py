@@ -19,6 +19,9 @@ _MAX_UNIX_PATH: Final = 107
 
 _FIELD_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]{1,100}")
 
+PATH_PREFIX: Final = re.compile(r"(?:/(?:[-._~!$&'()*+;=:@0-9A-Za-z]|%[0-9A-Fa-f]{2})++)*+/?")
+"""A path without empty segments (RFC 3986, section 3.3), and without commas, which separate the members of a list."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -47,6 +50,12 @@ class Server(Section):
         "",
         description='URL at which other trackers reach this one, e.g. "wss://tracker.example.org"; '
         "without it, this tracker is not published.",
+    )
+    path_prefix: str = Field(
+        "",
+        description='Path under which a proxy serves the tracker, e.g. "/tracker", if it does not remove the path from '
+        "requests. Pages are served with it and without; WebSockets open at every path. Trusted proxies that remove "
+        "the path can tell it in X-Forwarded-Prefix.",
     )
     state_dir: Path = Field(
         Path("~/.local/state/peerservers"), description="Directory of the identity key and other persistent state."
@@ -95,6 +104,13 @@ class Server(Section):
         if value and not value.startswith(("ws://", "wss://")):
             raise ValueError("must start with ws:// or wss://")
         return value
+
+    @field_validator("path_prefix")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not PATH_PREFIX.fullmatch(value):
+            raise ValueError('must be a path such as "/tracker"')
+        return value.rstrip("/")
 
     @property
     def hosts(self) -> list[str]:

@@ -20,7 +20,7 @@ from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_
 from tests.unit.fakes import peer_id
 from tracker.access.proxy_protocol import SIGNATURE_V2
 from tracker.config import load
-from tracker.net.http import Request, Response
+from tracker.net.routes import Request, Response
 from tracker.reasons import RejectReason
 
 A, B = peer_id(1), peer_id(2)
@@ -247,7 +247,7 @@ async def test_a_page_through_a_proxy_counts_for_the_address_of_the_client(
         await finish.wait()
         return Response(b"finished")
 
-    server.endpoint.add_route("/slow", wait_to_finish)
+    server.endpoint.routes.add("/slow", wait_to_finish)
 
     async def get(path: str, *lines: str) -> WireClient:
         return await connected(server, "\r\n".join((f"GET {path} HTTP/1.1", "Host: t", *lines, "", "")).encode())

@@ -19,11 +19,12 @@ from websockets.frames import CloseCode
 
 from tracker.access.gate import LOCAL, ConnectionGate, ConnectionInfo, Refused
 from tracker.net.handshake import Handshake, asks_for_websocket
-from tracker.net.http import HttpConnection, Route
+from tracker.net.http import HttpConnection
 from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
+from tracker.net.routes import Routes, forwarded_prefix
 from tracker.net.tls import Certificate
 from tracker.net.websocket import Owner, WebSocket
 from tracker.reasons import CloseReason, RejectReason
@@ -40,11 +41,15 @@ Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 class Endpoint(Owner):
     """The connections of one port; the metrics read its counters.
 
-    `open_default` makes the WebSockets that ask for no subprotocol which is known here. Without it the port serves only
-    plain HTTP.
+    `open_default` makes all WebSockets but those of the extensions' subprotocols. Without it the port serves only plain
+    HTTP.
+
+    `prefix` is the path under which a reverse proxy serves the port (`server.path_prefix`).
     """
 
-    def __init__(self, settings: Connections, gate: ConnectionGate, open_default: Opener | None = None) -> None:
+    def __init__(
+        self, settings: Connections, gate: ConnectionGate, open_default: Opener | None = None, prefix: str = ""
+    ) -> None:
         self.settings = settings
         self.gate = gate
         self.log_addresses = False
@@ -55,7 +60,8 @@ class Endpoint(Owner):
         self.rejected: Counter[RejectReason] = Counter()
         self.messages_dropped = 0
         """Messages that were dropped because their receiver is slow."""
-        self._routes: dict[str, Route] = {}
+        self.routes = Routes(prefix)
+        """The HTTP routes of the port."""
         self._open_default = open_default
         self._subprotocols: dict[str, Opener] = {}
         self._acceptor: Acceptor | None = None
@@ -71,16 +77,6 @@ class Endpoint(Owner):
         self._unflushed: list[WebSocket] = []
         self._draining = False
         self._all_gone = asyncio.Event()
-
-    def add_route(self, path: str, route: Route) -> None:
-        """Serve an HTTP path.
-
-        Raises:
-            ValueError: if the path is taken.
-        """
-        if path in self._routes:
-            raise ValueError(f"{path} is taken")
-        self._routes[path] = route
 
     def add_subprotocol(self, name: str, opener: Opener) -> None:
         """Serve a WebSocket subprotocol (RFC 6455, section 1.9).
@@ -181,6 +177,7 @@ class Endpoint(Owner):
     def on_head(self, pending: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it."""
         info = pending.info
+        from_proxy = info.is_proxy
         try:
             request = RequestHead(head)
             if self._open_default is not None and asks_for_websocket(request):
@@ -195,7 +192,9 @@ class Endpoint(Owner):
             pending.refuse(None, refusal(refused.status, refused.headers))
             return
         self._pending.discard(pending)
-        connection = HttpConnection(transport, info, request, self._routes, self._http_closed)
+        # Other clients could only deceive themselves, but would see links that lead nowhere.
+        prefix = forwarded_prefix(request.get_all("X-Forwarded-Prefix")) if from_proxy else ""
+        connection = HttpConnection(transport, info, request, self.routes, prefix, self._http_closed)
         self._http.add(connection)
         transport.set_protocol(connection)
 

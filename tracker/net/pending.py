@@ -4,6 +4,7 @@ All of it must be done within one timeout, which the endpoint's sweep enforces.
 """
 
 import asyncio
+import re
 import socket
 import ssl
 from contextlib import suppress
@@ -19,10 +20,13 @@ from tracker.net.response import refusal
 from tracker.reasons import CloseReason
 
 _NOT_HTTP: Final = refusal(HTTPStatus.BAD_REQUEST)
+_LINE_TOO_LONG: Final = refusal(HTTPStatus.REQUEST_URI_TOO_LONG)
 _TOO_LARGE: Final = refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 _SPEAKS_TLS: Final = refusal(HTTPStatus.BAD_REQUEST, text="This port speaks TLS: use wss:// or https://")
 
+_LINE_END: Final = b"\r\n"
 _BLANK_LINE: Final = b"\r\n\r\n"
+_EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 
 _TLS_START: Final = b"\x16"
 """The first byte of a TLS connection: its first record is of the type `handshake`."""
@@ -205,6 +209,11 @@ class PendingConnection(asyncio.Protocol):
             # Data that was already on its way can follow the start of the closing.
             return
         self._data += data
+        if self._data.startswith(b"\r"):
+            # Empty lines before the request line are ignored (RFC 9112, section 2.2).
+            self._data = _EMPTY_LINES.sub(b"", self._data)
+            if self._data in (b"", b"\r"):
+                return
         end = self._data.find(_BLANK_LINE)
         if not self._data[:1].isalpha():
             # TLS on a port without it, a PROXY header from a client that is no trusted proxy, or garbage.
@@ -213,7 +222,8 @@ class PendingConnection(asyncio.Protocol):
             end += len(_BLANK_LINE)
             self._owner.on_head(self, transport, self._data[:end], self._data[end:])
         elif end > 0 or len(self._data) > MAX_HEAD:
-            self.refuse(CloseReason.HANDSHAKE_INVALID, _TOO_LARGE)
+            is_long_line = _LINE_END not in self._data[:MAX_HEAD]
+            self.refuse(CloseReason.HANDSHAKE_INVALID, _LINE_TOO_LONG if is_long_line else _TOO_LARGE)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Report the end of the connection."""
