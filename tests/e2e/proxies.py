@@ -106,7 +106,22 @@ def nginx_unix(place: Place) -> Replacements:
     }
 
 
+def nginx_path(place: Place) -> Replacements:
+    return {**nginx(place), "# location /tracker {\n        location / {": "location /tracker {"}
+
+
+def nginx_path_removed(place: Place) -> Replacements:
+    """Remove the path before requests are forwarded."""
+    return {
+        **nginx(place),
+        "# location /tracker {\n        location / {\n            proxy_pass http://tracker;": "location /tracker/ {\n"
+        "            proxy_pass http://tracker/;\n            proxy_set_header X-Forwarded-Prefix /tracker;",
+    }
+
+
 def nginx_stream(place: Place) -> Replacements:
+    if not list(Path("/etc/nginx/modules-enabled").glob("*-mod-stream.conf")):
+        unavailable("nginx's module stream")
     return {
         "user www-data;": f"user {getpass.getuser()}; daemon off;",
         "/run/nginx.pid": f"{place.directory}/nginx.pid",
@@ -161,6 +176,14 @@ def haproxy_unix_v2(place: Place) -> Replacements:
     }
 
 
+def haproxy_path(place: Place) -> Replacements:
+    return {
+        **haproxy(place),
+        "    default_backend tracker\n": "",
+        "# use_backend tracker": "use_backend tracker",
+    }
+
+
 def haproxy_tcp(place: Place) -> Replacements:
     return {
         "    user haproxy\n    group haproxy\n": "",
@@ -185,8 +208,16 @@ def caddy(place: Place) -> Replacements:
 def caddy_unix(place: Place) -> Replacements:
     return {
         **caddy(place),
-        "    reverse_proxy 127.0.0.1:8000 {\n".replace("    ", "\t"): "",
+        "\treverse_proxy 127.0.0.1:8000 {\n": "",
         "# reverse_proxy unix//run/peerservers/socket {": f"reverse_proxy unix/{place.socket} {{",
+    }
+
+
+def caddy_path(place: Place) -> Replacements:
+    return {
+        **caddy(place),
+        "\treverse_proxy 127.0.0.1:8000 {\n": "",
+        "# reverse_proxy /tracker*": "reverse_proxy /tracker*",
     }
 
 
@@ -218,6 +249,16 @@ VARIANTS = {
     "caddy, unix": Kind(*CADDY, caddy_unix, over_unix),
 }
 """Other ways to the tracker: lines that are comments in the configurations, and what many proxies do by default."""
+
+PREFIX: dict[str, object] = {"path_prefix": "/tracker"}
+
+PATHS = {
+    "nginx": Kind(*NGINX, nginx_path, lambda _: PREFIX),
+    "nginx, removed": Kind(*NGINX, nginx_path_removed),
+    "haproxy": Kind(*HAPROXY, haproxy_path, lambda _: PREFIX),
+    "caddy": Kind(*CADDY, caddy_path, lambda _: PREFIX),
+}
+"""The tracker has the path `/tracker` of a site."""
 
 PASSTHROUGH = {
     "haproxy, TCP": Kind(*HAPROXY_TCP, haproxy_tcp),

@@ -18,7 +18,7 @@ from tests.client import announce, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, environment, free_port
 from tests.e2e.browser import Page
 from tests.e2e.lt import Torrent
-from tests.e2e.proxies import ELSEWHERE, FAR, HERE, KINDS, PASSTHROUGH, VARIANTS, Place, Proxy
+from tests.e2e.proxies import ELSEWHERE, FAR, HERE, KINDS, PASSTHROUGH, PATHS, VARIANTS, Place, Proxy
 from tests.e2e.test_webtorrent import downloaded, leech, seed
 from tests.unit.fakes import peer_id
 
@@ -171,6 +171,27 @@ async def test_trackers_link_through_it(
         await first.send(answer(A, B, offered["offer_id"]))
         assert (await second.receive_until(lambda message: "answer" in message))["peer_id"] == A
         assert len((await here.stats())["federation"]) == 1
+
+
+@pytest.mark.parametrize("proxy", PATHS.values(), ids=PATHS, indirect=True)
+async def test_a_path_of_a_site(proxy: Proxy) -> None:
+    """Pages, health and WebSockets are under the path, and the metrics are private there, too."""
+    await proxy.start(connections_per_address=1, exempt=[])
+    for path in ("health", "ready"):
+        status, answered = await proxy.get(f"/tracker/{path}", HERE)
+        assert (status, answered.partition("\r\n\r\n")[2]) == (200, "200 OK\n")
+    assert "/tracker/stats" in (await proxy.get("/tracker/", ELSEWHERE))[1]
+    assert (await proxy.get("/tracker/metrics", ELSEWHERE))[0] == 403
+    url = f"{proxy.url}tracker/announce"
+    options = {"host": HERE, **proxy.place.pair.client()}
+    async with (
+        raw_client(url, local_addr=(ELSEWHERE, 0), **options) as first,
+        raw_client(url, local_addr=(FAR, 0), **options) as second,
+    ):
+        await first.announce(A)
+        await second.announce(B, offers=offers(1))
+        assert (await first.receive())["peer_id"] == B
+        assert await refusal(raw_client(url, local_addr=(FAR, 0), **options)) == 429
 
 
 @pytest.mark.parametrize("proxy", PASSTHROUGH.values(), ids=PASSTHROUGH, indirect=True)
