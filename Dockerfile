@@ -30,8 +30,6 @@ WORKDIR /var/lib/peerservers
 VOLUME /var/lib/peerservers
 EXPOSE 8000 6881/udp
 STOPSIGNAL SIGTERM
-# Reads the same settings as the tracker, to use the right port, with or without TLS.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 \
-    CMD ["python", "-c", "import http.client, os, pathlib, ssl, sys; from tracker.config import load; file = os.environ.get('PEERSERVERS_CONFIG'); settings = load(file and pathlib.Path(file)); address = '127.0.0.1', settings.server.port; connection = http.client.HTTPSConnection(*address, timeout=4, context=ssl._create_unverified_context()) if settings.tls.certificate else http.client.HTTPConnection(*address, timeout=4); connection.request('GET', '/health'); sys.exit(connection.getresponse().status != 200)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 CMD ["python", "-m", "tracker.health"]
 ENTRYPOINT ["peerservers"]
 CMD ["serve"]

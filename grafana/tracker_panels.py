@@ -162,7 +162,7 @@ PANELS: list[Json] = [
     timeseries(
         20,
         "Connections opened and ended",
-        "opened: TCP connections accepted, including those for plain HTTP requests, such as Prometheus sends. "
+        "opened: connections accepted, including those for plain HTTP requests, such as Prometheus sends. "
         "ended: WebSockets that ended.",
         ("{{instance}} opened", rate("peerservers_connections_opened_total{}", by="instance")),
         ("{{instance}} ended", rate("peerservers_connections_closed_total{}", by="instance")),

@@ -114,7 +114,9 @@ class TrackerProcess:
 
     @property
     def url(self) -> str:
-        """The WebSocket URL of the tracker."""
+        """The WebSocket URL of the tracker, or `unix:` and the path of its Unix-domain socket."""
+        if self.host.startswith("unix:"):
+            return self.host
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"ws://{host}:{self.port}/"
 
@@ -131,7 +133,7 @@ class TrackerProcess:
             env={**os.environ, **ALONE, **(env or {})},
         )
         tracker = cls(process, host)
-        tracker.port = (await tracker.logged("listening"))["port"]
+        tracker.port = (await tracker.logged("listening")).get("port", port)
         return tracker
 
     async def logged(self, *events: str) -> dict[str, Any]:
@@ -148,7 +150,10 @@ class TrackerProcess:
 
     async def get(self, path: str) -> tuple[int, str]:
         """Send an HTTP GET. Return status and body."""
-        reader, writer = await asyncio.open_connection(self.host, self.port)
+        if self.host.startswith("unix:"):
+            reader, writer = await asyncio.open_unix_connection(self.host.removeprefix("unix:"))
+        else:
+            reader, writer = await asyncio.open_connection(self.host, self.port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()

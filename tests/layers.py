@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker.reasons", "tracker.settings", "tracker.expiring", "tracker.tasks"),
     ("tracker.config", "tracker.logs", "tracker.files"),
     ("tracker.protocol",),
-    ("tracker.core", "tracker.access", "tracker.client"),
+    ("tracker.core", "tracker.access", "tracker.client", "tracker.health"),
     ("tracker.net", "tracker.check"),
     ("tracker.peers",),
     ("tracker.metrics",),

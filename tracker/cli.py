@@ -67,7 +67,7 @@ def cli() -> None:
 
 @cli.command()
 @config_option
-@click.option("--host", multiple=True, help="Address to listen on; may be repeated.")
+@click.option("--host", multiple=True, help="Address to listen on, or unix: and a path; may be repeated.")
 @click.option("--port", type=int, help="TCP port.")
 @click.option("--public-url", help="URL at which other trackers reach this one (ws:// or wss://).")
 @click.option(
@@ -105,6 +105,8 @@ def serve(
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def check(url: str, timeout: float, as_json: bool) -> None:
     """Test any WebTorrent tracker with two peers, and report the results.
+
+    URL begins with ws:// or wss://, or it is unix: and the path of a Unix-domain socket.
 
     The exit code is 0 if peers can meet at the tracker, otherwise 1.
     """

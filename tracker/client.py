@@ -25,6 +25,7 @@ from tracker.protocol.messages import (
     ScrapeReply,
     TrackerMessage,
 )
+from tracker.settings import UNIX
 
 T = TypeVar("T")
 M = TypeVar("M", AnnounceReply, RelayedOffer, RelayedAnswer, ScrapeReply, Failure)
@@ -178,7 +179,9 @@ class Peer:
 
 @asynccontextmanager
 async def connect(url: str, time_limit: float, **options: Any) -> AsyncIterator[TrackerClient]:
-    """Connect to a tracker at a `ws://` or `wss://` URL; close the connection at the end of the block.
+    """Connect to a tracker at a `ws://` or `wss://` URL, or at `unix:` and the path of its Unix-domain socket.
+
+    The connection is closed at the end of the block.
 
     `time_limit` is in seconds, for the opening handshake and for each wait. `options` are websockets'. Raise `OSError`,
     `TimeoutError`, `ValueError` for a bad URL, and websockets' `WebSocketException` if there is no WebSocket.
@@ -192,7 +195,10 @@ async def open_socket(url: str, time_limit: float, **options: Any) -> AsyncItera
     """Open a WebSocket as `connect` does."""
     # The queue has no limit: a client that has stopped to read would otherwise not see the tracker's close frame.
     defaults = {"open_timeout": time_limit, "close_timeout": 1, "compression": None, "max_queue": None}
-    async with client.connect(url, **{**defaults, **options}) as socket:
+    options = {**defaults, **options}
+    path = url.removeprefix(UNIX)
+    connecting = client.connect(url, **options) if path == url else client.unix_connect(path, **options)
+    async with connecting as socket:
         yield socket
 
 

@@ -47,7 +47,7 @@ class TrackerCollector(Collector):
             "peerservers_build", "Version of the tracker, and whether its hot modules are compiled", build
         )
         yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
-        yield CounterMetricFamily("peerservers_connections_opened", "TCP connections accepted", endpoint.opened)
+        yield CounterMetricFamily("peerservers_connections_opened", "Connections accepted", endpoint.opened)
         yield counter_by("reason", "peerservers_connections_closed", "Connections ended", endpoint.closed, CloseReason)
         yield counter_by(
             "reason",

@@ -83,6 +83,8 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
     await server.start()
     for host, port in server.addresses:
         log.info("listening", host=host, port=port)
+    for path in settings.server.unix_sockets:
+        log.info("listening", unix_socket=path)
     # The objects that exist now stay for good: the garbage collector need not visit them again.
     gc.collect()
     gc.freeze()

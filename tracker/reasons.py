@@ -47,6 +47,7 @@ class RejectReason(StrEnum):
 
     TOO_MANY_CONNECTIONS = "too_many_connections"
     ADDRESS_CONNECTIONS = "address_connections"
+    CLIENT_ADDRESS = "client_address"
     ORIGIN_DENIED = "origin_denied"
     SHUTDOWN = "shutdown"
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import resource
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Final
 
@@ -21,7 +21,6 @@ from tracker.files import Watch, aside, look
 from tracker.logs import report_suppressed
 from tracker.metrics import LoopLag, OperationCollector, registry_for
 from tracker.net.endpoint import Endpoint
-from tracker.net.http import Route
 from tracker.net.tls import Certificate
 from tracker.peers import PeerSockets
 from tracker.settings import Access, Limits, Settings
@@ -62,7 +61,8 @@ class Server:
         self.hub = Hub(rules, random.Random().random, access.serves, observer)
         self.peers = PeerSockets(self.hub, settings.connections.max_invalid)
         gate = ConnectionGate(settings, access, socket_budget(settings))
-        self.endpoint = Endpoint(settings.connections, gate, self.peers.open)
+        prefix = settings.server.path_prefix
+        self.endpoint = Endpoint(settings.connections, gate, self.peers.open, prefix)
         self.endpoint.log_addresses = settings.log.addresses
 
         host = self.extensions
@@ -82,11 +82,13 @@ class Server:
             # The metrics' own port has no limits but the number of sockets.
             limits = Limits(connections_per_address=0, announces_per_second=0, offers_per_second=0)
             open_gate = ConnectionGate(Settings(limits=limits), AccessLists(Access()), socket_budget(settings))
-            self._private = Endpoint(settings.connections, open_gate)
-            _add_routes(self._private, {**pages.statistics_routes(), **pages.health_routes()})
+            self._private = Endpoint(settings.connections, open_gate, prefix=prefix)
+            pages.add_statistics(self._private.routes)
+            pages.add_health(self._private.routes)
         else:
-            _add_routes(self.endpoint, pages.statistics_routes())
-        _add_routes(self.endpoint, {**pages.page_routes(), **pages.health_routes()})
+            pages.add_statistics(self.endpoint.routes)
+        pages.add_page(self.endpoint.routes)
+        pages.add_health(self.endpoint.routes)
         self.extensions.load(self.hub, self.peers.outbox, self.endpoint, self.registry)
         self.addresses: list[tuple[str, int]] = []
         self._lag = LoopLag(self.registry)
@@ -100,7 +102,8 @@ class Server:
         server, metrics = self.settings.server, self.settings.metrics
         if self._private:
             _listen(self._private, [metrics.host], metrics.port)
-        self.addresses = _listen(self.endpoint, server.hosts, server.port, self.certificate)
+        unix = server.unix_sockets, int(server.unix_socket_mode, 8)
+        self.addresses = _listen(self.endpoint, server.hosts, server.port, self.certificate, *unix)
         self._tasks.start("loop_lag", self._lag.run(), endless=True)
         self._tasks.start("watch_files", self._watch.run(), endless=True)
         self._tasks.start("report_suppressed", report_suppressed(), endless=True)
@@ -173,18 +176,19 @@ def socket_budget(settings: Settings) -> SocketBudget:
 
 
 def _listen(
-    endpoint: Endpoint, hosts: list[str], port: int, certificate: Certificate | None = None
+    endpoint: Endpoint,
+    hosts: list[str],
+    port: int,
+    certificate: Certificate | None = None,
+    unix_sockets: Sequence[str] = (),
+    unix_mode: int = 0,
 ) -> list[tuple[str, int]]:
     try:
-        return endpoint.listen(hosts, port, certificate)
+        return endpoint.listen(hosts, port, certificate, unix_sockets, unix_mode)
     except (OSError, UnicodeError) as error:
-        where = ", ".join(hosts)
-        raise StartError(f"cannot listen on {where} port {port}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _add_routes(endpoint: Endpoint, routes: Mapping[str, Route]) -> None:
-    for path, route in routes.items():
-        endpoint.add_route(path, route)
+        path = getattr(error, "filename", None)
+        where = f"unix:{path}" if path else f"{', '.join(hosts)} port {port}"
+        raise StartError(f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Certificate | None]:

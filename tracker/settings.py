@@ -1,6 +1,8 @@
 """The schema of the configuration: the sections with the type, the default and the description of each key."""
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_network
@@ -8,6 +10,17 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+UNIX: Final = "unix:"
+"""Precedes the path of a Unix-domain socket."""
+
+_MAX_UNIX_PATH: Final = 107
+"""Bytes of the longest path of a Unix-domain socket (`sun_path` of Linux, without the final NUL)."""
+
+_FIELD_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]{1,100}")
+
+PATH_PREFIX: Final = re.compile(r"(?:/(?:[-._~!$&'()*+;=:@0-9A-Za-z]|%[0-9A-Fa-f]{2})++)*+/?")
+"""A path without empty segments (RFC 3986, section 3.3), and without commas, which separate the members of a list."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -24,13 +37,25 @@ class Server(Section):
     host: str | list[str] = Field(
         "0.0.0.0",
         min_length=1,
-        description='Address to listen on, or a list of addresses. "::" alone listens on IPv6 and IPv4.',
+        description='Address to listen on, or a list of addresses. "::" alone listens on IPv6 and IPv4; '
+        '"unix:/run/peerservers/socket" is a Unix-domain socket for proxies, all of which are trusted.',
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free port and logs it.")
+    unix_socket_mode: str = Field(
+        "0660",
+        pattern="^0?[0-7]{3}$",
+        description="Mode of the Unix-domain sockets' files, in octal digits; a proxy must be allowed to write.",
+    )
     public_url: str = Field(
         "",
         description='URL at which other trackers reach this one, e.g. "wss://tracker.example.org"; '
         "without it, this tracker is not published.",
+    )
+    path_prefix: str = Field(
+        "",
+        description='Path under which a proxy serves the tracker, e.g. "/tracker", if it does not remove the path from '
+        "requests. Pages are served with it and without; WebSockets open at every path. Trusted proxies that remove "
+        "the path can tell it in X-Forwarded-Prefix.",
     )
     state_dir: Path = Field(
         Path("~/.local/state/peerservers"), description="Directory of the identity key and other persistent state."
@@ -42,9 +67,31 @@ class Server(Section):
     trusted_proxies: list[str] = Field(
         [],
         description='Addresses or networks of reverse proxies, e.g. ["127.0.0.1", "10.0.0.0/8"]. The tracker takes a '
-        "client's address from their X-Forwarded-For, Forwarded or PROXY protocol (version 2). The proxies must set "
-        "these headers themselves, and not pass on those of a client.",
+        "client's address from their X-Forwarded-For, Forwarded or PROXY protocol. The proxies must set these headers "
+        "themselves, and not pass on those of a client.",
     )
+    client_address_header: str = Field(
+        "",
+        description="The header in which trusted proxies give nothing but the client's address, instead of "
+        'X-Forwarded-For and Forwarded, which are then ignored: "X-Real-IP", "CF-Connecting-IP", "True-Client-IP", '
+        '"Fly-Client-IP". The proxies must set it themselves, and not pass on that of a client.',
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _unix_sockets(cls, value: str | list[str]) -> str | list[str]:
+        for host in [value] if isinstance(value, str) else value:
+            _check_unix_socket(host)
+        return value
+
+    @field_validator("client_address_header")
+    @classmethod
+    def _field_name(cls, value: str) -> str:
+        if value and not _FIELD_NAME.fullmatch(value):
+            raise ValueError("not the name of a header")
+        if value.lower() in ("forwarded", "x-forwarded-for"):
+            raise ValueError(f"{value} is understood without this setting, which is for headers with one address")
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -58,9 +105,25 @@ class Server(Section):
             raise ValueError("must start with ws:// or wss://")
         return value
 
+    @field_validator("path_prefix")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not PATH_PREFIX.fullmatch(value):
+            raise ValueError('must be a path such as "/tracker"')
+        return value.rstrip("/")
+
     @property
     def hosts(self) -> list[str]:
-        """Return the addresses to listen on."""
+        """Return the addresses to listen on over TCP."""
+        return [host for host in self._hosts if not host.startswith(UNIX)]
+
+    @property
+    def unix_sockets(self) -> list[str]:
+        """Return the paths of the Unix-domain sockets to listen on."""
+        return [host.removeprefix(UNIX) for host in self._hosts if host.startswith(UNIX)]
+
+    @property
+    def _hosts(self) -> list[str]:
         return [self.host] if isinstance(self.host, str) else self.host
 
 
@@ -242,7 +305,10 @@ class Settings(Section):
         return self
 
 
-_RELOADED: Final = ("access.", "limits.", "log.", "tls.", "server.trusted_proxies", "server.shutdown_timeout")
+_RELOADED: Final = (
+    *("access.", "limits.", "log.", "tls."),
+    *("server.trusted_proxies", "server.client_address_header", "server.shutdown_timeout"),
+)
 """Prefixes of the keys that take effect without a restart."""
 
 
@@ -272,6 +338,16 @@ def _check_networks(value: list[str]) -> list[str]:
         except ValueError:
             raise ValueError(f"not an address or network: {text}") from None
     return value
+
+
+def _check_unix_socket(host: str) -> None:
+    path = host.removeprefix(UNIX)
+    if path == host:
+        return
+    if not path.startswith("/") or path.endswith("/") or "\0" in path:
+        raise ValueError(f"not the absolute path of a Unix-domain socket: {host!r}")
+    if len(os.fsencode(path)) > _MAX_UNIX_PATH:
+        raise ValueError(f"the path of a Unix-domain socket has more than {_MAX_UNIX_PATH} bytes: {host}")
 
 
 def _from_json(text: str) -> Any:

@@ -32,6 +32,11 @@ class Place:
     port: int
     plain_port: int
 
+    @property
+    def socket(self) -> str:
+        """The path of the tracker's Unix-domain socket."""
+        return str(self.directory / "socket")
+
     @classmethod
     def new(cls, directory: Path) -> Self:
         """Make a certificate, and find free ports."""
@@ -57,6 +62,8 @@ class Kind:
     file: str
     arguments: tuple[str, ...]
     adapt: Callable[[Place], Replacements]
+    settings: Callable[[Place], dict[str, object]] = lambda _: {}
+    """Settings of the tracker's section `server`, besides those in the comments of the configuration file."""
 
 
 def nginx(place: Place) -> Replacements:
@@ -78,6 +85,52 @@ def nginx(place: Place) -> Replacements:
     }
 
 
+def nginx_over_1_0(place: Place) -> Replacements:
+    """Speak HTTP/1.0 to the tracker, which was nginx's default for many years."""
+    return {**nginx(place), "            proxy_http_version 1.1;\n": ""}
+
+
+def nginx_real_ip(place: Place) -> Replacements:
+    return {
+        **nginx(place),
+        "            proxy_set_header X-Forwarded-For $remote_addr;\n": "",
+        "# proxy_set_header X-Real-IP": "proxy_set_header X-Real-IP",
+    }
+
+
+def nginx_unix(place: Place) -> Replacements:
+    return {
+        **nginx(place),
+        "        server 127.0.0.1:8000;\n": "",
+        "# server unix:/run/peerservers/socket;": f"server unix:{place.socket};",
+    }
+
+
+def nginx_path(place: Place) -> Replacements:
+    return {**nginx(place), "# location /tracker {\n        location / {": "location /tracker {"}
+
+
+def nginx_path_removed(place: Place) -> Replacements:
+    """Remove the path before requests are forwarded."""
+    return {
+        **nginx(place),
+        "# location /tracker {\n        location / {\n            proxy_pass http://tracker;": "location /tracker/ {\n"
+        "            proxy_pass http://tracker/;\n            proxy_set_header X-Forwarded-Prefix /tracker;",
+    }
+
+
+def nginx_stream(place: Place) -> Replacements:
+    if not list(Path("/etc/nginx/modules-enabled").glob("*-mod-stream.conf")):
+        unavailable("nginx's module stream")
+    return {
+        "user www-data;": f"user {getpass.getuser()}; daemon off;",
+        "/run/nginx.pid": f"{place.directory}/nginx.pid",
+        "/var/log/nginx/error.log": f"{place.directory}/error.log",
+        "listen [::]:443;": "",
+        "listen 443;": f"listen 127.0.0.1:{place.port};",
+    }
+
+
 def haproxy(place: Place) -> Replacements:
     return {
         "    user haproxy\n    group haproxy\n": "",
@@ -94,7 +147,40 @@ def haproxy_v2(place: Place) -> Replacements:
         **haproxy(place),
         "    http-request set-header": "    # http-request set-header",
         "    server tracker 127.0.0.1:8000 check\n": "",
-        "    # server tracker": "    server tracker",
+        "    # server tracker 127.0.0.1:8000": "    server tracker 127.0.0.1:8000",
+    }
+
+
+def haproxy_v1(place: Place) -> Replacements:
+    return {**haproxy_v2(place), "send-proxy-v2": "send-proxy"}
+
+
+def haproxy_plain_check(place: Place) -> Replacements:
+    """Check the tracker's health with the request `OPTIONS / HTTP/1.0`."""
+    return {**haproxy(place), "option httpchk GET /ready": "option httpchk"}
+
+
+def haproxy_unix(place: Place) -> Replacements:
+    return {
+        **haproxy(place),
+        "    server tracker 127.0.0.1:8000 check\n": "",
+        "    # server tracker unix@/run/peerservers/socket": f"    server tracker unix@{place.socket}",
+    }
+
+
+def haproxy_unix_v2(place: Place) -> Replacements:
+    return {
+        **haproxy_unix(place),
+        "    http-request set-header": "    # http-request set-header",
+        f"unix@{place.socket} check": f"unix@{place.socket} send-proxy-v2 check check-send-proxy",
+    }
+
+
+def haproxy_path(place: Place) -> Replacements:
+    return {
+        **haproxy(place),
+        "    default_backend tracker\n": "",
+        "# use_backend tracker": "use_backend tracker",
     }
 
 
@@ -107,6 +193,10 @@ def haproxy_tcp(place: Place) -> Replacements:
     }
 
 
+def haproxy_tcp_v1(place: Place) -> Replacements:
+    return {**haproxy_tcp(place), "send-proxy-v2": "send-proxy"}
+
+
 def caddy(place: Place) -> Replacements:
     options = f"admin off\nhttp_port {place.plain_port}\nhttps_port {place.port}\ndefault_bind 127.0.0.1"
     return {
@@ -115,14 +205,66 @@ def caddy(place: Place) -> Replacements:
     }
 
 
+def caddy_unix(place: Place) -> Replacements:
+    return {
+        **caddy(place),
+        "\treverse_proxy 127.0.0.1:8000 {\n": "",
+        "# reverse_proxy unix//run/peerservers/socket {": f"reverse_proxy unix/{place.socket} {{",
+    }
+
+
+def caddy_path(place: Place) -> Replacements:
+    return {
+        **caddy(place),
+        "\treverse_proxy 127.0.0.1:8000 {\n": "",
+        "# reverse_proxy /tracker*": "reverse_proxy /tracker*",
+    }
+
+
+def over_unix(place: Place) -> dict[str, object]:
+    """Let the tracker listen on its Unix-domain socket only, and trust no address."""
+    return {"host": f"unix:{place.socket}", "trusted_proxies": []}
+
+
+NGINX = "nginx", "nginx.conf", ("-e", "stderr", "-c")
+HAPROXY = "haproxy", "haproxy.cfg", ("-db", "-f")
+HAPROXY_TCP = "haproxy", "haproxy-tcp.cfg", ("-db", "-f")
+CADDY = "caddy", "Caddyfile", ("run", "--adapter", "caddyfile", "--config")
+
 KINDS = {
-    "nginx": Kind("nginx", "nginx.conf", ("-e", "stderr", "-c"), nginx),
-    "haproxy": Kind("haproxy", "haproxy.cfg", ("-db", "-f"), haproxy),
-    "haproxy, PROXY v2": Kind("haproxy", "haproxy.cfg", ("-db", "-f"), haproxy_v2),
-    "caddy": Kind("caddy", "Caddyfile", ("run", "--adapter", "caddyfile", "--config"), caddy),
+    "nginx": Kind(*NGINX, nginx),
+    "haproxy": Kind(*HAPROXY, haproxy),
+    "haproxy, PROXY v2": Kind(*HAPROXY, haproxy_v2),
+    "caddy": Kind(*CADDY, caddy),
 }
 
-PASSTHROUGH = Kind("haproxy", "haproxy-tcp.cfg", ("-db", "-f"), haproxy_tcp)
+VARIANTS = {
+    "nginx, HTTP 1.0": Kind(*NGINX, nginx_over_1_0),
+    "nginx, X-Real-IP": Kind(*NGINX, nginx_real_ip, lambda _: {"client_address_header": "X-Real-IP"}),
+    "nginx, unix": Kind(*NGINX, nginx_unix, over_unix),
+    "haproxy, PROXY v1": Kind(*HAPROXY, haproxy_v1),
+    "haproxy, plain check": Kind(*HAPROXY, haproxy_plain_check),
+    "haproxy, unix": Kind(*HAPROXY, haproxy_unix, over_unix),
+    "haproxy, unix, PROXY v2": Kind(*HAPROXY, haproxy_unix_v2, over_unix),
+    "caddy, unix": Kind(*CADDY, caddy_unix, over_unix),
+}
+"""Other ways to the tracker: lines that are comments in the configurations, and what many proxies do by default."""
+
+PREFIX: dict[str, object] = {"path_prefix": "/tracker"}
+
+PATHS = {
+    "nginx": Kind(*NGINX, nginx_path, lambda _: PREFIX),
+    "nginx, removed": Kind(*NGINX, nginx_path_removed),
+    "haproxy": Kind(*HAPROXY, haproxy_path, lambda _: PREFIX),
+    "caddy": Kind(*CADDY, caddy_path, lambda _: PREFIX),
+}
+"""The tracker has the path `/tracker` of a site."""
+
+PASSTHROUGH = {
+    "haproxy, TCP": Kind(*HAPROXY_TCP, haproxy_tcp),
+    "haproxy, TCP, PROXY v1": Kind(*HAPROXY_TCP, haproxy_tcp_v1),
+    "nginx, TCP": Kind("nginx", "nginx-stream.conf", ("-e", "stderr", "-c"), nginx_stream),
+}
 """The proxy passes TLS on to the tracker, and sends the address of the client before it (PROXY protocol)."""
 
 
@@ -143,7 +285,7 @@ class Proxy:
         """
         wanted = re.search(r"^#     \[server\]\n(?:#     .*\n)+", self._original, re.MULTILINE)
         assert wanted
-        server = tomllib.loads(wanted[0].replace("#     ", ""))["server"]
+        server = tomllib.loads(wanted[0].replace("#     ", ""))["server"] | self.kind.settings(self.place)
         env = {**environment("server", **server), **environment("limits", **limits), **(also or {})}
         tracker = await self._start_tracker(port=self.place.tracker_port, host=server["host"], env=env)
         if self.process is None:
@@ -153,10 +295,10 @@ class Proxy:
     def _configure(self) -> Path:
         text = self._original
         replacements = self.kind.adapt(self.place)
-        replacements["127.0.0.1:8000"] = f"127.0.0.1:{self.place.tracker_port}"
         for documented, tested in replacements.items():
             assert documented in text, documented
             text = text.replace(documented, tested)
+        text = text.replace("127.0.0.1:8000", f"127.0.0.1:{self.place.tracker_port}")
         file = self.place.directory / self.kind.file
         file.write_text(text)
         return file

@@ -16,16 +16,18 @@ from structlog.testing import capture_logs
 from tests.certificates import Pair
 from tests.client import PATIENCE, eventually
 from tests.integration.conftest import StartServer
-from tests.integration.wire import HANDSHAKE, Tunnel, WireClient, connected, in_use, proxy_header
-from tracker.access.forwarded import PROXY_V2
+from tests.integration.wire import HANDSHAKE, Tunnel, WireClient, connected, in_use, proxy_header, proxy_line
 from tracker.access.gate import SocketBudget
+from tracker.access.proxy_protocol import SIGNATURE_V2
 from tracker.net import listener
 from tracker.reasons import CloseReason, RejectReason
 from tracker.server import Server
 
 ASK = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"
-LOCAL = PROXY_V2 + bytes([0x20, 0, 0, 0])
+LOCAL = SIGNATURE_V2 + bytes([0x20, 0, 0, 0])
 """The PROXY header of a connection that is the proxy's own."""
+UNKNOWN = b"PROXY UNKNOWN\r\n"
+"""The same in version 1."""
 
 StartTls = Callable[..., Awaitable[Server]]
 
@@ -251,7 +253,14 @@ async def test_each_end_has_a_reason_and_leaves_nothing_behind(
     other.wire.writer.transport.abort()
 
 
-@pytest.mark.parametrize("begun", [b"", proxy_header()[:20], b"\r", proxy_header(), proxy_header() + b"\x16\x03\x01"])
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        *(header[:size] for header in (proxy_header(), proxy_line()) for size in (1, 20, len(header) - 1)),
+        *(header + more for header in (proxy_header(), proxy_line()) for more in (b"", b"\x16\x03\x01")),
+    ],
+)
 async def test_a_connection_of_a_proxy_without_a_whole_request(start: StartTls, begun: bytes) -> None:
     server = await start(proxied=True, connections={"handshake_timeout": 0.3})
     client = await connected(server, begun)
@@ -265,10 +274,13 @@ async def test_a_connection_of_a_proxy_without_a_whole_request(start: StartTls, 
 
 @pytest.mark.parametrize("size", [1, 7, 100_000], ids=["in bytes", "in pieces", "at once"])
 @pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
-async def test_a_proxy_header_comes_before_tls(start: StartTls, pair: Pair, size: int, address: str) -> None:
+@pytest.mark.parametrize("header", [proxy_line, proxy_header], ids=["version 1", "version 2"])
+async def test_a_proxy_header_comes_before_tls(
+    start: StartTls, pair: Pair, size: int, address: str, header: Callable[[str], bytes]
+) -> None:
     server = await start(proxied=True, limits={"connections_per_address": 1})
     client = await tunnel(server, pair)
-    data = proxy_header(address) + client.hello()
+    data = header(address) + client.hello()
     for index in range(0, len(data), size):
         client.wire.writer.write(data[index : index + size])
         await asyncio.sleep(0)
@@ -278,7 +290,7 @@ async def test_a_proxy_header_comes_before_tls(start: StartTls, pair: Pair, size
     }
     # Another connection of the same client is closed before the TLS handshake.
     refused = await tunnel(server, pair)
-    refused.wire.writer.write(proxy_header(address) + refused.hello())
+    refused.wire.writer.write(header(address) + refused.hello())
     assert await everything(refused.wire) == b""
     assert server.endpoint.rejected == {RejectReason.ADDRESS_CONNECTIONS: 1}
     client.write(ASK[-2:])
@@ -288,7 +300,7 @@ async def test_a_proxy_header_comes_before_tls(start: StartTls, pair: Pair, size
     assert server.endpoint.closed == {}
 
 
-@pytest.mark.parametrize("header", [b"", LOCAL], ids=["none", "of the proxy itself"])
+@pytest.mark.parametrize("header", [b"", LOCAL, UNKNOWN], ids=["none", "of the proxy itself", "unknown"])
 async def test_a_proxy_without_a_proxy_header_gives_the_address_in_the_request(
     start: StartTls, pair: Pair, header: bytes
 ) -> None:
@@ -301,21 +313,25 @@ async def test_a_proxy_without_a_proxy_header_gives_the_address_in_the_request(
     assert in_use(server) == 2
 
 
-@pytest.mark.parametrize("first", [LOCAL, proxy_header("192.0.2.8")], ids=["of the proxy itself", "of a client"])
-async def test_a_second_proxy_header_is_refused(start: StartTls, pair: Pair, first: bytes) -> None:
+@pytest.mark.parametrize("second", [proxy_line(), proxy_header()], ids=["version 1", "version 2"])
+@pytest.mark.parametrize("first", [LOCAL, UNKNOWN, proxy_line("192.0.2.8"), proxy_header("192.0.2.8")])
+async def test_a_second_proxy_header_is_refused(start: StartTls, pair: Pair, first: bytes, second: bytes) -> None:
     server = await start(proxied=True)
     client = await tunnel(server, pair)
-    client.wire.writer.write(first + proxy_header() + client.hello())
-    assert await everything(client.wire) == b""
+    client.wire.writer.write(first + second + client.hello())
+    await everything(client.wire)
     await eventually(lambda: server.endpoint.closed == {CloseReason.HANDSHAKE_INVALID: 1})
     assert in_use(server) == 0
 
 
-async def test_a_proxy_header_of_an_untrusted_client_is_refused_before_tls(start: StartTls, pair: Pair) -> None:
+@pytest.mark.parametrize("header", [proxy_line(), proxy_header()], ids=["version 1", "version 2"])
+async def test_a_proxy_header_of_an_untrusted_client_is_refused_before_tls(
+    start: StartTls, pair: Pair, header: bytes
+) -> None:
     server = await start()
     client = await tunnel(server, pair)
-    client.wire.writer.write(proxy_header() + client.hello())
-    assert await everything(client.wire) == b""
+    client.wire.writer.write(header + client.hello())
+    await everything(client.wire)
     await eventually(lambda: server.endpoint.closed == {CloseReason.HANDSHAKE_INVALID: 1})
 
 

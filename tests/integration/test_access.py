@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from tests.client import HASH, PATIENCE, RawClient, announce, eventually, offers
 from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.integration.conftest import StartServer
 from tests.integration.test_life import assert_one_line, peerservers
-from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_use, proxy_header
+from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_use, proxy_header, proxy_line
 from tests.unit.fakes import peer_id
-from tracker.access.forwarded import PROXY_V2
+from tracker.access.proxy_protocol import SIGNATURE_V2
 from tracker.config import load
-from tracker.net.http import Request, Response
+from tracker.net.routes import Request, Response
 from tracker.reasons import RejectReason
 
 A, B = peer_id(1), peer_id(2)
@@ -246,7 +247,7 @@ async def test_a_page_through_a_proxy_counts_for_the_address_of_the_client(
         await finish.wait()
         return Response(b"finished")
 
-    server.endpoint.add_route("/slow", wait_to_finish)
+    server.endpoint.routes.add("/slow", wait_to_finish)
 
     async def get(path: str, *lines: str) -> WireClient:
         return await connected(server, "\r\n".join((f"GET {path} HTTP/1.1", "Host: t", *lines, "", "")).encode())
@@ -299,9 +300,12 @@ async def status(client: WireClient) -> int:
 
 
 @pytest.mark.parametrize("address", [CLIENT, "2001:db8::7"])
-async def test_a_proxy_header_in_one_piece_and_in_bytes(start_tracker: StartTracker, address: str) -> None:
+@pytest.mark.parametrize("header", [proxy_line, proxy_header], ids=["version 1", "version 2"])
+async def test_a_proxy_header_in_one_piece_and_in_bytes(
+    start_tracker: StartTracker, header: Callable[[str], bytes], address: str
+) -> None:
     tracker = await start_tracker(env=PROXIED | ONE_EACH)
-    request = proxy_header(address) + HANDSHAKE + b"\r\n"
+    request = header(address) + HANDSHAKE + b"\r\n"
     first = await opened(tracker, *(request[index : index + 1] for index in range(len(request))))
     assert await status(first) == 101
     first.frame(1, json.dumps(announce(A)).encode())
@@ -312,7 +316,7 @@ async def test_a_proxy_header_in_one_piece_and_in_bytes(start_tracker: StartTrac
     # Headers of the client behind the PROXY header are ignored.
     third = await opened(tracker, request[: -len(b"\r\n")] + b"X-Forwarded-For: 198.51.100.1\r\n\r\n")
     assert await status(third) == 429
-    fourth = await opened(tracker, proxy_header("192.0.2.8") + HANDSHAKE + b"\r\n")
+    fourth = await opened(tracker, header("192.0.2.8") + HANDSHAKE + b"\r\n")
     assert await status(fourth) == 101
     assert await tracker.metric("peerservers_rejected_total", reason="address_connections") == 2
     for client in (first, second, third, fourth):
@@ -320,11 +324,22 @@ async def test_a_proxy_header_in_one_piece_and_in_bytes(start_tracker: StartTrac
     await until(tracker, "peerservers_connections", 0)
 
 
-async def test_a_proxys_health_check(start_tracker: StartTracker) -> None:
+@pytest.mark.parametrize("local", [SIGNATURE_V2 + bytes([0x20, 0, 0, 0]), b"PROXY UNKNOWN\r\n"])
+async def test_a_proxys_health_check(start_tracker: StartTracker, local: bytes) -> None:
     tracker = await start_tracker(env=PROXIED)
-    local = PROXY_V2 + bytes([0x20, 0, 0, 0])
     client = await opened(tracker, local + b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
     assert await status(client) == 200
+    await client.gone()
+    client.writer.close()
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"PROPFIND", b"PRO"])
+@pytest.mark.parametrize("size", [1, 4, 1000])
+async def test_a_method_that_begins_like_a_proxy_header(start_tracker: StartTracker, method: bytes, size: int) -> None:
+    tracker = await start_tracker(env=PROXIED)
+    request = method + b" / HTTP/1.1\r\nHost: t\r\n\r\n"
+    client = await opened(tracker, *(request[index : index + size] for index in range(0, len(request), size)))
+    assert await status(client) in (405, 501)
     await client.gone()
     client.writer.close()
 
@@ -332,16 +347,24 @@ async def test_a_proxys_health_check(start_tracker: StartTracker) -> None:
 @pytest.mark.parametrize(
     "data",
     [
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 1\r\n",
+        b"PROXY UNKNOWN " + b"x" * 92 + b"\r\n",
+        b"PROXY / HTTP/1.1\r\nHost: t\r\n\r\n",
+        proxy_line() + b"\x00\x01\x02",
+        proxy_line() + proxy_header(),
         b"\r\n\r\n\x00\r\nQUIX\n" + bytes(100),
-        PROXY_V2 + b"\x11\x11\x00\x0c" + bytes(12),
-        PROXY_V2 + b"\x21\x11\x00\x01" + bytes(12),
-        PROXY_V2 + b"\x21\x11\xff\xff" + bytes(12),
+        SIGNATURE_V2 + b"\x11\x11\x00\x0c" + bytes(12),
+        SIGNATURE_V2 + b"\x21\x11\x00\x01" + bytes(12),
+        SIGNATURE_V2 + b"\x21\x11\xff\xff" + bytes(12),
         proxy_header() + b"\x00\x01\x02",
         proxy_header() + proxy_header(),
         b"\x16\x03\x01\x02\x00" + bytes(200),
         b"\x00",
     ],
-    ids=["signature", "version", "short", "long", "garbage behind", "two", "tls", "zero"],
+    ids=[
+        *("line", "long line", "method", "garbage behind a line", "both versions"),
+        *("signature", "version", "short", "long", "garbage behind", "two", "tls", "zero"),
+    ],
 )
 async def test_garbage_from_a_trusted_proxy(start_tracker: StartTracker, data: bytes) -> None:
     tracker = await start_tracker(env=PROXIED)
@@ -351,9 +374,10 @@ async def test_garbage_from_a_trusted_proxy(start_tracker: StartTracker, data: b
     await until(tracker, "peerservers_connections_closed_total", 1, reason="handshake_invalid")
 
 
-async def test_a_proxy_header_of_an_untrusted_client_is_garbage(start_tracker: StartTracker) -> None:
+@pytest.mark.parametrize("header", [proxy_line(), proxy_header()], ids=["version 1", "version 2"])
+async def test_a_proxy_header_of_an_untrusted_client_is_garbage(start_tracker: StartTracker, header: bytes) -> None:
     tracker = await start_tracker()
-    client = await opened(tracker, proxy_header() + HANDSHAKE + b"\r\n")
+    client = await opened(tracker, header + HANDSHAKE + b"\r\n")
     await client.gone()
     client.writer.close()
     await until(tracker, "peerservers_connections_closed_total", 1, reason="handshake_invalid")

@@ -17,7 +17,7 @@ from tracker.extension import channel as channel_module
 from tracker.extension import host, runner
 from tracker.extension.api import Extension, TrackerHandle
 from tracker.extension.channel import Channel
-from tracker.net.http import Request, Response
+from tracker.net.routes import Request, Response
 from tracker.protocol.messages import Offer
 
 A, B = peer_id(1), peer_id(2)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -109,11 +110,21 @@ async def test_the_connection_header_may_have_further_options(tracker: TrackerPr
             await client.receive()
 
 
-async def test_no_compression_and_no_subprotocol_are_negotiated(tracker: TrackerProcess) -> None:
-    async with connect(tracker.url, compression="deflate", subprotocols=["x"]) as socket:  # type: ignore[list-item]
+async def test_no_compression_and_no_subprotocol_of_an_absent_extension_are_negotiated(tracker: TrackerProcess) -> None:
+    offered: Any = ["peerservers.federation.1"]
+    async with connect(tracker.url, compression="deflate", subprotocols=offered) as socket:
         assert socket.response is not None
         assert socket.response.headers.get("Sec-WebSocket-Extensions") is None
         assert socket.subprotocol is None
+
+
+async def test_a_peer_that_offers_unknown_subprotocols_gets_the_first_and_is_served(tracker: TrackerProcess) -> None:
+    """The client of `websockets` goes on without one, Chromium does not."""
+    offered: Any = ["peerservers.federation.1", "webtorrent", "other"]
+    async with connect(tracker.url, subprotocols=offered) as socket:
+        assert socket.subprotocol == "webtorrent"
+        await socket.send(json.dumps(announce(A)))
+        assert json.loads(await socket.recv())["action"] == "announce"
 
 
 @pytest.mark.parametrize(
@@ -384,7 +395,7 @@ async def test_data_that_is_no_http_request_is_refused(tracker: TrackerProcess, 
     [
         ((b"-Key: AAAAAAAAAAAAAAAAAAAAAA==", b"-Key: short"), 400),
         ((b"Version: 13", b"Version: 5"), 400),
-        ((b"GET", b"POST"), 405),
+        ((b"Connection: Upgrade", b"Connection: close"), 426),
     ],
 )
 async def test_a_bad_handshake_is_an_http_error(

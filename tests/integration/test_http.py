@@ -9,8 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client import PATIENCE, offers, raw_client
-from tests.conftest import StartTracker, TrackerProcess
+from tests.conftest import StartTracker, TrackerProcess, environment, free_port
+from tests.integration.wire import HANDSHAKE, wire
 from tests.unit.fakes import peer_id
+from tests.unit.web.test_pages import Outline
 
 
 async def exchange(tracker: TrackerProcess, request: bytes, half_close: bool = False) -> bytes:
@@ -52,6 +54,120 @@ async def test_the_page_shows_the_url(start_tracker: StartTracker) -> None:
     assert "<code>wss://tracker.example.org</code>" in (await public.get("/"))[1]
 
 
+async def websocket_opens(tracker: TrackerProcess, handshake: bytes) -> bool:
+    """Return whether a handshake opens a WebSocket that answers a ping."""
+    async with wire(tracker, handshake) as client:
+        client.frame(9, b"ping")
+        return await client.receive() == (10, b"ping")
+
+
+@pytest.mark.parametrize("path", [b"/", b"/announce", b"/any/path?token=a%20b", b"//", b"/health"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_websocket_opens_at_any_path(tracker: TrackerProcess, path: bytes, version: bytes) -> None:
+    line = b"GET " + path + b" HTTP/" + version
+    assert await websocket_opens(tracker, HANDSHAKE.replace(b"GET / HTTP/1.1", line))
+
+
+async def test_a_websocket_handshake_of_nginx_with_http_1_0(tracker: TrackerProcess) -> None:
+    """As nginx forwards it without `proxy_http_version 1.1`, and with the fields of `proxy_set_header`."""
+    fields = HANDSHAKE.replace(b"GET / HTTP/1.1", b"GET /announce HTTP/1.0").replace(b"Host: t", b"Host: tracker")
+    assert await websocket_opens(tracker, fields.replace(b"Connection: Upgrade", b"Connection: upgrade"))
+    answer = await exchange(tracker, fields.replace(b"Connection: Upgrade", b"Connection: close") + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 426 ")
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"OPTIONS", b"POST"])
+async def test_another_method_with_the_fields_of_a_handshake_is_plain_http(
+    tracker: TrackerProcess, method: bytes
+) -> None:
+    answer = await exchange(tracker, HANDSHAKE.replace(b"GET", method) + b"\r\n")
+    assert answer.split()[1] == {b"HEAD": b"200", b"OPTIONS": b"204", b"POST": b"405"}[method]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"OPTIONS / HTTP/1.0\r\n\r\n",
+        b"OPTIONS * HTTP/1.0\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"OPTIONS http://t HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"OPTIONS /announce HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"OPTIONS /stats.json?x HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nhello",
+    ],
+)
+async def test_options_succeed(tracker: TrackerProcess, sent: bytes) -> None:
+    """The first is the health check of HAProxy's `option httpchk`."""
+    answer = await exchange(tracker, sent)
+    assert answer.startswith(b"HTTP/1.1 204 ")
+    assert b"\r\nallow: GET, HEAD, OPTIONS\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_pages_of_other_sites_may_read_what_is_public(tracker: TrackerProcess) -> None:
+    fields = (b"Origin: https://example.org", b"Access-Control-Request-Method: GET")
+    more = (b"Access-Control-Request-Headers: x-any",)
+    for path in (b"/stats", b"/stats.json"):
+        preflight = await exchange(tracker, request(b"OPTIONS", path, *fields, *more))
+        assert b"\r\naccess-control-allow-origin: *\r\n" in preflight
+        assert b"\r\naccess-control-allow-methods: GET, HEAD\r\n" in preflight
+        assert b"\r\naccess-control-allow-headers: *\r\n" in preflight
+        for method in (b"GET", b"HEAD", b"POST"):
+            assert b"\r\naccess-control-allow-origin: *\r\n" in await exchange(tracker, request(method, path))
+    for path in (b"/", b"/metrics", b"/nope", b"*"):
+        answers = await exchange(tracker, request(b"OPTIONS", path, *fields))
+        if path != b"*":
+            answers += await exchange(tracker, request(b"GET", path, *fields))
+        assert b"access-control" not in answers.lower()
+
+
+async def test_a_refused_method_names_the_allowed_ones(tracker: TrackerProcess) -> None:
+    for method in (b"POST", b"PUT", b"DELETE", b"PATCH", b"TRACE"):
+        answer = await exchange(tracker, request(method, b"/stats.json"))
+        assert answer.startswith(b"HTTP/1.1 405 ")
+        assert b"\r\nallow: GET, HEAD, OPTIONS\r\n" in answer
+
+
+@pytest.mark.parametrize("prefix", ["", "/tracker"])
+async def test_a_path_prefix(start_tracker: StartTracker, prefix: str) -> None:
+    """The proxy removes it from no request; the machine's own health checks may do without."""
+    port = free_port()
+    env = environment("server", path_prefix="/tracker/") | environment("metrics", port=port)
+    tracker = await start_tracker(env=env)
+    assert (await tracker.get(prefix + "/health"))[1] == "200 OK\n"
+    assert (await tracker.get(prefix + "/nope"))[0] == 404
+    for path in (prefix or "/", prefix + "/"):
+        page = (await tracker.get(path))[1]
+        assert f"<code>ws://test{prefix}</code>" in page
+    assert (await tracker.get(prefix + "/live"))[0] == 200
+    assert await websocket_opens(tracker, HANDSHAKE.replace(b"GET /", f"GET {prefix}/announce".encode()))
+    tracker.port = port
+    assert "peerservers_connections " in (await tracker.get(prefix + "/metrics"))[1]
+    assert (await tracker.get(prefix + "/stats.json"))[0] == 200
+
+
+async def test_the_page_links_below_its_prefix(start_tracker: StartTracker) -> None:
+    """Links that are relative to `/tracker` would lead to the pages of another site."""
+    tracker = await start_tracker(env=environment("server", path_prefix="/tracker", trusted_proxies=["127.0.0.1"]))
+    forwarded = (b"X-Forwarded-Prefix: /a", b"X-Forwarded-Proto: https")
+    for sent, prefix in (
+        (request(b"GET", b"/tracker"), "/tracker"),
+        (request(b"GET", b"/", *forwarded), "/a"),
+        (request(b"GET", b"/tracker/", *forwarded), "/a/tracker"),
+    ):
+        page = (await exchange(tracker, sent)).decode().partition("\r\n\r\n")[2]
+        assert f"://t{prefix}</code>" in page
+        assert f'<html lang="en" data-base="{prefix}/">' in page
+        addresses = {attributes.get("href") for _, attributes in Outline(page).tags}
+        assert {f"{prefix}/stats", f"{prefix}/stats.json", f"{prefix}/metrics"} <= addresses
+
+
+async def test_only_trusted_proxies_announce_a_prefix(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker()
+    page = await exchange(tracker, request(b"GET", b"/", b"X-Forwarded-Prefix: /a"))
+    assert b"<code>ws://t</code>" in page
+    assert b'href="stats"' in page
+
+
 async def test_head_and_http_1_0(tracker: TrackerProcess) -> None:
     head = await exchange(tracker, request(b"HEAD", b"/health", b"Connection: close"))
     assert head.startswith(b"HTTP/1.1 200")
@@ -76,7 +192,10 @@ async def test_a_client_that_closes_its_side_gets_its_response(tracker: TrackerP
     ("sent", "status"),
     [
         (request(b"POST", b"/", b"Content-Length: 5") + b"hello", b"405"),
-        (request(b"OPTIONS", b"/stats.json", b"Connection: close"), b"405"),
+        (request(b"BREW", b"/"), b"501"),
+        (request(b"CONNECT", b"t:443"), b"501"),
+        (request(b"GET", b"t:443"), b"400"),
+        (request(b"GET", b"*"), b"400"),
         (request(b"GET", b"/health", b"Content-Length: 5") + b"hello", b"200"),
         (b"GET http://t/health HTTP/1.1\r\nHost: t\r\n\r\n", b"200"),
         (b"GET /\r\n\r\n", b"400"),
@@ -87,12 +206,21 @@ async def test_a_client_that_closes_its_side_gets_its_response(tracker: TrackerP
         (b"GET / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip\r\n\r\n", b"501"),
         (b"GET / HTTP/1.1\r\nHost: t\r\nX : y\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: t\r\nX: y\r\n z\r\n\r\n", b"400"),
-        (b"\r\nGET / HTTP/1.1\r\nHost: t\r\n\r\n", b"400"),
+        (b"\r\nGET / HTTP/1.1\r\nHost: t\r\n\r\n", b"200"),
+        (b"\r\n" * 1000 + b"GET / HTTP/1.0\r\n\r\n", b"200"),
+        (b"\r\n \r\nGET / HTTP/1.0\r\n\r\n", b"400"),
+        (b"\r\rGET / HTTP/1.0\r\n\r\n", b"400"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"505"),
         (b"GET / HTTP/1.1\r\n" + b"X: " + b"x" * 20_000 + b"\r\n\r\n", b"431"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: t\r\n\r\n", b"414"),
+        (b"GET /" + b"x" * 8000 + b" HTTP/1.1\r\nHost: t\r\n\r\n", b"404"),
     ],
     ids=[
         "post",
-        "options",
+        "unknown method",
+        "connect",
+        "authority-form",
+        "asterisk-form",
         "body",
         "absolute-form",
         "no version",
@@ -104,12 +232,28 @@ async def test_a_client_that_closes_its_side_gets_its_response(tracker: TrackerP
         "space before the colon",
         "obs-fold",
         "empty line first",
+        "empty lines first",
+        "line of a space first",
+        "bare CR first",
+        "http 2 preface",
         "too large",
+        "target too long",
+        "long target",
     ],
 )
 async def test_odd_requests(tracker: TrackerProcess, sent: bytes, status: bytes) -> None:
     answer = await exchange(tracker, sent, half_close=True)
     assert answer.split()[1] == status
+
+
+async def test_empty_lines_may_come_in_pieces(tracker: TrackerProcess) -> None:
+    reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
+    for piece in (b"\r", b"\n\r", b"\n", b"\r\nGET /hea", b"lth HTTP/1.0\r", b"\n\r\n"):
+        writer.write(piece)
+        # The kernel may still join two pieces.
+        await asyncio.sleep(0.01)
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
 
 
 async def test_stats_have_bittorrent_trackers_names(tracker: TrackerProcess) -> None:

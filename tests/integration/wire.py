@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from tests.client import PATIENCE
 from tests.conftest import TrackerProcess
-from tracker.access.forwarded import PROXY_V2
+from tracker.access.proxy_protocol import SIGNATURE_V2
 from tracker.server import Server
 
 CLIENT = "192.0.2.7"
@@ -137,7 +137,13 @@ def proxy_header(address: str = CLIENT) -> bytes:
     packed = ip_address(address).packed
     family = 0x11 if len(packed) == 4 else 0x21
     body = packed + bytes(len(packed) + 4)
-    return PROXY_V2 + bytes([0x21, family]) + len(body).to_bytes(2, "big") + body
+    return SIGNATURE_V2 + bytes([0x21, family]) + len(body).to_bytes(2, "big") + body
+
+
+def proxy_line(address: str = CLIENT) -> bytes:
+    """Return a header of the PROXY protocol, version 1."""
+    to = f"TCP6 {address} ::1" if ":" in address else f"TCP4 {address} 10.0.0.1"
+    return f"PROXY {to} 4711 443\r\n".encode()
 
 
 async def connected(server: Server, data: bytes = b"") -> WireClient:

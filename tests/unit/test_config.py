@@ -73,6 +73,21 @@ def test_hosts() -> None:
     assert load(None, {"server": {"host": ["::1", "127.0.0.1"]}}).server.hosts == ["::1", "127.0.0.1"]
 
 
+@pytest.mark.parametrize(
+    ("given", "prefix"), [("", ""), ("/", ""), ("/tracker/", "/tracker"), ("/a/b%20c", "/a/b%20c")]
+)
+def test_a_path_prefix(given: str, prefix: str) -> None:
+    assert load(None, {"server": {"path_prefix": given}}).server.path_prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "given", ["tracker", "//tracker", "/a//b", "/a b", "/a?b", "/a#b", "/%zz", "https://t/a", "/a,b"]
+)
+def test_an_invalid_path_prefix(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.path_prefix.*must be a path"):
+        load(None, {"server": {"path_prefix": given}})
+
+
 def test_keys_that_need_a_restart() -> None:
     running = Settings.model_validate({"server": {"port": 1}, "extensions": {"dht": {"listen": "x", "routers": []}}})
     fresh = Settings.model_validate(

@@ -5,13 +5,18 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from tracker.access.addresses import Addresses, AddressLimits, Quota, TooManyConnections, contains, networks
-from tracker.access.forwarded import client_address, numeric
+from tracker.access.forwarded import InvalidAddress, client_address, named_address, numeric
 from tracker.access.lists import AccessLists
 from tracker.reasons import RejectReason
 from tracker.settings import Settings
 
 RETRY_AFTER: Final = 60
 """Seconds in `Retry-After` for a client that is refused because of a limit."""
+
+LOCAL: Final = "127.0.0.1"
+"""The address of a proxy that has none, because it has connected to the Unix-domain socket."""
+
+_LIMITS: Final = frozenset((HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS))
 
 
 class Headers(Protocol):
@@ -33,7 +38,7 @@ class Refused(Exception):
         super().__init__(reason.value)
         self.reason = reason
         self.status = status
-        self.headers = {} if status is HTTPStatus.FORBIDDEN else {"Retry-After": str(RETRY_AFTER)}
+        self.headers = {"Retry-After": str(RETRY_AFTER)} if status in _LIMITS else {}
 
 
 @dataclass(slots=True)
@@ -43,7 +48,7 @@ class ConnectionInfo:
     Attributes:
         address: The numeric address of the client, or of the trusted proxy while the client is not known.
         quota: The quota of that address, or None if it is exempt from limits.
-        is_proxy: Whether the address is that of a trusted proxy.
+        is_proxy: Whether the address is that of a trusted proxy, which may give the client's.
     """
 
     address: str
@@ -81,19 +86,25 @@ class ConnectionGate:
         self.room = room
         self.addresses = Addresses(AddressLimits.from_settings(settings.limits))
         self._proxies = networks(settings.server.trusted_proxies)
+        self._address_header = settings.server.client_address_header
 
     def change(self, settings: Settings, access: AccessLists, room: "SocketBudget") -> None:
         """Apply other rules to new connections; open connections stay."""
         self.access, self.room = access, room
         self.addresses.change(AddressLimits.from_settings(settings.limits))
         self._proxies = networks(settings.server.trusted_proxies)
+        self._address_header = settings.server.client_address_header
 
-    def arrive(self, peer: str, now: float) -> ConnectionInfo:
-        """Count a new connection from a numeric address.
+    def arrive(self, peer: str | None, now: float) -> ConnectionInfo:
+        """Count a new connection from a numeric address, or from a Unix-domain socket, which has none.
+
+        A peer on a Unix-domain socket is a trusted proxy: only processes can connect that its file's mode admits.
 
         Raises:
             Refused: The address has too many connections.
         """
+        if peer is None:
+            return ConnectionInfo(LOCAL, is_proxy=True)
         address = numeric(peer) or "::"
         if contains(self._proxies, address):
             return ConnectionInfo(address, is_proxy=True)
@@ -109,14 +120,12 @@ class ConnectionGate:
             now: The time in seconds.
 
         Raises:
-            Refused: The client's address has too many connections.
+            Refused: The client's address has too many connections, or the proxy gives an invalid one.
         """
         if not info.is_proxy:
             return
         if headers is not None:
-            address = client_address(
-                info.address, self._proxies, headers.get_all("X-Forwarded-For"), headers.get_all("Forwarded")
-            )
+            address = self._forwarded(headers)
         if address is None or contains(self._proxies, address):
             return
         info.address, info.is_proxy = address, False
@@ -137,6 +146,16 @@ class ConnectionGate:
     def leave(self, quota: Quota | None, now: float) -> None:
         """Count off a connection that has ended."""
         self.addresses.leave(quota, now)
+
+    def _forwarded(self, headers: Headers) -> str | None:
+        """Return the client's address in the field lines of a trusted proxy. Raises `Refused`."""
+        if self._address_header:
+            try:
+                return named_address(headers.get_all(self._address_header))
+            except InvalidAddress:
+                # Neither the proxy's address nor one of several is a safe guess: a client might evade its limits.
+                raise Refused(RejectReason.CLIENT_ADDRESS, HTTPStatus.BAD_REQUEST) from None
+        return client_address(self._proxies, headers.get_all("X-Forwarded-For"), headers.get_all("Forwarded"))
 
     def _enter(self, address: str, now: float) -> Quota | None:
         try:

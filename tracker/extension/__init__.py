@@ -11,7 +11,7 @@ from tracker.logs import configure as configure_logs
 from tracker.logs import without_secrets
 from tracker.metrics import counter_by
 from tracker.net.errors import ChannelClosed
-from tracker.net.http import Request, Response, Route, plain
+from tracker.net.routes import Request, Response, Route, plain
 from tracker.protocol.codec import from_json, is_answer, is_id, is_offer, make_answer, make_offer, to_json
 from tracker.protocol.messages import NO_INFO_HASH, Answer, Offer, RawString
 from tracker.reasons import CloseReason

@@ -21,7 +21,7 @@ from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension.admission import Admission
 from tracker.extension.channel import Channel
 from tracker.net.endpoint import Endpoint
-from tracker.net.http import Route
+from tracker.net.routes import Route
 from tracker.protocol.codec import is_id
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
@@ -229,10 +229,12 @@ class TrackerHandle:
         Raises:
             ValueError: if the path is taken.
         """
-        self._endpoint.add_route(path, route)
+        self._endpoint.routes.add(path, route)
 
     def add_subprotocol(self, name: str, handler: Callable[[Channel], Awaitable[None]]) -> None:
         """Serve a WebSocket subprotocol on the public port, at any path.
+
+        Only a name that begins with `peerservers.` is never chosen by a tracker without the extension.
 
         Raises:
             ValueError: if the subprotocol is taken.

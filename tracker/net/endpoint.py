@@ -8,7 +8,7 @@ of timers of their own: time limits, pings.
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import islice
 from time import monotonic
@@ -17,13 +17,14 @@ from typing import Final, cast
 import structlog
 from websockets.frames import CloseCode
 
-from tracker.access.gate import ConnectionGate, ConnectionInfo, Refused
+from tracker.access.gate import LOCAL, ConnectionGate, ConnectionInfo, Refused
 from tracker.net.handshake import Handshake, asks_for_websocket
-from tracker.net.http import HttpConnection, Route
+from tracker.net.http import HttpConnection
 from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
+from tracker.net.routes import Routes, forwarded_prefix
 from tracker.net.tls import Certificate
 from tracker.net.websocket import Owner, WebSocket
 from tracker.reasons import CloseReason, RejectReason
@@ -40,11 +41,15 @@ Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 class Endpoint(Owner):
     """The connections of one port; the metrics read its counters.
 
-    `open_default` makes the WebSockets that ask for no subprotocol which is known here. Without it the port serves only
-    plain HTTP.
+    `open_default` makes all WebSockets but those of the extensions' subprotocols. Without it the port serves only plain
+    HTTP.
+
+    `prefix` is the path under which a reverse proxy serves the port (`server.path_prefix`).
     """
 
-    def __init__(self, settings: Connections, gate: ConnectionGate, open_default: Opener | None = None) -> None:
+    def __init__(
+        self, settings: Connections, gate: ConnectionGate, open_default: Opener | None = None, prefix: str = ""
+    ) -> None:
         self.settings = settings
         self.gate = gate
         self.log_addresses = False
@@ -55,7 +60,8 @@ class Endpoint(Owner):
         self.rejected: Counter[RejectReason] = Counter()
         self.messages_dropped = 0
         """Messages that were dropped because their receiver is slow."""
-        self._routes: dict[str, Route] = {}
+        self.routes = Routes(prefix)
+        """The HTTP routes of the port."""
         self._open_default = open_default
         self._subprotocols: dict[str, Opener] = {}
         self._acceptor: Acceptor | None = None
@@ -72,16 +78,6 @@ class Endpoint(Owner):
         self._draining = False
         self._all_gone = asyncio.Event()
 
-    def add_route(self, path: str, route: Route) -> None:
-        """Serve an HTTP path.
-
-        Raises:
-            ValueError: if the path is taken.
-        """
-        if path in self._routes:
-            raise ValueError(f"{path} is taken")
-        self._routes[path] = route
-
     def add_subprotocol(self, name: str, opener: Opener) -> None:
         """Serve a WebSocket subprotocol (RFC 6455, section 1.9).
 
@@ -92,14 +88,23 @@ class Endpoint(Owner):
             raise ValueError(f"{name} is taken")
         self._subprotocols[name] = opener
 
-    def listen(self, hosts: list[str], port: int, certificate: Certificate | None = None) -> list[tuple[str, int]]:
-        """Start to accept connections, over TLS if there is a certificate; return the (address, port) pairs.
+    def listen(
+        self,
+        hosts: list[str],
+        port: int,
+        certificate: Certificate | None = None,
+        unix_sockets: Sequence[str] = (),
+        unix_mode: int = 0,
+    ) -> list[tuple[str, int]]:
+        """Start to accept connections, over TLS if there is a certificate; return the (address, port) pairs of TCP.
+
+        The other arguments are those of `Acceptor`.
 
         Raises:
-            OSError: if an address cannot be bound.
+            OSError: if an address cannot be bound; `filename` is the path of a Unix-domain socket.
         """
         self._certificate = certificate
-        self._acceptor = Acceptor(hosts, port, self._accepted)
+        self._acceptor = Acceptor(hosts, port, unix_sockets, unix_mode, self._accepted)
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_PERIOD, self._sweep)
         return self._acceptor.addresses
 
@@ -172,6 +177,7 @@ class Endpoint(Owner):
     def on_head(self, pending: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it."""
         info = pending.info
+        from_proxy = info.is_proxy
         try:
             request = RequestHead(head)
             if self._open_default is not None and asks_for_websocket(request):
@@ -186,7 +192,9 @@ class Endpoint(Owner):
             pending.refuse(None, refusal(refused.status, refused.headers))
             return
         self._pending.discard(pending)
-        connection = HttpConnection(transport, info, request, self._routes, self._http_closed)
+        # Other clients could only deceive themselves, but would see links that lead nowhere.
+        prefix = forwarded_prefix(request.get_all("X-Forwarded-Prefix")) if from_proxy else ""
+        connection = HttpConnection(transport, info, request, self.routes, prefix, self._http_closed)
         self._http.add(connection)
         transport.set_protocol(connection)
 
@@ -208,7 +216,7 @@ class Endpoint(Owner):
             return refused
         return None
 
-    def _accepted(self, accepted: socket.socket, peer: str) -> None:
+    def _accepted(self, accepted: socket.socket, peer: str | None) -> None:
         self.opened += 1
         tls = self._certificate.context if self._certificate else None
         try:
@@ -216,7 +224,7 @@ class Endpoint(Owner):
                 raise Refused(RejectReason.TOO_MANY_CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE)
             info = self.gate.arrive(peer, monotonic())
         except Refused as refused:
-            self._refused(refused, peer)
+            self._refused(refused, peer or LOCAL)
             # Under TLS without a response: its handshake costs too much for a client that is over a limit.
             dismiss(accepted, b"" if tls else refusal(refused.status, refused.headers))
             return

@@ -9,6 +9,8 @@ from typing import Final
 
 import structlog
 
+from tracker.net.unix import UnixListener
+
 BACKLOG: Final = 4096
 
 _BATCH: Final = 100
@@ -23,8 +25,8 @@ _RECEIVE_BUFFER: Final = 65536
 """Bytes of the kernel's receive buffer. One turn of the event loop reads and handles all of it: with the kernel's own
 megabytes, a few flooding clients could block all others for seconds."""
 
-Accepted = Callable[[socket.socket, str], None]
-"""Takes a non-blocking socket and the numeric address of its peer."""
+Accepted = Callable[[socket.socket, str | None], None]
+"""Takes a non-blocking socket and the numeric address of its peer, or None on a Unix-domain socket."""
 
 
 class Acceptor:
@@ -32,36 +34,53 @@ class Acceptor:
 
     An asyncio server would hand over a TLS connection only after the handshake, and could not count it before.
 
+    Args:
+        hosts: The addresses to listen on over TCP.
+        port: The TCP port, or 0 for a free one.
+        unix_sockets: The paths of the Unix-domain sockets to listen on.
+        unix_mode: The mode of their files.
+        accepted: Takes the connections.
+
     Raises:
-        OSError: An address cannot be listened on.
+        OSError: An address cannot be listened on. `filename` is the path of a Unix-domain socket.
     """
 
-    def __init__(self, hosts: Sequence[str], port: int, accepted: Accepted) -> None:
+    def __init__(
+        self, hosts: Sequence[str], port: int, unix_sockets: Sequence[str], unix_mode: int, accepted: Accepted
+    ) -> None:
         self._accepted = accepted
         self._listeners: list[socket.socket] = []
+        self._unix: list[UnixListener] = []
         try:
             for host in hosts:
                 self._listeners += _bind(host, port, alone=len(hosts) == 1)
                 # With port 0, all addresses share the port that the first one got.
                 port = self._listeners[-1].getsockname()[1]
+            for path in unix_sockets:
+                self._unix.append(UnixListener(path, unix_mode, BACKLOG))
         except BaseException:
             self.close()
             raise
         self._loop = asyncio.get_running_loop()
-        for listener in self._listeners:
+        for listener in (*self._listeners, *(unix.socket for unix in self._unix)):
             self._loop.add_reader(listener, self._accept, listener)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """The pairs of address and port that it listens on."""
+        """The pairs of address and port that it listens on over TCP."""
         return [listener.getsockname()[:2] for listener in self._listeners]
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and remove the files of Unix-domain sockets."""
+        loop = asyncio.get_running_loop()
         for listener in self._listeners:
             if listener.fileno() >= 0:
-                asyncio.get_running_loop().remove_reader(listener)
+                loop.remove_reader(listener)
                 listener.close()
+        for unix in self._unix:
+            if unix.socket.fileno() >= 0:
+                loop.remove_reader(unix.socket)
+                unix.close()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_BATCH):
@@ -79,7 +98,7 @@ class Acceptor:
                 self._loop.call_later(_PAUSE, self._resume, listener)
                 return
             accepted.setblocking(False)
-            self._accepted(accepted, address[0])
+            self._accepted(accepted, address[0] if isinstance(address, tuple) else None)
 
     def _resume(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:

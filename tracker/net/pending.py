@@ -4,6 +4,7 @@ All of it must be done within one timeout, which the endpoint's sweep enforces.
 """
 
 import asyncio
+import re
 import socket
 import ssl
 from contextlib import suppress
@@ -11,21 +12,27 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Any, Final, Protocol, cast
 
-from tracker.access.forwarded import PROXY_V2, ProxyError, header_size, proxy_header
 from tracker.access.gate import ConnectionInfo, Refused
+from tracker.access.proxy_protocol import ProxyError, may_be_header, proxy_header
 from tracker.net.listener import dismiss
 from tracker.net.request import MAX_HEAD
 from tracker.net.response import refusal
 from tracker.reasons import CloseReason
 
 _NOT_HTTP: Final = refusal(HTTPStatus.BAD_REQUEST)
+_LINE_TOO_LONG: Final = refusal(HTTPStatus.REQUEST_URI_TOO_LONG)
 _TOO_LARGE: Final = refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 _SPEAKS_TLS: Final = refusal(HTTPStatus.BAD_REQUEST, text="This port speaks TLS: use wss:// or https://")
 
+_LINE_END: Final = b"\r\n"
 _BLANK_LINE: Final = b"\r\n\r\n"
+_EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 
 _TLS_START: Final = b"\x16"
 """The first byte of a TLS connection: its first record is of the type `handshake`."""
+
+_PEEK: Final = 512
+"""Bytes that are looked at together for a PROXY header."""
 
 _NO_TIMEOUT: Final = 1e6
 """Seconds. TLS needs no timeout of its own, because the sweep cuts connections after their deadline."""
@@ -117,18 +124,13 @@ class PendingConnection(asyncio.Protocol):
     def _look(self) -> None:
         """Read a PROXY header, then look at the next byte, which tells TLS from HTTP."""
         try:
-            first = self._socket.recv(1, socket.MSG_PEEK)
-            while self._may_be_proxied and (self._data or first == PROXY_V2[:1]) and first:
-                self._data += self._socket.recv(header_size(self._data) - len(self._data))
-                header = proxy_header(self._data)
-                if header:
-                    self._data, self._may_be_proxied = b"", False
-                    refused = self._owner.on_identified(self, header[0])
-                    if refused:
-                        self._stop_looking()
-                        dismiss(self._socket, b"" if self._tls else refusal(refused.status, refused.headers))
-                        return
-                first = self._socket.recv(1, socket.MSG_PEEK)
+            if self._may_be_proxied:
+                refused = self._read_proxy_header()
+                if refused:
+                    self._stop_looking()
+                    dismiss(self._socket, b"" if self._tls else refusal(refused.status, refused.headers))
+                    return
+            first = self._data[:1] or self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except ProxyError:
@@ -143,6 +145,31 @@ class PendingConnection(asyncio.Protocol):
                 self._open()
             else:
                 self._end(CloseReason.HANDSHAKE_INVALID, _SPEAKS_TLS if first.isalpha() else b"")
+
+    def _read_proxy_header(self) -> Refused | None:
+        """Read a PROXY header if there is one. Return the refusal if its client is over a limit.
+
+        If a method like `POST` arrives in pieces, its start may be read, too. It stays in `_data`.
+
+        Raises:
+            BlockingIOError: The next bytes have not arrived.
+            OSError: The connection is lost.
+            ProxyError: The header is invalid.
+        """
+        while True:
+            peeked = self._socket.recv(_PEEK, socket.MSG_PEEK)
+            if not peeked:
+                raise ConnectionAbortedError
+            data = self._data + peeked
+            if not may_be_header(data):
+                self._may_be_proxied = False
+                return None
+            header = proxy_header(data)
+            size = header[1] if header else len(data)
+            self._data += self._socket.recv(size - len(self._data))
+            if header:
+                self._data, self._may_be_proxied = b"", False
+                return self._owner.on_identified(self, header[0])
 
     def _end(self, reason: CloseReason, response: bytes = b"") -> None:
         self._stop_looking()
@@ -182,6 +209,11 @@ class PendingConnection(asyncio.Protocol):
             # Data that was already on its way can follow the start of the closing.
             return
         self._data += data
+        if self._data.startswith(b"\r"):
+            # Empty lines before the request line are ignored (RFC 9112, section 2.2).
+            self._data = _EMPTY_LINES.sub(b"", self._data)
+            if self._data in (b"", b"\r"):
+                return
         end = self._data.find(_BLANK_LINE)
         if not self._data[:1].isalpha():
             # TLS on a port without it, a PROXY header from a client that is no trusted proxy, or garbage.
@@ -190,7 +222,8 @@ class PendingConnection(asyncio.Protocol):
             end += len(_BLANK_LINE)
             self._owner.on_head(self, transport, self._data[:end], self._data[end:])
         elif end > 0 or len(self._data) > MAX_HEAD:
-            self.refuse(CloseReason.HANDSHAKE_INVALID, _TOO_LARGE)
+            is_long_line = _LINE_END not in self._data[:MAX_HEAD]
+            self.refuse(CloseReason.HANDSHAKE_INVALID, _LINE_TOO_LONG if is_long_line else _TOO_LARGE)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Report the end of the connection."""

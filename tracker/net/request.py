@@ -20,10 +20,10 @@ _HEAD: Final = re.compile(
 )
 _FIELD_LINES: Final = re.compile(r"([^:]++):[ \t]*+([^\r]*+)\r\n")
 _ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?#]*+)(.*)", re.IGNORECASE)
-_HOST: Final = re.compile(
-    # A registered name or IPv4 address, or an IP literal, and perhaps a port (RFC 3986, section 3.2.2).
-    r"(?:\[[0-9A-Fa-f:.]++\]|(?:[-._~!$&'()*+,;=0-9A-Za-z]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*)?"
-)
+# A registered name or IPv4 address, or an IP literal (RFC 3986, section 3.2.2).
+_URI_HOST: Final = r"(?:\[[0-9A-Fa-f:.]++\]|(?:[-._~!$&'()*+,;=0-9A-Za-z]|%[0-9A-Fa-f]{2})*+)"
+_HOST: Final = re.compile(rf"{_URI_HOST}(?::[0-9]*)?")
+_AUTHORITY_FORM: Final = re.compile(rf"(?!:){_URI_HOST}:[0-9]+")
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,20}")
 
 
@@ -41,7 +41,8 @@ class RequestHead:
     Attributes:
         method: The method, which is case-sensitive.
         target: The request target in origin-form, a path and perhaps a query. An absolute-form is converted: its
-            authority replaces the field `Host` (RFC 9112, section 3.2.2). The forms of CONNECT and OPTIONS stay.
+            authority replaces the field `Host` (RFC 9112, section 3.2.2). It is `*` for OPTIONS of the whole server,
+            and a host with a port for CONNECT.
         version: The HTTP version: `1.0`, or `1.1` and higher minor versions.
         has_content: Whether the field lines announce content behind the head. It is never read.
     """
@@ -52,8 +53,8 @@ class RequestHead:
         """Parse a whole head, with its final blank line.
 
         Raises:
-            InvalidRequest: 400 if the syntax, `Host` or `Content-Length` is invalid, 501 if a transfer coding is
-                unknown, 505 if the major version is not 1.
+            InvalidRequest: 400 if the syntax, the form of the target, `Host` or `Content-Length` is invalid, 501 if a
+                transfer coding is unknown, 505 if the major version is not 1.
         """
         match = _HEAD.fullmatch(head.decode("latin-1"))
         if match is None:
@@ -71,8 +72,8 @@ class RequestHead:
                 fields[name] = [value]
         self._check_host()
         self.has_content = ("content-length" in fields or "transfer-encoding" in fields) and self._announces_content()
-        if self.target[0] != "/":
-            self._to_origin_form()
+        if self.target[0] != "/" or self.method == "CONNECT":
+            self._read_other_form()
 
     def get_all(self, name: str) -> list[str]:
         """Return the values of all field lines with a name, which may be in any case, in their order."""
@@ -115,11 +116,20 @@ class RequestHead:
             raise InvalidRequest
         return codings is not None or int(length) > 0
 
-    def _to_origin_form(self) -> None:
+    def _read_other_form(self) -> None:
+        """Read a target that is not in origin-form (RFC 9112, sections 3.2.2 to 3.2.4). Raises `InvalidRequest`."""
         match = _ABSOLUTE_FORM.fullmatch(self.target)
-        if match:
+        if self.method == "CONNECT":
+            if not _AUTHORITY_FORM.fullmatch(self.target):
+                raise InvalidRequest
+        elif match:
             authority, target = match.groups()
             if not authority or not _HOST.fullmatch(authority):
                 raise InvalidRequest
-            self.target = target if target.startswith("/") else f"/{target}"
+            if self.method == "OPTIONS" and not target:
+                self.target = "*"
+            else:
+                self.target = target if target.startswith("/") else f"/{target}"
             self._fields["host"] = [authority]
+        elif self.target != "*" or self.method != "OPTIONS":
+            raise InvalidRequest

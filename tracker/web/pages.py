@@ -21,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from tracker import __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
-from tracker.net.http import Request, Response, Route, plain
+from tracker.net.routes import Request, Response, Routes, plain
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
 from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
 
@@ -100,21 +100,28 @@ class Pages:
         self._parts: dict[str, Markup] = {}
         self._parts_made = -inf
 
-    def page_routes(self) -> dict[str, Route]:
-        """Return the routes of the page, which are always on the public port."""
-        return {"/": self._index, "/live": self._live}
+    def add_page(self, routes: Routes) -> None:
+        """Serve the page, which is always on the public port."""
+        routes.add("/", self._index)
+        routes.add("/live", self._live)
 
-    def health_routes(self) -> dict[str, Route]:
-        """Return the routes for load balancers, which are on every port."""
-        return {"/health": self._health, "/ready": self._ready}
+    def add_health(self, routes: Routes) -> None:
+        """Serve the health checks of load balancers, which are on every port."""
+        routes.add("/health", self._health)
+        routes.add("/ready", self._ready)
 
-    def statistics_routes(self) -> dict[str, Route]:
-        """Return the routes of the statistics and the metrics, which may be on a separate port."""
-        return {"/stats": self._stats, "/stats.json": self._stats_json, "/metrics": self._metrics}
+    def add_statistics(self, routes: Routes) -> None:
+        """Serve the statistics and the metrics, which may be on a separate port."""
+        # Pages of other sites may read the statistics, as they may with bittorrent-tracker.
+        routes.add("/stats", self._stats, public=True)
+        routes.add("/stats.json", self._stats_json, public=True)
+        routes.add("/metrics", self._metrics)
 
     async def _index(self, request: Request) -> Response:
         page = _templates.get_template("index.html").render(
-            url=self._public_url or url_from(request.headers, self._tls),
+            url=self._public_url or url_from(request.headers, self._tls) + request.prefix,
+            # Without a slash at its end, the path of the page would not be the base of relative links.
+            base=f"{request.prefix}/" if request.prefix else "",
             is_guess=not self._public_url,
             parts=self._current_parts(),
             statistics=self._has_statistics,
@@ -159,8 +166,7 @@ class Pages:
     async def _stats_json(self, _request: Request) -> Response:
         statistics = (await self._statistics.get()).as_json()
         body = json.dumps({**statistics, **self._tables.read()}, default=str).encode()
-        # Pages of other sites may read the statistics, as they may with bittorrent-tracker.
-        return Response(body, "application/json", headers={"access-control-allow-origin": "*"})
+        return Response(body, "application/json")
 
     async def _metrics(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

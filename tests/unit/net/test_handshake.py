@@ -42,12 +42,27 @@ def test_the_example_of_the_rfc() -> None:
 @pytest.mark.parametrize(
     ("offered", "chosen"),
     [
-        ((b"unknown",), None),
         ((b"unknown, second.1, first.1",), "second.1"),
         ((b"unknown", b"first.1"), "first.1"),
+        ((b"unknown, other",), "unknown"),
+        ((b",, unknown", b"other"), "unknown"),
+        ((b"webrtc.1.2",), "webrtc.1.2"),
+        ((b"firsts",), "firsts"),
+        # Subprotocols of extensions that are not here, or of another version of one that is.
+        ((b"peerservers.federation.1",), None),
+        ((b"PEERSERVERS.federation.9, peerservers.",), None),
+        ((b"first.2, FIRST.1, First, first",), None),
+        ((b"peerservers.federation.1, first.2, unknown",), "unknown"),
+        # No tokens.
+        ((b"a b, \xe9, x=y, (z), unknown",), "unknown"),
+        ((b"a b",), None),
+        ((b"",), None),
+        ((b", ,",), None),
     ],
 )
-def test_the_first_known_subprotocol_is_chosen(offered: tuple[bytes, ...], chosen: str | None) -> None:
+def test_a_known_subprotocol_is_chosen_or_the_first_that_no_extension_may_mean(
+    offered: tuple[bytes, ...], chosen: str | None
+) -> None:
     handshake = handshake_of(with_headers(*(b"Sec-WebSocket-Protocol: " + value for value in offered)))
     assert handshake.subprotocol == chosen
     line = f"\r\nSec-WebSocket-Protocol: {chosen}\r\n".encode()
@@ -58,8 +73,7 @@ def test_the_first_known_subprotocol_is_chosen(offered: tuple[bytes, ...], chose
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (HEAD.replace(b"GET", b"POST"), 405),
-        (HEAD.replace(b"HTTP/1.1", b"HTTP/1.0"), 505),
+        (HEAD.replace(b"Upgrade: websocket\r\nConnection: Upgrade\r\n", b""), 426),
         (HEAD.replace(b"Connection: Upgrade", b"Connection: close"), 426),
         (HEAD.replace(b"Upgrade: websocket", b"Upgrade: websocket, h2c"), 426),
         (HEAD.replace(b"Version: 13", b"Version: 8"), 400),
@@ -74,8 +88,24 @@ def test_an_invalid_handshake_is_an_http_error(head: bytes, expected: int) -> No
     handshake = handshake_of(head)
     assert handshake.error is not None
     assert status(handshake.response()) == expected
-    assert b"\r\nConnection: close\r\n" in handshake.response()
+    assert b"\r\nConnection: close" in handshake.response()
     assert b"\r\nSec-WebSocket-Version: 13\r\n" in handshake.response()
+
+
+def test_a_handshake_that_a_proxy_has_spoilt_says_so() -> None:
+    head = HEAD.replace(b"Upgrade: websocket\r\nConnection: Upgrade\r\n", b"Connection: close\r\n")
+    assert asks_for_websocket(RequestHead(head))
+    response = handshake_of(head).response()
+    assert b"\r\nUpgrade: websocket\r\n" in response
+    assert b"\r\nConnection: close, Upgrade\r\n" in response
+    assert b"proxy must forward" in response
+
+
+def test_http_1_0_opens_a_websocket() -> None:
+    """nginx sends it to the tracker by default; no Host is needed there."""
+    handshake = handshake_of(HEAD.replace(b"HTTP/1.1\r\nHost: t", b"HTTP/1.0"))
+    assert handshake.error is None
+    assert status(handshake.response()) == 101
 
 
 @pytest.mark.parametrize(
@@ -84,7 +114,13 @@ def test_an_invalid_handshake_is_an_http_error(head: bytes, expected: int) -> No
 )
 def test_requests_that_ask_for_a_websocket(value: bytes, asks: bool) -> None:
     """An invalid handshake asks for one too, so that its error can name the mistake."""
-    assert asks_for_websocket(RequestHead(HEAD.replace(b"Upgrade: websocket", b"Upgrade: " + value))) is asks
+    head = HEAD.replace(b"Upgrade: websocket", b"Upgrade: " + value).replace(b"Sec-WebSocket-Key", b"X")
+    assert asks_for_websocket(RequestHead(head)) is asks
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"OPTIONS", b"POST"])
+def test_only_get_asks_for_a_websocket(method: bytes) -> None:
+    assert not asks_for_websocket(RequestHead(HEAD.replace(b"GET", method)))
 
 
 def test_a_refusal_gives_the_status_and_when_to_retry() -> None:
@@ -123,7 +159,7 @@ GOOD = [line for line in HEAD.split(b"\r\n")[1:] if line]
 
 
 @given(
-    st.sampled_from([b"GET / HTTP/1.1"] * 5 + [b"POST / HTTP/1.1", b"GET / HTTP/1.0", b"GET /", b"GET  / HTTP/1.1"]),
+    st.sampled_from([b"GET / HTTP/1.1"] * 5 + [b"POST / HTTP/1.1", b"GET /", b"GET  / HTTP/1.1"]),
     st.permutations(GOOD),
     st.lists(LINES, max_size=2),
     st.integers(0, 12),
@@ -133,7 +169,9 @@ def test_it_accepts_the_same_handshakes_as_websockets(
 ) -> None:
     lines = [line for number, line in enumerate(good) if number != left_out] + more
     head = b"\r\n".join([request_line, *lines, b"", b""])
-    theirs = ServerProtocol(select_subprotocol=lambda _, offered: "first.1" if "first.1" in offered else None)  # type: ignore[arg-type,return-value]
+    theirs = ServerProtocol(
+        select_subprotocol=lambda _, offered: next(iter([*KNOWN.intersection(offered), *offered]), None)
+    )  # type: ignore[arg-type,return-value]
     theirs.receive_data(head)
     events = theirs.events_received()
     response = theirs.accept(events[0]) if events else None  # type: ignore[arg-type]
@@ -143,6 +181,10 @@ def test_it_accepts_the_same_handshakes_as_websockets(
     except InvalidRequest:
         # websockets does not look at Host.
         assert not accepted or lines.count(b"Host: t") != 1
+        return
+    if not request_line.startswith(b"GET "):
+        # `asks_for_websocket` keeps other methods from the handshake.
+        assert not accepted
         return
     assert (ours.error is None) == accepted
     if response is not None and accepted:

@@ -137,13 +137,50 @@ def test_http_1_1_needs_one_host_and_http_1_0_at_most_one() -> None:
         (b"http://other.test/a?b", "/a?b", "other.test"),
         (b"HTTPS://other.test:8000", "/", "other.test:8000"),
         (b"http://other.test?b", "/?b", "other.test"),
-        (b"*", "*", "t"),
-        (b"other.test:443", "other.test:443", "t"),
     ],
 )
 def test_an_absolute_form_replaces_the_host(target: bytes, origin_form: str, host: str) -> None:
     request = RequestHead(head(request_line=b"GET " + target + b" HTTP/1.1"))
     assert (request.target, request.get_all("host")) == (origin_form, [host])
+
+
+@pytest.mark.parametrize(
+    ("request_line", "target", "host"),
+    [
+        (b"OPTIONS * HTTP/1.1", "*", "t"),
+        (b"OPTIONS http://other.test:80 HTTP/1.1", "*", "other.test:80"),
+        (b"OPTIONS http://other.test/ HTTP/1.1", "/", "other.test"),
+        (b"OPTIONS http://other.test?a HTTP/1.1", "/?a", "other.test"),
+        (b"OPTIONS /a HTTP/1.1", "/a", "t"),
+        (b"CONNECT other.test:443 HTTP/1.1", "other.test:443", "t"),
+        (b"CONNECT [2001:db8::1]:443 HTTP/1.1", "[2001:db8::1]:443", "t"),
+    ],
+)
+def test_the_forms_of_options_and_connect(request_line: bytes, target: str, host: str) -> None:
+    """RFC 9112, sections 3.2.3 and 3.2.4."""
+    request = RequestHead(head(request_line=request_line))
+    assert (request.target, request.get_all("host")) == (target, [host])
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"GET * HTTP/1.1",
+        b"OPTIONS ** HTTP/1.1",
+        b"GET other.test:443 HTTP/1.1",
+        b"GET other.test HTTP/1.1",
+        b"GET ftp://other.test/ HTTP/1.1",
+        b"CONNECT /a HTTP/1.1",
+        b"CONNECT * HTTP/1.1",
+        b"CONNECT other.test HTTP/1.1",
+        b"CONNECT :443 HTTP/1.1",
+        b"CONNECT other.test: HTTP/1.1",
+        b"CONNECT user@other.test:443 HTTP/1.1",
+        b"CONNECT http://other.test:443 HTTP/1.1",
+    ],
+)
+def test_a_target_in_another_form_is_a_bad_request(request_line: bytes) -> None:
+    assert refused(head(request_line=request_line)) == HTTPStatus.BAD_REQUEST
 
 
 @pytest.mark.parametrize("target", [b"http:///a", b"http://user@t/", b"http://[/", b"https://"])
@@ -190,7 +227,7 @@ def test_invalid_framing_is_refused(lines: list[bytes], status: int) -> None:
 @st.composite
 def valid_heads(draw: st.DrawFn, methods: st.SearchStrategy[str]) -> tuple[bytes, str, str, str, Fields]:
     """A valid head without framing fields, and its method, target, version and fields as they must be read."""
-    method = draw(methods)
+    method = draw(methods.filter(lambda method: method != "CONNECT"))
     target = "/" + draw(st.text(VISIBLE, max_size=20))
     version = draw(st.sampled_from(["1.0", "1.1"]))
     names = st.text(TOKEN, min_size=1, max_size=12).filter(

@@ -42,7 +42,7 @@ async function update () {
   if (document.hidden || asking) return
   asking = true
   try {
-    const answer = await fetch('live', { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT) })
+    const answer = await fetch((root.dataset.base ?? '') + 'live', { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT) })
     if (!answer.ok) throw new Error(answer.status)
     const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html')
     for (const part of [...fresh.body.children]) {

@@ -1,0 +1,87 @@
+"""Routes: paths with a prefix and without, and the responses to each method."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracker.net.request import RequestHead
+from tracker.net.routes import Request, Response, Routes, forwarded_prefix
+
+
+async def show(request: Request) -> Response:
+    """Show the request."""
+    return Response(f"{request.prefix}|{request.path}|{request.query}".encode())
+
+
+def routes(prefix: str = "") -> Routes:
+    found = Routes(prefix)
+    found.add("/", show)
+    found.add("/stats.json", show, public=True)
+    return found
+
+
+async def content(found: Routes, target: str, forwarded: str = "") -> str:
+    """Return the content of the response to a GET request."""
+    head = RequestHead(f"GET {target} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
+    return (await found.respond(head, forwarded)).decode().partition("\r\n\r\n")[2].strip()
+
+
+@pytest.mark.parametrize(
+    ("target", "forwarded", "shown"),
+    [
+        # Without the prefix: from the machine itself, or from a proxy that removes it.
+        ("/", "", "|/|"),
+        ("/stats.json?a", "", "|/stats.json|a"),
+        ("/stats.json", "/outer", "/outer|/stats.json|"),
+        # A proxy that does not remove it.
+        ("/a/b", "", "/a/b|/|"),
+        ("/a/b?x", "", "/a/b|/|x"),
+        ("/a/b/", "", "/a/b|/|"),
+        ("/a/b/stats.json", "", "/a/b|/stats.json|"),
+        ("/a/b/stats.json", "/a/b", "/a/b|/stats.json|"),
+        ("/a/b/stats.json", "/outer", "/outer/a/b|/stats.json|"),
+        # A proxy that announces a prefix and does not remove it, either.
+        ("/outer/stats.json", "/outer", "/outer|/stats.json|"),
+        ("/outer", "/outer", "/outer|/|"),
+        ("/a/bc", "", "404 Not Found"),
+        ("/a", "", "404 Not Found"),
+        ("/a/b/a/b/", "", "404 Not Found"),
+        ("/a/b//stats.json", "", "404 Not Found"),
+    ],
+)
+async def test_paths_with_a_prefix_and_without(target: str, forwarded: str, shown: str) -> None:
+    assert await content(routes("/a/b"), target, forwarded) == shown
+
+
+async def test_without_a_prefix_only_the_own_paths_are_served() -> None:
+    assert await content(routes(), "/stats.json") == "|/stats.json|"
+    assert await content(routes(), "/a/b/stats.json") == "404 Not Found"
+
+
+@pytest.mark.parametrize(
+    ("values", "prefix"),
+    [
+        ([], ""),
+        ([""], ""),
+        (["/"], ""),
+        (["/tracker"], "/tracker"),
+        (["/tracker/"], "/tracker"),
+        (["/a, /b", "/c/d/"], "/a/b/c/d"),
+        (["//evil.example"], ""),
+        (["/a//b"], ""),
+        (["tracker"], ""),
+        (["https://evil.example"], ""),
+        (['/"><script>'], ""),
+        (["/a", "\\evil"], ""),
+    ],
+)
+def test_prefixes_that_proxies_have_removed(values: list[str], prefix: str) -> None:
+    assert forwarded_prefix(values) == prefix
+
+
+@given(st.lists(st.text(max_size=20) | st.text("/a,%2F .:\\", max_size=20), max_size=3))
+def test_a_forwarded_prefix_is_a_path_of_the_same_host(values: list[str]) -> None:
+    prefix = forwarded_prefix(values)
+    assert prefix == "" or (prefix.startswith("/") and not prefix.endswith("/"))
+    assert "//" not in prefix
+    assert set('\\<>"?#, ').isdisjoint(prefix)
