@@ -1,6 +1,7 @@
 """Test any WebTorrent tracker with two peers, and report the steps that work."""
 
 import asyncio
+import base64
 import json
 import random
 import time
@@ -96,6 +97,7 @@ class _Check:
             await self._try("counts a peer without `left` as leecher", False, lambda: self._counts_leecher(bob))
             await self._try("takes libtorrent's and anacrolix's events", False, lambda: self._odd_events(bob))
             await self._try("takes opaque and large offers", False, lambda: self._opaque_offers(alice, bob))
+            await self._try("serves ids of other lengths", False, self._other_ids)
             await self._try("scrape", False, lambda: self._scrapes(alice))
             await self._try("answers pings", False, lambda: self._pongs(alice))
             await self._try("survives an answer to an unknown peer", False, lambda: self._stray_answer(alice))
@@ -158,6 +160,23 @@ class _Check:
             raise Unmet("the offer arrives changed")
         return "10 offers of 3 KB, not SDP"
 
+    async def _other_ids(self) -> str:
+        """Let two peers meet with ids of the same lengths as go2rtc's."""
+        info_hash, offer_id = base64.b64encode(random.randbytes(32)).decode(), _ascii_id()[:12]
+        async with connect(self.url, self.time_limit) as offering, connect(self.url, self.time_limit) as answering:
+            viewer, camera = Peer(offering, info_hash, _ascii_id()[:16]), Peer(answering, info_hash, _ascii_id()[:16])
+            reply = await camera.announce({"offers": [], "numwant": 10})
+            if isinstance(reply, Failure):
+                raise Unmet(f"failure: {reply.text}")
+            await viewer.send({"numwant": 1}, [make_offer(offer_id, _SDP, info_hash)])
+            offer = await _expect_offer(camera)
+            await camera.answer(offer.peer_id, from_json(offer.offer.offer_id), _SDP)
+            answer = await offering.expect(RelayedAnswer)
+        got = offer.info_hash, offer.peer_id, answer.peer_id, from_json(answer.offer_id)
+        if got != (info_hash, viewer.peer_id, camera.peer_id, offer_id):
+            raise Unmet("an id arrives changed")
+        return "as go2rtc has them: 44, 16 and 12 characters"
+
     async def _scrapes(self, alice: Peer) -> str:
         unknown = _any_id()
         try:
@@ -186,7 +205,7 @@ class _Check:
             ("no JSON", "{"),
             ("null", "null"),
             ("an unknown action", '{"action":"dance"}'),
-            ("a short info_hash", encode(announce, {"info_hash": "x", "peer_id": self.bob_id})),
+            ("an empty info_hash", encode(announce, {"info_hash": "", "peer_id": self.bob_id})),
             ("a null offer", encode(announce, {"numwant": 1, "offers": [None]})),
         ]
         for name, payload in bad:

@@ -153,7 +153,8 @@ class Access(Section):
 
     allow_infohashes: str = Field(
         "",
-        description="File of the only infohashes that are served: 40 hexadecimal digits per line, # begins a comment.",
+        description="File of the only infohashes that are served, one per line: 40 hexadecimal digits, or an info_hash"
+        " that is no infohash, in quotes (a JSON string); # begins a comment.",
     )
     deny_infohashes: str = Field("", description="File of infohashes that are not served, in the same format.")
     allow_origins: list[str] = Field(

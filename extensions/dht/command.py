@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from extensions.trackers import Sighting
-from tracker.extension import config_option, configure_logs, given, load, validate
+from tracker.extension import config_option, configure_logs, given, load, parse_info_hash, swarm_key, validate
 
 PROGRESS_PERIOD: Final = 0.2
 """Seconds between two updates of the progress line."""
@@ -61,6 +61,8 @@ def lookup(
 ) -> None:
     """Find the trackers that serve INFOHASH (hexadecimal, base32 or a magnet link) in the DHT.
 
+    An info_hash of another length than 20 bytes is written as a JSON string, with its quotes: '"name"'.
+
     Exits with 0 if there are any, 1 if there are none, and 3 if no node of the DHT can be reached.
     """
     info_hash = parse_infohash(infohash)
@@ -83,17 +85,22 @@ def lookup(
 def parse_infohash(text: str) -> bytes:
     """Return the 20 bytes of an infohash in hexadecimal or base32, or in a magnet link (BEP 9).
 
+    For an info_hash in quotes, return its swarm's key.
+
     Raises `click.BadParameter`.
     """
     digits = text.strip()
     if digits.lower().startswith("magnet:"):
         topics = parse_qs(digits.partition("?")[2].partition("#")[0]).get("xt", [])
         digits = next((topic[9:] for topic in topics if topic.lower().startswith("urn:btih:")), "")
-    if re.fullmatch("[0-9a-fA-F]{40}", digits):
-        return bytes.fromhex(digits)
     if re.fullmatch("[2-7a-zA-Z]{32}", digits):
         return base64.b32decode(digits.upper())
-    raise click.BadParameter("not an infohash: 40 hexadecimal or 32 base32 digits, or a magnet link with one")
+    try:
+        return swarm_key(parse_info_hash(digits))
+    except ValueError:
+        raise click.BadParameter(
+            "not an infohash: 40 hexadecimal or 32 base32 digits, a magnet link with one, or an info_hash in quotes"
+        ) from None
 
 
 async def _search(settings: DhtSettings, info_hash: bytes, max_seconds: float) -> list[Sighting]:

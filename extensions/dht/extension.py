@@ -12,16 +12,17 @@ from extensions.dht.metrics import DhtCollector
 from extensions.dht.records import descriptor
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
+from extensions.dht.swarm_keys import SwarmKeys
 from extensions.identity import IdentityError, load_or_create
 from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, is_url
-from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, plain
+from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, plain, swarm_key
 
 DESCRIPTOR_PERIOD: Final = 60.0
 """Seconds for which one descriptor is served, because each needs a new signature."""
 
 
 class Dht(Extension):
-    """The API for other extensions. Infohashes are latin-1 text of 20 characters here, as in the tracker.
+    """The API for other extensions. An info_hash is binary or text here, as in the tracker.
 
     If the DHT cannot be used at all, no tracker is found and nothing is published.
     """
@@ -31,6 +32,8 @@ class Dht(Extension):
     def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
         super().__init__(tracker, settings)
         self._service: Service | None = None
+        self._keys = SwarmKeys()
+        """The swarms that are open, pinned or looked up."""
         self._pinned: set[str] = set()
         self._on_sighting: list[Callable[[str, Sighting], None]] = []
         self._url: str = tracker.settings.server.public_url
@@ -65,27 +68,35 @@ class Dht(Extension):
         return self._service
 
     async def trackers(self, info_hash: str, thorough: bool = False) -> AsyncIterator[Sighting]:
-        """Yield the other trackers that serve an infohash, as they are found; see `Directory.trackers`."""
+        """Yield the other trackers that serve a swarm, as they are found; see `Directory.trackers`."""
         await self.started.wait()
         if self._service:
-            async for sighting in self._service.directory.trackers(info_hash.encode("latin-1"), thorough):
-                yield sighting
+            key = self._keys.hold(info_hash)
+            try:
+                async for sighting in self._service.directory.trackers(key, thorough):
+                    yield sighting
+            finally:
+                self._keys.release(info_hash)
 
     def publish(self, info_hash: str) -> None:
         """Publish this tracker for an infohash, with or without a swarm; no effect if it publishes nothing at all."""
-        self._pinned.add(info_hash)
+        if info_hash not in self._pinned:
+            self._pinned.add(info_hash)
+            self._keys.hold(info_hash)
         if self._service:
-            self._service.directory.publish(info_hash.encode("latin-1"))
+            self._service.directory.publish(swarm_key(info_hash))
 
     def withdraw(self, info_hash: str) -> None:
         """Undo `publish`."""
-        self._pinned.discard(info_hash)
+        if info_hash in self._pinned:
+            self._pinned.discard(info_hash)
+            self._keys.release(info_hash)
         if self._service:
-            self._service.directory.withdraw(info_hash.encode("latin-1"))
+            self._service.directory.withdraw(swarm_key(info_hash))
 
     def known(self, info_hash: str) -> list[Sighting]:
         """Return the other trackers that are known to serve an infohash, without a lookup."""
-        return self._service.directory.known(info_hash.encode("latin-1")) if self._service else []
+        return self._service.directory.known(swarm_key(info_hash)) if self._service else []
 
     def on_sighting(self, tell: Callable[[str, Sighting], None]) -> None:
         """Call `tell` with infohash and tracker whenever any lookup finds a tracker, or a newer entry of one."""
@@ -116,7 +127,7 @@ class Dht(Extension):
             return
         self._service = service
         for info_hash in self._pinned:
-            service.directory.publish(info_hash.encode("latin-1"))
+            service.directory.publish(swarm_key(info_hash))
         # A tracker that publishes nothing still looks there for others.
         service.directory.publish(RENDEZVOUS)
         if not self._publishes:
@@ -127,18 +138,31 @@ class Dht(Extension):
         if service:
             await service.stop()
 
+    async def swarm_opened(self, swarm: Swarm) -> None:
+        self._keys.hold(swarm.info_hash)
+
     async def swarm_changed(self, swarm: Swarm) -> None:
-        if self._service:
-            info_hash = swarm.info_hash.encode("latin-1")
-            self._service.directory.swarm(info_hash, len(swarm.peers), bool(swarm.remotes))
+        if self._service and (key := self._key_of(swarm)):
+            self._service.directory.swarm(key, len(swarm.peers), bool(swarm.remotes))
 
     async def swarm_closed(self, swarm: Swarm) -> None:
-        if self._service:
-            self._service.directory.swarm_closed(swarm.info_hash.encode("latin-1"))
+        if self._service and (key := self._key_of(swarm)):
+            self._service.directory.swarm_closed(key)
+        self._keys.release(swarm.info_hash)
 
-    def _tell(self, info_hash: bytes, sighting: Sighting) -> None:
+    def _key_of(self, swarm: Swarm) -> bytes | None:
+        """Return the key of an open swarm.
+
+        Return None if it is the key of a text swarm, too: no torrent has such an infohash, so a client that announces
+        it has computed it. It must not withdraw the text swarm by leaving.
+        """
+        key = swarm_key(swarm.info_hash)
+        return key if self._keys.info_hash_of(key) == swarm.info_hash else None
+
+    def _tell(self, key: bytes, sighting: Sighting) -> None:
+        info_hash = self._keys.info_hash_of(key)
         for tell in self._on_sighting:
-            tell(info_hash.decode("latin-1"), sighting)
+            tell(info_hash, sighting)
 
     async def _serve_descriptor(self, _request: Request) -> Response:
         if not self._service or not self._publishes:

@@ -28,7 +28,7 @@ from extensions.dht.node import Node
 from extensions.dht.records import descriptor
 from extensions.dht.records.bep5 import Bep5Fallback
 from extensions.dht.settings import DhtSettings
-from tracker.extension import BackgroundTasks
+from tracker.extension import BackgroundTasks, parse_info_hash, swarm_key
 
 STATE_FILE: Final = "dht.state"
 CACHE_FILE: Final = "dht.sqlite"
@@ -118,7 +118,7 @@ class Service:
             key,
             url,
             settings.publish,
-            (bytes.fromhex(text) for text in settings.listed),
+            (swarm_key(parse_info_hash(text)) for text in settings.listed),
             settings.max_published,
             self._known,
             self.reachable.is_set,

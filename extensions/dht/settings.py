@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tracker.extension import ExtensionSettings
+from tracker.extension import ExtensionSettings, parse_info_hash
 
 
 class DhtSettings(ExtensionSettings):
@@ -22,7 +22,10 @@ class DhtSettings(ExtensionSettings):
     publish: Literal["all", "listed", "none"] = Field(
         "all", description='Swarms for which this tracker is published: "all", "listed" or "none".'
     )
-    listed: list[str] = Field([], description='With publish = "listed": the infohashes, in hexadecimal.')
+    listed: list[str] = Field(
+        [],
+        description='With publish = "listed": the infohashes, in hexadecimal; other info_hashes in quotes: \'"name"\'.',
+    )
     max_published: int = Field(
         10_000, ge=0, description="Swarms published, at most: the largest, and of equal ones the newest."
     )
@@ -54,8 +57,10 @@ class DhtSettings(ExtensionSettings):
     @classmethod
     def _infohashes(cls, value: list[str]) -> list[str]:
         for text in value:
-            if len(text) != 40 or not all(digit in "0123456789abcdefABCDEF" for digit in text):
-                raise ValueError(f"not an infohash of 40 hexadecimal digits: {text}")
+            try:
+                parse_info_hash(text)
+            except ValueError as error:
+                raise ValueError(f"{error}: {text}") from None
         return value
 
     @property

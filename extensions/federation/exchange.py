@@ -1,8 +1,8 @@
 """Counts, offers, refusals and answers between the swarms of this tracker and its neighbours.
 
 A neighbour is another tracker that serves some of the same swarms. How its messages travel is its own business: see
-`Neighbour`. All times are seconds on a monotonic clock. Infohashes, peer_ids and offer_ids are strings of 20 latin-1
-characters.
+`Neighbour`. All times are seconds on a monotonic clock. Infohashes, peer_ids and offer_ids are ids as
+`tracker.protocol.ids` describes them.
 """
 
 import asyncio

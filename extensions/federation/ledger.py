@@ -20,7 +20,7 @@ MAX_REFUSABLE: Final = 4 << 20
 """Bytes of SDPs of the offers that can be refused; the oldest are forgotten first."""
 
 OfferKey = tuple[str, str, str]
-"""An offer: the infohash and the peer_id and offer_id of its maker, each as a string of 20 latin-1 characters."""
+"""An offer: the infohash and the peer_id and offer_id of its maker."""
 
 
 class Ledger:

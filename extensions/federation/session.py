@@ -17,7 +17,7 @@ from extensions.federation import wire
 from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped, EndReason
 from extensions.signatures import is_signed
-from tracker.extension import Answer, Offer
+from tracker.extension import Answer, Offer, is_id, swarm_key
 
 CONTEXT: Final = b"peerservers.federation.1"
 MAX_SWARMS: Final = 100_000
@@ -151,7 +151,7 @@ class Session:
     def receive(self, frame: bytes) -> tuple[list[Event], list[bytes]]:
         """Return the events in a frame, and the messages to send in reply. Raise `LinkError` if the link must end."""
         try:
-            messages = wire.decode(frame)
+            messages = wire.decode(frame, self._is_binary)
         except wire.WireError:
             # The error quotes the message, which must not get into the log.
             raise LinkError(EndReason.INVALID_MESSAGE) from None
@@ -246,7 +246,10 @@ class Session:
 
     def name_of(self, info_hash: str) -> str:
         """Return the name of a swarm on this link: a keyed hash, which reveals nothing without the infohash."""
-        hashed = info_hash.encode("latin-1")
+        hashed = swarm_key(info_hash)
+        if not is_id(info_hash):
+            # The hash of a text swarm must not have the name of the binary swarm with this infohash.
+            hashed = b"text" + hashed
         return hashlib.blake2b(hashed, digest_size=wire.NAME_LENGTH // 2, key=self._secret).hexdigest()
 
     def bye(self, reason: EndReason) -> bytes:
@@ -321,6 +324,11 @@ class Session:
         if isinstance(message, wire.Refused):
             return Refused(info_hash, message.peer_id, message.offer_ids)
         return Answer(info_hash, message.peer_id, message.to_peer_id, message.sdp, message.offer_id)
+
+    def _is_binary(self, name: str) -> bool:
+        """Return whether a swarm is open here and binary. Of other swarms nothing is relayed."""
+        info_hash = self._hashes.get(name)
+        return info_hash is not None and is_id(info_hash)
 
     def _shared_name(self, info_hash: str) -> bytes | None:
         name = self._names.get(info_hash)

@@ -1,21 +1,22 @@
 """The messages of a link: encode and decode them (sans I/O). `docs/federation.md` specifies them.
 
-A frame is text: messages in JSON, one on each line. peer_ids and offer_ids are strings of 20 latin-1 characters, as
-between clients and trackers. SDPs are JSON strings, which are relayed without being decoded.
+A frame is text: messages in JSON, one on each line. peer_ids and offer_ids are as between clients and trackers: in a
+binary swarm, strings of 20 latin-1 characters. SDPs are JSON strings, which are relayed without being decoded.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
-from tracker.extension import NO_INFO_HASH, Answer, Offer, is_answer, is_id, is_offer, to_json
+from tracker.extension import NO_INFO_HASH, Answer, Offer, is_answer, is_any_id, is_any_offer, is_id, is_offer, to_json
 
 VERSION: Final = 1
 MAX_FRAME: Final = 256 * 1024
 """Most bytes of a frame."""
 
-OVERHEAD: Final = 1024
+OVERHEAD: Final = 2048
 """Bytes of a frame that are reserved for everything in a message but its longest SDP."""
 
 SOFT_FRAME: Final = 32 * 1024
@@ -150,14 +151,21 @@ def encode_answer(swarm: bytes, answer: Answer) -> bytes:
     )
 
 
-def decode(frame: bytes) -> list[Message]:
-    """Return the messages of a frame. Raise `WireError` if any of them is invalid."""
+def _all_binary(_name: str) -> bool:
+    return True
+
+
+def decode(frame: bytes, is_binary: Callable[[str], bool] = _all_binary) -> list[Message]:
+    """Return the messages of a frame. Raise `WireError` if any of them is invalid.
+
+    `is_binary` returns whether the ids of a swarm, given by its name, must be binary.
+    """
     if len(frame) > MAX_FRAME:
         raise WireError("too long")
     try:
         messages = [_decode(line) for line in frame.split(b"\n")]
         for message in messages:
-            _check(message)
+            _check(message, is_binary)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(str(error)) from None
     return messages
@@ -178,19 +186,23 @@ def _decode(line: bytes) -> Message:
     return message
 
 
-def _check(message: Any) -> None:
+def _check(message: Any, is_binary: Callable[[str], bool]) -> None:
     valid = True
     if isinstance(message, Offers):
+        binary = is_binary(message.swarm)
         valid = (
-            is_id(message.peer_id)
+            (is_id(message.peer_id) if binary else is_any_id(message.peer_id))
             and 0 < len(message.offers) <= MAX_OFFERS
-            and all(is_offer(offer) for offer in message.offers)
+            and all(map(is_offer if binary else is_any_offer, message.offers))
         )
     elif isinstance(message, Answered):
-        # Any infohash will do, because only the other fields are checked.
-        valid = is_answer(Answer(NO_INFO_HASH, message.peer_id, message.to_peer_id, message.sdp, message.offer_id))
+        # Any info_hash of the kind will do, because only the other fields are checked.
+        swarm = NO_INFO_HASH if is_binary(message.swarm) else "any"
+        valid = is_answer(Answer(swarm, message.peer_id, message.to_peer_id, message.sdp, message.offer_id))
     elif isinstance(message, Refused):
-        valid = len(message.offer_ids) <= MAX_OFFERS and all(map(is_id, (message.peer_id, *message.offer_ids)))
+        valid = len(message.offer_ids) <= MAX_OFFERS and all(
+            map(is_id if is_binary(message.swarm) else is_any_id, (message.peer_id, *message.offer_ids))
+        )
     elif isinstance(message, Bye):
         valid = len(message.reason) <= MAX_REASON and message.reason.isascii() and message.reason.isprintable()
     elif isinstance(message, Have):

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,14 +18,17 @@ except ImportError:
 # With control characters, quotes and the upper half of latin-1, as in most infohashes.
 HASH = bytes(range(0, 256, 13)).decode("latin-1")
 
+NewId = Callable[[], str]
+
 
 class RtcPeer:
     """A peer with WebRTC connections, which offers and answers them through a tracker."""
 
-    def __init__(self, tracker: RawClient, info_hash: str = HASH) -> None:
+    def __init__(self, tracker: RawClient, info_hash: str, new_id: NewId) -> None:
         self.tracker = tracker
         self.info_hash = info_hash
-        self.peer_id = random_id()
+        self.new_id = new_id
+        self.peer_id = new_id()
         self.connections: list[Any] = []
         self.offered: dict[str, tuple[Any, Any]] = {}
 
@@ -37,7 +40,7 @@ class RtcPeer:
         """Announce with offers; return the tracker's reply."""
         offers = []
         for _ in range(count):
-            connection, offer_id = self._connection(), random_id()
+            connection, offer_id = self._connection(), self.new_id()
             self.offered[offer_id] = connection, connection.createDataChannel("webtorrent")
             await connection.setLocalDescription(await connection.createOffer())
             offer = {"type": "offer", "sdp": connection.localDescription.sdp}
@@ -97,10 +100,10 @@ def random_id() -> str:
 
 
 @asynccontextmanager
-async def rtc_peer(tracker: TrackerProcess, info_hash: str = HASH) -> AsyncIterator[RtcPeer]:
-    """Connect a peer with its own socket to the tracker."""
+async def rtc_peer(tracker: TrackerProcess, info_hash: str = HASH, new_id: NewId = random_id) -> AsyncIterator[RtcPeer]:
+    """Connect a peer with its own socket to the tracker. `new_id` makes its peer_id and offer_ids."""
     async with raw_client(tracker.url) as client:
-        peer = RtcPeer(client, info_hash)
+        peer = RtcPeer(client, info_hash, new_id)
         yield peer
         await peer.close()
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -12,16 +13,21 @@ from typing import Any
 
 import libtorrent as lt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from extensions.dht import service
 from extensions.dht.extension import Dht
 from extensions.dht.krpc.schedule import Job, LookupLimits
+from extensions.dht.records.entry import sign_entry
 from extensions.dht.settings import DhtSettings
+from extensions.trackers import Sighting
 from tests.client import eventually
 from tests.integration.dht import Members, published, seen_by
 from tests.private_dht import PrivateDht
+from tracker.core.swarm import Swarm
+from tracker.extension import swarm_key
 from tracker.settings import Settings
 
 HASH = "\u00ff" * 20
@@ -207,6 +213,36 @@ async def test_requests_before_the_start_take_effect_after_it(
     # After its end, lookups end at once.
     assert await asyncio.wait_for(trackers(), 5) == []
     assert one.known(HASH) == []
+
+
+async def test_a_client_that_announces_the_key_of_a_text_swarm_does_not_disturb_it(
+    dht: PrivateDht, members: Members, tmp_path: Path
+) -> None:
+    assert members.dht is dht
+    one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
+    key = swarm_key("a room")
+    room, same_key = Swarm("a room"), Swarm(key.decode("latin-1"))
+    told: list[str] = []
+    one.on_sighting(lambda info_hash, _: told.append(info_hash))
+    sighting = Sighting(sign_entry(Ed25519PrivateKey.generate(), key, "wss://other.example", int(time.time())), "r0")
+    await one.start()
+    try:
+        own = one.service
+        assert own
+        tell = own.directory.on_sighting[0]
+        for swarm in (same_key, room):
+            await one.swarm_opened(swarm)
+            await one.swarm_changed(swarm)
+        tell(key, sighting)
+        await one.swarm_closed(same_key)
+        assert key in own.directory.tracked, "the text swarm is still open"
+        tell(key, sighting)
+        await one.swarm_closed(room)
+        assert key not in own.directory.tracked
+        tell(key, sighting)
+        assert told == ["a room", "a room", same_key.info_hash]
+    finally:
+        await one.stop()
 
 
 async def test_a_lookup_that_waits_for_a_turn_ends_when_the_extension_stops(

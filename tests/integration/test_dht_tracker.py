@@ -21,6 +21,7 @@ from tests.conftest import StartTracker, environment, free_port
 from tests.integration.dht import publishes
 from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
+from tracker.extension import swarm_key
 
 INFO_HASH = "\x00\x10<>\u00ff" + "h" * 15
 HEX = INFO_HASH.encode("latin-1").hex()
@@ -85,6 +86,21 @@ async def test_the_command_finds_the_tracker_of_a_peer(
         assert row.split()[0] == "wss://tracker.example.org"
         assert row.split()[-1] == found["id"]
         assert "1 found" in table.err
+
+
+async def test_the_command_finds_the_tracker_of_a_text_swarm(
+    dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    tracker = await start_tracker(env=in_dht(dht, tmp_path))
+    async with raw_client(tracker.url) as peer:
+        await peer.send(announce("short", "a room Ω"))
+        # The other one is the rendezvous.
+        await publishes(tracker, 2)
+        ended = await lookup(dht, "--json", '"a room \\u03a9"')
+        assert ended.code == 0, ended
+        result = json.loads(ended.out)
+        assert result["infohash"] == swarm_key("a room Ω").hex()
+        assert [found["url"] for found in result["trackers"]] == ["wss://tracker.example.org"]
 
 
 async def test_the_command_reports_that_it_found_nothing(dht: PrivateDht) -> None:

@@ -1,7 +1,8 @@
 """Replay sessions recorded from real clients: each client receives every message that the recorded tracker sent it.
 
-`tests/frames/*.jsonl` holds webtorrent 2.8 and trystero 0.25 in Chromium with npm's bittorrent-tracker. The tracker
-draws the receivers of offers at random. So the answer to an offer is sent by the peer that receives the offer now.
+`tests/frames/*.jsonl` holds webtorrent 2.8 and trystero 0.25 in Chromium with npm's bittorrent-tracker, and go2rtc
+1.9.14 with this tracker. The tracker draws the receivers of offers at random. So the answer to an offer is sent by the
+peer that receives the offer now.
 """
 
 import json
@@ -15,7 +16,7 @@ import pytest
 
 from tests.client import RawClient, raw_client
 from tests.conftest import TrackerProcess
-from tracker.protocol.codec import is_id
+from tracker.protocol.ids import is_any_id, is_id
 
 FRAMES = Path(__file__).parent.parent / "frames"
 Row = dict[str, Any]
@@ -40,13 +41,14 @@ def kind(message: Row) -> str:
 
 
 def acceptable(message: Row) -> bool:
-    """Return whether the clients of webtorrent, trystero and libtorrent all take a message."""
-    if message["action"] != "announce" or not is_id(message["info_hash"]) or "failure reason" in message:
+    """Return whether all clients of its swarm take a message: in a binary one webtorrent, trystero and libtorrent."""
+    if message["action"] != "announce" or "failure reason" in message:
         return False
+    is_fit = is_id if is_id(message["info_hash"]) else is_any_id
     if kind(message) == "reply":
         return all(type(message[key]) is int for key in ("interval", "complete", "incomplete"))
     description = message[kind(message)]
-    ids = is_id(message["peer_id"]) and is_id(message["offer_id"])
+    ids = is_fit(message["peer_id"]) and is_fit(message["offer_id"])
     return ids and description["type"] == kind(message) and isinstance(description["sdp"], str)
 
 

@@ -12,7 +12,14 @@ ROOT = Path(__file__).parents[2]
 ARROWS = arrows_in(ROOT)
 MODULES = modules_in(ROOT)
 
-CORE = {"tracker.core", "tracker.protocol.messages", "tracker.protocol.errors", "tracker.reasons", "tracker.expiring"}
+CORE = {
+    "tracker.core",
+    "tracker.protocol.messages",
+    "tracker.protocol.ids",
+    "tracker.protocol.errors",
+    "tracker.reasons",
+    "tracker.expiring",
+}
 
 
 def inside(module: str, *packages: str) -> bool:

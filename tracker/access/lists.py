@@ -6,20 +6,25 @@ from pathlib import Path
 from typing import Final
 
 from tracker.config import ConfigError
+from tracker.protocol.ids import is_id, parse_info_hash
 from tracker.settings import Access
 
 MAX_FILE: Final = 1 << 28
 """Bytes of the largest file that is read."""
 
-_HASH = re.compile(r"[0-9a-fA-F]{40}")
+_QUOTED: Final = re.compile(r'\s*("(?:[^"\\]|\\.)*")\s*(?:#.*)?$')
+"""A line with a JSON string, which may contain a `#`, and perhaps a comment."""
+
+Key = bytes | str
+"""An info_hash in a list: a binary one as its 20 bytes, which take less memory, and a text one as text."""
 
 
 class AccessLists:
     """Allow and deny lists. They are immutable: a reload makes a new object.
 
     Attributes:
-        allowed: The infohashes (20 bytes each) that are served, or None if all are.
-        denied: The infohashes that are not served, even if they are allowed.
+        allowed: The info_hashes that are served, or None if all are.
+        denied: The info_hashes that are not served, even if they are allowed.
     """
 
     def __init__(self, settings: Access) -> None:
@@ -30,10 +35,10 @@ class AccessLists:
         self._deny_origins = _patterns(settings.deny_origins)
 
     def serves(self, info_hash: str) -> bool:
-        """Return whether an infohash is served; `info_hash` is text of 20 characters, one per byte (latin-1)."""
+        """Return whether the swarm of an info_hash, binary or text, is served."""
         if self.allowed is None and not self.denied:
             return True
-        key = info_hash.encode("latin-1")
+        key = _key(info_hash)
         return key not in self.denied and (self.allowed is None or key in self.allowed)
 
     def admits(self, origin: str | None) -> bool:
@@ -49,11 +54,15 @@ class AccessLists:
         return self._allow_origins is None or bool(self._allow_origins.fullmatch(origin))
 
 
-def _read(key: str, name: str) -> frozenset[bytes] | None:
-    """Return the infohashes in a file, 20 bytes each, or None if no file is set. Raise `ConfigError`."""
+def _key(info_hash: str) -> Key:
+    return info_hash.encode("latin-1") if is_id(info_hash) else info_hash
+
+
+def _read(key: str, name: str) -> frozenset[Key] | None:
+    """Return the info_hashes in a file, or None if no file is set. Raise `ConfigError`."""
     if not name:
         return None
-    found = set()
+    found: set[Key] = set()
     path = Path(name)
     try:
         path = path.expanduser()
@@ -61,13 +70,14 @@ def _read(key: str, name: str) -> frozenset[bytes] | None:
             raise ConfigError(f"{key}: {path}: longer than {MAX_FILE >> 20} MiB")
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
-                text = line.partition("#")[0].strip()
+                text = _without_comment(line)
                 if not text:
                     continue
-                if not _HASH.fullmatch(text):
+                try:
+                    found.add(_key(parse_info_hash(text)))
+                except ValueError as error:
                     # A list that is read in part would admit infohashes that the operator denies.
-                    raise ConfigError(f"{key}: {path}, line {number}: not 40 hexadecimal digits")
-                found.add(bytes.fromhex(text))
+                    raise ConfigError(f"{key}: {path}, line {number}: {error}") from None
     except OSError as error:
         raise ConfigError(f"{key}: {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -76,6 +86,11 @@ def _read(key: str, name: str) -> frozenset[bytes] | None:
         # The home directory of an unknown user, or a name that no file can have.
         raise ConfigError(f"{key}: {path}: {error}") from None
     return frozenset(found)
+
+
+def _without_comment(line: str) -> str:
+    quoted = _QUOTED.match(line)
+    return quoted[1] if quoted else line.partition("#")[0].strip()
 
 
 def _patterns(texts: list[str]) -> re.Pattern[str] | None:

@@ -20,6 +20,7 @@ from tracker.core.presence import Presences
 from tracker.core.rules import Rules
 from tracker.core.swarm import Connection, Peer, Random, Swarm
 from tracker.protocol.errors import RequestError
+from tracker.protocol.ids import is_id
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
 from tracker.reasons import DropReason
 
@@ -374,7 +375,8 @@ class Hub:
         if wanted is None:
             if not self.rules.full_scrape:
                 raise RequestError(DropReason.FULL_SCRAPE, "full scrape is not available", NO_INFO_HASH, "scrape")
-            wanted = list(self.swarms)
+            # The client has joined no text swarm, and may not bear a text id.
+            wanted = [info_hash for info_hash in self.swarms if is_id(info_hash)]
         elif len(wanted) > self.rules.max_scrape:
             counters.dropped[DropReason.SURPLUS_SCRAPE] += len(wanted) - self.rules.max_scrape
             wanted = wanted[: self.rules.max_scrape]

@@ -12,7 +12,8 @@ from tracker.logs import without_secrets
 from tracker.metrics import counter_by
 from tracker.net.errors import ChannelClosed
 from tracker.net.routes import Request, Response, Route, plain
-from tracker.protocol.codec import from_json, is_answer, is_id, is_offer, make_answer, make_offer, to_json
+from tracker.protocol.codec import from_json, is_answer, is_any_offer, is_offer, make_answer, make_offer, to_json
+from tracker.protocol.ids import is_any_id, is_id, parse_info_hash, swarm_key
 from tracker.protocol.messages import NO_INFO_HASH, Answer, Offer, RawString
 from tracker.reasons import CloseReason
 from tracker.tasks import BackgroundTasks
@@ -44,12 +45,16 @@ __all__ = [
     "from_json",
     "given",
     "is_answer",
+    "is_any_id",
+    "is_any_offer",
     "is_id",
     "is_offer",
     "load",
     "make_answer",
     "make_offer",
+    "parse_info_hash",
     "plain",
+    "swarm_key",
     "to_json",
     "validate",
     "without_secrets",

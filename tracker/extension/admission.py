@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from tracker.core.hub import Hub
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin
+from tracker.protocol.ids import swarm_key
 from tracker.reasons import DropReason
 
 MAX_QUESTIONS: Final = 100
@@ -23,16 +24,16 @@ class Admission:
     """A peer's request to join a swarm."""
 
     info_hash: str
-    """20 bytes as latin-1 text, as everywhere in this interface."""
+    """20 bytes as latin-1 text, or a text id, as everywhere in this interface."""
     peer_id: str
-    """20 bytes as latin-1 text; the client chose it."""
+    """20 bytes as latin-1 text, or in a text swarm any id; the client chose it."""
     address: str
     """Numeric IP address of the client. Behind a proxy that is not trusted, it is the proxy's address."""
 
     @property
     def info_hash_hex(self) -> str:
-        """The infohash as in a magnet link: 40 hexadecimal digits in lower case."""
-        return self.info_hash.encode("latin-1").hex()
+        """40 hexadecimal digits in lower case: the infohash as in a magnet link, or the key of a text swarm."""
+        return swarm_key(self.info_hash).hex()
 
 
 class Refusal(NamedTuple):

@@ -22,7 +22,7 @@ from tracker.extension.admission import Admission
 from tracker.extension.channel import Channel
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Route
-from tracker.protocol.codec import is_id
+from tracker.protocol.ids import is_any_id, is_id
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.tasks import BackgroundTasks
@@ -88,7 +88,10 @@ class Extension:
 
 
 class TrackerHandle:
-    """The tracker, as an extension sees it. Infohashes and peer_ids are latin-1 text of 20 characters."""
+    """The tracker, as an extension sees it.
+
+    An info_hash and a peer_id are 20 bytes as latin-1 text. In a text swarm they are text of 1 to 64 characters.
+    """
 
     def __init__(
         self,
@@ -165,10 +168,10 @@ class TrackerHandle:
         of `tracker.max_foreign_offers`. `make_offer` makes an offer of text.
 
         Raises:
-            ValueError: if `peer_id` is not an id.
+            ValueError: if `peer_id` is not an id of the swarm.
         """
-        if not is_id(peer_id):
-            raise ValueError("peer_id must be 20 latin-1 characters")
+        if not (is_id(peer_id) if is_id(info_hash) else is_any_id(peer_id)):
+            raise ValueError("peer_id must be 20 latin-1 characters, or in a text swarm 1 to 64 characters")
         return self._remote.deliver_offers(info_hash, peer_id, offers, monotonic(), owner)
 
     def deliver_answer(self, answer: Answer) -> bool:

@@ -1,12 +1,12 @@
 """The tracker's half of the WebTorrent wire format: decode, validate, encode (sans I/O).
 
-A message is one JSON object. Ids are strings of exactly 20 code points, each below U+0100: binary ids as latin-1 text.
-They stay `str`. An SDP is opaque (trystero encrypts it), so it is never decoded: it stays a raw JSON string, exactly as
-the client wrote it, with its quotes.
+A message is one JSON object. Its ids stay `str`; `tracker.protocol.ids` says which ids a swarm takes. An SDP is opaque
+(trystero encrypts it), so it is never decoded: it stays a raw JSON string, exactly as the client wrote it, with its
+quotes.
 
 Lenient in, strict out: `decode` accepts whatever a known client sends; the encoders write only what every known client
-accepts. libtorrent closes its tracker socket on a relayed message with a malformed id or SDP, and bittorrent-tracker's
-client on one without a known `action`, so only checked values are relayed.
+of the swarm accepts. libtorrent closes its tracker socket on a relayed message with a malformed id or SDP, and
+bittorrent-tracker's client on one without a known `action`, so only checked values are relayed.
 """
 
 from typing import Final, TypeGuard
@@ -16,6 +16,7 @@ from msgspec import Raw
 from msgspec.json import Decoder, Encoder
 
 from tracker.protocol.errors import RequestError
+from tracker.protocol.ids import ID_LENGTH, is_any_id, is_id
 from tracker.protocol.messages import (
     NO_INFO_HASH,
     Announce,
@@ -34,8 +35,6 @@ from tracker.reasons import DropReason
 MAX_SDP_BYTES: Final = 64 * 1024
 """Length in UTF-8 bytes of the longest SDP that is relayed; libtorrent disconnects on longer ones."""
 
-ID_LENGTH: Final = 20
-
 _decode_frame = Decoder(Frame).decode
 _decode_lenient_frame = Decoder(LenientFrame).decode
 _decode_offer = Decoder(Offer).decode
@@ -46,18 +45,6 @@ _encode = Encoder().encode
 _QUOTE: Final = ord('"')
 _LONGEST_RAW: Final = MAX_SDP_BYTES + 2
 """Escapes make a raw string longer than its text, never shorter, so one of at most this length is short enough."""
-
-
-def is_id(value: object) -> TypeGuard[str]:
-    """Return whether `value` is an id: 20 code points, each below U+0100."""
-    if type(value) is not str or len(value) != ID_LENGTH:
-        return False
-    if not value.isascii():
-        try:
-            value.encode("latin-1")
-        except UnicodeEncodeError:
-            return False
-    return True
 
 
 def to_json(text: str) -> bytes:
@@ -74,15 +61,17 @@ def from_json(raw: RawString) -> str:
     return _decode_text(raw)
 
 
-def make_offer(offer_id: str, sdp: str) -> Offer:
+def make_offer(offer_id: str, sdp: str, info_hash: str = NO_INFO_HASH) -> Offer:
     """Return an offer made of text, for instance one that came from elsewhere than a client's message.
 
+    `info_hash` is that of the swarm, which decides about ids. By default, it is binary.
+
     Raises:
-        ValueError: if `offer_id` is not an id, or if the SDP is too long or not valid Unicode.
+        ValueError: if `offer_id` is not an id of the swarm, or if the SDP is too long or not valid Unicode.
     """
     made = Offer(OfferDescription("offer", Raw(to_json(sdp))), Raw(to_json(offer_id)))
-    if not is_offer(made):
-        raise ValueError("offer_id must be 20 latin-1 characters and the SDP at most 64 KiB")
+    if not (is_offer(made) if is_id(info_hash) else is_any_offer(made)):
+        raise ValueError("offer_id must be an id of the swarm and the SDP at most 64 KiB")
     return made
 
 
@@ -90,16 +79,16 @@ def make_answer(info_hash: str, peer_id: str, to_peer_id: str, offer_id: str, sd
     """Return an answer made of text.
 
     Raises:
-        ValueError: if one of the ids is not an id, or if the SDP is too long or not valid Unicode.
+        ValueError: if one of the ids is not an id of the swarm, or if the SDP is too long or not valid Unicode.
     """
     made = Answer(info_hash, peer_id, to_peer_id, Raw(to_json(sdp)), Raw(to_json(offer_id)))
     if not is_answer(made):
-        raise ValueError("ids must be 20 latin-1 characters and the SDP at most 64 KiB")
+        raise ValueError("all ids must be ids of the swarm and the SDP at most 64 KiB")
     return made
 
 
 def is_offer(offer: Offer) -> bool:
-    """Return whether a decoded offer may be relayed.
+    """Return whether a decoded offer may be relayed in any swarm: its offer_id is binary.
 
     Raises:
         UnicodeDecodeError: if the SDP is not UTF-8.
@@ -119,10 +108,22 @@ def is_offer(offer: Offer) -> bool:
     return True
 
 
+def is_any_offer(offer: Offer) -> bool:
+    """Return whether a decoded offer may be relayed in a text swarm.
+
+    Raises:
+        UnicodeDecodeError: if the SDP is not UTF-8.
+    """
+    return _valid_sdp(bytes(offer.description.sdp)) and _is_raw_id(offer.offer_id, binary=False)
+
+
 def is_answer(answer: Answer) -> bool:
-    """Return whether a decoded answer may be relayed."""
-    ids = is_id(answer.info_hash) and is_id(answer.peer_id) and is_id(answer.to_peer_id)
-    return ids and _is_raw_id(answer.offer_id) and _valid_sdp(bytes(answer.sdp))
+    """Return whether a decoded answer may be relayed in its swarm."""
+    binary = is_id(answer.info_hash)
+    if not (binary or is_any_id(answer.info_hash)):
+        return False
+    ids = _is_id_of(answer.peer_id, binary) and _is_id_of(answer.to_peer_id, binary)
+    return ids and _is_raw_id(answer.offer_id, binary) and _valid_sdp(bytes(answer.sdp))
 
 
 def decode(payload: bytes, max_offers: int) -> Message:
@@ -160,7 +161,7 @@ def _decode(payload: bytes, max_offers: int) -> Message:
     if action == "scrape":
         return _scrape(frame.info_hash)
     raise RequestError(
-        DropReason.UNKNOWN_ACTION, "unknown action", frame.info_hash if is_id(frame.info_hash) else NO_INFO_HASH
+        DropReason.UNKNOWN_ACTION, "unknown action", frame.info_hash if is_any_id(frame.info_hash) else NO_INFO_HASH
     )
 
 
@@ -168,14 +169,15 @@ def _announce_or_answer(
     frame: Frame | LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int
 ) -> Announce | Answer:
     info_hash, peer_id = frame.info_hash, frame.peer_id
-    if not is_id(info_hash):
+    binary = is_id(info_hash)
+    if not (binary or is_any_id(info_hash)):
         raise RequestError(DropReason.INVALID_INFO_HASH, "invalid info_hash")
-    if not is_id(peer_id):
+    if not _is_id_of(peer_id, binary):
         raise RequestError(DropReason.INVALID_PEER_ID, "invalid peer_id", info_hash)
     if frame.answer is not None:
-        return _answer(frame, info_hash, peer_id)
+        return _answer(frame, info_hash, peer_id, binary)
 
-    valid = [offer for offer in offers if is_offer(offer)]
+    valid = [offer for offer in offers if (is_offer(offer) if binary else is_any_offer(offer))]
     invalid_offers += len(offers) - len(valid)
     numwant = frame.numwant
     surplus = len(valid) - max_offers
@@ -196,13 +198,13 @@ def _announce_or_answer(
     )
 
 
-def _answer(frame: Frame | LenientFrame, info_hash: str, peer_id: str) -> Answer:
+def _answer(frame: Frame | LenientFrame, info_hash: str, peer_id: str, binary: bool) -> Answer:
     answer, to_peer_id, offer_id = frame.answer, frame.to_peer_id, frame.offer_id
-    if not is_id(to_peer_id):
+    if not _is_id_of(to_peer_id, binary):
         raise RequestError(DropReason.INVALID_ANSWER, "invalid to_peer_id", info_hash)
     if type(answer) is not AnswerDescription or not _valid_sdp(bytes(answer.sdp)):
         raise RequestError(DropReason.INVALID_ANSWER, "invalid answer", info_hash)
-    if not _is_raw_id(offer_id):
+    if not _is_raw_id(offer_id, binary):
         raise RequestError(DropReason.INVALID_ANSWER, "invalid offer_id", info_hash)
     return Answer(info_hash, peer_id, to_peer_id, answer.sdp, offer_id)
 
@@ -212,8 +214,8 @@ def _scrape(info_hash: object) -> Scrape:
         return Scrape(None)
     wanted = info_hash if isinstance(info_hash, list) else [info_hash]
     # A dict keeps the order and drops repetitions.
-    valid = list(dict.fromkeys(item for item in wanted if is_id(item)))
-    return Scrape(valid, invalid=sum(not is_id(item) for item in wanted))
+    valid = list(dict.fromkeys(item for item in wanted if is_any_id(item)))
+    return Scrape(valid, invalid=sum(not is_any_id(item) for item in wanted))
 
 
 def _pick_offers(offers: Raw) -> tuple[list[Offer], int]:
@@ -242,9 +244,14 @@ def _valid_sdp(sdp: bytes) -> bool:
     return len(sdp) <= _LONGEST_RAW or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
 
 
-def _is_raw_id(offer_id: RawString) -> bool:
+def _is_id_of(value: object, binary: bool) -> TypeGuard[str]:
+    """Return whether `value` is an id of a binary swarm, or of a text swarm."""
+    return is_id(value) if binary else is_any_id(value)
+
+
+def _is_raw_id(offer_id: RawString, binary: bool) -> bool:
     try:
-        return is_id(_decode_text(offer_id))
+        return _is_id_of(_decode_text(offer_id), binary)
     except msgspec.ValidationError:
         return False
 

@@ -1,7 +1,7 @@
 """WebTorrent tracker messages as typed values, and the JSON objects that they are decoded from (sans I/O).
 
-An id (`info_hash`, `peer_id`, `to_peer_id`, `offer_id`) is 20 bytes; here it is a `str` of 20 code points below U+0100
-(latin-1). This module is apart from `tracker.protocol.codec` because msgspec's structs cannot be compiled with mypyc.
+Ids (`info_hash`, `peer_id`, `to_peer_id`, `offer_id`) are `str`; `tracker.protocol.ids` describes them. This module is
+apart from `tracker.protocol.codec` because msgspec's structs cannot be compiled with mypyc.
 """
 
 from typing import Any, Final, Literal, TypeAlias
@@ -45,8 +45,8 @@ class Offer(Struct, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of the SDP on the wire."""
-        return memoryview(self.description.sdp).nbytes
+        """Bytes of the SDP and the offer_id on the wire."""
+        return memoryview(self.description.sdp).nbytes + memoryview(self.offer_id).nbytes
 
     def detached(self) -> "Offer":
         """Return a copy that does not keep the frame in memory that the offer came in."""
@@ -82,8 +82,8 @@ class Answer(Struct, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of the SDP on the wire."""
-        return memoryview(self.sdp).nbytes
+        """Bytes of the SDP and the offer_id on the wire."""
+        return memoryview(self.sdp).nbytes + memoryview(self.offer_id).nbytes
 
     def detached(self) -> "Answer":
         """Return a copy that does not keep the frame in memory that the answer came in."""

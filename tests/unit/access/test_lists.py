@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tracker.access.lists import AccessLists
 from tracker.config import ConfigError
+from tracker.protocol.ids import swarm_key
 from tracker.settings import Access
 
 A, B, C = "a" * 20, "é" * 20, "\xff\x00" * 10
@@ -54,6 +55,27 @@ def test_a_byte_order_mark_before_an_infohash(tmp_path: Path) -> None:
     assert not lists(deny_infohashes=str(file)).serves(A)
 
 
+def test_text_swarms_are_listed_in_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "list"
+    file.write_text(
+        '# rooms\n  "a #1 room" # the first\n"\\u00fc\\"\\\\"\n"aaaaaaaaaaaaaaaaaaaa"#infohash of trystero\n'
+    )
+    served = [lists(allow_infohashes=str(file)).serves(text) for text in ("a #1 room", 'ü"\\', A, "a", B, "Ω" * 20)]
+    assert served == [True, True, True, False, False, False]
+    served = [lists(deny_infohashes=str(file)).serves(text) for text in ("a #1 room", 'ü"\\', A, "a", B, "Ω" * 20)]
+    assert served == [False, False, False, True, True, True]
+
+
+def test_a_text_swarm_is_not_listed_by_the_hexadecimal_digits_of_an_infohash(tmp_path: Path) -> None:
+    file = tmp_path / "list"
+    key = swarm_key("a room")
+    file.write_text(f"{key.hex()}\n")
+    allowing = lists(allow_infohashes=str(file))
+    assert allowing.serves(key.decode("latin-1"))
+    assert not allowing.serves("a room")
+    assert not allowing.serves(key.hex())
+
+
 def test_an_infohash_must_be_allowed_and_not_denied(tmp_path: Path) -> None:
     allow, deny = tmp_path / "allow", tmp_path / "deny"
     allow.write_text(f"{hexadecimal(A)}\n{hexadecimal(B)}\n")
@@ -71,7 +93,10 @@ def test_an_empty_allow_list_serves_nothing_and_an_empty_deny_list_denies_nothin
 
 @pytest.mark.parametrize(
     "line",
-    ["a" * 39, "a" * 41, "g" * 40, f"{'a' * 40} {'b' * 40}", f"{'a' * 40},", "0x" + "a" * 38, "é" * 40, "٣" * 40],
+    [
+        *("a" * 39, "a" * 41, "g" * 40, f"{'a' * 40} {'b' * 40}", f"{'a' * 40},", "0x" + "a" * 38, "é" * 40, "٣" * 40),
+        *('"a', '"a" "b"', "'a'", '""', f'"{"a" * 65}"', '"\\ud800"', '"\\x"', "a room"),
+    ],
 )
 @pytest.mark.parametrize("key", ["allow_infohashes", "deny_infohashes"])
 def test_a_bad_line_is_named(tmp_path: Path, key: str, line: str) -> None:

@@ -13,6 +13,7 @@ from tests.client import HASH, Json, announce, answer, offers
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tracker.core.swarm import Peer, RemoteMember, Swarm
 from tracker.protocol import codec
+from tracker.protocol.ids import is_any_id
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
@@ -211,7 +212,7 @@ def test_scrape_answers_every_swarm_asked_for() -> None:
     assert unknown not in harness.hub.swarms
 
 
-@pytest.mark.parametrize("wrong", [5, {}, True, "short", [None], []])
+@pytest.mark.parametrize("wrong", [5, {}, True, "", "n" * 65, [None], []])
 def test_a_scrape_of_the_wrong_type_gets_empty_files(wrong: object) -> None:
     connection = FakeConnection()
     sent = HubHarness().send(connection, {"action": "scrape", "info_hash": wrong})
@@ -232,6 +233,7 @@ def test_a_full_scrape_is_off_unless_configured() -> None:
     harness = HubHarness(full_scrape=True)
     harness.join(A)
     harness.join(B, "i" * 20, left=0)
+    harness.join(C, "a text swarm")  # its id would be one that the client may not bear
     (reply,) = harness.send(FakeConnection(), {"action": "scrape"})
     assert {key: entry["complete"] for key, entry in reply["files"].items()} == {HASH: 0, "i" * 20: 1}
 
@@ -407,7 +409,7 @@ def test_mutated_frames_never_raise_and_never_break_an_invariant(noise: list[byt
         payload = frame[:at] + piece + frame[at + source.randrange(len(piece) + 1) :]
         try:
             for message in harness.send(connection, payload):
-                assert codec.is_id(message["info_hash"])
+                assert is_any_id(message["info_hash"])
             connection.take()
         except UnicodeDecodeError:
             continue

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.dht.command import lookup, parse_infohash
+from tracker.extension import swarm_key
 
 INFO_HASH = bytes(range(235, 255))
 HEX = INFO_HASH.hex()
@@ -34,7 +35,14 @@ def test_all_forms_of_an_infohash(text: str) -> None:
     assert parse_infohash(text) == INFO_HASH
 
 
-@pytest.mark.parametrize("text", ["", "ab" * 19, "zz" * 20, "magnet:?dn=nothing", "magnet:?xt=urn:btih:12", "ä" * 40])
+def test_the_key_of_a_text_swarm() -> None:
+    assert parse_infohash(' "a room"\n') == swarm_key("a room")
+    assert parse_infohash('"aaaaaaaaaaaaaaaaaaaa"') == b"a" * 20
+
+
+@pytest.mark.parametrize(
+    "text", ["", "room", '"', '""', "ab" * 19, "zz" * 20, "magnet:?dn=nothing", "magnet:?xt=urn:btih:12", "ä" * 40]
+)
 def test_the_command_rejects_text_that_is_not_an_infohash(text: str) -> None:
     ended = CliRunner().invoke(lookup, ["--", text])
     assert ended.exit_code == 2

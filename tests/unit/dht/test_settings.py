@@ -37,6 +37,11 @@ def test_an_invalid_bootstrap_node_is_rejected(name: str) -> None:
         DhtSettings(bootstrap=[name])
 
 
+def test_listed_infohashes_and_text() -> None:
+    listed = ["aB" * 20, '"name"', '"\\u00fc #"']
+    assert DhtSettings(listed=listed).listed == listed
+
+
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
@@ -45,7 +50,7 @@ def test_an_invalid_bootstrap_node_is_rejected(name: str) -> None:
         ("bootstrap", ["a:b"], "bootstrap: not host:port: a:b"),
         ("bootstrap", ["a:0"], "bootstrap: not a node's port: a:0"),
         ("publish", "some", "publish: Input should be 'all', 'listed' or 'none'"),
-        ("listed", ["12"], "listed: not an infohash of 40 hexadecimal digits: 12"),
+        ("listed", ["12"], 'listed: neither 40 hexadecimal digits nor an info_hash in quotes, as in "name": 12'),
     ],
 )
 def test_an_invalid_setting_is_an_error_of_one_line(key: str, value: object, complaint: str) -> None:

@@ -12,6 +12,7 @@ from extensions.federation import mesh, wire
 from extensions.federation.reasons import BROKEN_RULES, Dropped, EndReason
 from extensions.federation.session import Session
 from tests.unit.federation.links import give
+from tracker.extension import swarm_key
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "federation.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -46,6 +47,8 @@ def test_a_handshake(ends: dict[str, Session], side: str, other: str) -> None:
     give(session, [NAMED[f"{other}_proof"].encode()])
     assert session.tracker_id == NAMED[f"{other}_id"]
     session.open_swarm(HASH)
+    assert session.name_of(NAMED["text_info_hash"]) == NAMED["text_name"]
+    assert swarm_key(NAMED["text_info_hash"]).hex() == NAMED["text_key"]
     assert json.loads(session.tell([(HASH, 1, 2)])[0]) == {"type": "have", "swarms": [[NAMED["name"], 1, 2]]}
 
 
@@ -60,6 +63,8 @@ def test_it_can_be_computed_from_the_document_alone() -> None:
     secret = sha256(b"names" + transcript).digest()
     assert secret.hex() == NAMED["secret"]
     assert blake2b(bytes.fromhex(NAMED["infohash"]), key=secret, digest_size=12).hexdigest() == NAMED["name"]
+    text = b"text" + bytes.fromhex(NAMED["text_key"])
+    assert blake2b(text, key=secret, digest_size=12).hexdigest() == NAMED["text_name"]
 
 
 @pytest.mark.parametrize(("frame", "valid"), FRAMES)

@@ -9,10 +9,11 @@ from msgspec import Raw
 from extensions.federation import session as module
 from extensions.federation import wire
 from extensions.federation.limits import Budget
-from extensions.federation.reasons import Dropped
-from extensions.federation.session import Event, Interest, Offered, Refused, Session
+from extensions.federation.reasons import Dropped, EndReason
+from extensions.federation.session import Event, Interest, LinkError, Offered, Refused, Session
 from tests.client import HASH
 from tests.unit.federation.links import A, an_answer, give, ids_of, linked, shared, sharing, some_offers
+from tracker.extension import swarm_key
 from tracker.protocol import codec
 from tracker.protocol.messages import Answer, Offer, OfferDescription
 
@@ -33,6 +34,84 @@ def test_a_swarm_has_another_name_on_every_link_and_the_same_at_both_ends() -> N
     assert told[2] == told[3]
     assert told[0] != told[2]
     assert all(len(name) == wire.NAME_LENGTH for name in told)
+
+
+ROOM = "a room"
+
+
+def test_the_peers_of_a_text_swarm_meet_over_a_link() -> None:
+    a, b = sharing(ROOM)
+    made = [codec.make_offer("short", "v=0", ROOM), codec.make_offer("\U0001f600" * 64, "v=0", ROOM)]
+    assert give(b, a.offer(ROOM, "x", made)) == [Offered(ROOM, "x", made)]
+    assert give(a, b.refuse(ROOM, "x", ids_of(made))) == [Refused(ROOM, "x", ids_of(made))]
+    answer = codec.make_answer(ROOM, "\u0100", "x", "short", "v=0")
+    assert give(a, b.answer(answer)) == [answer]
+
+
+def test_a_text_swarm_has_not_the_name_of_the_swarm_with_its_key() -> None:
+    a, b = linked()
+    key = swarm_key(ROOM).decode("latin-1")
+    a.open_swarm(ROOM)
+    b.open_swarm(key)
+    assert give(b, a.tell([(ROOM, 0, 1)])) == []
+    assert give(a, b.tell([(key, 0, 1)])) == []
+    assert a.counts(ROOM) == b.counts(key) == (0, 0)
+
+
+@pytest.mark.parametrize("bad", ["short", "n" * 64, "\u0100" * 20, "\U0001f600"])
+def test_about_a_binary_swarm_no_text_ids_are_taken(bad: str) -> None:
+    """The clients of this swarm would end their connections."""
+    a, b = sharing()
+    name = a.name_of(HASH)
+    offer = {"offer": {"type": "offer", "sdp": "v=0"}, "offer_id": A}
+    messages: list[dict[str, object]] = [
+        {"type": "offers", "peer_id": bad, "offers": [offer]},
+        {"type": "offers", "peer_id": A, "offers": [{**offer, "offer_id": bad}]},
+        {"type": "refused", "peer_id": bad, "offer_ids": [A]},
+        {"type": "refused", "peer_id": A, "offer_ids": [bad]},
+        {"type": "answer", "peer_id": bad, "to_peer_id": A, "offer_id": A, "sdp": "v=0"},
+        {"type": "answer", "peer_id": A, "to_peer_id": bad, "offer_id": A, "sdp": "v=0"},
+        {"type": "answer", "peer_id": A, "to_peer_id": A, "offer_id": bad, "sdp": "v=0"},
+    ]
+    for message in messages:
+        frame = json.dumps({**message, "swarm": name}).encode()
+        with pytest.raises(LinkError) as caught:
+            b.receive(frame)
+        assert caught.value.reason is EndReason.INVALID_MESSAGE
+    # A swarm that has closed here may have been a text swarm.
+    b.close_swarm(HASH)
+    for message in messages:
+        assert b.receive(json.dumps({**message, "swarm": name}).encode()) == ([], [])
+    assert b.dropped == {Dropped.UNKNOWN_SWARM: len(messages)}
+
+
+@pytest.mark.parametrize("bad", ["", "n" * 65, "\ud800", 5, None])
+def test_about_a_text_swarm_only_ids_are_taken(bad: object) -> None:
+    _, b = sharing(ROOM)
+    offer = {"offer": {"type": "offer", "sdp": "v=0"}, "offer_id": "o"}
+    for message in (
+        {"type": "offers", "peer_id": bad, "offers": [offer]},
+        {"type": "offers", "peer_id": "x", "offers": [{**offer, "offer_id": bad}]},
+        {"type": "refused", "peer_id": "x", "offer_ids": [bad]},
+        {"type": "answer", "peer_id": "x", "to_peer_id": bad, "offer_id": "o", "sdp": "v=0"},
+        {"type": "answer", "peer_id": "x", "to_peer_id": "y", "offer_id": bad, "sdp": "v=0"},
+    ):
+        with pytest.raises(LinkError):
+            b.receive(json.dumps({**message, "swarm": b.name_of(ROOM)}).encode())
+
+
+def test_the_longest_sdp_fits_a_frame_with_the_longest_ids() -> None:
+    """Each character is written as two escapes of six bytes."""
+    longest = "\U0001f600" * 64
+    offer_id = Raw(b'"' + rb"\ud83d\ude00" * 64 + b'"')
+    sdp = Raw(b'"' + rb"\u0000" * ((wire.MAX_FRAME - wire.OVERHEAD - 2) // 6) + b'"')
+    assert wire.fits(sdp)
+    a, b = sharing(ROOM)
+    ((frame,), (given,)) = (
+        a.offer(ROOM, longest, [Offer(OfferDescription("offer", sdp), offer_id)]),
+        b.answer(Answer(ROOM, longest, longest, sdp, offer_id)),
+    )
+    assert len(give(b, [frame])) == len(give(a, [given])) == 1
 
 
 def test_messages_of_one_link_mean_nothing_on_another() -> None:

@@ -18,7 +18,8 @@ from tests.unit.federation.links import ids_of, key, shared, some_offers
 from tracker.protocol.codec import from_json, make_answer
 from tracker.protocol.messages import Answer
 
-HASHES = [f"{n:020}" for n in range(4)]
+# Two of them are text swarms.
+HASHES = [*(f"{n:020}" for n in range(2)), "a room", "\u0100" * 20]
 URL = "wss://tracker.example.org"
 
 trackers = st.integers(0, 2)

@@ -12,6 +12,7 @@ from tests.client import announce, answer, offers
 from tracker.protocol import codec
 from tracker.protocol.codec import MAX_SDP_BYTES, decode
 from tracker.protocol.errors import RequestError
+from tracker.protocol.ids import is_any_id, is_id
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Scrape
 from tracker.reasons import DropReason
 
@@ -20,6 +21,8 @@ PEER = "p" * 20
 BINARY_ID = '\x00\x01\x1f"\\/\x7f\x80\xa0\xe9\xff' + "x" * 9
 
 ids = st.text(st.characters(max_codepoint=0xFF), min_size=20, max_size=20)
+any_ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64)
+text_ids = any_ids.filter(lambda text: not is_id(text))
 # Lone surrogates cannot be written as UTF-8.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 
@@ -230,12 +233,69 @@ def test_an_answer_without_offer_id_gets_a_failure() -> None:
     assert refused(frame(message)).reason is DropReason.INVALID_ANSWER
 
 
-@pytest.mark.parametrize("bad", [None, 5, "", "short", "h" * 19, "h" * 21, "h" * 19 + "\u0100", ["h" * 20], {}])
-def test_an_id_is_twenty_latin_1_characters(bad: object) -> None:
-    error = refused(frame(announce(PEER) | {"info_hash": bad}))
-    assert (error.reason, error.info_hash) == (DropReason.INVALID_INFO_HASH, NO_INFO_HASH)
+NO_IDS: list[Any] = [None, 5, "", "n" * 65, "\U0001f600" * 65, ["h" * 20], {}, True]
+
+
+@pytest.mark.parametrize("bad", [*NO_IDS, "short", "h" * 19, "h" * 21, "h" * 19 + "\u0100"])
+def test_a_binary_swarm_takes_only_peer_ids_of_twenty_latin_1_characters(bad: object) -> None:
     error = refused(frame(announce(PEER) | {"peer_id": bad}))
     assert (error.reason, error.info_hash) == (DropReason.INVALID_PEER_ID, HASH)
+
+
+@pytest.mark.parametrize("bad", NO_IDS)
+def test_an_id_is_text_of_1_to_64_characters(bad: object) -> None:
+    error = refused(frame(announce(PEER) | {"info_hash": bad}))
+    assert (error.reason, error.info_hash) == (DropReason.INVALID_INFO_HASH, NO_INFO_HASH)
+    error = refused(frame(announce(PEER) | {"info_hash": "name", "peer_id": bad}))
+    assert (error.reason, error.info_hash) == (DropReason.INVALID_PEER_ID, "name")
+    error = refused(frame(answer(PEER, "q", "o", "name") | {"to_peer_id": bad}))
+    assert (error.reason, error.info_hash) == (DropReason.INVALID_ANSWER, "name")
+    error = refused(frame(answer(PEER, "q", "o", "name") | {"offer_id": bad}))
+    assert (error.reason, error.info_hash) == (DropReason.INVALID_ANSWER, "name")
+    message = decoded(info_hash="name", offers=[{**offers(1)[0], "offer_id": bad}, *offers(1)])
+    assert (len(message.offers), message.invalid_offers) == (1, 1)
+
+
+@given(info_hash=text_ids, ids=st.lists(any_ids, min_size=3, max_size=3), sdp=texts, ascii_json=st.booleans())
+def test_a_text_swarm_passes_on_all_ids_as_they_are(info_hash: str, ids: list[str], sdp: str, ascii_json: bool) -> None:
+    peer, to_peer, offer_id = ids
+    sent = announce(peer, info_hash, offers=[{"offer": {"type": "offer", "sdp": sdp}, "offer_id": offer_id}])
+    message = decode(json.dumps(sent, ensure_ascii=ascii_json).encode(), 20)
+    assert isinstance(message, Announce)
+    (relayed,) = codec.encode_offers(message.info_hash, message.peer_id, message.offers)
+    assert json.loads(relayed) == {
+        "action": "announce",
+        "info_hash": info_hash,
+        "peer_id": peer,
+        "offer": {"type": "offer", "sdp": sdp},
+        "offer_id": offer_id,
+    }
+    sent = answer(peer, to_peer, offer_id, info_hash, sdp)
+    message = decode(json.dumps(sent, ensure_ascii=ascii_json).encode(), 20)
+    assert isinstance(message, Answer)
+    assert message.to_peer_id == to_peer
+    seen = json.loads(codec.encode_answer(message))
+    assert (seen["info_hash"], seen["peer_id"], seen["offer_id"]) == (info_hash, peer, offer_id)
+    assert seen["answer"] == {"type": "answer", "sdp": sdp}
+    assert json.loads(codec.encode_reply(info_hash, 120, 3, 4))["info_hash"] == info_hash
+    assert json.loads(codec.encode_scrape([(info_hash, 1, 2)]))["files"].keys() == {info_hash}
+
+
+@pytest.mark.parametrize("bad", BAD_OFFERS, ids=lambda bad: json.dumps(bad)[:60])
+def test_a_text_swarm_skips_bad_offers_too(bad: Any) -> None:
+    offer_id = bad.get("offer_id") if isinstance(bad, dict) else None
+    is_fine_here = isinstance(offer_id, str) and offer_id != "i" * 20
+    message = decoded(info_hash="name", offers=[*offers(1), bad])
+    assert (len(message.offers), message.invalid_offers) == ((2, 0) if is_fine_here else (1, 1))
+
+
+def test_lone_surrogates_are_no_ids() -> None:
+    for field in ("info_hash", "peer_id"):
+        with pytest.raises(RequestError):
+            decode(json.dumps(announce(PEER, "name") | {field: "\ud800"}).encode(), 20)
+    for offer_id in ("\ud800", "a\udc00"):
+        with pytest.raises(RequestError):
+            decode(json.dumps(answer(PEER, "q", "o", "name") | {"offer_id": offer_id}).encode(), 20)
 
 
 @pytest.mark.parametrize("value", [BINARY_ID, "\xff" * 20, "\0" * 20, "printable-ascii-0123"])
@@ -253,8 +313,9 @@ def test_any_latin_1_id_is_taken(value: str) -> None:
         ([], [], 0),
         (5, [], 1),
         ({}, [], 1),
-        ("short", [], 1),
-        ([5, None, HASH, "short"], [HASH], 3),
+        ("short", ["short"], 0),
+        ("", [], 1),
+        ([5, None, HASH, "name", "n" * 65], [HASH, "name"], 3),
     ],
 )
 def test_scrape(wanted: object, hashes: list[str], invalid: int) -> None:
@@ -356,7 +417,7 @@ def test_of_damaged_frames_nothing_is_relayed_that_is_not_json(message: Any, at:
     elif isinstance(decoded, Answer):
         relayed = [codec.encode_answer(decoded)]
     for one in map(json.loads, relayed):
-        assert codec.is_id(one["offer_id"])
+        assert is_id(one["offer_id"])
         assert isinstance(one.get("offer", one.get("answer"))["sdp"], str)
 
 
@@ -386,17 +447,19 @@ def test_mutated_messages_yield_only_what_may_be_relayed(mutation: dict[str, Any
         failure = json.loads(codec.encode_failure(error))
         assert set(failure) == {"action", "info_hash", "failure reason"}
         assert failure["action"] in ("announce", "scrape")
-        assert codec.is_id(failure["info_hash"])
+        assert is_any_id(failure["info_hash"])
         return
     if isinstance(message, Announce):
         for relayed in codec.encode_offers(message.info_hash, PEER, message.offers):
             seen = json.loads(relayed)
-            assert codec.is_id(seen["offer_id"])
+            assert is_any_id(seen["offer_id"])
+            assert is_id(seen["offer_id"]) or not is_id(seen["info_hash"])
             assert set(seen["offer"]) == {"type", "sdp"}
             assert isinstance(seen["offer"]["sdp"], str)
     elif isinstance(message, Answer):
         seen = json.loads(codec.encode_answer(message))
-        assert codec.is_id(seen["offer_id"])
+        assert is_any_id(seen["offer_id"])
+        assert is_id(seen["offer_id"]) or not is_id(seen["info_hash"])
         assert isinstance(seen["answer"]["sdp"], str)
 
 
@@ -427,11 +490,20 @@ def test_messages_made_of_text_are_checked_as_those_from_clients() -> None:
     assert codec.from_json(codec.make_offer("o" * 20, "v=0").description.sdp) == "v=0"
     assert codec.from_json(codec.make_answer(HASH, PEER, PEER, "o" * 20, "v=0").sdp) == "v=0"
     for offer_id, sdp in (("short", "v=0"), ("o" * 20, "x" * (MAX_SDP_BYTES + 1)), ("\u0100" * 20, "")):
-        with pytest.raises(ValueError, match="20 latin-1 characters"):
+        with pytest.raises(ValueError, match="of the swarm"):
             codec.make_offer(offer_id, sdp)
-        with pytest.raises(ValueError, match="20 latin-1 characters"):
+        with pytest.raises(ValueError, match="of the swarm"):
             codec.make_answer(HASH, PEER, PEER, offer_id, sdp)
-    with pytest.raises(ValueError, match="20 latin-1 characters"):
+    with pytest.raises(ValueError, match="of the swarm"):
         codec.make_answer(HASH, "short", PEER, "o" * 20, "")
+    assert codec.from_json(codec.make_offer("short", "v=0", "name").offer_id) == "short"
+    assert codec.make_answer("name", "a", "b", "c", "v=0").info_hash == "name"
+    for offer_id, sdp in (("", "v=0"), ("o" * 65, "v=0"), ("short", "x" * (MAX_SDP_BYTES + 1))):
+        with pytest.raises(ValueError, match="of the swarm"):
+            codec.make_offer(offer_id, sdp, "name")
+        with pytest.raises(ValueError, match="of the swarm"):
+            codec.make_answer("name", PEER, PEER, offer_id, sdp)
+    with pytest.raises(ValueError, match="of the swarm"):
+        codec.make_answer("", "a", "b", "c", "v=0")
     with pytest.raises(UnicodeEncodeError):
         codec.make_offer("o" * 20, "\ud800")
