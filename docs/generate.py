@@ -95,7 +95,11 @@ async def _metrics() -> str:
                 None,
                 {
                     "server": {"host": "127.0.0.1", "port": 0, "state_dir": state_dir},
-                    "extensions": {"dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True}},
+                    "extensions": {
+                        "dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True},
+                        "federation": {"policy": "allow"},
+                        "tokens": {"enabled": True, "secrets": ["only to show metrics"]},
+                    },
                 },
             ),
             discover(),

@@ -301,6 +301,15 @@ PANELS: list[Json] = [
         "Peers for which an extension has not decided yet.",
         ("{{instance}}", "sum by (instance) (peerservers_admissions_waiting{})"),
     ),
+    timeseries(
+        70,
+        "Tokens by result",
+        "Checks of the tokens of a private tracker. expired: clients whose URL is too old. invalid: damaged tokens, or "
+        "another secret than the tracker's. Empty without the extension tokens.",
+        ("{{result}}", rate("peerservers_tokens_total{}", by="result")),
+        unit="ops",
+        hide_zeros=True,
+    ),
     row(34, "Process"),
     timeseries(
         35,

@@ -38,6 +38,7 @@ class DropReason(StrEnum):
 
     # Peers that left without `stopped`.
     SILENT_PEER = "silent_peer"
+    ADMISSION_ENDED = "admission_ended"
     TAKEN_OVER = "taken_over"
 
 

@@ -51,7 +51,6 @@ class Server:
         self.settings = settings
         self._watch = Watch(self._on_files_changed)
         seen, access, self.certificate = _read_files(settings)
-        self._watch.set_files(seen)
         self.reloads: Counter[str] = Counter()
         self.extensions = ExtensionHost(extensions, settings)
         self._tasks = BackgroundTasks(self.extensions.task_failures)
@@ -88,6 +87,7 @@ class Server:
             _add_routes(self.endpoint, pages.statistics_routes())
         _add_routes(self.endpoint, {**pages.page_routes(), **pages.health_routes()})
         self.extensions.load(self.hub, self.peers.outbox, self.endpoint, self.registry)
+        self._watch.set_files({**seen, **self.extensions.files.seen})
         self.addresses: list[tuple[str, int]] = []
         self._lag = LoopLag(self.registry)
 
@@ -117,7 +117,8 @@ class Server:
         """
         async with self._reloading:
             fresh = fresh or self.settings
-            seen, access, certificate = await aside(_read_files, fresh)
+            files = self.extensions.files
+            (seen, access, certificate), contents = await aside(lambda: (_read_files(fresh), files.read()))
             if self.certificate and certificate:
                 self.certificate.replace(certificate)
             self.reloads["done"] += 1
@@ -126,7 +127,8 @@ class Server:
             self.endpoint.log_addresses = fresh.log.addresses
             self.extensions.change(fresh)
             self.hub.restrict(access.serves, self.peers.outbox)
-            self._watch.set_files(seen)
+            files.adopt(contents)
+            self._watch.set_files({**seen, **files.seen})
 
     async def stop(self) -> None:
         """Stop the extensions and close every connection with 1001, all within `shutdown_timeout` seconds."""

@@ -27,6 +27,7 @@ class FakeConnection:
         self.peers: set[Peer] = set()
         self.quota: Quota | None = None
         self.address = "192.0.2.1"
+        self.handshake = b""
         self.inbox: list[Json] = []
 
     @property

@@ -10,6 +10,7 @@ All times are seconds on any monotonic clock. Invariants, checked by `Hub.check_
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from math import inf
 from typing import Final
 
 from tracker.core.counters import Counters
@@ -89,8 +90,11 @@ class Hub:
         for peer in list(connection.peers):
             self._leave(peer)
 
-    def admit(self, join: PendingJoin, now: float, outbox: Outbox) -> None:
-        """Let a pending peer join: apply the announces that it has made while it waited, as if they came now."""
+    def admit(self, join: PendingJoin, now: float, outbox: Outbox, until: float = inf) -> None:
+        """Let a pending peer join: apply the announces that it has made while it waited, as if they came now.
+
+        From `until` on, an announce of the peer needs a new verdict.
+        """
         for older in self.pending.older(join):
             # A later verdict on the older join would give the peer back to its old connection.
             self.counters.dropped[DropReason.TAKEN_OVER] += 1
@@ -100,11 +104,22 @@ class Hub:
                 self._announce(join.connection, announce, now, outbox, admitted=True)
             except RequestError as error:
                 self.refuse(join.connection, error, outbox)
+            else:
+                peer = self.swarms[join.info_hash].peers[join.peer_id]
+                self.pending.limit(peer, until)
 
-    def reject(self, join: PendingJoin, reason: DropReason, text: str, outbox: Outbox) -> None:
-        """Do not let a pending peer join: answer its announces with failures."""
-        for announce in self.pending.take(join):
+    def reject(self, join: PendingJoin, reason: DropReason, text: str, now: float, outbox: Outbox) -> None:
+        """Do not let a pending peer join: answer its announces with failures.
+
+        If it is a member whose earlier admission has ended, it leaves its swarm.
+        """
+        announces = self.pending.take(join)
+        for announce in announces:
             self.refuse(join.connection, RequestError(reason, text, announce.info_hash), outbox)
+        swarm = self.swarms.get(join.info_hash)
+        peer = swarm.peers.get(join.peer_id) if swarm else None
+        if announces and peer and peer.connection is join.connection and self.pending.has_ended(peer, now):
+            self._end_admission(peer)
 
     def restrict(self, serves: Callable[[str], bool], outbox: Outbox) -> None:
         """Serve the swarms that `serves` allows from now on; close the others and tell their peers."""
@@ -117,6 +132,8 @@ class Hub:
     def expire(self, now: float, count: int) -> None:
         """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
 
+        Also remove peers that were due to announce since their admission ended, and have not.
+
         Each call examines the next `count` peers. After the last peer, the next round starts.
         """
         self.offers.parked.expire(now)
@@ -128,6 +145,8 @@ class Hub:
             if peer.last_seen < overdue:
                 self.counters.dropped[DropReason.SILENT_PEER] += 1
                 self._leave(peer)
+            elif self.pending.required and self.pending.has_ended(peer, now - 2 * self.rules.announce_interval):
+                self._end_admission(peer)
 
     def check_invariants(self) -> None:
         """Raise `AssertionError` if an invariant is broken; for tests, because it visits every peer."""
@@ -171,6 +190,9 @@ class Hub:
                 return
             if peer is not None:
                 self._take_over(connection, peer)
+        elif not admitted and self.pending.required and self.pending.has_ended(peer, now):
+            self.pending.add(connection, message)
+            return
         if peer is None:
             peer = self._join(connection, message, swarm, now)
         else:
@@ -250,6 +272,8 @@ class Hub:
         swarm = peer.swarm
         swarm.leave(peer)
         self.offers.forget(peer)
+        if self.pending.required:
+            self.pending.forget(peer)
         if peer.complete:
             self.seeders -= 1
         else:
@@ -261,6 +285,10 @@ class Hub:
                 self._observer.swarm_changed(swarm)
             else:
                 self._observer.swarm_closed(swarm)
+
+    def _end_admission(self, peer: Peer) -> None:
+        self.counters.dropped[DropReason.ADMISSION_ENDED] += 1
+        self._leave(peer)
 
     def _answer(self, connection: Connection, answer: Answer, now: float, outbox: Outbox) -> None:
         counters = self.counters

@@ -23,6 +23,8 @@ class Connection(Protocol):
     """The peers that the connection has announced. Only the core changes them."""
     address: str
     """The client's numeric IP address."""
+    handshake: bytes
+    """The head of the request that opened the connection, kept for extensions that admit peers; otherwise empty."""
 
     @property
     def client(self) -> object:

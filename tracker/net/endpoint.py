@@ -175,6 +175,7 @@ class Endpoint(Owner):
         try:
             request = RequestHead(head)
             if self._open_default is not None and asks_for_websocket(request):
+                info.head = head
                 self._upgrade(pending, transport, request, rest)
                 return
             self.gate.identify(info, None, request, monotonic())

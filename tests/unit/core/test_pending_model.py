@@ -1,5 +1,6 @@
 """Random messages and verdicts against a naive model of members and of those that wait."""
 
+from math import inf
 from typing import NamedTuple
 
 from hypothesis import settings
@@ -34,6 +35,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         self.decided: list[PendingJoin] = []
         self.harness.hub.pending.require(self.asked.append, self.asked.remove)
         self.members: dict[tuple[str, str], tuple[FakeConnection, bool]] = {}
+        self.ended: set[tuple[str, str]] = set()
+        """The members whose admission has ended."""
         self.waiting: list[Waiting] = []
         """Who has announced last is last."""
         self.open: list[FakeConnection] = []
@@ -53,7 +56,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         self.next_offer += count
         self.harness.send(connection, announce(who, info_hash, left=0 if complete else 1, offers=made))
         owner, was_complete = self.members.get(key, (None, False))
-        if owner is connection:
+        if owner is connection and key not in self.ended:
             self.members[key] = connection, complete or was_complete
             assert len([message for message in connection.take() if "interval" in message]) == 1
             assert self.relayed() <= count
@@ -64,8 +67,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         self.waiting.append(Waiting(connection, key, [*(known.announces if known else []), (complete, count)]))
         assert all(c.take() == [] for c in self.open), "nothing comes of it yet"
 
-    @rule(data=st.data(), admits=st.booleans())
-    def verdict(self, data: st.DataObject, admits: bool) -> None:
+    @rule(data=st.data(), admits=st.booleans(), lasts=st.booleans())
+    def verdict(self, data: st.DataObject, admits: bool, lasts: bool) -> None:
         if not self.asked:
             return
         join = data.draw(st.sampled_from(self.asked))
@@ -76,16 +79,22 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         if not admits:
             self.waiting.remove(wait)
             hub = self.harness.hub
-            hub.reject(join, DropReason.ADMISSION_DENIED, "no", self.harness.outbox)
+            hub.reject(join, DropReason.ADMISSION_DENIED, "no", self.harness.now, self.harness.outbox)
             told = wait.connection.take()
             assert [message["failure reason"] for message in told] == ["no"] * len(wait.announces)
+            if wait.key in self.ended and self.members[wait.key][0] is wait.connection:
+                self.leaves(wait.key)
         else:
             older = [w for w in self.waiting[: self.waiting.index(wait)] if w.key == wait.key]
             self.waiting = [w for w in self.waiting if w is not wait and w not in older]
             was_complete = self.members.get(wait.key, (None, False))[1]
             completes = any(complete for complete, _ in wait.announces)
             self.members[wait.key] = wait.connection, completes or was_complete
-            self.harness.hub.admit(join, self.harness.now, self.harness.outbox)
+            now = self.harness.now
+            self.harness.hub.admit(join, now, self.harness.outbox, inf if lasts else now)
+            self.ended.discard(wait.key)
+            if not lasts:
+                self.ended.add(wait.key)
             told = wait.connection.inbox
             assert len([message for message in told if "interval" in message]) == len(wait.announces)
             assert told[0].keys() >= {"interval"}, "its reply comes first"
@@ -101,7 +110,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
             if admits:
                 hub.admit(join, self.harness.now, outbox)
             else:
-                hub.reject(join, DropReason.ADMISSION_TIMEOUT, "late", outbox)
+                hub.reject(join, DropReason.ADMISSION_TIMEOUT, "late", self.harness.now, outbox)
             assert all(connection.inbox == [] for connection in self.open)
 
     @rule(connection=connections, who=ids, info_hash=hashes)
@@ -113,7 +122,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         if wait:
             self.waiting.remove(wait)
         if self.members.get(key, (None, False))[0] is connection:
-            del self.members[key]
+            self.leaves(key)
         self.harness.send(connection, announce(who, info_hash, event="stopped"))
         assert len(connection.take()) == 1
 
@@ -122,7 +131,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         if connection in self.open:
             self.open.remove(connection)
             self.harness.hub.close(connection)
-            self.members = {key: value for key, value in self.members.items() if value[0] is not connection}
+            for key in [key for key, value in self.members.items() if value[0] is connection]:
+                self.leaves(key)
             self.waiting = [wait for wait in self.waiting if wait.connection is not connection]
 
     @invariant()
@@ -136,6 +146,10 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         } == self.members
         asked = {(id(join.connection), (join.info_hash, join.peer_id)): len(join.announces) for join in self.asked}
         assert asked == {(id(wait.connection), wait.key): len(wait.announces) for wait in self.waiting}
+
+    def leaves(self, key: tuple[str, str]) -> None:
+        del self.members[key]
+        self.ended.discard(key)
 
     def wait_of(self, connection: FakeConnection, key: tuple[str, str]) -> Waiting | None:
         return next((wait for wait in self.waiting if wait.connection is connection and wait.key == key), None)
