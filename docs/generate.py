@@ -95,6 +95,7 @@ async def _metrics() -> str:
                 None,
                 {
                     "server": {"host": "127.0.0.1", "port": 0, "state_dir": state_dir},
+                    "connections": {"deflate": True},
                     "extensions": {
                         "dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True},
                         "federation": {"policy": "allow"},

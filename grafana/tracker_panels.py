@@ -223,6 +223,19 @@ PANELS: list[Json] = [
         unit="Bps",
         mirrored=True,
     ),
+    timeseries(
+        71,
+        "Compression",
+        "Size of compressed messages, as a share of their size before. Empty unless connections.deflate is set.",
+        (
+            "{{direction}}",
+            per(
+                rate('peerservers_deflate_bytes_total{form="compressed"}', by="direction"),
+                rate('peerservers_deflate_bytes_total{form="inflated"}', by="direction"),
+            ),
+        ),
+        unit="percentunit",
+    ),
     row(28, "Dropped, rejected and closed"),
     timeseries(
         29,

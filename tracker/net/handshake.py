@@ -44,8 +44,8 @@ class Handshake:
             offered = request.members("Sec-WebSocket-Protocol")
             self.subprotocol = next((name for name in offered if name in subprotocols), None)
 
-    def response(self) -> bytes:
-        """Return the whole response: 101, or the error."""
+    def response(self, extensions: str | None = None) -> bytes:
+        """Return the whole response: 101, with the extensions in use (RFC 6455, section 9.1), or the error."""
         if self.error is not None:
             # A client of another version must be told the version that is spoken here (section 4.4).
             more = {"Sec-WebSocket-Version": _VERSION}
@@ -53,6 +53,8 @@ class Handshake:
                 more["Upgrade"] = "websocket"
             return refusal(self.error, more)
         chosen = f"Sec-WebSocket-Protocol: {self.subprotocol}\r\n" if self.subprotocol else ""
+        if extensions:
+            chosen += f"Sec-WebSocket-Extensions: {extensions}\r\n"
         return (
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Accept: {accept_key(self._key)}\r\n{chosen}\r\n"
