@@ -35,6 +35,7 @@ class _Connection:
         self.peers: set[Peer] = set()
         self.address = self.network = "127.0.0.1"
         self.last_received = 0.0
+        self.handshake = b""
 
     def ping(self) -> None:
         """Do nothing."""

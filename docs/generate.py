@@ -95,7 +95,12 @@ async def _metrics() -> str:
                 None,
                 {
                     "server": {"host": "127.0.0.1", "port": 0, "state_dir": state_dir},
-                    "extensions": {"dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True}},
+                    "connections": {"deflate": True},
+                    "extensions": {
+                        "dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True},
+                        "federation": {"policy": "allow"},
+                        "tokens": {"enabled": True, "secrets": ["only to show metrics"]},
+                    },
                 },
             ),
             discover(),

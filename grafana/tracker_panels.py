@@ -223,6 +223,19 @@ PANELS: list[Json] = [
         unit="Bps",
         mirrored=True,
     ),
+    timeseries(
+        71,
+        "Compression",
+        "Size of compressed messages, as a share of their size before. Empty unless connections.deflate is set.",
+        (
+            "{{direction}}",
+            per(
+                rate('peerservers_deflate_bytes_total{form="compressed"}', by="direction"),
+                rate('peerservers_deflate_bytes_total{form="inflated"}', by="direction"),
+            ),
+        ),
+        unit="percentunit",
+    ),
     row(28, "Dropped, rejected and closed"),
     timeseries(
         29,
@@ -300,6 +313,15 @@ PANELS: list[Json] = [
         "Waiting for admission",
         "Peers for which an extension has not decided yet.",
         ("{{instance}}", "sum by (instance) (peerservers_admissions_waiting{})"),
+    ),
+    timeseries(
+        70,
+        "Tokens by result",
+        "Checks of the tokens of a private tracker. expired: clients whose URL is too old. invalid: damaged tokens, or "
+        "another secret than the tracker's. Empty without the extension tokens.",
+        ("{{result}}", rate("peerservers_tokens_total{}", by="result")),
+        unit="ops",
+        hide_zeros=True,
     ),
     row(34, "Process"),
     timeseries(

@@ -98,6 +98,16 @@ class TrackerCollector(Collector):
             "peerservers_received_bytes", "Payload of messages received, in bytes", traffic.bytes_received
         )
         yield CounterMetricFamily("peerservers_sent_bytes", "Payload of messages sent, in bytes", traffic.bytes_sent)
+        if endpoint.deflate is not None:
+            sizes = CounterMetricFamily(
+                "peerservers_deflate_bytes",
+                "With connections.deflate: messages that were compressed, in compressed and in inflated form",
+                labels=["direction", "form"],
+            )
+            for direction in ("received", "sent"):
+                for form in ("compressed", "inflated"):
+                    sizes.add_metric([direction, form], endpoint.deflate.sizes[direction, form])
+            yield sizes
         yield self._message_sizes()
 
     def _message_sizes(self) -> HistogramMetricFamily:

@@ -84,11 +84,13 @@ class PeerSockets:
 class PeerSocket(WebSocket, Connection):
     """A client's WebSocket, and the owner of the peers that the client announces on it."""
 
-    __slots__ = ("_shared", "address", "peers", "strikes")
+    __slots__ = ("_shared", "address", "handshake", "peers", "strikes")
 
     def __init__(self, shared: PeerSockets, owner: Owner, info: ConnectionInfo) -> None:
         super().__init__(owner, info)
         self.address = info.address
+        # Hundreds of bytes, so only kept if an extension decides about peers.
+        self.handshake = info.head if shared.hub.pending.required else b""
         self.peers: set[Peer] = set()
         self.strikes = 0
         """The number of invalid messages minus the number of valid ones, but at least 0."""

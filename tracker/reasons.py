@@ -39,6 +39,7 @@ class DropReason(StrEnum):
 
     # Peers that left without `stopped`, and connections that gave their peer to another one because they are silent.
     SILENT_PEER = "silent_peer"
+    ADMISSION_ENDED = "admission_ended"
     TAKEN_OVER = "taken_over"
 
 

@@ -50,7 +50,6 @@ class Server:
         self.settings = settings
         self._watch = Watch(self._on_files_changed)
         seen, access, self.certificate = _read_files(settings)
-        self._watch.set_files(seen)
         self.reloads: Counter[str] = Counter()
         self.extensions = ExtensionHost(extensions, settings)
         self._tasks = BackgroundTasks(self.extensions.task_failures)
@@ -90,6 +89,7 @@ class Server:
         pages.add_page(self.endpoint.routes)
         pages.add_health(self.endpoint.routes)
         self.extensions.load(self.hub, self.peers.outbox, self.endpoint, self.registry)
+        self._watch.set_files({**seen, **self.extensions.files.seen})
         self.addresses: list[tuple[str, int]] = []
         self._lag = LoopLag(self.registry)
 
@@ -120,7 +120,8 @@ class Server:
         """
         async with self._reloading:
             fresh = fresh or self.settings
-            seen, access, certificate = await aside(_read_files, fresh)
+            files = self.extensions.files
+            (seen, access, certificate), contents = await aside(lambda: (_read_files(fresh), files.read()))
             if self.certificate and certificate:
                 self.certificate.replace(certificate)
             self.reloads["done"] += 1
@@ -129,7 +130,8 @@ class Server:
             self.endpoint.log_addresses = fresh.log.addresses
             self.extensions.change(fresh)
             self.hub.restrict(access.serves, self.peers.outbox)
-            self._watch.set_files(seen)
+            files.adopt(contents)
+            self._watch.set_files({**seen, **files.seen})
 
     async def stop(self) -> None:
         """Stop the extensions and close every connection with 1001, all within `shutdown_timeout` seconds."""

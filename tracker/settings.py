@@ -251,6 +251,17 @@ class Connections(Section):
     stuck_timeout: float = Field(
         60, gt=0, description="Seconds with a full send buffer after which a connection is cut."
     )
+    deflate: bool = Field(
+        False,
+        description="Negotiate permessage-deflate with clients that offer it: inflate their messages, and compress "
+        "those for them. It saves bandwidth and costs CPU time (docs/performance.md).",
+    )
+    deflate_above: int = Field(
+        512,
+        ge=64,
+        description="Bytes of the shortest message to clients that is compressed, with deflate. Offers and answers "
+        "have about 900.",
+    )
     max_invalid: int = Field(
         10,
         ge=1,

@@ -2,12 +2,15 @@
 
 import asyncio
 import random
+import time
 
-from tests.conftest import StartTracker, TrackerProcess
+from extensions.tokens.token import make_token
+from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.e2e.conftest import Pair
 from tests.e2e.lt import Torrent
 
 FILE = random.Random(1).randbytes(1_000_000)
+SECRET = "a secret of an operator"
 
 
 async def test_leecher_finds_seeder(tracker: TrackerProcess, pair: Pair) -> None:
@@ -46,3 +49,13 @@ async def test_peers_meet_again_after_the_tracker_was_restarted(start_tracker: S
     # Without this, the seeder returns with its next announce, two minutes later.
     await seeder.announce_again(torrent)
     assert await leecher.leech(torrent) == FILE
+
+
+async def test_peers_with_tokens_in_their_urls_meet(start_tracker: StartTracker, pair: Pair) -> None:
+    seeder, leecher = pair
+    tracker = await start_tracker(env=environment("extensions.tokens", enabled=True, secrets=[SECRET]))
+    expires = int(time.time()) + 3600
+    torrent = await seeder.seed("one", FILE, tracker.url + make_token(SECRET, expires))
+    scoped = make_token(SECRET, expires, torrent.info_hash)
+    assert await leecher.leech(Torrent("one", FILE, f"{tracker.url}announce?token={scoped}")) == FILE
+    assert await tracker.metric("peerservers_tokens_total", result="valid") >= 2

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartTracker, TrackerProcess
+from extensions.tokens.token import make_token
+from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.e2e.node import PATIENCE, Json, NodeScript, node_script
 from tests.integration.friend import install
 
@@ -40,7 +42,8 @@ class NpmClient:
     async def create(cls, script: NodeScript, tracker: TrackerProcess, name: str, **options: Any) -> "NpmClient":
         """Create a client that has not announced yet."""
         client = cls(script, name)
-        await script.send("create", name=name, announce=tracker.url, infoHash=HASH, peerId=client.peer_id, **options)
+        chosen = {"announce": tracker.url, "infoHash": HASH, "peerId": client.peer_id, **options}
+        await script.send("create", name=name, **chosen)
         return client
 
     async def call(self, method: str, **options: Any) -> None:
@@ -231,6 +234,32 @@ async def test_a_client_that_is_not_admitted_is_warned_and_keeps_its_socket(
     assert await tracker.metric("peerservers_connections") == 1
     for reason in ("client_closed", "connection_lost"):
         assert await tracker.metric("peerservers_connections_closed_total", reason=reason) == 0, "it has never left"
+
+
+async def test_clients_with_a_token_connect_and_one_without_is_told_why(
+    start_tracker: StartTracker, start_script: StartScript
+) -> None:
+    secret = "a secret of an operator"
+    tracker = await start_tracker(env=environment("extensions.tokens", enabled=True, secrets=[secret]))
+    expires = int(time.time()) + 3600
+    scripts = [await start_script() for _ in range(4)]
+    in_path = tracker.url + make_token(secret, expires, HASH)
+    in_query = f"{tracker.url}announce?token={make_token(secret, expires)}"
+    first = await NpmClient.create(scripts[0], tracker, "first", announce=in_path)
+    second = await NpmClient.create(scripts[1], tracker, "second", announce=in_query)
+    without = await NpmClient.create(scripts[2], tracker, "without")
+    # A page may give it by `getAnnounceOpts`, whose fields the client puts into each of its announces.
+    in_field = await NpmClient.create(scripts[3], tracker, "field", always={"token": make_token(secret, expires)})
+
+    await without.call("start", left=10)
+    assert (await without.event("warning"))["text"] == "token missing: this tracker is private"
+    assert await first.announce("start", left=0) == (1, 0)
+    assert await second.announce("start", left=10) == (1, 1)
+    for receiver, sender in ((first, second), (second, first)):
+        assert (await receiver.event("message"))["text"] == f"from {sender.name}"
+    assert await in_field.announce("update", left=10) == (1, 2)
+    assert [script.complaints for script in scripts] == [[], [], ["token missing: this tracker is private"], []]
+    assert await tracker.metric("peerservers_tokens_total", result="valid") == 3
 
 
 async def announce_until(client: NpmClient, complete: int, incomplete: int) -> None:

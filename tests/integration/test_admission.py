@@ -11,8 +11,9 @@ from tests.integration.conftest import Running
 from tests.unit.fakes import peer_id
 from tracker.config import load
 from tracker.extension import admission
-from tracker.extension.admission import Admission
+from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, TrackerHandle
+from tracker.peers import PeerSocket
 
 A, B = peer_id(1), peer_id(2)
 OTHER = "i" * 20
@@ -61,6 +62,16 @@ async def is_cancelled(_request: Admission) -> None:
     await future
 
 
+async def ends_at_no_time(_request: Admission) -> Admitted:
+    """The seconds are no number."""
+    return Admitted("soon")  # type: ignore[arg-type]
+
+
+async def ends_never_known(_request: Admission) -> Admitted:
+    """Every comparison with it is false."""
+    return Admitted(float("nan"))
+
+
 async def is_a_predicate(_request: Admission) -> bool:
     """What somebody might write who has not read on."""
     return True
@@ -69,6 +80,9 @@ async def is_a_predicate(_request: Admission) -> bool:
 async def cannot_be_sent(_request: Admission) -> str:
     """No valid Unicode."""
     return "\ud800"
+
+
+BROKEN: list[Decide] = [raises, is_cancelled, is_a_predicate, cannot_be_sent, ends_at_no_time, ends_never_known]
 
 
 class Doorkeeper(Extension):
@@ -168,6 +182,87 @@ async def test_what_is_asked(serve: Any) -> None:
     assert request.info_hash_hex == "00ff" + "68" * 18
 
 
+async def test_the_request_that_opened_the_connection_is_shown(serve: Any) -> None:
+    tracker = await serve({"doorkeeper": Doorkeeper})
+    door = keeper(tracker, admits)
+    headers = [("Cookie", "a=1"), ("X-Many", "1"), ("X-Many", "2")]
+    url = f"{tracker.url}some%20path/announce?token=%2e&x"
+    async with raw_client(url, additional_headers=headers, origin="https://site.example") as a:
+        await a.announce(A)
+        await a.announce(A, OTHER)
+    first, second = door.requests
+    assert first.handshake == second.handshake
+    assert (first.handshake.path, first.handshake.query) == ("/some%20path/announce", "token=%2e&x")
+    shown = first.handshake.headers
+    assert (shown["cookie"], shown["x-many"], shown["upgrade"]) == ("a=1", "1, 2", "websocket")
+    assert first.origin == "https://site.example"
+
+
+async def test_a_program_has_no_origin(serve: Any) -> None:
+    tracker = await serve({"doorkeeper": Doorkeeper})
+    door = keeper(tracker, admits)
+    async with raw_client(tracker.url) as a:
+        await a.announce(A)
+    (request,) = door.requests
+    assert (request.origin, request.handshake.path, request.handshake.query) == (None, "/", "")
+
+
+async def test_the_other_fields_of_the_announce_are_shown(serve: Any) -> None:
+    tracker = await serve({"doorkeeper": Doorkeeper})
+    door = keeper(tracker, admits)
+    async with raw_client(tracker.url) as a:
+        await a.announce(A, event="started", left=None, uploaded=7, user={"id": [1, "ä"]}, offers=offers(3))
+        await a.send({"action": "announce", "info_hash": OTHER, "peer_id": A})
+        await a.receive()
+    first, second = door.requests
+    assert {name: first.fields[name] for name in ("event", "left", "uploaded", "user")} == {
+        "event": "started",
+        "left": None,
+        "uploaded": 7,
+        "user": {"id": [1, "ä"]},
+    }
+    assert first.fields.keys().isdisjoint(("action", "info_hash", "peer_id", "offers"))
+    assert second.fields == {}
+
+
+async def test_while_no_extension_decides_no_connection_keeps_its_request(serve: Any) -> None:
+    def kept(tracker: Running) -> list[bytes]:
+        return [socket.handshake for socket in tracker.server.endpoint.websockets if isinstance(socket, PeerSocket)]
+
+    without, decided = await serve({"without": Extension}), await serve({"doorkeeper": Doorkeeper})
+    async with raw_client(without.url), raw_client(decided.url):
+        assert kept(without) == [b""]
+        (head,) = kept(decided)
+        assert head.startswith(b"GET / HTTP/1.1\r\n")
+
+
+async def test_an_admission_may_end(serve: Any) -> None:
+    tracker = await serve({"first": Doorkeeper, "second": Doorkeeper})
+
+    def lasts(seconds: float) -> Decide:
+        async def decide(_request: Admission) -> Admitted:
+            return Admitted(seconds)
+
+        return decide
+
+    first = keeper(tracker, lasts(1000), "first")
+    second = keeper(tracker, lasts(0), "second")
+    async with raw_client(tracker.url) as a:
+        for _ in range(3):
+            assert (await a.announce(A))["incomplete"] == 1
+        assert len(first.requests) == len(second.requests) == 3, "the shortest counts"
+        keeper(tracker, admits, "second")
+        for _ in range(3):
+            assert (await a.announce(A))["incomplete"] == 1
+        assert len(second.requests) == 4
+        keeper(tracker, lasts(0), "second")
+        assert (await a.announce(B))["incomplete"] == 2
+        keeper(tracker, only(A), "second")
+        assert await a.announce(B) == refusal("members only")
+        assert (await a.announce(A))["incomplete"] == 1
+    assert dropped(tracker)["admission_ended"] == 1
+
+
 async def test_behind_a_trusted_proxy_the_address_is_the_clients(serve: Any) -> None:
     tracker = await serve({"doorkeeper": Doorkeeper}, settings={"server": {"trusted_proxies": ["127.0.0.1"]}})
     door = keeper(tracker, admits)
@@ -197,7 +292,7 @@ async def test_an_empty_text_refuses_too(serve: Any) -> None:
         assert await a.announce(A) == refusal("not admitted")
 
 
-@pytest.mark.parametrize("decide", [raises, is_cancelled, is_a_predicate, cannot_be_sent])
+@pytest.mark.parametrize("decide", BROKEN)
 async def test_one_that_fails_lets_nobody_in(serve: Any, decide: Decide) -> None:
     tracker = await serve({"doorkeeper": Doorkeeper})
     keeper(tracker, decide)

@@ -31,6 +31,7 @@ class FakeConnection:
         self.last_received = inf
         """A living connection answers every ping; that of a dead one is 0."""
         self.pings = 0
+        self.handshake = b""
         self.inbox: list[Json] = []
 
     @property

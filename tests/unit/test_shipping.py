@@ -115,7 +115,7 @@ def test_the_trackers_settings_are_settings(compose: Compose, monkeypatch: pytes
     for key, value in {**IMAGES["tracker"].environment, **compose.services["tracker-a"]["environment"]}.items():
         monkeypatch.setenv(key, value)
     settings = load()
-    assert set(sections(discover(settings), settings)) == {"dht", "federation"}
+    assert set(sections(discover(settings), settings)) == {"dht", "federation", "tokens"}
     assert settings.extensions["dht"]["private"]
 
 

@@ -49,11 +49,13 @@ class ConnectionInfo:
         address: The numeric address of the client, or of the trusted proxy while the client is not known.
         quota: The quota of that address, or None if it is exempt from limits.
         is_proxy: Whether the address is that of a trusted proxy, which may give the client's.
+        head: The head of the request that opens a WebSocket, from the request line to the blank line.
     """
 
     address: str
     quota: Quota | None = None
     is_proxy: bool = field(default=False)
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

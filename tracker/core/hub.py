@@ -10,6 +10,7 @@ All times are seconds on any monotonic clock. Invariants, checked by `Hub.check_
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from math import inf
 from typing import Final
 
 from tracker.core.counters import Counters
@@ -93,18 +94,32 @@ class Hub:
         for peer in list(connection.peers):
             self._leave_connection(peer, connection)
 
-    def admit(self, join: PendingJoin, now: float, outbox: Outbox) -> None:
-        """Let a pending peer join: apply the announces that it has made while it waited, as if they came now."""
+    def admit(self, join: PendingJoin, now: float, outbox: Outbox, until: float = inf) -> None:
+        """Let a pending peer join: apply the announces that it has made while it waited, as if they came now.
+
+        From `until` on, an announce of the peer needs a new verdict.
+        """
         for announce in self.pending.take(join):
             try:
                 self._announce(join.connection, announce, now, outbox, admitted=True)
             except RequestError as error:
                 self.refuse(join.connection, error, outbox)
+            else:
+                peer = self.swarms[join.info_hash].peers[join.peer_id]
+                self.pending.limit(peer, until)
 
-    def reject(self, join: PendingJoin, reason: DropReason, text: str, outbox: Outbox) -> None:
-        """Do not let a pending peer join: answer its announces with failures."""
-        for announce in self.pending.take(join):
+    def reject(self, join: PendingJoin, reason: DropReason, text: str, now: float, outbox: Outbox) -> None:
+        """Do not let a pending peer join: answer its announces with failures.
+
+        If it is a member whose earlier admission has ended, it leaves this connection.
+        """
+        announces = self.pending.take(join)
+        for announce in announces:
             self.refuse(join.connection, RequestError(reason, text, announce.info_hash), outbox)
+        swarm = self.swarms.get(join.info_hash)
+        peer = swarm.peers.get(join.peer_id) if swarm else None
+        if announces and peer in join.connection.peers and self.pending.has_ended(peer, now):
+            self._end_admission(peer, join.connection)
 
     def relay_answer(self, receiver: Peer, answer: Answer, now: float, outbox: Outbox) -> None:
         """Send an answer to the peer that made the offer, on the connection that made it."""
@@ -129,6 +144,8 @@ class Hub:
     def expire(self, now: float, count: int) -> None:
         """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
 
+        Also remove peers that were due to announce since their admission ended, and have not.
+
         Each call examines the next `count` peers. After the last peer, the next round starts. Each call also examines
         all peers that have a pinged connection.
         """
@@ -143,6 +160,9 @@ class Hub:
             if peer.last_seen < overdue:
                 self.counters.dropped[DropReason.SILENT_PEER] += 1
                 self._leave(peer)
+            elif self.pending.required and self.pending.has_ended(peer, now - 2 * self.rules.announce_interval):
+                for connection in peer.connections:
+                    self._end_admission(peer, connection)
             elif peer.presences is not None:
                 peer.presences.forget_offers(now)
 
@@ -190,6 +210,9 @@ class Hub:
             if not admitted and self.pending.required:
                 self.pending.add(connection, message)
                 return
+        elif not admitted and self.pending.required and self.pending.has_ended(peer, now):
+            self.pending.add(connection, message)
+            return
         if peer is None:
             peer = self._join(connection, message, swarm, now)
         elif peer.connection is connection and peer.presences is None:
@@ -302,6 +325,10 @@ class Hub:
         assert presences is not None
         if not presences.listen(now):
             del self._pinged[peer]
+        for presence in presences:
+            if presence.is_silent:
+                # Its client has probably forgotten them.
+                self.offers.parked.forget_from(peer, presence.connection)
         self._choose_connection(peer, presences)
 
     def _choose_connection(self, peer: Peer, presences: Presences[Connection]) -> None:
@@ -311,8 +338,6 @@ class Hub:
             return
         if former is not None and former.is_silent:
             self.counters.dropped[DropReason.TAKEN_OVER] += 1
-            # Its client has probably forgotten them.
-            self.offers.parked.forget_from(peer, former.connection)
         peer.connection = current.connection
         peer.last_seen = max(peer.last_seen, current.announced)
         if current.complete and not peer.complete:
@@ -337,6 +362,8 @@ class Hub:
         self.offers.forget(peer)
         if self._pinged:
             self._pinged.pop(peer, None)
+        if self.pending.required:
+            self.pending.forget(peer)
         if peer.complete:
             self.seeders -= 1
         else:
@@ -348,6 +375,10 @@ class Hub:
                 self._observer.swarm_changed(swarm)
             else:
                 self._observer.swarm_closed(swarm)
+
+    def _end_admission(self, peer: Peer, connection: Connection) -> None:
+        self.counters.dropped[DropReason.ADMISSION_ENDED] += 1
+        self._leave_connection(peer, connection)
 
     def _answer(self, connection: Connection, answer: Answer, now: float, outbox: Outbox) -> None:
         counters = self.counters

@@ -1,9 +1,10 @@
 """Peers that wait for admission to a swarm, and the announces that they make in the meantime (sans I/O)."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
-from tracker.core.swarm import Connection
+from tracker.core.swarm import Connection, Peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Announce
 from tracker.reasons import DropReason
@@ -13,7 +14,7 @@ MAX_BYTES_OF_ONE: Final = 4 << 20
 """Bytes of memory for all pending joins, and for the pending joins of one client (`Connection.client`)."""
 
 OVERHEAD: Final = 4096
-"""Bytes that an announce takes besides its offers, including the task that asks the extensions."""
+"""Bytes that an announce takes besides its message, including the task that asks the extensions."""
 
 
 class PendingJoin:
@@ -47,6 +48,8 @@ class PendingJoins:
         self._of: dict[Connection, set[PendingJoin]] = {}
         self._bytes = 0
         self._bytes_of: dict[object, int] = {}
+        self._ends: dict[Peer, float] = {}
+        """The times at which the admissions of members end, if they do."""
 
     def require(self, ask: Callable[[PendingJoin], None], withdraw: Callable[[PendingJoin], None]) -> None:
         """Require a verdict for every join from now on.
@@ -65,7 +68,8 @@ class PendingJoins:
         Raises:
             RequestError: if the pending joins would take too much memory.
         """
-        size = OVERHEAD + sum(offer.size for offer in announce.offers)
+        # The message is kept as it came, because the extensions may read it, and its offers point into it.
+        size = OVERHEAD + len(announce.payload)
         joins = self._joins.get((announce.info_hash, announce.peer_id), [])
         known = next((join for join in joins if join.connection is connection), None)
         join = known or PendingJoin(connection, announce.info_hash, announce.peer_id)
@@ -73,7 +77,6 @@ class PendingJoins:
         if self._bytes + size > MAX_BYTES or self._bytes_of.get(client, 0) + size > MAX_BYTES_OF_ONE:
             text = "too many peers wait for admission, try again later"
             raise RequestError(DropReason.ADMISSION_QUEUE_FULL, text, announce.info_hash)
-        announce.offers = [offer.detached() for offer in announce.offers]
         joins = self._joins.setdefault((announce.info_hash, announce.peer_id), joins)
         if not known:
             joins.append(join)
@@ -109,6 +112,21 @@ class PendingJoins:
         self._remove(join)
         self._withdraw(join)
 
+    def limit(self, peer: Peer, until: float) -> None:
+        """Let the admission of a member end at a time; `inf` for none."""
+        if until < inf:
+            self._ends[peer] = until
+        else:
+            self._ends.pop(peer, None)
+
+    def has_ended(self, peer: Peer, now: float) -> bool:
+        """Return whether the admission of a member has ended."""
+        return now >= self._ends.get(peer, inf)
+
+    def forget(self, peer: Peer) -> None:
+        """Forget a peer that has left its swarm."""
+        self._ends.pop(peer, None)
+
     def check_invariants(self) -> None:
         """Raise `AssertionError` if the sums are wrong; for tests."""
         joins = [join for joins in self._joins.values() for join in joins]
@@ -116,6 +134,7 @@ class PendingJoins:
         assert all(join.announces and join in self._of[join.connection] for join in joins)
         assert self._bytes == sum(join.size for join in joins) == sum(self._bytes_of.values())
         assert self._bytes_of.keys() == {join.client for join in joins}
+        assert all(peer.swarm.peers.get(peer.peer_id) is peer for peer in self._ends)
 
     def _remove(self, join: PendingJoin) -> None:
         key = join.info_hash, join.peer_id

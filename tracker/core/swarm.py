@@ -25,6 +25,8 @@ class Connection(Reachable, Protocol):
     """The peers that are present on the connection. Only the core changes them."""
     address: str
     """The client's numeric IP address."""
+    handshake: bytes
+    """The head of the request that opened the connection, kept for extensions that admit peers; otherwise empty."""
 
     @property
     def client(self) -> object:

@@ -4,7 +4,7 @@ from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
 from tracker.core.swarm import RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
-from tracker.extension.admission import Admission
+from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
 from tracker.extension.channel import Channel
 from tracker.logs import configure as configure_logs
@@ -21,6 +21,7 @@ from tracker.tasks import BackgroundTasks
 __all__ = [
     "NO_INFO_HASH",
     "Admission",
+    "Admitted",
     "Answer",
     "BackgroundTasks",
     "Channel",

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from tracker.core.hub import Hub
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin
+from tracker.net.request import RequestHead
+from tracker.net.routes import Request
+from tracker.protocol.fields import other_fields
 from tracker.protocol.ids import swarm_key
 from tracker.reasons import DropReason
 
@@ -29,11 +33,27 @@ class Admission:
     """20 bytes as latin-1 text, or in a text swarm any id; the client chose it."""
     address: str
     """Numeric IP address of the client. Behind a proxy that is not trusted, it is the proxy's address."""
+    handshake: Request = field(default_factory=lambda: Request("", "", {}))
+    """The path, query and headers of the request with which the client opened its WebSocket."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The announce's other fields, as the client sent them: `event`, `left`, `numwant`, `uploaded`, or its own."""
 
     @property
     def info_hash_hex(self) -> str:
         """40 hexadecimal digits in lower case: the infohash as in a magnet link, or the key of a text swarm."""
         return swarm_key(self.info_hash).hex()
+
+    @property
+    def origin(self) -> str | None:
+        """The origin of the page (RFC 6454), or None: only browsers send one."""
+        return self.handshake.headers.get("origin")
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A verdict that does not last: the peer may join, and its next announce after that time needs another verdict."""
+
+    seconds: float
 
 
 class Refusal(NamedTuple):
@@ -58,8 +78,8 @@ _WITHDRAWN: Final = "withdrawn"
 class AdmissionPolicy(Protocol):
     """Decides whether a peer may join: an extension that overrides `admit`."""
 
-    async def admit(self, request: Admission) -> Refusal | None:
-        """Return None if the peer may join."""
+    async def admit(self, request: Admission) -> Refusal | Admitted | None:
+        """Return None if the peer may join for as long as it stays."""
 
 
 @dataclass(slots=True, eq=False)
@@ -148,21 +168,24 @@ class Admissions:
         self._start_questions()
 
     async def _put_to_policies(self, join: PendingJoin) -> None:
-        request = Admission(join.info_hash, join.peer_id, join.connection.address)
-        refusal = None
+        request = _request(join)
+        until = inf
         for policy in self._policies:
-            refusal = await policy.admit(request)
-            if refusal:
-                break
-        self._decide(join, refusal)
+            verdict = await policy.admit(request)
+            if isinstance(verdict, Refusal):
+                self._decide(join, verdict)
+                return
+            if verdict:
+                until = min(until, monotonic() + verdict.seconds)
+        self._decide(join, None, until)
 
-    def _decide(self, join: PendingJoin, refusal: Refusal | None) -> None:
+    def _decide(self, join: PendingJoin, refusal: Refusal | None, until: float = inf) -> None:
         if not self._end(join, _VERDICTS[refusal.reason if refusal else None]):
             return
         if refusal:
-            self._hub.reject(join, refusal.reason, refusal.text, self._outbox)
+            self._hub.reject(join, refusal.reason, refusal.text, monotonic(), self._outbox)
         else:
-            self._hub.admit(join, monotonic(), self._outbox)
+            self._hub.admit(join, monotonic(), self._outbox, until)
 
     def _withdraw(self, join: PendingJoin) -> None:
         self._end(join, _WITHDRAWN)
@@ -182,3 +205,15 @@ class Admissions:
             question.task.cancel()
         self._seconds.labels(verdict).observe(monotonic() - question.since)
         return True
+
+
+def _request(join: PendingJoin) -> Admission:
+    """Return the question as the extensions get it. Its announce is the first of those that wait."""
+    fields = other_fields(join.announces[0].payload)
+    head = join.connection.handshake
+    if not head:
+        return Admission(join.info_hash, join.peer_id, join.connection.address, fields=fields)
+    request = RequestHead(head)
+    path, _, query = request.target.partition("?")
+    handshake = Request(path, query, request.combined())
+    return Admission(join.info_hash, join.peer_id, join.connection.address, handshake, fields)

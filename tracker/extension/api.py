@@ -6,10 +6,10 @@ name there is also the name of its section in the configuration, `[extensions.NA
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -18,8 +18,9 @@ from pydantic import Field
 from tracker.core.hub import Hub
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import RemoteMember, Swarm
-from tracker.extension.admission import Admission
+from tracker.extension.admission import Admission, Admitted
 from tracker.extension.channel import Channel
+from tracker.extension.files import FileReaders
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Route
 from tracker.protocol.ids import is_any_id, is_id
@@ -27,6 +28,8 @@ from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.tasks import BackgroundTasks
 from tracker.web.stats import Table, Tables
+
+T = TypeVar("T")
 
 STOP_TIMEOUT: Final = 5.0
 """Seconds that an extension has to stop, or `server.shutdown_timeout` if that is less."""
@@ -59,8 +62,11 @@ class Extension:
     async def stop(self) -> None:
         """Stop, within `STOP_TIMEOUT` seconds. Called once, but not if `start` failed."""
 
-    async def admit(self, request: Admission) -> str | None:
+    async def admit(self, request: Admission) -> str | Admitted | None:
         """Decide whether a peer may join a swarm: return None if it may, or the reason, which its client gets.
+
+        Return `Admitted(seconds)` if the peer may join for a time: its first announce after that time needs another
+        verdict, and the peer leaves if it gets none or makes none.
 
         An extension that overrides this method is asked before a peer joins, also when the peer comes back on another
         connection, but not when a member announces again. It has `access.admission_timeout` seconds from the announce
@@ -104,6 +110,8 @@ class TrackerHandle:
         extensions: Mapping[str, Extension] = MappingProxyType({}),
         tables: Tables | None = None,
         task_failures: Counter[str] | None = None,
+        files: FileReaders | None = None,
+        enabled: Collection[str] = (),
     ) -> None:
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
@@ -116,6 +124,8 @@ class TrackerHandle:
         self._endpoint = endpoint
         self._extensions = extensions
         self._tables = Tables() if tables is None else tables
+        self._files = FileReaders() if files is None else files
+        self._enabled = enabled
         self._members: dict[Swarm, set[RemoteMember]] = {}
         self._tasks = BackgroundTasks(self.task_failures)
 
@@ -125,6 +135,10 @@ class TrackerHandle:
         Call this from `start` on. The other extension may not have started yet, and its start may have failed.
         """
         return self._extensions.get(name)
+
+    def is_enabled(self, name: str) -> bool:
+        """Return whether an extension of this name is enabled. Unlike `extension`, also tells in `__init__`."""
+        return name in self._enabled
 
     @property
     def swarms(self) -> Mapping[str, Swarm]:
@@ -243,6 +257,17 @@ class TrackerHandle:
             ValueError: if the subprotocol is taken.
         """
         self._endpoint.add_subprotocol(name, lambda owner, info: Channel(owner, info, handler))
+
+    def add_file(self, name: str, read: Callable[[str], T], adopt: Callable[[T], None]) -> None:
+        """Read a file now, and again whenever it changes, and on SIGHUP. Call this from `__init__` only.
+
+        `read` gets the name, and its result goes to `adopt`. Later readings run in a thread. If one fails, nothing is
+        adopted, also of the other files of the tracker; the log and `peerservers_reloads_total` tell.
+
+        Raises:
+            ConfigError: if `read` raises it, because the file cannot be used.
+        """
+        self._files.add(name, read, adopt)
 
     def start_task(self, name: str, coroutine: Coroutine[Any, Any, Any], *, endless: bool = False) -> asyncio.Task[Any]:
         """Run a coroutine in the background until the extension stops. `endless`: it must not return before.

@@ -18,6 +18,7 @@ from tracker.core.swarm import Peer, RemoteMember, Swarm
 from tracker.extension.admission import Admissions
 from tracker.extension.api import STOP_TIMEOUT, Extension, TrackerHandle
 from tracker.extension.discovery import sections
+from tracker.extension.files import FileReaders
 from tracker.extension.runner import ExtensionRunner
 from tracker.net.endpoint import Endpoint
 from tracker.protocol.messages import Answer, Offer
@@ -39,6 +40,8 @@ class ExtensionHost:
         """Background tasks that failed, by name."""
         self.tables = Tables()
         """The tables of the extensions on the page and in the statistics."""
+        self.files = FileReaders()
+        """The files of the extensions, which are read again when they change."""
         self._settings = settings
         self._classes = classes
         self._sections = {name: section for name, section in sections(classes, settings).items() if section.enabled}
@@ -75,6 +78,8 @@ class ExtensionHost:
                 self._extensions,
                 self.tables,
                 self.task_failures,
+                self.files,
+                self._sections.keys(),
             )
             try:
                 extension = self._classes[name](tracker, section)

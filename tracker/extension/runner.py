@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from math import isnan
 from time import monotonic
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import structlog
 
 from tracker.core.hub import Hub
 from tracker.core.swarm import Swarm
-from tracker.extension.admission import FAILED, Admission, Refusal
+from tracker.extension.admission import FAILED, Admission, Admitted, Refusal
 from tracker.extension.api import Extension, TrackerHandle
 from tracker.reasons import DropReason
 
@@ -75,7 +76,7 @@ class ExtensionRunner:
         self._bytes += size
         self._work.set()
 
-    async def admit(self, request: Admission) -> Refusal | None:
+    async def admit(self, request: Admission) -> Refusal | Admitted | None:
         """Return the extension's verdict on a peer, once it has started; if it has failed, the verdict is a refusal."""
         await self._started.wait()
         if self._failed:
@@ -83,7 +84,9 @@ class ExtensionRunner:
         verdict = await self._guarded("admit", self._verdict, request)
         if verdict is _FAILED:
             return FAILED
-        return None if verdict is None else Refusal(DropReason.ADMISSION_DENIED, verdict or "not admitted")
+        if verdict is None or isinstance(verdict, Admitted):
+            return verdict
+        return Refusal(DropReason.ADMISSION_DENIED, verdict or "not admitted")
 
     async def run(self) -> None:
         """Start the extension, and deliver its events until cancelled."""
@@ -157,11 +160,16 @@ class ExtensionRunner:
             return True
         return await self._guarded(method, getattr(self.extension, method), *arguments) is not _FAILED
 
-    async def _verdict(self, request: Admission) -> str | None:
+    async def _verdict(self, request: Admission) -> str | Admitted | None:
         verdict = await self.extension.admit(request)
+        if isinstance(verdict, Admitted):
+            seconds = float(verdict.seconds)
+            if isnan(seconds):
+                raise ValueError("the seconds of Admitted must be a number")
+            return Admitted(seconds)
         if verdict is not None:
             if not isinstance(verdict, str):
-                raise TypeError(f"admit must return None or a text, not {verdict!r}")
+                raise TypeError(f"admit must return None, Admitted or a text, not {verdict!r}")
             verdict.encode()  # raises for text that cannot be sent
         return verdict
 

@@ -18,6 +18,7 @@ import structlog
 from websockets.frames import CloseCode
 
 from tracker.access.gate import LOCAL, ConnectionGate, ConnectionInfo, Refused
+from tracker.net.deflate import Deflate, accept_offer
 from tracker.net.handshake import Handshake, asks_for_websocket
 from tracker.net.http import HttpConnection
 from tracker.net.listener import Acceptor, dismiss
@@ -62,6 +63,8 @@ class Endpoint(Owner):
         """Messages that were dropped because their receiver is slow."""
         self.routes = Routes(prefix)
         """The HTTP routes of the port."""
+        self.deflate = Deflate(settings.deflate_above) if settings.deflate else None
+        """Compresses messages of clients and for clients, but not those of subprotocols."""
         self._open_default = open_default
         self._subprotocols: dict[str, Opener] = {}
         self._acceptor: Acceptor | None = None
@@ -181,6 +184,7 @@ class Endpoint(Owner):
         try:
             request = RequestHead(head)
             if self._open_default is not None and asks_for_websocket(request):
+                info.head = head
                 self._upgrade(pending, transport, request, rest)
                 return
             self.gate.identify(info, None, request, monotonic())
@@ -255,14 +259,19 @@ class Endpoint(Owner):
         self.gate.admit(request, len(self.websockets))
         self._pending.discard(pending)
         opener = self._subprotocols.get(handshake.subprotocol or "")
+        extensions: str | None = None
         if opener is not None:
             websocket = opener(self, info)
             self._channels.add(websocket)
         else:
             assert self._open_default is not None
             websocket = self._open_default(self, info)
+            if self.deflate is not None:
+                extensions = accept_offer(request.get_all("Sec-WebSocket-Extensions"))
+                if extensions:
+                    websocket.use_deflate(self.deflate)
         transport.set_protocol(cast(asyncio.Protocol, websocket))
-        transport.write(handshake.response())
+        transport.write(handshake.response(extensions))
         websocket.connection_made(transport)
         if rest:
             websocket.data_received(rest)

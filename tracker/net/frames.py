@@ -1,7 +1,7 @@
 """WebSocket frames as a server reads and writes them (RFC 6455, section 5; sans I/O).
 
 One `FrameReader` per connection keeps only the bytes of an incomplete frame: it parses received data in place. It also
-reassembles fragmented messages.
+reassembles fragmented messages, and inflates compressed ones.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ try:
 except ImportError:  # a platform without websockets' compiled part
     from websockets.utils import apply_mask
 
+from tracker.net.deflate import Deflate
 from tracker.net.errors import FrameError
 
 MAX_FRAGMENTS: Final = 1024
@@ -55,16 +56,24 @@ CLOSE: Final = int(Opcode.CLOSE)
 PING: Final = int(Opcode.PING)
 PONG: Final = int(Opcode.PONG)
 
+COMPRESSED: Final = 0x40
+"""The bit RSV1 in the first frame of a compressed message (RFC 7692, section 6)."""
+
 _KNOWN: Final = frozenset(map(int, Opcode))
 
 
 class FrameReader:
-    """Parses the frames of a client, up to messages of `max_size` bytes."""
+    """Parses the frames of a client, up to messages of `max_size` bytes.
 
-    __slots__ = ("_fragments", "_partial", "_wanted", "max_size")
+    Attributes:
+        deflate: Inflates compressed messages, if the connection may have them.
+    """
+
+    __slots__ = ("_fragments", "_partial", "_wanted", "deflate", "max_size")
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
+        self.deflate: Deflate | None = None
         self._partial: bytearray | None = None
         self._wanted = 0
         self._fragments: _Fragments | None = None
@@ -130,7 +139,9 @@ class FrameReader:
 
     def _check(self, first: int, second: int) -> None:
         opcode = first & _OPCODE
-        if second < _MASKED or first & _RSV or opcode not in _KNOWN:
+        if second < _MASKED or opcode not in _KNOWN:
+            raise FrameError(CloseCode.PROTOCOL_ERROR)
+        if first & _RSV and (self.deflate is None or first & (_RSV | _CONTROL) != COMPRESSED or opcode == CONTINUATION):
             raise FrameError(CloseCode.PROTOCOL_ERROR)
         if opcode & _CONTROL:
             if not first & _FIN or second - _MASKED > MAX_CONTROL:
@@ -142,8 +153,8 @@ class FrameReader:
         """Take a binary frame or a fragment; return the message that it completes, or None."""
         if self._fragments is None:
             if first & _FIN:
-                return first & _OPCODE, payload
-            self._fragments = _Fragments(first & _OPCODE)
+                return first & _OPCODE, self._inflated(payload) if first & COMPRESSED else payload
+            self._fragments = _Fragments(first)
         fragments = self._fragments
         fragments.size += len(payload)
         fragments.parts.append(payload)
@@ -152,22 +163,30 @@ class FrameReader:
         if not first & _FIN:
             return None
         self._fragments = None
-        return fragments.opcode, b"".join(fragments.parts)
+        payload = b"".join(fragments.parts)
+        return fragments.first & _OPCODE, self._inflated(payload) if fragments.first & COMPRESSED else payload
+
+    def _inflated(self, payload: bytes) -> bytes:
+        assert self.deflate is not None  # checked with the head of the frame
+        return self.deflate.inflate(payload, self.max_size)
 
 
 class _Fragments:
-    """The fragments of an incomplete message."""
+    """The fragments of an incomplete message. `first` is the first byte of its first frame."""
 
-    __slots__ = ("opcode", "parts", "size")
+    __slots__ = ("first", "parts", "size")
 
-    def __init__(self, opcode: int) -> None:
-        self.opcode = opcode
+    def __init__(self, first: int) -> None:
+        self.first = first
         self.parts: list[bytes] = []
         self.size = 0
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """Return a whole message or control frame as a server sends it: unmasked, in one frame."""
+    """Return a whole message or control frame as a server sends it: unmasked, in one frame.
+
+    `opcode` may have the bit `COMPRESSED`.
+    """
     size = len(payload)
     if size < _MEDIUM:
         return bytes((_FIN | opcode, size)) + payload

@@ -66,8 +66,8 @@ class Handshake:
             if offered:
                 self.subprotocol = choose_subprotocol(offered, subprotocols)
 
-    def response(self) -> bytes:
-        """Return the whole response: 101, or the error."""
+    def response(self, extensions: str | None = None) -> bytes:
+        """Return the whole response: 101, with the extensions in use (RFC 6455, section 9.1), or the error."""
         if self.error is not None:
             # A client of another version must be told the version that is spoken here (section 4.4).
             more = {"Sec-WebSocket-Version": _VERSION}
@@ -77,6 +77,8 @@ class Handshake:
                 return refusal(self.error, more, _INCOMPLETE)
             return refusal(self.error, more)
         chosen = f"Sec-WebSocket-Protocol: {self.subprotocol}\r\n" if self.subprotocol else ""
+        if extensions:
+            chosen += f"Sec-WebSocket-Extensions: {extensions}\r\n"
         return (
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Accept: {accept_key(self._key)}\r\n{chosen}\r\n"

@@ -8,8 +8,9 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close, CloseCode
 
 from tracker.access.gate import ConnectionInfo
+from tracker.net.deflate import Deflate
 from tracker.net.errors import FrameError
-from tracker.net.frames import BINARY, CLOSE, PING, PONG, TEXT, FrameReader, frame
+from tracker.net.frames import BINARY, CLOSE, COMPRESSED, PING, PONG, TEXT, FrameReader, frame
 from tracker.reasons import CloseReason
 from tracker.settings import Connections
 
@@ -63,6 +64,7 @@ class WebSocket:
 
     __slots__ = (
         "_buffered",
+        "_deflate",
         "_frames",
         "blocked_since",
         "close_deadline",
@@ -89,6 +91,13 @@ class WebSocket:
         """Why the connection ends; None while it is open."""
         self._frames: FrameReader | None = FrameReader(owner.settings.max_message_size)
         self._buffered: list[bytes] = []
+        self._deflate: Deflate | None = None
+
+    def use_deflate(self, deflate: Deflate) -> None:
+        """Inflate the messages that the client compresses, and compress large ones; the handshake has agreed on it."""
+        self._deflate = deflate
+        assert self._frames is not None
+        self._frames.deflate = deflate
 
     def on_message(self, payload: bytes, is_text: bool, now: float) -> None:
         """Handle one message; `now` is the monotonic time in seconds."""
@@ -104,7 +113,12 @@ class WebSocket:
         if self.blocked_since:
             self.owner.on_message_dropped()
             return False
-        self._send(TEXT if is_text else BINARY, data)
+        opcode = TEXT if is_text else BINARY
+        deflate = self._deflate
+        if deflate is not None and len(data) >= deflate.min_size:
+            opcode |= COMPRESSED
+            data = deflate.compress(data)
+        self._send(opcode, data)
         return True
 
     def ping(self) -> None:

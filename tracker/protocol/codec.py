@@ -157,7 +157,7 @@ def _decode(payload: bytes, max_offers: int) -> Message:
 
     action = frame.action
     if action == "announce":
-        return _announce_or_answer(frame, offers, invalid_offers, max_offers)
+        return _announce_or_answer(frame, offers, invalid_offers, max_offers, payload)
     if action == "scrape":
         return _scrape(frame.info_hash)
     raise RequestError(
@@ -166,7 +166,7 @@ def _decode(payload: bytes, max_offers: int) -> Message:
 
 
 def _announce_or_answer(
-    frame: Frame | LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int
+    frame: Frame | LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int, payload: bytes
 ) -> Announce | Answer:
     info_hash, peer_id = frame.info_hash, frame.peer_id
     binary = is_id(info_hash)
@@ -195,6 +195,7 @@ def _announce_or_answer(
         completed=completed,
         invalid_offers=invalid_offers,
         surplus_offers=surplus if surplus > 0 else 0,
+        payload=payload,
     )
 
 

@@ -64,6 +64,8 @@ class Announce(Struct, gc=False):
     completed: bool = False
     invalid_offers: int = 0
     surplus_offers: int = 0
+    payload: bytes = b""
+    """The message as it came, in which `tracker.protocol.fields` finds the other fields."""
 
 
 class Answer(Struct, gc=False):

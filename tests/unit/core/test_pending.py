@@ -1,7 +1,7 @@
 """Peers that wait for leave to join: what is kept of them, what comes of it, and what does not."""
 
 import json
-import sys
+from math import inf
 from typing import Any
 
 import pytest
@@ -34,11 +34,12 @@ class GuardedHarness(HubHarness):
         assert self.send(connection, announce(who, info_hash, **fields)) == []
         return connection, self.asked[-1]
 
-    def admit(self, join: PendingJoin) -> None:
-        self.hub.admit(join, self.now, self.outbox)
+    def admit(self, join: PendingJoin, seconds: float = inf) -> None:
+        self.hub.admit(join, self.now, self.outbox, self.now + seconds)
+        self.hub.check_invariants()
 
     def refuse(self, join: PendingJoin) -> None:
-        self.hub.reject(join, DropReason.ADMISSION_DENIED, "no", self.outbox)
+        self.hub.reject(join, DropReason.ADMISSION_DENIED, "no", self.now, self.outbox)
         self.hub.check_invariants()
 
     def member(self, who: str, **fields: Any) -> FakeConnection:
@@ -282,13 +283,13 @@ def test_who_joins_without_offers_is_given_those_that_wait() -> None:
     assert offered(a.take()) == ["0" * 20]
 
 
-def test_the_frame_is_not_kept() -> None:
+def test_a_pending_announce_keeps_its_message_and_all_of_it_counts() -> None:
     harness = GuardedHarness()
-    payload = json.dumps(announce(A, offers=offers(2))).encode()
-    before = sys.getrefcount(payload)
-    harness.send(FakeConnection(), payload)
-    assert len(harness.asked[0].announces[0].offers) == 2
-    assert sys.getrefcount(payload) == before
+    message = announce(A, offers=offers(2), more="x" * 10_000)
+    harness.send(FakeConnection(), message)
+    (join,) = harness.asked
+    assert json.loads(join.announces[0].payload) == message
+    assert join.size == pending.OVERHEAD + len(join.announces[0].payload) > 10_000
 
 
 def test_those_of_one_connection_and_all_together_may_keep_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,3 +329,85 @@ def test_offers_take_room_too_and_connections_of_one_address_share_it(monkeypatc
     assert waits(A) == []
     assert waits(B)[0]["failure reason"].startswith("too many peers wait")
     assert harness.waits(B)[0].inbox == [], "another address"
+
+
+def limited(seconds: float, **rules: Any) -> tuple[GuardedHarness, FakeConnection]:
+    """A harness with a member whose admission ends, and its connection."""
+    harness = GuardedHarness(**rules)
+    connection, join = harness.waits(A)
+    harness.admit(join, seconds)
+    connection.take()
+    return harness, connection
+
+
+def test_when_an_admission_has_ended_the_next_announce_needs_another_verdict() -> None:
+    harness, a = limited(100)
+    b = harness.member(B)
+    harness.now += 99
+    assert replies(harness.send(a, announce(A))) == [(0, 2)]
+    a.take()
+    harness.now += 1
+    assert harness.send(a, announce(A, offers=offers(1))) == []
+    assert (len(harness.asked), harness.waiting, harness.counts()) == (3, 1, (0, 2)), "it stays a member meanwhile"
+    harness.send(b, announce(B, offers=offers(1, start=7)))
+    assert offered(a.take()) == [f"{7:020}"]
+    harness.admit(harness.asked[-1])
+    assert replies(a.take()) == [(0, 2)]
+    assert offered(b.take()) == [f"{0:020}"]
+    harness.now += 1000
+    assert len(replies(harness.send(a, announce(A)))) == 1, "this verdict lasts"
+
+
+def test_a_member_whose_admission_is_not_renewed_is_told_why_and_leaves() -> None:
+    harness, a = limited(100)
+    harness.member(B)
+    harness.now += 100
+    harness.send(a, announce(A))
+    harness.refuse(harness.asked[-1])
+    assert a.take() == [{"action": "announce", "info_hash": HASH, "failure reason": "no"}]
+    assert harness.counts() == (0, 1)
+    assert dropped(harness) == {DropReason.ADMISSION_DENIED: 1, DropReason.ADMISSION_ENDED: 1}
+
+
+def test_a_member_that_does_not_announce_after_its_admission_leaves() -> None:
+    harness, _ = limited(100, announce_interval=120)
+    harness.member(B)
+    harness.now += 100 + 2 * 120 - 1
+    harness.expire()
+    assert harness.counts() == (0, 2)
+    harness.now += 1
+    harness.expire()
+    assert harness.counts() == (0, 1)
+    assert dropped(harness) == {DropReason.ADMISSION_ENDED: 1}
+
+
+def test_a_refusal_on_another_connection_does_not_end_an_admission() -> None:
+    harness, _ = limited(100)
+    harness.now += 100
+    _, join = harness.waits(A)
+    harness.refuse(join)
+    assert harness.counts() == (0, 1)
+
+
+def test_a_peer_that_leaves_and_returns_has_a_new_admission() -> None:
+    harness, a = limited(100)
+    harness.send(a, announce(A, event="stopped"))
+    harness.send(a, announce(A))
+    harness.admit(harness.asked[-1])
+    a.take()
+    harness.now += 100
+    assert len(replies(harness.send(a, announce(A)))) == 1
+    assert len(harness.asked) == 2
+
+
+def test_a_peer_that_is_taken_over_has_the_admission_of_its_new_connection() -> None:
+    harness, _ = limited(100)
+    taker, join = harness.waits(A)
+    harness.admit(join, 300)
+    taker.take()
+    harness.now += 299
+    assert len(replies(harness.send(taker, announce(A)))) == 1
+    harness.now += 1
+    taker.take()
+    assert harness.send(taker, announce(A)) == []
+    assert len(harness.asked) == 3

@@ -1,5 +1,6 @@
 """Random messages and verdicts against a naive model of members and of those that wait."""
 
+from math import inf
 from typing import NamedTuple
 
 from hypothesis import settings
@@ -35,6 +36,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         self.decided: list[PendingJoin] = []
         self.harness.hub.pending.require(self.asked.append, self.asked.remove)
         self.members = Members()
+        self.ended: set[tuple[str, str]] = set()
+        """The members whose admission has ended."""
         self.waiting: list[Waiting] = []
         self.open: list[FakeConnection] = []
         self.next_offer = 0
@@ -52,7 +55,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         made = offers(count, start=self.next_offer)
         self.next_offer += count
         self.harness.send(connection, announce(who, info_hash, left=0 if complete else 1, offers=made))
-        if self.members.has(key, connection):
+        if self.members.has(key, connection) and key not in self.ended:
             self.members.announce(key, connection, complete)
             assert len([message for message in connection.take() if "interval" in message]) == 1
             assert self.relayed() <= count
@@ -63,8 +66,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         self.waiting.append(Waiting(connection, key, [*(known.announces if known else []), (complete, count)]))
         assert all(c.take() == [] for c in self.open), "nothing comes of it yet"
 
-    @rule(data=st.data(), admits=st.booleans())
-    def verdict(self, data: st.DataObject, admits: bool) -> None:
+    @rule(data=st.data(), admits=st.booleans(), lasts=st.booleans())
+    def verdict(self, data: st.DataObject, admits: bool, lasts: bool) -> None:
         if not self.asked:
             return
         join = data.draw(st.sampled_from(self.asked))
@@ -75,13 +78,19 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         if not admits:
             self.waiting.remove(wait)
             hub = self.harness.hub
-            hub.reject(join, DropReason.ADMISSION_DENIED, "no", self.harness.outbox)
+            hub.reject(join, DropReason.ADMISSION_DENIED, "no", self.harness.now, self.harness.outbox)
             told = wait.connection.take()
             assert [message["failure reason"] for message in told] == ["no"] * len(wait.announces)
+            if wait.key in self.ended:
+                self.leaves(wait.key, wait.connection)
         else:
             self.waiting.remove(wait)
             self.members.announce(wait.key, wait.connection, any(complete for complete, _ in wait.announces))
-            self.harness.hub.admit(join, self.harness.now, self.harness.outbox)
+            now = self.harness.now
+            self.harness.hub.admit(join, now, self.harness.outbox, inf if lasts else now)
+            self.ended.discard(wait.key)
+            if not lasts:
+                self.ended.add(wait.key)
             told = wait.connection.inbox
             assert len([message for message in told if "interval" in message]) == len(wait.announces)
             assert told[0].keys() >= {"interval"}, "its reply comes first"
@@ -97,7 +106,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
             if admits:
                 hub.admit(join, self.harness.now, outbox)
             else:
-                hub.reject(join, DropReason.ADMISSION_TIMEOUT, "late", outbox)
+                hub.reject(join, DropReason.ADMISSION_TIMEOUT, "late", self.harness.now, outbox)
             assert all(connection.inbox == [] for connection in self.open)
 
     @rule(connection=connections, who=ids, info_hash=hashes)
@@ -108,7 +117,7 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         wait = self.wait_of(connection, key)
         if wait:
             self.waiting.remove(wait)
-        self.members.leave(key, connection)
+        self.leaves(key, connection)
         self.harness.send(connection, announce(who, info_hash, event="stopped"))
         assert len(connection.take()) == 1
 
@@ -117,7 +126,8 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         if connection in self.open:
             self.open.remove(connection)
             self.harness.hub.close(connection)
-            self.members.close(connection)
+            for key in list(self.members):
+                self.leaves(key, connection)
             self.waiting = [wait for wait in self.waiting if wait.connection is not connection]
 
     @invariant()
@@ -131,6 +141,10 @@ class AdmissionAgainstModel(RuleBasedStateMachine):
         } == {key: (member.current, member.complete) for key, member in self.members.items()}
         asked = {(id(join.connection), (join.info_hash, join.peer_id)): len(join.announces) for join in self.asked}
         assert asked == {(id(wait.connection), wait.key): len(wait.announces) for wait in self.waiting}
+
+    def leaves(self, key: tuple[str, str], connection: FakeConnection) -> None:
+        self.members.leave(key, connection)
+        self.ended &= self.members.keys()
 
     def wait_of(self, connection: FakeConnection, key: tuple[str, str]) -> Waiting | None:
         return next((wait for wait in self.waiting if wait.connection is connection and wait.key == key), None)

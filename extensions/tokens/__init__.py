@@ -1,0 +1,1 @@
+"""The extension `tokens`: peers join with signed tokens that expire."""
