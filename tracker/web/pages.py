@@ -1,7 +1,6 @@
 """The tracker's own HTTP routes: the page, the statistics, the metrics and the health checks."""
 
 import base64
-import gzip
 import hashlib
 import json
 import re
@@ -16,13 +15,14 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from tracker import __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Request, Response, Routes, plain
+from tracker.web.exposition import exposition
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
+from tracker.web.negotiation import accepts_gzip, gzipped
 from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
 
 HTML: Final = "text/html; charset=utf-8"
@@ -101,7 +101,7 @@ class Pages:
         self._parts_made = -inf
 
     def add_page(self, routes: Routes) -> None:
-        """Serve the page, which is always on the public port."""
+        """Serve the page and all others that are always on the public port."""
         routes.add("/", self._index)
         routes.add("/live", self._live)
 
@@ -169,8 +169,7 @@ class Pages:
         return Response(body, "application/json")
 
     async def _metrics(self, request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._registry), content_type)
+        return await exposition(self._registry, request)
 
     async def _health(self, _request: Request) -> Response:
         return plain(HTTPStatus.OK)
@@ -214,8 +213,8 @@ def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
 def _compressed(request: Request, page: str) -> Response:
     # A hundred links are 100 KB without compression, every few seconds.
     body = page.encode()
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(gzip.compress(body, 1), HTML, headers={**_HEADERS, "content-encoding": "gzip"})
+    if accepts_gzip(request.headers.get("accept-encoding", "")):
+        return Response(gzipped(body), HTML, headers={**_HEADERS, "content-encoding": "gzip"})
     return Response(body, HTML, headers=_HEADERS)
 
 
