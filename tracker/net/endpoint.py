@@ -24,7 +24,7 @@ from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
-from tracker.net.routes import Routes, forwarded_prefix
+from tracker.net.routes import INVALID, WEBSOCKET, Routes, forwarded_prefix
 from tracker.net.tls import Certificate
 from tracker.net.websocket import Owner, WebSocket
 from tracker.reasons import CloseReason, RejectReason
@@ -176,6 +176,7 @@ class Endpoint(Owner):
                 return
             self.gate.identify(info, None, request, monotonic())
         except InvalidRequest as invalid:
+            self.routes.count(INVALID, invalid.status)
             pending.refuse(CloseReason.HANDSHAKE_INVALID, refusal(invalid.status))
             return
         except Refused as refused:
@@ -237,6 +238,7 @@ class Endpoint(Owner):
         """Open a WebSocket, or refuse an invalid handshake. Raises `Refused`."""
         handshake = Handshake(request, self._subprotocols)
         if handshake.error is not None:
+            self.routes.count(WEBSOCKET, handshake.error)
             pending.refuse(CloseReason.HANDSHAKE_INVALID, handshake.response())
             return
         if self._draining:
@@ -254,6 +256,7 @@ class Endpoint(Owner):
             websocket = self._open_default(self, info)
         transport.set_protocol(cast(asyncio.Protocol, websocket))
         transport.write(handshake.response())
+        self.routes.count(WEBSOCKET, HTTPStatus.SWITCHING_PROTOCOLS)
         websocket.connection_made(transport)
         if rest:
             websocket.data_received(rest)

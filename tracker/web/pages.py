@@ -20,6 +20,7 @@ from tracker import __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Request, Response, Routes, plain
+from tracker.web.announces import is_announce, refuse_announce
 from tracker.web.exposition import exposition
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
 from tracker.web.negotiation import accepts_gzip, gzipped
@@ -104,6 +105,7 @@ class Pages:
         """Serve the page and all others that are always on the public port."""
         routes.add("/", self._index)
         routes.add("/live", self._live)
+        routes.add_matching("announce", is_announce, refuse_announce, public=True)
 
     def add_health(self, routes: Routes) -> None:
         """Serve the health checks of load balancers, which are on every port."""
