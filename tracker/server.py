@@ -76,6 +76,7 @@ class Server:
             self.extensions.tables,
             tls=self.certificate is not None,
             statistics=not settings.metrics.port,
+            swarm_counts=settings.server.swarm_counts,
         )
         self._private: Endpoint | None = None
         if settings.metrics.port:

@@ -365,6 +365,35 @@ async def test_http_requests_are_counted_on_all_ports(start_tracker: StartTracke
     }
 
 
+async def test_counts_of_a_swarm(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=environment("server", swarm_counts=True))
+    info_hash = bytes(range(236, 256)).decode("latin-1")
+    name = info_hash.encode("latin-1").hex()
+    async with raw_client(tracker.url) as client:
+        await client.announce(peer_id(1), info_hash, left=0)
+        await client.announce(peer_id(2), info_hash)
+        await client.announce(peer_id(3), info_hash)
+        for digits in (name, name.upper()):
+            answer = await exchange(tracker, request(b"GET", f"/swarms/{digits}.json?x".encode(), b"Origin: null"))
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert b"\r\naccess-control-allow-origin: *\r\n" in head
+            assert b"\r\ncontent-type: application/json\r\n" in head
+            assert json.loads(body) == {
+                "infohash": name,
+                "seeders": 1,
+                "leechers": 2,
+                "local": {"seeders": 1, "leechers": 2},
+                "remote": {"seeders": 0, "leechers": 0},
+            }
+        for other in ("00" * 20, name[:-2], name + "00", "", "../stats", name[:-1] + "g", "%00"):
+            answer = await exchange(tracker, request(b"GET", f"/swarms/{other}.json".encode()))
+            assert answer.startswith(b"HTTP/1.1 404 ")
+            assert b"\r\naccess-control-allow-origin: *\r\n" in answer
+        assert (await tracker.get(f"/swarms/{name}"))[0] == 404
+        await client.announce(peer_id(1), info_hash, event="stopped")
+        assert json.loads((await tracker.get(f"/swarms/{name}.json"))[1])["seeders"] == 0
+
+
 async def test_metrics_are_compressed_for_prometheus(tracker: TrackerProcess) -> None:
     for accept in (b"text/plain", b"application/openmetrics-text; version=1.0.0"):
         fields = (b"Accept: " + accept, b"Accept-Encoding: gzip")

@@ -25,6 +25,7 @@ from tracker.web.exposition import exposition
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
 from tracker.web.negotiation import accepts_gzip, gzipped
 from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
+from tracker.web.swarms import START, swarm_counts
 
 HTML: Final = "text/html; charset=utf-8"
 
@@ -72,10 +73,10 @@ _HEADERS: Final = {
 
 
 class Pages:
-    """`/` with its `/live`, `/stats`, `/stats.json`, `/metrics`, `/health` and `/ready`.
+    """`/` with its `/live`, `/stats`, `/stats.json`, `/metrics`, `/health`, `/ready` and `/swarms/`.
 
     `tls`: the public port speaks TLS. `statistics`: the statistics and the metrics are on the same port as the page,
-    which then links to them.
+    which then links to them. `swarm_counts`: the counts of each swarm are public.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Pages:
         *,
         tls: bool = False,
         statistics: bool = True,
+        swarm_counts: bool = False,
     ) -> None:
         self._hub = hub
         self._endpoint = endpoint
@@ -96,6 +98,7 @@ class Pages:
         self._tables = tables
         self._tls = tls
         self._has_statistics = statistics
+        self._has_swarm_counts = swarm_counts
         self._statistics = StatisticsCache(hub)
         self._started = monotonic()
         self._parts: dict[str, Markup] = {}
@@ -106,6 +109,8 @@ class Pages:
         routes.add("/", self._index)
         routes.add("/live", self._live)
         routes.add_matching("announce", is_announce, refuse_announce, public=True)
+        if self._has_swarm_counts:
+            routes.add_matching("swarms", lambda path, _: path.startswith(START), self._swarm, public=True)
 
     def add_health(self, routes: Routes) -> None:
         """Serve the health checks of load balancers, which are on every port."""
@@ -172,6 +177,9 @@ class Pages:
 
     async def _metrics(self, request: Request) -> Response:
         return await exposition(self._registry, request)
+
+    async def _swarm(self, request: Request) -> Response:
+        return swarm_counts(self._hub, request)
 
     async def _health(self, _request: Request) -> Response:
         return plain(HTTPStatus.OK)
