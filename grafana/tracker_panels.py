@@ -271,6 +271,17 @@ PANELS: list[Json] = [
         hide_zeros=True,
     ),
     timeseries(
+        80,
+        "HTTP requests by route and status",
+        "websocket 101: WebSockets opened, other statuses: handshakes refused. announce: BitTorrent clients that take "
+        "this for an HTTP tracker, and are told so. other: unknown paths. invalid: no valid HTTP.",
+        ("{{route}} {{status}}", rate("peerservers_http_requests_total{}", by="route, status")),
+        width=12,
+        height=9,
+        unit="reqps",
+        hide_zeros=True,
+    ),
+    timeseries(
         32,
         "Extension errors",
         "Exceptions that extensions raised, and background tasks that failed. The tracker keeps running. "

@@ -1,7 +1,8 @@
 """Prometheus metrics. The tracker counts in plain integers, which collectors read when metrics are requested."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
@@ -12,6 +13,7 @@ from prometheus_client.registry import Collector
 from tracker import COMPILED, __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
+from tracker.net.routes import Routes
 from tracker.net.tls import Certificate
 from tracker.peers import Traffic
 from tracker.reasons import CloseReason, DropReason, RejectReason
@@ -137,6 +139,26 @@ def counter_by(
     for value, number in sorted({**dict.fromkeys(values, 0), **numbers}.items()):
         family.add_metric([str(value)], number)
     return family
+
+
+class HttpCollector(Collector):
+    """The HTTP requests that all ports have answered."""
+
+    def __init__(self, routes: Sequence[Routes]) -> None:
+        self._routes = routes
+
+    def collect(self) -> Iterator[Metric]:
+        requests: Counter[tuple[str, int]] = Counter()
+        for routes in self._routes:
+            requests.update(routes.requests)
+        family = CounterMetricFamily(
+            "peerservers_http_requests",
+            "HTTP requests answered, without rejected connections",
+            labels=["route", "status"],
+        )
+        for (route, status), number in sorted(requests.items()):
+            family.add_metric([route, str(status)], number)
+        yield family
 
 
 class OperationCollector(Collector):

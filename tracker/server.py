@@ -19,7 +19,7 @@ from tracker.extension.api import Extension
 from tracker.extension.host import ExtensionHost
 from tracker.files import Watch, aside, look
 from tracker.logs import report_suppressed
-from tracker.metrics import LoopLag, OperationCollector, registry_for
+from tracker.metrics import HttpCollector, LoopLag, OperationCollector, registry_for
 from tracker.net.endpoint import Endpoint
 from tracker.net.tls import Certificate
 from tracker.peers import PeerSockets
@@ -75,6 +75,7 @@ class Server:
             self.extensions.tables,
             tls=self.certificate is not None,
             statistics=not settings.metrics.port,
+            swarm_counts=settings.server.swarm_counts,
         )
         self._private: Endpoint | None = None
         if settings.metrics.port:
@@ -84,8 +85,11 @@ class Server:
             self._private = Endpoint(settings.connections, open_gate, prefix=prefix)
             pages.add_statistics(self._private.routes)
             pages.add_health(self._private.routes)
+            ports = [self.endpoint.routes, self._private.routes]
         else:
             pages.add_statistics(self.endpoint.routes)
+            ports = [self.endpoint.routes]
+        self.registry.register(HttpCollector(ports))
         pages.add_page(self.endpoint.routes)
         pages.add_health(self.endpoint.routes)
         self.extensions.load(self.hub, self.peers.outbox, self.endpoint, self.registry)

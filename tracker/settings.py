@@ -57,6 +57,11 @@ class Server(Section):
         "requests. Pages are served with it and without; WebSockets open at every path. Trusted proxies that remove "
         "the path can tell it in X-Forwarded-Prefix.",
     )
+    swarm_counts: bool = Field(
+        False,
+        description="Serve the number of seeders and leechers of a swarm at /swarms/<infohash>.json, also to pages of "
+        "other sites.",
+    )
     state_dir: Path = Field(
         Path("~/.local/state/peerservers"), description="Directory of the identity key and other persistent state."
     )

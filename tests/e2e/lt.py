@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import ipaddress
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -142,6 +143,14 @@ class LibtorrentPeer:
     def answered(self, torrent: Torrent) -> asyncio.Future[None]:
         """Return a future that is done at the tracker's next reply to this peer's announce."""
         return self._seen(libtorrent.tracker_reply_alert, torrent.info_hash)
+
+    async def told_off(self, torrent: Torrent) -> tuple[str, int]:
+        """Announce a torrent; return the tracker's failure reason, and the seconds until the next announce."""
+        failed = self._seen(libtorrent.tracker_error_alert, torrent.info_hash)
+        handle = self._add(libtorrent.parse_magnet_uri(torrent.magnet))
+        await failed
+        entry = next(iter(handle.trackers()))
+        return entry["message"], entry["next_announce"] - int(time.time())
 
     def has_begun(self, torrent: Torrent) -> asyncio.Future[None]:
         """Return a future that is done when the next piece is complete."""

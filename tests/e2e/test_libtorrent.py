@@ -8,6 +8,7 @@ from extensions.tokens.token import make_token
 from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.e2e.conftest import Pair
 from tests.e2e.lt import Torrent
+from tracker.web.announces import INTERVAL, REASON
 
 FILE = random.Random(1).randbytes(1_000_000)
 SECRET = "a secret of an operator"
@@ -35,6 +36,13 @@ async def test_two_torrents_over_one_socket(tracker: TrackerProcess, pair: Pair)
     torrents = [await seeder.seed(f"part {n}", content, tracker.url) for n, content in enumerate(contents)]
     assert await asyncio.gather(*map(leecher.leech, torrents)) == list(contents)
     assert await tracker.metric("peerservers_connections") == 2
+
+
+async def test_a_client_that_announces_over_http_is_told_so_and_stays_away(tracker: TrackerProcess, pair: Pair) -> None:
+    url = tracker.url.replace("ws://", "http://") + "announce"
+    reason, seconds = await pair[0].told_off(Torrent("one", FILE, url))
+    assert reason == REASON
+    assert seconds > INTERVAL / 2
 
 
 async def test_peers_meet_again_after_the_tracker_was_restarted(start_tracker: StartTracker, pair: Pair) -> None:

@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Browser, Error, Page, Route, expect
 
 from tests.client import raw_client
-from tests.conftest import StartTracker, TrackerProcess
+from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.e2e.browser import PATIENCE
 from tests.federated import federation
 from tests.unit.fakes import peer_id
@@ -290,6 +290,33 @@ async def test_below_a_path_of_a_proxy(browser: Browser, tracker: TrackerProcess
         assert (await response.value).ok
         links = await page.evaluate("[...document.querySelectorAll('nav a')].map(link => link.href)")
         assert links == [f"https://example.org/tracker/{name}" for name in ("stats", "stats.json", "metrics")]
+
+
+@pytest.mark.parametrize("path", ["tracker", "tracker/"])
+async def test_below_a_path_that_no_proxy_removes(start_tracker: StartTracker, open_url: Open, path: str) -> None:
+    """The page updates itself, and its links lead to the statistics, also without a slash at the end of its path."""
+    tracker = await start_tracker(env=environment("server", path_prefix="/tracker"))
+    page = await open_url(address(tracker) + path, hurries=True)
+    assert await page.locator("#url code").inner_text() == f"ws://127.0.0.1:{tracker.port}/tracker"
+    async with raw_client(tracker.url) as client:
+        await client.announce(peer_id(1), left=0)
+        await expect(page.get_by_text("1 seeding, 0 leeching")).to_be_visible()
+    await page.get_by_role("link", name="Statistics").click()
+    await expect(page.get_by_role("heading", name="Connected Peers: 0")).to_be_visible()
+    assert page.url == address(tracker) + "tracker/stats"
+
+
+async def test_a_browser_opens_a_websocket_with_subprotocols(tracker: TrackerProcess, open_url: Open) -> None:
+    """Chromium fails the connection if none of them is chosen."""
+    page = await open_url(address(tracker))
+    chosen = await page.evaluate(
+        """() => new Promise((resolve, reject) => {
+            const socket = new WebSocket(location.href.replace('http', 'ws'), ['webtorrent', 'other'])
+            socket.onopen = () => resolve(socket.protocol)
+            socket.onerror = () => reject(new Error('failed'))
+        })"""
+    )
+    assert chosen == "webtorrent"
 
 
 async def test_the_page_runs_no_injected_scripts_or_styles(tracker: TrackerProcess, open_url: Open) -> None:

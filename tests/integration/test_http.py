@@ -1,10 +1,12 @@
 """Plain HTTP on the port: browsers, probes, Prometheus and load balancers."""
 
 import asyncio
+import gzip
 import json
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import bencodepy
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -38,7 +40,7 @@ async def test_routes(tracker: TrackerProcess, path: str) -> None:
     assert body
 
 
-@pytest.mark.parametrize("path", ["/announce", "/nope", "/stats/", "/..", "//", "/%00"])
+@pytest.mark.parametrize("path", ["/swarms/" + "aa" * 20 + ".json", "/nope", "/stats/", "/..", "//", "/%00"])
 async def test_other_paths_are_not_found(tracker: TrackerProcess, path: str) -> None:
     assert (await tracker.get(path))[0] == 404
 
@@ -314,6 +316,101 @@ async def test_metrics_count_requests_responses_and_drops(tracker: TrackerProces
     }
     assert {key: samples.get(key) for key in expected} == expected
     assert {"peerservers_event_loop_lag_seconds", "process_resident_memory_bytes"} <= set(families)
+
+
+@pytest.mark.parametrize(
+    "path", [b"/announce", b"/scrape", b"/key/announce", b"/?info_hash=%00", b"/x?a&info_hash=%ff"]
+)
+async def test_announces_over_http_get_a_bencoded_failure(tracker: TrackerProcess, path: bytes) -> None:
+    """Clients would try again for ever after a status 404, and after a page."""
+    answer = await exchange(tracker, b"GET " + path + b" HTTP/1.0\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\ncontent-type: text/plain\r\n" in head
+    assert bencodepy.decode(body)[b"retry in"] == b"never"
+    assert 'peerservers_http_requests_total{route="announce",status="200"} 1.0' in (await tracker.get("/metrics"))[1]
+
+
+async def test_http_requests_are_counted_on_all_ports(start_tracker: StartTracker) -> None:
+    port = free_port()
+    tracker = await start_tracker(env=environment("metrics", port=port))
+    public = tracker.port
+    for sent in (
+        *(request(b"GET", b"/health"), request(b"HEAD", b"/health"), request(b"POST", b"/health")),
+        *(request(b"GET", b"/metrics"), b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/2.0\r\n\r\n"),
+        HANDSHAKE.replace(b"Version: 13", b"Version: 12") + b"\r\n",
+    ):
+        await exchange(tracker, sent)
+    assert await websocket_opens(tracker, HANDSHAKE)
+    tracker.port = port
+    await tracker.get("/health")
+    await tracker.get("/metrics")
+    text = (await tracker.get("/metrics"))[1]
+    tracker.port = public
+    counted = {
+        (sample.labels["route"], sample.labels["status"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "peerservers_http_requests_total" and sample.value
+    }
+    assert counted == {
+        ("/health", "200"): 3,
+        ("/health", "405"): 1,
+        ("/metrics", "200"): 1,
+        ("other", "404"): 1,
+        ("invalid", "400"): 1,
+        ("invalid", "505"): 1,
+        ("websocket", "400"): 1,
+        ("websocket", "101"): 1,
+    }
+
+
+async def test_counts_of_a_swarm(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=environment("server", swarm_counts=True))
+    info_hash = bytes(range(236, 256)).decode("latin-1")
+    name = info_hash.encode("latin-1").hex()
+    async with raw_client(tracker.url) as client:
+        await client.announce(peer_id(1), info_hash, left=0)
+        await client.announce(peer_id(2), info_hash)
+        await client.announce(peer_id(3), info_hash)
+        for digits in (name, name.upper()):
+            answer = await exchange(tracker, request(b"GET", f"/swarms/{digits}.json?x".encode(), b"Origin: null"))
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert b"\r\naccess-control-allow-origin: *\r\n" in head
+            assert b"\r\ncontent-type: application/json\r\n" in head
+            assert json.loads(body) == {
+                "infohash": name,
+                "seeders": 1,
+                "leechers": 2,
+                "local": {"seeders": 1, "leechers": 2},
+                "remote": {"seeders": 0, "leechers": 0},
+            }
+        for other in ("00" * 20, name[:-2], name + "00", "", "../stats", name[:-1] + "g", "%00"):
+            answer = await exchange(tracker, request(b"GET", f"/swarms/{other}.json".encode()))
+            assert answer.startswith(b"HTTP/1.1 404 ")
+            assert b"\r\naccess-control-allow-origin: *\r\n" in answer
+        assert (await tracker.get(f"/swarms/{name}"))[0] == 404
+        await client.announce(peer_id(1), info_hash, event="stopped")
+        assert json.loads((await tracker.get(f"/swarms/{name}.json"))[1])["seeders"] == 0
+
+
+async def test_metrics_are_compressed_for_prometheus(tracker: TrackerProcess) -> None:
+    for accept in (b"text/plain", b"application/openmetrics-text; version=1.0.0"):
+        fields = (b"Accept: " + accept, b"Accept-Encoding: gzip")
+        head, _, body = (await exchange(tracker, request(b"GET", b"/metrics", *fields))).partition(b"\r\n\r\n")
+        assert b"\r\ncontent-encoding: gzip\r\n" in head
+        assert b"\r\ncontent-type: " + accept.split(b";")[0] in head
+        text = gzip.decompress(body)
+        assert b"\npeerservers_connections 0.0\n" in text
+        assert len(body) < len(text) / 4
+
+
+@pytest.mark.parametrize("version", [b"", b"x", b"1." + b"9" * 5000, b"\xe9"])
+async def test_a_strange_version_in_accept_is_ignored(tracker: TrackerProcess, version: bytes) -> None:
+    accept = b"Accept: application/openmetrics-text;version=" + version
+    answer = await exchange(tracker, request(b"GET", b"/metrics", accept))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"# EOF\n")
 
 
 async def test_metrics_in_the_format_of_the_accept_header(tracker: TrackerProcess) -> None:

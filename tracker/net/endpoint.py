@@ -25,7 +25,7 @@ from tracker.net.listener import Acceptor, dismiss
 from tracker.net.pending import PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
-from tracker.net.routes import Routes, forwarded_prefix
+from tracker.net.routes import INVALID, WEBSOCKET, Routes, forwarded_prefix
 from tracker.net.tls import Certificate
 from tracker.net.websocket import Owner, WebSocket
 from tracker.reasons import CloseReason, RejectReason
@@ -189,6 +189,7 @@ class Endpoint(Owner):
                 return
             self.gate.identify(info, None, request, monotonic())
         except InvalidRequest as invalid:
+            self.routes.count(INVALID, invalid.status)
             pending.refuse(CloseReason.HANDSHAKE_INVALID, refusal(invalid.status))
             return
         except Refused as refused:
@@ -250,6 +251,7 @@ class Endpoint(Owner):
         """Open a WebSocket, or refuse an invalid handshake. Raises `Refused`."""
         handshake = Handshake(request, self._subprotocols)
         if handshake.error is not None:
+            self.routes.count(WEBSOCKET, handshake.error)
             pending.refuse(CloseReason.HANDSHAKE_INVALID, handshake.response())
             return
         if self._draining:
@@ -272,6 +274,7 @@ class Endpoint(Owner):
                     websocket.use_deflate(self.deflate)
         transport.set_protocol(cast(asyncio.Protocol, websocket))
         transport.write(handshake.response(extensions))
+        self.routes.count(WEBSOCKET, HTTPStatus.SWITCHING_PROTOCOLS)
         websocket.connection_made(transport)
         if rest:
             websocket.data_received(rest)

@@ -1,5 +1,6 @@
 """The HTTP routes of a port: from the head of a request to the bytes of its response."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPMethod, HTTPStatus
@@ -64,6 +65,26 @@ class Response:
 
 Route = Callable[[Request], Awaitable[Response]]
 
+Matches = Callable[[str, str], bool]
+"""Returns whether a route serves a path and a query."""
+
+INVALID: Final = "invalid"
+WEBSOCKET: Final = "websocket"
+OTHER: Final = "other"
+"""The routes that are counted for heads with errors, for opening handshakes of WebSockets, and for unknown paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A route with the name by which its requests are counted; `public`: pages of all sites may read its responses."""
+
+    name: str
+    route: Route | None
+    public: bool = False
+
+
+_UNKNOWN: Final = _Served(OTHER, None)
+
 
 def plain(status: HTTPStatus, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
     """Return a response with its status as text."""
@@ -88,9 +109,14 @@ class Routes:
     """
 
     def __init__(self, prefix: str = "") -> None:
+        self.requests: Counter[tuple[str, int]] = Counter()
+        """The number of requests by route and status."""
         self._prefix = prefix
-        self._routes: dict[str, Route] = {}
-        self._public: set[str] = set()
+        self._paths: dict[str, _Served] = {}
+        self._matching: list[tuple[Matches, _Served]] = []
+        # The others are there when their routes are added.
+        for name, status in ((INVALID, 400), (OTHER, 404), (WEBSOCKET, 101)):
+            self.requests[name, status] = 0
 
     def add(self, path: str, route: Route, *, public: bool = False) -> None:
         """Serve a path; pages of all sites may read the response of a `public` one (CORS, in the Fetch standard).
@@ -98,40 +124,47 @@ class Routes:
         Raises:
             ValueError: The path is taken.
         """
-        if path in self._routes:
+        if path in self._paths:
             raise ValueError(f"{path} is taken")
-        self._routes[path] = route
-        if public:
-            self._public.add(path)
+        self._paths[path] = self._new(path, route, public)
+
+    def add_matching(self, name: str, matches: Matches, route: Route, *, public: bool = False) -> None:
+        """Serve all paths and queries that match and are no path of their own, except `/`; count them by `name`."""
+        self._matching.append((matches, self._new(name, route, public)))
+
+    def count(self, name: str, status: HTTPStatus) -> None:
+        """Count a request that is answered elsewhere."""
+        self.requests[name, status.value] += 1
 
     async def respond(self, head: RequestHead, forwarded: str = "") -> bytes:
         """Return the whole response to a request; if a route fails, it is logged and the response is 500.
 
         `forwarded` is the path prefix that trusted proxies have removed from the target.
         """
-        try:
-            return _serialize(await self._respond(head, forwarded), with_content=head.method != "HEAD")
-        except Exception:
-            structlog.get_logger().exception("http_route_failed", path=head.target)
-            return _serialize(plain(HTTPStatus.INTERNAL_SERVER_ERROR), with_content=head.method != "HEAD")
-
-    async def _respond(self, head: RequestHead, forwarded: str) -> Response:
         path, _, query = head.target.partition("?")
         path, prefix = self._without_prefix(path, forwarded)
-        cors = _CORS if path in self._public else {}
-        if head.method == "OPTIONS":
-            # Every path, because a WebSocket can be opened at every path. Load balancers use it as a health check.
-            preflight = _PREFLIGHT if cors else {}
-            return Response(b"", status=HTTPStatus.NO_CONTENT, headers={"allow": ALLOW, **cors, **preflight})
-        if head.method in _REFUSED:
-            return plain(HTTPStatus.METHOD_NOT_ALLOWED, {"allow": ALLOW, **cors})
-        if head.method not in ("GET", "HEAD"):
-            return plain(HTTPStatus.NOT_IMPLEMENTED)
-        route = self._routes.get(path)
-        if route is None:
-            return plain(HTTPStatus.NOT_FOUND)
-        response = await route(Request(path, query, head.combined(), prefix))
-        return replace(response, headers={**cors, **response.headers}) if cors else response
+        served = self._find(path, query)
+        try:
+            response = await _respond(served, head, Request(path, query, head.combined(), prefix))
+            data = _serialize(response, with_content=head.method != "HEAD")
+        except Exception:
+            structlog.get_logger().exception("http_route_failed", path=head.target)
+            response = plain(HTTPStatus.INTERNAL_SERVER_ERROR)
+            data = _serialize(response, with_content=head.method != "HEAD")
+        self.count(served.name, response.status)
+        return data
+
+    def _new(self, name: str, route: Route, public: bool) -> _Served:
+        self.requests[name, HTTPStatus.OK.value] = 0
+        return _Served(name, route, public)
+
+    def _find(self, path: str, query: str) -> _Served:
+        served = self._paths.get(path)
+        if served is None or path == "/":
+            for matches, other in self._matching:
+                if matches(path, query):
+                    return other
+        return served or _UNKNOWN
 
     def _without_prefix(self, path: str, forwarded: str) -> tuple[str, str]:
         """Return a path without its prefix, and the prefix that the client sees."""
@@ -142,6 +175,22 @@ class Routes:
         if forwarded and _is_under(path, forwarded):
             return path[len(forwarded) :] or "/", forwarded
         return path, forwarded
+
+
+async def _respond(served: _Served, head: RequestHead, request: Request) -> Response:
+    cors = _CORS if served.public else {}
+    if head.method == "OPTIONS":
+        # Every path, because a WebSocket can be opened at every path. Load balancers use it as a health check.
+        preflight = _PREFLIGHT if cors else {}
+        return Response(b"", status=HTTPStatus.NO_CONTENT, headers={"allow": ALLOW, **cors, **preflight})
+    if head.method in _REFUSED:
+        return plain(HTTPStatus.METHOD_NOT_ALLOWED, {"allow": ALLOW, **cors})
+    if head.method not in ("GET", "HEAD"):
+        return plain(HTTPStatus.NOT_IMPLEMENTED)
+    if served.route is None:
+        return plain(HTTPStatus.NOT_FOUND)
+    response = await served.route(request)
+    return replace(response, headers={**cors, **response.headers}) if cors else response
 
 
 def _is_under(path: str, prefix: str) -> bool:

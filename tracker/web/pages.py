@@ -1,7 +1,6 @@
 """The tracker's own HTTP routes: the page, the statistics, the metrics and the health checks."""
 
 import base64
-import gzip
 import hashlib
 import json
 import re
@@ -16,14 +15,17 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from tracker import __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Request, Response, Routes, plain
+from tracker.web.announces import is_announce, refuse_announce
+from tracker.web.exposition import exposition
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
+from tracker.web.negotiation import accepts_gzip, gzipped
 from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
+from tracker.web.swarms import START, swarm_counts
 
 HTML: Final = "text/html; charset=utf-8"
 
@@ -71,10 +73,10 @@ _HEADERS: Final = {
 
 
 class Pages:
-    """`/` with its `/live`, `/stats`, `/stats.json`, `/metrics`, `/health` and `/ready`.
+    """`/` with its `/live`, `/stats`, `/stats.json`, `/metrics`, `/health`, `/ready` and `/swarms/`.
 
     `tls`: the public port speaks TLS. `statistics`: the statistics and the metrics are on the same port as the page,
-    which then links to them.
+    which then links to them. `swarm_counts`: the counts of each swarm are public.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Pages:
         *,
         tls: bool = False,
         statistics: bool = True,
+        swarm_counts: bool = False,
     ) -> None:
         self._hub = hub
         self._endpoint = endpoint
@@ -95,15 +98,19 @@ class Pages:
         self._tables = tables
         self._tls = tls
         self._has_statistics = statistics
+        self._has_swarm_counts = swarm_counts
         self._statistics = StatisticsCache(hub)
         self._started = monotonic()
         self._parts: dict[str, Markup] = {}
         self._parts_made = -inf
 
     def add_page(self, routes: Routes) -> None:
-        """Serve the page, which is always on the public port."""
+        """Serve the page and all others that are always on the public port."""
         routes.add("/", self._index)
         routes.add("/live", self._live)
+        routes.add_matching("announce", is_announce, refuse_announce, public=True)
+        if self._has_swarm_counts:
+            routes.add_matching("swarms", lambda path, _: path.startswith(START), self._swarm, public=True)
 
     def add_health(self, routes: Routes) -> None:
         """Serve the health checks of load balancers, which are on every port."""
@@ -169,8 +176,10 @@ class Pages:
         return Response(body, "application/json")
 
     async def _metrics(self, request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._registry), content_type)
+        return await exposition(self._registry, request)
+
+    async def _swarm(self, request: Request) -> Response:
+        return swarm_counts(self._hub, request)
 
     async def _health(self, _request: Request) -> Response:
         return plain(HTTPStatus.OK)
@@ -214,8 +223,8 @@ def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
 def _compressed(request: Request, page: str) -> Response:
     # A hundred links are 100 KB without compression, every few seconds.
     body = page.encode()
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(gzip.compress(body, 1), HTML, headers={**_HEADERS, "content-encoding": "gzip"})
+    if accepts_gzip(request.headers.get("accept-encoding", "")):
+        return Response(gzipped(body), HTML, headers={**_HEADERS, "content-encoding": "gzip"})
     return Response(body, HTML, headers=_HEADERS)
 
 

@@ -1,5 +1,7 @@
 """Routes: paths with a prefix and without, and the responses to each method."""
 
+from http import HTTPStatus
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,38 @@ async def test_paths_with_a_prefix_and_without(target: str, forwarded: str, show
 async def test_without_a_prefix_only_the_own_paths_are_served() -> None:
     assert await content(routes(), "/stats.json") == "|/stats.json|"
     assert await content(routes(), "/a/b/stats.json") == "404 Not Found"
+
+
+async def test_requests_are_counted_by_route_and_status() -> None:
+    found = routes("/a")
+    found.add_matching("all", lambda path, query: path.startswith("/all/") or query == "all", show)
+
+    async def fail(_: Request) -> Response:
+        return Response(b"", status=HTTPStatus.CONTINUE)
+
+    found.add("/fails", fail)
+    before = dict(found.requests)
+    assert set(before) == {
+        *(("/", 200), ("/stats.json", 200), ("all", 200), ("/fails", 200)),
+        *(("other", 404), ("invalid", 400), ("websocket", 101)),
+    }
+    assert set(before.values()) == {0}
+    for target in ("/", "/a/", "/?x", "/?all", "/all/1", "/all/2", "/stats.json?all", "/x", "/fails", "/all"):
+        await content(found, target)
+    for method in ("OPTIONS", "POST", "HEAD", "BREW"):
+        await found.respond(RequestHead(f"{method} /all/3 HTTP/1.0\r\n\r\n".encode()))
+    found.count("websocket", HTTPStatus.UPGRADE_REQUIRED)
+    assert {key: number for key, number in found.requests.items() if number} == {
+        ("/", 200): 3,
+        ("all", 200): 4,
+        ("all", 204): 1,
+        ("all", 405): 1,
+        ("all", 501): 1,
+        ("/stats.json", 200): 1,
+        ("/fails", 500): 1,
+        ("other", 404): 2,
+        ("websocket", 426): 1,
+    }
 
 
 @pytest.mark.parametrize(

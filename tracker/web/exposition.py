@@ -1,0 +1,64 @@
+"""`/metrics`, in the text formats of Prometheus."""
+
+import asyncio
+from collections.abc import Iterator
+from time import monotonic
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tracker.net.routes import Request, Response
+from tracker.web.negotiation import Gzip, accepts_gzip, quality
+
+OPENMETRICS: Final = "application/openmetrics-text"
+
+_TEXT: Final = choose_encoder("")
+_OPENMETRICS: Final = choose_encoder(f"{OPENMETRICS}; version=1.0.0")
+# `choose_encoder` parses versions, and raises an exception for some. It never sees a client's field.
+
+_OPENMETRICS_END: Final = b"# EOF\n"
+
+SLICE: Final = 0.001
+"""Seconds of encoding without a turn for other tasks."""
+
+
+class _One(Collector):
+    """A registry with a single metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
+
+
+async def exposition(registry: CollectorRegistry, request: Request) -> Response:
+    """Return all metrics as they are now, in the best format that the client accepts, and compressed if it takes gzip.
+
+    Encoding takes several milliseconds, so other tasks have turns in between.
+    """
+    accept = request.headers.get("accept", "")
+    openmetrics = quality(accept, OPENMETRICS)
+    is_openmetrics = openmetrics > 0 and openmetrics >= quality(accept, "text/plain")
+    encode, content_type = _OPENMETRICS if is_openmetrics else _TEXT
+    gzip = Gzip() if accepts_gzip(request.headers.get("accept-encoding", "")) else None
+    pieces = []
+    # All values are of one moment.
+    metrics = list(registry.collect())
+    started = monotonic()
+    for metric in metrics:
+        piece = encode(_One(metric)).removesuffix(_OPENMETRICS_END)
+        pieces.append(gzip.add(piece) if gzip else piece)
+        if monotonic() - started > SLICE:
+            await asyncio.sleep(0)
+            started = monotonic()
+    if is_openmetrics:
+        pieces.append(gzip.add(_OPENMETRICS_END) if gzip else _OPENMETRICS_END)
+    headers = {"vary": "accept, accept-encoding"}
+    if gzip:
+        pieces.append(gzip.end())
+        headers["content-encoding"] = "gzip"
+    return Response(b"".join(pieces), content_type, headers=headers)
