@@ -34,6 +34,7 @@ class _Connection:
     def __init__(self) -> None:
         self.peers: set[Peer] = set()
         self.address = "127.0.0.1"
+        self.is_full = False
 
     @property
     def client(self) -> object:

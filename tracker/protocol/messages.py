@@ -46,7 +46,10 @@ class Offer(Struct, gc=False):
 
 
 class Announce(Struct, gc=False):
-    """A peer joins, refreshes, completes or leaves a swarm, and makes offers."""
+    """A peer joins, refreshes, completes or leaves a swarm, and makes offers.
+
+    `limited_offers` is the number of offers that were removed because of a limit of the client.
+    """
 
     info_hash: str
     peer_id: str
@@ -56,6 +59,7 @@ class Announce(Struct, gc=False):
     completed: bool = False
     invalid_offers: int = 0
     surplus_offers: int = 0
+    limited_offers: int = 0
 
 
 class Answer(Struct, gc=False):
@@ -102,6 +106,13 @@ class Fields(Struct, gc=False):
     event: Any = None
     left: Any = None
     numwant: Any = None
+
+
+class Ping(Struct, gc=False):
+    """The fields by which a page's heartbeat is recognized."""
+
+    action: Any = None
+    type: Any = None
 
 
 class Frame(Fields, gc=False):
