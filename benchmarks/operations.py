@@ -36,6 +36,7 @@ class _Connection:
         self.address = self.network = "127.0.0.1"
         self.last_received = 0.0
         self.handshake = b""
+        self.is_full = False
 
     def ping(self) -> None:
         """Do nothing."""

@@ -69,7 +69,12 @@ class TrackerCollector(Collector):
         peers.add_metric(["seeder"], hub.seeders)
         peers.add_metric(["leecher"], hub.leechers)
         yield peers
-        requests = {"announce": counters.announces, "answer": counters.answers, "scrape": counters.scrapes}
+        requests = {
+            "announce": counters.announces,
+            "answer": counters.answers,
+            "scrape": counters.scrapes,
+            "heartbeat": counters.heartbeats,
+        }
         yield counter_by("type", "peerservers_requests", "Valid messages from clients", requests)
         responses = {
             "reply": counters.replies,

@@ -4,6 +4,8 @@ A socket decodes each message, charges it to the client's quota and passes it to
 messages through an outbox that encodes them as JSON.
 """
 
+from typing import Final
+
 import structlog
 from websockets.frames import CloseCode
 
@@ -17,6 +19,15 @@ from tracker.protocol import codec
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Offer, Scrape
 from tracker.reasons import CloseReason, DropReason
+
+STRIKE: Final = 10.0
+"""Seconds until a strike is forgotten."""
+
+HEARTBEAT: Final = STRIKE / 4
+"""The part of a strike that a heartbeat is: a page may send 24 of them in a minute for ever."""
+
+MIN_HOLD: Final = 0.05
+"""Seconds of the shortest wait. A shorter one would cost more than the messages that it delays."""
 
 
 class Traffic:
@@ -67,14 +78,17 @@ class JsonOutbox(Outbox):
 
 
 class PeerSockets:
-    """The state that all peers' sockets share. A socket with `max_invalid` strikes is closed."""
+    """The state that all peers' sockets share. A socket with `max_invalid` strikes is closed.
+
+    A strike is an invalid message. It is forgotten after `STRIKE` seconds, or at the next valid message.
+    """
 
     def __init__(self, hub: Hub, max_invalid: int) -> None:
         self.hub = hub
         self.traffic = Traffic()
         self.outbox = JsonOutbox(self.traffic)
         self.max_offers = hub.rules.max_offers
-        self.max_invalid = max_invalid
+        self.max_penalty = max_invalid * STRIKE
 
     def open(self, owner: Owner, info: ConnectionInfo) -> "PeerSocket":
         """Return the socket for a new connection. `owner` is the endpoint of the connection."""
@@ -84,7 +98,7 @@ class PeerSockets:
 class PeerSocket(WebSocket, Connection):
     """A client's WebSocket, and the owner of the peers that the client announces on it."""
 
-    __slots__ = ("_shared", "address", "handshake", "peers", "strikes")
+    __slots__ = ("_shared", "address", "handshake", "peers", "penalty_end")
 
     def __init__(self, shared: PeerSockets, owner: Owner, info: ConnectionInfo) -> None:
         super().__init__(owner, info)
@@ -92,8 +106,8 @@ class PeerSocket(WebSocket, Connection):
         # Hundreds of bytes, so only kept if an extension decides about peers.
         self.handshake = info.head if shared.hub.pending.required else b""
         self.peers: set[Peer] = set()
-        self.strikes = 0
-        """The number of invalid messages minus the number of valid ones, but at least 0."""
+        self.penalty_end = 0.0
+        """The time at which all strikes are forgotten."""
         self._shared = shared
 
     @property
@@ -106,6 +120,11 @@ class PeerSocket(WebSocket, Connection):
         """The client's numeric IP address, or the /64 of an IPv6 address that has limits."""
         return self.address if self.quota is None else self.quota.address
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the address may have no more peers on this socket."""
+        return self.quota is not None and not self.quota.may_join(self.peers)
+
     def on_message(self, payload: bytes, is_text: bool, now: float) -> None:
         """Apply one message, and fail the connection after too many invalid ones."""
         shared, size = self._shared, len(payload)
@@ -114,58 +133,92 @@ class PeerSocket(WebSocket, Connection):
         traffic.bytes_received += size
         try:
             message = codec.decode(payload, shared.max_offers)
-            if self.quota is not None:
-                charge(self.quota, message, now)
+            quota = self.quota
+            if quota is not None:
+                exceeded = charge(quota, message, now)
+                if exceeded is not None and not self._serves_excess(quota, exceeded, message, now):
+                    return
             shared.hub.apply(self, message, now, shared.outbox)
         except RequestError as error:
-            self._strike(error)
+            if codec.is_heartbeat(payload):
+                self._on_heartbeat(now)
+            else:
+                self._strike(error, now)
         except UnicodeDecodeError:
             if is_text:  # RFC 6455 section 8.1
                 self.fail(CloseCode.INVALID_DATA, CloseReason.INVALID_UTF8)
             else:
-                self._strike(RequestError(DropReason.INVALID_JSON, "invalid message"))
+                self._strike(RequestError(DropReason.INVALID_JSON, "invalid message"), now)
         except Exception:
             structlog.get_logger().exception("message_failed")
             self.close(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL_ERROR)
         else:
-            if self.strikes:
-                self.strikes -= 1
+            if self.penalty_end > now:
+                self.penalty_end -= STRIKE
 
     def on_closing(self) -> None:
         """Remove the peers of this socket from their swarms at once."""
         self._shared.hub.close(self)
+        if self.quota is not None:
+            self.quota.forget(self.peers)
 
-    def _strike(self, error: RequestError) -> None:
+    def _serves_excess(self, quota: Quota, exceeded: DropReason, message: Message, now: float) -> bool:
+        """Account for a message that exceeds a limit of its client; return whether it is served all the same."""
         shared = self._shared
-        self.strikes += 1
+        serves = serves_excess(message)
+        if isinstance(message, Announce) and exceeded is DropReason.TOO_MANY_OFFERS:
+            # The hub counts the offers that were removed.
+            return serves
+        # An announce, or a scrape of one swarm, costs hardly more than a failure.
+        wait = quota.charge_excess(len(message.info_hashes or ()) or 1 if isinstance(message, Scrape) else 1, now)
+        if wait >= MIN_HOLD:
+            self.hold(wait)
+        if serves or isinstance(message, Answer):
+            shared.hub.counters.dropped[exceeded] += 1
+        else:
+            text = "too many requests from your address"
+            shared.hub.refuse(self, RequestError(exceeded, text, NO_INFO_HASH, "scrape"), shared.outbox)
+        return serves
+
+    def _on_heartbeat(self, now: float) -> None:
+        # Without a reply: a page that expects one could not use any other tracker.
+        self._shared.hub.counters.heartbeats += 1
+        self._penalize(HEARTBEAT, self._shared.max_penalty, now)
+
+    def _strike(self, error: RequestError, now: float) -> None:
+        shared = self._shared
         shared.hub.refuse(self, error, shared.outbox)
-        if self.strikes >= shared.max_invalid:
+        # The first strikes of a burst may have begun to be forgotten when the last one comes.
+        self._penalize(STRIKE, shared.max_penalty - STRIKE, now)
+
+    def _penalize(self, seconds: float, limit: float, now: float) -> None:
+        self.penalty_end = max(self.penalty_end, now) + seconds
+        if self.penalty_end - now > limit:
             self.fail(CloseCode.POLICY_VIOLATION, CloseReason.GARBAGE)
 
 
-def charge(quota: Quota, message: Message, now: float) -> None:
-    """Charge a message to its client's quota.
+def charge(quota: Quota, message: Message, now: float) -> DropReason | None:
+    """Charge a message to its client's quota; return the reason of the limit that it exceeds, or None.
 
-    An announce with `stopped` costs nothing, because it frees resources.
-
-    Raises:
-        RequestError: if the quota is used up.
+    Remove the offers of an announce that exceed a limit.
     """
-    if isinstance(message, Announce):
-        if message.stopped:
-            return
-        reason = quota.charge_announce(len(message.offers), now)
-    elif isinstance(message, Answer):
-        reason = quota.charge_offers(1, now)
-    else:
-        reason = quota.charge_announce(0, now)
-    if reason is not None:
-        raise _too_many(reason, message)
+    if isinstance(message, Answer):
+        return None if quota.charge_answer(now) else DropReason.TOO_MANY_OFFERS
+    exceeded = None if quota.charge_request(now) else DropReason.TOO_MANY_ANNOUNCES
+    if isinstance(message, Announce) and message.offers:
+        offers = message.offers
+        served = 0 if exceeded else quota.charge_offers(len(offers), now)
+        if served < len(offers):
+            message.offers = offers[:served]
+            message.limited_offers = len(offers) - served
+            exceeded = exceeded or DropReason.TOO_MANY_OFFERS
+    return exceeded
 
 
-def _too_many(reason: DropReason, message: Message) -> RequestError:
-    text = "too many requests from your address"
-    if isinstance(message, Scrape):
-        asked = message.info_hashes
-        return RequestError(reason, text, asked[0] if asked else NO_INFO_HASH, "scrape")
-    return RequestError(reason, text, message.info_hash)
+def serves_excess(message: Message) -> bool:
+    """Return whether a message is served although it exceeds a limit of its client.
+
+    An announce is served without its offers. So its peer is in the swarm, and others can make it offers. A refused
+    client would have to announce again, which costs the tracker more.
+    """
+    return isinstance(message, Announce) or (isinstance(message, Scrape) and message.info_hashes is not None)

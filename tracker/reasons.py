@@ -9,6 +9,9 @@ from enum import StrEnum
 class DropReason(StrEnum):
     """Why a message, a part of one, or a peer was dropped."""
 
+    # Requests over the limit of an address. Announces are served without their offers, and scrapes in full.
+    TOO_MANY_ANNOUNCES = "too_many_announces"
+
     # Messages answered with a failure.
     INVALID_JSON = "invalid_json"
     UNKNOWN_ACTION = "unknown_action"
@@ -18,8 +21,6 @@ class DropReason(StrEnum):
     FULL_SCRAPE = "full_scrape"
     TOO_MANY_SWARMS = "too_many_swarms"
     PEER_ID_IN_USE = "peer_id_in_use"
-    TOO_MANY_ANNOUNCES = "too_many_announces"
-    TOO_MANY_OFFERS = "too_many_offers"
     INFO_HASH_DENIED = "infohash_denied"
     ADMISSION_DENIED = "admission_denied"
     ADMISSION_FAILED = "admission_failed"
@@ -29,6 +30,7 @@ class DropReason(StrEnum):
     # Parts of a message, and messages to others.
     INVALID_OFFER = "invalid_offer"
     SURPLUS_OFFER = "surplus_offer"
+    TOO_MANY_OFFERS = "too_many_offers"
     UNPLACED_OFFER = "unplaced_offer"
     INVALID_SCRAPE = "invalid_scrape"
     SURPLUS_SCRAPE = "surplus_scrape"

@@ -187,11 +187,22 @@ class Limits(Section):
     connections_per_address: int = Field(
         500, ge=0, description="Maximum number of connections of one address, also for pages; 0: no limit."
     )
+    peers_per_address: int = Field(
+        50000,
+        ge=0,
+        description="Maximum number of peers of one address; connections with less than 100 peers do not count. "
+        "0: no limit.",
+    )
     announces_per_second: float = Field(
-        50, ge=0, description="Announces and scrapes of one address per second, on average; 0: no limit."
+        50,
+        ge=0,
+        description="Announces and scrapes of one address per second, on average. Announces over this limit are "
+        "served, but their offers are not relayed. 0: no limit.",
     )
     offers_per_second: float = Field(
-        500, ge=0, description="Offers and answers of one address per second, on average; 0: no limit."
+        500,
+        ge=0,
+        description="Offers and answers of one address per second, on average. Others are dropped. 0: no limit.",
     )
     burst: float = Field(20, ge=1, description="Seconds' worth of these two limits that an address may use at once.")
     exempt: list[str] = Field(
@@ -222,7 +233,7 @@ class Tracker(Section):
     full_scrape: bool = Field(False, description="Answer a scrape without info_hash with all swarms.")
     max_scrape: int = Field(256, ge=1, description="Maximum number of swarms in one scrape; the others are left out.")
     max_swarms_per_connection: int = Field(
-        2000, ge=1, description="Maximum number of peers that one connection may announce."
+        20000, ge=1, description="Maximum number of peers that one connection may announce."
     )
     max_foreign_offers: int = Field(
         120, ge=1, description="Maximum number of offers per minute that one peer receives from other trackers."
@@ -270,7 +281,8 @@ class Connections(Section):
     max_invalid: int = Field(
         10,
         ge=1,
-        description="Invalid messages after which a client is closed with code 1008; a valid one offsets one.",
+        description="Invalid messages after which a client is closed with code 1008. A valid message offsets one, and "
+        "so do ten seconds.",
     )
 
 

@@ -86,8 +86,6 @@ async def _start_narrow(directory: Path, denied: Path) -> TrackerProcess:
                 # Prometheus connects from this address.
                 exempt=["127.0.0.1"],
             ),
-            # The client that keeps exceeding limits must not be closed for it.
-            **environment("connections", max_invalid=1_000_000),
             **environment("extensions.raises", enabled=True),
         }
     )

@@ -115,6 +115,12 @@ class LibtorrentPeer:
         await asyncio.gather(checked, answered)
         return torrent
 
+    def announce_many(self, tracker_url: str, number: int) -> None:
+        """Start to look for peers of `number` torrents that nobody has."""
+        for n in range(1, number + 1):
+            magnet = f"magnet:?xt=urn:btih:{n:040x}&tr={quote(tracker_url, safe='')}"
+            self._add(libtorrent.parse_magnet_uri(magnet))
+
     async def leech(self, torrent: Torrent) -> bytes:
         """Download a torrent by its magnet link; return the content, once libtorrent has verified it."""
         finished = self._seen(libtorrent.torrent_finished_alert, torrent.info_hash)

@@ -3,11 +3,13 @@
 import asyncio
 import random
 import time
+from pathlib import Path
 
 from extensions.tokens.token import make_token
+from tests.client import eventually
 from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.e2e.conftest import Pair
-from tests.e2e.lt import Torrent
+from tests.e2e.lt import LibtorrentPeer, Torrent
 from tracker.web.announces import INTERVAL, REASON
 
 FILE = random.Random(1).randbytes(1_000_000)
@@ -43,6 +45,26 @@ async def test_a_client_that_announces_over_http_is_told_so_and_stays_away(track
     reason, seconds = await pair[0].told_off(Torrent("one", FILE, url))
     assert reason == REASON
     assert seconds > INTERVAL / 2
+
+
+async def test_a_peer_with_many_torrents_over_the_limits_of_its_address(
+    start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    tracker = await start_tracker(env=environment("limits", announces_per_second=5, exempt=[]))
+    # With more offers, each torrent would take several sockets.
+    async with LibtorrentPeer(tmp_path, num_want=1) as peer:
+        peer.announce_many(tracker.url, 1500)
+
+        async def all_are_members() -> bool:
+            return await tracker.metric("peerservers_peers", role="leecher") == 1500
+
+        await eventually(all_are_members)
+        assert await tracker.metric("peerservers_connections") == 1
+        # Its announces are still answered, so that libtorrent makes further ones.
+        torrent = await peer.seed("one more", FILE, tracker.url)
+        await peer.announce_again(torrent)
+        assert await tracker.metric("peerservers_connections_closed_total", reason="garbage") == 0
+    assert await tracker.metric("peerservers_dropped_total", reason="too_many_announces") > 0
 
 
 async def test_peers_meet_again_after_the_tracker_was_restarted(start_tracker: StartTracker, pair: Pair) -> None:

@@ -39,10 +39,12 @@ class NpmClient:
         self.peer_id = random.randbytes(20).hex()
 
     @classmethod
-    async def create(cls, script: NodeScript, tracker: TrackerProcess, name: str, **options: Any) -> "NpmClient":
+    async def create(
+        cls, script: NodeScript, tracker: TrackerProcess, name: str, info_hash: str = HASH, **options: Any
+    ) -> "NpmClient":
         """Create a client that has not announced yet."""
         client = cls(script, name)
-        chosen = {"announce": tracker.url, "infoHash": HASH, "peerId": client.peer_id, **options}
+        chosen = {"announce": tracker.url, "infoHash": info_hash, "peerId": client.peer_id, **options}
         await script.send("create", name=name, **chosen)
         return client
 
@@ -209,6 +211,30 @@ async def test_two_processes_connect(tracker: TrackerProcess, start_script: Star
         message = await receiver.event("message")
         assert (message["text"], message["peerId"]) == (f"from {sender.name}", sender.peer_id)
     assert [script.complaints for script in scripts] == [[], []]
+
+
+async def test_a_process_with_many_torrents_over_the_limits_of_its_address(
+    start_tracker: StartTracker, start_script: StartScript
+) -> None:
+    limits = environment("limits", announces_per_second=2, connections_per_address=10, exempt=[])
+    tracker = await start_tracker(env=limits)
+    seeding, leeching = await start_script(), await start_script()
+    seeders = [await NpmClient.create(seeding, tracker, f"seeder {n}", f"{n:040x}") for n in range(1, 301)]
+    for seeder in seeders:
+        # Without offers: each would take a connection of the process.
+        await seeder.call("start", left=0, numwant=0)
+    waiting = {seeder.name for seeder in seeders}
+    while waiting:
+        reply = await seeding.event(lambda event: event["event"] == "update")
+        assert counts(reply) == (1, 0)
+        waiting.discard(reply["name"])
+    assert await tracker.metric("peerservers_dropped_total", reason="too_many_announces") > 0
+
+    leecher = await NpmClient.create(leeching, tracker, "leecher", f"{300:040x}")
+    assert await leecher.announce("start", left=10) == (1, 1)
+    assert await tracker.metric("peerservers_connections") == 2
+    assert await tracker.metric("peerservers_connections_closed_total", reason="garbage") == 0
+    assert (seeding.complaints, leeching.complaints) == ([], [])
 
 
 async def test_a_client_that_is_not_admitted_is_warned_and_keeps_its_socket(

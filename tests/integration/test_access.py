@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.client import HASH, PATIENCE, RawClient, announce, eventually, offers, raw_client
+from tests.client import HASH, PATIENCE, Json, RawClient, announce, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.integration.conftest import StartServer
 from tests.integration.test_life import assert_one_line, peerservers
@@ -171,27 +171,76 @@ async def test_a_connection_over_the_limit_is_refused_before_its_request(start_t
     await eventually(is_counted)
 
 
-async def test_announces_beyond_the_limit_fail_and_then_close(start_tracker: StartTracker) -> None:
+async def test_announces_beyond_the_limit_are_served_without_offers(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(env=LIMITED | environment("limits", announces_per_second=0.01, burst=500))
-    async with raw_client(tracker.url) as client:
+    async with raw_client(tracker.url) as client, raw_client(tracker.url) as again:
         for _ in range(5):
             assert (await client.announce(A))["incomplete"] == 1
-        for _ in range(10):
-            told = await client.announce(A)
-            assert "too many requests" in told["failure reason"]
-        assert await client.closed() == (1008, "garbage")
-    async with raw_client(tracker.url) as again:
-        assert "failure reason" in await again.announce(A)
-    assert await tracker.metric("peerservers_dropped_total", reason="too_many_announces") == 11
+        for _ in range(20):
+            assert (await client.announce(A, offers=offers(1)))["incomplete"] == 1
+        # Another connection of the address has the same allowance.
+        assert (await again.announce(B, offers=offers(1)))["incomplete"] == 2
+        assert await client.nothing_came()
+    assert await tracker.metric("peerservers_dropped_total", reason="too_many_announces") == 21
+    assert await tracker.metric("peerservers_dropped_total", reason="too_many_offers") == 21
+    assert await tracker.metric("peerservers_connections_closed_total", reason="garbage") == 0
 
 
-async def test_offers_beyond_the_limit_fail(start_tracker: StartTracker) -> None:
+async def test_offers_beyond_the_limit_are_not_relayed(start_tracker: StartTracker) -> None:
     tracker = await start_tracker(env=LIMITED | environment("limits", offers_per_second=0.01, burst=1000))
-    async with raw_client(tracker.url) as client:
-        assert (await client.announce(A, offers=offers(10), numwant=10))["incomplete"] == 1
-        assert "failure reason" in await client.announce(A, offers=offers(1))
-        assert "interval" in await client.announce(A)
-    assert await tracker.metric("peerservers_dropped_total", reason="too_many_offers") == 1
+    async with raw_client(tracker.url) as client, raw_client(tracker.url) as receiver:
+        await receiver.announce(B)
+        assert (await client.announce(A, offers=offers(10), numwant=10))["incomplete"] == 2
+        assert await receiver.receive_until(lambda message: "offer" in message)
+        assert (await client.announce(A, offers=offers(1)))["incomplete"] == 2
+        assert await receiver.nothing_came()
+    assert await tracker.metric("peerservers_dropped_total", reason="too_many_offers") == 3
+
+
+async def test_a_client_with_ten_thousand_torrents_is_served_at_once_and_again_after_a_reconnect(
+    start_tracker: StartTracker,
+) -> None:
+    tracker = await start_tracker(env=LIMITED)
+    hashes = [f"{number:020}" for number in range(10_000)]
+
+    async def announce_all(client: RawClient, offers: list[Json]) -> list[Json]:
+        async def send() -> None:
+            for info_hash in hashes:
+                await client.send(announce(A, info_hash, left=0, offers=offers))
+
+        sending = asyncio.ensure_future(send())
+        replies = [await client.receive() for _ in hashes]
+        await sending
+        return replies
+
+    async with raw_client(tracker.url) as leecher:
+        for info_hash in (hashes[0], hashes[-1]):
+            await leecher.announce(B, info_hash)
+        for _ in range(2):
+            async with raw_client(tracker.url) as seeder:
+                replies = await announce_all(seeder, offers(1))
+                assert [reply["info_hash"] for reply in replies] == hashes
+                assert all(60 <= reply["interval"] <= 120 for reply in replies)
+                assert await tracker.metric("peerservers_peers", role="seeder") == len(hashes)
+                # Its last torrent is found, too.
+                await leecher.announce(B, hashes[-1], offers=offers(1))
+                assert (await seeder.receive())["peer_id"] == B
+            await until(tracker, "peerservers_peers", 0, role="seeder")
+    assert await tracker.metric("peerservers_dropped_total", reason="too_many_announces") > 10_000
+    assert await tracker.metric("peerservers_connections_closed_total", reason="garbage") == 0
+
+
+async def test_a_flooding_client_is_delayed_and_another_one_is_not(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=PROXIED | environment("limits", announces_per_second=1, burst=1))
+    async with (
+        raw_client(tracker.url, additional_headers=FORWARDED) as flooder,
+        raw_client(tracker.url, additional_headers={"X-Forwarded-For": "198.51.100.9"}) as other,
+    ):
+        for number in range(60):
+            await flooder.send(announce(A, f"{number:020}"))
+        assert (await other.announce(B))["incomplete"] == 1
+        for number in range(60):
+            assert (await flooder.receive())["info_hash"] == f"{number:020}"
 
 
 async def test_loopback_is_exempt_by_default(start_tracker: StartTracker) -> None:

@@ -116,7 +116,7 @@ def only(*welcome: str) -> Decide:
 
 
 def refusal(text: str, info_hash: str = HASH) -> Json:
-    return {"action": "announce", "info_hash": info_hash, "failure reason": text}
+    return {"action": "announce", "info_hash": info_hash, "failure reason": text, "interval": 120}
 
 
 def dropped(tracker: Running) -> dict[str, int]:

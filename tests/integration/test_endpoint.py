@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.client import HASH, announce, answer, eventually, offers, raw_client
+from tests.client import HASH, Json, announce, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.conftest import StartServer
 from tests.integration.wire import HANDSHAKE, Recorder, WireClient, connected, wire
@@ -128,7 +128,7 @@ async def test_a_peer_that_offers_unknown_subprotocols_gets_the_first_and_is_ser
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"{", b"null", b"[]", b"5", b'{"action":"dance"}', b'{"action":"announce"}', b"", b'{"x":' * 5000]
+    "garbage", [b"{", b"null", b"[]", b"5", b'{"action":"dance"}', b'{"action":"announce"}', b'{"x":' * 5000]
 )
 async def test_bad_input_gets_a_failure_and_the_socket_stays_open(tracker: TrackerProcess, garbage: bytes) -> None:
     async with raw_client(tracker.url) as client:
@@ -174,6 +174,28 @@ async def test_a_flooding_client_is_not_read_after_its_close_frame(tracker: Trac
         # If the tracker read them, 24 MB would have been sent by now.
         assert not (await asyncio.wait([drain], timeout=0.3))[0]
         drain.cancel()
+    await until_closed_as(tracker, "garbage")
+
+
+async def test_heartbeats_of_a_page_keep_its_connection_open(tracker: TrackerProcess) -> None:
+    async with raw_client(tracker.url) as page:
+        await page.announce(A)
+        for heartbeat in ("", "ping", '{"action":"ping"}') * 10:
+            await page.socket.send(heartbeat)
+        assert await page.nothing_came()
+        scrapes: list[Json] = [{"info_hash": []}, {}]
+        for info_hashes in scrapes * 20:
+            await page.send({"action": "scrape", **info_hashes})
+            assert (await page.receive())["action"] == "scrape"
+        assert (await page.announce(A))["incomplete"] == 1
+    assert await tracker.metric("peerservers_requests_total", type="heartbeat") == 30
+
+
+async def test_a_flood_of_heartbeats_ends_in_1008(tracker: TrackerProcess) -> None:
+    async with wire(tracker) as page:
+        for _ in range(100):
+            page.frame(1, b"")
+        assert await page.close_code() == 1008
     await until_closed_as(tracker, "garbage")
 
 

@@ -13,7 +13,7 @@ from tracker.core.offers import Observer
 from tracker.core.remote import RemotePeers
 from tracker.core.rules import Rules
 from tracker.core.swarm import Connection, Peer
-from tracker.peers import charge
+from tracker.peers import charge, serves_excess
 from tracker.protocol import codec
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Answer, Offer
@@ -44,6 +44,10 @@ class FakeConnection:
 
     def ping(self) -> None:
         self.pings += 1
+
+    @property
+    def is_full(self) -> bool:
+        return self.quota is not None and not self.quota.may_join(self.peers)
 
     def take(self) -> list[Json]:
         """Return the messages since the last call."""
@@ -95,12 +99,12 @@ class HubHarness:
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
         try:
             decoded = codec.decode(payload, self.hub.rules.max_offers)
-            if connection.quota is not None:
-                charge(connection.quota, decoded, self.now)
         except RequestError as error:
             self.hub.refuse(connection, error, self.outbox)
         else:
-            self.hub.apply(connection, decoded, self.now, self.outbox)
+            exceeded = connection.quota and charge(connection.quota, decoded, self.now)
+            if not exceeded or serves_excess(decoded):
+                self.hub.apply(connection, decoded, self.now, self.outbox)
         self.hub.check_invariants()
         return connection.inbox
 

@@ -60,11 +60,22 @@ def test_the_printed_configuration_has_the_extensions_sections() -> None:
 
 
 def test_the_limits_of_an_address() -> None:
-    limits = {"connections_per_address": 1, "announces_per_second": 2.5, "offers_per_second": 3.5, "burst": 4.5}
+    limits = {
+        "connections_per_address": 1,
+        "peers_per_address": 6,
+        "announces_per_second": 2.5,
+        "offers_per_second": 3.5,
+        "burst": 4.5,
+    }
     settings = Limits.model_validate({**limits, "max_connections": 5, "exempt": ["192.0.2.7", "2001:db8::/32"]})
     exempt = (ip_network("192.0.2.7/32"), ip_network("2001:db8::/32"))
     assert AddressLimits.from_settings(settings) == AddressLimits(
-        connections_per_address=1, announces_per_second=2.5, offers_per_second=3.5, burst=4.5, exempt=exempt
+        connections_per_address=1,
+        peers_per_address=6,
+        announces_per_second=2.5,
+        offers_per_second=3.5,
+        burst=4.5,
+        exempt=exempt,
     )
 
 

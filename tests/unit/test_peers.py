@@ -2,20 +2,21 @@
 
 import json
 import random
+from time import monotonic
 from typing import Any
 
 import pytest
 from websockets.frames import CloseCode
 
-from tests.client import HASH, Json, announce, answer, offers
+from tests.client import HASH, Json, announce, answer, eventually, offers
 from tests.unit.fakes import peer_id
-from tracker.access.addresses import AddressLimits, Quota
+from tracker.access.addresses import EXCESS, LARGE, AddressLimits, Quota
 from tracker.access.gate import ConnectionInfo
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
 from tracker.net.frames import CLOSE, TEXT
 from tracker.net.websocket import WebSocket
-from tracker.peers import PeerSocket, PeerSockets
+from tracker.peers import HEARTBEAT, STRIKE, PeerSocket, PeerSockets
 from tracker.protocol.messages import NO_INFO_HASH
 from tracker.reasons import CloseReason, DropReason
 from tracker.settings import Connections
@@ -30,8 +31,19 @@ class FakeTransport:
     def __init__(self) -> None:
         self.written = b""
 
+    is_reading = True
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
     def write(self, data: bytes) -> None:
         self.written += data
+
+    def abort(self) -> None:
+        pass
 
     def is_closing(self) -> bool:
         return False
@@ -97,6 +109,16 @@ def frames(socket: PeerSocket) -> list[tuple[int, bytes]]:
     return found
 
 
+def masked(payload: bytes) -> bytes:
+    """Return a client's text frame, masked with zeros."""
+    return b"\x81\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
+
+
+def strikes(sockets: Sockets, socket: PeerSocket) -> float:
+    """Return the strikes that are not forgotten."""
+    return max(0.0, socket.penalty_end - sockets.now) / STRIKE
+
+
 def test_messages_reach_the_sockets_of_their_peers() -> None:
     sockets = Sockets()
     a, b = sockets.open(), sockets.open()
@@ -117,9 +139,11 @@ def test_invalid_messages_are_strikes_and_valid_ones_take_them_back() -> None:
     for message in (b"{", announce("short")):
         (failure,) = sockets.send(socket, message)
         assert "failure reason" in failure
-    assert socket.strikes == 2
+    assert strikes(sockets, socket) == 2
     sockets.send(socket, announce(A))
-    assert socket.strikes == 1
+    assert strikes(sockets, socket) == 1
+    sockets.now += STRIKE
+    assert strikes(sockets, socket) == 0
     assert sockets.hub.counters.dropped == {DropReason.INVALID_JSON: 1, DropReason.INVALID_PEER_ID: 1}
 
 
@@ -143,27 +167,141 @@ def test_a_request_that_is_well_formed_is_no_strike() -> None:
     for number in range(2 * MAX_INVALID):
         assert "failure reason" in sockets.send(socket, {"action": "scrape"})[0]
         assert "failure reason" in sockets.send(socket, announce(A, f"{number:020}"))[0]
-    assert socket.strikes == 0
+    assert strikes(sockets, socket) == 0
 
 
-def test_requests_over_the_limit_are_strikes() -> None:
+def test_requests_over_the_limit_are_served_and_no_strikes() -> None:
     sockets = Sockets()
-    socket = sockets.open(announces_per_second=1, burst=1)
-    assert "interval" in sockets.send(socket, announce(A))[0]
-    for strikes in range(1, 4):
-        (failure,) = sockets.send(socket, announce(A))
-        assert (failure["failure reason"], failure["info_hash"]) == ("too many requests from your address", HASH)
-        assert socket.strikes == strikes
-
-
-@pytest.mark.parametrize(("asked", "echoed"), [(HASH, HASH), (["i" * 20, HASH], "i" * 20), ([], NO_INFO_HASH)])
-def test_a_scrape_over_the_limit_fails_as_a_scrape(asked: object, echoed: str) -> None:
-    """bittorrent-tracker's client matches a failure to its request by action and info_hash."""
-    sockets = Sockets()
-    socket = sockets.open(announces_per_second=1, burst=1)
+    socket = sockets.open(announces_per_second=1, offers_per_second=1, burst=1)
     sockets.send(socket, announce(A))
-    (failure,) = sockets.send(socket, {"action": "scrape", "info_hash": asked})
-    assert (failure["action"], failure["info_hash"]) == ("scrape", echoed)
+    for _ in range(2 * MAX_INVALID):
+        assert "interval" in sockets.send(socket, announce(A, offers=offers(2)))[0]
+        assert HASH in sockets.send(socket, {"action": "scrape", "info_hash": [HASH]})[0]["files"]
+        sockets.send(socket, answer(A, B, "o" * 20))
+        sockets.now += 3 / EXCESS
+    assert (strikes(sockets, socket), socket.reason) == (0, None)
+    dropped = sockets.hub.counters.dropped
+    assert dropped[DropReason.TOO_MANY_ANNOUNCES] > 3 * MAX_INVALID
+    assert dropped[DropReason.TOO_MANY_OFFERS] > 3 * MAX_INVALID
+
+
+def test_a_full_scrape_over_the_limit_is_refused() -> None:
+    """bittorrent-tracker's client matches a failure to its request by action and info_hash."""
+    sockets = Sockets(full_scrape=True)
+    socket = sockets.open(announces_per_second=1, burst=1)
+    assert "files" in sockets.send(socket, {"action": "scrape"})[0]
+    (failure,) = sockets.send(socket, {"action": "scrape"})
+    assert (failure["action"], failure["info_hash"], "failure reason" in failure) == ("scrape", NO_INFO_HASH, True)
+    assert sockets.hub.counters.dropped == {DropReason.TOO_MANY_ANNOUNCES: 1}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [announce(A), announce(A, event="stopped"), answer(A, B, "o" * 20), {"action": "scrape", "info_hash": HASH}],
+)
+async def test_a_flooding_client_must_wait(message: Json) -> None:
+    sockets = Sockets()
+    flooder = sockets.open(announces_per_second=1, offers_per_second=1, burst=1)
+    for number in range(1 + 2 * EXCESS):
+        assert flooder.is_held is (number > EXCESS + 1)
+        sockets.send(flooder, message)
+    assert flooder.reason is None
+    transport: Any = flooder.transport
+    assert not transport.is_reading
+
+
+async def test_a_scrape_over_the_limit_costs_as_much_as_its_swarms() -> None:
+    sockets = Sockets()
+    socket = sockets.open(announces_per_second=1, burst=1)
+    scrape = {"action": "scrape", "info_hash": [f"{n:020}" for n in range(EXCESS + 1)]}
+    assert len(sockets.send(socket, scrape)[0]["files"]) == EXCESS + 1
+    assert not socket.is_held
+    sockets.send(socket, scrape)
+    assert socket.is_held
+
+
+async def test_a_flood_that_is_delayed_is_handled_later_and_in_order() -> None:
+    sockets = Sockets()
+    flooder = sockets.open(announces_per_second=10, burst=1)
+    messages = [json.dumps(announce(A, f"{n:020}")).encode() for n in range(10 + 10 * EXCESS + 60)]
+    flooder.data_received(b"".join(map(masked, messages)))
+    assert flooder.is_held
+    assert len(sockets.hub.swarms) < len(messages)
+    flooder.data_received(masked(json.dumps(announce(B)).encode()) + bytes((0x8A, 0x80)) + bytes(4))
+    await eventually(lambda: HASH in sockets.hub.swarms)
+    assert list(sockets.hub.swarms) == [*(f"{n:020}" for n in range(len(messages))), HASH]
+    transport: Any = flooder.transport
+    assert transport.is_reading
+    assert flooder.reason is None
+
+
+async def test_a_delayed_client_that_is_closed_meanwhile_is_not_served_any_more() -> None:
+    sockets = Sockets()
+    flooder = sockets.open(announces_per_second=10, burst=1)
+    messages = [json.dumps(announce(A, f"{n:020}")).encode() for n in range(10 + 10 * EXCESS + 60)]
+    flooder.data_received(b"".join(map(masked, messages)))
+    flooder.fail(CloseCode.POLICY_VIOLATION, CloseReason.GARBAGE)
+    transport: Any = flooder.transport
+    await eventually(lambda: bool(transport.is_reading))
+    assert not sockets.hub.swarms
+    assert flooder.reason is CloseReason.GARBAGE
+
+
+async def test_a_delayed_client_is_not_taken_for_a_silent_one() -> None:
+    sockets = Sockets()
+    flooder = sockets.open(announces_per_second=1, burst=1)
+    flooder.hold(1000)
+    for _ in range(3):
+        flooder.last_received -= 1000
+        flooder.sweep(monotonic())
+    assert (flooder.reason, flooder.ping_sent) == (None, False)
+
+
+def test_the_peers_of_a_closed_socket_do_not_count() -> None:
+    sockets = Sockets()
+    socket = sockets.open(peers_per_address=LARGE)
+    again = sockets.shared.open(FakeEndpoint(), ConnectionInfo("192.0.2.1", socket.quota))
+    again.connection_made(FakeTransport())  # type: ignore[arg-type]
+    for number in range(LARGE):
+        assert "interval" in sockets.send(socket, announce(A, f"{number:020}"))[0]
+    assert "failure reason" in sockets.send(socket, announce(A))[0]
+    socket.abort(CloseReason.CONNECTION_LOST)
+    for number in range(LARGE):
+        assert "failure reason" not in sockets.send(again, announce(A, f"{number:020}"))[0]
+    assert socket.quota is not None
+    assert socket.quota.may_join(set(range(LARGE - 1)))
+
+
+@pytest.mark.parametrize("heartbeat", [b"", b"ping", b'{"action":"ping"}'])
+def test_a_few_heartbeats_a_minute_are_tolerated_for_ever(heartbeat: bytes) -> None:
+    sockets = Sockets()
+    socket = sockets.open()
+    for _ in range(1000):
+        assert sockets.send(socket, heartbeat) == []
+        sockets.now += HEARTBEAT
+    assert (strikes(sockets, socket), socket.reason) == (0, None)
+    assert sockets.hub.counters.heartbeats == 1000
+    assert not sockets.hub.counters.dropped
+
+
+def test_a_flood_of_heartbeats_is_garbage() -> None:
+    sockets = Sockets()
+    socket = sockets.open()
+    for _ in range(round(MAX_INVALID * STRIKE / HEARTBEAT)):
+        sockets.send(socket, b"ping")
+    assert socket.reason is None
+    sockets.send(socket, b"ping")
+    assert socket.reason is CloseReason.GARBAGE
+
+
+@pytest.mark.parametrize("heartbeat", [{"action": "scrape", "info_hash": []}, {"action": "scrape"}])
+def test_empty_scrapes_are_answered_and_no_strikes(heartbeat: Json) -> None:
+    sockets = Sockets()
+    socket = sockets.open()
+    for _ in range(3 * MAX_INVALID):
+        (reply,) = sockets.send(socket, heartbeat)
+        assert reply["action"] == "scrape"
+    assert strikes(sockets, socket) == 0
 
 
 @pytest.mark.parametrize("is_text", [True, False])
@@ -174,7 +312,7 @@ def test_text_that_is_not_utf_8_fails_the_connection(is_text: bool) -> None:
     if is_text:
         assert socket.reason is CloseReason.INVALID_UTF8
     else:
-        assert (socket.reason, socket.strikes, "failure reason" in sent[0]) == (None, 1, True)
+        assert (socket.reason, strikes(sockets, socket), "failure reason" in sent[0]) == (None, 1, True)
 
 
 def test_a_fault_of_the_tracker_closes_only_the_socket_that_met_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Limits on the clients of one address (sans I/O; times are seconds on any monotonic clock)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -7,7 +8,6 @@ from typing import Final
 
 from tracker.access.ratelimit import TokenBucket
 from tracker.expiring import ExpiringMap
-from tracker.reasons import DropReason
 from tracker.settings import Limits
 
 MAX_REMEMBERED: Final = 100_000
@@ -16,6 +16,22 @@ MAX_REMEMBERED: Final = 100_000
 _IPV6_PREFIX: Final = 64
 """Bits of an IPv6 address that count as one client, because providers assign at least a /64 to each customer."""
 
+EXCESS: Final = 20
+"""Messages over the limits that a client may still send, as a multiple of its announces.
+
+A machine with thousands of torrents announces all of them when it connects. Serving these announces without their
+offers costs hardly more than refusing them. With the default limits, an address may send 20 000 of them at once.
+"""
+
+ANSWERS_SHARE: Final = 0.25
+"""The share of the allowance for offers that is kept for answers.
+
+An answer completes an offer that the tracker has relayed, so it is worth more than one more offer.
+"""
+
+LARGE: Final = 100
+"""Peers of a connection from which on they count towards `peers_per_address`. So the quota of an ordinary client needs
+no list of its connections."""
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -26,6 +42,7 @@ class AddressLimits:
 
     Attributes:
         connections_per_address: Open connections, also for pages.
+        peers_per_address: Peers of the connections that have `LARGE` or more of them.
         announces_per_second: Announces and scrapes.
         offers_per_second: Offers and answers.
         burst: Seconds' worth of both rates that may be used at once.
@@ -33,6 +50,7 @@ class AddressLimits:
     """
 
     connections_per_address: int = 0
+    peers_per_address: int = 0
     announces_per_second: float = 0.0
     offers_per_second: float = 0.0
     burst: float = 1.0
@@ -59,26 +77,62 @@ class Quota:
         connections: The number of open connections.
     """
 
-    __slots__ = ("_announces", "_offers", "address", "connections")
+    __slots__ = ("_announces", "_excess", "_large", "_limits", "_offers", "address", "connections")
 
     def __init__(self, address: str, limits: AddressLimits, now: float) -> None:
         self.address = address
         self.connections = 0
+        self._limits = limits
         self._announces = _bucket(limits.announces_per_second, limits.burst, now)
         self._offers = _bucket(limits.offers_per_second, limits.burst, now)
+        # Most clients never need these two.
+        self._excess: TokenBucket | None = None
+        self._large: dict[int, Collection[object]] | None = None
 
-    def charge_announce(self, offers: int, now: float) -> DropReason | None:
-        """Charge an announce with its number of offers, or a scrape; return why it must be dropped, or None."""
-        if self._announces is not None and not self._announces.try_take(1, now):
-            return DropReason.TOO_MANY_ANNOUNCES
-        return self.charge_offers(offers, now) if offers else None
+    def charge_request(self, now: float) -> bool:
+        """Charge an announce or a scrape; return whether it is within the limit."""
+        return self._announces is None or self._announces.try_take(1, now)
 
-    def charge_offers(self, number: int, now: float) -> DropReason | None:
-        """Charge offers or answers; return why they must be dropped, or None."""
-        # More than a whole burst takes the burst, because otherwise it could never pass.
-        if self._offers is not None and not self._offers.try_take(min(number, self._offers.burst), now):
-            return DropReason.TOO_MANY_OFFERS
-        return None
+    def charge_offers(self, number: int, now: float) -> int:
+        """Charge offers; return how many of them are within the limit."""
+        if self._offers is None:
+            return number
+        limits = self._limits
+        # Rounded down, because the lowest limit must still let an offer through.
+        kept = int(limits.offers_per_second * limits.burst * ANSWERS_SHARE)
+        return self._offers.take_up_to(number, now, kept)
+
+    def charge_answer(self, now: float) -> bool:
+        """Charge an answer; return whether it is within the limit."""
+        return self._offers is None or self._offers.try_take(1, now)
+
+    def charge_excess(self, messages: int, now: float) -> float:
+        """Charge messages that are over a limit; return the seconds until the client may send further ones.
+
+        All connections of the address wait for the same allowance, also a new one. So reconnecting gains nothing.
+        """
+        rate, burst = self._limits.announces_per_second, self._limits.burst
+        if self._excess is None:
+            self._excess = _bucket(rate * EXCESS, burst, now)
+        return 0.0 if self._excess is None else self._excess.take(messages, now)
+
+    def may_join(self, peers: Collection[object]) -> bool:
+        """Return whether the connection with these peers may have one more.
+
+        `peers` is kept from `LARGE` peers on, until `forget`.
+        """
+        limit = self._limits.peers_per_address
+        if not limit or len(peers) < LARGE:
+            return True
+        if self._large is None:
+            self._large = {}
+        self._large[id(peers)] = peers
+        return sum(map(len, self._large.values())) < limit
+
+    def forget(self, peers: Collection[object]) -> None:
+        """Forget the peers of a connection that has ended."""
+        if self._large is not None:
+            self._large.pop(id(peers), None)
 
 
 class Addresses:

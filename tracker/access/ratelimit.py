@@ -12,11 +12,6 @@ class TokenBucket:
         self._left = burst
         self._filled = now
 
-    @property
-    def burst(self) -> float:
-        """The capacity of the bucket."""
-        return self._burst
-
     def take(self, amount: float, now: float) -> float:
         """Take `amount` even if that leaves a debt; return the seconds until the debt is paid, or 0 without one."""
         self._left = min(self._burst, self._left + (now - self._filled) * self._rate) - amount
@@ -29,3 +24,10 @@ class TokenBucket:
             self._left += amount
             return False
         return True
+
+    def take_up_to(self, amount: int, now: float, keep: float = 0.0) -> int:
+        """Take whole tokens, at most `amount`, and leave at least `keep`; return the number taken."""
+        self.take(0, now)
+        taken = min(amount, max(0, int(self._left - keep)))
+        self._left -= taken
+        return taken

@@ -12,6 +12,7 @@ class Counters:
         self.announces = 0
         self.answers = 0
         self.scrapes = 0
+        self.heartbeats = 0
         self.replies = 0
         self.failures = 0
         self.offers_relayed = 0

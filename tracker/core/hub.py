@@ -59,6 +59,7 @@ class Hub:
         self.counters = Counters()
         self.offers = OfferPlacement(rules, random, self.counters, observer)
         self.pending = PendingJoins()
+        self._random = random
         self._serves = serves
         self._observer = observer
         self._round: Iterator[Peer] = iter(())
@@ -83,6 +84,8 @@ class Hub:
 
     def refuse(self, connection: Connection, error: RequestError, outbox: Outbox) -> None:
         """Answer a request with a failure, and count it."""
+        if error.action == "announce" and error.info_hash != NO_INFO_HASH:
+            error.interval = self.rules.announce_interval
         self.counters.failures += 1
         self.counters.dropped[error.reason] += 1
         outbox.failure(connection, error)
@@ -198,6 +201,8 @@ class Hub:
                 counters.dropped[DropReason.INVALID_OFFER] += message.invalid_offers
             if message.surplus_offers:
                 counters.dropped[DropReason.SURPLUS_OFFER] += message.surplus_offers
+            if message.limited_offers:
+                counters.dropped[DropReason.TOO_MANY_OFFERS] += message.limited_offers
 
         swarm = self.swarms.get(message.info_hash)
         peer = swarm.peers.get(message.peer_id) if swarm else None
@@ -227,6 +232,9 @@ class Hub:
         if parks and (complete + incomplete == 1 or (not peer.met and len(swarm.peers) == 1)):
             # Also if there are remote peers: they may all be this peer, which announces to several trackers.
             interval = min(interval, self.rules.lonely_interval)
+        if message.limited_offers:
+            # The client may make these offers again soon. Its other peers come at other times.
+            interval -= int(interval / 2 * self._random())
         outbox.reply(connection, swarm.info_hash, interval, complete, incomplete)
         if message.offers:
             self.offers.place(swarm, peer, message.offers, now, outbox, connection)
@@ -249,8 +257,8 @@ class Hub:
         outbox.reply(connection, info_hash, self.rules.announce_interval, complete, incomplete)
 
     def _check_may_join(self, connection: Connection, info_hash: str, swarm: Swarm | None) -> None:
-        if len(connection.peers) >= self.rules.max_swarms_per_connection:
-            raise RequestError(DropReason.TOO_MANY_SWARMS, "too many swarms on one connection", info_hash)
+        if len(connection.peers) >= self.rules.max_swarms_per_connection or connection.is_full:
+            raise RequestError(DropReason.TOO_MANY_SWARMS, "too many swarms", info_hash)
         if swarm is None and not self._serves(info_hash):
             raise _denied(info_hash)
 

@@ -13,5 +13,5 @@ class Rules:
     peer_timeout: float = 3600
     full_scrape: bool = False
     max_scrape: int = 256
-    max_swarms_per_connection: int = 2000
+    max_swarms_per_connection: int = 20000
     max_foreign_offers: int = 120

@@ -32,6 +32,10 @@ class Connection(Reachable, Protocol):
     def client(self) -> object:
         """An object that all connections of one client share. Limits are counted for it."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the client may have no more peers on this connection."""
+
 
 class Peer:
     """One peer_id in one swarm."""

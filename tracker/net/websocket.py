@@ -1,6 +1,8 @@
 """One WebSocket: frames to messages, control frames, time limits, bounded sending (RFC 6455)."""
 
 import asyncio
+from collections.abc import Iterator
+from itertools import chain
 from time import monotonic
 from typing import Final, Protocol, cast
 
@@ -66,9 +68,11 @@ class WebSocket:
         "_buffered",
         "_deflate",
         "_frames",
+        "_unread",
         "blocked_since",
         "close_deadline",
         "ipv6",
+        "is_held",
         "last_received",
         "owner",
         "ping_sent",
@@ -89,6 +93,9 @@ class WebSocket:
         self.close_deadline = 0.0
         self.reason: CloseReason | None = None
         """Why the connection ends; None while it is open."""
+        self.is_held = False
+        """Whether no messages are read for now."""
+        self._unread: Iterator[tuple[int, bytes]] | None = None
         self._frames: FrameReader | None = FrameReader(owner.settings.max_message_size)
         self._buffered: list[bytes] = []
         self._deflate: Deflate | None = None
@@ -151,6 +158,13 @@ class WebSocket:
             self._end(reason)
         self.transport.abort()
 
+    def hold(self, seconds: float) -> None:
+        """Read no messages for some time. The other side then keeps those that it sends (backpressure)."""
+        if not self.is_held and self.reason is None:
+            self.is_held = True
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(seconds, self._release)
+
     def flush(self) -> None:
         """Write the buffered messages."""
         buffered, self._buffered = self._buffered, []
@@ -167,7 +181,7 @@ class WebSocket:
         silence = now - self.last_received
         if self.blocked_since and now - self.blocked_since > settings.stuck_timeout:
             self.abort(CloseReason.STUCK_RECEIVER)
-        elif silence < settings.ping_interval:
+        elif silence < settings.ping_interval or self.is_held:
             self.ping_sent = False
         elif not self.ping_sent:
             self.ping_sent = True
@@ -190,10 +204,20 @@ class WebSocket:
                 # A flood that is not read costs only its sender's memory.
                 self.transport.pause_reading()
             return
+        messages = frames.receive(data)
+        if self._unread is not None:
+            messages = chain(self._unread, messages)
+        if self.is_held:
+            self._unread = messages
+        else:
+            self._receive(messages)
+
+    def _receive(self, messages: Iterator[tuple[int, bytes]]) -> None:
+        """Handle messages and control frames, or keep the rest if the connection is held meanwhile."""
         now = monotonic()
         controls = 0
         try:
-            for opcode, payload in frames.receive(data):
+            for opcode, payload in messages:
                 self.last_received = now
                 if self.reason is not None:
                     # After our close frame, only the other side's close frame matters.
@@ -203,6 +227,9 @@ class WebSocket:
                         self._hang_up()
                 elif opcode < CLOSE:
                     self.on_message(payload, opcode == TEXT, now)
+                    if self.is_held:
+                        self._unread = messages
+                        break
                 elif opcode == CLOSE:
                     self._answer_close(payload)
                 else:
@@ -241,6 +268,15 @@ class WebSocket:
     def resume_writing(self) -> None:
         """Note that the send buffer has drained."""
         self.blocked_since = 0.0
+
+    def _release(self) -> None:
+        """Read messages again."""
+        self.is_held = False
+        unread, self._unread = self._unread, None
+        if unread is not None and self._frames is not None:
+            self._receive(unread)
+        if not self.is_held and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _send(self, opcode: int, payload: bytes) -> None:
         buffered = self._buffered

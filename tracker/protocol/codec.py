@@ -27,6 +27,7 @@ from tracker.protocol.messages import (
     Message,
     Offer,
     OfferDescription,
+    Ping,
     RawString,
     Scrape,
 )
@@ -35,11 +36,15 @@ from tracker.reasons import DropReason
 MAX_SDP_BYTES: Final = 64 * 1024
 """Length in UTF-8 bytes of the longest SDP that is relayed; libtorrent disconnects on longer ones."""
 
+MAX_HEARTBEAT: Final = 64
+"""Bytes of the longest message that can be a heartbeat."""
+
 _decode_frame = Decoder(Frame).decode
 _decode_lenient_frame = Decoder(LenientFrame).decode
 _decode_offer = Decoder(Offer).decode
 _decode_raw_list = Decoder(list[Raw]).decode
 _decode_text = Decoder(str).decode
+_decode_ping = Decoder(Ping).decode
 _encode = Encoder().encode
 
 _QUOTE: Final = ord('"')
@@ -140,6 +145,24 @@ def decode(payload: bytes, max_offers: int) -> Message:
     except RequestError:
         payload.decode()
         raise
+
+
+def is_heartbeat(payload: bytes) -> bool:
+    """Return whether a payload that is no message is a heartbeat: nothing at all, or a ping.
+
+    Pages cannot send the pings of WebSocket. To keep a connection open they send an empty message, `ping`, `"ping"`,
+    or a JSON object with `ping` as its `action` or `type`.
+    """
+    if len(payload) > MAX_HEARTBEAT:
+        return False
+    text = payload.strip().lower()
+    if text in (b"", b"ping", b'"ping"'):
+        return True
+    try:
+        ping = _decode_ping(text)
+    except msgspec.MsgspecError:
+        return False
+    return "ping" in (ping.action, ping.type)
 
 
 def _decode(payload: bytes, max_offers: int) -> Message:
@@ -307,5 +330,15 @@ def encode_scrape(counts: list[tuple[str, int, int]]) -> bytes:
 
 
 def encode_failure(error: RequestError) -> bytes:
-    """Return a failure in the only form that no client takes as a reason to disconnect: with action and info_hash."""
-    return _encode({"action": error.action, "info_hash": error.info_hash, "failure reason": error.text})
+    """Return a failure in the only form that no client takes as a reason to disconnect: with action and info_hash.
+
+    libtorrent does not announce the torrent again on this connection unless the failure has an interval.
+    """
+    failure: dict[str, str | int] = {
+        "action": error.action,
+        "info_hash": error.info_hash,
+        "failure reason": error.text,
+    }
+    if error.interval:
+        failure["interval"] = error.interval
+    return _encode(failure)

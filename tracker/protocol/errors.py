@@ -12,7 +12,8 @@ class RequestError(Exception):
     """A request that the tracker answers with a failure.
 
     `text` is the `failure reason`. `action` and `info_hash` are those of the request if they are valid, so that they
-    are safe to echo.
+    are safe to echo. `interval` is the number of seconds until the client should announce again; 0 if the request was
+    no announce.
     """
 
     def __init__(self, reason: DropReason, text: str, info_hash: str = NO_INFO_HASH, action: str = "announce") -> None:
@@ -21,3 +22,4 @@ class RequestError(Exception):
         self.text = text
         self.info_hash = info_hash
         self.action = action
+        self.interval = 0

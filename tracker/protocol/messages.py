@@ -54,7 +54,10 @@ class Offer(Struct, gc=False):
 
 
 class Announce(Struct, gc=False):
-    """A peer joins, refreshes, completes or leaves a swarm, and makes offers."""
+    """A peer joins, refreshes, completes or leaves a swarm, and makes offers.
+
+    `limited_offers` is the number of offers that were removed because of a limit of the client.
+    """
 
     info_hash: str
     peer_id: str
@@ -66,6 +69,7 @@ class Announce(Struct, gc=False):
     surplus_offers: int = 0
     payload: bytes = b""
     """The message as it came, in which `tracker.protocol.fields` finds the other fields."""
+    limited_offers: int = 0
 
 
 class Answer(Struct, gc=False):
@@ -117,6 +121,13 @@ class Fields(Struct, gc=False):
     event: Any = None
     left: Any = None
     numwant: Any = None
+
+
+class Ping(Struct, gc=False):
+    """The fields by which a page's heartbeat is recognized."""
+
+    action: Any = None
+    type: Any = None
 
 
 class Frame(Fields, gc=False):

@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.access.addresses import Addresses, AddressLimits, Quota, TooManyConnections, networks
+from tracker.access.addresses import (
+    EXCESS,
+    LARGE,
+    Addresses,
+    AddressLimits,
+    Quota,
+    TooManyConnections,
+    networks,
+)
 from tracker.access.ratelimit import TokenBucket
-from tracker.reasons import DropReason
 
 steps = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), max_size=50)
 
@@ -53,6 +60,16 @@ def test_taking_into_debt_returns_the_time_to_wait() -> None:
     assert bucket.try_take(10, 4)
 
 
+def test_whole_tokens_are_taken_up_to_an_amount() -> None:
+    bucket = TokenBucket(rate=1, burst=10, now=0)
+    assert bucket.take_up_to(4, 0) == 4
+    assert bucket.take_up_to(20, 0.5, keep=2) == 4
+    assert bucket.take_up_to(20, 0.5, keep=3) == 0
+    assert bucket.take_up_to(20, 0.5) == 2
+    bucket.take(5, 0.5)
+    assert bucket.take_up_to(1, 0.5) == 0
+
+
 def test_nothing_can_always_be_taken_from_a_bucket_without_debts() -> None:
     bucket = TokenBucket(rate=1, burst=1, now=0)
     assert bucket.try_take(1, 0)
@@ -85,30 +102,61 @@ def test_waiting_for_the_returned_time_keeps_to_the_rate(asked: list[tuple[float
 
 def test_announces_are_limited_by_burst_and_rate() -> None:
     quota = Quota("192.0.2.1", AddressLimits(announces_per_second=2, burst=3), now=5)
-    assert [quota.charge_announce(0, 5) for _ in range(7)] == [None] * 6 + [DropReason.TOO_MANY_ANNOUNCES]
-    assert quota.charge_announce(0, 5.5) is None
-    assert quota.charge_announce(0, 5.5) is DropReason.TOO_MANY_ANNOUNCES
+    assert [quota.charge_request(5) for _ in range(7)] == [True] * 6 + [False]
+    assert quota.charge_request(5.5)
+    assert not quota.charge_request(5.5)
 
 
-def test_offers_and_answers_share_one_allowance() -> None:
-    quota = Quota("192.0.2.1", AddressLimits(offers_per_second=5, burst=2), now=0)
-    assert quota.charge_announce(9, 0) is None
-    assert quota.charge_offers(1, 0) is None
-    assert quota.charge_offers(1, 0) is DropReason.TOO_MANY_OFFERS
-    assert quota.charge_announce(1, 0) is DropReason.TOO_MANY_OFFERS
-    assert quota.charge_announce(0, 0) is None
+def test_as_many_offers_as_are_within_the_limit_pass() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(offers_per_second=2, burst=1), now=0)
+    assert quota.charge_offers(20, 0) == 2
+    assert quota.charge_offers(20, 0) == 0
+    assert quota.charge_offers(20, 0.5) == 1
+    assert quota.charge_offers(20, 100) == 2
+
+
+def test_a_share_of_the_allowance_is_kept_for_answers() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(offers_per_second=5, burst=4), now=0)
+    assert quota.charge_offers(20, 0) == 15
+    assert [quota.charge_answer(0) for _ in range(6)] == [True] * 5 + [False]
+    assert quota.charge_offers(1, 1) == 0
+    assert quota.charge_answer(1)
 
 
 def test_zero_means_no_limit() -> None:
     quota = Quota("192.0.2.1", AddressLimits(), now=0)
-    assert {quota.charge_announce(20, 0) for _ in range(1000)} == {None}
+    assert all(quota.charge_request(0) and quota.charge_answer(0) for _ in range(1000))
+    assert quota.charge_offers(1000, 0) == 1000
+    assert quota.charge_excess(1_000_000, 0) == 0
+    assert quota.may_join(range(1_000_000))
 
 
-def test_even_the_lowest_rate_allows_a_full_announce_after_a_wait() -> None:
+def test_even_the_lowest_rates_allow_something_after_a_wait() -> None:
     quota = Quota("192.0.2.1", AddressLimits(announces_per_second=0.01, offers_per_second=0.5, burst=1), now=0)
-    assert quota.charge_announce(20, 0) is None
-    assert quota.charge_announce(20, 50) is DropReason.TOO_MANY_ANNOUNCES
-    assert quota.charge_announce(20, 101) is None
+    assert (quota.charge_request(0), quota.charge_offers(20, 0)) == (True, 1)
+    assert (quota.charge_request(50), quota.charge_offers(20, 50)) == (False, 1)
+    assert quota.charge_request(101)
+
+
+def test_after_an_excess_of_messages_the_client_must_wait() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(announces_per_second=1, burst=3), now=0)
+    assert quota.charge_excess(3 * EXCESS, 0) == 0
+    assert quota.charge_excess(EXCESS, 0) == 1
+    assert quota.charge_excess(EXCESS, 0) == 2
+    assert quota.charge_excess(0, 2) == 0
+
+
+def test_peers_of_large_connections_are_counted() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(peers_per_address=3 * LARGE), now=0)
+    small, first, second = set(range(LARGE - 1)), set(range(LARGE)), set(range(LARGE))
+    assert all(quota.may_join(peers) for peers in (small, first, second))
+    second.update(range(2 * LARGE))
+    assert quota.may_join(small)
+    assert not quota.may_join(first)
+    assert not quota.may_join(second)
+    quota.forget(second)
+    quota.forget(small)
+    assert quota.may_join(first)
 
 
 def test_connections_of_one_address_are_limited() -> None:
@@ -144,11 +192,11 @@ def test_exempt_addresses_do_not_count() -> None:
 def test_reconnecting_does_not_fill_the_allowance() -> None:
     among = addresses(announces_per_second=1, burst=10)
     quota = enter(among, "192.0.2.1")
-    assert all(quota.charge_announce(0, 0) is None for _ in range(10))
+    assert all(quota.charge_request(0) for _ in range(10))
     among.leave(quota, 0)
     again = enter(among, "192.0.2.1", 3)
     assert again is quota
-    assert [again.charge_announce(0, 3) for _ in range(4)] == [None] * 3 + [DropReason.TOO_MANY_ANNOUNCES]
+    assert [again.charge_request(3) for _ in range(4)] == [True] * 3 + [False]
     among.leave(again, 3)
     enter(among, "192.0.2.2", 13)
     assert len(among) == 1
@@ -158,9 +206,9 @@ def test_reconnecting_does_not_fill_the_allowance() -> None:
 def test_a_quota_with_a_low_rate_is_kept_until_it_is_full() -> None:
     among = addresses(announces_per_second=0.01, burst=1)
     quota = enter(among, "192.0.2.1")
-    assert quota.charge_announce(0, 0) is None
+    assert quota.charge_request(0)
     among.leave(quota, 0)
-    assert enter(among, "192.0.2.1", 99).charge_announce(0, 99) is DropReason.TOO_MANY_ANNOUNCES
+    assert not enter(among, "192.0.2.1", 99).charge_request(99)
 
 
 def test_quotas_without_a_connection_are_bounded_and_those_with_one_stay() -> None:
@@ -210,8 +258,8 @@ def test_changed_limits_hold_for_new_quotas() -> None:
     assert enter(among, "192.0.2.1") is old
     with pytest.raises(TooManyConnections):
         among.enter("192.0.2.1", 0)
-    assert old.charge_announce(0, 0) is None
-    assert old.charge_announce(0, 0) is DropReason.TOO_MANY_ANNOUNCES
+    assert old.charge_request(0)
+    assert not old.charge_request(0)
     among.leave(old, 0)
     among.leave(old, 0)
     among.change(AddressLimits(connections_per_address=3))
@@ -222,10 +270,10 @@ def test_changed_limits_hold_for_new_quotas() -> None:
 def test_unchanged_limits_keep_all_quotas() -> None:
     among = addresses(announces_per_second=1, burst=1)
     quota = enter(among, "192.0.2.1")
-    assert quota.charge_announce(0, 0) is None
+    assert quota.charge_request(0)
     among.leave(quota, 0)
     among.change(AddressLimits(announces_per_second=1, burst=1))
-    assert enter(among, "192.0.2.1").charge_announce(0, 0) is DropReason.TOO_MANY_ANNOUNCES
+    assert not enter(among, "192.0.2.1").charge_request(0)
 
 
 def test_an_address_that_becomes_exempt_while_connected_is_counted_off() -> None:

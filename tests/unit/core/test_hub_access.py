@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.client import HASH, announce, answer, offers
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
-from tracker.access.addresses import AddressLimits, Quota
+from tracker.access.addresses import LARGE, AddressLimits, Quota
 from tracker.core.swarm import Swarm
 from tracker.reasons import DropReason
 
@@ -34,7 +34,7 @@ def test_a_denied_swarm_is_a_failure_and_no_offence() -> None:
     client = FakeConnection()
     for _ in range(20):
         (told,) = harness.send(client, announce(A, offers=offers(2)))
-        assert set(told) == {"action", "failure reason", "info_hash"}
+        assert set(told) == {"action", "failure reason", "info_hash", "interval"}
         assert (told["action"], told["info_hash"]) == ("announce", HASH)
         client.take()
     assert not harness.hub.swarms
@@ -112,66 +112,57 @@ def test_what_is_allowed_again_is_served_again() -> None:
     assert harness.send(client, announce(A))[0]["incomplete"] == 1
 
 
-def test_too_many_announces_are_failures_and_offences() -> None:
-    harness = HubHarness()
-    client = limited(harness, announces_per_second=1, burst=3)
-    for _ in range(3):
-        harness.send(client, announce(A))
-    assert all("interval" in message for message in client.take())
-    for _ in range(10):
-        (told,) = harness.send(client, announce(A))
-        assert (told["failure reason"], told["info_hash"]) == ("too many requests from your address", HASH)
-        client.take()
-    assert dropped(harness) == {DropReason.TOO_MANY_ANNOUNCES: 10}
-    harness.now += 1
-    assert "interval" in harness.send(client, announce(A))[0]
-
-
-def test_a_refused_announce_changes_nothing() -> None:
+def test_an_announce_over_the_limit_is_served_without_its_offers() -> None:
     harness = HubHarness()
     b = harness.join(B)
     client = limited(harness, announces_per_second=1, burst=1)
     harness.send(client, announce(A))
     harness.send(client, announce(C, offers=offers(5), left=0))
-    assert harness.counts() == (0, 2)
+    assert [(reply["complete"], reply["incomplete"]) for reply in client.take()] == [(0, 2), (1, 2)]
+    assert harness.counts() == (1, 2)
     assert b.take() == []
+    assert dropped(harness) == {DropReason.TOO_MANY_OFFERS: 5}
+    harness.send(b, announce(B, offers=offers(2)))
+    assert len(client.take()) == 2, "it is a member like the others"
 
 
-def test_offers_and_answers_are_counted_as_offers() -> None:
+def test_a_client_whose_offers_were_removed_may_make_them_again_soon() -> None:
     harness = HubHarness()
+    client = limited(harness, offers_per_second=1, burst=1)
     harness.join(B)
-    client = limited(harness, offers_per_second=1, burst=5)
-    assert "interval" in harness.send(client, announce(A, offers=offers(4)))[0]
+    assert harness.send(client, announce(A, offers=offers(1)))[0]["interval"] == 120
+    assert harness.send(client, announce(A))[1]["interval"] == 120
     client.take()
-    assert harness.send(client, answer(A, B, "o" * 20)) == []
-    assert "failure reason" in harness.send(client, answer(A, B, "o" * 20))[0]
-    client.take()
-    assert "failure reason" in harness.send(client, announce(A, offers=offers(1)))[0]
-    assert dropped(harness)[DropReason.TOO_MANY_OFFERS] == 2
+    for _ in range(100):
+        harness.send(client, announce(A, offers=offers(1)))
+    intervals = {reply["interval"] for reply in client.take()}
+    assert 60 <= min(intervals) < 70
+    assert 110 < max(intervals) <= 120
 
 
-def test_a_full_batch_of_offers_fits_through_any_limit_of_who_waits() -> None:
+def test_only_the_offers_over_the_limit_are_removed() -> None:
     harness = HubHarness()
+    others = [harness.join(peer_id(n)) for n in range(10, 30)]
     client = limited(harness, offers_per_second=2, burst=1)
     for _ in range(3):
         assert "interval" in harness.send(client, announce(A, offers=offers(20)))[0]
         client.take()
+        assert sum(len(other.take()) for other in others) == 2
         harness.now += 1
 
 
-def test_scrapes_are_counted_as_announces() -> None:
+def test_an_answer_over_the_limit_is_dropped() -> None:
     harness = HubHarness()
-    client = limited(harness, announces_per_second=1, burst=1)
-    scrape = {"action": "scrape", "info_hash": HASH}
-    assert "files" in harness.send(client, scrape)[0]
+    b = harness.join(B)
+    client = limited(harness, offers_per_second=1, burst=1)
+    harness.send(client, announce(A))
     client.take()
-    (told,) = harness.send(client, scrape)
-    assert (told["action"], told["info_hash"], "failure reason" in told) == ("scrape", HASH, True)
-    assert dropped(harness) == {DropReason.TOO_MANY_ANNOUNCES: 1}
+    for _ in range(3):
+        assert harness.send(client, answer(A, B, "o" * 20)) == []
+    assert len(b.take()) == 1
 
 
-def test_to_stop_is_free() -> None:
-    """Or a client that has announced too much could not even leave."""
+def test_a_client_over_the_limit_can_leave() -> None:
     harness = HubHarness()
     client = limited(harness, announces_per_second=1, burst=1)
     harness.send(client, announce(A))
@@ -182,6 +173,31 @@ def test_to_stop_is_free() -> None:
     assert not harness.hub.swarms
 
 
+def test_an_address_may_have_only_so_many_peers() -> None:
+    harness = HubHarness()
+    first = limited(harness, peers_per_address=LARGE + 1)
+    for n in range(LARGE + 1):
+        assert "incomplete" in harness.send(first, announce(A, f"{n:020}"))[-1]
+    first.take()
+    (failure,) = harness.send(first, announce(A, OTHER))
+    assert (failure["failure reason"], failure["interval"]) == ("too many swarms", 120)
+    assert "incomplete" in harness.send(first, announce(A, f"{5:020}"))[-1], "it is in this swarm already"
+    harness.send(first, announce(A, f"{6:020}", event="stopped"))
+    assert "incomplete" in harness.send(first, announce(A, OTHER))[-1]
+    assert dropped(harness) == {DropReason.TOO_MANY_SWARMS: 1}
+
+
+def test_a_failure_tells_when_to_announce_again() -> None:
+    """libtorrent announces a torrent no more after a failure without an interval."""
+    harness = HubHarness(announce_interval=90)
+    deny(harness, HASH)
+    client = FakeConnection()
+    assert harness.send(client, announce(A))[0]["interval"] == 90
+    client.take()
+    for message in (b"{", {"action": "scrape"}):
+        assert "interval" not in harness.send(client, message)[-1]
+
+
 def test_connections_of_one_address_share_its_quota() -> None:
     harness = HubHarness()
     first = limited(harness, announces_per_second=1, burst=2)
@@ -189,6 +205,8 @@ def test_connections_of_one_address_share_its_quota() -> None:
     second.quota = first.quota
     harness.send(first, announce(A))
     harness.send(second, announce(B))
-    assert "failure reason" in harness.send(first, announce(A))[-1]
-    assert "failure reason" in harness.send(second, announce(B))[-1]
-    assert "interval" in harness.send(FakeConnection(), announce(C))[0]
+    for connection, peer in ((first, A), (second, B)):
+        harness.send(connection, announce(peer, offers=offers(1)))
+    assert dropped(harness) == {DropReason.TOO_MANY_OFFERS: 2}
+    harness.send(FakeConnection(), announce(C, offers=offers(1)))
+    assert dropped(harness) == {DropReason.TOO_MANY_OFFERS: 2}

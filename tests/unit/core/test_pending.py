@@ -97,7 +97,7 @@ def test_who_is_refused_is_told_why_and_it_is_no_offence() -> None:
     harness = GuardedHarness()
     a, join = harness.waits(A, offers=offers(3))
     harness.refuse(join)
-    assert a.take() == [{"action": "announce", "info_hash": HASH, "failure reason": "no"}]
+    assert a.take() == [{"action": "announce", "info_hash": HASH, "failure reason": "no", "interval": 120}]
     assert (harness.hub.counters.failures, harness.hub.swarms) == (1, {})
     assert dropped(harness) == {DropReason.ADMISSION_DENIED: 1}
     harness.send(a, announce(A))
@@ -244,7 +244,7 @@ def test_what_the_tracker_itself_refuses_is_not_asked_about() -> None:
     harness = GuardedHarness(max_swarms_per_connection=1)
     a = harness.member(A)
     harness.send(a, announce(A, OTHER))
-    assert a.take()[0]["failure reason"] == "too many swarms on one connection"
+    assert a.take()[0]["failure reason"] == "too many swarms"
     harness.hub.restrict(lambda info_hash: info_hash != OTHER, harness.outbox)
     assert "failure reason" in harness.send(FakeConnection(), announce(A, OTHER))[0]
     assert len(harness.asked) == 1
@@ -268,9 +268,13 @@ def test_announces_are_paid_for_once() -> None:
     harness = GuardedHarness()
     a = FakeConnection()
     a.quota = Quota("192.0.2.1", AddressLimits(announces_per_second=1, burst=2), harness.now)
+    harness.member(B)
     harness.send(a, announce(A))
     harness.admit(harness.asked[-1])
-    assert len(replies(harness.send(a, announce(A)))) == 2
+    harness.send(a, announce(A, offers=offers(1)))
+    assert dropped(harness) == {}
+    harness.send(a, announce(A, offers=offers(1)))
+    assert dropped(harness) == {DropReason.TOO_MANY_OFFERS: 1}
 
 
 def test_who_joins_without_offers_is_given_those_that_wait() -> None:
@@ -305,6 +309,7 @@ def test_those_of_one_connection_and_all_together_may_keep_only_so_much(monkeypa
             "action": "announce",
             "info_hash": HASH,
             "failure reason": "too many peers wait for admission, try again later",
+            "interval": 120,
         }
         greedy.take()
     other, _ = harness.waits(C)

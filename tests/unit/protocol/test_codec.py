@@ -358,6 +358,39 @@ def test_what_is_no_json_object_gets_a_failure(payload: bytes) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b" ", b"\n", b"ping", b"PING\n", b'"ping"', b'{"action":"ping"}', b'{"type": "Ping", "id": 5}'],
+)
+def test_heartbeats_of_pages_are_recognized(payload: bytes) -> None:
+    refused(payload)
+    assert codec.is_heartbeat(payload)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"pong",
+        b"{}",
+        b"null",
+        b"[]",
+        b'["ping"]',
+        b'{"action":"pings"}',
+        b'{"action":["ping"]}',
+        b"ping" * 30,
+        b" " * 65,
+    ],
+)
+def test_other_garbage_is_no_heartbeat(payload: bytes) -> None:
+    refused(payload)
+    assert not codec.is_heartbeat(payload)
+
+
+@given(st.binary(max_size=80))
+def test_any_payload_is_a_heartbeat_or_not(payload: bytes) -> None:
+    assert codec.is_heartbeat(payload) in (True, False)
+
+
 @pytest.mark.parametrize("action", [None, 5, "dance", ["announce"], {}])
 def test_an_unknown_action_gets_a_failure(action: object) -> None:
     error = refused(frame(announce(PEER) | {"action": action}))
