@@ -1,15 +1,17 @@
 """The extension `tokens`: only peers with a valid token may join (docs/tokens.md)."""
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
-from prometheus_client import Counter
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from extensions.tokens.settings import SECTION, TokensSettings, read_secrets
 from extensions.tokens.token import LOOKS_LIKE_ONE, Result, check_token
-from tracker.extension import Admission, Admitted, ConfigError, Extension, TrackerHandle
+from tracker.extension import Admission, Admitted, ConfigError, Extension, TrackerHandle, counter_by
 
 REFUSALS: Final[Mapping[Result, str]] = {
     Result.MISSING: "token missing: this tracker is private",
@@ -39,21 +41,27 @@ class Tokens(Extension):
                 "extensions.federation.policy: must be set if extensions.tokens is enabled, because peers of linked "
                 'trackers need no token: "allow" links with listed trackers only'
             )
-        self._checks = Counter(
-            "peerservers_tokens", "Checks of tokens of peers that want to join", ["result"], registry=tracker.registry
-        )
-        for result in Result:
-            self._checks.labels(result.value)
+        self._checks: Counter[Result] = Counter()
+        tracker.registry.register(_TokensCollector(self._checks))
 
     async def admit(self, request: Admission) -> str | Admitted | None:
         now = time.time()
         secrets = [*self.settings.secrets, *self._from_file]
         checked = check_token(find_token(request), secrets, now, request.info_hash_hex)
-        self._checks.labels(checked.result.value).inc()
+        self._checks[checked.result] += 1
         return REFUSALS.get(checked.result) or Admitted(checked.expires - now)
 
     def _adopt(self, secrets: list[str]) -> None:
         self._from_file = secrets
+
+
+class _TokensCollector(Collector):
+    def __init__(self, checks: Mapping[Result, int]) -> None:
+        self._checks = checks
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Checks of tokens of peers that want to join"
+        yield counter_by("result", "peerservers_tokens", text, self._checks, Result)
 
 
 def find_token(request: Admission) -> str:

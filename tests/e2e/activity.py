@@ -1,13 +1,15 @@
 """Trackers on which everything happens that the dashboards show.
 
-Two are linked. One has narrow limits and an extension that raises exceptions. One does TLS, and an extension decides
-about its peers. Clients and other trackers of all kinds, also hostile ones, keep them busy.
+Two are linked. One has narrow limits and an extension that raises exceptions. One does TLS and compression, and
+extensions decide about its peers. Clients and other trackers of all kinds, also hostile ones, keep them busy.
 """
 
 import asyncio
+import os
 import random
 import signal
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 from websockets.exceptions import ConnectionClosed
 
+from extensions.tokens.token import make_token
 from tests.certificates import Pair
 from tests.client import HASH, RawClient, answer, offers, raw_client
 from tests.conftest import TrackerProcess, environment
@@ -33,6 +36,7 @@ _LONELY = "lonely--------------"
 _EMPTY = "empty---------------"
 """A swarm in which offers find no receiver."""
 _LONELY_PEER = peer_id(0)
+_SECRET = "a secret of an operator"
 
 
 class Trackers(NamedTuple):
@@ -59,7 +63,14 @@ async def trackers(directory: Path) -> AsyncIterator[Trackers]:
         gate = directory / "gate"
         gate.mkdir()
         install(gate, "gate", "tests.integration.friend:Gatekeeper")
-        tls = await TrackerProcess.start(env={"PYTHONPATH": str(gate), **Pair(directory, "127.0.0.1", days=1).env})
+        tls = await TrackerProcess.start(
+            env={
+                "PYTHONPATH": os.pathsep.join([str(gate), *filter(None, [os.environ.get("PYTHONPATH")])]),
+                **Pair(directory, "127.0.0.1", days=1).env,
+                **environment("extensions.tokens", enabled=True, secrets=[_SECRET]),
+                **environment("connections", deflate=True),
+            }
+        )
         try:
             yield Trackers(here, there, narrow, tls, denied, federated.dht)
         finally:
@@ -151,11 +162,14 @@ class Activity:
         await client.announce(peer_id(9), _EMPTY, offers=offers(2, start=next(self._numbers) * 10))
 
     async def _join_with_admission(self) -> None:
-        """Join a swarm at the tracker whose extension decides about it."""
+        """Join a swarm at the tracker whose extensions decide about it, and send a large offer with compression."""
         trusting = ssl.create_default_context()
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-        async with raw_client(self._trackers.tls.url.replace("ws:", "wss:"), ssl=trusting) as client:
+        url = self._trackers.tls.url.replace("ws:", "wss:") + make_token(_SECRET, int(time.time()) + 60)
+        async with raw_client(url, ssl=trusting, compression="deflate") as client:
             await client.announce(peer_id(8))
+            await client.announce(peer_id(10), offers=offers(1, sdp="v=0\r\n" * 300))
+            await client.receive_until(lambda message: "offer" in message)
 
     async def _send_garbage(self) -> None:
         """Send invalid messages until the tracker closes the connection."""
