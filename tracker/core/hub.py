@@ -119,7 +119,7 @@ class Hub:
 
         Each call examines the next `count` peers. After the last peer, the next round starts.
         """
-        self.offers.parked.expire(now)
+        self.offers.expire(now)
         overdue = now - self.rules.peer_timeout
         batch = list(islice(self._round, count))
         if not batch:

@@ -2,6 +2,7 @@
 
 from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
+from tracker.core.overlap import MARK_LENGTH, UNKNOWN, marks_of
 from tracker.core.swarm import RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission
@@ -18,7 +19,9 @@ from tracker.reasons import CloseReason
 from tracker.tasks import BackgroundTasks
 
 __all__ = [
+    "MARK_LENGTH",
     "NO_INFO_HASH",
+    "UNKNOWN",
     "Admission",
     "Answer",
     "BackgroundTasks",
@@ -49,6 +52,7 @@ __all__ = [
     "load",
     "make_answer",
     "make_offer",
+    "marks_of",
     "plain",
     "to_json",
     "validate",
