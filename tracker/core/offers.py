@@ -212,6 +212,11 @@ class OfferPlacement:
             chosen = [member for member in chosen if isinstance(member, RemoteMember) or member not in given]
             chosen = chosen[: len(offers)]
         placed = len(chosen)
+        if placed > 1 and placed == len(swarm.peers) - 1:
+            # Every member gets an offer. Trystero makes the same offers on several trackers. If these have the same
+            # members, each member must get the same offer of all: only the first of two peers that answer an offer is
+            # connected, and the other one waits in vain.
+            chosen.sort(key=_order)
         if placed:
             if swarm.remotes:
                 receivers, relayed = self._hand_over(peer, chosen, offers)
@@ -332,6 +337,10 @@ class OfferPlacement:
             return True
         limit = self._rules.max_foreign_offers
         return given[None] < limit and (origin is None or given[origin] < limit / 2)
+
+
+def _order(member: Member) -> str:
+    return member.peer_id if isinstance(member, Peer) else ""
 
 
 def _size(offers: list[Offer]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from itertools import permutations
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,6 +76,28 @@ async def check(mesh: MemoryMesh, clients: list[Client], *, exactly: bool) -> No
         if not common:
             assert max(received.values()) == 1, "the same offer twice"
     assert not found, "a peer got its own offers"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@given(order=st.permutations(range(5)))
+@settings(max_examples=20)
+def test_trackers_with_the_same_members_give_each_of_them_the_same_offer(linked: bool, order: list[int]) -> None:
+    """Otherwise two members answer one offer, and only the first of them is connected."""
+
+    async def scenario() -> None:
+        mesh = MemoryMesh(2, linked=linked)
+        clients = await join(mesh, [{0, 1}] * 5)
+        for number in order:
+            # The members have another order at this tracker now.
+            clients[number].leave(1)
+            clients[number].join(1)
+            clients[number].announce(0)
+        await mesh.tell()
+        found = await introductions(mesh, clients, 6)
+        assert len(found) == 20
+        assert all(len(received) == 1 and received.total() == 2 for received in found.values())
+
+    asyncio.run(scenario())
 
 
 members = st.integers(0, 5)
