@@ -28,7 +28,7 @@ class Account:
         self.grown: dict[RemoteMember, list[str]] = {}
         """The marks of newcomers behind each remote member for which no parked offers have been placed yet."""
         self.told_present: set[str] = set()
-        """The infohashes of common swarms whose peers it was told of by their marks."""
+        """The infohashes of common swarms for which it was told the marks of the peers."""
         self.counters: Counter[str] = Counter()
         self.dropped: Counter[Dropped] = Counter()
 

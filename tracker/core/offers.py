@@ -3,6 +3,7 @@
 All times are seconds on any monotonic clock.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol, cast
@@ -182,7 +183,7 @@ class OfferPlacement:
 
     @property
     def remembered(self) -> int:
-        """Peers whose last receivers are remembered, because some of these may refuse."""
+        """Peers with remembered receivers, because some of these may refuse."""
         return len(self._receivers)
 
     def place(
@@ -205,6 +206,7 @@ class OfferPlacement:
         overlap = swarm.overlap
         if overlap is not None:
             overlap.hide(peer, given, refused, now)
+        others = swarm.complete + swarm.incomplete - 1
         chosen = swarm.choose(peer, len(offers) + len(given), self.fresh_since(now), self._random)
         if overlap is not None:
             overlap.show()
@@ -212,10 +214,11 @@ class OfferPlacement:
             chosen = [member for member in chosen if isinstance(member, RemoteMember) or member not in given]
             chosen = chosen[: len(offers)]
         placed = len(chosen)
-        if placed > 1 and placed == len(swarm.peers) - 1:
-            # Every member gets an offer. Trystero makes the same offers on several trackers. If these have the same
-            # members, each member must get the same offer of all: only the first of two peers that answer an offer is
-            # connected, and the other one waits in vain.
+        if placed == others and placed > 1:
+            # Every member gets an offer, the first one for the member that joined first. Trystero repeats its offers
+            # until they are answered, and makes the same ones on several trackers. So each member mostly gets the same
+            # one again, also after others have joined. If two members answer one offer, only the first is connected,
+            # and the other one ignores the maker of the offer for 23 seconds.
             chosen.sort(key=_order)
         if placed:
             if swarm.remotes:
@@ -288,6 +291,7 @@ class OfferPlacement:
             for peer in swarm.choose_local(len(offers) + len(met), peer_id, self.fresh_since(now), self._random)
             if peer.offers_due <= now and peer not in met and self._may_be_given(peer, origin)
         ][: len(offers)]
+        receivers.sort(key=_order)  # for the same reason as in `place`
         for peer in receivers:
             given = self._given.setdefault(peer, Counter())
             given[None] += 1
@@ -339,8 +343,10 @@ class OfferPlacement:
         return given[None] < limit and (origin is None or given[origin] < limit / 2)
 
 
-def _order(member: Member) -> str:
-    return member.peer_id if isinstance(member, Peer) else ""
+def _order(member: Member) -> int:
+    if not isinstance(member, Peer):
+        return sys.maxsize
+    return member.index + (len(member.swarm.leechers) if member.complete else 0)
 
 
 def _size(offers: list[Offer]) -> int:

@@ -3,12 +3,11 @@
 from collections import deque
 from collections.abc import Container, Iterable
 from itertools import combinations
-from typing import Any
 
 from extensions.federation.neighbour import Account, Neighbour
 from extensions.federation.session import Interest, Offered, Opened, Refused, Session
 from extensions.federation.wire import fits
-from tests.client import announce, offers
+from tests.client import Json, announce, offers
 from tests.unit.fakes import FakeConnection, peer_id
 from tests.unit.federation.here import Here
 from tests.unit.federation.links import dialing, listening, shake_hands, tracker_id
@@ -85,13 +84,12 @@ class Client:
         self.connections = {tracker: FakeConnection() for tracker in sorted(trackers)}
         self._mesh = mesh
 
-    def announce(self, count: int, **fields: Any) -> list[str]:
-        """Make new offers on all trackers. Return their offer_ids."""
-        made = offers(count, start=self._mesh.number_of_offers(count))
+    def announce(self, count: int, again: list[Json] | None = None) -> list[Json]:
+        """Make new offers, or the same ones again, on all trackers. Return them."""
+        made = again or offers(count, start=self._mesh.number_of_offers(count))
         for tracker, connection in self.connections.items():
-            message = announce(self.peer_id, offers=made, numwant=count, **fields)
-            self._mesh.trackers[tracker].send(connection, message)
-        return [offer["offer_id"] for offer in made]
+            self._mesh.trackers[tracker].send(connection, announce(self.peer_id, offers=made, numwant=count))
+        return made
 
     def join(self, tracker: int) -> None:
         """Connect to another tracker; announce to it later."""

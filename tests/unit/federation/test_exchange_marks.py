@@ -57,6 +57,39 @@ async def test_a_peer_in_place_of_another_is_told_though_the_numbers_are_the_sam
     assert neighbour.told_present[1:] == [(HASH, [], marks_of(HASH, [B]))]
 
 
+async def test_a_peer_in_place_of_another_is_told_if_they_have_changed_before_the_opening_is_reported(
+    here: Here,
+) -> None:
+    neighbour, other = await speaking(here, 1), await speaking(here, 3)
+    for one in (neighbour, other):
+        one.has(0, 1)
+    a = here.join(A)
+    here.exchange.swarm_opened(here.hub.swarms[HASH])
+    here.join(B)
+    here.hub.close(a)
+    here.exchange.swarm_changed(here.hub.swarms[HASH])
+    await here.exchange.tell_changes()
+    assert neighbour.told_present[-1] == other.told_present[-1] == (HASH, [], marks_of(HASH, [B]))
+
+
+@pytest.mark.parametrize("here_first", [False, True])
+async def test_marks_are_told_again_when_a_swarm_has_reopened(here: Here, here_first: bool) -> None:
+    neighbour = await speaking(here, 1)
+    a = await here.peer(A)
+    neighbour.has(0, 1)
+    assert len(neighbour.told_present) == 1
+    if here_first:
+        here.hub.close(a)
+        await here.settle()
+        neighbour.has(0, 0)
+        await here.peer(B)
+    else:
+        neighbour.has(0, 0)
+    assert len(neighbour.told_present) == 1
+    neighbour.has(0, 1)
+    assert len(neighbour.told_present) == 2
+
+
 async def test_a_swarm_of_many_peers_is_told_by_numbers(here: Here) -> None:
     neighbour = await speaking(here, 1)
     neighbour.has(0, 1)
@@ -311,6 +344,17 @@ async def test_receivers_are_forgotten_when_it_is_too_late_to_refuse(here: Here)
 # Parked offers
 
 
+async def test_parked_offers_do_not_go_to_newcomers_that_their_maker_meets_at_a_third_tracker(here: Here) -> None:
+    here.park()
+    await here.make_offers(await here.peer(A), offers(5))
+    far, third = await speaking(here, 1), await speaking(here, 3)
+    far.has_peers(B, C, frame_ends=False)
+    third.has_peers(A, B)
+    here.exchange.on_frame_end(far)
+    await here.settle()
+    assert (len(far.take()), third.take()) == (1, [])
+
+
 async def test_parked_offers_go_to_newcomers_that_are_not_here_too(here: Here) -> None:
     here.park()
     a = await here.peer(A)
@@ -325,10 +369,11 @@ async def test_parked_offers_go_to_newcomers_that_are_not_here_too(here: Here) -
     assert len(neighbour.take()) == 1
 
 
-async def test_parked_offers_do_not_go_where_their_maker_is_too(here: Here) -> None:
+@pytest.mark.parametrize("listed", [False, True])
+async def test_parked_offers_do_not_go_where_their_maker_is_too(here: Here, listed: bool) -> None:
     here.park()
     await here.make_offers(await here.peer(A), offers(5))
-    neighbour = await speaking(here, 1)
+    neighbour = await speaking(here, 1, listed=listed)
     neighbour.has_peers(A, B)
     neighbour.has_peers(A, B, C)
     await here.settle()
