@@ -12,12 +12,12 @@ from pydantic.fields import FieldInfo
 
 from extensions import dialing
 from extensions.dht.records import descriptor, entry, slots
-from extensions.federation import exchange, ledger, limits, link, mesh, session, transports, wire
+from extensions.federation import exchange, ledger, limits, link, mesh, neighbour, routes, session, transports, wire
 from extensions.federation import extension as federation_extension
 from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
 from tracker.config import load, toml_value
-from tracker.core import offers
+from tracker.core import offers, overlap
 from tracker.core.rules import Rules
 from tracker.extension.discovery import discover
 from tracker.protocol import codec
@@ -173,6 +173,9 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("bytes of a frame", f"at most {wire.MAX_FRAME}"),
         ("bytes after which no message should be added to a frame", f"{wire.SOFT_FRAME}"),
         ("swarms in one `have`", f"at most {wire.MAX_SWARMS}"),
+        ("swarms in one `present`", f"at most {wire.MAX_SWARMS}"),
+        ("own peers of a swarm whose marks are told", f"at most {wire.MAX_PRESENT}"),
+        ("hexadecimal digits of a mark", f"{overlap.MARK_LENGTH}"),
         ("seeders of a swarm, leechers of a swarm", f"at most {wire.MAX_COUNT} each"),
         ("offers in one `offers`, offer_ids in one `refused`", f"at most {wire.MAX_OFFERS}"),
         ("bytes of an SDP in UTF-8", f"at most {codec.MAX_SDP_BYTES}"),
@@ -184,7 +187,7 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("refusal timeout", f"{ledger.REFUSAL_TIMEOUT:g} s"),
         ("refusals of one offer after which it is placed again", f"{exchange.MAX_REFUSALS}"),
         ("answer timeout", f"{ledger.ANSWER_TIMEOUT:g} s"),
-        ("route lifetime", f"{exchange.ROUTE_LIFETIME:g} s"),
+        ("route lifetime", f"{routes.ROUTE_LIFETIME:g} s"),
         ("parking time", f"{offers.LIFETIME:g} s"),
         ("yield time", f"{exchange.YIELD_TO:g} s"),
         ("shunning time", f"{mesh.SHUN:g} s"),
@@ -208,11 +211,15 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
             f"{limits.TURN * 1000:g} ms",
             "continues in the next turn",
         ),
-        ("swarms in `have` messages", rate(link.SWARMS_PER_SECOND, link.SWARMS_BURST), "the link ends: `flood`"),
+        (
+            "swarms in `have` and `present` messages",
+            rate(link.SWARMS_PER_SECOND, link.SWARMS_BURST),
+            "the link ends: `flood`",
+        ),
         ("swarms stored for one link", f"{session.MAX_SWARMS}", "are ignored until others close"),
         ("swarms stored for all links", f"{mesh.MAX_SWARMS}", "are ignored until others close"),
         ("swarms told over one link", f"{session.MAX_SWARMS}", "are not told"),
-        ("offers from one link", rate(exchange.OFFERS_PER_SECOND, exchange.OFFERS_BURST), "are refused"),
+        ("offers from one link", rate(neighbour.OFFERS_PER_SECOND, neighbour.OFFERS_BURST), "are refused"),
         (
             "offers from all links given to one peer",
             f"{rules.max_foreign_offers} a minute, at most half of them from one tracker",
@@ -224,7 +231,7 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
             "are closed",
         ),
         ("open links (`max_links`)", f"{settings.max_links}", "see Room"),
-        ("offers remembered so that answers find the way back", f"{exchange.MAX_ROUTES}", "the oldest are forgotten"),
+        ("offers remembered so that answers find the way back", f"{routes.MAX_ROUTES}", "the oldest are forgotten"),
         ("offers of a link whose answers are awaited", f"{ledger.MAX_AWAITED}", "the oldest are forgotten"),
         ("answers to one offer", f"{ledger.MAX_ANSWERS}", "are dropped"),
         (
@@ -237,6 +244,12 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
             f"{exchange.CREDIT}, and {exchange.CREDIT_PER_ANSWER} for each answered offer",
             "are not counted",
         ),
+        (
+            "time without offers of a peer on a link, after a refusal with `known`",
+            f"{exchange.KNOWN_FOR:g} s (any refusal of a tracker without `present`: {exchange.REFUSED_FOR:g} s)",
+            "",
+        ),
+        ("own peers of a swarm for which marks are compared", f"{overlap.MAX_LOCAL}", "all are only counted"),
         ("memory for parked offers", mib(offers.MAX_BYTES / 2**20), "the oldest are dropped"),
         ("messages with offers in the queue of a link", mib(link.MAX_QUEUED_OFFERS / 2**20), "the oldest are dropped"),
         ("other messages in the queue of a link", mib(link.MAX_QUEUED / 2**20), "the link ends: `stuck`"),

@@ -8,13 +8,26 @@ A neighbour is another tracker that serves some of the same swarms. How its mess
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from extensions.federation.ledger import Ledger
+from extensions.federation.ledger import OfferKey
+from extensions.federation.neighbour import Neighbour
+from extensions.federation.presence import State, counts_of, marks_in, state_of
 from extensions.federation.reasons import Dropped
-from tracker.extension import Answer, ExpiringMap, Offer, RemoteMember, Swarm, TokenBucket, TrackerHandle, from_json
+from extensions.federation.routes import MAX_ROUTES, ROUTE_LIFETIME, Routes
+from extensions.federation.wire import MAX_PRESENT
+from tracker.extension import (
+    UNKNOWN,
+    Answer,
+    ExpiringMap,
+    Offer,
+    RemoteMember,
+    Swarm,
+    TrackerHandle,
+    from_json,
+)
 
 YIELD_TO: Final = 1.0
 """Seconds that the tracker with the greater id delays its parked offers. Otherwise two peers, each alone on its
@@ -25,16 +38,8 @@ CREDIT_PER_ANSWER: Final = 20
 """Peers of one swarm that a neighbour is believed to have, and how many more for each of its answered offers. A
 neighbour that claims a million peers gets only as many offers as it has earned."""
 
-ROUTE_LIFETIME: Final = 120.0
-MAX_ROUTES: Final = 100_000
-"""Seconds, and number of offers, for which it is remembered from which neighbour an offer came."""
-
 MAX_REFUSALS: Final = 2
 """How often one offer is placed again after a refusal."""
-
-OFFERS_PER_SECOND: Final = 1000.0
-OFFERS_BURST: Final = 5000.0
-"""The token bucket for the offers of one neighbour. Offers beyond it are refused."""
 
 CHUNK: Final = 200
 """Swarms that a new neighbour is told of until other tasks of the event loop run."""
@@ -42,62 +47,14 @@ CHUNK: Final = 200
 MAX_GROWN: Final = 50
 """Swarms for which parked offers are placed until other tasks of the event loop may run: one frame can tell of 7000."""
 
+MAX_NEWCOMERS: Final = 1000
+"""Most newcomers behind a remote member for which parked offers are placed at once. No peer parks as many offers."""
 
-class Account:
-    """The state of one neighbour in the exchange."""
+KNOWN_FOR: Final = 300.0
+"""Seconds for which no offers of a peer are sent to a neighbour that has said that it gets them otherwise."""
 
-    def __init__(self, now: float) -> None:
-        self.members: dict[str, RemoteMember] = {}
-        """Its remote members by infohash: one for each swarm in which it has peers and this tracker has, too."""
-        self.last_shared = now
-        """When `members` was last seen not to be empty."""
-        self.ledger = Ledger()
-        self.answered = 0
-        """The offers sent to it that were answered while they could still be refused."""
-        self.offering = TokenBucket(OFFERS_PER_SECOND, OFFERS_BURST, now)
-        self.grown: dict[RemoteMember, int] = {}
-        """Newcomers behind each remote member for which no parked offers have been placed yet."""
-        self.counters: Counter[str] = Counter()
-        self.dropped: Counter[Dropped] = Counter()
-
-
-class Neighbour(Protocol):
-    """Another tracker, as the exchange uses it. Implementations inherit from this class."""
-
-    account: Account
-
-    @property
-    def tracker_id(self) -> str:
-        """Its tracker id, 64 hexadecimal digits."""
-        ...
-
-    def open_swarm(self, info_hash: str, complete: int, incomplete: int) -> None:
-        """Tell it at once that a swarm has opened here, with this number of seeders and leechers."""
-        ...
-
-    def close_swarm(self, info_hash: str) -> None:
-        """Tell it at once that a swarm has closed here."""
-        ...
-
-    def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
-        """Tell it the number of seeders and leechers in swarms: (infohash, seeders, leechers)."""
-        ...
-
-    def counts(self, info_hash: str) -> tuple[int, int]:
-        """Return the number of seeders and leechers that it has told for a swarm that is open here."""
-        ...
-
-    def offer(self, info_hash: str, peer_id: str, offers: list[Offer]) -> list[Offer]:
-        """Send it offers of a local peer, and return those that were sent. The others are too long for it."""
-        ...
-
-    def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str]) -> None:
-        """Return offers that it sent and that no local peer was given."""
-        ...
-
-    def answer(self, answer: Answer) -> None:
-        """Send it a local peer's answer to an offer that came from it."""
-        ...
+REFUSED_FOR: Final = 30.0
+"""The same for a neighbour that does not say why it has refused an offer of the peer."""
 
 
 class Exchange:
@@ -119,29 +76,23 @@ class Exchange:
         self._id = tracker_id
         self._is_trusted = is_trusted
         self._monotonic = monotonic
-        self._neighbours: dict[Neighbour, int] = {}
-        """Each with a number that no other neighbour has or had."""
-        self._by_number: dict[int, Neighbour] = {}
-        self._added = 0
+        self._neighbours: dict[Neighbour, None] = {}
         self._open: dict[str, Swarm] = {}
         """The swarms of which the neighbours know. The tracker itself may be a moment ahead."""
         self._dirty: dict[Swarm, None] = {}
-        self._just_told: dict[Swarm, tuple[int, int]] = {}
-        """The counts that all neighbours were told when a swarm opened, until the next `tell_changes`."""
-        self._yielding: dict[RemoteMember, int] = {}
-        """Newcomers behind remote members, while their trackers may make their offers first."""
-        self._routes: ExpiringMap[tuple[str, str, str], int] = ExpiringMap(ROUTE_LIFETIME, MAX_ROUTES)
-        """The number of the neighbour that each delivered offer came from, by infohash, peer_id and offer_id. Not the
-        neighbour itself, because a route must not keep one in memory that is gone, with all names of its swarms."""
-        self._refusals: ExpiringMap[tuple[str, str, str], int] = ExpiringMap(ROUTE_LIFETIME, MAX_ROUTES)
+        self._just_told: dict[Swarm, State] = {}
+        """The state that all neighbours were told when a swarm opened, until the next `tell_changes`."""
+        self._yielding: dict[RemoteMember, list[str]] = {}
+        """Marks of newcomers behind remote members, while their trackers may make their offers first."""
+        self._routes = Routes()
+        self._refusals: ExpiringMap[OfferKey, int] = ExpiringMap(ROUTE_LIFETIME, MAX_ROUTES)
 
     # Neighbours
 
     def add(self, neighbour: Neighbour) -> None:
         """Begin to tell a neighbour of changes. It knows of no swarm until `introduce`."""
-        self._added += 1
-        self._neighbours[neighbour] = self._added
-        self._by_number[self._added] = neighbour
+        self._neighbours[neighbour] = None
+        self._routes.add(neighbour)
 
     def introduce(self, neighbour: Neighbour) -> Coroutine[Any, Any, None]:
         """Return a coroutine that tells a new neighbour of all swarms that are open now, `CHUNK` at a time.
@@ -161,9 +112,8 @@ class Exchange:
 
     def remove(self, neighbour: Neighbour) -> None:
         """Forget a neighbour and the peers behind it. Offers that are on their way come to nothing."""
-        number = self._neighbours.pop(neighbour, None)
-        if number is not None:
-            del self._by_number[number]
+        self._neighbours.pop(neighbour, None)
+        self._routes.remove(neighbour)
         members = neighbour.account.members
         for member in members.values():
             self._tracker.remove_remote(member)
@@ -175,13 +125,13 @@ class Exchange:
     def swarm_opened(self, swarm: Swarm) -> None:
         """Tell all neighbours at once."""
         self._open[swarm.info_hash] = swarm
-        self._just_told[swarm] = _counts(swarm)
+        self._just_told[swarm] = state_of(swarm)
         for neighbour in list(self._neighbours):
             self._open_swarm(neighbour, swarm)
 
     def swarm_changed(self, swarm: Swarm) -> None:
-        """Have `tell_changes` tell the counts of a swarm, unless it has just opened with the same ones."""
-        if self._just_told.get(swarm) != _counts(swarm):
+        """Have `tell_changes` tell the peers of a swarm, unless it has just opened with the same ones."""
+        if swarm not in self._just_told or self._just_told[swarm] != state_of(swarm):
             self._just_told.pop(swarm, None)
             self._dirty[swarm] = None
 
@@ -199,6 +149,7 @@ class Exchange:
             # It may also belong to a newer swarm, which has closed before it was reported.
             if member and self._tracker.swarms.get(swarm.info_hash) is not member.swarm:
                 del members[swarm.info_hash]
+            neighbour.account.told_present.discard(swarm.info_hash)
             neighbour.close_swarm(swarm.info_hash)
 
     async def tell_changes(self) -> None:
@@ -215,7 +166,7 @@ class Exchange:
         for neighbour in list(self._neighbours):
             # The counts of this moment, because later neighbours may have been told newer ones meanwhile.
             open_now = [swarm for swarm in dirty if self._open.get(swarm.info_hash) is swarm]
-            neighbour.tell([(swarm.info_hash, *_counts(swarm)) for swarm in open_now])
+            self._tell(neighbour, open_now)
             neighbour.account.ledger.expire(now)
             await asyncio.sleep(0)
 
@@ -237,8 +188,7 @@ class Exchange:
     def answer_unplaced(self, answer: Answer) -> None:
         """Send an answer to the neighbour that the offer came from."""
         key = (answer.info_hash, answer.to_peer_id, from_json(answer.offer_id))
-        number = self._routes.get(key, self._monotonic())
-        neighbour = None if number is None else self._by_number.get(number)
+        neighbour = self._routes.get(key, self._monotonic())
         if neighbour is None:
             self.dropped[Dropped.LINK_GONE] += 1
             return
@@ -247,30 +197,50 @@ class Exchange:
 
     # Messages of neighbours. Those of a neighbour that was removed, or was not added yet, are ignored.
 
-    def on_counts(self, neighbour: Neighbour, info_hash: str, complete: int, incomplete: int) -> None:
-        """Apply the number of peers that a neighbour has in a swarm that is open here."""
+    def on_counts(
+        self,
+        neighbour: Neighbour,
+        info_hash: str,
+        complete: int,
+        incomplete: int,
+        marks: tuple[list[str], list[str]] | None = None,
+    ) -> None:
+        """Apply the number of peers that a neighbour has in a swarm that is open here, and their marks if it tells."""
         if neighbour not in self._neighbours:
             return
         account = neighbour.account
         member = account.members.get(info_hash)
         if not complete + incomplete:
+            account.told_present.discard(info_hash)
             if member:
                 del account.members[info_hash]
                 self._tracker.remove_remote(member)
             return
-        if member is None or self._tracker.swarms.get(info_hash) is not member.swarm:
+        swarm = self._open.get(info_hash)
+        if neighbour.knows_marks:
+            if swarm and info_hash not in account.told_present:
+                # The swarm is common now.
+                self._tell(neighbour, [swarm])
+            if marks is None and complete + incomplete <= MAX_PRESENT:
+                # The marks follow. Until then any of these peers may be a local one.
+                return
+        is_new = member is None or self._tracker.swarms.get(info_hash) is not member.swarm
+        if member is None or is_new:
             member = self._tracker.add_remote(info_hash, neighbour)
             if member is None:
                 return
             account.members[info_hash] = member
-        before = member.complete + member.incomplete
-        self._believe(neighbour, member, complete, incomplete)
-        newcomers = member.complete + member.incomplete - before
-        if newcomers <= 0:
+        if marks is None:
+            before = member.complete + member.incomplete
+            self._believe(neighbour, member, complete, incomplete)
+            newcomers = [UNKNOWN] * min(member.complete + member.incomplete - before, MAX_NEWCOMERS)
+        else:
+            newcomers = self._tracker.set_remote_peers(member, *marks, self._ranks(neighbour))
+        if not newcomers:
             return
         # Only a single peer that was alone there has parked offers there.
-        if self._id < neighbour.tracker_id or newcomers > 1 or before:
-            account.grown[member] = account.grown.get(member, 0) + newcomers
+        if self._id < neighbour.tracker_id or complete + incomplete > 1 or not is_new:
+            account.grown[member] = (account.grown.get(member, []) + newcomers)[:MAX_NEWCOMERS]
         elif member in self._yielding:
             self._yielding[member] += newcomers
         else:
@@ -281,26 +251,36 @@ class Exchange:
         """Give the offers of a remote peer to local peers, and refuse those that are left over."""
         if neighbour not in self._neighbours:
             return
-        account, number = neighbour.account, self._neighbours[neighbour]
-        if info_hash not in account.members:
+        account = neighbour.account
+        member = account.members.get(info_hash)
+        if member is None:
             account.dropped[Dropped.NOT_ASKED_FOR] += len(offers)
             return
         account.counters["offers_in"] += len(offers)
         now = self._monotonic()
-        if account.offering.try_take(len(offers), now):
-            rest = self._tracker.deliver_offers(info_hash, peer_id, offers, neighbour.tracker_id)
-        else:
+        keys = {id(offer): (info_hash, peer_id, from_json(offer.offer_id)) for offer in offers}
+        # A client that announces to several trackers may make the same offers there.
+        fresh = [offer for offer in offers if self._routes.get(keys[id(offer)], now) in (None, neighbour)]
+        is_known = self._gets_otherwise(neighbour, member, peer_id)
+        rest = fresh
+        if not account.offering.try_take(len(offers), now):
             account.dropped[Dropped.TOO_FAST] += len(offers)
-            rest = offers
-        # By offer, not by peer: another neighbour that uses the same peer_id must not get the answers.
-        for offer in offers[: len(offers) - len(rest)]:
-            self._routes.put((info_hash, peer_id, from_json(offer.offer_id)), number, now)
-        if rest:
-            account.counters["refused_out"] += len(rest)
-            neighbour.refuse(info_hash, peer_id, [from_json(offer.offer_id) for offer in rest])
+        elif not is_known:
+            rest = self._tracker.deliver_offers(info_hash, peer_id, fresh, neighbour.tracker_id, member)
+        for offer in fresh[: len(fresh) - len(rest)]:
+            self._routes.put(keys.pop(id(offer)), neighbour, now)
+        if keys:
+            account.counters["refused_out"] += len(keys)
+            is_known = is_known or len(fresh) < len(offers)
+            neighbour.refuse(info_hash, peer_id, [offer_id for *_, offer_id in keys.values()], is_known)
 
-    def on_refused(self, neighbour: Neighbour, info_hash: str, peer_id: str, offer_ids: list[str]) -> None:
-        """Place offers elsewhere that a neighbour has refused in time."""
+    def on_refused(
+        self, neighbour: Neighbour, info_hash: str, peer_id: str, offer_ids: list[str], known: bool = False
+    ) -> None:
+        """Place offers elsewhere that a neighbour has refused in time.
+
+        Send it no more offers of this peer for a while, if it gets them otherwise (`known`), or does not say why.
+        """
         if neighbour not in self._neighbours:
             return
         account = neighbour.account
@@ -321,7 +301,10 @@ class Exchange:
                 again.append(offer)
                 age = max(age, now - since)
         if again:
-            self._tracker.place_again(info_hash, peer_id, again, account.members.get(info_hash), age)
+            member = account.members.get(info_hash)
+            if member and (known or not neighbour.knows_marks):
+                self._tracker.keep_apart(member, peer_id, KNOWN_FOR if known else REFUSED_FOR)
+            self._tracker.place_again(info_hash, peer_id, again, member, age)
 
     def on_answer(self, neighbour: Neighbour, answer: Answer) -> None:
         """Give a remote peer's answer to the local peer whose offer was sent to this neighbour."""
@@ -353,12 +336,12 @@ class Exchange:
             self._place_grown(neighbour, member)
 
     def _open_swarm(self, neighbour: Neighbour, swarm: Swarm) -> None:
-        counts = _counts(swarm)
-        if self._just_told.get(swarm, counts) != counts:
-            # Neighbours know different counts now: tell them at the next opportunity, even if they change back.
+        if swarm in self._just_told and self._just_told[swarm] != state_of(swarm):
+            # Neighbours know different peers now: tell them at the next opportunity, even if they change back.
             del self._just_told[swarm]
         info_hash = swarm.info_hash
-        neighbour.open_swarm(info_hash, *counts)
+        neighbour.open_swarm(info_hash)
+        self._tell(neighbour, [swarm])
         complete, incomplete = neighbour.counts(info_hash)
         if complete or incomplete:
             self.on_counts(neighbour, info_hash, complete, incomplete)
@@ -366,14 +349,41 @@ class Exchange:
             if member:
                 self._place_grown(neighbour, member)
 
+    def _tell(self, neighbour: Neighbour, swarms: list[Swarm]) -> None:
+        """Tell a neighbour of the peers in open swarms: by their marks if it has peers there, too, and they are few."""
+        counts = []
+        present = []
+        for swarm in swarms:
+            info_hash = swarm.info_hash
+            if neighbour.knows_marks and len(swarm.peers) <= MAX_PRESENT and any(neighbour.counts(info_hash)):
+                present.append((info_hash, *marks_in(swarm)))
+                neighbour.account.told_present.add(info_hash)
+            else:
+                counts.append((info_hash, *counts_of(swarm)))
+        if counts:
+            neighbour.tell(counts)
+        if present:
+            neighbour.tell_present(present)
+
+    def _gets_otherwise(self, neighbour: Neighbour, member: RemoteMember, peer_id: str) -> bool:
+        """Return whether a neighbour's peer is a local peer, too, or one of another neighbour that sends its offers."""
+        if peer_id in member.swarm.peers:
+            return True
+        others = (other.owner.tracker_id for other in self._tracker.members_with(member.swarm, peer_id))
+        return min(others, default=neighbour.tracker_id) < neighbour.tracker_id
+
     def _place_grown(self, neighbour: Neighbour, member: RemoteMember) -> None:
-        newcomers = neighbour.account.grown.pop(member, 0)
+        newcomers = neighbour.account.grown.pop(member, [])
         if newcomers:
             self._tracker.place_parked(member, newcomers, neighbour.tracker_id)
 
     def _end_yielding(self, member: RemoteMember) -> None:
         neighbour: Neighbour = member.owner
         self._tracker.place_parked(member, self._yielding.pop(member), neighbour.tracker_id)
+
+    def _ranks(self, neighbour: Neighbour) -> tuple[str, str] | None:
+        vouched = neighbour.account.answered or self._is_trusted(neighbour)
+        return (neighbour.tracker_id, self._id) if vouched else None
 
     def _believe(self, neighbour: Neighbour, member: RemoteMember, complete: int, incomplete: int) -> None:
         """Count as many of the peers that a neighbour claims as its credit allows, in proportion."""
@@ -384,7 +394,3 @@ class Exchange:
             complete = complete * believed // total
             incomplete = believed - complete
         self._tracker.set_remote(member, complete, incomplete)
-
-
-def _counts(swarm: Swarm) -> tuple[int, int]:
-    return len(swarm.seeders), len(swarm.leechers)

@@ -201,13 +201,13 @@ class Federation(Extension):
         exchange = self.exchange
         assert exchange
         if isinstance(event, Interest):
-            exchange.on_counts(link, event.info_hash, event.complete, event.incomplete)
+            exchange.on_counts(link, event.info_hash, event.complete, event.incomplete, event.marks)
         elif isinstance(event, Offered):
             exchange.on_offers(link, event.info_hash, event.peer_id, event.offers)
         elif isinstance(event, Answer):
             exchange.on_answer(link, event)
         elif isinstance(event, Refused):
-            exchange.on_refused(link, event.info_hash, event.peer_id, event.offer_ids)
+            exchange.on_refused(link, event.info_hash, event.peer_id, event.offer_ids, event.known)
         elif isinstance(event, FrameEnd):
             exchange.on_frame_end(link)
         elif isinstance(event, Opened):

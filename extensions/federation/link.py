@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from extensions.federation.exchange import Account, Neighbour
 from extensions.federation.limits import Turns
+from extensions.federation.neighbour import Account, Neighbour
 from extensions.federation.reasons import Dropped, EndReason
 from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session
 from extensions.federation.transports import Transport
@@ -140,15 +140,21 @@ class Link(Neighbour):
 
     # The neighbour
 
-    def open_swarm(self, info_hash: str, complete: int, incomplete: int) -> None:
+    @property
+    def knows_marks(self) -> bool:
+        return self.session.knows_marks
+
+    def open_swarm(self, info_hash: str) -> None:
         self.session.open_swarm(info_hash)
-        self.post(self.session.tell([(info_hash, complete, incomplete)]))
 
     def close_swarm(self, info_hash: str) -> None:
         self.post(self.session.close_swarm(info_hash))
 
     def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
         self.post(self.session.tell(counts))
+
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> None:
+        self.post(self.session.tell_present(swarms))
 
     def counts(self, info_hash: str) -> tuple[int, int]:
         return self.session.counts(info_hash)
@@ -158,8 +164,8 @@ class Link(Neighbour):
         self.post(messages, offers=True)
         return [offer for offer in offers if fits(offer.description.sdp)] if messages else []
 
-    def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str]) -> None:
-        self.post(self.session.refuse(info_hash, peer_id, offer_ids))
+    def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str], known: bool) -> None:
+        self.post(self.session.refuse(info_hash, peer_id, offer_ids, known))
 
     def answer(self, answer: Answer) -> None:
         self.post(self.session.answer(answer))

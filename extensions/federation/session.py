@@ -17,14 +17,17 @@ from extensions.federation import wire
 from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped, EndReason
 from extensions.signatures import is_signed
-from tracker.extension import Answer, Offer, is_id, swarm_key
+from tracker.extension import MARK_LENGTH, Answer, Offer, is_id, swarm_key
 
 CONTEXT: Final = b"peerservers.federation.1"
 MAX_SWARMS: Final = 100_000
 """Swarms of the other side that are stored for one link, and own swarms that it is told of."""
 
 BATCH: Final = 500
-"""Swarms in one message."""
+"""Swarms in one `have`."""
+
+_PRESENT_OVERHEAD: Final = 12
+"""Bytes of a swarm in `present` besides its name and the marks."""
 
 
 class LinkError(Exception):
@@ -44,11 +47,15 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """The number of peers that the other side now has in a swarm that is open here."""
+    """The number of peers that the other side now has in a swarm that is open here.
+
+    `marks` are those of the seeders and of the leechers, or None if the other side has told only numbers.
+    """
 
     info_hash: str
     complete: int
     incomplete: int
+    marks: tuple[list[str], list[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class Refused:
     info_hash: str
     peer_id: str
     offer_ids: list[str]
+    known: bool = False
 
 
 Event = Opened | Interest | Offered | Refused | Answer
@@ -106,7 +114,9 @@ class Session:
         """The tracker id that the other side has proved."""
         self.dropped: dict[Dropped, int] = {}
         self.told = 0
-        """Swarms in all `have` messages received so far; a swarm counts each time."""
+        """Swarms in all `have` and `present` messages received so far; a swarm counts each time."""
+        self.knows_marks = False
+        """Whether the other side tells and understands the marks of peers."""
         self._key = key
         self._id = key.public_key().public_bytes_raw()
         self._nonce = nonce
@@ -146,7 +156,7 @@ class Session:
 
     def start(self) -> bytes:
         """Return the first message, `hello`."""
-        return wire.encode(wire.Hello(wire.VERSION, self._id.hex(), self._nonce.hex(), self._url))
+        return wire.encode(wire.Hello(wire.VERSION, self._id.hex(), self._nonce.hex(), self._url, (wire.PRESENT,)))
 
     def receive(self, frame: bytes) -> tuple[list[Event], list[bytes]]:
         """Return the events in a frame, and the messages to send in reply. Raise `LinkError` if the link must end."""
@@ -172,6 +182,8 @@ class Session:
                 raise LinkError(EndReason.CLOSED_THERE, message.reason)
             elif self.state is not State.OPEN:
                 raise LinkError(EndReason.OUT_OF_TURN)
+            elif isinstance(message, wire.Present):
+                events += self._present(message)
             else:
                 events += self._have(message)
         return events, replies
@@ -208,6 +220,22 @@ class Session:
         ]
         return [wire.encode(wire.Have(swarms[start : start + BATCH])) for start in range(0, len(swarms), BATCH)]
 
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> list[bytes]:
+        """Return messages with the peers of common swarms, given as (infohash, marks of seeders, of leechers)."""
+        messages = []
+        batch: list[tuple[str, str, str]] = []
+        size = 0
+        for info_hash, *marks in swarms:
+            name = self._shared_name(info_hash)
+            if name is None:
+                continue
+            batch.append((name.decode(), "".join(marks[0]), "".join(marks[1])))
+            size += _PRESENT_OVERHEAD + sum(map(len, batch[-1]))
+            if size > wire.SOFT_FRAME // 2:
+                messages.append(wire.encode(wire.Present(batch)))
+                batch, size = [], 0
+        return [*messages, wire.encode(wire.Present(batch))] if batch else messages
+
     def offer(self, info_hash: str, peer_id: str, offers: list[Offer]) -> list[bytes]:
         """Return messages with a peer's offers: none if the other side has no peers in the swarm.
 
@@ -231,10 +259,10 @@ class Session:
             size += length
         return [*messages, wire.encode_offers(name, peer_id, batch)] if batch else messages
 
-    def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str]) -> list[bytes]:
-        """Return the message that no local peer was given these offers."""
+    def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str], known: bool = False) -> list[bytes]:
+        """Return the message that no local peer was given these offers; `known`: and no more of this peer's will be."""
         name = self._names.get(info_hash)
-        return [] if name is None else [wire.encode(wire.Refused(name.decode(), peer_id, offer_ids))]
+        return [] if name is None else [wire.encode(wire.Refused(name.decode(), peer_id, offer_ids, known))]
 
     def answer(self, answer: Answer) -> list[bytes]:
         """Return the message with a local peer's answer to an offer that came over this link."""
@@ -279,6 +307,7 @@ class Session:
         hashed = hashlib.sha256(url.encode()).digest()
         self._transcript = b"".join((CONTEXT, *ids, *nonces, hashed))
         self._secret = hashlib.sha256(b"names" + self._transcript).digest()
+        self.knows_marks = wire.PRESENT in hello.features
         self.state = State.PROOF
         return wire.encode(wire.Proof(self._key.sign(self._role(ours=True) + self._transcript).hex()))
 
@@ -296,22 +325,37 @@ class Session:
         events: list[Event] = []
         self.told += len(message.swarms)
         for name, complete, incomplete in message.swarms:
-            known = name in self._theirs
-            if complete or incomplete:
-                if not known and (len(self._theirs) >= MAX_SWARMS or not self._budget.left):
-                    self._drop(Dropped.TOO_MANY_SWARMS)
-                    continue
-                self._budget.left -= not known
-                self._theirs[name] = (complete, incomplete)
-            elif known:
-                self._budget.left += 1
-                del self._theirs[name]
-            else:
-                continue
-            info_hash = self._hashes.get(name)
-            if info_hash is not None:
-                events.append(Interest(info_hash, complete, incomplete))
+            events += self._note(name, complete, incomplete)
         return events
+
+    def _present(self, message: wire.Present) -> list[Event]:
+        events: list[Event] = []
+        self.told += len(message.swarms)
+        for name, *texts in message.swarms:
+            seeders, leechers = (
+                [text[at : at + MARK_LENGTH] for at in range(0, len(text), MARK_LENGTH)] for text in texts
+            )
+            events += self._note(name, len(seeders), len(leechers), (seeders, leechers))
+        return events
+
+    def _note(
+        self, name: str, complete: int, incomplete: int, marks: tuple[list[str], list[str]] | None = None
+    ) -> list[Event]:
+        """Store the numbers of a swarm. Return the event, if the swarm is open here."""
+        known = name in self._theirs
+        if complete or incomplete:
+            if not known and (len(self._theirs) >= MAX_SWARMS or not self._budget.left):
+                self._drop(Dropped.TOO_MANY_SWARMS)
+                return []
+            self._budget.left -= not known
+            self._theirs[name] = (complete, incomplete)
+        elif known:
+            self._budget.left += 1
+            del self._theirs[name]
+        else:
+            return []
+        info_hash = self._hashes.get(name)
+        return [] if info_hash is None else [Interest(info_hash, complete, incomplete, marks)]
 
     def _about_swarm(self, message: wire.Offers | wire.Refused | wire.Answered) -> Event | None:
         info_hash = self._hashes.get(message.swarm)
@@ -322,7 +366,7 @@ class Session:
         if isinstance(message, wire.Offers):
             return Offered(info_hash, message.peer_id, message.offers)
         if isinstance(message, wire.Refused):
-            return Refused(info_hash, message.peer_id, message.offer_ids)
+            return Refused(info_hash, message.peer_id, message.offer_ids, message.known)
         return Answer(info_hash, message.peer_id, message.to_peer_id, message.sdp, message.offer_id)
 
     def _is_binary(self, name: str) -> bool:
@@ -351,3 +395,7 @@ def _from_hex(text: str, size: int) -> bytes:
     if len(data) != size or not compare_digest(data.hex(), text):
         raise LinkError(EndReason.INVALID_MESSAGE)
     return data
+
+
+def _marks(text: str) -> list[str]:
+    return [text[start : start + MARK_LENGTH] for start in range(0, len(text), MARK_LENGTH)]

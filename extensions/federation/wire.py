@@ -10,7 +10,18 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from tracker.extension import NO_INFO_HASH, Answer, Offer, is_answer, is_any_id, is_any_offer, is_id, is_offer, to_json
+from tracker.extension import (
+    MARK_LENGTH,
+    NO_INFO_HASH,
+    Answer,
+    Offer,
+    is_answer,
+    is_any_id,
+    is_any_offer,
+    is_id,
+    is_offer,
+    to_json,
+)
 
 VERSION: Final = 1
 MAX_FRAME: Final = 256 * 1024
@@ -34,6 +45,12 @@ MAX_REASON: Final = 64
 NAME_LENGTH: Final = 24
 """Hexadecimal digits in the name of a swarm."""
 
+MAX_PRESENT: Final = 32
+"""Most own peers of a swarm for which their marks are told."""
+
+PRESENT: Final = "present"
+"""The feature in `hello` of a tracker that tells and understands marks."""
+
 MAX_COUNT: Final = 1_000_000
 """Most seeders, and most leechers, that a tracker may tell for one swarm."""
 
@@ -45,13 +62,15 @@ class WireError(ValueError):
 class Hello(Struct, tag="hello", tag_field="type", gc=False):
     """The first message of both sides. `url` is the URL that the dialer has dialed, empty from the listener.
 
-    Other versions may have other fields: `decode` then sets only `version`.
+    `features` names what the sender can do beyond the first form of this version. Other versions may have other fields:
+    `decode` then sets only `version`.
     """
 
     version: int
     id: str
     nonce: str
     url: str = ""
+    features: tuple[str, ...] = ()
 
 
 class Proof(Struct, tag="proof", tag_field="type", gc=False):
@@ -66,6 +85,12 @@ class Have(Struct, tag="have", tag_field="type"):
     swarms: list[tuple[str, int, int]]
 
 
+class Present(Struct, tag="present", tag_field="type"):
+    """Common swarms with few peers as (name, seeders, leechers): the marks of the sender's own peers, concatenated."""
+
+    swarms: list[tuple[str, str, str]]
+
+
 class Offers(Struct, tag="offers", tag_field="type"):
     """Offers of one peer, each to be given to another peer of the swarm."""
 
@@ -74,12 +99,16 @@ class Offers(Struct, tag="offers", tag_field="type"):
     offers: list[Offer]
 
 
-class Refused(Struct, tag="refused", tag_field="type"):
-    """Offers, by offer_id, that the sender has given to no peer."""
+class Refused(Struct, tag="refused", tag_field="type", omit_defaults=True):
+    """Offers, by offer_id, that the sender has given to no peer.
+
+    `known`: the sender gets offers of this peer otherwise, because the peer is its own, or another neighbour's.
+    """
 
     swarm: str
     peer_id: str
     offer_ids: list[str]
+    known: bool = False
 
 
 class Answered(Struct, tag="answer", tag_field="type", gc=False):
@@ -98,7 +127,7 @@ class Bye(Struct, tag="bye", tag_field="type", gc=False):
     reason: str
 
 
-Message = Hello | Proof | Have | Offers | Refused | Answered | Bye
+Message = Hello | Proof | Have | Present | Offers | Refused | Answered | Bye
 
 
 class _AnyHello(Struct, tag="hello", tag_field="type", gc=False):
@@ -117,7 +146,7 @@ def fits(sdp: Raw) -> bool:
     return memoryview(sdp).nbytes <= MAX_FRAME - OVERHEAD
 
 
-def encode(message: Hello | Proof | Have | Refused | Bye) -> bytes:
+def encode(message: Hello | Proof | Have | Present | Refused | Bye) -> bytes:
     """Encode a message without SDPs."""
     return _encode(message)
 
@@ -209,6 +238,14 @@ def _check(message: Any, is_binary: Callable[[str], bool]) -> None:
         valid = len(message.swarms) <= MAX_SWARMS and all(
             len(name) == NAME_LENGTH and 0 <= complete <= MAX_COUNT and 0 <= incomplete <= MAX_COUNT
             for name, complete, incomplete in message.swarms
+        )
+    elif isinstance(message, Present):
+        valid = len(message.swarms) <= MAX_SWARMS and all(
+            len(name) == NAME_LENGTH
+            and (len(seeders) + len(leechers)) <= MAX_PRESENT * MARK_LENGTH
+            and not len(seeders) % MARK_LENGTH
+            and not len(leechers) % MARK_LENGTH
+            for name, seeders, leechers in message.swarms
         )
     if not valid:
         raise WireError(f"invalid {type(message).__name__.lower()}")

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from tests.client import RawClient, answer, eventually, offers, raw_client
+from tests.client import RawClient, answer, offers, raw_client
 from tests.conftest import TrackerProcess
 from tests.e2e.rtc import connect, echo, random_id, rtc_peer
 from tests.federated import counted, federation, links
@@ -98,69 +98,83 @@ async def test_two_that_both_make_offers_meet(pair: list[TrackerProcess], swarm:
 
 
 @asynccontextmanager
-async def at_both(trackers: list[TrackerProcess], swarm: str) -> AsyncIterator[tuple[str, RawClient, RawClient]]:
-    """A peer that has announced to both trackers: its id, and its sockets."""
-    here, there = trackers
-    both = random_id()
-    async with raw_client(here.url) as at_here, raw_client(there.url) as at_there:
-        await at_there.announce(both, swarm)
-        await at_here.announce(both, swarm)
-        await counted(here, swarm, complete=0, incomplete=2)
-        yield both, at_here, at_there
+async def member(trackers: list[TrackerProcess], swarm: str) -> AsyncIterator[tuple[str, list[RawClient]]]:
+    """A peer that has announced to some trackers: its id, and its sockets."""
+    peer_id = random_id()
+    async with AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(raw_client(tracker.url)) for tracker in trackers]
+        for socket in sockets:
+            await socket.announce(peer_id, swarm)
+        yield peer_id, sockets
+
+
+async def sent_over(trackers: list[TrackerProcess]) -> int:
+    """Return the number of offers that these trackers have sent over links."""
+    tables = await asyncio.gather(*map(links, trackers))
+    return sum(link["offers_out"] for table in tables for link in table.values())
 
 
 async def test_a_peer_at_both_trackers_is_not_offered_to_itself(pair: list[TrackerProcess], swarm: str) -> None:
-    here, _ = pair
-    async with at_both(pair, swarm) as (both, at_here, at_there):
-        await offer_in_vain(here, at_here, both, swarm, 5)
+    here, there = pair
+    before = await sent_over(pair)
+    async with member([there, here], swarm) as (both, (at_there, at_here)):
+        for tracker in pair:
+            await counted(tracker, swarm, complete=0, incomplete=1)
+        await at_here.announce(both, swarm, offers=offers(3))
         assert await at_there.nothing_came()
-        # As there is no other peer, it is parked like the others.
+        assert await sent_over(pair) == before
+        # They are parked, like those of any peer that is alone.
         async with raw_client(here.url) as client:
-            await client.announce(random_id(), swarm)
-            assert (await client.receive())["peer_id"] == both
+            for number in range(3):
+                await client.announce(random_id(), swarm)
+                assert (await client.receive())["peer_id"] == both, f"{number} of 3 were there"
 
 
 async def test_a_peer_at_both_trackers_is_answered_where_it_has_offered(pair: list[TrackerProcess], swarm: str) -> None:
     """Clients know an offer only on the socket that they have made it on."""
     here, there = pair
-    other = random_id()
-    async with raw_client(there.url) as client, at_both(pair, swarm) as (both, at_here, at_there):
-        await client.announce(other, swarm)
-        await counted(here, swarm, complete=0, incomplete=3)
-        await offer_in_vain(here, at_here, both, swarm, 2)
-        await at_there.announce(both, swarm, offers=offers(1, start=100))
-        answered_to = {here: 0, there: 0}
-        while not answered_to[there]:
-            message = await client.receive()
-            await client.send(answer(other, both, message["offer_id"], swarm))
-            answered_to[there if int(message["offer_id"]) == 100 else here] += 1
-        for socket, tracker in ((at_there, there), (at_here, here)):
-            for _ in range(answered_to[tracker]):
-                assert (int((await socket.receive())["offer_id"]) == 100) is (tracker is there)
+    async with member([there], swarm) as (other, (client,)), member([there, here], swarm) as (both, at):
+        await counted(here, swarm, complete=0, incomplete=2)
+        await at[1].announce(both, swarm, offers=offers(2))
+        await at[0].announce(both, swarm, offers=offers(1, start=100))
+        message = await client.receive()
+        assert int(message["offer_id"]) == 100
+        await client.send(answer(other, both, message["offer_id"], swarm))
+        assert "answer" in await at[0].receive()
+        for socket in (client, *at):
+            assert await socket.nothing_came()
 
 
-async def offer_in_vain(here: TrackerProcess, client: RawClient, peer_id: str, swarm: str, count: int) -> None:
-    """Announce offers, and wait until they are back, refused, from the other tracker."""
+async def test_a_room_at_both_trackers_is_introduced_as_if_they_were_not_linked(
+    pair: list[TrackerProcess], swarm: str
+) -> None:
+    """Each of four members makes the same offers on both trackers. The two others are on one tracker only."""
+    here, there = pair
+    async with AsyncExitStack() as stack:
+        room = [await stack.enter_async_context(member(pair, swarm)) for _ in range(4)]
+        before = await sent_over(pair)
+        for number, (maker, sockets) in enumerate(room):
+            for socket in sockets:
+                await socket.announce(maker, swarm, offers=offers(3, start=10 * number))
+            for receiver, others in room:
+                if receiver != maker:
+                    received = [await socket.receive() for socket in others]
+                    assert {message["peer_id"] for message in received} == {maker}
+                    assert received[0]["offer_id"] == received[1]["offer_id"], "only one of two could be answered"
+        assert await sent_over(pair) == before
 
-    async def number() -> int:
-        return sum(link["refused"] for link in (await links(here)).values())
-
-    async def is_back() -> bool:
-        return await number() > before
-
-    before = await number()
-    await client.announce(peer_id, swarm, offers=offers(count))
-    await eventually(is_back)
-
-
-async def test_offers_that_wait_are_not_lost_by_one_that_comes_back(pair: list[TrackerProcess], swarm: str) -> None:
-    here, _ = pair
-    async with at_both(pair, swarm) as (both, at_here, _):
-        await offer_in_vain(here, at_here, both, swarm, 3)
-        async with raw_client(here.url) as client:
-            for number in range(3):
-                await client.announce(random_id(), swarm)
-                assert not await client.nothing_came(), f"{number} of 3 were there"
+        near, (at_here,) = await stack.enter_async_context(member([here], swarm))
+        far, (at_there,) = await stack.enter_async_context(member([there], swarm))
+        for tracker in pair:
+            await counted(tracker, swarm, complete=0, incomplete=6)
+        for maker, socket, other, side in ((near, at_here, at_there, 0), (far, at_there, at_here, 1)):
+            await socket.announce(maker, swarm, offers=offers(9, start=100 * (side + 1)))
+            assert (await other.receive())["peer_id"] == maker
+            for _, sockets in room:
+                assert (await sockets[side].receive())["peer_id"] == maker
+        assert await sent_over(pair) == before + 2
+        for socket in (at_here, at_there, *(socket for _, sockets in room for socket in sockets)):
+            assert await socket.nothing_came()
 
 
 async def test_peers_elsewhere_are_counted(linked: list[TrackerProcess], swarm: str) -> None:

@@ -152,7 +152,7 @@ class Hub:
         Each call examines the next `count` peers. After the last peer, the next round starts. Each call also examines
         all peers that have a pinged connection.
         """
-        self.offers.parked.expire(now)
+        self.offers.expire(now)
         for peer in list(self._pinged):
             self._listen(peer, now)
         overdue = now - self.rules.peer_timeout

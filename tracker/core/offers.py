@@ -3,14 +3,16 @@
 All times are seconds on any monotonic clock.
 """
 
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol, cast
 
 from tracker.core.counters import Counters
 from tracker.core.outbox import Outbox
 from tracker.core.rules import Rules
-from tracker.core.swarm import Connection, Peer, Random, RemoteMember, Swarm
+from tracker.core.swarm import Connection, Member, Peer, Random, RemoteMember, Swarm
+from tracker.expiring import ExpiringMap
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
@@ -25,6 +27,10 @@ _OVERHEAD: Final = 400
 
 _WINDOW: Final = 60.0
 """Seconds for which the offers given to a peer are counted."""
+
+_REFUSAL_WINDOW: Final = 10.0
+_MAX_RECEIVERS: Final = 10_000
+"""Seconds, and number of peers, for which the receivers of a peer's offers are kept in case that some are refused."""
 
 
 class Observer(Protocol):
@@ -180,6 +186,13 @@ class OfferPlacement:
         self._given: dict[Peer, Counter[Any]] = {}
         """Remote offers given to each peer in this window, in all (None) and by origin."""
         self._window_ends = 0.0
+        self._receivers: ExpiringMap[Peer, list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
+        """The receivers of a peer's last offers, if some of them were remote members, which may refuse."""
+
+    @property
+    def remembered(self) -> int:
+        """Peers with remembered receivers, because some of these may refuse."""
+        return len(self._receivers)
 
     def place(
         self,
@@ -190,18 +203,38 @@ class OfferPlacement:
         outbox: Outbox,
         connection: Connection | None = None,
         age: float = 0.0,
+        refused: RemoteMember | None = None,
     ) -> None:
         """Give a peer's offers to other members of its swarm, and park the rest.
 
         Within one announce, each receiver gets at most one offer. `connection` is the connection on which the offers
-        were just made, or None if they are placed again. Then `age` is the number of seconds since they were made.
+        were just made, or None if they are placed again. Then `age` is the number of seconds since they were made, and
+        `refused` is the remote member that has refused them.
         """
         observer, counters = self._observer, self._counters
-        chosen = swarm.choose(peer, len(offers), self.fresh_since(now), self._random)
+        given = [] if connection is not None else self._receivers.get(peer, now) or []
+        overlap = swarm.overlap
+        if overlap is not None:
+            overlap.hide(peer, given, refused, now)
+        others = swarm.complete + swarm.incomplete - 1
+        chosen = swarm.choose(peer, len(offers) + len(given), self.fresh_since(now), self._random)
+        if overlap is not None:
+            overlap.show()
+        if given:
+            chosen = [member for member in chosen if isinstance(member, RemoteMember) or member not in given]
+            chosen = chosen[: len(offers)]
         placed = len(chosen)
+        if placed == others and placed > 1:
+            # Every member gets an offer, the first one for the member that joined first. Trystero repeats its offers
+            # until they are answered, and makes the same ones on several trackers. So each member mostly gets the same
+            # one again, also after others have joined. If two members answer one offer, only the first is connected,
+            # and the other one ignores the maker of the offer for 23 seconds.
+            chosen.sort(key=_order)
         if placed:
             if swarm.remotes:
                 receivers, relayed = self._hand_over(peer, chosen, offers)
+                if len(receivers) < placed:
+                    self._receivers.put(peer, [*given, *chosen], now)
             else:
                 receivers, relayed = cast("list[Peer]", chosen), offers
             if receivers:
@@ -222,18 +255,21 @@ class OfferPlacement:
             if observer:
                 observer.offers_unplaced(swarm, peer, rest)
 
-    def place_parked(self, member: RemoteMember, newcomers: int, now: float, origin: Any) -> None:
-        """Place parked offers on `newcomers` peers behind a remote member: each gets one offer of every local peer.
+    def place_parked(self, member: RemoteMember, newcomers: Collection[str], now: float, origin: Any) -> None:
+        """Place parked offers on new peers behind a remote member: each gets one offer of every local peer.
 
-        If a local peer has received offers from `origin` since, as many fewer of its offers are placed, because these
-        newcomers probably made them.
+        `newcomers` are their marks, empty for peers of which only the number is known. A local peer makes no offer to
+        peers that it meets at another tracker. If it has received offers from `origin` since, as many fewer of its
+        offers are placed, because these newcomers probably made them.
         """
         if self._observer is None:
             return
+        overlap = member.swarm.overlap
         for parked in self.parked.of(member.swarm, now):
-            known = min(parked.met[origin], newcomers)
+            count = len(newcomers) if overlap is None else overlap.newcomers_for(parked.peer, member, newcomers, now)
+            known = min(parked.met[origin], count)
             parked.met[origin] -= known
-            offers = self.parked.take(parked, newcomers - known, now)
+            offers = self.parked.take(parked, count - known, now)
             if offers:
                 self._counters.offers_handed_over += len(offers)
                 self._observer.offers_placed(member, parked.peer, offers)
@@ -246,21 +282,30 @@ class OfferPlacement:
             outbox.offers(peer.swarm.info_hash, parked.peer.peer_id, [peer], offers)
 
     def deliver(
-        self, swarm: Swarm, peer_id: str, offers: list[Offer], now: float, outbox: Outbox, origin: Any
+        self,
+        swarm: Swarm,
+        peer_id: str,
+        offers: list[Offer],
+        now: float,
+        outbox: Outbox,
+        origin: Any,
+        member: RemoteMember | None = None,
     ) -> list[Offer]:
         """Give a remote peer's offers to distinct local peers, and return the offers that found no receiver.
 
-        In each window, a peer receives at most `max_foreign_offers` remote offers, and at most half of them from one
-        `origin`.
+        Peers that the remote peer, which is behind `member`, meets at another tracker are left out. In each window, a
+        peer receives at most `max_foreign_offers` remote offers, and at most half of them from one `origin`.
         """
         if now > self._window_ends:
             self._given.clear()
             self._window_ends = now + _WINDOW
+        met = [] if member is None or swarm.overlap is None else swarm.overlap.sharing(member, peer_id)
         receivers = [
             peer
-            for peer in swarm.choose_local(len(offers), peer_id, self.fresh_since(now), self._random)
-            if peer.offers_due <= now and self._may_be_given(peer, origin)
-        ]
+            for peer in swarm.choose_local(len(offers) + len(met), peer_id, self.fresh_since(now), self._random)
+            if peer.offers_due <= now and peer not in met and self._may_be_given(peer, origin)
+        ][: len(offers)]
+        receivers.sort(key=_order)  # for the same reason as in `place`
         for peer in receivers:
             given = self._given.setdefault(peer, Counter())
             given[None] += 1
@@ -276,6 +321,12 @@ class OfferPlacement:
         """Forget a peer that has left."""
         self.parked.forget(peer)
         self._given.pop(peer, None)
+        self._receivers.pop(peer)
+
+    def expire(self, now: float) -> None:
+        """Drop the parked offers that are too old, and forget receivers that can no longer refuse."""
+        self.parked.expire(now)
+        self._receivers.expire(now)
 
     def fresh_since(self, now: float) -> float:
         """Return the time after which a peer must have sent a message, so that it is not a last choice as receiver."""
@@ -304,6 +355,12 @@ class OfferPlacement:
             return True
         limit = self._rules.max_foreign_offers
         return given[None] < limit and (origin is None or given[origin] < limit / 2)
+
+
+def _order(member: Member) -> int:
+    if not isinstance(member, Peer):
+        return sys.maxsize
+    return member.index + (len(member.swarm.leechers) if member.complete else 0)
 
 
 def _size(offers: list[Offer]) -> int:

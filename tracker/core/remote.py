@@ -3,11 +3,13 @@
 All times are seconds on any monotonic clock.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from tracker.core.hub import Hub
 from tracker.core.outbox import Outbox
-from tracker.core.swarm import RemoteMember
+from tracker.core.overlap import PeerOverlap
+from tracker.core.swarm import Overlap, RemoteMember, Swarm
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
@@ -36,20 +38,49 @@ class RemotePeers:
             ValueError: if a number is negative.
         """
         if self._is_open(member):
+            if member.swarm.overlap is not None:
+                member.swarm.overlap.discard(member)
             member.swarm.set_remote(member, complete, incomplete)
 
+    def set_remote_peers(
+        self,
+        member: RemoteMember,
+        seeders: Collection[str],
+        leechers: Collection[str],
+        ranks: tuple[str, str] | None,
+    ) -> list[str]:
+        """Set the peers behind a remote member by their marks, and return the marks of the newcomers.
+
+        See `PeerOverlap.know`. If the swarm has closed, do nothing.
+        """
+        if not self._is_open(member):
+            return []
+        return self._overlap_of(member.swarm).know(member, seeders, leechers, ranks)
+
+    def keep_apart(self, member: RemoteMember, peer_id: str, seconds: float, now: float) -> None:
+        """Place no offers of a local peer on a remote member for some time."""
+        peer = member.swarm.peers.get(peer_id)
+        if peer is not None and self._is_open(member):
+            self._overlap_of(member.swarm).keep_apart(peer, member, now + seconds)
+
     def deliver_offers(
-        self, info_hash: str, peer_id: str, offers: list[Offer], now: float, owner: Any = None
+        self,
+        info_hash: str,
+        peer_id: str,
+        offers: list[Offer],
+        now: float,
+        owner: Any = None,
+        member: RemoteMember | None = None,
     ) -> list[Offer]:
         """Give a remote peer's offers to distinct local peers, and return the offers that found no receiver.
 
-        `owner` is the origin of the offers; see `OfferPlacement.deliver` for its limit.
+        `owner` is the origin of the offers, and `member` the remote member with the peer; see `OfferPlacement.deliver`.
         """
         swarm = self._hub.swarms.get(info_hash)
         if swarm is None or peer_id in swarm.peers:
             # This peer makes offers here, too, and its client takes an answer only on the socket of the offer.
             return offers
-        return self._hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, owner)
+        return self._hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, owner, member)
 
     def deliver_answer(self, answer: Answer, now: float) -> bool:
         """Send a remote peer's answer to the local peer that made the offer; return whether that peer is still here."""
@@ -62,7 +93,7 @@ class RemotePeers:
         self._hub.relay_answer(receiver, answer, now, self._outbox)
         return True
 
-    def place_parked(self, member: RemoteMember, newcomers: int, now: float, owner: Any = None) -> None:
+    def place_parked(self, member: RemoteMember, newcomers: Collection[str], now: float, owner: Any = None) -> None:
         """Place parked offers on new peers behind a remote member; see `OfferPlacement.place_parked`."""
         if self._is_open(member):
             self._hub.offers.place_parked(member, newcomers, now, owner)
@@ -81,14 +112,16 @@ class RemotePeers:
         peer = swarm.peers.get(peer_id) if swarm else None
         if swarm is None or peer is None:
             return
-        place = self._hub.offers.place
-        if refused is not None and refused.swarm is swarm:
-            counts = refused.complete, refused.incomplete
-            swarm.set_remote(refused, 0, 0)
-            place(swarm, peer, offers, now, self._outbox, age=age)
-            swarm.set_remote(refused, *counts)
-        else:
-            place(swarm, peer, offers, now, self._outbox, age=age)
+        if refused is not None and refused.swarm is not swarm:
+            refused = None
+        if refused is not None:
+            self._overlap_of(swarm)
+        self._hub.offers.place(swarm, peer, offers, now, self._outbox, age=age, refused=refused)
+
+    def _overlap_of(self, swarm: Swarm) -> Overlap:
+        if swarm.overlap is None:
+            swarm.overlap = PeerOverlap(swarm)
+        return swarm.overlap
 
     def _is_open(self, member: RemoteMember) -> bool:
         return self._hub.swarms.get(member.swarm.info_hash) is member.swarm

@@ -8,7 +8,7 @@ Invariants of one swarm, checked by `Swarm.check_invariants`:
 4. The remote counts are the sums over `remotes`; none is negative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import inf
 from typing import Any, Final, Protocol, cast
 
@@ -87,12 +87,35 @@ class RemoteMember:
 Member = Peer | RemoteMember
 
 
+class Overlap(Protocol):
+    """Which peers are here and behind remote members at the same time (`tracker.core.overlap`)."""
+
+    def know(
+        self,
+        member: RemoteMember,
+        seeders: Collection[str],
+        leechers: Collection[str],
+        ranks: tuple[str, str] | None,
+    ) -> list[str]: ...
+    def discard(self, member: RemoteMember) -> None: ...
+    def keep_apart(self, peer: Peer, member: RemoteMember, until: float) -> None: ...
+    def joined(self, peer: Peer) -> None: ...
+    def left(self, peer: Peer) -> None: ...
+    def hide(self, peer: Peer, given: list[Member], refused: RemoteMember | None, now: float) -> None: ...
+    def show(self) -> None: ...
+    def sharing(self, member: RemoteMember, peer_id: str) -> list[Peer]: ...
+    def members_with(self, peer_id: str) -> list[RemoteMember]: ...
+    def newcomers_for(self, peer: Peer, member: RemoteMember, marks: Collection[str], now: float) -> int: ...
+    def check_invariants(self) -> None: ...
+
+
 class Swarm:
     """The peers of one infohash."""
 
     __slots__ = (
         "info_hash",
         "leechers",
+        "overlap",
         "peers",
         "remote_complete",
         "remote_incomplete",
@@ -108,6 +131,8 @@ class Swarm:
         self.remotes: list[RemoteMember] = []
         self.remote_complete = 0
         self.remote_incomplete = 0
+        self.overlap: Overlap | None = None
+        """None until an extension knows more of remote peers than their number."""
 
     @property
     def complete(self) -> int:
@@ -125,6 +150,8 @@ class Swarm:
         self.peers[peer_id] = peer
         self._enter_pool(peer)
         connection.peers.add(peer)
+        if self.overlap is not None:
+            self.overlap.joined(peer)
         return peer
 
     def leave(self, peer: Peer) -> None:
@@ -133,6 +160,8 @@ class Swarm:
         self._leave_pool(peer)
         for connection in peer.connections:
             connection.peers.discard(peer)
+        if self.overlap is not None:
+            self.overlap.left(peer)
 
     def become_seeder(self, peer: Peer) -> None:
         """Make a leecher a seeder. It stays one until it leaves."""
@@ -236,6 +265,8 @@ class Swarm:
             assert remote.complete >= 0
             assert remote.incomplete >= 0
             assert remote.complete + remote.incomplete > 0
+        if self.overlap is not None:
+            self.overlap.check_invariants()
 
     def _enter_pool(self, peer: Peer) -> None:
         pool = self.seeders if peer.complete else self.leechers

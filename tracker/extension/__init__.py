@@ -2,6 +2,7 @@
 
 from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
+from tracker.core.overlap import MARK_LENGTH, UNKNOWN, marks_of
 from tracker.core.swarm import RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission, Admitted
@@ -19,7 +20,9 @@ from tracker.reasons import CloseReason
 from tracker.tasks import BackgroundTasks
 
 __all__ = [
+    "MARK_LENGTH",
     "NO_INFO_HASH",
+    "UNKNOWN",
     "Admission",
     "Admitted",
     "Answer",
@@ -53,6 +56,7 @@ __all__ = [
     "load",
     "make_answer",
     "make_offer",
+    "marks_of",
     "parse_info_hash",
     "plain",
     "swarm_key",

@@ -166,6 +166,30 @@ class TrackerHandle:
         if self.owns(member):
             self._remote.set_remote(member, complete, incomplete)
 
+    def set_remote_peers(
+        self,
+        member: RemoteMember,
+        seeders: Collection[str],
+        leechers: Collection[str],
+        ranks: tuple[str, str] | None = None,
+    ) -> list[str]:
+        """Set the peers behind a remote member by their marks, instead of their numbers; return those of the newcomers.
+
+        `marks_of` computes marks; at most a few dozen are useful. Peers that are local, too, or behind several members,
+        count once, and are introduced once to each other. Newcomers are peers that were neither here nor behind any
+        member before. `ranks` are given if the marks may keep offers from other members: two texts that order this
+        member's tracker and this one, in the same way at all trackers.
+        """
+        return self._remote.set_remote_peers(member, seeders, leechers, ranks) if self.owns(member) else []
+
+    def members_with(self, swarm: Swarm, peer_id: str) -> list[RemoteMember]:
+        """Return this extension's remote members with a rank that a remote peer of a swarm is behind."""
+        return [member for member in swarm.overlap.members_with(peer_id) if self.owns(member)] if swarm.overlap else []
+
+    def keep_apart(self, member: RemoteMember, peer_id: str, seconds: float) -> None:
+        """Place no offers of a local peer on a remote member for some time, because it is present there, too."""
+        self._remote.keep_apart(member, peer_id, seconds, monotonic())
+
     def remove_remote(self, member: RemoteMember) -> None:
         """Remove a remote member from its swarm."""
         self.set_remote(member, 0, 0)
@@ -175,18 +199,26 @@ class TrackerHandle:
         """Return whether this extension added a remote member."""
         return member in self._members.get(member.swarm, ())
 
-    def deliver_offers(self, info_hash: str, peer_id: str, offers: list[Offer], owner: Any = None) -> list[Offer]:
+    def deliver_offers(
+        self,
+        info_hash: str,
+        peer_id: str,
+        offers: list[Offer],
+        owner: Any = None,
+        member: RemoteMember | None = None,
+    ) -> list[Offer]:
         """Give a remote peer's offers to as many distinct local peers; return the offers that found none.
 
         `owner` is the origin of the offers, if there are several origins: from one origin, a peer is given at most half
-        of `tracker.max_foreign_offers`. `make_offer` makes an offer of text.
+        of `tracker.max_foreign_offers`. `member` is the remote member with the peer, if its peers are known by their
+        marks. `make_offer` makes an offer of text.
 
         Raises:
             ValueError: if `peer_id` is not an id of the swarm.
         """
         if not (is_id(peer_id) if is_id(info_hash) else is_any_id(peer_id)):
             raise ValueError("peer_id must be 20 latin-1 characters, or in a text swarm 1 to 64 characters")
-        return self._remote.deliver_offers(info_hash, peer_id, offers, monotonic(), owner)
+        return self._remote.deliver_offers(info_hash, peer_id, offers, monotonic(), owner, member)
 
     def deliver_answer(self, answer: Answer) -> bool:
         """Give a remote peer's answer to the local peer that made the offer; return whether that peer is still here.
@@ -215,10 +247,11 @@ class TrackerHandle:
 
         self._hub.offers.parked.enable(guarded)
 
-    def place_parked(self, member: RemoteMember, newcomers: int, owner: Any = None) -> None:
-        """Place the parked offers of a swarm on `newcomers` peers behind a remote member, one of each peer's on each.
+    def place_parked(self, member: RemoteMember, newcomers: Collection[str], owner: Any = None) -> None:
+        """Place the parked offers of a swarm on new peers behind a remote member, one of each peer's on each.
 
-        If a peer was given offers from `owner` meanwhile (as in `deliver_offers`), it places as many fewer.
+        `newcomers` are the marks of these peers, or `UNKNOWN` for each peer of which only the number is known. If a
+        peer was given offers from `owner` meanwhile (as in `deliver_offers`), it places as many fewer.
         """
         if self.owns(member):
             self._remote.place_parked(member, newcomers, monotonic(), owner)

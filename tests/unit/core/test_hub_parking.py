@@ -11,6 +11,7 @@ from tests.unit.core.test_hub import Recorder
 from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.links import A, B, C, some_offers
 from tracker.core.offers import LIFETIME
+from tracker.core.overlap import UNKNOWN
 from tracker.core.presence import PING_TIMEOUT
 from tracker.core.swarm import RemoteMember
 from tracker.protocol import codec
@@ -43,7 +44,7 @@ class ParkingHarness(HubHarness):
     ) -> list[tuple[str, str, list[str]]]:
         """What is placed there: owner, whose, offer_ids."""
         self.recorder.take()
-        self.remote.place_parked(member, newcomers, self.now, owner)
+        self.remote.place_parked(member, [UNKNOWN] * newcomers, self.now, owner)
         self.hub.check_invariants()
         return self.placed()
 
@@ -267,7 +268,7 @@ def test_without_parking_or_observer_there_is_nothing_to_place() -> None:
     harness.join(A, offers=offers(3))
     member = harness.remote.add_remote(HASH, "link")
     assert member
-    harness.remote.place_parked(member, 1, harness.now)
+    harness.remote.place_parked(member, [UNKNOWN], harness.now)
 
 
 def test_what_one_member_refuses_another_is_given() -> None:

@@ -7,10 +7,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from extensions.federation import wire
-from extensions.federation.exchange import Account, Exchange, Neighbour
+from extensions.federation.exchange import Exchange
+from extensions.federation.neighbour import Account, Neighbour
 from tests.client import HASH, announce
 from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.links import A, B, ids_of, tracker_id
+from tracker.core.overlap import marks_of
 from tracker.core.swarm import Peer, RemoteMember, Swarm
 from tracker.extension.api import TrackerHandle
 from tracker.protocol import codec
@@ -34,10 +36,15 @@ class FakeNeighbour(Neighbour):
     def __init__(self, exchange: Exchange, number: int) -> None:
         self.account = Account(time.monotonic())
         self.takes_offers = True
+        self.is_new = False
+        """Whether it knows marks."""
         self.told: list[tuple[str, int, int]] = []
+        self.told_present: list[tuple[str, list[str], list[str]]] = []
         self.given: list[str] = []
         """offer_ids."""
         self.refused: list[str] = []
+        self.said_known: list[bool] = []
+        """With each refusal, whether it said that it gets the peer's offers otherwise."""
         self.answers: list[Answer] = []
         self._exchange = exchange
         self._id = tracker_id(number)
@@ -48,9 +55,12 @@ class FakeNeighbour(Neighbour):
     def tracker_id(self) -> str:
         return self._id
 
-    def open_swarm(self, info_hash: str, complete: int, incomplete: int) -> None:
+    @property
+    def knows_marks(self) -> bool:
+        return self.is_new
+
+    def open_swarm(self, info_hash: str) -> None:
         self._open.add(info_hash)
-        self.told.append((info_hash, complete, incomplete))
 
     def close_swarm(self, info_hash: str) -> None:
         self._open.remove(info_hash)
@@ -58,6 +68,9 @@ class FakeNeighbour(Neighbour):
 
     def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
         self.told += counts
+
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> None:
+        self.told_present += swarms
 
     def counts(self, info_hash: str) -> tuple[int, int]:
         return self._theirs.get(info_hash, (0, 0)) if info_hash in self._open else (0, 0)
@@ -68,8 +81,9 @@ class FakeNeighbour(Neighbour):
         self.given += ids_of(sent)
         return sent
 
-    def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str]) -> None:
+    def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str], known: bool) -> None:
         self.refused += offer_ids
+        self.said_known.append(known)
 
     def answer(self, answer: Answer) -> None:
         self.answers.append(answer)
@@ -87,14 +101,23 @@ class FakeNeighbour(Neighbour):
         if frame_ends:
             self._exchange.on_frame_end(self)
 
+    def has_peers(self, *peer_ids: str, seeders: Iterable[str] = (), frame_ends: bool = True) -> None:
+        """It tells which peers it has in the swarm."""
+        marks = marks_of(HASH, seeders), marks_of(HASH, peer_ids)
+        counts = self._theirs[HASH] = len(marks[0]), len(marks[1])
+        if HASH in self._open:
+            self._exchange.on_counts(self, HASH, *counts, marks)
+        if frame_ends:
+            self._exchange.on_frame_end(self)
+
     def makes_offers(self, offers: list[Offer], maker: str = B, frame_ends: bool = True) -> None:
         self._exchange.on_offers(self, HASH, maker, offers)
         if frame_ends:
             self._exchange.on_frame_end(self)
 
-    def refuses(self, *offer_ids: str) -> None:
+    def refuses(self, *offer_ids: str, known: bool = False) -> None:
         """It refuses offers of A."""
-        self._exchange.on_refused(self, HASH, A, list(offer_ids))
+        self._exchange.on_refused(self, HASH, A, list(offer_ids), known)
 
     def answers_for_b(self, *offer_ids: str) -> None:
         """B, a peer of this neighbour, answers offers of A."""

@@ -12,6 +12,7 @@ from extensions.federation import mesh, wire
 from extensions.federation.reasons import BROKEN_RULES, Dropped, EndReason
 from extensions.federation.session import Session
 from tests.unit.federation.links import give
+from tracker.core.overlap import marks_of
 from tracker.extension import swarm_key
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "federation.md"
@@ -65,6 +66,9 @@ def test_it_can_be_computed_from_the_document_alone() -> None:
     assert blake2b(bytes.fromhex(NAMED["infohash"]), key=secret, digest_size=12).hexdigest() == NAMED["name"]
     text = b"text" + bytes.fromhex(NAMED["text_key"])
     assert blake2b(text, key=secret, digest_size=12).hexdigest() == NAMED["text_name"]
+    key = sha256(b"marks" + HASH.encode()).digest()
+    mark = blake2b(NAMED["peer_id"].encode(), key=key, digest_size=8).hexdigest()
+    assert [mark] == marks_of(HASH, [NAMED["peer_id"]]) == [NAMED["mark"]]
 
 
 @pytest.mark.parametrize(("frame", "valid"), FRAMES)
@@ -90,7 +94,7 @@ def test_every_reason_is_in_the_document_and_marked_if_it_breaks_the_rules() -> 
 
 
 def test_every_message_and_field_is_in_the_document() -> None:
-    messages = (wire.Hello, wire.Proof, wire.Have, wire.Offers, wire.Refused, wire.Answered, wire.Bye)
+    messages = (wire.Hello, wire.Proof, wire.Have, wire.Present, wire.Offers, wire.Refused, wire.Answered, wire.Bye)
     for message in messages:
         assert f"| `{message.__struct_config__.tag}` |" in TEXT
         for field in message.__struct_fields__:

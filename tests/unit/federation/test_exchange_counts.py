@@ -135,14 +135,14 @@ async def test_a_swarm_that_closes_while_a_new_neighbour_is_introduced_is_not_to
         await here.peer(A, f"{n:020}")
     last = await here.peer(A, HASH)
     neighbour = FakeNeighbour(here.exchange, 1)
-    neighbour.open_swarm(HASH, 0, 0)
+    neighbour.open_swarm(HASH)
     here.exchange.add(neighbour)
     introduction = asyncio.ensure_future(here.exchange.introduce(neighbour))
     await asyncio.sleep(0)
     here.hub.close(last)
     await here.settle()
     await introduction
-    assert [counts for info_hash, *counts in neighbour.told if info_hash == HASH] == [[0, 0], [0, 0]]
+    assert [counts for info_hash, *counts in neighbour.told if info_hash == HASH] == [[0, 0]]
 
 
 # Counts that are believed

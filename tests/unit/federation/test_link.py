@@ -180,7 +180,7 @@ async def test_the_end_of_a_frame_is_repeated_until_no_newcomers_are_left_or_non
                 del one.account.grown[member]
 
     one = Link(session, sink, "", on_event)
-    one.account.grown = {RemoteMember(Swarm(HASH), n): 1 for n in range(3)}
+    one.account.grown = {RemoteMember(Swarm(HASH), n): [""] for n in range(3)}
     task = asyncio.ensure_future(one.run())
     sink.incoming.put_nowait(there.tell([(HASH, 0, 2)])[0])
     expected = 3 if placed else 1

@@ -12,7 +12,8 @@ from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped, EndReason
 from extensions.federation.session import Event, Interest, LinkError, Offered, Refused, Session
 from tests.client import HASH
-from tests.unit.federation.links import A, an_answer, give, ids_of, linked, shared, sharing, some_offers
+from tests.unit.federation.links import A, B, C, an_answer, give, ids_of, linked, shared, sharing, some_offers
+from tracker.core.overlap import marks_of
 from tracker.extension import swarm_key
 from tracker.protocol import codec
 from tracker.protocol.messages import Answer, Offer, OfferDescription
@@ -203,6 +204,31 @@ def test_the_same_swarm_twice_in_a_message_counts_as_it_was_said_last() -> None:
     assert events == [Interest(HASH, 3, 3), Interest(HASH, 0, 0), Interest(HASH, 1, 2)]
 
 
+def test_peers_of_common_swarms_are_told_by_their_marks() -> None:
+    a, b = sharing()
+    marks = marks_of(HASH, [A]), marks_of(HASH, [B, C])
+    assert (a.knows_marks, b.knows_marks) == (True, True)
+    assert give(b, a.tell_present([(HASH, *marks)])) == [Interest(HASH, 1, 2, marks)]
+    assert b.counts(HASH) == (1, 2)
+    assert give(b, a.tell_present([(HASH, [], [])])) == [Interest(HASH, 0, 0, ([], []))]
+    assert b.tell_present([(HASH, *marks)]) == [], "a has no peers there any more"
+    assert a.tell_present([(OTHER, *marks)]) == []
+
+
+def test_marks_are_told_in_messages_of_bounded_length() -> None:
+    ends = a, b = linked()
+    hashes = [f"{n:020}" for n in range(100)]
+    for one, other in (ends, ends[::-1]):
+        for info_hash in hashes:
+            one.open_swarm(info_hash)
+        give(other, one.tell([(info_hash, 0, 1) for info_hash in hashes]))
+    marks = marks_of(HASH, [f"{n:020}" for n in range(wire.MAX_PRESENT)])
+    messages = a.tell_present([(info_hash, [], marks) for info_hash in hashes])
+    assert len(messages) > 1
+    assert max(map(len, messages)) <= wire.SOFT_FRAME
+    assert [event.info_hash for message in messages for event in interests(give(b, [message]))] == hashes
+
+
 # Offers and answers
 
 
@@ -213,6 +239,7 @@ def test_offers_a_refusal_and_an_answer_pass() -> None:
     assert (offered.info_hash, offered.peer_id) == (HASH, A)
     assert ids_of(offered.offers) == ids_of(some_offers(2))
     assert give(a, b.refuse(HASH, A, ids_of(offered.offers[1:]))) == [Refused(HASH, A, [f"{1:020}"])]
+    assert give(a, b.refuse(HASH, A, [f"{1:020}"], known=True)) == [Refused(HASH, A, [f"{1:020}"], known=True)]
     for _ in range(2):
         (answered,) = give(a, b.answer(an_answer(f"{0:020}")))
         assert isinstance(answered, Answer)

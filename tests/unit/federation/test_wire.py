@@ -41,7 +41,7 @@ values = st.recursive(
     ),
     max_leaves=10,
 )
-types = st.sampled_from(["hello", "proof", "have", "offers", "refused", "answer", "bye", "x"])
+types = st.sampled_from(["hello", "proof", "have", "present", "offers", "refused", "answer", "bye", "x"])
 fields = st.sampled_from(
     ["version", "id", "nonce", "url", "signature", "swarms", "swarm", "peer_id", "offers", "offer_ids", "sdp", "reason"]
 )

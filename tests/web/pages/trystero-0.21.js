@@ -1,7 +1,7 @@
 import { joinRoom, selfId } from 'trystero-0.21/torrent'
 
-globalThis.join = (tracker, name) => {
-  const config = { appId: 'rooms', relayUrls: [tracker], rtcConfig: { iceServers: [] } }
+globalThis.join = (trackers, name) => {
+  const config = { appId: 'rooms', relayUrls: [trackers].flat(), rtcConfig: { iceServers: [] } }
   const room = joinRoom(config, name)
   const [send, receive] = room.makeAction('words')
   room.onPeerJoin(id => report('met', id))

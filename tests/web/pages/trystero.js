@@ -1,7 +1,7 @@
 import { joinRoom, selfId } from '@trystero-p2p/torrent'
 
-globalThis.join = (tracker, name) => {
-  const config = { appId: 'rooms', relayConfig: { urls: [tracker] }, rtcConfig: { iceServers: [] } }
+globalThis.join = (trackers, name) => {
+  const config = { appId: 'rooms', relayConfig: { urls: [trackers].flat() }, rtcConfig: { iceServers: [] } }
   const room = joinRoom(config, name)
   const words = room.makeAction('words')
   room.onPeerJoin = id => report('met', id)

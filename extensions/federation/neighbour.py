@@ -1,0 +1,84 @@
+"""Another tracker that serves some of the same swarms, as the exchange sees it, and its state in the exchange."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from extensions.federation.ledger import Ledger
+from extensions.federation.reasons import Dropped
+from tracker.extension import Answer, Offer, RemoteMember, TokenBucket
+
+OFFERS_PER_SECOND: Final = 1000.0
+OFFERS_BURST: Final = 5000.0
+"""The token bucket for the offers of one neighbour. Offers beyond it are refused."""
+
+
+class Account:
+    """The state of one neighbour in the exchange."""
+
+    def __init__(self, now: float) -> None:
+        self.members: dict[str, RemoteMember] = {}
+        """Its remote members by infohash: one for each swarm in which it has peers and this tracker has, too."""
+        self.last_shared = now
+        """When `members` was last seen not to be empty."""
+        self.ledger = Ledger()
+        self.answered = 0
+        """The offers sent to it that were answered while they could still be refused."""
+        self.offering = TokenBucket(OFFERS_PER_SECOND, OFFERS_BURST, now)
+        self.grown: dict[RemoteMember, list[str]] = {}
+        """The marks of newcomers behind each remote member for which no parked offers have been placed yet."""
+        self.told_present: set[str] = set()
+        """The infohashes of common swarms for which it was told the marks of the peers."""
+        self.counters: Counter[str] = Counter()
+        self.dropped: Counter[Dropped] = Counter()
+
+
+class Neighbour(Protocol):
+    """Another tracker, as the exchange uses it. Implementations inherit from this class."""
+
+    account: Account
+
+    @property
+    def tracker_id(self) -> str:
+        """Its tracker id, 64 hexadecimal digits."""
+        ...
+
+    @property
+    def knows_marks(self) -> bool:
+        """Whether it tells, and understands, which peers it has in common swarms."""
+        ...
+
+    def open_swarm(self, info_hash: str) -> None:
+        """Take notice that a swarm has opened here. It is told of the swarm from now on."""
+        ...
+
+    def close_swarm(self, info_hash: str) -> None:
+        """Tell it at once that a swarm has closed here."""
+        ...
+
+    def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
+        """Tell it the number of seeders and leechers in swarms: (infohash, seeders, leechers)."""
+        ...
+
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> None:
+        """Tell it which peers are in common swarms: (infohash, marks of the seeders, marks of the leechers)."""
+        ...
+
+    def counts(self, info_hash: str) -> tuple[int, int]:
+        """Return the number of seeders and leechers that it has told for a swarm that is open here."""
+        ...
+
+    def offer(self, info_hash: str, peer_id: str, offers: list[Offer]) -> list[Offer]:
+        """Send it offers of a local peer, and return those that were sent. The others are too long for it."""
+        ...
+
+    def refuse(self, info_hash: str, peer_id: str, offer_ids: list[str], known: bool) -> None:
+        """Return offers that it sent and that no local peer was given.
+
+        `known`: this tracker gets offers of the same peer otherwise, and needs none from this neighbour.
+        """
+        ...
+
+    def answer(self, answer: Answer) -> None:
+        """Send it a local peer's answer to an offer that came from it."""
+        ...
