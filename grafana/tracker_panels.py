@@ -403,4 +403,12 @@ PANELS: list[Json] = [
         ("{{instance}}", "changes(process_start_time_seconds{}[1h])"),
         decimals=0,
     ),
+    timeseries(
+        60,
+        "Log lines lost",
+        "Lines of the log that were not written, because its reader is slow or gone, or the disk is full. The tracker "
+        "serves its peers as ever.",
+        ("{{instance}}", rate("peerservers_log_lines_dropped_total{}", by="instance")),
+        unit="ops",
+    ),
 ]

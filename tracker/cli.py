@@ -13,7 +13,7 @@ from tracker import COMPILED, __version__
 from tracker.check import check as run_check
 from tracker.config import ConfigError, config_option, default_toml, given, load
 from tracker.extension.discovery import discover
-from tracker.logs import configure
+from tracker.logs import configure, queue_standard_streams
 from tracker.process import run
 from tracker.server import StartError
 from tracker.settings import Settings
@@ -94,6 +94,7 @@ def serve(
     def settings() -> Settings:
         return load(config_file, overrides)
 
+    queue_standard_streams()
     loaded = settings()
     configure(loaded.log.level, loaded.log.format)
     sys.exit(run(loaded, discover(loaded), settings))

@@ -1,6 +1,7 @@
 """Logs: one line per event on standard error, as text for people or JSON for programs, with a limit per event."""
 
 import asyncio
+import atexit
 import logging
 import re
 import sys
@@ -9,9 +10,11 @@ import traceback
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
+
+from tracker.streams import QueuedStream
 
 BURST: Final = 20
 """Limit of lines with the same event name in `PERIOD` seconds. The next line counts the others in `suppressed`."""
@@ -23,6 +26,9 @@ TRACE: Final = 6
 
 MAX_TEXT: Final = 500
 """Characters of one value, because some values come from other machines."""
+
+DRAIN_TIMEOUT: Final = 1.0
+"""Seconds at the exit until log lines are given up, because their reader does not read."""
 
 _SDP = re.compile(r"v=0\s*(?:[\r\n]|\\+[rn]).*", re.DOTALL)
 _IPV4 = re.compile(r"\b(\d{1,3}\.\d{1,3})\.\d{1,3}\.\d{1,3}\b")
@@ -147,6 +153,44 @@ async def report_suppressed() -> None:
         for method, name in _rate_limit.overdue():
             getattr(structlog.get_logger(), method)(name)
 
+
+def queue_standard_streams() -> None:
+    """Let a thread write everything that is written to standard output and standard error from now on.
+
+    So no reader of theirs can block the event loop. At the exit, both are drained for at most `DRAIN_TIMEOUT` seconds.
+    """
+    sys.stdout, sys.stderr = (cast(TextIO, _queued(descriptor)) for descriptor in (1, 2))
+    atexit.register(drain_standard_streams)
+
+
+def drain_standard_streams() -> None:
+    """Wait until all text was written, for at most `DRAIN_TIMEOUT` seconds. `os._exit` does not do so by itself."""
+    deadline = monotonic() + DRAIN_TIMEOUT
+    for stream in _queued_streams:
+        stream.drain(max(0.0, deadline - monotonic()))
+
+
+def lines_dropped() -> int:
+    """Return the lines that this process could not write, because their reader was gone or too slow."""
+    return sum(stream.dropped for stream in _queued_streams)
+
+
+def _queued(descriptor: int) -> QueuedStream:
+    stream = QueuedStream(descriptor, _dropped_notice)
+    _queued_streams.append(stream)
+    return stream
+
+
+def _dropped_notice(lines: int) -> str:
+    event: Any = {"event": "lines_dropped", "lines": lines}
+    for process in structlog.get_config()["processors"]:
+        if process is not _rate_limit:
+            event = process(None, "warning", event)
+    return f"{event}\n"
+
+
+_queued_streams: Final[list[QueuedStream]] = []
+"""Those of the process."""
 
 _rate_limit: Final = RateLimit()
 """One for the process, so that calling `configure` again does not reset the limits."""

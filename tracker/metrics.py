@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from tracker import COMPILED, __version__
 from tracker.core.hub import Hub
+from tracker.logs import lines_dropped
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Routes
 from tracker.net.tls import Certificate
@@ -167,7 +168,7 @@ class HttpCollector(Collector):
 
 
 class OperationCollector(Collector):
-    """Collects the reloads of settings and files, and the certificate's expiry."""
+    """Collects the reloads of settings and files, the lost lines of the log, and the certificate's expiry."""
 
     def __init__(self, reloads: Mapping[str, int], certificate: Certificate | None) -> None:
         self._reloads = reloads
@@ -176,6 +177,9 @@ class OperationCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield counter_by(
             "result", "peerservers_reloads", "Reloads of settings and files", self._reloads, ("done", "failed")
+        )
+        yield CounterMetricFamily(
+            "peerservers_log_lines_dropped", "Log lines lost because their reader was slow or gone", lines_dropped()
         )
         if self._certificate:
             yield GaugeMetricFamily(

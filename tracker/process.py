@@ -1,12 +1,10 @@
 """The tracker's process: signals, limits, exit."""
 
 import asyncio
-import contextlib
 import gc
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -17,7 +15,7 @@ import uvloop
 from tracker.config import ConfigError
 from tracker.extension.api import Extension
 from tracker.files import aside
-from tracker.logs import configure, log_unexpected, without_secrets
+from tracker.logs import configure, drain_standard_streams, log_unexpected, without_secrets
 from tracker.server import MAX_FILES, Server
 from tracker.settings import Settings, needs_restart
 from tracker.tasks import BackgroundTasks
@@ -36,11 +34,11 @@ def run(settings: Settings, extensions: Mapping[str, type[Extension]], reload: C
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code = runner.run(_serve(settings, extensions, reload))
         leftovers = runner.run(_cancel_leftovers())
-        if leftovers or threading.active_count() > 1:
+        threads = sum(not thread.daemon for thread in threading.enumerate()) - 1
+        if leftovers or threads:
             # Python would wait for an extension's task that ignores its cancellation, and for its busy thread.
-            structlog.get_logger().warning("leftovers_abandoned", tasks=leftovers, threads=threading.active_count() - 1)
-            with contextlib.suppress(OSError):
-                sys.stderr.flush()
+            structlog.get_logger().warning("leftovers_abandoned", tasks=leftovers, threads=threads)
+            drain_standard_streams()
             os._exit(code)
     return code
 
