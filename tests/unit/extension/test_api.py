@@ -1,11 +1,12 @@
 """The tracker as an extension sees it: an extension that raises harms only itself."""
 
+import weakref
 from typing import NoReturn
 
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from tests.client import announce, offers
+from tests.client import HASH, announce, offers
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tracker.access.gate import ConnectionGate, SocketBudget
 from tracker.access.lists import AccessLists
@@ -16,18 +17,40 @@ from tracker.settings import Access, Settings
 A, B = peer_id(1), peer_id(2)
 
 
-async def test_parked_offers_are_given_also_if_an_extension_that_hears_of_it_raises() -> None:
-    harness = HubHarness()
+def handle_of(harness: HubHarness) -> TrackerHandle:
     gate = ConnectionGate(Settings(), AccessLists(Access()), SocketBudget(1, 1))
     endpoint = Endpoint(Settings().connections, gate)
+    return TrackerHandle("x", Settings(), harness.hub, harness.remote, endpoint, CollectorRegistry())
+
+
+async def test_a_swarm_that_closes_lets_go_of_the_owners_of_its_remote_members() -> None:
+    class Owner: ...
+
+    harness = HubHarness()
+    handle = handle_of(harness)
+    harness.join(A)
+    swarm = harness.hub.swarms[HASH]
+    owner = weakref.ref(made := Owner())
+    member = handle.add_remote(HASH, made)
+    assert member
+    handle.set_remote(member, 1, 2)
+    del made, member
+    assert owner()
+    handle.forget(swarm)
+    # No garbage collector is needed for that.
+    assert owner() is None
+    assert (swarm.remotes, swarm.complete) == ([], 0)
+
+
+async def test_parked_offers_are_given_also_if_an_extension_that_hears_of_it_raises() -> None:
+    harness = HubHarness()
     heard: list[float] = []
 
     def fail(seconds: float) -> NoReturn:
         raise RuntimeError(f"as told, after {seconds} s")
 
     for on_placed in (fail, heard.append):
-        handle = TrackerHandle("x", Settings(), harness.hub, harness.remote, endpoint, CollectorRegistry())
-        handle.park_offers(on_placed)
+        handle_of(harness).park_offers(on_placed)
     harness.join(A, offers=offers(1))
     harness.now += 2
     newcomer = FakeConnection()
