@@ -81,7 +81,7 @@ class Directory:
         self._monotonic = monotonic
         self._uniform = uniform
         self._tracked: dict[bytes, TrackedHash] = {}
-        self._is_closed = False
+        self._is_closed, self._clock_sets = False, 0
         self._log = structlog.get_logger().bind(extension="dht")
 
     @property
@@ -110,7 +110,7 @@ class Directory:
         return self._scheduler.overdue
 
     def is_published(self, info_hash: bytes) -> bool:
-        """Return whether an infohash's record has a valid entry of ours."""
+        """Return whether the record of an infohash has a valid entry of ours."""
         return self.knowledge.is_published(info_hash)
 
     def swarm(self, info_hash: bytes, peers: int, linked: bool) -> None:
@@ -158,6 +158,14 @@ class Directory:
             else:
                 self._drop_if_idle(tracked)
 
+    def on_clock_set(self) -> None:
+        """Visit all records, because the clock was set: times in our entries, and the days of records, were wrong."""
+        self._clock_sets += 1
+        self._publisher.on_clock_set()
+        for tracked in self._tracked.values():
+            if tracked.is_kept and not tracked.visit:
+                self._schedule(tracked, self._monotonic(), Priority.REFRESHED)
+
     def known(self, info_hash: bytes) -> list[Sighting]:
         """Return the other trackers that are known to serve an infohash."""
         tracked = self._tracked.get(info_hash)
@@ -190,7 +198,7 @@ class Directory:
             if self._is_closed or (is_recent and not thorough):
                 return
             tracked.thorough |= thorough
-            self._begin_visit(tracked, self._asked())
+            self._begin_visit(tracked, Job(Priority.ASKED, self._monotonic()))
             while (found := await listener.get()) is not None:
                 if found.entry.tracker_id not in told:
                     told.add(found.entry.tracker_id)
@@ -258,15 +266,12 @@ class Directory:
             self._scheduler.cancel(tracked.info_hash)
             tracked.visit = self._start_task("dht_visit", self._visit(tracked, job))
 
-    def _asked(self) -> Job:
-        return Job(Priority.ASKED, self._monotonic())
-
     # One visit
 
     async def _visit(self, tracked: TrackedHash, job: Job) -> None:
         wait: tuple[float, float] | None = RETRY
         has_failed = True
-        started = self._monotonic()
+        started, clock_sets = self._monotonic(), self._clock_sets
         is_thorough = tracked.thorough or tracked.info_hash == RENDEZVOUS
         tracked.thorough = False
         try:
@@ -288,12 +293,13 @@ class Directory:
             self._scheduler.release(job)
             tracked.failures = tracked.failures + 1 if has_failed else 0
             tracked.visit = None
+            tracked.visit_again |= self._clock_sets > clock_sets
             self._on_visit_ended(tracked, wait)
 
     def _on_visit_ended(self, tracked: TrackedHash, wait: tuple[float, float] | None) -> None:
         if tracked.thorough and tracked.listeners and not self._is_closed:
             # Their request came when this visit could not use the BEP 5 fallback any more.
-            self._begin_visit(tracked, self._asked())
+            self._begin_visit(tracked, Job(Priority.ASKED, self._monotonic()))
             return
         self._end_listening(tracked)
         if tracked.is_kept and not self._is_closed:

@@ -15,7 +15,7 @@ from extensions.dht.settings import DhtSettings
 from extensions.dht.swarm_keys import SwarmKeys
 from extensions.identity import IdentityError, load_or_create
 from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, is_url
-from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, plain, swarm_key
+from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, aside, plain, swarm_key
 
 DESCRIPTOR_PERIOD: Final = 60.0
 """Seconds for which one descriptor is served, because each needs a new signature."""
@@ -111,7 +111,7 @@ class Dht(Extension):
     async def _start(self) -> None:
         state_dir = self.tracker.settings.server.state_dir
         try:
-            self._key = load_or_create(state_dir)
+            self._key = await aside(load_or_create, state_dir)
             url = self._url if self._publishes else ""
             service = Service(
                 self.settings, self._key, url, state_dir.expanduser(), task_failures=self.tracker.task_failures

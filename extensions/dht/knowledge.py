@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from extensions.dht.cache import MAX_KNOWN, Known
+from extensions.dht.records.entry import LIFETIME
 
 
 class Knowledge:
@@ -27,7 +28,8 @@ class Knowledge:
 
     def is_published(self, info_hash: bytes) -> bool:
         """Return whether an infohash is followed and its record has a valid entry of ours."""
-        return info_hash in self._own and self._own[info_hash].own_until > self._clock()
+        # More than the whole lifetime is left if the clock has been set back: other trackers reject such an entry.
+        return info_hash in self._own and 0 < self._own[info_hash].own_until - self._clock() <= LIFETIME
 
     def get(self, info_hash: bytes) -> Known | None:
         """Return what is known about an infohash, if it is remembered."""

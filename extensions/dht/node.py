@@ -31,7 +31,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "enable_lsd": False,
     "enable_upnp": False,
     "enable_natpmp": False,
-    "enable_ip_notifier": False,
+    # It listens on each address of the host: those that come later too, because many hosts have none at boot.
+    "enable_ip_notifier": True,
     "enable_incoming_tcp": False,
     "enable_outgoing_tcp": False,
     "enable_incoming_utp": False,
@@ -212,8 +213,9 @@ class Node:
                 if node_id in self._ids:
                     self._live[node_id] = [_contact(node) for node in alert.nodes]
             elif isinstance(alert, lt.listen_succeeded_alert):
-                if "udp" in str(alert.socket_type).lower():
-                    self.addresses.append((alert.address, alert.port))
+                address = alert.address, alert.port
+                if "udp" in str(alert.socket_type).lower() and address not in self.addresses:
+                    self.addresses.append(address)
                     self._log.info("dht_listening", host=alert.address, port=alert.port)
                     if not {0, alert.port} & self._ports:
                         # libtorrent has taken the next free port, which a firewall may block.

@@ -4,16 +4,19 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.counters import Written
 from extensions.dht.krpc.client import Client
 from extensions.dht.records import record
-from extensions.dht.records.entry import sign_entry
+from extensions.dht.records.entry import LIFETIME, sign_entry
 from extensions.dht.records.record import RecordSnapshot
 from extensions.dht.tracked import ANNOUNCE, FRESH, READ_BACK, RETRY
+from extensions.trackers import TrackerEntry
 
 ATTEMPTS: Final = 5
 """Writes of one publication, if other trackers write at the same time."""
@@ -55,6 +58,14 @@ class Publisher:
         self._key = key
         self._clock = clock
         self._uniform = uniform
+        self._first_signed = inf
+        """When the first entry was signed after the start, or after the clock was set."""
+        self._has_copy = False
+        """Whether another tracker is known to have the same key."""
+
+    def on_clock_set(self) -> None:
+        """Note that times before this moment cannot be compared with later ones."""
+        self._first_signed = inf
 
     async def publish(self, snapshot: RecordSnapshot, read_again: ReadAgain) -> Published:
         """Write our entry into a record that was just read, unless a fresh one is there already."""
@@ -65,6 +76,8 @@ class Publisher:
             if own and own.expires > now + FRESH and own.url == self.url:
                 self.written[Written.STORED] += attempt > 0
                 return Published(own.expires)
+            is_foreign = own is not None and self._is_foreign(own)
+            self._first_signed = min(self._first_signed, now)
             entry = sign_entry(self._key, snapshot.info_hash, self.url, now)
             stored = await record.write(self._client, snapshot, entry)
             if stored is None:
@@ -77,7 +90,7 @@ class Publisher:
                 return Published(until, RETRY, has_failed=True)
             if not stored.conflicts:
                 self.written[Written.STORED] += 1
-                has_others = any(other.tracker_id != self.tracker_id for other in snapshot.entries)
+                has_others = is_foreign or any(other.tracker_id != self.tracker_id for other in snapshot.entries)
                 return Published(until, READ_BACK if has_others else None)
             # Another tracker wrote at the same time: neither entry may be lost.
             self.written[Written.CONFLICT] += 1
@@ -91,6 +104,20 @@ class Publisher:
         is gone.
         """
         return all([await self._erase_from(snapshot, read_again) for snapshot in snapshots])
+
+    def _is_foreign(self, own: TrackerEntry) -> bool:
+        """Return whether an entry with our key may be that of another tracker with a copy of the key.
+
+        Log if it must be: this process has had the key to itself since the other URL was signed.
+        """
+        if own.url == self.url or self._has_copy:
+            return False
+        if own.expires - LIFETIME > self._first_signed:
+            self._has_copy = True
+            structlog.get_logger().error("identity_copied", extension="dht", url=own.url)
+            return False
+        # Or it was ours until a restart with another URL. The next look will tell.
+        return True
 
     async def _erase_from(self, snapshot: RecordSnapshot, read_again: ReadAgain) -> bool:
         for attempt in range(ATTEMPTS):

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from math import inf
@@ -51,6 +51,9 @@ JOIN_PERIOD: Final = 30.0
 
 SAVE_PERIOD: Final = 300.0
 """Seconds between two saves."""
+
+CLOCK_STEP: Final = 60.0
+"""Seconds by which the clock must be set before all records are visited again."""
 
 UNREACHABLE_AFTER: Final = 20.0
 """Seconds without a known node after which a warning is logged."""
@@ -101,6 +104,9 @@ class Service:
         parts = urlsplit(url)
         port = settings.announce_port or parts.port or (80 if parts.scheme == "ws" else 443)
         self._clock = clock
+        self._monotonic = monotonic
+        self._boot = clock() - monotonic()
+        """The clock when the monotonic one was 0. It changes only if the clock is set."""
         self._hosts = settings.hosts
         self._state_dir = state_dir
         self._known: dict[bytes, Known] = {}
@@ -111,6 +117,8 @@ class Service:
         self._log = structlog.get_logger().bind(extension="dht")
         # Its own executor: slow files must not delay other users of the loop's executor.
         self._executor = ThreadPoolExecutor(1, "dht-files")
+        self._work: set[Future[Any]] = set()
+        """The calls in the executor that have not ended."""
         self.directory = Directory(
             self.client,
             Bep5Fallback(self.client, descriptor.fetch, port, settings.private, clock, monotonic, Counter()),
@@ -138,7 +146,7 @@ class Service:
         """Stop, and save the node's state and the cache."""
         async with AsyncExitStack() as ending:
             # They run in reverse order; each runs even if one before it fails.
-            ending.callback(self._executor.shutdown)
+            ending.callback(self._shut_down_executor)
             # In the executor, because a cancelled start may have left its thread at work on the cache.
             ending.push_async_callback(self._in_executor, self._cache.close if self._cache else bool)
             ending.push_async_callback(self.node.close)
@@ -156,6 +164,7 @@ class Service:
         loop = asyncio.get_running_loop()
         upkeep, hasty_until = _Upkeep(loop.time()), loop.time() + HASTE
         while True:
+            self._look_at_clock()
             try:
                 await self._refresh_node(upkeep, loop.time())
             except Exception:
@@ -164,6 +173,13 @@ class Service:
                 await asyncio.sleep(HASTY_PERIOD)
             else:
                 await asyncio.sleep(REFRESH_PERIOD if self.node.has_contacts else WAIT_PERIOD)
+
+    def _look_at_clock(self) -> None:
+        boot = self._clock() - self._monotonic()
+        if abs(boot - self._boot) > CLOCK_STEP:
+            self._log.warning("clock_set", seconds=int(boot - self._boot))
+            self._boot = boot
+            self.directory.on_clock_set()
 
     async def _refresh_node(self, upkeep: _Upkeep, now: float) -> None:
         if not self.node.ids:
@@ -242,7 +258,14 @@ class Service:
                 knowledge.changed = {**changed, **knowledge.changed}
 
     async def _in_executor(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+        work = self._executor.submit(function, *arguments)
+        self._work.add(work)
+        work.add_done_callback(self._work.discard)
+        return await asyncio.wrap_future(work)
+
+    def _shut_down_executor(self) -> None:
+        # Do not wait for a disk that hangs.
+        self._executor.shutdown(wait=not self._work)
 
 
 def _replace(file: Path, content: bytes) -> None:

@@ -29,6 +29,7 @@ from tracker.extension import (
     RemoteMember,
     Swarm,
     TrackerHandle,
+    aside,
 )
 
 TELL_PERIOD: Final = 3.0
@@ -63,6 +64,8 @@ class Federation(Extension):
         self.mesh: Mesh | None = None
         self.exchange: Exchange | None = None
         """This and `mesh` are None until the start, and if there is no key pair."""
+        self._has_started = asyncio.Event()
+        """Set once it has started, or failed to start."""
         self._finder: Finder | None = None
         self._dials: ExpiringMap[str, int] = ExpiringMap(DIALS_PERIOD, MAX_DIALED_SWARMS)
         self._parked_seconds = Histogram(
@@ -81,7 +84,13 @@ class Federation(Extension):
 
     async def start(self) -> None:
         try:
-            key = load_or_create(self.tracker.settings.server.state_dir)
+            await self._start()
+        finally:
+            self._has_started.set()
+
+    async def _start(self) -> None:
+        try:
+            key = await aside(load_or_create, self.tracker.settings.server.state_dir)
         except IdentityError as error:
             self.tracker.log.warning("federation_off", error=str(error))
             return
@@ -181,6 +190,8 @@ class Federation(Extension):
                     self._dials.put(info_hash, 1, now)
 
     async def _accept(self, channel: Channel) -> None:
+        # The tracker listens before the key has been read.
+        await self._has_started.wait()
         if self.mesh:
             await self.mesh.accept(channel)
 

@@ -66,8 +66,10 @@ class Link(Neighbour):
         self.session = session
         self.url = dialed
         self.since = time.time()
-        self.account = Account(time.monotonic())
-        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self.account.last_shared)
+        """Unix seconds. The clock may be set since: see `age`."""
+        self._started = time.monotonic()
+        self.account = Account(self._started)
+        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self._started)
         self._transport = transport
         self._on_event = on_event
         self._turns = turns or Turns()
@@ -83,6 +85,11 @@ class Link(Neighbour):
     def tracker_id(self) -> str:
         """The other tracker's id, empty until it is proved."""
         return self.session.tracker_id
+
+    @property
+    def age(self) -> float:
+        """The seconds since its beginning."""
+        return time.monotonic() - self._started
 
     @property
     def direction(self) -> str:

@@ -102,6 +102,10 @@ class Mesh:
         """The ids of the listed trackers, by the URL at which each was reached."""
         self._handshakes: Counter[str] = Counter()
         """Accepted links in handshake, by network."""
+        self._nonces: set[bytes] = set()
+        """Those of the links that have not ended."""
+        self._has_copy = False
+        """Whether another tracker has proved that it has the same key."""
         self._budget = Budget(MAX_SWARMS)
         self._turns = Turns()
         self._gate = asyncio.Semaphore(MAX_DIALS)
@@ -166,7 +170,9 @@ class Mesh:
         if self._closing.is_set() or self.handshakes >= MAX_HANDSHAKES or self._handshakes[host] >= limit:
             self.ended[EndReason.TOO_MANY_LINKS] += 1
             return
-        session = Session(self._key, os.urandom(32), accepts=self._is_own_url, budget=self._budget)
+        session = Session(
+            self._key, os.urandom(32), accepts=self._is_own_url, budget=self._budget, own_nonces=self._nonces
+        )
         await self._run(session, Accepted(channel), "", host, trusted=False)
 
     def is_listed(self, tracker_id: str) -> bool:
@@ -192,9 +198,10 @@ class Mesh:
         while not self._closing.is_set():
             if self._trusted.get(url) not in self.links:
                 started = time.monotonic()
-                error = await self._dial(url, None, trusted=True)
+                # Not the error itself: its traceback would keep the link in memory until the next attempt has ended.
+                reason = (await self._dial(url, None, trusted=True)).reason
                 has_lasted = time.monotonic() - started > LASTING
-                has_another = error.reason in (EndReason.DUPLICATE, EndReason.REPLACED)
+                has_another = reason in (EndReason.DUPLICATE, EndReason.REPLACED)
                 backoff = FIRST_BACKOFF if has_lasted or has_another else min(MAX_LISTED_BACKOFF, backoff * 2)
             await self._pause(backoff)
 
@@ -210,6 +217,8 @@ class Mesh:
                 stops = error.reason is EndReason.CLOSED_THERE and str(error) == EndReason.SHUTDOWN.value
                 if error.reason not in WORTH_A_RETRY and not stops:
                     break
+                # Its traceback would keep the link in memory until the next attempt has ended.
+                del error
                 if time.monotonic() - started > LASTING:
                     backoff, attempts = FIRST_BACKOFF, ATTEMPTS
                 await self._pause(backoff)
@@ -239,7 +248,9 @@ class Mesh:
             return error
         finally:
             self._dialing.discard(task)
-        session = Session(self._key, os.urandom(32), url=url, expected=expected, budget=self._budget)
+        session = Session(
+            self._key, os.urandom(32), url=url, expected=expected, budget=self._budget, own_nonces=self._nonces
+        )
         return await self._run(session, Dialed(socket), url, "", trusted=expected is None)
 
     async def _connect(self, url: str, trusted: bool) -> ClientConnection:
@@ -266,6 +277,7 @@ class Mesh:
 
         link = Link(session, transport, url, on_event, self._turns)
         self._handshakes += handshake
+        self._nonces.add(session.nonce)
         error = LinkError(EndReason.SHUTDOWN)
         try:
             error = await link.run()
@@ -274,6 +286,7 @@ class Mesh:
             error = LinkError(EndReason.INTERNAL_ERROR)
         finally:
             self._handshakes -= handshake
+            self._nonces.discard(session.nonce)
             session.release()
             if self.links.get(link.tracker_id) is link:
                 del self.links[link.tracker_id]
@@ -300,7 +313,7 @@ class Mesh:
                 link.end(EndReason.DUPLICATE)
                 return False
             is_same_way = bool(other.url) == bool(link.url)
-            if is_same_way and time.time() - other.since < YOUNG and other.session.rank > link.session.rank:
+            if is_same_way and other.age < YOUNG and other.session.rank > link.session.rank:
                 # The same side has dialed twice at once, by two URLs. Both ends must keep the same link.
                 link.end(EndReason.DUPLICATE)
                 return False
@@ -320,7 +333,7 @@ class Mesh:
         useless = self._useless()
         if not useless:
             return False
-        worst = min(useless, key=lambda link: (bool(link.account.members), link.account.last_shared, link.since))
+        worst = min(useless, key=lambda link: (bool(link.account.members), link.account.last_shared, -link.age))
         worst.end(EndReason.IDLE)
         del self.links[worst.tracker_id]
         self._on_end(worst)
@@ -328,12 +341,11 @@ class Mesh:
 
     def _useless(self) -> list[Link]:
         """Return the links without common swarms, and those over which no offer was answered for `TRIAL` seconds."""
-        since = time.time() - TRIAL
         return [
             link
             for link in self.links.values()
             if not self.is_listed(link.tracker_id)
-            and (not link.account.members or (not link.account.answered and link.since < since))
+            and (not link.account.members or (not link.account.answered and link.age > TRIAL))
         ]
 
     def _admits(self, tracker_id: str) -> bool:
@@ -349,6 +361,9 @@ class Mesh:
 
     def _ended(self, tracker_id: str, url: str, error: LinkError) -> None:
         self.ended[error.reason] += 1
+        if error.reason is EndReason.SAME_KEY and not self._has_copy:
+            self._has_copy = True
+            self._log.error("identity_copied", url=url or "-")
         if error.reason in BROKEN_RULES:
             level = self._log.warning
         elif tracker_id or url in self._settings.peers:

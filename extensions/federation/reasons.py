@@ -17,6 +17,7 @@ class EndReason(StrEnum):
 
     # No rule was broken, at least not by the other tracker.
     ITSELF = "itself"
+    SAME_KEY = "same_key"
     NOT_ALLOWED = "not_allowed"
     DUPLICATE = "duplicate"
     TOO_MANY_LINKS = "too_many_links"

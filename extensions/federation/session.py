@@ -5,7 +5,7 @@ with a newline between them.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from hmac import compare_digest
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.federation import wire
 from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped, EndReason
-from extensions.signatures import is_signed
+from extensions.signatures import verify
 from tracker.extension import MARK_LENGTH, Answer, Offer, is_id, swarm_key
 
 CONTEXT: Final = b"peerservers.federation.1"
@@ -98,6 +98,7 @@ class Session:
         accepts: For the listener: returns whether a URL is one of its own. None for the dialer.
         expected: The tracker id that the other side must prove, if it is known.
         budget: Bounds the number of swarms stored for all links together.
+        own_nonces: The nonces of this tracker's other links in handshake.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Session:
         accepts: Callable[[str], bool] | None = None,
         expected: str | None = None,
         budget: Budget | None = None,
+        own_nonces: Container[bytes] = (),
     ) -> None:
         self.state = State.HELLO
         self.tracker_id = ""
@@ -119,10 +121,11 @@ class Session:
         """Whether the other side tells and understands the marks of peers."""
         self._key = key
         self._id = key.public_key().public_bytes_raw()
-        self._nonce = nonce
+        self.nonce = nonce
         self._url = url
         self._accepts = accepts
         self._expected = expected
+        self._own_nonces = own_nonces
         self._transcript = b""
         self._their_id = b""
         self._secret = b""
@@ -156,7 +159,7 @@ class Session:
 
     def start(self) -> bytes:
         """Return the first message, `hello`."""
-        return wire.encode(wire.Hello(wire.VERSION, self._id.hex(), self._nonce.hex(), self._url, (wire.PRESENT,)))
+        return wire.encode(wire.Hello(wire.VERSION, self._id.hex(), self.nonce.hex(), self._url, (wire.PRESENT,)))
 
     def receive(self, frame: bytes) -> tuple[list[Event], list[bytes]]:
         """Return the events in a frame, and the messages to send in reply. Raise `LinkError` if the link must end."""
@@ -291,7 +294,8 @@ class Session:
             raise LinkError(EndReason.WRONG_VERSION)
         self._their_id = _from_hex(hello.id, 32)
         nonce = _from_hex(hello.nonce, 32)
-        if self._their_id == self._id:
+        # Any other tracker that has this id, and proves it, has a copy of the key.
+        if self._their_id == self._id and (nonce == self.nonce or nonce in self._own_nonces):
             raise LinkError(EndReason.ITSELF)
         if self._expected and hello.id != self._expected:
             raise LinkError(EndReason.WRONG_ID)
@@ -299,9 +303,9 @@ class Session:
             # A third tracker that relays messages between two others was dialed by its own URL.
             if not self._accepts(hello.url):
                 raise LinkError(EndReason.WRONG_URL)
-            url, ids, nonces = hello.url, (self._their_id, self._id), (nonce, self._nonce)
+            url, ids, nonces = hello.url, (self._their_id, self._id), (nonce, self.nonce)
         else:
-            url, ids, nonces = self._url, (self._id, self._their_id), (self._nonce, nonce)
+            url, ids, nonces = self._url, (self._id, self._their_id), (self.nonce, nonce)
         if nonces[0] == nonces[1]:
             raise LinkError(EndReason.INVALID_PROOF)
         hashed = hashlib.sha256(url.encode()).digest()
@@ -315,8 +319,10 @@ class Session:
         if self.state is not State.PROOF:
             raise LinkError(EndReason.OUT_OF_TURN)
         signed = self._role(ours=False) + self._transcript
-        if not is_signed(self._their_id, signed, _from_hex(proof.signature, 64)):
+        if not verify(self._their_id, signed, _from_hex(proof.signature, 64)):
             raise LinkError(EndReason.INVALID_PROOF)
+        if self._their_id == self._id:
+            raise LinkError(EndReason.SAME_KEY)
         self.state = State.OPEN
         self.tracker_id = self._their_id.hex()
         return Opened(self.tracker_id)

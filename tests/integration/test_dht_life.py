@@ -23,7 +23,7 @@ from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.records.entry import sign_entry
 from extensions.dht.settings import DhtSettings
 from extensions.trackers import Sighting
-from tests.client import eventually
+from tests.client import PATIENCE, eventually
 from tests.integration.dht import Members, published, seen_by
 from tests.private_dht import PrivateDht
 from tracker.core.swarm import Swarm
@@ -54,6 +54,26 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(socket, "getaddrinfo", wait)
     yield free
     free.set()
+
+
+# The clock
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+async def test_a_tracker_is_found_within_seconds_after_its_clock_was_set(members: Members, hours: int) -> None:
+    info_hash = bytes([100 + hours]) * 20
+    tracker, reader = await asyncio.gather(members.start(f"wss://set{hours}.example.org"), members.start())
+    # Peers that are not alone give no reason for an early visit.
+    tracker.directory.swarm(info_hash, 5, linked=False)
+    await published(tracker, info_hash)
+    with capture_logs() as log:
+        members.clock.ahead += hours * 3600
+
+        async def is_found() -> bool:
+            return tracker.directory.url in await seen_by(reader, info_hash)
+
+        await eventually(is_found, PATIENCE)
+    assert "clock_set" in [line["event"] for line in log]
 
 
 # Names

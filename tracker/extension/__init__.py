@@ -8,6 +8,7 @@ from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
 from tracker.extension.channel import Channel
+from tracker.files import aside
 from tracker.logs import configure as configure_logs
 from tracker.logs import without_secrets
 from tracker.metrics import counter_by
@@ -43,6 +44,7 @@ __all__ = [
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
+    "aside",
     "config_option",
     "configure_logs",
     "counter_by",

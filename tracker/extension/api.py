@@ -331,5 +331,11 @@ class TrackerHandle:
         self._members.clear()
 
     def forget(self, swarm: Swarm) -> None:
-        """Forget the remote members of a swarm that has closed."""
-        self._members.pop(swarm, None)
+        """Remove the remote members of a swarm that has closed.
+
+        Otherwise the swarm and its members would keep each other in memory, and with them all that belongs to the
+        members' owners, until the garbage collector visits all objects: in a quiet tracker, that takes hours.
+        """
+        for member in self._members.pop(swarm, ()):
+            swarm.set_remote(member, 0, 0)
+        swarm.overlap = None

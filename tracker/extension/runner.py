@@ -107,11 +107,7 @@ class ExtensionRunner:
                 if self._dirty:
                     await self._tell(next(iter(self._dirty)))
                 if self._events:
-                    event, swarm, arguments, size = self._events.popleft()
-                    self._bytes -= size
-                    if swarm in self._dirty:
-                        await self._tell(swarm)
-                    await self._call(event, *arguments)
+                    await self._deliver(*self._events.popleft())
                 if monotonic() > turn_ends:
                     # A long queue must not delay the tracker's own peers.
                     await asyncio.sleep(0)
@@ -135,6 +131,13 @@ class ExtensionRunner:
         if not (stopped and ended):
             self._log.error("extension_stop_timed_out", seconds=timeout)
         self.tracker.release()
+
+    async def _deliver(self, event: str, swarm: Swarm | None, arguments: tuple[Any, ...], size: int) -> None:
+        # Not in `run`: its variables would keep the last event, and all that it leads to, in memory until the next one.
+        self._bytes -= size
+        if swarm in self._dirty:
+            await self._tell(swarm)
+        await self._call(event, *arguments)
 
     async def _tell(self, swarm: Swarm) -> None:
         del self._dirty[swarm]

@@ -28,7 +28,7 @@ def days_to_read(now: float) -> list[int]:
     return [today, today - 1] if now % DAY < LIFETIME else [today]
 
 
-@lru_cache(4096)
+@lru_cache(512)
 def record_key(info_hash: bytes, day: int) -> Ed25519PrivateKey:
     """Return the key pair of a record.
 

@@ -1,5 +1,6 @@
 """The tracker as an extension sees it: an extension that raises harms only itself."""
 
+import weakref
 from typing import NoReturn
 
 import pytest
@@ -40,6 +41,25 @@ async def test_offers_of_a_remote_peer_have_an_id_of_the_swarm() -> None:
     (offer,) = local["a room"].take()
     assert (offer["peer_id"], offer["offer_id"]) == ("Ω", "o")
     assert local[HASH].take() == []
+
+
+async def test_a_swarm_that_closes_lets_go_of_the_owners_of_its_remote_members() -> None:
+    class Owner: ...
+
+    harness = HubHarness()
+    handle = handle_of(harness)
+    harness.join(A)
+    swarm = harness.hub.swarms[HASH]
+    owner = weakref.ref(made := Owner())
+    member = handle.add_remote(HASH, made)
+    assert member
+    handle.set_remote(member, 1, 2)
+    del made, member
+    assert owner()
+    handle.forget(swarm)
+    # No garbage collector is needed for that.
+    assert owner() is None
+    assert (swarm.remotes, swarm.complete) == ([], 0)
 
 
 async def test_parked_offers_are_given_also_if_an_extension_that_hears_of_it_raises() -> None:

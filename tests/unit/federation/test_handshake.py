@@ -104,8 +104,25 @@ def test_its_own_hello_is_not_another_tracker(make: Callable[[], Session]) -> No
 
 
 def test_a_tracker_that_dials_itself_hears_so() -> None:
-    assert reason_of(listening(1), dialing(1).start()) is EndReason.ITSELF
+    own_nonces: set[bytes] = set()
+    listener = Session(key(1), bytes(32), accepts=lambda _: True, own_nonces=own_nonces)
+    dialer = dialing(1)
+    own_nonces.add(dialer.nonce)
+    assert reason_of(listener, dialer.start()) is EndReason.ITSELF
     assert EndReason.ITSELF not in BROKEN_RULES
+
+
+def test_another_tracker_with_the_same_key_must_prove_it() -> None:
+    dialer, listener = dialing(1), listening(1)
+    _, (dialers_proof,) = dialer.receive(listener.start())
+    _, (listeners_proof,) = listener.receive(dialer.start())
+    assert reason_of(listener, dialers_proof) is reason_of(dialer, listeners_proof) is EndReason.SAME_KEY
+    assert (dialer.tracker_id, listener.tracker_id) == ("", "")
+    claimed = json.loads(dialing(2).start()) | {"id": tracker_id(1)}
+    pretender, listener = dialing(2), listening(1)
+    _, (proof,) = pretender.receive(listener.start())
+    assert reason_of(listener, json.dumps(claimed).encode(), proof) is EndReason.INVALID_PROOF
+    assert EndReason.SAME_KEY not in BROKEN_RULES
 
 
 @pytest.mark.parametrize("side", [0, 1])
