@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from extensions.federation import mesh
-from extensions.federation.neighbour import Account
 from extensions.federation.ledger import Ledger
 from extensions.federation.link import Link
+from extensions.federation.neighbour import Account
 from extensions.federation.session import Session
 from extensions.federation.transports import Accepted, Dialed
 from tests.client import eventually, offers, raw_client

@@ -17,8 +17,8 @@ from tracker.core.counters import Counters
 from tracker.core.offers import Observer, OfferPlacement
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
-from tracker.core.presence import Presences
 from tracker.core.rules import Rules
+from tracker.core.several import SeveralConnections
 from tracker.core.swarm import Connection, Peer, Random, Swarm
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
@@ -58,13 +58,12 @@ class Hub:
         self.leechers = 0
         self.counters = Counters()
         self.offers = OfferPlacement(rules, random, self.counters, observer)
+        self.several = SeveralConnections(self.offers.parked, self.counters, self._become_seeder)
         self.pending = PendingJoins()
         self._random = random
         self._serves = serves
         self._observer = observer
         self._round: Iterator[Peer] = iter(())
-        self._pinged: dict[Peer, None] = {}
-        """The peers with a connection that has not answered a ping yet."""
 
     def apply(self, connection: Connection, message: Message, now: float, outbox: Outbox) -> None:
         """Apply one message of a connection, and send all resulting messages through `outbox`.
@@ -128,11 +127,10 @@ class Hub:
         """Send an answer to the peer that made the offer, on the connection that made it."""
         receiver.met = True
         self.counters.answers_relayed += 1
-        presences = receiver.presences
-        if presences is None:
+        if receiver.presences is None:
             outbox.answer(receiver.connection, answer)
         else:
-            for connection in presences.makers(answer.id, now):
+            for connection in receiver.presences.makers(answer.id, now):
                 outbox.answer(connection, answer)
 
     def restrict(self, serves: Callable[[str], bool], outbox: Outbox) -> None:
@@ -153,8 +151,7 @@ class Hub:
         all peers that have a pinged connection.
         """
         self.offers.expire(now)
-        for peer in list(self._pinged):
-            self._listen(peer, now)
+        self.several.listen(now)
         overdue = now - self.rules.peer_timeout
         batch = list(islice(self._round, count))
         if not batch:
@@ -185,7 +182,7 @@ class Hub:
                 assert connection in peer.connections
                 assert self.swarms[peer.swarm.info_hash] is peer.swarm
                 assert peer.swarm.peers[peer.peer_id] is peer
-        for peer in self._pinged:
+        for peer in self.several.pinged:
             assert peer.presences is not None
             assert self.swarms[peer.swarm.info_hash].peers[peer.peer_id] is peer
         assert self.seeders == sum(len(swarm.seeders) for swarm in self.swarms.values())
@@ -283,73 +280,19 @@ class Hub:
         self, connection: Connection, peer: Peer, message: Announce, now: float, admitted: bool
     ) -> None:
         """Refresh a peer on one of its connections, which may be new."""
-        # A connection that had to wait for admission may have died meanwhile.
-        heard = None if admitted else connection
-        presences = peer.presences
-        if presences is None:
-            presences = peer.presences = Presences(peer.connection, peer.complete, peer.last_seen, now)
-        presence = presences.get(connection)
-        if presence is None:
-            presence, removed = presences.add(connection, message.complete, now)
-            if presence is None:
-                text = "this peer_id is in use on other connections"
-                raise RequestError(DropReason.PEER_ID_IN_USE, text, message.info_hash)
-            connection.peers.add(peer)
-            if removed is not None:
-                removed.peers.discard(peer)
-                self.offers.parked.forget_from(peer, removed)
-            # The other ones may be dead: a client that reconnects keeps its peer_id.
-            presences.ping(heard, now)
-            self._pinged[peer] = None
-        presences.note_announce(presence, message.complete, [offer.id for offer in message.offers], now)
-        if presences.is_at_home(connection):
+        if self.several.announce(connection, peer, message, now, admitted):
             offers_due = peer.offers_due
             self._refresh(peer, message.complete, now)
             if message.completed and not message.offers:
                 # A seeder with two connections joins on both before it makes its first offers.
                 peer.offers_due = offers_due
-        elif presences.current is not presence:
-            presences.ping(heard, now)
-            self._pinged[peer] = None
-        self._choose_connection(peer, presences)
 
     def _leave_connection(self, peer: Peer, connection: Connection) -> None:
         """Remove a peer from one of its connections; from its swarm, if that was the last one."""
-        presences = peer.presences
-        if presences is None:
+        if peer.presences is None:
             self._leave(peer)
-            return
-        presences.remove(connection)
-        connection.peers.discard(peer)
-        self.offers.parked.forget_from(peer, connection)
-        self._choose_connection(peer, presences)
-        if len(presences) == 1:
-            peer.presences = None
-            self._pinged.pop(peer, None)
-
-    def _listen(self, peer: Peer, now: float) -> None:
-        """Note whether the pinged connections of a peer have answered."""
-        presences = peer.presences
-        assert presences is not None
-        if not presences.listen(now):
-            del self._pinged[peer]
-        for presence in presences:
-            if presence.is_silent:
-                # Its client has probably forgotten them.
-                self.offers.parked.forget_from(peer, presence.connection)
-        self._choose_connection(peer, presences)
-
-    def _choose_connection(self, peer: Peer, presences: Presences[Connection]) -> None:
-        """Give the peer's offers to its current connection from now on."""
-        current, former = presences.current, presences.get(peer.connection)
-        if current is former:
-            return
-        if former is not None and former.is_silent:
-            self.counters.dropped[DropReason.TAKEN_OVER] += 1
-        peer.connection = current.connection
-        peer.last_seen = max(peer.last_seen, current.announced)
-        if current.complete and not peer.complete:
-            self._become_seeder(peer)
+        else:
+            self.several.leave(peer, connection)
 
     def _refresh(self, peer: Peer, complete: bool, now: float) -> None:
         peer.last_seen = now
@@ -368,8 +311,7 @@ class Hub:
         swarm = peer.swarm
         swarm.leave(peer)
         self.offers.forget(peer)
-        if self._pinged:
-            self._pinged.pop(peer, None)
+        self.several.forget(peer)
         if self.pending.required:
             self.pending.forget(peer)
         if peer.complete:
