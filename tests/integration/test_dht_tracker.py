@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -225,9 +226,13 @@ async def test_without_a_writable_directory_the_tracker_still_serves(
     tracker = await start_tracker(env=in_dht(dht, tmp_path / "state"))
     await publishes(tracker, 1)
     await eventually((tmp_path / "state" / "dht.state").exists)
-    for file in (tmp_path / "state").iterdir():
-        file.unlink()
-    (tmp_path / "state").rmdir()
+
+    def is_removed() -> bool:
+        # The tracker may be writing to it at this moment.
+        shutil.rmtree(tmp_path / "state", ignore_errors=True)
+        return not (tmp_path / "state").exists()
+
+    await eventually(is_removed)
     assert await tracker.stop() == 0
     assert (await tracker.logged("dht_state_not_saved"))["level"] == "warning"
 
