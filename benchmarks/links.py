@@ -88,7 +88,7 @@ async def neighbour(port: int) -> tuple[Session, Dialed]:
     """A tracker that has dialed the one at a port, and proved its id."""
     url = f"ws://127.0.0.1:{port}/"
     transport = Dialed(await dial(Target(url, "127.0.0.1", port)))
-    session = Session(Ed25519PrivateKey.generate(), os.urandom(32), url=url)
+    session = Session(Ed25519PrivateKey.generate(), os.urandom(32), url=url, features=())
     await _shake_hands(session, transport)
     return session, transport
 
@@ -96,7 +96,7 @@ async def neighbour(port: int) -> tuple[Session, Dialed]:
 async def accept(socket: ServerConnection) -> None:
     """Be a tracker that is dialed, until the link ends."""
     transport: Any = socket
-    session = Session(Ed25519PrivateKey.generate(), os.urandom(32), accepts=lambda _: True)
+    session = Session(Ed25519PrivateKey.generate(), os.urandom(32), accepts=lambda _: True, features=())
     await _shake_hands(session, Dialed(transport))
     await socket.wait_closed()
 

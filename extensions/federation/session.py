@@ -99,6 +99,7 @@ class Session:
         expected: The tracker id that the other side must prove, if it is known.
         budget: Bounds the number of swarms stored for all links together.
         own_nonces: The nonces of this tracker's other links in handshake.
+        features: Those that this side offers, in `hello`.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Session:
         expected: str | None = None,
         budget: Budget | None = None,
         own_nonces: Container[bytes] = (),
+        features: tuple[str, ...] = (wire.PRESENT,),
     ) -> None:
         self.state = State.HELLO
         self.tracker_id = ""
@@ -126,6 +128,7 @@ class Session:
         self._accepts = accepts
         self._expected = expected
         self._own_nonces = own_nonces
+        self._features = features
         self._transcript = b""
         self._their_id = b""
         self._secret = b""
@@ -159,7 +162,7 @@ class Session:
 
     def start(self) -> bytes:
         """Return the first message, `hello`."""
-        return wire.encode(wire.Hello(wire.VERSION, self._id.hex(), self.nonce.hex(), self._url, (wire.PRESENT,)))
+        return wire.encode(wire.Hello(wire.VERSION, self._id.hex(), self.nonce.hex(), self._url, self._features))
 
     def receive(self, frame: bytes) -> tuple[list[Event], list[bytes]]:
         """Return the events in a frame, and the messages to send in reply. Raise `LinkError` if the link must end."""
@@ -311,7 +314,7 @@ class Session:
         hashed = hashlib.sha256(url.encode()).digest()
         self._transcript = b"".join((CONTEXT, *ids, *nonces, hashed))
         self._secret = hashlib.sha256(b"names" + self._transcript).digest()
-        self.knows_marks = wire.PRESENT in hello.features
+        self.knows_marks = wire.PRESENT in hello.features and wire.PRESENT in self._features
         self.state = State.PROOF
         return wire.encode(wire.Proof(self._key.sign(self._role(ours=True) + self._transcript).hex()))
 

@@ -1,4 +1,4 @@
-"""A tracker that keeps the rules of `peerservers.federation.1` only as far as a test wants."""
+"""A tracker that keeps the rules of `peerservers.federation.1` only as far as a test wants, and has no features."""
 
 import asyncio
 import json
@@ -113,7 +113,9 @@ async def link_to(
     **options: Any,
 ) -> AsyncIterator[HostileLink]:
     """Dial a tracker. `named` is the URL in the `hello`."""
-    session = Session(key or Ed25519PrivateKey.generate(), os.urandom(32), url=url if named is None else named)
+    session = Session(
+        key or Ed25519PrivateKey.generate(), os.urandom(32), url=url if named is None else named, features=()
+    )
     options = {"compression": None, "max_size": None, "max_queue": None, "close_timeout": 1, **options}
     async with websockets.connect(url, subprotocols=[SUBPROTOCOL], **options) as socket:
         assert socket.subprotocol == SUBPROTOCOL
@@ -134,7 +136,7 @@ async def hostile_tracker(
     own_key = key or Ed25519PrivateKey.generate()
 
     async def handle(socket: ServerConnection) -> None:
-        session = Session(own_key, os.urandom(32), accepts=lambda _: True)
+        session = Session(own_key, os.urandom(32), accepts=lambda _: True, features=())
         with suppress(websockets.ConnectionClosed, LinkError):
             await serve(HostileLink(socket, session))
 

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.federation import wire
-from extensions.federation.wire import Answered, Bye, Have, Hello, Offers, Proof, Refused, WireError
+from extensions.federation.wire import Answered, Bye, Have, Hello, Offers, Present, Proof, Refused, WireError
 from tests.client import announce
 from tests.unit.federation.links import A, B, an_answer, ids_of, some_offers
 from tracker.protocol import codec
 from tracker.protocol.messages import Announce, Answer, Offer
 
 NAME = "0123456789abcdef01234567"
+MARK = "0123456789abcdef"
 SDP_LIMIT = codec.MAX_SDP_BYTES
 
 Json = dict[str, Any]
@@ -23,13 +24,15 @@ Json = dict[str, Any]
 ids = st.text(st.characters(max_codepoint=255), min_size=20, max_size=20)
 names = st.text("0123456789abcdef", min_size=24, max_size=24)
 counts = st.integers(0, wire.MAX_COUNT)
+marks = st.integers(0, wire.MAX_PRESENT // 2).map(lambda count: "0123456789abcdef" * count)
 sdps = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 words = st.text(st.characters(exclude_categories=["Cs"]))
 simple = st.one_of(
-    st.builds(Hello, st.integers(-(2**63), 2**63 - 1), words, words, words),
+    st.builds(Hello, st.integers(-(2**63), 2**63 - 1), words, words, words, st.lists(words, max_size=3).map(tuple)),
     st.builds(Proof, words),
     st.builds(Have, st.lists(st.tuples(names, counts, counts), max_size=20)),
-    st.builds(Refused, names, ids, st.lists(ids, max_size=wire.MAX_OFFERS)),
+    st.builds(Present, st.lists(st.tuples(names, marks, marks), max_size=20)),
+    st.builds(Refused, names, ids, st.lists(ids, max_size=wire.MAX_OFFERS), st.booleans()),
     st.builds(Bye, st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=wire.MAX_REASON)),
 )
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), ids, names)
@@ -43,7 +46,22 @@ values = st.recursive(
 )
 types = st.sampled_from(["hello", "proof", "have", "present", "offers", "refused", "answer", "bye", "x"])
 fields = st.sampled_from(
-    ["version", "id", "nonce", "url", "signature", "swarms", "swarm", "peer_id", "offers", "offer_ids", "sdp", "reason"]
+    [
+        "version",
+        "id",
+        "nonce",
+        "url",
+        "features",
+        "known",
+        "signature",
+        "swarms",
+        "swarm",
+        "peer_id",
+        "offers",
+        "offer_ids",
+        "sdp",
+        "reason",
+    ]
 )
 
 
@@ -75,6 +93,11 @@ def answer_message(**changes: Any) -> Json:
 def refused_message(**changes: Any) -> Json:
     """A valid refusal, but for the changes."""
     return {"type": "refused", "swarm": NAME, "peer_id": A, "offer_ids": ["o" * 20], **changes}
+
+
+def present_message(*swarms: Any) -> Json:
+    """A message with marks."""
+    return {"type": "present", "swarms": swarms}
 
 
 def have_message(*swarms: Any) -> Json:
@@ -241,6 +264,17 @@ def test_bytes_that_are_no_json_are_no_message(data: bytes) -> None:
         have_message([NAME, None, 1]),
         have_message([5, 1, 1]),
         have_message([NAME, 1, 1], [NAME, -1, 1]),
+        present_message([NAME, "", 1]),
+        present_message([NAME, MARK]),
+        present_message([NAME, MARK, MARK, ""]),
+        present_message([NAME[1:], MARK, ""]),
+        present_message([NAME, MARK[1:], ""]),
+        present_message([NAME, "", MARK + "0"]),
+        present_message([NAME, MARK[:8], MARK[:8]]),
+        present_message([NAME, MARK, MARK * wire.MAX_PRESENT]),
+        present_message(*[[NAME, "", MARK]] * (wire.MAX_SWARMS + 1)),
+        refused_message(known=None),
+        refused_message(known="true"),
         refused_message(peer_id="short"),
         refused_message(peer_id="ā" * 20),
         refused_message(offer_ids=["short"]),
@@ -306,6 +340,8 @@ def test_one_message_that_is_none_spoils_the_frame() -> None:
 def test_the_longest_of_everything() -> None:
     assert is_message(frame({"type": "bye", "reason": "x" * wire.MAX_REASON}))
     assert is_message(frame(have_message([NAME, wire.MAX_COUNT, wire.MAX_COUNT])))
+    assert is_message(frame(present_message([NAME, MARK, MARK * (wire.MAX_PRESENT - 1)])))
+    assert is_message(frame(present_message(*[[NAME, "", MARK]] * wire.MAX_SWARMS)))
     assert is_message(frame(offers_message(offers=offers_message()["offers"] * wire.MAX_OFFERS)))
     assert is_message(frame(refused_message(offer_ids=["o" * 20] * wire.MAX_OFFERS)))
     assert is_message(frame(one_offer(offer={"type": "offer", "sdp": "v" * SDP_LIMIT})))
