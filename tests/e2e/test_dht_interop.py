@@ -232,6 +232,7 @@ async def test_both_sides_find_the_announcements_of_both(network: Network) -> No
 async def test_the_script_computes_the_vectors_of_the_document() -> None:
     vectors = read_vectors()
     given = {name: vectors.named[name] for name in ("infohash", "time", "tracker_seed", "url")}
+    given |= {name: vectors.named[name] for name in ("text_info_hash", "unicode_info_hash")}
     async with node_script("dht.mjs") as script:
         await script.send(
             "vectors",

@@ -109,7 +109,7 @@ obey({
   },
 
   // What docs/dht.md has as test vectors, computed from what they start from.
-  vectors ({ infohash, time, tracker_seed: seed, url, urls, values }) {
+  vectors ({ infohash, time, tracker_seed: seed, url, urls, values, text_info_hash: text, unicode_info_hash: unicode }) {
     const hash = bytes(infohash)
     const now = Number(time)
     const day = record.dayOf(now)
@@ -134,7 +134,9 @@ obey({
       value,
       item_message: item,
       item_signature: key.sign(item),
-      descriptor_message: record.message(Buffer.alloc(0), card)
+      descriptor_message: record.message(Buffer.alloc(0), card),
+      text_key: record.textKey(text),
+      unicode_key: record.textKey(unicode)
     }
     const computed = {
       day: String(day),

@@ -44,6 +44,7 @@ function derive (purpose, infoHash, day) {
 export const dayOf = now => Math.floor(now / 86400)
 export const recordSeed = (infoHash, day) => derive('record', infoHash, day)
 export const announceHash = (infoHash, day) => derive('announce', infoHash, day).subarray(0, 20)
+export const textKey = infoHash => sha256(Buffer.from(`${NAMESPACE} text id${infoHash}`)).subarray(0, 20)
 export const target = (publicKey, salt) => sha1(publicKey, salt)
 export const RENDEZVOUS = sha1(Buffer.from('peerservers rendezvous'))
 
