@@ -338,8 +338,9 @@ class Hub:
         if swarm is None or sender is None or (sender.connection is not connection and sender not in connection.peers):
             counters.dropped[DropReason.NOT_OWNER] += 1
             return
-        # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
-        sender.last_seen = now
+        if sender.connection is connection:
+            # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
+            sender.last_seen = now
         sender.met = True
         receiver = swarm.peers.get(answer.to_peer_id)
         if receiver is not None:

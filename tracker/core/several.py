@@ -4,6 +4,8 @@ All times are seconds on any monotonic clock.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Final
 
 from tracker.core.counters import Counters
 from tracker.core.offers import ParkedOffers
@@ -12,6 +14,9 @@ from tracker.core.swarm import Connection, Peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Announce
 from tracker.reasons import DropReason
+
+MAX_LISTENED: Final = 1000
+"""Peers that one call of `listen` examines, because one client can have tens of thousands of them on a dead socket."""
 
 
 class SeveralConnections:
@@ -78,12 +83,14 @@ class SeveralConnections:
             self._pinged.pop(peer, None)
 
     def listen(self, now: float) -> None:
-        """Note which of the pinged connections have answered."""
-        for peer in list(self._pinged):
+        """Note which of the pinged connections have answered. Each call examines the next `MAX_LISTENED` peers."""
+        for peer in list(islice(self._pinged, MAX_LISTENED)):
             presences = peer.presences
             assert presences is not None
-            if not presences.listen(now):
-                del self._pinged[peer]
+            del self._pinged[peer]
+            if presences.listen(now):
+                # Its next turn comes after those of the others.
+                self._pinged[peer] = None
             for presence in presences:
                 if presence.is_silent:
                     # Its client has probably forgotten them.

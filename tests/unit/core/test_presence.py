@@ -1,5 +1,6 @@
 """A peer that is present on several connections."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from tests.client import HASH, Json, announce, answer, offers
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tracker.core.presence import MAX_CONNECTIONS, MAX_OFFERS, OFFER_LIFETIME, PING_GAP, PING_TIMEOUT
+from tracker.core.rules import Rules
+from tracker.core.several import MAX_LISTENED
+from tracker.protocol import codec
 from tracker.reasons import DropReason
 
 A, B, C = (peer_id(number) for number in (1, 2, 3))
@@ -174,7 +178,8 @@ def test_a_stranger_receives_answers_to_its_own_offers_only(harness: HubHarness,
 def test_a_stranger_does_not_keep_a_silent_peer(harness: HubHarness) -> None:
     harness.join(A)
     harness.now += harness.hub.rules.peer_timeout
-    again(harness, address=ELSEWHERE)
+    stranger = again(harness, address=ELSEWHERE)
+    harness.send(stranger, answer(A, B, "o" * 20))
     harness.now += 1
     harness.expire()
     assert harness.counts() == (0, 0)
@@ -196,6 +201,32 @@ def test_a_stranger_cannot_make_a_connection_busy_with_pings(harness: HubHarness
             harness.send(stranger, announce(A))
         harness.now += PING_GAP / 100
     assert peer.pings <= 2
+
+
+def test_many_dead_connections_are_found_in_turns(harness: HubHarness) -> None:
+    number = MAX_LISTENED + 1
+    dead, new = FakeConnection(), FakeConnection(ELSEWHERE)
+    harness.hub.rules = Rules(max_swarms_per_connection=number)
+    for connection in (dead, new):
+        for swarm in range(number):
+            message = announce(A, f"{swarm:020}")
+            harness.hub.apply(connection, codec.decode(json.dumps(message).encode(), 0), harness.now, harness.outbox)
+    dead.last_received = 0.0
+    harness.now += PING_TIMEOUT
+
+    def lost() -> int:
+        return sum(swarm.peers[A].connection is new for swarm in harness.hub.swarms.values())
+
+    harness.hub.several.listen(harness.now)
+    assert lost() == MAX_LISTENED
+    harness.hub.several.listen(harness.now)
+    assert lost() == number
+    # Those that are silent still have turns, because they may answer late.
+    dead.last_received = harness.now
+    for _ in range(2):
+        harness.hub.several.listen(harness.now)
+    assert lost() == 0
+    assert list(harness.hub.several.pinged) == []
 
 
 def test_the_least_useful_connection_makes_room(harness: HubHarness) -> None:
