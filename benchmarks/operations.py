@@ -30,7 +30,9 @@ NAMES: Final = (
 """`others` are the other peers of the announcing peer's swarm; `announce` is the whole way from bytes to bytes."""
 
 
-class _Connection:
+class Client:
+    """A client's connection, as the core sees it."""
+
     def __init__(self) -> None:
         self.peers: set[Peer] = set()
         self.address = self.network = "127.0.0.1"
@@ -85,18 +87,18 @@ def operation(name: str) -> Callable[[], object]:
             else partial(encode_reply, INFO_HASH, 120, 10, 10)
         )
     others = int(rest.split()[2])
-    hub, connection, outbox = Hub(Rules(), Random(1).random), _Connection(), _Encoder()
+    hub, connection, outbox = Hub(Rules(), Random(1).random), Client(), _Encoder()
 
-    def apply(sender: _Connection, payload: bytes) -> int:
+    def apply(sender: Client, payload: bytes) -> int:
         hub.apply(sender, decode(payload, MAX_OFFERS), 0.0, outbox)
         return outbox.size
 
     for number in range(others + 1):
-        apply(_Connection() if number else connection, _announce(number, 0))
+        apply(Client() if number else connection, _announce(number, 0))
     if step == "announce":
         return partial(apply, connection, _announce(0, 10))
     swarm = hub.swarms[INFO_HASH]
-    return partial(swarm.choose, swarm.peers[_id(0)], 10, 0.0, Random(2).random)
+    return partial(hub.offers.chooser.choose, swarm, swarm.peers[_id(0)], 10, 0.0)
 
 
 def _id(number: int) -> str:

@@ -32,6 +32,7 @@ class DropReason(StrEnum):
     SURPLUS_OFFER = "surplus_offer"
     TOO_MANY_OFFERS = "too_many_offers"
     UNPLACED_OFFER = "unplaced_offer"
+    FEW_PEERS = "few_peers"
     INVALID_SCRAPE = "invalid_scrape"
     SURPLUS_SCRAPE = "surplus_scrape"
     NOT_OWNER = "not_owner"

@@ -221,10 +221,23 @@ class Tracker(Section):
     """Announces, offers, scrapes and swarms."""
 
     announce_interval: int = Field(120, ge=5, description="Seconds between two announces of a peer.")
-    lonely_interval: int = Field(
-        30, ge=5, description="The same for a peer that is alone in its swarm, while trackers are federated."
+    small_swarm_interval: int = Field(
+        30,
+        ge=5,
+        description="The same for a peer that has not met every other peer of a small swarm yet, or is alone while "
+        "trackers are federated. It grows with the swarm, to announce_interval for 16 peers.",
     )
     max_offers: int = Field(20, ge=1, description="Maximum number of offers that are relayed from one announce.")
+    max_offers_received: int = Field(
+        30,
+        ge=1,
+        description="Number of offers per announce_interval that each seeder is given because leechers prefer seeders, "
+        "and each leecher because seeders prefer leechers. Further offers go to all peers alike. For every two offers "
+        "that they answer or make, they are given one more.",
+    )
+    min_peers: int = Field(
+        0, ge=0, description="Number of peers in a swarm, seeders included, below which no offers are relayed."
+    )
     peer_timeout: float = Field(
         3600,
         ge=1200,

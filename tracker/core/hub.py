@@ -19,7 +19,7 @@ from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
 from tracker.core.rules import Rules
 from tracker.core.several import SeveralConnections
-from tracker.core.swarm import Connection, Peer, Random, Swarm
+from tracker.core.swarm import Connection, Peer, Random, Swarm, remote_bit
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
@@ -125,7 +125,7 @@ class Hub:
 
     def relay_answer(self, receiver: Peer, answer: Answer, now: float, outbox: Outbox) -> None:
         """Send an answer to the peer that made the offer, on the connection that made it."""
-        receiver.met = True
+        receiver.answered_at = now
         self.counters.answers_relayed += 1
         if receiver.presences is None:
             outbox.answer(receiver.connection, answer)
@@ -224,13 +224,11 @@ class Hub:
         swarm = peer.swarm
         counters.replies += 1
         complete, incomplete = swarm.complete, swarm.incomplete
-        interval = self.rules.announce_interval
         parks = self.offers.parked.enabled
-        if parks and (complete + incomplete == 1 or (not peer.met and len(swarm.peers) == 1)):
-            # Also if there are remote peers: they may all be this peer, which announces to several trackers.
-            interval = min(interval, self.rules.lonely_interval)
+        interval = self.offers.chooser.interval(peer, parks)
         if message.limited_offers:
             # The client may make these offers again soon. Its other peers come at other times.
+            interval = self.rules.announce_interval
             interval -= int(interval / 2 * self._random())
         outbox.reply(connection, swarm.info_hash, interval, complete, incomplete)
         if message.offers:
@@ -335,17 +333,25 @@ class Hub:
         counters.answers += 1
         swarm = self.swarms.get(answer.info_hash)
         sender = swarm.peers.get(answer.peer_id) if swarm else None
+        if swarm is not None and sender is None:
+            # libtorrent of January 2023 answers under another peer_id than it has announced. Only the receiver of an
+            # offer knows the offer_id of the answer.
+            sender = swarm.peer_on(connection)
         if swarm is None or sender is None or (sender.connection is not connection and sender not in connection.peers):
             counters.dropped[DropReason.NOT_OWNER] += 1
             return
         if sender.connection is connection:
             # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
             sender.last_seen = now
-        sender.met = True
         receiver = swarm.peers.get(answer.to_peer_id)
         if receiver is not None:
+            self.offers.chooser.note_wanted(sender, 1)
+            sender.meet(receiver.bit, receiver.complete)
+            receiver.meet(sender.bit, sender.complete)
             self.relay_answer(receiver, answer, now, outbox)
         elif self._observer and self._observer.answer_unplaced(answer):
+            self.offers.chooser.note_wanted(sender, 1)
+            sender.meet(remote_bit(answer.to_peer_id), False)
             counters.answers_handed_over += 1
         else:
             counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1

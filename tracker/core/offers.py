@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol, cast
 
+from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
 from tracker.core.outbox import Outbox
 from tracker.core.rules import Rules
@@ -180,7 +181,7 @@ class OfferPlacement:
     def __init__(self, rules: Rules, random: Random, counters: Counters, observer: Observer | None) -> None:
         self.parked = ParkedOffers(counters)
         self._rules = rules
-        self._random = random
+        self.chooser = Chooser(rules, random)
         self._counters = counters
         self._observer = observer
         self._given: dict[Peer, Counter[Any]] = {}
@@ -212,12 +213,15 @@ class OfferPlacement:
         `refused` is the remote member that has refused them.
         """
         observer, counters = self._observer, self._counters
+        if swarm.complete + swarm.incomplete < self._rules.min_peers:
+            counters.dropped[DropReason.FEW_PEERS] += len(offers)
+            return
         given = [] if connection is not None else self._receivers.get(peer, now) or []
         overlap = swarm.overlap
         if overlap is not None:
             overlap.hide(peer, given, refused, now)
         others = swarm.complete + swarm.incomplete - 1
-        chosen = swarm.choose(peer, len(offers) + len(given), self.fresh_since(now), self._random)
+        chosen = self.chooser.choose(swarm, peer, len(offers) + len(given), now)
         if overlap is not None:
             overlap.show()
         if given:
@@ -240,6 +244,7 @@ class OfferPlacement:
             if receivers:
                 outbox.offers(swarm.info_hash, peer.peer_id, receivers, relayed)
                 counters.offers_relayed += len(receivers)
+            self.chooser.note_wanted(peer, placed)
         if placed < len(offers):
             rest = offers[placed:]
             presences = peer.presences
@@ -296,13 +301,15 @@ class OfferPlacement:
         Peers that the remote peer, which is behind `member`, meets at another tracker are left out. In each window, a
         peer receives at most `max_foreign_offers` remote offers, and at most half of them from one `origin`.
         """
+        if swarm.complete + swarm.incomplete < self._rules.min_peers:
+            return offers
         if now > self._window_ends:
             self._given.clear()
             self._window_ends = now + _WINDOW
         met = [] if member is None or swarm.overlap is None else swarm.overlap.sharing(member, peer_id)
         receivers = [
             peer
-            for peer in swarm.choose_local(len(offers) + len(met), peer_id, self.fresh_since(now), self._random)
+            for peer in self.chooser.choose_local(swarm, len(offers) + len(met), peer_id, now)
             if peer.offers_due <= now and peer not in met and self._may_be_given(peer, origin)
         ][: len(offers)]
         receivers.sort(key=_order)  # for the same reason as in `place`
@@ -327,10 +334,6 @@ class OfferPlacement:
         """Drop the parked offers that are too old, and forget receivers that can no longer refuse."""
         self.parked.expire(now)
         self._receivers.expire(now)
-
-    def fresh_since(self, now: float) -> float:
-        """Return the time after which a peer must have sent a message, so that it is not a last choice as receiver."""
-        return now - 2 * self._rules.announce_interval
 
     def _hand_over(self, peer: Peer, chosen: list[Any], offers: list[Offer]) -> tuple[list[Peer], list[Offer]]:
         """Give the offers for remote members to the observer; return the local receivers and their offers."""

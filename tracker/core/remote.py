@@ -9,7 +9,7 @@ from typing import Any
 from tracker.core.hub import Hub
 from tracker.core.outbox import Outbox
 from tracker.core.overlap import PeerOverlap
-from tracker.core.swarm import Overlap, RemoteMember, Swarm
+from tracker.core.swarm import Overlap, RemoteMember, Swarm, remote_bit
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
@@ -90,6 +90,7 @@ class RemotePeers:
         if receiver is None:
             counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
             return False
+        receiver.meet(remote_bit(answer.peer_id), False)
         self._hub.relay_answer(receiver, answer, now, self._outbox)
         return True
 

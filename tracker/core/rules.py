@@ -9,7 +9,9 @@ class Rules:
 
     announce_interval: int = 120
     max_offers: int = 20
-    lonely_interval: int = 30
+    max_offers_received: int = 30
+    min_peers: int = 0
+    small_swarm_interval: int = 30
     peer_timeout: float = 3600
     full_scrape: bool = False
     max_scrape: int = 256

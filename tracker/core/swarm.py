@@ -10,12 +10,32 @@ Invariants of one swarm, checked by `Swarm.check_invariants`:
 
 from collections.abc import Callable, Collection
 from math import inf
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracker.core.presence import Presences, Reachable
 
+if TYPE_CHECKING:
+    from mypy_extensions import i64
+
 Random = Callable[[], float]
 """A source of uniform floats in [0, 1), as `random.Random(seed).random`."""
+
+SMALL: Final = 16
+"""Members up to which a swarm is small: a peer of a small swarm may meet every other one."""
+
+_LOCAL_BITS: Final = [1 << number for number in range(53)]
+_REMOTE_BITS: Final = [1 << number for number in range(53, 61)]
+# mypyc would compute `1 << number` with 32 bits where the result is an i64.
+
+LOCAL: Final = (1 << 53) - 1
+REMOTE: Final = (1 << 61) - (1 << 53)
+"""All bits of local peers, and of remote ones, in `Member.met`."""
+
+SEEDER: Final = 1 << 61
+"""The bit in `Member.met` of a peer that has met a seeder."""
+
+_MAX_SEARCHED: Final = 1000
+"""Peers among which the one of a connection is searched."""
 
 
 class Connection(Reachable, Protocol):
@@ -37,23 +57,40 @@ class Connection(Reachable, Protocol):
         """Whether the client may have no more peers on this connection."""
 
 
-class Peer:
+class Member:
+    """A receiver of offers: a local peer, or remote peers behind an extension."""
+
+    __slots__ = ("bit", "last_seen", "met", "swarm")
+
+    def __init__(self, swarm: "Swarm", bit: "i64", last_seen: float) -> None:
+        self.swarm = swarm
+        self.bit: i64 = bit
+        """The bit that stands for it in `met` of other members. Members of a swarm may share one."""
+        self.met: i64 = 0
+        """The bits of the members that it has met: one has answered the other."""
+        self.last_seen = last_seen
+        """The time of its last announce or answer."""
+
+
+class Peer(Member):
     """One peer_id in one swarm."""
 
-    __slots__ = ("complete", "connection", "index", "last_seen", "met", "offers_due", "peer_id", "presences", "swarm")
+    __slots__ = ("answered_at", "complete", "connection", "index", "met_count", "offers_due", "peer_id", "presences")
 
-    def __init__(self, swarm: "Swarm", peer_id: str, connection: Connection, complete: bool, now: float) -> None:
-        self.swarm = swarm
+    def __init__(
+        self, swarm: "Swarm", peer_id: str, connection: Connection, complete: bool, now: float, bit: "i64" = 1
+    ) -> None:
+        super().__init__(swarm, bit, now)
         self.peer_id: Final = peer_id
         self.connection = connection
         """The connection that receives offers."""
         self.presences: Presences[Connection] | None = None
         """All connections of a peer that has several; None for an ordinary peer."""
         self.complete = complete
-        self.last_seen = now
-        """The time of its last announce or answer."""
-        self.met = False
-        """Whether it has answered a peer, or a peer has answered it."""
+        self.answered_at = -inf
+        """The time of the last answer to one of its offers."""
+        self.met_count: i64 = 0
+        """The number of bits in `met`, without `SEEDER`."""
         self.offers_due = 0.0
         """The time until which the first offers of a peer that joined with `completed` are expected; otherwise 0."""
         self.index = -1
@@ -64,27 +101,43 @@ class Peer:
         presences = self.presences
         return [self.connection] if presences is None else [presence.connection for presence in presences]
 
+    def meet(self, bit: "i64", complete: bool) -> None:
+        """Note that the peer meets a member, of which `bit` and `complete` are given."""
+        if not self.met & bit:
+            self.met |= bit
+            self.met_count += 1
+        if complete:
+            self.met |= SEEDER
 
-class RemoteMember:
+    def forget_met(self) -> None:
+        """Forget which members it has met."""
+        self.met = 0
+        self.met_count = 0
+        self.answered_at = -inf
+
+
+class RemoteMember(Member):
     """Peers of a swarm that are reached through an extension, such as those of one other tracker.
 
     Offers are placed on these peers as on local ones, in proportion to their numbers. `owner` is an object of the
     extension. The core does not use it.
     """
 
-    __slots__ = ("complete", "incomplete", "owner", "swarm")
-
-    last_seen: Final = inf
-    """Remote members never count as silent, because their own tracker removes silent peers."""
+    __slots__ = ("complete", "incomplete", "owner")
 
     def __init__(self, swarm: "Swarm", owner: Any) -> None:
-        self.swarm = swarm
+        # Remote members never count as silent, because their own tracker removes silent peers.
+        super().__init__(swarm, REMOTE, inf)
+        # Its peers may have met any local one.
+        self.met = LOCAL
         self.owner: Final = owner
         self.complete = 0
         self.incomplete = 0
 
 
-Member = Peer | RemoteMember
+def remote_bit(peer_id: str) -> "i64":
+    """Return the bit that stands for a remote peer in `Peer.met`."""
+    return _REMOTE_BITS[ord(peer_id[-1]) % len(_REMOTE_BITS)]
 
 
 class Overlap(Protocol):
@@ -114,13 +167,16 @@ class Swarm:
 
     __slots__ = (
         "info_hash",
+        "joins",
         "leechers",
+        "leechers_busy_until",
         "overlap",
         "peers",
         "remote_complete",
         "remote_incomplete",
         "remotes",
         "seeders",
+        "seeders_busy_until",
     )
 
     def __init__(self, info_hash: str) -> None:
@@ -131,6 +187,11 @@ class Swarm:
         self.remotes: list[RemoteMember] = []
         self.remote_complete = 0
         self.remote_incomplete = 0
+        self.joins = 0
+        """The number of peers that have joined so far."""
+        self.leechers_busy_until = -inf
+        self.seeders_busy_until = -inf
+        """The time at which they are given further offers that prefer them; see `tracker.core.choice`."""
         self.overlap: Overlap | None = None
         """None until an extension knows more of remote peers than their number."""
 
@@ -146,7 +207,15 @@ class Swarm:
 
     def join(self, peer_id: str, connection: Connection, complete: bool, now: float) -> Peer:
         """Add a peer with a new peer_id, and return it."""
-        peer = Peer(self, peer_id, connection, complete, now)
+        bit: i64 = _LOCAL_BITS[self.joins % len(_LOCAL_BITS)]
+        self.joins += 1
+        if self.joins > len(_LOCAL_BITS) and len(self.peers) < SMALL:
+            for other in self.peers.values():
+                # It has met an earlier peer with this bit.
+                if other.met & bit:
+                    other.met -= bit
+                    other.met_count -= 1
+        peer = Peer(self, peer_id, connection, complete, now, bit)
         self.peers[peer_id] = peer
         self._enter_pool(peer)
         connection.peers.add(peer)
@@ -187,42 +256,8 @@ class Swarm:
         elif known:
             self.remotes.remove(member)
 
-    def choose(self, peer: Peer, count: int, fresh_since: float, random: Random) -> list[Member]:
-        """Choose up to `count` other members to receive a peer's offers.
-
-        The result contains a remote member once for each of its peers that is chosen. Receivers are a uniform sample
-        without replacement, by need: a seeder's receivers are leechers first. Of a leecher's receivers, half are
-        seeders first, because leechers that only know seeders never trade with each other. The rest is drawn from all
-        members. Local peers that have been silent since `fresh_since` come last in each draw.
-        """
-        leechers, seeders = self.incomplete, self.complete
-        total = leechers + seeders
-        # Members have positions: leechers from 0, then seeders. In each group, remote members come after local peers.
-        own = leechers + peer.index if peer.complete else peer.index
-        draw = _Draw(self.member_at if self.remotes else self._local_at, {own}, fresh_since, random)
-        if count < total - 1:
-            if peer.complete:
-                draw.take(0, leechers, min(count, leechers))
-            else:
-                draw.take(leechers, total, min((count + 1) // 2, seeders))
-        draw.take(0, total, min(count, total - 1) - len(draw.chosen))
-        return draw.chosen
-
-    def choose_local(self, count: int, not_peer_id: str, fresh_since: float, random: Random) -> list[Peer]:
-        """Choose up to `count` local peers to receive a remote peer's offers, as a uniform sample without replacement.
-
-        A local peer with the peer_id `not_peer_id` is left out, because this peer made the offers.
-        """
-        same = self.peers.get(not_peer_id)
-        taken: set[int] = set()
-        if same:
-            taken.add(len(self.leechers) + same.index if same.complete else same.index)
-        draw = _Draw(self._local_at, taken, fresh_since, random)
-        draw.take(0, len(self.peers), min(count, len(self.peers) - len(taken)))
-        return cast("list[Peer]", draw.chosen)
-
     def member_at(self, position: int) -> Member:
-        """Return the member at a position, in the order that `choose` uses.
+        """Return the member at a position, in this order: leechers, then seeders; in both, local peers come first.
 
         Raises:
             IndexError: if there are fewer members.
@@ -241,7 +276,16 @@ class Swarm:
             position -= size
         raise IndexError(position)
 
-    def _local_at(self, position: int) -> Peer:
+    def peer_on(self, connection: Connection) -> Peer | None:
+        """Return a peer that is present on a connection, or None if there is none or the search would take too long."""
+        if len(self.peers) <= min(len(connection.peers), _MAX_SEARCHED):
+            return next((peer for peer in self.peers.values() if peer in connection.peers), None)
+        if len(connection.peers) <= _MAX_SEARCHED:
+            return next((peer for peer in connection.peers if peer.swarm is self), None)
+        return None
+
+    def local_at(self, position: int) -> Peer:
+        """Return the local peer at a position, in the same order."""
         leechers = self.leechers
         size = len(leechers)
         return leechers[position] if position < size else self.seeders[position - size]
@@ -279,55 +323,3 @@ class Swarm:
         if last is not peer:
             pool[peer.index] = last
             last.index = peer.index
-
-
-class _Draw:
-    """A sample of a swarm's members, drawn in one or more steps."""
-
-    __slots__ = ("chosen", "fresh_since", "member_at", "random", "stale", "taken")
-
-    def __init__(self, member_at: Callable[[int], Member], taken: set[int], fresh_since: float, random: Random) -> None:
-        self.member_at = member_at
-        self.taken = taken
-        self.fresh_since = fresh_since
-        self.random = random
-        self.chosen: list[Member] = []
-        self.stale: list[Member] = []
-
-    def take(self, start: int, stop: int, count: int) -> None:
-        """Draw `count` members from the positions from `start` to before `stop`, of which at least `count` are free."""
-        if count <= 0:
-            return
-        enough = len(self.chosen) + count
-        random, size, taken = self.random, stop - start, self.taken
-        spare = size - len(taken) - count
-        if spare <= count:
-            free = [position for position in range(start, stop) if position not in taken]
-            while free and len(self.chosen) < enough:
-                # A Fisher-Yates shuffle that stops as soon as there are enough.
-                pick = int(random() * len(free))
-                free[pick], free[-1] = free[-1], free[pick]
-                position = free.pop()
-                taken.add(position)
-                member = self.member_at(position)
-                (self.stale if member.last_seen < self.fresh_since else self.chosen).append(member)
-        else:
-            # Drawing until a position is free is cheaper than listing all free ones. The number of stale members that
-            # are skipped is bounded, because a large swarm of silent peers would otherwise be searched completely.
-            skips = min(spare, 8 * count)
-            chosen, member_at, fresh_since = self.chosen, self.member_at, self.fresh_since
-            while len(chosen) < enough:
-                position = start + int(random() * size)
-                if position in taken:
-                    continue
-                taken.add(position)
-                member = member_at(position)
-                if member.last_seen < fresh_since and skips > 0:
-                    self.stale.append(member)
-                    skips -= 1
-                else:
-                    chosen.append(member)
-        missing = enough - len(self.chosen)
-        if missing:
-            self.chosen += self.stale[:missing]
-            del self.stale[:missing]

@@ -31,7 +31,7 @@ def test_the_announcer_is_answered_first_then_the_offers_go_out() -> None:
     harness.outbox.on_put = order.append
     harness.send(FakeConnection(), announce(A, offers=offers(1)))
     first, second = order
-    assert first == {"action": "announce", "interval": 120, "complete": 0, "incomplete": 2, "info_hash": HASH}
+    assert first == {"action": "announce", "interval": 30, "complete": 0, "incomplete": 2, "info_hash": HASH}
     assert second["offer_id"] == offers(1)[0]["offer_id"]
 
 

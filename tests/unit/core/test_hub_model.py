@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from tests.client import HASH, Json, announce, answer, offers
 from tests.unit.core.members import Members
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
+from tracker.core.choice import DAMPING
 from tracker.core.offers import LIFETIME
 from tracker.core.pending import PendingJoin
 
@@ -48,6 +49,10 @@ class HubAgainstModel(RuleBasedStateMachine):
         self.made: dict[str, tuple[str, str, FakeConnection, float]] = {}
         """Where each offer was made, by whom, over what, and when; those that were given to somebody are taken out."""
         self.model = Members()
+        self.met: set[tuple[str, str, str]] = set()
+        """The swarm of each meeting, the peer that remembers it, and the one that it has met."""
+        self.answered: dict[tuple[str, str], float] = {}
+        """When each peer of a swarm last received an answer."""
         self.open: list[FakeConnection] = []
         self.next_offer = 0
 
@@ -70,14 +75,20 @@ class HubAgainstModel(RuleBasedStateMachine):
         if connection not in self.open:
             return None
         joins = (info_hash, who) not in self.model
+        connects = not self.model.has((info_hash, who), connection)
         self.model.announce((info_hash, who), connection, left == 0 or event == "completed")
         made = offers(count, start=self.next_offer)
         self.next_offer += count
         self.made.update({offer["offer_id"]: (info_hash, who, connection, self.harness.now) for offer in made})
         self.harness.send(connection, announce(who, info_hash, left=left, event=event, offers=made, numwant=4))
 
+        if connects:
+            self.answered.pop((info_hash, who), None)
+            self.met = {meeting for meeting in self.met if meeting[:2] != (info_hash, who)}
         others = {
-            peer: member.current for (key, peer), member in self.model.items() if key == info_hash and peer != who
+            peer: member.current
+            for (key, peer), member in self.model.items()
+            if key == info_hash and peer != who and not self.are_apart(info_hash, who, peer)
         }
         delivered = [(c, message) for c in self.open for message in c.take()]
         replies = [message for c, message in delivered if c is connection and "interval" in message]
@@ -94,6 +105,11 @@ class HubAgainstModel(RuleBasedStateMachine):
         share = Counter(id(c) for c, _ in offered)
         assert all(times <= sum(id(owner) == c for owner in others.values()) for c, times in share.items())
         return None
+
+    def are_apart(self, info_hash: str, who: str, other: str) -> bool:
+        """Whether two peers have just met, and are not to meet again."""
+        soon = self.harness.now < self.answered.get((info_hash, who), 0) + DAMPING
+        return soon and (info_hash, who, other) in self.met and (info_hash, other, who) in self.met
 
     def is_given_what_waits(self, connection: FakeConnection, info_hash: str, who: str, given: list[Json]) -> None:
         """A newcomer without offers: what it gets is of members, one of each, of late, and of nobody else's."""
@@ -126,7 +142,20 @@ class HubAgainstModel(RuleBasedStateMachine):
         self.harness.send(connection, answer(who, to, "o" * 20, info_hash))
         receiver = self.model.get((info_hash, to))
         got = [c for c in self.open for _ in c.take()]
-        assert got == ([receiver.receiver] if self.model.has((info_hash, who), connection) and receiver else [])
+        sender: str | None = who
+        if (info_hash, who) not in self.model:
+            # It is taken for an answer of a peer on the same connection.
+            on = [peer for (key, peer) in self.model if key == info_hash and self.model.has((key, peer), connection)]
+            swarm = self.harness.hub.swarms.get(info_hash)
+            stand_in = swarm.peer_on(connection) if swarm else None
+            sender = stand_in.peer_id if stand_in else None
+            assert sender in on or (sender is None and not on)
+        elif not self.model.has((info_hash, who), connection):
+            sender = None
+        assert got == ([receiver.receiver] if sender and receiver else [])
+        if sender and receiver:
+            self.met |= {(info_hash, sender, to), (info_hash, to, sender)}
+            self.answered[info_hash, to] = self.harness.now
 
     @rule(connection=connections)
     def closes(self, connection: FakeConnection) -> None:
@@ -146,6 +175,9 @@ class HubAgainstModel(RuleBasedStateMachine):
     def agrees_with_the_model(self) -> None:
         hub = self.harness.hub
         hub.check_invariants()
+        # A peer that leaves and comes back is another one.
+        self.met = {one for one in self.met if (one[0], one[1]) in self.model and (one[0], one[2]) in self.model}
+        self.answered = {key: when for key, when in self.answered.items() if key in self.model}
         actual = {
             (info_hash, who): (peer.connection, peer.complete)
             for info_hash, swarm in hub.swarms.items()

@@ -381,7 +381,7 @@ def test_who_was_given_offers_meanwhile_is_remembered_when_refused_offers_join_t
 
 
 def test_who_is_alone_announces_more_often_while_offers_are_kept() -> None:
-    harness = ParkingHarness(announce_interval=120, lonely_interval=30)
+    harness = ParkingHarness(announce_interval=120, small_swarm_interval=30)
 
     def interval(connection: FakeConnection, who: str) -> int:
         connection.take()
@@ -391,20 +391,17 @@ def test_who_is_alone_announces_more_often_while_offers_are_kept() -> None:
     a = harness.join(A)
     assert interval(a, A) == 30
     b = harness.join(B)
-    assert interval(a, A) == interval(b, B) == 120
+    assert interval(a, A) == interval(b, B) == 30
+    harness.send(b, answer(B, A, "o" * 20))
+    assert interval(a, A) == interval(b, B) == 120, "they have met"
     harness.hub.close(b)
     assert interval(a, A) == 30
     member = harness.remote_member("link", 1)
     assert interval(a, A) == 30, "that may be the same peer, which announces to two trackers"
-    harness.remote.set_remote(member, 0, 9)
     harness.remote.deliver_answer(codec.make_answer(HASH, B, A, ID[0], "sdp"), harness.now)
     assert interval(a, A) == 120, "somebody is there, if elsewhere"
-
-
-def test_who_announces_often_anyway_is_told_no_longer_interval() -> None:
-    harness = ParkingHarness(announce_interval=20, lonely_interval=30)
-    (reply,) = newcomer(harness, A).take()
-    assert reply["interval"] == 20
+    harness.remote.set_remote(member, 0, 9)
+    assert interval(a, A) == 75, "it has met only one of nine"
 
 
 def taken(harness: HubHarness, count: int, info_hash: str = HASH, owner: str | None = None) -> int:

@@ -1,0 +1,237 @@
+"""The choice of the members of a swarm that receive offers (sans I/O).
+
+Every other member is as likely as any other, but for these preferences:
+
+1. Leechers need seeders. A leecher's offers go to seeders first for one half, all of a seeder's go to leechers first.
+2. The seeders of a swarm, and its leechers, are given a limited number of offers for this reason: for each of them,
+   `max_offers_received` in an announce interval, and one more for every two that they answer or make themselves.
+   Otherwise a lone seeder would get an offer of every leecher at every announce. Of scarce seeders, each leecher that
+   has met none gets one.
+3. Members that the peer has not met yet come before the ones that it has.
+4. Peers that have been silent for two announce intervals come last.
+5. For `DAMPING` seconds after an answer to its offers, a peer is not introduced again to peers that it has met.
+   anacrolix/torrent announces again at every answer, with a fresh offer: two such clients would meet again for ever.
+
+A few bits of each peer tell which members it has met. Of more than a few dozen, two may be taken for one.
+
+All times are seconds on any monotonic clock.
+"""
+
+from typing import TYPE_CHECKING, Final, cast
+
+from tracker.core.rules import Rules
+from tracker.core.swarm import REMOTE, SEEDER, SMALL, Member, Peer, Random, Swarm
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
+
+DAMPING: Final = 10.0
+"""Seconds after an answer for which the peer that receives it is not introduced again to those that it has met."""
+
+_AT_ONCE: Final = 0.25
+"""The share of an interval's offers that the peers of a swarm may be given at once."""
+
+_MAX_MET: Final = 32
+"""Members that a peer of a larger swarm has met until it forgets them: otherwise too many would share their bits."""
+
+_SKIPS: Final = 2
+_DAMPED_SKIPS: Final = 16
+"""Members that are put aside or left out, for each one that is wanted, in the search for better ones."""
+
+
+class Chooser:
+    """Chooses the receivers of offers."""
+
+    def __init__(self, rules: Rules, random: Random) -> None:
+        self._rules = rules
+        self._random = random
+        self._interval = float(rules.announce_interval)
+        self._cost = self._interval / rules.max_offers_received
+
+    def choose(self, swarm: Swarm, peer: Peer, count: int, now: float) -> list[Member]:
+        """Choose up to `count` other members to receive a peer's offers.
+
+        The result contains a remote member once for each of its peers that is chosen.
+        """
+        leechers, seeders = swarm.incomplete, swarm.complete
+        total = leechers + seeders
+        if peer.met_count > _MAX_MET and total > SMALL:
+            peer.met &= SEEDER
+            peer.met_count = 0
+        # Members have positions: leechers from 0, then seeders. In each group, remote members come after local peers.
+        draw = _Draw(swarm, bool(swarm.remotes), now - 2 * self._interval, self._random)
+        draw.taken.add(leechers + peer.index if peer.complete else peer.index)
+        draw.bit = peer.bit
+        draw.met = peer.met & ~REMOTE
+        if now < peer.answered_at + DAMPING:
+            draw.is_damped = True
+            remote = swarm.remote_complete + swarm.remote_incomplete
+            if remote and _count_remote(peer) >= remote:
+                draw.met |= REMOTE
+        if count < total - 1:
+            if peer.complete:
+                self._take_leechers(draw, swarm, min(count, leechers), now)
+            else:
+                self._take_seeders(draw, swarm, min((count + 1) // 2, seeders), not peer.met & SEEDER, now)
+        draw.take(0, total, count - len(draw.chosen))
+        draw.fill(count)
+        return draw.chosen
+
+    def choose_local(self, swarm: Swarm, count: int, not_peer_id: str, now: float) -> list[Peer]:
+        """Choose up to `count` local peers to receive a remote peer's offers.
+
+        A local peer with the peer_id `not_peer_id` is left out, because this peer made the offers.
+        """
+        draw = _Draw(swarm, False, now - 2 * self._interval, self._random)
+        same = swarm.peers.get(not_peer_id)
+        if same:
+            draw.taken.add(len(swarm.leechers) + same.index if same.complete else same.index)
+        draw.take(0, len(swarm.peers), count)
+        draw.fill(count)
+        return cast("list[Peer]", draw.chosen)
+
+    def interval(self, peer: Peer, parks: bool) -> int:
+        """Return the seconds from an announce of a peer to the next one.
+
+        They are fewer for a peer that has not met all others of a small swarm yet, because it meets them then. `parks`:
+        offers are kept until a remote peer comes, so that it is worth while for a peer that is alone, too.
+        """
+        swarm, interval = peer.swarm, self._rules.announce_interval
+        members = swarm.complete + swarm.incomplete
+        if members > SMALL or (len(swarm.peers) == 1 and not parks) or _has_met_all(peer):
+            return interval
+        return min(interval, max(self._rules.small_swarm_interval, interval * members // SMALL))
+
+    def note_wanted(self, peer: Peer, count: int) -> None:
+        """Note that a peer has answered or made some offers."""
+        swarm = peer.swarm
+        if peer.complete:
+            swarm.seeders_busy_until -= self._cost / 2 * count / swarm.complete
+        else:
+            swarm.leechers_busy_until -= self._cost / 2 * count / swarm.incomplete
+
+    def _take_leechers(self, draw: "_Draw", swarm: Swarm, count: int, now: float) -> None:
+        """Choose the leechers that a seeder's offers go to first."""
+        if swarm.leechers_busy_until > now + _AT_ONCE * self._interval:
+            return
+        draw.served = SEEDER
+        draw.take(0, swarm.incomplete, count)
+        draw.fill(count)
+        draw.served = 0
+        if draw.chosen:
+            busy_until = max(now, swarm.leechers_busy_until)
+            swarm.leechers_busy_until = busy_until + self._cost * len(draw.chosen) / swarm.incomplete
+
+    def _take_seeders(self, draw: "_Draw", swarm: Swarm, count: int, is_first: bool, now: float) -> None:
+        """Choose the seeders that a leecher's offers go to first. `is_first`: it has met none yet."""
+        if swarm.seeders_busy_until > now:
+            if not is_first or swarm.seeders_busy_until > now + _AT_ONCE * self._interval:
+                return
+            count = min(count, 1)
+        draw.take(swarm.incomplete, swarm.incomplete + swarm.complete, count)
+        if draw.chosen:
+            busy_until = max(now, swarm.seeders_busy_until)
+            swarm.seeders_busy_until = busy_until + self._cost * len(draw.chosen) / swarm.complete
+
+
+class _Draw:
+    """A sample of a swarm's members without replacement, drawn in one or more steps."""
+
+    __slots__ = (
+        "bit",
+        "chosen",
+        "fresh_since",
+        "is_damped",
+        "later",
+        "met",
+        "random",
+        "served",
+        "stale",
+        "swarm",
+        "taken",
+        "with_remotes",
+    )
+
+    def __init__(self, swarm: Swarm, with_remotes: bool, fresh_since: float, random: Random) -> None:
+        self.swarm = swarm
+        self.with_remotes = with_remotes
+        self.fresh_since = fresh_since
+        self.random = random
+        self.bit: i64 = 0
+        """The bit of the peer that makes the offers."""
+        self.met: i64 = 0
+        """The bits of members that come later."""
+        self.is_damped = False
+        """Whether those of them that have met the peer, too, are left out."""
+        self.served: i64 = 0
+        """Bits in `met` of other members that come later."""
+        self.taken: set[int] = set()
+        """The positions that have been drawn, or must not be."""
+        self.chosen: list[Member] = []
+        self.later: list[Member] = []
+        self.stale: list[Member] = []
+
+    def take(self, start: int, stop: int, count: int) -> None:
+        """Choose up to `count` members at the positions from `start` to before `stop`.
+
+        Members that come later are put aside. In a large group, the search for better ones is limited.
+        """
+        if count <= 0:
+            return
+        enough = len(self.chosen) + count
+        random, size, taken, chosen = self.random, stop - start, self.taken, self.chosen
+        spare = size - len(taken) - count
+        if spare <= count:
+            free = [position for position in range(start, stop) if position not in taken]
+            while free and len(chosen) < enough:
+                # A Fisher-Yates shuffle that stops as soon as there are enough.
+                pick = int(random() * len(free))
+                free[pick], free[-1] = free[-1], free[pick]
+                position = free.pop()
+                taken.add(position)
+                self._judge(position)
+        else:
+            # Drawing until a position is free is cheaper than listing all free ones.
+            draws = min(spare, (_DAMPED_SKIPS if self.is_damped else _SKIPS) * count) + count
+            while len(chosen) < enough and draws > 0:
+                position = start + int(random() * size)
+                if position not in taken:
+                    taken.add(position)
+                    self._judge(position)
+                    draws -= 1
+
+    def fill(self, count: int) -> None:
+        """Complete the choice to `count` members, as far as possible, with those that were put aside."""
+        for rest in (self.later, self.stale):
+            missing = count - len(self.chosen)
+            if missing > 0 and rest:
+                self.chosen += rest[:missing]
+                del rest[:missing]
+
+    def _judge(self, position: int) -> None:
+        swarm = self.swarm
+        member: Member = swarm.member_at(position) if self.with_remotes else swarm.local_at(position)
+        if self.is_damped and member.bit & self.met and member.met & self.bit:
+            return
+        if member.last_seen < self.fresh_since:
+            self.stale.append(member)
+        elif member.bit & self.met or member.met & self.served:
+            self.later.append(member)
+        else:
+            self.chosen.append(member)
+
+
+def _has_met_all(peer: Peer) -> bool:
+    """Return whether a peer of a small swarm has met all other members, of which there is at least one."""
+    swarm = peer.swarm
+    met = peer.met | peer.bit
+    for other in swarm.peers.values():
+        if not other.bit & met:
+            return False
+    remote = swarm.remote_complete + swarm.remote_incomplete
+    return len(swarm.peers) + remote > 1 and (remote == 0 or _count_remote(peer) >= remote)
+
+
+def _count_remote(peer: Peer) -> int:
+    bits: int = peer.met & REMOTE
+    return bits.bit_count()
