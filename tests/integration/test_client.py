@@ -38,7 +38,7 @@ async def test_two_peers_exchange_an_offer_and_an_answer(tracker: TrackerProcess
     async with connect(tracker.url, 10) as one, connect(tracker.url, 10) as other:
         a, b = Peer(one, HASH, A), Peer(other, HASH, B)
         assert await b.announce({"event": "started"}) == AnnounceReply(HASH, 120, 0, 1)
-        assert await a.announce({"left": 0}, [OFFER]) == AnnounceReply(HASH, 120, 1, 1)
+        assert await a.announce({"left": 0}, [OFFER]) == AnnounceReply(HASH, 30, 1, 1)
         assert await other.expect(RelayedOffer) == RelayedOffer(HASH, A, OFFER)
         await b.answer(A, "o" * 20, "v=0\r\n")
         assert await one.expect(RelayedAnswer) == RelayedAnswer(HASH, B, OFFER.offer_id, OFFER.description.sdp)

@@ -26,13 +26,19 @@ if TYPE_CHECKING:
     from mypy_extensions import i64
 
 DAMPING: Final = 10.0
-"""Seconds after an answer for which the peer that receives it is not introduced again to those that it has met."""
+"""Seconds after an answer for which the peer that receives it is not introduced again to those that it has met.
+
+They are at most half an announce interval.
+"""
 
 _AT_ONCE: Final = 0.25
 """The share of an interval's offers that the peers of a swarm may be given at once."""
 
 _MAX_MET: Final = 32
 """Members that a peer of a larger swarm has met until it forgets them: otherwise too many would share their bits."""
+
+_FEW_SWARMS: Final = 16
+"""Swarms of a client that announces sooner in small ones: a client that seeds thousands makes enough announces."""
 
 _SKIPS: Final = 2
 _DAMPED_SKIPS: Final = 16
@@ -47,6 +53,7 @@ class Chooser:
         self._random = random
         self._interval = float(rules.announce_interval)
         self._cost = self._interval / rules.max_offers_received
+        self._damping = min(DAMPING, self._interval / 2)
 
     def choose(self, swarm: Swarm, peer: Peer, count: int, now: float) -> list[Member]:
         """Choose up to `count` other members to receive a peer's offers.
@@ -63,7 +70,7 @@ class Chooser:
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
         draw.bit = peer.bit
         draw.met = peer.met & ~REMOTE
-        if now < peer.answered_at + DAMPING:
+        if now < peer.answered_at + self._damping:
             draw.is_damped = True
             remote = swarm.remote_complete + swarm.remote_incomplete
             if remote and _count_remote(peer) >= remote:
@@ -93,12 +100,15 @@ class Chooser:
     def interval(self, peer: Peer, parks: bool) -> int:
         """Return the seconds from an announce of a peer to the next one.
 
-        They are fewer for a peer that has not met all others of a small swarm yet, because it meets them then. `parks`:
-        offers are kept until a remote peer comes, so that it is worth while for a peer that is alone, too.
+        They are fewer for a peer that has not met all others of a small swarm yet, because it meets them then, unless
+        its client is in many swarms. `parks`: offers are kept until a remote peer comes, so that the same holds for a
+        peer that is alone.
         """
         swarm, interval = peer.swarm, self._rules.announce_interval
         members = swarm.complete + swarm.incomplete
-        if members > SMALL or (len(swarm.peers) == 1 and not parks) or _has_met_all(peer):
+        if members > SMALL or len(peer.connection.peers) > _FEW_SWARMS or (len(swarm.peers) == 1 and not parks):
+            return interval
+        if _has_met_all(peer):
             return interval
         return min(interval, max(self._rules.small_swarm_interval, interval * members // SMALL))
 

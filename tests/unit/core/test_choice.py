@@ -225,6 +225,8 @@ def test_after_an_answer_two_peers_that_have_met_are_apart_for_seconds() -> None
     assert choice.choose(swarm, peer, 5, NOW + DAMPING - 1) == [third]
     assert set(choice.choose(swarm, other, 5, NOW)) == {peer, third}, "it has received no answer"
     assert set(choice.choose(swarm, peer, 5, NOW + DAMPING)) == {other, third}
+    often = chooser(seeded(), announce_interval=10)
+    assert set(often.choose(swarm, peer, 5, NOW + 5)) == {other, third}, "that may be its next announce"
     other.forget_met()
     assert set(choice.choose(swarm, peer, 5, NOW)) == {other, third}, "its client has connected again"
 
@@ -312,6 +314,13 @@ def test_a_peer_that_is_alone_announces_sooner_if_offers_are_parked(parks: bool,
     assert chooser(seeded()).interval(peer, parks) == interval
     swarm.set_remote(RemoteMember(swarm, None), 0, 1)
     assert chooser(seeded()).interval(peer, parks) == interval, "that may be the same peer at another tracker"
+
+
+def test_a_client_in_many_swarms_announces_as_usual() -> None:
+    _, (peer, _) = swarm_of(0, 2)
+    for number in range(20):
+        Swarm(f"{number:020}").join(peer.peer_id, peer.connection, False, NOW)
+    assert chooser(seeded()).interval(peer, False) == 120
 
 
 def test_no_peer_is_told_a_longer_interval_than_the_usual_one() -> None:
