@@ -40,8 +40,8 @@ SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[
 connections; turning TLS on or off needs a restart), `[nearby]` (for new peers; turning it on or off needs a restart),
 `server.trusted_proxies`, `server.client_address_header` and `server.shutdown_timeout`. If other keys have changed, the
 log names them in one line, `restart_needed`. The files that `[access]`, `[tls]` and `[nearby]` name are also reloaded
-within seconds when they change. If there is a mistake in the settings or the files, one line in the log says so, and the
-old settings stay in use.
+within seconds when they change. If there is a mistake in the settings or the files, one line in the log says so, and
+the old settings stay in use.
 """
 
 _METRICS = """\

@@ -277,7 +277,7 @@ class _NearDraw(_Draw):
         """Choose up to `count` members that have a key in common with the peer, the nearest first."""
         random, taken, chosen = self.random, self.taken, self.chosen
         border, total = self.swarm.incomplete, self.swarm.incomplete + self.swarm.complete
-        enough = len(chosen) + count
+        enough, lot = len(chosen) + count, random()
         for key in self.place:
             missing = enough - len(chosen)
             if missing <= 0:
@@ -291,8 +291,8 @@ class _NearDraw(_Draw):
                 else:
                     makers, seeders = len(seeders), _NONE
             size = len(leechers) + len(seeders)
-            if makers * missing > self.limit * size and random() * makers * missing > self.limit * size:
-                # All of them together would be given too many offers.
+            if lot * makers * missing > self.limit * size:
+                # If all their peers near this one did the same, these members would be given too many offers.
                 continue
             spare = size - len(taken) - missing
             if spare <= missing:

@@ -43,8 +43,8 @@ def serve_all(_info_hash: str) -> bool:
 class Hub:
     """All open swarms: those with at least one local peer.
 
-    `serves` returns whether an info_hash may have a swarm. `observer` is notified of swarms, offers and answers. `nearby`
-    lets offers prefer nearby peers.
+    `serves` returns whether an info_hash may have a swarm. `observer` is notified of swarms, offers and answers. With
+    `nearby`, offers prefer nearby peers.
     """
 
     def __init__(
