@@ -88,15 +88,14 @@ class TestTheIndex:
             assert index.places == pool
             assert {key: set(group) for key, group in index.groups.items()} == groups
 
-    @given(st.lists(st.tuples(st.sampled_from("jlsm"), st.integers(0, 9), ADDRESSES)))
+    @given(st.lists(st.tuples(st.sampled_from("lsm"), st.integers(0, 9), ADDRESSES), min_size=10))
     def test_it_follows_a_swarm(self, steps: list[tuple[str, int, str]]) -> None:
         swarm = Swarm(HASH)
         swarm.prefer_nearby(nearby())
         for what, number, address in steps:
             peer = swarm.peers.get(peer_id(number))
             if peer is None:
-                if what == "j":
-                    swarm.join(peer_id(number), FakeConnection(address), number % 2 == 0, FRESH)
+                swarm.join(peer_id(number), FakeConnection(address), number % 3 == 0, FRESH)
             elif what == "l":
                 swarm.leave(peer)
             elif what == "s" and not peer.complete:
