@@ -257,7 +257,7 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
         ("other messages in the queue of a link", mib(link.MAX_QUEUED / 2**20), "the link ends: `stuck`"),
         ("time until the other side accepts a frame", f"{limits.STUCK_AFTER:g} s", "the link ends: `stuck`"),
         ("pause between two frames that are not full", f"{link.PACE * 1000:g} ms", ""),
-        ("announce interval of lonely peers", f"{rules.small_swarm_interval} s", ""),
+        ("announce interval of lonely peers", f"{rules.lonely_interval} s", ""),
         ("trackers dialed at the same time", f"{mesh.MAX_DIALS}, and all listed ones", "are dialed later"),
         (
             "trackers dialed for one infohash",

@@ -96,7 +96,7 @@ class _Check:
             await self._try("relays an answer", True, lambda: self._relays_answer(alice, bob))
             await self._try("counts a peer without `left` as leecher", False, lambda: self._counts_leecher(bob))
             await self._try("takes libtorrent's and anacrolix's events", False, lambda: self._odd_events(bob))
-            await self._try("takes opaque and large offers", False, lambda: self._opaque_offers(alice, bob))
+            await self._try("takes opaque and large offers", False, lambda: self._opaque_offers(bob, alice))
             await self._try("serves ids of other lengths", False, self._other_ids)
             await self._try("scrape", False, lambda: self._scrapes(alice))
             await self._try("answers pings", False, lambda: self._pongs(alice))
@@ -152,10 +152,10 @@ class _Check:
                 raise Unmet(f"event {event!r}: {reply.text}")
         return ""
 
-    async def _opaque_offers(self, alice: Peer, bob: Peer) -> str:
+    async def _opaque_offers(self, bob: Peer, alice: Peer) -> str:
         offers = [make_offer(_any_id(), f"{n},136,$" + "QUJD" * 700) for n in range(10)]
-        await alice.send({}, offers)  # no numwant: as many as there are offers
-        got = await _expect_offer(bob)
+        await bob.send({}, offers)  # no numwant: as many as there are offers
+        got = await _expect_offer(alice)
         if from_json(got.offer.description.sdp) not in [from_json(offer.description.sdp) for offer in offers]:
             raise Unmet("the offer arrives changed")
         return "10 offers of 3 KB, not SDP"

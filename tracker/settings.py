@@ -221,11 +221,11 @@ class Tracker(Section):
     """Announces, offers, scrapes and swarms."""
 
     announce_interval: int = Field(120, ge=5, description="Seconds between two announces of a peer.")
-    small_swarm_interval: int = Field(
+    lonely_interval: int = Field(
         30,
         ge=5,
-        description="The same for a peer that has not met every other peer of a small swarm yet, or is alone while "
-        "trackers are federated. It grows with the swarm, to announce_interval for 16 peers.",
+        description="The same for a lonely peer, which has not met every other peer of a small swarm yet, or is alone "
+        "while trackers are federated. It grows with the swarm, to announce_interval for 16 peers.",
     )
     max_offers: int = Field(20, ge=1, description="Maximum number of offers that are relayed from one announce.")
     max_offers_received: int = Field(

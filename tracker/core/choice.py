@@ -123,7 +123,7 @@ class Chooser:
             return interval
         if _has_met_all(peer):
             return interval
-        return min(interval, max(self._rules.small_swarm_interval, interval * members // SMALL))
+        return min(interval, max(self._rules.lonely_interval, interval * members // SMALL))
 
     def note_wanted(self, peer: Peer, count: int) -> None:
         """Note that a peer has answered or made some offers."""

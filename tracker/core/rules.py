@@ -11,7 +11,7 @@ class Rules:
     max_offers: int = 20
     max_offers_received: int = 30
     min_peers: int = 0
-    small_swarm_interval: int = 30
+    lonely_interval: int = 30
     peer_timeout: float = 3600
     full_scrape: bool = False
     max_scrape: int = 256

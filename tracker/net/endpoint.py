@@ -217,7 +217,6 @@ class Endpoint(Owner):
             self.gate.identify(pending.info, address, None, monotonic())
         except Refused as refused:
             self._refused(refused, str(address))
-            self._pending.discard(pending)
             return refused
         return None
 

@@ -65,6 +65,7 @@ class PendingConnection(asyncio.Protocol):
         "_opening",
         "_owner",
         "_reason",
+        "_refusal",
         "_socket",
         "_tls",
         "_transport",
@@ -82,6 +83,8 @@ class PendingConnection(asyncio.Protocol):
         self._tls = tls
         self._may_be_proxied = info.is_proxy
         self._data = b""
+        self._refusal = b""
+        """The response to a client that is over a limit, whatever it requests."""
         self._opening: asyncio.Task[Any] | None = None
         self._transport: asyncio.Transport | None = None
         self._ending = False
@@ -126,10 +129,15 @@ class PendingConnection(asyncio.Protocol):
         try:
             if self._may_be_proxied:
                 refused = self._read_proxy_header()
-                if refused:
+                if refused and self._tls:
+                    # Without a response: a TLS handshake costs too much for a client that is over a limit.
                     self._stop_looking()
-                    dismiss(self._socket, b"" if self._tls else refusal(refused.status, refused.headers))
+                    dismiss(self._socket, b"")
+                    self._owner.on_lost(self, None)
                     return
+                if refused:
+                    # The proxy still sends the request. If it met a closed socket, it would not read the response.
+                    self._refusal = refusal(refused.status, refused.headers)
             first = self._data[:1] or self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return
@@ -218,6 +226,8 @@ class PendingConnection(asyncio.Protocol):
         if not self._data[:1].isalpha():
             # TLS on a port without it, a PROXY header from a client that is no trusted proxy, or garbage.
             self.refuse(CloseReason.HANDSHAKE_INVALID, _NOT_HTTP)
+        elif self._refusal and end >= 0:
+            self.refuse(None, self._refusal)
         elif 0 <= end <= MAX_HEAD:
             end += len(_BLANK_LINE)
             self._owner.on_head(self, transport, self._data[:end], self._data[end:])

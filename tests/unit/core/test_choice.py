@@ -295,7 +295,7 @@ def test_seeders_prefer_leechers_without_a_seeder() -> None:
 @pytest.mark.parametrize(("others", "interval"), [(1, 30), (3, 30), (7, 60), (11, 90), (15, 120), (16, 120)])
 def test_a_peer_that_has_not_met_all_others_announces_sooner(others: int, interval: int) -> None:
     swarm, (peer, *rest) = swarm_of(0, 1 + others)
-    choice = chooser(seeded(), announce_interval=120, small_swarm_interval=30)
+    choice = chooser(seeded(), announce_interval=120, lonely_interval=30)
     assert choice.interval(peer, False) == interval
     for other in rest[:-1]:
         meet(peer, other)
@@ -325,4 +325,4 @@ def test_a_client_in_many_swarms_announces_as_usual() -> None:
 
 def test_no_peer_is_told_a_longer_interval_than_the_usual_one() -> None:
     _, (peer, _) = swarm_of(0, 2)
-    assert chooser(seeded(), announce_interval=20, small_swarm_interval=30).interval(peer, True) == 20
+    assert chooser(seeded(), announce_interval=20, lonely_interval=30).interval(peer, True) == 20

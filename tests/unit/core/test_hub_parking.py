@@ -381,7 +381,7 @@ def test_who_was_given_offers_meanwhile_is_remembered_when_refused_offers_join_t
 
 
 def test_who_is_alone_announces_more_often_while_offers_are_kept() -> None:
-    harness = ParkingHarness(announce_interval=120, small_swarm_interval=30)
+    harness = ParkingHarness(announce_interval=120, lonely_interval=30)
 
     def interval(connection: FakeConnection, who: str) -> int:
         connection.take()

@@ -90,7 +90,7 @@ def test_a_repeated_announce_still_reaches_those_that_have_not_answered() -> Non
 
 
 def test_a_newcomer_meets_the_members_that_it_has_missed_at_its_next_announce() -> None:
-    harness = HubHarness(announce_interval=120, small_swarm_interval=30)
+    harness = HubHarness(announce_interval=120, lonely_interval=30)
     members = [harness.join(peer_id(n)) for n in range(3)]
     newcomer = FakeConnection()
     (reply,) = (m for m in harness.send(newcomer, announce(peer_id(9), offers=offers(2))) if "interval" in m)
