@@ -206,6 +206,15 @@ PANELS: list[Json] = [
         unit="percentunit",
     ),
     timeseries(
+        90,
+        "Offers by nearness",
+        "Offers in swarms of more than 16 peers, by what both peers have in common: their address, their network, "
+        "their autonomous system, their country. Empty unless nearby.enabled is set.",
+        ("{{nearness}}", rate("peerservers_offers_placed_total{}", by="nearness")),
+        unit="ops",
+        stacked=True,
+    ),
+    timeseries(
         26,
         "Message size",
         "Size of received messages. An announce with ten offers has 10 to 30 KB.",

@@ -253,6 +253,28 @@ class Tracker(Section):
     )
 
 
+class Nearby(Section):
+    """Offers for nearby peers first, in swarms of more than 16 peers. The files are reloaded when they change."""
+
+    enabled: bool = Field(
+        False,
+        description="Give the offers of a peer to the nearest peers first: to those with the same address, then the "
+        "same network (/24, in IPv6 /48), autonomous system, country (docs/deploy.md).",
+    )
+    databases: list[str] = Field(
+        [],
+        description="MaxMind DB files of autonomous systems and of countries (or cities), such as those of GeoLite2 or "
+        "DB-IP Lite; without them, only addresses and networks are compared.",
+    )
+    random_share: float = Field(
+        0.25,
+        ge=0.05,
+        le=1,
+        description="Share of the offers that go to any peers, so that the whole swarm stays connected. Peers of other "
+        "trackers receive offers from this share only.",
+    )
+
+
 class Connections(Section):
     """Limits of a single connection."""
 
@@ -318,6 +340,7 @@ class Settings(Section):
     tls: Tls = Tls()
     access: Access = Access()
     limits: Limits = Limits()
+    nearby: Nearby = Nearby()
     connections: Connections = Connections()
     metrics: Metrics = Metrics()
     log: Log = Log()
@@ -350,6 +373,7 @@ class Settings(Section):
 _RELOADED: Final = (
     *("access.", "limits.", "log.", "tls."),
     *("server.trusted_proxies", "server.client_address_header", "server.shutdown_timeout"),
+    *("nearby.databases", "nearby.random_share"),
 )
 """Prefixes of the keys that take effect without a restart."""
 

@@ -14,12 +14,13 @@ from math import inf
 from typing import Final
 
 from tracker.core.counters import Counters
+from tracker.core.nearby import Nearby
 from tracker.core.offers import Observer, OfferPlacement
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
 from tracker.core.rules import Rules
 from tracker.core.several import SeveralConnections
-from tracker.core.swarm import Connection, Peer, Random, Swarm, remote_bit
+from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, remote_bit
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
@@ -42,7 +43,8 @@ def serve_all(_info_hash: str) -> bool:
 class Hub:
     """All open swarms: those with at least one local peer.
 
-    `serves` returns whether an info_hash may have a swarm. `observer` is notified of swarms, offers and answers.
+    `serves` returns whether an info_hash may have a swarm. `observer` is notified of swarms, offers and answers. With
+    `nearby`, offers prefer nearby peers.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Hub:
         random: Random,
         serves: Callable[[str], bool] = serve_all,
         observer: Observer | None = None,
+        nearby: Nearby | None = None,
     ) -> None:
         self.rules = rules
+        self.nearby = nearby
         self.swarms: dict[str, Swarm] = {}
         self.seeders = 0
         self.leechers = 0
@@ -262,6 +266,8 @@ class Hub:
         if swarm is None:
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
+        if self.nearby is not None and swarm.places is None and len(swarm.peers) > SMALL:
+            swarm.prefer_nearby(self.nearby)
         if message.completed and not message.offers:
             peer.offers_due = now + _FIRST_OFFERS_WITHIN
         if message.complete:
