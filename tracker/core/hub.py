@@ -43,8 +43,7 @@ def serve_all(_info_hash: str) -> bool:
 class Hub:
     """All open swarms: those with at least one local peer.
 
-    `serves` returns whether an info_hash may have a swarm. `observer` is notified of swarms, offers and answers. With
-    `nearby`, offers prefer nearby peers.
+    `serves` returns whether an info_hash may have a swarm. `observer` is notified of events. `nearby`: see that class.
     """
 
     def __init__(
