@@ -17,7 +17,7 @@ from extensions.federation.session import Interest, Offered, Opened, Refused
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import SUBPROTOCOL
 from extensions.federation.wire import MAX_FRAME
-from extensions.identity import IdentityError, load_or_create
+from extensions.identity import IdentityError, load_or_create, tracker_id
 from extensions.trackers import RENDEZVOUS, Sighting
 from tracker.extension import (
     Answer,
@@ -94,6 +94,7 @@ class Federation(Extension):
         except IdentityError as error:
             self.tracker.log.warning("federation_off", error=str(error))
             return
+        self.tracker.show_id(tracker_id(key))
         url = self.tracker.settings.server.public_url
         mesh = self.mesh = Mesh(self.settings, key, url, self._on_event, self._on_end, self.tracker.task_failures)
         self.exchange = Exchange(self.tracker, mesh.id, lambda neighbour: mesh.is_listed(neighbour.tracker_id))

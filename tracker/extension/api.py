@@ -262,6 +262,10 @@ class TrackerHandle:
         """Place a local peer's offers, made `age` seconds ago, on other members than the one that refused them."""
         self._remote.place_again(info_hash, peer_id, offers, refused, age, monotonic())
 
+    def show_id(self, tracker_id: str) -> None:
+        """Show the id by which other trackers know this one on the page."""
+        self._tables.tracker_id = tracker_id
+
     def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
         """Show a table of texts and numbers, by column, on the page and in `/stats.json`, under a name.
 
