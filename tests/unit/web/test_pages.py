@@ -41,6 +41,8 @@ def page(**changes: Any) -> str:
         "connections": 7,
         "federates": True,
         "links": [],
+        "unlinked": [],
+        "off": [],
         "tables": {},
         "version": "1.2.3",
         "uptime": "3 h 0 min",
