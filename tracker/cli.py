@@ -114,7 +114,7 @@ def check(config_file: Path | None, url: str | None, timeout: float, as_json: bo
 
     The exit code is 0 if peers can meet at the tracker, otherwise 1.
     """
-    report = asyncio.run(run_check(as_websocket(url or own_url(load(config_file))), timeout))
+    report = asyncio.run(run_check(as_websocket(own_url(load(config_file)) if url is None else url), timeout))
     click.echo(report.as_json() if as_json else report.as_table())
     sys.exit(0 if report.peers_can_meet else 1)
 

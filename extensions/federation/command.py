@@ -21,11 +21,11 @@ from tracker.extension import as_http, config_option, load, own_statistics
 WATCH_PERIOD: Final = 2.0
 """Seconds between two updates of `--watch`."""
 
-_LINKS: Final = (
+LINK_COLUMNS: Final = (
     *("tracker", "url", "direction", "since", "shared_swarms"),
     *("offers_in", "offers_out", "answers_in", "answers_out", "refused", "dropped"),
 )
-_UNLINKED: Final = ("url", "state", "since", "next_try", "reason")
+UNLINKED_COLUMNS: Final = ("url", "state", "since", "next_try", "reason")
 _SHORT: Final = 16
 """Digits of a tracker id that are shown, as in the log and in the metrics."""
 
@@ -94,8 +94,8 @@ def _fetch(address: str, timeout: float, is_own: bool) -> Json:
     except (OSError, ValueError, TypeError, AttributeError, HTTPException) as error:
         raise click.ClickException(f"{address}: no tracker of ours: {' '.join(str(error).split())}") from None
     if not (
-        _are_rows(shown["federation"], _LINKS)
-        and _are_rows(shown["unlinked"], _UNLINKED)
+        _are_rows(shown["federation"], LINK_COLUMNS)
+        and _are_rows(shown["unlinked"], UNLINKED_COLUMNS)
         and isinstance(shown["extensionsOff"], dict)
     ):
         raise click.ClickException(f"{address}: no tracker of ours")
@@ -132,9 +132,9 @@ def _as_text(shown: Json, wide: bool) -> str:
     links = shown["federation"]
     if not wide:
         links = [{**link, "tracker": str(link["tracker"])[:_SHORT]} for link in links]
-    parts = [_as_table(_LINKS, links) if links else "no links"]
+    parts = [_as_table(LINK_COLUMNS, links) if links else "no links"]
     if shown["unlinked"]:
-        parts.append(f"listed, but not linked:\n{_as_table(_UNLINKED, shown['unlinked'])}")
+        parts.append(f"listed, but not linked:\n{_as_table(UNLINKED_COLUMNS, shown['unlinked'])}")
     parts += [_printable(f"the extension {name} is off: {reason}") for name, reason in shown["extensionsOff"].items()]
     return "\n\n".join(parts)
 

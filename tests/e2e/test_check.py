@@ -34,6 +34,11 @@ async def test_own_tracker_does_everything(tracker: TrackerProcess) -> None:
     assert all(works(report).values()), report
 
 
+async def test_an_http_url_is_that_of_a_tracker_too(tracker: TrackerProcess) -> None:
+    code, report = await check(f"http://127.0.0.1:{tracker.port}", "--json")
+    assert (code, json.loads(report)["url"]) == (0, tracker.url.rstrip("/"))
+
+
 async def test_npm_tracker() -> None:
     async with node_script("server.mjs") as script:
         port = (await script.event(lambda event: event["event"] == "listening"))["port"]
