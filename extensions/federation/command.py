@@ -54,15 +54,16 @@ def federation(
     is_own = url is None
     address = own_statistics(load(config_file)) if url is None else _address(url)
     shown = _fetch(address, timeout, is_own)
+    text = json.dumps(shown, indent=2) if as_json else _as_text(shown, wide)
     while watch:
         click.clear()
-        click.echo(f"{address}  {datetime.now(UTC):%H:%M:%S} UTC\n\n{_as_text(shown, wide)}")
+        click.echo(f"{address}  {datetime.now(UTC):%H:%M:%S} UTC\n\n{text}\n")
         time.sleep(WATCH_PERIOD)
         try:
-            shown = _fetch(address, timeout, is_own)
+            text = _as_text(_fetch(address, timeout, is_own), wide)
         except click.ClickException as error:
-            click.echo(f"\n{error.format_message()}")
-    click.echo(json.dumps(shown, indent=2) if as_json else _as_text(shown, wide))
+            text = error.format_message()
+    click.echo(text)
     sys.exit(0 if shown["federation"] else 1)
 
 
@@ -88,7 +89,7 @@ def _fetch(address: str, timeout: float, is_own: bool) -> Json:
         raise click.ClickException(f"{address}: a tracker without federation") from None
     except HTTPError as error:
         hint = "; if metrics.port is set, the statistics are there" if error.code == 404 else ""
-        raise click.ClickException(f"{address}: HTTP {error.code} {error.reason}{hint}") from None
+        raise click.ClickException(f"{address}: HTTP {error.code} {_printable(error.reason)}{hint}") from None
     except URLError as error:
         raise click.ClickException(f"{address}: {error.reason}") from None
     except (OSError, ValueError, TypeError, AttributeError, HTTPException) as error:

@@ -70,7 +70,7 @@ def _tls_error() -> ssl.SSLError:
         (TimeoutError(), "timed out"),
         (TimeoutError("timed out during opening handshake"), "timed out during opening handshake"),
         (_certificate_error(), "its certificate is not valid: self-signed certificate"),
-        (_tls_error(), "TLS failed: WRONG_VERSION_NUMBER"),
+        (_tls_error(), "TLS failed: wrong version number"),
         (ValueError(), "ValueError"),
     ],
 )
