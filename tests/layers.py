@@ -18,7 +18,7 @@ Arrow = tuple[str, str]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker",),
     ("tracker.reasons", "tracker.settings", "tracker.expiring", "tracker.streams", "tracker.tasks"),
-    ("tracker.config", "tracker.logs", "tracker.files"),
+    ("tracker.config", "tracker.logs", "tracker.files", "tracker.urls"),
     ("tracker.protocol",),
     ("tracker.core", "tracker.access", "tracker.client", "tracker.health"),
     ("tracker.net", "tracker.check"),

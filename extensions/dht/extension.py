@@ -125,6 +125,8 @@ class Dht(Extension):
                 raise
         except (IdentityError, OSError) as error:
             self.tracker.log.warning("dht_off", error=str(error))
+            is_key = isinstance(error, IdentityError)
+            self.tracker.report_off("the state directory cannot be used" if is_key else "it cannot start")
             return
         self._service = service
         for info_hash in self._pinned:
