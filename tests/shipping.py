@@ -16,7 +16,6 @@ class Dockerfile:
     """The instructions of a Dockerfile by stage."""
 
     def __init__(self, file: Path) -> None:
-        self.context = file.parent
         lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
         self.stages: list[list[tuple[str, str]]] = []
         for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
@@ -37,7 +36,7 @@ class Dockerfile:
 
     @property
     def sources(self) -> list[str]:
-        """The files and directories that any stage copies from the build context."""
+        """The files and directories that any stage copies from the build context, which is the repository."""
         copies = [rest for number in range(len(self.stages)) for rest in self.all("COPY", number)]
         return [name for rest in copies if not rest.startswith("--from") for name in rest.split()[:-1]]
 
@@ -84,9 +83,9 @@ class Compose:
     def built(self) -> dict[str, Dockerfile]:
         """The Dockerfiles of the services whose images are built from this repository."""
         return {
-            name: Dockerfile(ROOT / service["build"] / "Dockerfile")
+            name: Dockerfile(ROOT / (build["dockerfile"] if isinstance(build, dict) else "Dockerfile"))
             for name, service in self.services.items()
-            if "build" in service
+            if (build := service.get("build"))
         }
 
     def published(self, service: str) -> dict[str, tuple[str, int]]:

@@ -90,7 +90,7 @@ class Tracker:
         """Wait for the end of the process. Return a line that describes it."""
         assert self.process
         code = await self.process.wait()
-        lines = self._log.read_text(errors="replace").splitlines() or ["no log"]
+        lines = self._log.read_text(errors="replace").splitlines() or ["its log is empty"]
         return f"tracker {self.name} has ended with code {code}: {lines[-1]}"
 
     def send(self, number: signal.Signals) -> None:
@@ -115,14 +115,14 @@ def demo(port: int) -> None:
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="peerservers-demo-")))
-        ports = list(range(port + 1, port + 1 + _MORE_PORTS)) if port else _free_ports(_MORE_PORTS)
+        ports = _ports_after(port)
         count = len(NAMES)
         trackers = [Tracker(*each, directory) for each in zip(NAMES, ports[:count], ports[count:], strict=True)]
         addresses = [{"name": tracker.name, "url": tracker.url, "public_url": tracker.url} for tracker in trackers]
         try:
             page = stack.enter_context(serving(port, addresses))
         except OSError as error:
-            raise click.ClickException(f"port {port}: {error.strerror}") from None
+            raise _taken(port, error) from None
         failure = asyncio.run(_run(trackers, page))
     if failure:
         raise click.ClickException(failure)
@@ -149,7 +149,6 @@ async def _run(trackers: list[Tracker], page: str) -> str | None:
     finally:
         for number in numbers:
             # A second Ctrl-C does not wait for clients.
-            loop.remove_signal_handler(number)
             loop.add_signal_handler(number, _send_all, trackers, signal.SIGKILL)
         _send_all(trackers, signal.SIGTERM)
         for tracker in trackers:
@@ -163,25 +162,42 @@ def _send_all(trackers: list[Tracker], number: signal.Signals) -> None:
 
 
 def _welcome(trackers: list[Tracker], page: str) -> str:
-    lines = [f"Open    {page}", ""]
-    lines += [f"Tracker {tracker.name}  {tracker.url.replace('ws', 'http')}/  {tracker.url}" for tracker in trackers]
+    lines = [f"Page       {page}"]
+    lines += [f"Tracker {tracker.name}  {tracker.url.replace('ws', 'http')}/" for tracker in trackers]
     if not _has_dht():
-        lines += ["", "libtorrent is not installed: instead of the DHT, their settings tell the trackers of each other."]
-    return "\n".join([*lines, "", "Ctrl-C ends all."])
+        lines.append("libtorrent is not installed: the trackers know each other from their settings, not from a DHT.")
+    return "\n".join([*lines, "Open the page in a browser. Ctrl-C ends all."])
 
 
 def _has_dht() -> bool:
     return importlib.util.find_spec("libtorrent") is not None
 
 
-def _free_ports(count: int) -> list[int]:
-    """Return ports that are free for TCP and UDP: a DHT node needs both. All are held until the last is found."""
-    ports: list[int] = []
-    with ExitStack() as stack:
-        while len(ports) < count:
-            tcp, udp = (stack.enter_context(socket.socket(type=kind)) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
-            tcp.bind((HOST, 0))
-            with suppress(OSError):
-                udp.bind(tcp.getsockname())
-                ports.append(tcp.getsockname()[1])
-    return ports
+def _ports_after(first: int) -> list[int]:
+    """Return the ports of the trackers and their DHT nodes: those after `first`, or free ones if that is 0.
+
+    Each is free for both TCP and UDP, because a DHT node needs both.
+    """
+    wanted = range(first + 1, first + 1 + _MORE_PORTS) if first else [0] * _MORE_PORTS
+    with ExitStack() as held:
+        return [_hold(port, held) for port in wanted]
+
+
+def _hold(port: int, held: ExitStack) -> int:
+    while True:
+        tcp, udp = (held.enter_context(socket.socket(type=kind)) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
+        # A port on which another demo has just ended is free.
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tcp.bind((HOST, port))
+            udp.bind(tcp.getsockname())
+        except OSError as error:
+            if port:
+                raise _taken(port, error) from None
+            continue
+        number: int = tcp.getsockname()[1]
+        return number
+
+
+def _taken(port: int, error: OSError) -> click.ClickException:
+    return click.ClickException(f"port {port}: {error.strerror}; --port chooses others")

@@ -5,7 +5,7 @@ import { draw } from './picture.js'
 
 const PERIOD_MS = 1000
 const TIMEOUT_MS = 5000
-const UNREACHABLE = { peers: null, links: [] }
+const UNREACHABLE = { peers: null, seeders: 0, links: [] }
 
 const trackers = (await (await fetch('trackers.json')).json())
   .map(tracker => ({ ...tracker, http: tracker.url.replace(/^ws/, 'http').replace(/\/*$/, '/'), ...UNREACHABLE }))
@@ -40,8 +40,8 @@ function show () {
     const { name, peers } = page.tracker
     page.showTracker(peers, linked.filter(pair => pair.includes(name)).flat().filter(other => other !== name))
   }
-  for (const { name, peers } of trackers) {
-    map.showTracker(name, peers, pages.find(({ tracker }) => tracker.name === name)?.progress ?? 0)
+  for (const tracker of trackers) {
+    map.showTracker(tracker.name, tracker, pages.find(page => page.tracker === tracker)?.progress ?? 0)
   }
   map.showLinks(areLinked)
   map.showConnections(areConnected)
@@ -53,8 +53,8 @@ function show () {
 async function read (tracker) {
   try {
     const response = await fetch(`${tracker.http}stats.json`, { signal: AbortSignal.timeout(TIMEOUT_MS) })
-    const { peersAll, federation } = await response.json()
-    Object.assign(tracker, { peers: peersAll, links: federation.filter(({ direction }) => direction).map(({ url }) => url) })
+    const { peersAll: peers, peersSeederOnly: seeders, federation } = await response.json()
+    Object.assign(tracker, { peers, seeders, links: federation.filter(({ direction }) => direction).map(({ url }) => url) })
   } catch {
     Object.assign(tracker, UNREACHABLE)
   }
@@ -70,6 +70,7 @@ if (only) {
   document.title = document.getElementById('title').textContent = `One more page at tracker ${only}`
   for (const element of document.querySelectorAll('.overview')) element.hidden = true
   document.querySelector('.single').hidden = false
+  document.body.classList.add('narrow')
   if (location.hash.length > 1) pages[0].receive(location.hash.slice(1))
 } else {
   pages[0].send(await draw())

@@ -64,8 +64,8 @@ export class Map {
     return { group, peers, count }
   }
 
-  // Draw a tracker's peers. The first one is the page, with this part of the file.
-  showTracker (name, peers, progress) {
+  // Draw a tracker's peers. The first one is the page, with this part of the file; of all, so many are seeders.
+  showTracker (name, { peers, seeders }, progress) {
     const { group, peers: drawn, count } = this.trackers.get(name)
     group.classList.toggle('lost', peers === null)
     count.textContent = peers === null ? 'lost' : `${peers} peer${peers === 1 ? '' : 's'}`
@@ -77,7 +77,10 @@ export class Map {
       make('rect', { class: 'frame', x: -17, y: -13, width: 34, height: 26, rx: 4 }, icon)
       make('rect', { class: 'content', x: -14, y: -6, width: 28, height: 16, rx: 1.5 }, icon)
     }
-    drawn.firstChild.querySelector('.content').style.transform = `scaleY(${progress})`
+    const contents = drawn.querySelectorAll('.content')
+    contents.forEach((content, number) => {
+      content.style.transform = `scaleY(${number ? Number(number < seeders) : progress})`
+    })
   }
 
   showLinks (areLinked) {

@@ -98,7 +98,7 @@ export class Page {
       this.torrent = torrent
       this.infoHash = torrent.infoHash
       this.show(file, file.name)
-      this.say(`sends it: ${size(file.size)}`)
+      this.say(`sends ${size(file.size)}`)
       this.channel.postMessage(torrent.infoHash)
       this.onFile(torrent.infoHash)
     })
@@ -132,9 +132,9 @@ export class Page {
       const blob = await file.blob()
       if (client !== this.client) return
       this.show(new Blob([blob], { type: TYPES[file.name.split('.').pop().toLowerCase()] ?? '' }), file.name)
-      this.say(`met a peer after ${met}, has it all after ${seconds(started)}`)
-      const parts = [...from].sort().map(([home, bytes]) => `${size(bytes)} from page ${home}`)
-      this.find('.from').textContent = parts.join(', ')
+      this.say(`has it after ${seconds(started)}`)
+      const parts = [...from].sort().map(([home, bytes]) => `${size(bytes)} from ${home}`)
+      this.find('.from').textContent = `Met a peer after ${met}; ${parts.join(', ')}`
     })
   }
 
