@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -41,7 +41,7 @@ class Tracker:
 
     async def start(self, others: list["Tracker"]) -> None:
         """Start the process. `others` are those that it looks for in the DHT."""
-        settings = {
+        settings: dict[str, dict[str, object]] = {
             "server": {
                 "host": HOST,
                 "port": self.port,
@@ -140,11 +140,12 @@ async def _run(trackers: list[Tracker], page: str) -> str | None:
             await tracker.start([other for other in trackers if other is not tracker])
         stop = asyncio.ensure_future(stopping.wait())
         ends = [asyncio.ensure_future(tracker.ended()) for tracker in trackers]
+        over: list[asyncio.Future[Any]] = [stop, *ends]
         ready = asyncio.gather(*(tracker.listening() for tracker in trackers))
-        await asyncio.wait([stop, *ends, ready], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*over, ready], return_when=asyncio.FIRST_COMPLETED)
         if not ready.cancel():
             click.echo(_welcome(trackers, page))
-            await asyncio.wait([stop, *ends], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         return None if stop.done() else next(end.result() for end in ends if end.done())
     finally:
         for number in numbers:

@@ -69,8 +69,8 @@ async def test_a_file_travels_from_each_page(sender: str, open_demo: Open) -> No
             await expect(page.card(name).locator(".status")).to_have_text(re.compile(r"has it after \d+\.\d s"))
             told = await page.card(name).locator(".from").inner_text()
             assert re.match(r"Met a peer after \d+\.\d s; ", told)
-            assert sum(map(int, re.findall(r"(\d+) KB from [ABC]", told))) >= 300
-            assert f"from {name}" not in told
+            assert sum(map(int, re.findall(r"(\d+)\sKB\sfrom\s[ABC]", told))) >= 300
+            assert f"from\u00a0{name}" not in told
 
 
 async def test_pages_in_different_profiles_meet(running: Demo, open_demo: Open) -> None:
@@ -83,7 +83,7 @@ async def test_pages_in_different_profiles_meet(running: Demo, open_demo: Open) 
     assert more
     leecher = await open_demo(more.replace("at=A", "at=C"))
     assert await leecher.received("C", "file.bin") == content
-    await expect(leecher.card("C").locator(".from")).to_have_text(re.compile("; 300 KB from A$"))
+    await expect(leecher.card("C").locator(".from")).to_have_text(re.compile(r"; 300\sKB\sfrom\sA$"))
     assert seeder.sockets == urls(running, "A")
     assert leecher.sockets == urls(running, "C")
 

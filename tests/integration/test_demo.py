@@ -10,7 +10,9 @@ import socket
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -34,6 +36,11 @@ async def get(url: str) -> str:
 def state_of(running: Demo) -> Path:
     """Return the directory with the state of all its trackers."""
     return Path(running.trackers[0].environ()["PEERSERVERS_SERVER__STATE_DIR"]).parent
+
+
+def has_node(tracker: Any) -> bool:
+    """Return whether the node of a tracker has joined the DHT."""
+    return bool(tracker.net_connections("udp"))
 
 
 class Terminal:
@@ -90,7 +97,7 @@ async def test_only_loopback_addresses_are_bound() -> None:
     async with demo() as running:
         for tracker in running.trackers:
             # The DHT starts while clients are served already.
-            await eventually(lambda tracker=tracker: bool(tracker.net_connections("udp")), PATIENCE)
+            await eventually(partial(has_node, tracker), PATIENCE)
             sockets = tracker.net_connections()
             assert {end.ip for each in sockets for end in (each.laddr, each.raddr) if end} == {"127.0.0.1"}
 

@@ -37,6 +37,8 @@ function show () {
   pill.classList.toggle('good', linked.length === all)
   pill.textContent = linked.length === all ? 'All trackers are linked' : `${linked.length} of ${all} links`
   for (const page of pages) {
+    // A tracker's own figures are up to five seconds old.
+    if (page.tracker.peers === 0 && page.isPeer) page.tracker.peers = 1
     const { name, peers } = page.tracker
     page.showTracker(peers, linked.filter(pair => pair.includes(name)).flat().filter(other => other !== name))
   }

@@ -46,6 +46,7 @@ export class Page {
     this.onFile = onFile
     this.progress = 0
     this.infoHash = ''
+    this.isPeer = false // whether its tracker has answered
     this.root = document.querySelector('template').content.cloneNode(true).querySelector('section')
     this.find('h2').textContent = `Page ${tracker.name}`
     for (const name of this.root.querySelectorAll('.name')) name.textContent = tracker.name
@@ -72,6 +73,7 @@ export class Page {
 
   begin (infoHash) {
     this.client?.destroy()
+    this.isPeer = false
     this.client = new WebTorrent({
       peerId: peerIdAt(this.tracker.name),
       dht: false,
@@ -80,6 +82,8 @@ export class Page {
       tracker: { rtcConfig: { iceServers: [] } }
     })
     this.client.on('error', error => this.say(error.message))
+    const { client } = this
+    client.on('add', torrent => torrent.once('trackerAnnounce', () => { this.isPeer = client === this.client }))
     this.torrent = null
     this.infoHash = infoHash
     this.progress = 0
@@ -133,7 +137,7 @@ export class Page {
       if (client !== this.client) return
       this.show(new Blob([blob], { type: TYPES[file.name.split('.').pop().toLowerCase()] ?? '' }), file.name)
       this.say(`has it after ${seconds(started)}`)
-      const parts = [...from].sort().map(([home, bytes]) => `${size(bytes)} from ${home}`)
+      const parts = [...from].sort().map(([home, bytes]) => `${size(bytes)} from ${home}`.replaceAll(' ', '\u00a0'))
       this.find('.from').textContent = `Met a peer after ${met}; ${parts.join(', ')}`
     })
   }
