@@ -114,7 +114,7 @@ LOW_CONTRASTS = """
     const text = [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim())
     if (!text || !element.checkVisibility() || element.closest('title, desc, script, style')) continue
     const style = getComputedStyle(element)
-    const [a, b] = element.closest('.middle')
+    const [a, b] = element.closest('.middle, .tracker circle ~ *')
       ? [light(style.fill), light(getComputedStyle(element.parentElement.querySelector('circle')).fill)]
       : [light(element.closest('svg') ? style.fill : style.color), ground(element)]
     const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05)
