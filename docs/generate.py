@@ -90,7 +90,8 @@ With the value bash_source, zsh_source or fish_source,
 .B peerservers
 prints the script that lets this shell complete its commands and options.
 .SH EXIT STATUS
-0 for success, 2 for a mistake in settings or arguments, 130 if interrupted. Some commands have further codes, which are above.
+0 for success, 2 for a mistake in settings or arguments, 130 if interrupted.
+Some commands have further codes, as said above.
 .SH SEE ALSO
 https://github.com/peerservers/peerservers
 """
@@ -216,7 +217,7 @@ def _commands(group: click.Context) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    # Without these, roff would break the text: a backslash, a hyphen that can be copied, a dot or quote as first character.
+    # In roff, a backslash begins an escape, `-` is a hyphen that cannot be copied, and a leading dot or quote a request.
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return rf"\&{text}" if text[:1] in (".", "'") else text
 

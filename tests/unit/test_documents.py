@@ -1,4 +1,4 @@
-"""Settings, limits and links in the documents exist, and docs/migrating.md leaves out no option of bittorrent-tracker."""
+"""Settings, limits and links in documents exist, and docs/migrating.md explains each option of bittorrent-tracker."""
 
 import re
 from pathlib import Path
