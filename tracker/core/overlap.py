@@ -24,6 +24,9 @@ from tracker.core.swarm import Member, Peer, RemoteMember, Swarm
 MARK_LENGTH: Final = 16
 """Hexadecimal digits of a mark."""
 
+MARKS_WITHIN: Final = 10.0
+"""Seconds within which trackers tell marks that have changed."""
+
 UNKNOWN: Final = ""
 """Stands for the mark of a peer of which only the number is known."""
 
@@ -85,10 +88,9 @@ class PeerOverlap:
             self._marks = dict(zip(peers, marks, strict=True))
         seen = set(self._marks.values()).union(*(other.peers for other in self._known.values()))
         unknown = 0 if member in self._known else before
+        former = self._known.get(member)
         self._known[member] = known
-        for members in self._apart.values():
-            # The marks tell it better.
-            members.pop(member, None)
+        self._forget_apart(member, known.peers ^ former.peers if former else known.peers)
         self._count()
         newcomers = sorted(known.peers - seen)
         # Of the peers of which only the number was known, any may be among those that are known now.
@@ -96,17 +98,23 @@ class PeerOverlap:
 
     def discard(self, member: RemoteMember) -> None:
         """Forget the peers behind a remote member, because it has none, or because only their number is known."""
-        for members in self._apart.values():
-            members.pop(member, None)
-        if self._known.pop(member, None):
+        known = self._known.pop(member, None)
+        self._forget_apart(member, known.peers if known else frozenset())
+        if known:
             self._count()
 
-    def keep_apart(self, peer: Peer, member: RemoteMember, until: float) -> None:
-        """Take a local peer to be present at a remote member, until a time, unless the marks tell it better."""
+    def keep_apart(self, peer: Peer, member: RemoteMember, seconds: float, now: float) -> None:
+        """Take a local peer to be present at a remote member for some seconds.
+
+        If the member is known by marks, and no other one that precedes this tracker has the peer, there is no lasting
+        reason for that. Then it is kept apart until the next marks must have come.
+        """
         if member in self._known:
-            # It has refused an offer for another reason, or its next marks tell of the peer.
-            return
-        self._apart.setdefault(peer, {})[member] = until
+            mark = self._marks[peer]
+            others = (known for other, known in self._known.items() if other is not member)
+            if not any(known.precedes and mark in known.peers for known in others):
+                seconds = min(seconds, MARKS_WITHIN)
+        self._apart.setdefault(peer, {})[member] = now + seconds
 
     def joined(self, peer: Peer) -> None:
         """Take notice of a new local peer, before its first offers are placed."""
@@ -197,6 +205,18 @@ class PeerOverlap:
         assert self._marks.keys() == set(self._swarm.peers.values())
         behind = set[str]().union(*(known.peers for known in self._known.values())) - set(self._marks.values())
         assert sum(member.complete + member.incomplete for member in self._known) == len(behind)
+
+    def _forget_apart(self, member: RemoteMember, changed: frozenset[str]) -> None:
+        """Forget which local peers are apart from a member, because its marks tell it better.
+
+        `changed` are the marks of the peers that have come to the member, or have left it. Of two trackers with the
+        same peer, others refuse the offers of one. Which one may be another now.
+        """
+        for peer, members in self._apart.items():
+            members.pop(member, None)
+            if self._marks.get(peer) in changed:
+                for other in self._known.keys() & members.keys():
+                    del members[other]
 
     def _count(self) -> None:
         """Count each remote peer once."""

@@ -61,7 +61,7 @@ class RemotePeers:
         """Place no offers of a local peer on a remote member for some time."""
         peer = member.swarm.peers.get(peer_id)
         if peer is not None and self._is_open(member):
-            self._overlap_of(member.swarm).keep_apart(peer, member, now + seconds)
+            self._overlap_of(member.swarm).keep_apart(peer, member, seconds, now)
 
     def deliver_offers(
         self,
