@@ -52,8 +52,9 @@ _METRICS = """\
 # Metrics
 
 The tracker serves metrics for [Prometheus](https://prometheus.io) at `/metrics`, on the public port or, with
-`metrics.port`, on a separate one. No label contains an infohash, a peer or an address. Links to other trackers are
-labelled with the first 16 digits of the tracker id. The usual metrics `process_*` and `python_*` are not listed here.
+`metrics.port`, on a separate one. No label contains an infohash, a peer or a client's address. Links to other trackers
+are labelled with the first 16 digits of the tracker id; `peerservers_federation_link_info` has the URL to it. The usual
+metrics `process_*` and `python_*` are not listed here.
 
 """
 

@@ -1,6 +1,13 @@
 """The panels of the dashboard of links and the DHT, in reading order."""
 
-from grafana.model import Json, or_zero, per, quantile, rate, row, stat, timeseries, top
+from grafana.model import REASONS, Json, or_zero, per, quantile, rate, row, stat, timeseries, top
+
+
+def with_url(query: str) -> str:
+    """Return a query with a value for each link, summed by tracker, and labelled with the tracker's URL, too."""
+    named = f"{query} * on (job, instance, tracker) group_left (url) peerservers_federation_link_info{{}}"
+    return f"sum by (tracker, url) ({named})"
+
 
 PANELS: list[Json] = [
     row(1, "At a glance"),
@@ -62,9 +69,19 @@ PANELS: list[Json] = [
     timeseries(
         10,
         "Shared swarms",
-        "Swarms that have peers at both ends of a link. The legend shows the first 16 digits of the other "
-        "tracker's id.",
-        ("{{tracker}}", or_zero("sum by (tracker) (peerservers_federation_shared_swarms{})", "tracker")),
+        "Swarms that have peers at both ends of a link. The legend shows the other tracker's URL, if it is known, "
+        "and the first 16 digits of its id.",
+        ("{{url}} {{tracker}}", or_zero(with_url("peerservers_federation_shared_swarms{}"), "tracker")),
+    ),
+    timeseries(
+        60,
+        "Listed trackers linked",
+        "1 while a tracker in extensions.federation.peers is linked, 0 while it is not. `peerservers federation` shows "
+        "why it is not.",
+        ("{{instance}} {{url}}", "peerservers_federation_listed_up{}"),
+        stepped=True,
+        decimals=0,
+        max=1,
     ),
     timeseries(
         11,
@@ -73,6 +90,7 @@ PANELS: list[Json] = [
         "and forbidden_address: a tracker announced an address at which it cannot be dialed. invalid_..., "
         "wrong_... and flood: the other tracker broke the protocol and is shunned for a while.",
         ("{{reason}}", rate("peerservers_federation_links_ended_total{}", by="reason")),
+        links=REASONS,
         unit="ops",
         hide_zeros=True,
     ),
@@ -114,9 +132,9 @@ PANELS: list[Json] = [
         "Offers by link",
         "The ten links with the most offers, received and sent together.",
         (
-            "{{tracker}}",
+            "{{url}} {{tracker}}",
             or_zero(
-                top(rate('peerservers_federation_messages_total{type=~"offers_in|offers_out"}', by="tracker")),
+                top(with_url('rate(peerservers_federation_messages_total{type=~"offers_in|offers_out"}[])')),
                 "tracker",
             ),
         ),
@@ -128,11 +146,9 @@ PANELS: list[Json] = [
         "Share of the offers sent over links that were answered.",
         (
             "answered",
-            or_zero(
-                per(
-                    rate('peerservers_federation_messages_total{type=~"answers_in"}'),
-                    rate('peerservers_federation_messages_total{type=~"offers_out"}'),
-                )
+            per(
+                rate('peerservers_federation_messages_total{type=~"answers_in"}'),
+                rate('peerservers_federation_messages_total{type=~"offers_out"}'),
             ),
         ),
         unit="percentunit",
@@ -144,6 +160,7 @@ PANELS: list[Json] = [
         "and too_many_swarms: one link exceeds its limit. unknown_swarm and not_asked_for: usually the peer has "
         "just left.",
         ("{{reason}}", rate("peerservers_federation_dropped_total{}", by="reason")),
+        links=REASONS,
         unit="ops",
         hide_zeros=True,
     ),
@@ -160,7 +177,10 @@ PANELS: list[Json] = [
         19,
         "Bytes by link",
         "The ten links with the most bytes, received and sent together.",
-        ("{{tracker}}", or_zero(top(rate("peerservers_federation_bytes_total{}", by="tracker")), "tracker")),
+        (
+            "{{url}} {{tracker}}",
+            or_zero(top(with_url("rate(peerservers_federation_bytes_total{}[])")), "tracker"),
+        ),
         unit="Bps",
     ),
     timeseries(
@@ -171,7 +191,7 @@ PANELS: list[Json] = [
         ("{{direction}}", rate("peerservers_federation_links_opened_total{}", by="direction")),
         unit="ops",
     ),
-    row(20, "Parked offers"),
+    row(20, "Parked offers", collapsed=True),
     timeseries(
         21,
         "Parked offers",
@@ -195,7 +215,7 @@ PANELS: list[Json] = [
         ("expired", rate('peerservers_dropped_total{reason="unplaced_offer"}')),
         unit="ops",
     ),
-    row(24, "DHT"),
+    row(24, "DHT", collapsed=True),
     timeseries(
         25,
         "Nodes",
@@ -304,6 +324,7 @@ PANELS: list[Json] = [
         "Items ignored by reason",
         "Invalid items, entries and descriptors found in the DHT, into which any node can write any data.",
         ("{{reason}}", rate("peerservers_dht_rejected_total{}", by="reason")),
+        links=REASONS,
         unit="ops",
         hide_zeros=True,
     ),

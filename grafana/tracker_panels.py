@@ -1,6 +1,6 @@
 """The panels of the dashboard of trackers, in reading order."""
 
-from grafana.model import Json, colored, or_zero, per, quantile, rate, row, stat, timeseries
+from grafana.model import REASONS, Json, colored, or_zero, per, quantile, rate, row, stat, timeseries
 
 PANELS: list[Json] = [
     row(1, "At a glance"),
@@ -108,11 +108,22 @@ PANELS: list[Json] = [
         instant=True,
     ),
     stat(
+        81,
+        "Extensions off",
+        "Enabled extensions that do nothing, because a file or package that they need cannot be used or their start "
+        "has failed. The tracker serves its peers without them. The tracker's page shows the reason.",
+        ("off", or_zero("sum(1 - peerservers_extension_up{})")),
+        width=3,
+        colors=[("green", None), ("red", 1)],
+        decimals=0,
+        graph=False,
+    ),
+    stat(
         13,
         "Versions",
         "Number of trackers by version.",
         ("{{version}}", "count by (version) (peerservers_build_info{})"),
-        width=8,
+        width=5,
         unit="none",
         decimals=0,
         graph=False,
@@ -196,11 +207,9 @@ PANELS: list[Json] = [
         "Share of the offers sent to peers that were answered. A peer that has enough connections does not answer.",
         (
             "answered",
-            or_zero(
-                per(
-                    rate('peerservers_responses_total{type="answer"}'),
-                    rate('peerservers_responses_total{type="offer"}'),
-                )
+            per(
+                rate('peerservers_responses_total{type="answer"}'),
+                rate('peerservers_responses_total{type="offer"}'),
             ),
         ),
         unit="percentunit",
@@ -245,7 +254,7 @@ PANELS: list[Json] = [
         ),
         unit="percentunit",
     ),
-    row(28, "Dropped, rejected and closed"),
+    row(28, "Dropped, rejected and closed", collapsed=True),
     timeseries(
         29,
         "Drops by reason",
@@ -253,6 +262,7 @@ PANELS: list[Json] = [
         "receiver was found in time. slow_receiver, too_many_... and invalid_... point to clients, "
         "extension_queue_full to the tracker.",
         ("{{reason}}", rate("peerservers_dropped_total{}", by="reason")),
+        links=REASONS,
         width=12,
         height=9,
         unit="ops",
@@ -264,6 +274,7 @@ PANELS: list[Json] = [
         "Connections rejected with an HTTP status: too many connections in all (503) or from one address (429), or "
         "an origin that may not use this tracker (403).",
         ("{{reason}}", rate("peerservers_rejected_total{}", by="reason")),
+        links=REASONS,
         width=12,
         height=9,
         unit="cps",
@@ -274,6 +285,7 @@ PANELS: list[Json] = [
         "Closes by reason",
         "WebSockets that ended. client_closed and connection_lost are normal. internal_error is a bug in the tracker.",
         ("{{reason}}", rate("peerservers_connections_closed_total{}", by="reason")),
+        links=REASONS,
         width=12,
         height=9,
         unit="cps",
@@ -343,7 +355,7 @@ PANELS: list[Json] = [
         unit="ops",
         hide_zeros=True,
     ),
-    row(34, "Process"),
+    row(34, "Process", collapsed=True),
     timeseries(
         35,
         "Event loop lag",

@@ -18,7 +18,7 @@ Arrow = tuple[str, str]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker",),
     ("tracker.reasons", "tracker.settings", "tracker.expiring", "tracker.streams", "tracker.tasks"),
-    ("tracker.config", "tracker.logs", "tracker.files"),
+    ("tracker.config", "tracker.logs", "tracker.files", "tracker.urls"),
     ("tracker.protocol",),
     ("tracker.core", "tracker.access", "tracker.client", "tracker.health"),
     ("tracker.net", "tracker.check"),
@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("extensions.identity", "extensions.dialing"),
     ("extensions.dht.krpc",),
     ("extensions.dht.records",),
-    ("extensions.dht", "extensions.federation", "extensions.tokens"),
+    ("extensions.demo", "extensions.dht", "extensions.federation", "extensions.tokens"),
 )
 """From the ground up. A name stands for a module, or for a package with all its modules, unless a longer name matches.
 

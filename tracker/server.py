@@ -76,6 +76,7 @@ class Server:
             self.registry,
             settings.server.public_url,
             self.extensions.tables,
+            settings.page,
             tls=self.certificate is not None,
             statistics=not settings.metrics.port,
             swarm_counts=settings.server.swarm_counts,

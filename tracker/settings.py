@@ -332,6 +332,15 @@ class Log(Section):
     )
 
 
+class Page(Section):
+    """The tracker's page, at `/`."""
+
+    name: str = Field("", max_length=60, description='Name of the tracker; by default "WebTorrent tracker".')
+    contact: str = Field(
+        "", max_length=200, description="How to reach the operator: an e-mail address, a URL, or any other text."
+    )
+
+
 class Settings(Section):
     """All settings of `peerservers serve`."""
 
@@ -343,6 +352,7 @@ class Settings(Section):
     nearby: Nearby = Nearby()
     connections: Connections = Connections()
     metrics: Metrics = Metrics()
+    page: Page = Page()
     log: Log = Log()
     extensions: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="One table for each extension, which defines its keys."

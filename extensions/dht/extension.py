@@ -13,7 +13,7 @@ from extensions.dht.records import descriptor
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from extensions.dht.swarm_keys import SwarmKeys
-from extensions.identity import IdentityError, load_or_create
+from extensions.identity import IdentityError, load_or_create, tracker_id
 from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, is_url
 from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, aside, plain, swarm_key
 
@@ -112,6 +112,7 @@ class Dht(Extension):
         state_dir = self.tracker.settings.server.state_dir
         try:
             self._key = await aside(load_or_create, state_dir)
+            self.tracker.show_id(tracker_id(self._key))
             url = self._url if self._publishes else ""
             service = Service(
                 self.settings, self._key, url, state_dir.expanduser(), task_failures=self.tracker.task_failures
@@ -124,6 +125,8 @@ class Dht(Extension):
                 raise
         except (IdentityError, OSError) as error:
             self.tracker.log.warning("dht_off", error=str(error))
+            is_key = isinstance(error, IdentityError)
+            self.tracker.report_off("the state directory cannot be used" if is_key else "it cannot start")
             return
         self._service = service
         for info_hash in self._pinned:

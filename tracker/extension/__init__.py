@@ -19,6 +19,7 @@ from tracker.protocol.ids import is_any_id, is_id, parse_info_hash, swarm_key
 from tracker.protocol.messages import NO_INFO_HASH, Answer, Offer, RawString
 from tracker.reasons import CloseReason
 from tracker.tasks import BackgroundTasks
+from tracker.urls import as_http, own_statistics
 
 __all__ = [
     "MARK_LENGTH",
@@ -44,6 +45,7 @@ __all__ = [
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
+    "as_http",
     "aside",
     "config_option",
     "configure_logs",
@@ -59,6 +61,7 @@ __all__ = [
     "make_answer",
     "make_offer",
     "marks_of",
+    "own_statistics",
     "parse_info_hash",
     "plain",
     "swarm_key",

@@ -93,6 +93,7 @@ class ExtensionRunner:
         self._failed = not await self._call("start")
         self._started.set()
         if self._failed:
+            self.tracker.report_off("its start has failed")
             self._events.clear()
             self._dirty.clear()
             self.tracker.release()

@@ -20,14 +20,17 @@ from tracker import __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Request, Response, Routes, plain
+from tracker.settings import Page
 from tracker.web.announces import is_announce, refuse_announce
 from tracker.web.exposition import exposition
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
 from tracker.web.negotiation import accepts_gzip, gzipped
-from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
+from tracker.web.stats import OFF, Rows, Statistics, StatisticsCache, Tables
 from tracker.web.swarms import START, swarm_counts
 
 HTML: Final = "text/html; charset=utf-8"
+
+DOCUMENTS: Final = "https://github.com/peerservers/peerservers/tree/main/docs"
 
 MAX_AGE: Final = 1.0
 """Seconds for which the parts of the page are reused."""
@@ -36,7 +39,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 _LINK_COLUMNS: Final = ("tracker", "url", "direction")
 
-_PARTS: Final = ("status", "numbers", "linkmap", "links", "tables", "about")
+_PARTS: Final = ("status", "off", "numbers", "linkmap", "links", "unlinked", "tables", "about")
 """The macros in `parts.html`, which are also the ids of the elements that they make."""
 
 _VIEW_BOX: Final = f"{-WIDTH // 2} {-HEIGHT // 2} {WIDTH} {HEIGHT}"
@@ -47,6 +50,7 @@ _templates: Final = Environment(
 )
 _STYLE: Final = _loader.get_source(_templates, "page.css")[0]
 _SCRIPT: Final = _loader.get_source(_templates, "page.js")[0]
+_ICON: Final = _loader.get_source(_templates, "icon.svg")[0]
 
 
 def _hash(text: str) -> str:
@@ -59,7 +63,7 @@ _HEADERS: Final = {
             "default-src 'none'",
             f"script-src {_hash(_SCRIPT)}",
             f"style-src {_hash(_STYLE)}",
-            "img-src data:",
+            "img-src 'self'",
             "connect-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
@@ -86,6 +90,7 @@ class Pages:
         registry: CollectorRegistry,
         public_url: str,
         tables: Tables,
+        page: Page,
         *,
         tls: bool = False,
         statistics: bool = True,
@@ -99,6 +104,7 @@ class Pages:
         self._tls = tls
         self._has_statistics = statistics
         self._has_swarm_counts = swarm_counts
+        self._page = page
         self._statistics = StatisticsCache(hub)
         self._started = monotonic()
         self._parts: dict[str, Markup] = {}
@@ -108,6 +114,8 @@ class Pages:
         """Serve the page and all others that are always on the public port."""
         routes.add("/", self._index)
         routes.add("/live", self._live)
+        routes.add("/favicon.ico", self._favicon)
+        routes.add("/robots.txt", self._robots)
         routes.add_matching("announce", is_announce, refuse_announce, public=True)
         if self._has_swarm_counts:
             routes.add_matching("swarms", lambda path, _: path.startswith(START), self._swarm, public=True)
@@ -130,6 +138,11 @@ class Pages:
             # Without a slash at its end, the path of the page would not be the base of relative links.
             base=f"{request.prefix}/" if request.prefix else "",
             is_guess=not self._public_url,
+            name=self._page.name or "WebTorrent tracker",
+            contact=self._page.contact,
+            contact_url=contact_url(self._page.contact),
+            tracker_id=self._tables.tracker_id,
+            documents=DOCUMENTS,
             parts=self._current_parts(),
             statistics=self._has_statistics,
             style=Markup(_STYLE),
@@ -141,6 +154,13 @@ class Pages:
         """Return the changing parts of the page, for its script."""
         return _compressed(request, "".join(self._current_parts().values()))
 
+    async def _favicon(self, _request: Request) -> Response:
+        return Response(_ICON.encode(), "image/svg+xml", headers={"cache-control": "max-age=86400"})
+
+    async def _robots(self, _request: Request) -> Response:
+        # The page itself may be found. Its changing parts and the statistics are of no use to a search engine.
+        return Response(b"User-agent: *\nDisallow: /live\nDisallow: /stats\nDisallow: /metrics\nDisallow: /swarms/\n")
+
     def _current_parts(self) -> dict[str, Markup]:
         now = monotonic()
         if now - self._parts_made >= MAX_AGE:
@@ -151,6 +171,7 @@ class Pages:
     def _shown(self) -> dict[str, Any]:
         tables = self._tables.read()
         drawn = self._tables.names_of_links()
+        rows = [row for name in drawn for row in tables[name]]
         return {
             "accepting": self._endpoint.accepting,
             "seeders": self._hub.seeders,
@@ -158,7 +179,9 @@ class Pages:
             "swarms": len(self._hub.swarms),
             "connections": len(self._endpoint.websockets),
             "federates": bool(drawn),
-            "links": [row for name in drawn for row in tables[name]],
+            "links": [row for row in rows if not row.get("state")],
+            "unlinked": [row for row in rows if row.get("state")],
+            "off": sorted(self._tables.off.items()),
             "tables": {name: rows for name, rows in tables.items() if name not in drawn},
             "version": __version__,
             "uptime": duration(monotonic() - self._started),
@@ -172,7 +195,8 @@ class Pages:
 
     async def _stats_json(self, _request: Request) -> Response:
         statistics = (await self._statistics.get()).as_json()
-        body = json.dumps({**statistics, **self._tables.read()}, default=str).encode()
+        content = {**statistics, **self._tables.read(), OFF: self._tables.off}
+        body = json.dumps(content, default=str).encode()
         return Response(body, "application/json")
 
     async def _metrics(self, request: Request) -> Response:
@@ -195,7 +219,7 @@ def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
     columns = list(dict.fromkeys(column for link in links for column in link if column not in _LINK_COLUMNS))
     page = {
         **shown,
-        "map": link_map(links),
+        "map": link_map([*links, *shown["unlinked"]]),
         "view_box": _VIEW_BOX,
         "swarms_short": short(shown["swarms"]),
         "tables": {
@@ -214,6 +238,18 @@ def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
                 "cells": [_cell(column, link.get(column, ""), now) for column in columns],
             }
             for link in sorted(links, key=name_of)
+        ],
+        "unlinked": [
+            {
+                "key": link.get("url") or link.get("tracker") or name_of(link),
+                "name": name_of(link),
+                "url": link.get("url", ""),
+                "state": link["state"],
+                "since": _cell("since", link.get("since", ""), now),
+                "reason": link.get("reason", ""),
+                "next_try": next_try(link.get("next_try", 0), now),
+            }
+            for link in sorted(shown["unlinked"], key=name_of)
         ],
     }
     macros = _templates.get_template("parts.html").module
@@ -236,6 +272,12 @@ def _cell(column: str, value: Any, now: float) -> str:
     return str(value)
 
 
+def next_try(when: Any, now: float) -> str:
+    """Return a time in the near future as text."""
+    left = when - now if isinstance(when, int | float) and isfinite(when) else 0
+    return f"in {duration(left)}" if left >= 1 else "now"
+
+
 def duration(seconds: float) -> str:
     """Return a length of time as text, in its two largest units."""
     minutes, rest = divmod(max(int(seconds), 0), 60)
@@ -246,6 +288,13 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min" if minutes else f"{rest} s"
+
+
+def contact_url(contact: str) -> str:
+    """Return the link for an e-mail address or a URL; it is empty for any other text."""
+    if contact.startswith(("https://", "http://", "mailto:")):
+        return contact
+    return f"mailto:{contact}" if re.fullmatch(r"[^@\s]+@[^@\s]+", contact) else ""
 
 
 def url_from(headers: Mapping[str, str], tls: bool) -> str:
