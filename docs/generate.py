@@ -218,8 +218,7 @@ def _commands(group: click.Context) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    # In roff, a backslash begins an escape, `-` is a hyphen that cannot be copied, and a leading dot or quote begins a
-    # request.
+    # In roff, a backslash begins an escape, a plain hyphen cannot be copied, a dot or quote in front begins a request.
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return rf"\&{text}" if text[:1] in (".", "'") else text
 
