@@ -143,7 +143,7 @@ def test_a_taken_port() -> None:
         (["serve", "--config", "."], ["is a directory"]),
         (["serve", "--nope"], ["--nope"]),
         (["dance"], ["dance"]),
-        (["check"], ["URL"]),
+        (["check", "--nope"], ["--nope"]),
     ],
     ids=lambda value: " ".join(value) if value[0] in ("serve", "dance", "check", "identity") else "",
 )
