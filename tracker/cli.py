@@ -11,6 +11,7 @@ import click
 
 from tracker import COMPILED, __version__
 from tracker.check import check as run_check
+from tracker.check import tls_context, tracker_url
 from tracker.config import ConfigError, config_option, default_toml, given, load
 from tracker.extension.discovery import discover
 from tracker.logs import configure, queue_standard_streams
@@ -102,17 +103,40 @@ def serve(
 
 @cli.command()
 @click.argument("url")
-@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each response.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds to wait for each response.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def check(url: str, timeout: float, as_json: bool) -> None:
-    """Test any WebTorrent tracker with two peers, and report the results.
+@click.option(
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of authorities in PEM, to trust as well.",
+)
+@click.option("--insecure", is_flag=True, help="Trust any certificate.")
+def check(url: str, timeout: float, as_json: bool, ca: Path | None, insecure: bool) -> None:
+    """Test any WebTorrent tracker with a few peers, and report the results.
 
-    URL begins with ws:// or wss://, or it is unix: and the path of a Unix-domain socket.
+    URL begins with ws:// or wss:// (or http://, https://), or it is unix: and the path of a Unix-domain socket.
 
-    The exit code is 0 if peers can meet at the tracker, otherwise 1.
+    The exit code is 0 if peers can meet at the tracker, 1 if they cannot, and 2 for a mistake in the arguments.
     """
-    report = asyncio.run(run_check(url, timeout))
-    click.echo(report.as_json() if as_json else report.as_table())
+    try:
+        url = tracker_url(url)
+        context = tls_context(ca, verify=not insecure)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+    def say(text: str) -> None:
+        if not as_json:
+            click.echo(text, nl=False)
+
+    report = asyncio.run(run_check(url, timeout, context, say))
+    if as_json:
+        click.echo(report.as_json())
     sys.exit(0 if report.peers_can_meet else 1)
 
 
