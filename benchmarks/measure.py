@@ -39,7 +39,9 @@ class Mark:
     @classmethod
     def of(cls, server: Running, count: float) -> "Mark":
         """Return the mark of this moment."""
-        return cls(time.perf_counter(), time.time(), *server.cpu(), *server.main_thread(), time.process_time(), count)
+        return cls(
+            time.perf_counter(), time.time(), *server.cpu(), *server.busiest_thread(), time.process_time(), count
+        )
 
     def until_now(self, server: Running, count: float) -> Figures:
         """Return the figures since this mark. Raise `ServerFailed` if the server has done nothing."""

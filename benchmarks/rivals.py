@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
 
 class Place(NamedTuple):
     """The port of a tracker, the directory for its files, and its certificate and key if it speaks TLS."""
@@ -25,11 +27,15 @@ class Place(NamedTuple):
 def aquatic_ws(place: Place) -> list[str]:
     """Return the arguments of aquatic (crate `aquatic_ws`)."""
     lines = ["[network]", f'address = "127.0.0.1:{place.port}"']
-    if place.certificate:
+    if place.certificate and place.key:
+        # It takes no other keys than those in PKCS #8.
+        key = load_pem_private_key(Path(place.key).read_bytes(), None)
+        file = place.directory / "aquatic.pem"
+        file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         lines += [
             "enable_tls = true",
             f'tls_certificate_path = "{place.certificate}"',
-            f'tls_private_key_path = "{place.key}"',
+            f'tls_private_key_path = "{file}"',
         ]
     file = place.directory / "aquatic.toml"
     file.write_text("\n".join(lines) + "\n")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,10 +71,14 @@ class Running:
         fields = self._proc("stat").rpartition(")")[2].split()
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
-    def main_thread(self) -> tuple[float, float]:
-        """Return the seconds that its main thread has run, and has been ready while another thread had its core."""
-        ran, waited, _ = self._proc("schedstat").split()
-        return int(ran) / 1e9, int(waited) / 1e9
+    def busiest_thread(self) -> tuple[float, float]:
+        """Return the seconds that its busiest thread has run, and has been ready while another thread had its core."""
+        threads = []
+        for file in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with suppress(OSError):  # A thread may have ended meanwhile.
+                ran, waited, _ = map(int, file.read_text().split())
+                threads.append((ran / 1e9, waited / 1e9))
+        return max(threads, default=(0.0, 0.0))
 
     def resident(self) -> float:
         """Return its resident memory in KiB."""

@@ -12,6 +12,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from benchmarks.rivals import RIVALS, installed
+from tests.certificates import Pair
 from tests.client import Json
 from tests.integration.small_tracker import SmallTracker, served
 
@@ -97,7 +98,9 @@ def test_rivals_are_started_where_their_programs_are(
         (tmp_path / name).write_text(FAKE)
         (tmp_path / name).chmod(0o755)
     assert list(installed()) == list(RIVALS)
-    env = {**os.environ, **({"CERTIFICATE": "/c.pem", "KEY": "/k.pem"} if tls else {})}
+    pair = Pair(tmp_path)
+    certificate, key = str(pair.certificate), str(pair.key)
+    env = {**os.environ, **({"CERTIFICATE": certificate, "KEY": key} if tls else {})}
 
     def started(name: str) -> list[str]:
         command = [sys.executable, "-m", "benchmarks.rivals", name, "8123", str(tmp_path)]
@@ -107,13 +110,15 @@ def test_rivals_are_started_where_their_programs_are(
     command, *lines = started("aquatic_ws")
     assert command.endswith(f" -c {tmp_path}/aquatic.toml")
     network = {"address": "127.0.0.1:8123"}
-    secured = {"enable_tls": True, "tls_certificate_path": "/c.pem", "tls_private_key_path": "/k.pem"}
+    converted = str(tmp_path / "aquatic.pem")
+    secured = {"enable_tls": True, "tls_certificate_path": certificate, "tls_private_key_path": converted}
     assert tomllib.loads("\n".join(lines)) == {"network": network | (secured if tls else {})}
+    assert not tls or Path(converted).read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
 
     _, *lines = started("wt-tracker")
-    files = {"cert_file_name": "/c.pem", "key_file_name": "/k.pem"} if tls else {}
+    files = {"cert_file_name": certificate, "key_file_name": key} if tls else {}
     assert json.loads("".join(lines)) == {"servers": [{"server": {"host": "127.0.0.1", "port": 8123, **files}}]}
 
     if tls:
-        [command] = started("openwebtorrent-tracker")
-        assert command.endswith(" --port 8123 --ssl-cert /c.pem --ssl-key /k.pem")
+        command, *_ = started("openwebtorrent-tracker")
+        assert command.endswith(f" --port 8123 --ssl-cert {certificate} --ssl-key {key}")

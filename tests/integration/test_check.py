@@ -102,6 +102,24 @@ class ClosesAt(SmallTracker):
             await super().announce(socket, message)
 
 
+class OnePeerASocket(SmallTracker):
+    """Closes a socket with a second peer_id, as openwebtorrent-tracker does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[ServerConnection, str] = {}
+
+    async def announce(self, socket: ServerConnection, message: Json) -> None:
+        if self.names.setdefault(socket, message["peer_id"]) != message["peer_id"]:
+            await socket.close(1002, "second peer_id")
+        else:
+            await super().announce(socket, message)
+
+
+async def test_each_socket_has_one_peer_also_for_nonsense() -> None:
+    assert unusual(await checked(OnePeerASocket())) == {}
+
+
 CLOSED = "the tracker closed the socket (1002 odd)"
 
 

@@ -203,21 +203,21 @@ async def _bad_input(site: Site) -> str:
     Some trackers relay a malformed offer, and others crash of one that has a receiver: neither is done to the peers of
     a tracker that is in use.
     """
-    lonely = Announce(ascii_id(), ascii_id(), stopped=False, complete=False, offers=[])
-    bad: list[tuple[str, str | bytes]] = [
-        ("no JSON", "{"),
-        ("null", "null"),
-        ("an unknown action", '{"action":"dance"}'),
-        ("an empty info_hash", encode(lonely, {**WEBTORRENT_DEFAULTS, "info_hash": ""})),
-        ("a null offer", encode(lonely, {**WEBTORRENT_DEFAULTS, "numwant": 1, "offers": [None]})),
+    bad: list[tuple[str, Callable[[Announce], str | bytes]]] = [
+        ("no JSON", lambda _: "{"),
+        ("null", lambda _: "null"),
+        ("an unknown action", lambda _: '{"action":"dance"}'),
+        ("an empty info_hash", lambda own: encode(own, {**WEBTORRENT_DEFAULTS, "info_hash": ""})),
+        ("a null offer", lambda own: encode(own, {**WEBTORRENT_DEFAULTS, "numwant": 1, "offers": [None]})),
     ]
     closing = []
     async with site.peers(1) as [witness]:
         await announce(witness, event="started")
         for name, payload in bad:
             async with site.peers(1) as [mallory]:
+                own = Announce(mallory.info_hash, mallory.peer_id, stopped=False, complete=False, offers=[])
                 try:
-                    await mallory.client.send_text(payload)
+                    await mallory.client.send_text(payload(own))
                     await _still_served(mallory)
                 except websockets.ConnectionClosed:
                     closing.append(name)
