@@ -53,7 +53,7 @@ def wt_tracker(place: Place) -> list[str]:
 
 
 def openwebtorrent_tracker(place: Place) -> list[str]:
-    """Return the arguments of OpenWebTorrent's tracker, which speaks only TLS."""
+    """Return the arguments of OpenWebTorrent's tracker, which speaks only TLS, and listens on all addresses."""
     return ["--port", str(place.port), "--ssl-cert", str(place.certificate), "--ssl-key", str(place.key)]
 
 

@@ -114,7 +114,7 @@ def serve(
 @click.option(
     "--ca",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of authorities in PEM, to trust as well.",
+    help="File in PEM of authorities to trust as well.",
 )
 @click.option("--insecure", is_flag=True, help="Trust any certificate.")
 def check(url: str, timeout: float, as_json: bool, ca: Path | None, insecure: bool) -> None:
@@ -129,6 +129,8 @@ def check(url: str, timeout: float, as_json: bool, ca: Path | None, insecure: bo
         context = tls_context(ca, verify=not insecure)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if context and url.startswith("ws:"):
+        raise click.UsageError("--ca and --insecure are for wss://, https:// and unix:")
 
     def say(text: str) -> None:
         if not as_json:

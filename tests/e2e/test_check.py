@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,12 +70,19 @@ async def test_nobody_listens(options: tuple[str, ...]) -> None:
     assert "onnect" in report
 
 
-@pytest.mark.parametrize("option", ["", "--ca", "--timeout"])
-async def test_a_mistake_in_the_arguments_is_one_line_and_code_2(option: str, tmp_path: Path) -> None:
-    no_authority = tmp_path / "ca.pem"
-    no_authority.write_text("")
-    options = {"": (), "--ca": ("--ca", str(no_authority)), "--timeout": ("--timeout", "0")}[option]
-    code, output = await check("ws://127.0.0.1:1" if option else "127.0.0.1:1", *options)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("127.0.0.1:1",),
+        ("wss://127.0.0.1:1", "--ca", __file__),
+        ("wss://127.0.0.1:1", "--ca", "/no/such/file"),
+        ("ws://127.0.0.1:1", "--insecure"),
+        ("ws://127.0.0.1:1", "--timeout", "0"),
+    ],
+    ids=lambda arguments: arguments[-1].rpartition("/")[2],
+)
+async def test_a_mistake_in_the_arguments_is_one_line_and_code_2(arguments: tuple[str, ...]) -> None:
+    code, output = await check(*arguments)
     assert code == 2
     assert output.startswith("peerservers: ")
     assert output.count("\n") == 1

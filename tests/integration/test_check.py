@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -366,7 +365,12 @@ def test_a_file_without_certificates(tmp_path: Path) -> None:
     file.write_text("nothing")
     with pytest.raises(ValueError, match="no certificate in PEM"):
         tls_context(file, verify=True)
-    assert tls_context(None, verify=True).verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_a_unix_domain_socket_with_tls(start_tracker: StartTracker, tmp_path: Path) -> None:
+    tracker = await start_tracker(host=f"unix:{tmp_path / 'socket'}", env=Pair(tmp_path).env)
+    assert list(faults(await check(tracker.url, LONG))) == ["connects"]
+    assert unusual(await check(tracker.url, LONG, tls_context(None, verify=False))) == {}
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ async def check(
 ) -> Report:
     """Try every step on the tracker at `url`, as `tracker_url` returns it.
 
-    `time_limit` is in seconds, for each message. `context` replaces the default of `wss://`. `say` gets the report as
-    text, piece by piece: the name of each step before it begins, and the outcome after its end.
+    `time_limit` is in seconds, for each message. `context` replaces the default of `wss://`, and turns TLS on for a
+    Unix-domain socket. `say` gets the report as text, piece by piece: the name of each step before it begins, and the
+    outcome after its end.
     """
     site = Site(url, time_limit, context)
     report = Report(url, width=max(len(step.name) for step in STEPS))
@@ -84,11 +85,13 @@ def tracker_url(text: str) -> str:
     return url
 
 
-def tls_context(authorities: Path | None, verify: bool) -> ssl.SSLContext:
-    """Return the context of a client that also trusts the authorities in a PEM file, or any certificate.
+def tls_context(authorities: Path | None, verify: bool) -> ssl.SSLContext | None:
+    """Return the context of a client that also trusts the authorities in a PEM file, or that trusts any certificate.
 
-    Raise `ValueError` if there is no certificate in the file.
+    Return None if the defaults do. Raise `ValueError` if there is no certificate in the file.
     """
+    if verify and authorities is None:
+        return None
     context = ssl.create_default_context()
     if authorities:
         try:

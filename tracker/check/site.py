@@ -43,7 +43,7 @@ class Site:
     def __init__(self, url: str, time_limit: float, context: ssl.SSLContext | None) -> None:
         self.url = url
         self.time_limit = time_limit
-        self._options: dict[str, Any] = {"ssl": context} if context and url.startswith("wss:") else {}
+        self._options: dict[str, Any] = {"ssl": context} if context else {}
 
     @asynccontextmanager
     async def socket(self) -> AsyncIterator[TrackerClient]:
