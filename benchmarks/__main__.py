@@ -1,9 +1,9 @@
 """Compare Peerservers with other trackers: CPU time and latency of a message, and memory of a connection.
 
 Each tracker runs in a process of its own, alone on one core, and the load runs on another core. npm's
-bittorrent-tracker is measured if tests/prepare has installed it, and so is any tracker that `--server` names. Ratios
-compare figures of the same run. The settings are the defaults, but the DHT is off; it has a benchmark of its own:
-python -m benchmarks.dht.
+bittorrent-tracker is measured if tests/prepare has installed it; aquatic_ws, wt-tracker and openwebtorrent-tracker are
+measured if they are in PATH, and so is any tracker that `--server` names. Ratios compare figures of the same run. The
+settings are the defaults, but the DHT is off; it has a benchmark of its own: python -m benchmarks.dht.
 """
 
 import argparse

@@ -30,6 +30,15 @@ SEEDERS: Final = 5
 _LOST_AFTER: Final = 20.0
 """Seconds without load after which a message that has not arrived counts as lost."""
 
+_LOST_ROUND: Final = 5.0
+"""Seconds after which a peer under load begins another round, because some of its messages are lost.
+
+aquatic drops a message to a connection for which 16 others wait.
+"""
+
+_STALLED: Final = 0.5
+"""Seconds without any message after which the first round of some peers is over."""
+
 _HANDSHAKE_TIMEOUT: Final = 30.0
 _AT_A_TIME: Final = 50
 _PAUSE: Final = 0.01
@@ -76,11 +85,15 @@ class Shape:
 
 
 class Load:
-    """All peers, and the totals of the messages that they have received."""
+    """All peers, and the totals of the messages that they have received.
 
-    def __init__(self, shape: Shape) -> None:
+    If the tracker replies to answers, too, as aquatic does, these replies do not count.
+    """
+
+    def __init__(self, shape: Shape, replies_to_answers: bool = False) -> None:
         random = Random(1)
         self.shape = shape
+        self.replies_to_answers = replies_to_answers
         self.running = False
         self.received = 0
         self.unexpected = 0
@@ -107,13 +120,13 @@ class Load:
         await self.until(lambda: not any(peer.missing for peer in self.peers))
 
     async def start(self) -> None:
-        """Let every active peer do one round, then begin the rounds."""
+        """Let every active peer do one round, then begin the rounds. Messages lost in the first round do not count."""
         active = self.peers[: self.shape.active]
         for start in range(0, len(active), _AT_A_TIME):
             some = active[start : start + _AT_A_TIME]
             for peer in some:
                 peer.begin_round()
-            await self.until(lambda some=some: not any(peer.missing for peer in some))  # type: ignore[misc]
+            await self._settled(some)
         self.running = True
         if self.shape.rate is None:
             for peer in active:
@@ -123,7 +136,7 @@ class Load:
 
     async def run(self, seconds: float) -> None:
         """Let the rounds go on for some seconds."""
-        began = last = perf_counter()
+        began = last = looked = perf_counter()
         due = 0.0
         rate = self.shape.rate
         while last < began + seconds:
@@ -134,19 +147,32 @@ class Load:
                 while due >= 1 and self.idle:
                     due -= 1
                     self.idle.popleft().begin_round()
+            if now > looked + 1:
+                looked = now
+                for peer in self.peers:
+                    if peer.missing > 0 and now > peer.announced + _LOST_ROUND:
+                        peer.give_up()
             last = now
 
     async def stop(self) -> None:
         """Begin no more rounds, and wait for the end of those under way."""
         self.running = False
-        await self.until(lambda: not any(peer.missing for peer in self.peers))
-        self.lost = sum(peer.missing for peer in self.peers)
+        await self.until(lambda: all(peer.missing <= 0 for peer in self.peers))
+        self.lost += sum(max(peer.missing, 0) for peer in self.peers)
 
     async def disconnect(self) -> None:
         """Close every socket."""
         for peer in self.peers:
             peer.transport.disconnect()
         await asyncio.gather(*(peer.transport.wait_disconnected() for peer in self.peers), return_exceptions=True)
+
+    async def _settled(self, peers: Sequence["Peer"]) -> None:
+        """Wait until no message of these peers is missing, or none has come to any peer for `_STALLED` seconds."""
+        received, since = self.received, perf_counter()
+        while any(peer.missing > 0 for peer in peers) and perf_counter() < since + _STALLED:
+            await asyncio.sleep(_PAUSE)
+            if received != self.received:
+                received, since = self.received, perf_counter()
 
     async def until(self, done: Callable[[], bool]) -> None:
         """Wait for a condition, for `_LOST_AFTER` seconds at most."""
@@ -158,7 +184,7 @@ class Load:
 class Peer(WSListener):
     """One socket with one peer_id, in one or several swarms."""
 
-    __slots__ = ("announced", "answer_tail", "first", "load", "missing", "per_round", "rounds", "transport")
+    __slots__ = ("announced", "answer_tail", "first", "load", "missing", "per_round", "rounds", "sent", "transport")
 
     transport: WSTransport
 
@@ -186,12 +212,16 @@ class Peer(WSListener):
         self.missing = 0
         """Messages of this round that have not arrived yet."""
         self.announced = 0.0
+        self.sent: deque[bool] = deque()
+        """If the tracker replies to answers: for each message without a reply yet, whether it was an announce."""
 
     def announce(self, frame: bytes, missing: int) -> None:
         """Send an announce, to which `missing` messages are the response."""
         self.missing = missing
         self.announced = perf_counter()
         self.transport.send(_TEXT, frame)
+        if self.load.replies_to_answers:
+            self.sent.append(True)
 
     def join(self) -> None:
         """Announce without offers in every swarm."""
@@ -201,6 +231,19 @@ class Peer(WSListener):
     def begin_round(self) -> None:
         """Announce with offers, or scrape."""
         self.announce(next(self.rounds), self.per_round)
+
+    def end_round(self) -> None:
+        """Begin another round: at once, or when the rate allows it."""
+        if self.load.shape.rate is None:
+            self.begin_round()
+        else:
+            self.load.idle.append(self)
+
+    def give_up(self) -> None:
+        """End a round whose missing messages are lost."""
+        self.load.lost += self.missing
+        self.missing = 0
+        self.end_round()
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Take the transport of the open connection."""
@@ -230,18 +273,20 @@ class Peer(WSListener):
                     )
                 ),
             )
+            if load.replies_to_answers:
+                self.sent.append(False)
             return
         if payload.find(_REPLY) > 0 or payload.find(_FILES) > 0:
+            if load.replies_to_answers and not self.sent.popleft():
+                load.received -= 1
+                return
             load.latencies.append(perf_counter() - self.announced)
         elif payload.find(_ANSWER) < 0:
             load.unexpected += 1
             return
         self.missing -= 1
         if not self.missing and load.running:
-            if load.shape.rate is None:
-                self.begin_round()
-            else:
-                load.idle.append(self)
+            self.end_round()
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
         """Count the closed socket."""

@@ -39,7 +39,9 @@ class Mark:
     @classmethod
     def of(cls, server: Running, count: float) -> "Mark":
         """Return the mark of this moment."""
-        return cls(time.perf_counter(), time.time(), *server.cpu(), *server.main_thread(), time.process_time(), count)
+        return cls(
+            time.perf_counter(), time.time(), *server.cpu(), *server.busiest_thread(), time.process_time(), count
+        )
 
     def until_now(self, server: Running, count: float) -> Figures:
         """Return the figures since this mark. Raise `ServerFailed` if the server has done nothing."""
@@ -74,13 +76,17 @@ def latency(seconds: Sequence[float]) -> Figures:
     return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3, "max_ms": max(seconds) * 1e3}
 
 
-async def warm(server: Running, context: ssl.SSLContext | None = None) -> None:
-    """Connect a server's first clients, and disconnect them."""
-    first = Load(Shape(FIRST))
+async def warm(server: Running, context: ssl.SSLContext | None = None) -> bool:
+    """Connect a server's first clients, and disconnect them. Return whether the server replies to answers, too."""
+    first = Load(Shape(FIRST, active=1, rate=1.0))
     await first.connect(server.port, context)
     await first.join()
+    await first.start()
+    await asyncio.sleep(SETTLE)
+    replies, announces = len(first.latencies), FIRST + 1
     await first.disconnect()
     await asyncio.sleep(SETTLE)
+    return replies > announces
 
 
 async def under_load(
@@ -91,9 +97,9 @@ async def under_load(
     context: ssl.SSLContext | None = None,
 ) -> Figures:
     """Measure a server that has just started under a load."""
-    await warm(server, context)
+    replies_to_answers = await warm(server, context)
     base, base_kernel = server.resident(), server.socket_memory()
-    load = Load(shape)
+    load = Load(shape, replies_to_answers)
     await load.connect(server.port, context)
     await asyncio.sleep(SETTLE)
     idle, idle_kernel = server.resident(), server.socket_memory()

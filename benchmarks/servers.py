@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
+
+from benchmarks.rivals import RIVALS, installed
 
 OURS: Final = "peerservers"
 THEIRS: Final = "bittorrent-tracker"
@@ -33,7 +35,7 @@ class ServerFailed(Exception):
 
 
 def known() -> dict[str, str]:
-    """Return the command lines of this tracker and, if its package is installed, npm's."""
+    """Return the command lines of this tracker, of npm's if its package is installed, and of the installed `RIVALS`."""
     commands = {OURS: f"{shlex.quote(sys.executable)} -m benchmarks.observed serve --host 127.0.0.1 --port {{port}}"}
     commands[OURS] += " --log-level error"
     if not shutil.which("node"):
@@ -42,6 +44,8 @@ def known() -> dict[str, str]:
         print(f"{THEIRS} is left out: tests/web/node_modules is missing (tests/prepare installs it)")
     else:
         commands[THEIRS] = "node benchmarks/bittorrent_tracker.mjs {port}"
+    commands |= installed()
+    print(*(f"{name} is left out: it is not in PATH\n" for name in RIVALS if name not in commands), sep="", end="")
     return commands
 
 
@@ -67,10 +71,14 @@ class Running:
         fields = self._proc("stat").rpartition(")")[2].split()
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
-    def main_thread(self) -> tuple[float, float]:
-        """Return the seconds that its main thread has run, and has been ready while another thread had its core."""
-        ran, waited, _ = self._proc("schedstat").split()
-        return int(ran) / 1e9, int(waited) / 1e9
+    def busiest_thread(self) -> tuple[float, float]:
+        """Return the seconds that its busiest thread has run, and has been ready while another thread had its core."""
+        threads = []
+        for file in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with suppress(OSError):  # A thread may have ended meanwhile.
+                ran, waited, _ = map(int, file.read_text().split())
+                threads.append((ran / 1e9, waited / 1e9))
+        return max(threads, default=(0.0, 0.0))
 
     def resident(self) -> float:
         """Return its resident memory in KiB."""
@@ -120,7 +128,7 @@ def running(
             "PEERSERVERS_EXTENSIONS__DHT__ENABLED": "false",
             **(environment or {}),
         }
-        words = shlex.split(command.replace("{port}", str(port)))
+        words = shlex.split(command.replace("{port}", str(port)).replace("{directory}", directory))
         try:
             process = subprocess.Popen(words, cwd=_ROOT, env=variables, stdout=subprocess.DEVNULL, preexec_fn=pin)
         except OSError as error:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import uvloop
 
+from benchmarks.rivals import RIVALS, TLS_ONLY
 from benchmarks.servers import OURS, THEIRS, Running, ServerFailed, running
 
 BUSY: Final = 0.95
@@ -58,8 +59,12 @@ class Suite:
         environment: Mapping[str, str] | None = None,
         only: tuple[str, ...] = (),
     ) -> Iterator[Result]:
-        """Measure all trackers, or those in `only`, each time in a new process. Yield the median of each figure."""
-        runs: dict[str, list[Figures]] = {name: [] for name in self.commands if not only or name in only}
+        """Measure trackers, each time in a new process. Yield the median of each figure.
+
+        The trackers are those in `only`, or all that need no TLS.
+        """
+        names = [name for name in self.commands if (name in only if only else name not in TLS_ONLY)]
+        runs: dict[str, list[Figures]] = {name: [] for name in names}
         remarks: dict[str, str] = {}
         # In turns, so that a disturbance of the machine affects all trackers.
         for _ in range(self.repeat):
@@ -81,9 +86,9 @@ def cores() -> tuple[int | None, int | None]:
     return (usable[0], usable[1]) if len(usable) > 1 else (None, None)
 
 
-def known_only() -> tuple[str, ...]:
+def configurable() -> tuple[str, ...]:
     """Return the trackers that can be configured here."""
-    return OURS, THEIRS
+    return OURS, THEIRS, *RIVALS
 
 
 def _remarks(figures: Figures) -> list[str]:

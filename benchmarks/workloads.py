@@ -7,8 +7,8 @@ from typing import Final
 
 from benchmarks.load import Shape
 from benchmarks.measure import under_load
-from benchmarks.servers import Running
-from benchmarks.suite import Figures, Result, Suite, known_only
+from benchmarks.servers import OURS, THEIRS, Running
+from benchmarks.suite import Figures, Result, Suite, configurable
 from tests.certificates import Pair
 
 RATE: Final = 800.0
@@ -44,12 +44,12 @@ def relay(suite: Suite) -> Iterator[Result]:
 
 
 def latency(suite: Suite) -> Iterator[Result]:
-    """From an announce to its reply, at the rates that take 30 % of a core of each of the two trackers."""
+    """From an announce to its reply, at the rates that take 30 % of a core of this tracker or bittorrent-tracker."""
 
     async def capacity(server: Running) -> Figures:
         return await under_load(server, Shape(400), 2.0, 2.0)
 
-    for result in list(suite.each("latency", "", capacity, only=known_only())):
+    for result in list(suite.each("latency", "", capacity, only=(OURS, THEIRS))):
         if result.figures:
             rate = SHARE * result.figures["per_cpu_second"] / (1 + 2 * Shape(400).offers)
             name = f"400 sockets, {rate:,.0f}/s, {SHARE:.0%} of a core for {result.server}"
@@ -79,11 +79,11 @@ def tls(suite: Suite) -> Iterator[Result]:
     shape = Shape(400)
     with TemporaryDirectory() as directory:
         pair = Pair(Path(directory), "127.0.0.1")
-        # The first two are those of bittorrent_tracker.mjs.
+        # The first two are those of bittorrent_tracker.mjs and rivals.py.
         environment = {"CERTIFICATE": str(pair.certificate), "KEY": str(pair.key), **pair.env}
         context = pair.client_context()
 
         async def measure(server: Running) -> Figures:
             return await under_load(server, shape, suite.seconds, suite.warm_up, context)
 
-        yield from suite.each("tls", case(shape), measure, environment, known_only())
+        yield from suite.each("tls", case(shape), measure, environment, configurable())

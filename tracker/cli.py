@@ -11,13 +11,14 @@ import click
 
 from tracker import COMPILED, __version__
 from tracker.check import check as run_check
+from tracker.check import tls_context, tracker_url
 from tracker.config import ConfigError, config_option, default_toml, given, load
 from tracker.extension.discovery import discover
 from tracker.logs import configure, queue_standard_streams
 from tracker.process import run
 from tracker.server import StartError
 from tracker.settings import Settings
-from tracker.urls import as_websocket, own_url
+from tracker.urls import own_url
 
 COMMANDS: Final = "peerservers.commands"
 
@@ -104,18 +105,45 @@ def serve(
 @cli.command()
 @config_option
 @click.argument("url", required=False)
-@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each response.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds to wait for each response.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def check(config_file: Path | None, url: str | None, timeout: float, as_json: bool) -> None:
-    """Test any WebTorrent tracker with two peers, and report the results.
+@click.option(
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File in PEM of authorities to trust as well.",
+)
+@click.option("--insecure", is_flag=True, help="Trust any certificate.")
+def check(
+    config_file: Path | None, url: str | None, timeout: float, as_json: bool, ca: Path | None, insecure: bool
+) -> None:
+    """Test any WebTorrent tracker with a few peers, and report the results.
 
     URL begins with ws://, wss://, http:// or https://, or it is unix: and the path of a Unix-domain socket. By default
     it is server.public_url, or the address that a tracker with these settings listens on.
 
-    The exit code is 0 if peers can meet at the tracker, otherwise 1.
+    The exit code is 0 if peers can meet at the tracker, 1 if they cannot, and 2 for a mistake in the arguments.
     """
-    report = asyncio.run(run_check(as_websocket(own_url(load(config_file)) if url is None else url), timeout))
-    click.echo(report.as_json() if as_json else report.as_table())
+    try:
+        url = tracker_url(own_url(load(config_file)) if url is None else url)
+        context = tls_context(ca, verify=not insecure)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if context and url.startswith("ws:"):
+        raise click.UsageError("--ca and --insecure are for wss://, https:// and unix:")
+
+    def say(text: str) -> None:
+        if not as_json:
+            click.echo(text, nl=False)
+
+    report = asyncio.run(run_check(url, timeout, context, say))
+    if as_json:
+        click.echo(report.as_json())
     sys.exit(0 if report.peers_can_meet else 1)
 
 

@@ -192,14 +192,21 @@ async def connect(url: str, time_limit: float, **options: Any) -> AsyncIterator[
 
 @asynccontextmanager
 async def open_socket(url: str, time_limit: float, **options: Any) -> AsyncIterator[ClientConnection]:
-    """Open a WebSocket as `connect` does."""
+    """Open a WebSocket as `connect` does. Redirects are not followed, because browsers do not follow them either."""
     # The queue has no limit: a client that has stopped to read would otherwise not see the tracker's close frame.
     defaults = {"open_timeout": time_limit, "close_timeout": 1, "compression": None, "max_queue": None}
     options = {**defaults, **options}
     path = url.removeprefix(UNIX)
-    connecting = client.connect(url, **options) if path == url else client.unix_connect(path, **options)
-    async with connecting as socket:
+    if path != url:
+        url = "wss://localhost/" if options.get("ssl") else "ws://localhost/"
+        options |= {"unix": True, "path": path}
+    async with _Connect(url, **options) as socket:
         yield socket
+
+
+class _Connect(client.connect):
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
 
 
 @asynccontextmanager

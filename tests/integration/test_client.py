@@ -9,7 +9,6 @@ from websockets.asyncio.server import ServerConnection, serve
 from tests.client import HASH
 from tests.conftest import TrackerProcess
 from tests.unit.fakes import peer_id
-from tracker.check import check
 from tracker.client import BinaryFrameError, Peer, connect
 from tracker.protocol.client import MessageError
 from tracker.protocol.codec import make_offer, to_json
@@ -17,7 +16,6 @@ from tracker.protocol.messages import AnnounceReply, Failure, RelayedAnswer, Rel
 
 A, B = peer_id(1), peer_id(2)
 OFFER = make_offer("o" * 20, "v=0\r\n")
-RELAYED = '{"action":"announce","info_hash":"%s","peer_id":"%s","offer":%s,"offer_id":"%s"}'
 
 
 @asynccontextmanager
@@ -106,44 +104,3 @@ async def test_closed_tells_code_and_reason() -> None:
         host, port = server.sockets[0].getsockname()
         async with connect(f"ws://{host}:{port}/", 10) as client:
             assert await client.closed() == (1008, "no")
-
-
-async def faults(rewrite: str, *, of: str) -> dict[str, str]:
-    """Check a tracker that replies to announces and relays `of` ("offer", "answer") as `rewrite`; failed steps only."""
-    sockets: list[ServerConnection] = []
-
-    async def track(socket: ServerConnection) -> None:
-        sockets.append(socket)
-        async for payload in socket:
-            text = str(payload)
-            if of == "binary":
-                await socket.send(rewrite.encode())
-            elif '"offers":[{' in text or '"answer":' in text:
-                for receiver in sockets:
-                    if receiver is not socket:
-                        await receiver.send(rewrite)
-            else:
-                info_hash = text.partition('"info_hash":')[2].partition(',"peer_id"')[0]
-                await socket.send(f'{{"interval":1,"complete":1,"info_hash":{info_hash}}}')
-
-    async with serve(track, "127.0.0.1", 0) as server:
-        host, port = server.sockets[0].getsockname()
-        report = await check(f"ws://{host}:{port}/", 0.2)
-    return {result.name: result.detail for result in report.results if result.works is False}
-
-
-@pytest.mark.parametrize(
-    "offer", ["5", '{"type":"offer","sdp":"changed"}', '{"type":"answer","sdp":"v=0"}', '{"type":"offer"}']
-)
-async def test_check_tells_of_a_changed_offer(offer: str) -> None:
-    relayed = RELAYED % (HASH, A, offer, "o" * 20)
-    assert await faults(relayed, of="offer") == {"relays an offer": "the offer arrives changed"}
-
-
-async def test_check_tells_of_an_offer_that_does_not_come() -> None:
-    assert await faults("null", of="offer") == {"relays an offer": "no offer within 0.2 s"}
-
-
-async def test_check_tells_of_binary_frames() -> None:
-    text = "answers in binary frames, which browsers' clients cannot read"
-    assert await faults("{}", of="binary") == {"answers an announce": text}
