@@ -1,6 +1,7 @@
 """One tracker: all its parts put together, started, reloaded and stopped."""
 
 import asyncio
+import errno
 import random
 import resource
 from collections import Counter
@@ -12,6 +13,7 @@ import structlog
 
 from tracker.access.gate import ConnectionGate, SocketBudget
 from tracker.access.lists import AccessLists
+from tracker.checks import WILDCARDS
 from tracker.config import ConfigError
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
@@ -20,11 +22,13 @@ from tracker.extension.host import ExtensionHost
 from tracker.files import Watch, aside, look
 from tracker.logs import report_suppressed
 from tracker.metrics import HttpCollector, LoopLag, OperationCollector, registry_for
+from tracker.mistakes import both
 from tracker.net.endpoint import Endpoint
 from tracker.net.tls import Certificate
 from tracker.peers import PeerSockets
 from tracker.settings import Access, Limits, Settings
 from tracker.tasks import BackgroundTasks
+from tracker.trace import trace_for
 from tracker.web.pages import Pages
 
 MAX_FILES: Final = 1 << 20
@@ -35,8 +39,17 @@ EXPIRE_ROUND: Final = 240
 """Seconds between two looks for silent peers, and number of looks that visit all peers."""
 
 
-class StartError(Exception):
-    """The tracker cannot start. The text is one line."""
+_IN_USE: Final = "stop the program that uses it, which `ss -ltnp` shows, or choose another port"
+_REMEDIES: Final = {
+    errno.EADDRINUSE: ("port", _IN_USE),
+    errno.EACCES: ("port", "a port below 1024 needs the capability CAP_NET_BIND_SERVICE"),
+    errno.EADDRNOTAVAIL: ("host", "name an address of this machine"),
+}
+"""The key of its section and a remedy for each error of a system call that opens a port."""
+
+
+class StartError(ConfigError):
+    """The tracker cannot start, because an address cannot be bound."""
 
 
 class Server:
@@ -63,6 +76,7 @@ class Server:
         prefix = settings.server.path_prefix
         self.endpoint = Endpoint(settings.connections, gate, self.peers.open, prefix)
         self.endpoint.log_addresses = settings.log.addresses
+        self.hub.trace = trace_for(settings.log.level)
 
         host = self.extensions
         self.registry = registry_for(self.hub, self.endpoint, self.peers.traffic, host.errors, host.task_failures)
@@ -101,18 +115,32 @@ class Server:
         """Listen, then start the extensions.
 
         Raises:
+            ConfigError: if an extension cannot run with these settings.
             StartError: if an address cannot be bound.
         """
+        await self.extensions.prepare()
         server, metrics = self.settings.server, self.settings.metrics
         if self._private:
-            _listen(self._private, [metrics.host], metrics.port)
+            _listen("metrics", self._private, [metrics.host], metrics.port)
         unix = server.unix_sockets, int(server.unix_socket_mode, 8)
-        self.addresses = _listen(self.endpoint, server.hosts, server.port, self.certificate, *unix)
+        self.addresses = _listen("server", self.endpoint, server.hosts, server.port, self.certificate, *unix)
         self._tasks.start("loop_lag", self._lag.run(), endless=True)
         self._tasks.start("watch_files", self._watch.run(), endless=True)
         self._tasks.start("report_suppressed", report_suppressed(), endless=True)
         self._tasks.repeat("expire_peers", EXPIRE_PERIOD, self._expire_peers)
         self.extensions.start()
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs to open in a browser."""
+        scheme = "https" if self.certificate else "http"
+        server, metrics = self.settings.server, self.settings.metrics
+        urls = [f"{scheme}://{_at(host, port)}{server.path_prefix}/" for host, port in self.addresses]
+        if self._private:
+            urls.append(f"http://{_at(metrics.host, metrics.port)}/stats")
+        if server.public_url:
+            urls.append(server.public_url.replace("ws", "http", 1))
+        return urls
 
     async def reload(self, fresh: Settings | None = None) -> None:
         """Adopt the settings that can change at run time: access lists, limits, certificate, trusted proxies, log.
@@ -132,6 +160,7 @@ class Server:
             self.settings = fresh
             self.endpoint.gate.change(fresh, access, socket_budget(fresh))
             self.endpoint.log_addresses = fresh.log.addresses
+            self.hub.trace = trace_for(fresh.log.level)
             self.extensions.change(fresh)
             self.hub.restrict(access.serves, self.peers.outbox)
             files.adopt(contents)
@@ -181,7 +210,14 @@ def socket_budget(settings: Settings) -> SocketBudget:
     return budget
 
 
+def _at(host: str, port: int) -> str:
+    """Return host and port in a URL at which this machine reaches itself."""
+    host = WILDCARDS.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _listen(
+    section: str,
     endpoint: Endpoint,
     hosts: list[str],
     port: int,
@@ -194,7 +230,9 @@ def _listen(
     except (OSError, UnicodeError) as error:
         path = getattr(error, "filename", None)
         where = f"unix:{path}" if path else f"{', '.join(hosts)} port {port}"
-        raise StartError(f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}") from None
+        text = f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}"
+        key, remedy = ("host", "") if path else _REMEDIES.get(getattr(error, "errno", None) or 0, ("host", ""))
+        raise StartError(f"{section}.{key}: {text}{f'; {remedy}' if remedy else ''}") from None
 
 
 def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Certificate | None]:
@@ -207,4 +245,5 @@ def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Cer
     """
     tls, access = settings.tls, settings.access
     seen = look([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes])
-    return seen, AccessLists(access), Certificate(tls) if tls.certificate else None
+    lists, certificate = both(lambda: AccessLists(access), lambda: Certificate(tls) if tls.certificate else None)
+    return seen, lists, certificate

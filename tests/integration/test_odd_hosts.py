@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -175,10 +176,11 @@ def test_a_home_that_is_read_only(tmp_path: Path) -> None:
 # Copied state directories
 
 
-async def test_two_trackers_with_one_key_both_say_so(federate: Federate) -> None:
+async def test_two_trackers_with_one_key_both_say_so(federate: Federate, tmp_path: Path) -> None:
     with capture_logs() as log:
-        first = await federate("same")
-        second = await federate("same", peers=[first.url])
+        first = await federate("one")
+        shutil.copytree(tmp_path / "one", tmp_path / "copy")
+        second = await federate("copy", peers=[first.url])
         ends = [tracker.extension("federation") for tracker in (first, second)]
         # The second one dials again, but neither says so again.
         await eventually(lambda: all(end.mesh.ended["same_key"] >= 2 for end in ends))

@@ -181,4 +181,6 @@ def test_the_guide_for_operators_names_existing_metrics_and_events() -> None:
     rows = re.findall(r"^\| log (.*?) \|", text, re.MULTILINE)
     events = [name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" with ")[0])]
     assert len(events) > len(rows)
+    # An extension that cannot run logs its name.
+    events = [name for name in events if name.removesuffix("_off") not in discover()]
     assert [name for name in events if f'"{name}"' not in sources] == []

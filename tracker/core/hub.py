@@ -14,7 +14,7 @@ from math import inf
 from typing import Final
 
 from tracker.core.counters import Counters
-from tracker.core.offers import Observer, OfferPlacement
+from tracker.core.offers import Observer, OfferPlacement, Trace
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
 from tracker.core.rules import Rules
@@ -60,6 +60,7 @@ class Hub:
         self.offers = OfferPlacement(rules, random, self.counters, observer)
         self.several = SeveralConnections(self.offers.parked, self.counters, self._become_seeder)
         self.pending = PendingJoins()
+        self.trace: Trace | None = None
         self._random = random
         self._serves = serves
         self._observer = observer
@@ -87,6 +88,8 @@ class Hub:
             error.interval = self.rules.announce_interval
         self.counters.failures += 1
         self.counters.dropped[error.reason] += 1
+        if self.trace is not None:
+            self.trace.failed(connection, error)
         outbox.failure(connection, error)
 
     def close(self, connection: Connection) -> None:
@@ -268,6 +271,8 @@ class Hub:
             self.seeders += 1
         else:
             self.leechers += 1
+        if self.trace is not None:
+            self.trace.joined(peer)
         if self._observer:
             if opened:
                 self._observer.swarm_opened(swarm)
@@ -307,6 +312,8 @@ class Hub:
 
     def _leave(self, peer: Peer) -> None:
         swarm = peer.swarm
+        if self.trace is not None:
+            self.trace.left(peer)
         swarm.leave(peer)
         self.offers.forget(peer)
         self.several.forget(peer)

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import structlog
 
+from tracker.config import ConfigError
 from tracker.core.hub import Hub
 from tracker.core.swarm import Swarm
 from tracker.extension.admission import FAILED, Admission, Admitted, Refusal
 from tracker.extension.api import Extension, TrackerHandle
+from tracker.extension.state import ExtensionOff
 from tracker.reasons import DropReason
 
 TURN: Final = 0.002
@@ -37,6 +39,8 @@ class ExtensionRunner:
         self.extension = extension
         self.tracker = tracker
         self.task: asyncio.Task[None] | None = None
+        self.off = ""
+        """The reason why the extension does not run, if it has told one."""
         self._errors = errors
         self._hub = hub
         self._log = structlog.get_logger().bind(extension=name)
@@ -48,6 +52,7 @@ class ExtensionRunner:
         self._work = asyncio.Event()
         self._started = asyncio.Event()
         self._failed = False
+        self._prepared: asyncio.Task[None] | None = None
         self._overridden = {
             key for key, method in vars(Extension).items() if getattr(type(extension), key) is not method
         }
@@ -88,9 +93,36 @@ class ExtensionRunner:
             return verdict
         return Refusal(DropReason.ADMISSION_DENIED, verdict or "not admitted")
 
+    def prepare(self) -> asyncio.Task[None]:
+        """Let the extension check whether it can run. The task raises `ConfigError` if the tracker must not start."""
+        self._prepared = asyncio.get_running_loop().create_task(self._prepare(), name=f"prepare {self.name}")
+        return self._prepared
+
+    async def _prepare(self) -> None:
+        try:
+            await self.extension.prepare()
+        except ConfigError:
+            raise
+        except ExtensionOff as error:
+            self._turn_off(error)
+        except Exception:
+            self._errors[self.name] += 1
+            self._log.exception("extension_failed", on="prepare")
+            self.off = "it has failed"
+
+    def _turn_off(self, error: Exception) -> None:
+        self.off = str(error)
+        self._log.warning(f"{self.name}_off", error=self.off)
+
     async def run(self) -> None:
         """Start the extension, and deliver its events until cancelled."""
-        self._failed = not await self._call("start")
+        if self._prepared:
+            try:
+                await self._prepared
+            except ConfigError as error:
+                # It took so long that the tracker serves already.
+                self._turn_off(error)
+        self._failed = bool(self.off) or not await self._call("start")
         self._started.set()
         if self._failed:
             self._events.clear()
@@ -180,6 +212,9 @@ class ExtensionRunner:
         """Return the result of a method, or `_FAILED` if it raised."""
         try:
             return await method(*arguments)
+        except ExtensionOff as error:
+            self._turn_off(error)
+            return _FAILED
         except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             # A future that the extension awaited may have been cancelled, and not this task.

@@ -49,7 +49,7 @@ def test_listed_infohashes_and_text() -> None:
         ("listen", "localhost:1", "listen: not an IPv4 address, nor an IPv6 address in brackets: localhost"),
         ("bootstrap", ["a:b"], "bootstrap: not host:port: a:b"),
         ("bootstrap", ["a:0"], "bootstrap: not a node's port: a:0"),
-        ("publish", "some", "publish: Input should be 'all', 'listed' or 'none'"),
+        ("publish", "some", "publish: must be 'all', 'listed' or 'none', not 'some'"),
         ("listed", ["12"], 'listed: neither 40 hexadecimal digits nor an info_hash in quotes, as in "name": 12'),
     ],
 )

@@ -1,0 +1,251 @@
+"""Where settings come from: the command line, the environment and a TOML file, with the place of each value."""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, Final, Union, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from tracker.checks import UNIX
+from tracker.mistakes import ConfigError, Fields, KeyPath
+
+ENV_PREFIX: Final = "PEERSERVERS_"
+CONFIG_VARIABLE: Final = "PEERSERVERS_CONFIG"
+
+_OPTIONS: Final[dict[KeyPath, str]] = {("log", "level"): "--log-level", ("log", "format"): "--log-format"}
+"""Options of the command line that have other names than their key."""
+
+_SERVICE_LINK: Final = re.compile(r"(?:.*_)?(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.*)?)")
+_SERVICE_URL: Final = re.compile(r"(?:tcp|udp|sctp)://")
+"""Variables that Kubernetes sets for each Service: here for one named `peerservers`, or `peerservers-...`."""
+
+
+class Sources:
+    """All values that are given, before they are checked.
+
+    Raises:
+        ConfigError: if the file cannot be read.
+    """
+
+    def __init__(self, file: Path | None, options: Mapping[str, Mapping[str, Any]]) -> None:
+        self.file = file
+        text = _read(file) if file else ""
+        self._toml = _parse(file, text) if file else {}
+        self._lines = _lines_of(text)
+        self._options = options
+        names = [name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name != CONFIG_VARIABLE]
+        self._variables = {name: os.environ[name] for name in names if "__" in name[len(ENV_PREFIX) :].strip("_")}
+        self._others = {name: os.environ[name] for name in names if name not in self._variables}
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """The tables of extensions, whose keys are not known yet."""
+        table = self.merge({}).table.get("extensions", {})
+        return table if isinstance(table, dict) else {}
+
+    def merge(self, fields: Fields) -> "Merged":
+        """Return all values, with the types of `fields`, which are the known keys."""
+        merged = Merged({}, {}, [])
+        for path, line in self._lines.items():
+            merged.origins[path] = f"{self.file}, line {line}"
+        for path, value in _leaves(self._toml):
+            merged.put(path, value, merged.origins[path])
+        for name, text in self._variables.items():
+            path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
+            try:
+                merged.put(path, _value_of(text, fields.get(path)), name)
+            except ValueError as error:
+                merged.mistakes.append(f"{name}: {'.'.join(path)}: {error}")
+        for path, value in _leaves(self._options):
+            merged.put(path, value, _OPTIONS.get(path) or f"--{path[-1].replace('_', '-')}")
+        return merged
+
+    def near_misses(self, fields: Fields) -> Iterator[tuple[str, str]]:
+        """Yield each variable that is ignored, but has a name like that of a setting, and the name of that setting.
+
+        Other variables are ignored silently, because not only operators set variables with this prefix.
+        """
+        known = {variable_of(path): path for path in fields} | {CONFIG_VARIABLE: ("config",)}
+        for name, value in self._others.items():
+            upper = name.upper()
+            rest = upper.removeprefix(ENV_PREFIX)
+            if _SERVICE_LINK.fullmatch(rest) or _SERVICE_URL.match(value):
+                continue
+            meant = [one for one in known if one.replace("_", "") == upper.replace("_", "")]
+            # A key without its section, or a section without a key.
+            meant += [one for one, path in known.items() if rest in (path[-1].upper(), "__".join(path[:-1]).upper())]
+            meant += get_close_matches(upper, known, 1, 0.85)
+            if meant:
+                yield name, meant[0]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The values of all sources.
+
+    Attributes:
+        table: The values in nested tables.
+        origins: The source of each value.
+        mistakes: Variables of the environment that do not have the form of their values.
+    """
+
+    table: dict[str, Any]
+    origins: dict[KeyPath, str]
+    mistakes: list[str]
+
+    def put(self, path: KeyPath, value: Any, origin: str) -> None:
+        """Set a value, in place of one from another source."""
+        table = self.table
+        for name in path[:-1]:
+            inner = table.setdefault(name, {})
+            if not isinstance(inner, dict):
+                # The value in the place of the table is a mistake.
+                return
+            table = inner
+        if value != {} or path[-1] not in table:
+            table[path[-1]] = value
+            self.origins[path] = origin
+
+
+def variable_of(path: KeyPath) -> str:
+    """Return the name of the variable that sets a key."""
+    return ENV_PREFIX + "__".join(path).upper()
+
+
+def origin_of(path: KeyPath, origins: Mapping[KeyPath, str]) -> str | None:
+    """Return the source of a key or table, or else of the first key in it, or of the table around it."""
+    inner = (origin for known, origin in origins.items() if known[: len(path)] == path)
+    outer = (origins[path[:length]] for length in range(len(path), 0, -1) if path[:length] in origins)
+    return origins.get(path) or next(inner, None) or next(outer, None)
+
+
+def located(mistake: str, origins: Mapping[KeyPath, str]) -> str:
+    """Return a mistake, `section.key: text`, with the source of the key in front of it."""
+    key, colon, _ = mistake.partition(": ")
+    origin = origin_of(tuple(key.split(".")), origins) if colon else None
+    return f"{origin}: {mistake}" if origin else mistake
+
+
+def _leaves(table: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the path and value of each key in nested tables; of a table without keys, the table."""
+    for name, value in table.items():
+        path = (*prefix, name)
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, path)
+        else:
+            yield path, value
+
+
+def _value_of(text: str, field: FieldInfo | None) -> Any:
+    """Return the value that a variable's text stands for, or the text if its type is not known or does not fit.
+
+    Raise `ValueError` if a list does not have the form of one.
+    """
+    if field is None:
+        # The key of an extension that is not known here.
+        return _json(text) if text.startswith(("[", "{")) else text
+    annotation: Any = field.annotation
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    kinds = {get_origin(member) or member for member in members}
+    if list in kinds:
+        return _list(text, is_secret=not field.repr, may_be_text=str in kinds)
+    if dict in kinds:
+        return _json(text)
+    if not {int, float, bool} & kinds:
+        return text
+    try:
+        value = TypeAdapter(annotation).validate_strings(text.strip())
+    except ValidationError:
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
+
+
+def _list(text: str, is_secret: bool, may_be_text: bool) -> Any:
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            shown = "" if is_secret else f", not {text}"
+            raise ValueError(f'must be a list as a,b or in JSON, as ["a", "b"]{shown}') from None
+    if is_secret:
+        # It may contain commas.
+        return text
+    if may_be_text and ("," not in text or text.startswith(UNIX)):
+        return text
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _read(file: Path) -> str:
+    named = CONFIG_VARIABLE if os.environ.get(CONFIG_VARIABLE) == str(file) else "--config"
+    try:
+        return file.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{named}: {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{file}, line {line}: not text in UTF-8") from None
+    except ValueError as error:
+        raise ConfigError(f"{named}: {str(file)!r}: {error}") from None
+
+
+def _parse(file: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        said, _, place = str(error).rstrip(")").partition(" (at ")
+        line = place.partition("line ")[2].partition(",")[0] or _wrong_line(text)
+        raise ConfigError(f"{file}, line {line}: {said[:1].lower()}{said[1:]}") from None
+
+
+def _statements(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield the first and last line of each statement of a TOML document, and the tables that it alone makes."""
+    header, statement, start = "", "", 1
+    for number, line in enumerate(text.split("\n"), 1):
+        statement += line + "\n"
+        is_header = statement.lstrip().startswith("[")
+        try:
+            made = tomllib.loads(statement if is_header else header + statement)
+        except tomllib.TOMLDecodeError:
+            # It goes on in the next line.
+            continue
+        header = statement if is_header else header
+        yield start, number, made
+        statement, start = "", number + 1
+
+
+def _lines_of(text: str) -> dict[KeyPath, int]:
+    """Return the line of each key and table of a valid TOML document."""
+    lines: dict[KeyPath, int] = {}
+    for start, _, made in _statements(text):
+        for path, _ in _leaves(made):
+            for length in range(1, len(path) + 1):
+                lines.setdefault(path[:length], start)
+    return lines
+
+
+def _wrong_line(text: str) -> int:
+    """Return the line of a TOML document's first statement that does not fit those before it, or does not end."""
+    last = 0
+    lines = text.split("\n")
+    for start, end, _ in _statements(text):
+        try:
+            tomllib.loads("\n".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            return start
+        last = end
+    return min(last + 1, len(lines))
