@@ -144,11 +144,16 @@ def config(config_file: Path | None, only_check: bool, effective: bool) -> None:
     if effective:
         click.echo(effective_toml(configuration), nl=False)
     if only_check:
+        from tracker.logs import configure as configure_logs
         from tracker.server import Server
 
-        with configuration.locating():
-            # Reads the files that the settings name.
+        async def make() -> None:
+            # Reads the files that the settings name, and starts nothing.
             Server(configuration.settings, extensions)
+
+        configure_logs("error", "text")
+        with configuration.locating():
+            asyncio.run(make())
     for warning in configuration.warnings:
         click.echo(f"warning: {warning}", err=True)
     if only_check:

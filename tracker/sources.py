@@ -16,14 +16,17 @@ from pydantic.fields import FieldInfo
 
 from tracker.checks import UNIX
 from tracker.mistakes import ConfigError, Fields, KeyPath
+from tracker.settings import Settings
 
 ENV_PREFIX: Final = "PEERSERVERS_"
-CONFIG_VARIABLE: Final = "PEERSERVERS_CONFIG"
+_CONFIG: Final = "CONFIG"
+CONFIG_VARIABLE: Final = ENV_PREFIX + _CONFIG
+"""Names the configuration file."""
 
 _OPTIONS: Final[dict[KeyPath, str]] = {("log", "level"): "--log-level", ("log", "format"): "--log-format"}
 """Options of the command line that have other names than their key."""
 
-_SERVICE_LINK: Final = re.compile(r"(?:.*_)?(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.*)?)")
+_SERVICE_LINK: Final = re.compile(r"(?:\w*_)?(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.*)?)")
 _SERVICE_URL: Final = re.compile(r"(?:tcp|udp|sctp)://")
 """Variables that Kubernetes sets for each Service: here for one named `peerservers`, or `peerservers-...`."""
 
@@ -42,8 +45,8 @@ class Sources:
         self._lines = _lines_of(text)
         self._options = options
         names = [name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name != CONFIG_VARIABLE]
-        self._variables = {name: os.environ[name] for name in names if "__" in name[len(ENV_PREFIX) :].strip("_")}
-        self._others = {name: os.environ[name] for name in names if name not in self._variables}
+        self._variables = [name for name in names if _is_setting(name)]
+        self._others = [name for name in names if not _is_setting(name)]
 
     @property
     def extensions(self) -> dict[str, Any]:
@@ -58,10 +61,10 @@ class Sources:
             merged.origins[path] = f"{self.file}, line {line}"
         for path, value in _leaves(self._toml):
             merged.put(path, value, merged.origins[path])
-        for name, text in self._variables.items():
-            path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
+        for name in self._variables:
+            path = _path_of(name)
             try:
-                merged.put(path, _value_of(text, fields.get(path)), name)
+                merged.put(path, _value_of(os.environ[name], fields.get(path)), name)
             except ValueError as error:
                 merged.mistakes.append(f"{name}: {'.'.join(path)}: {error}")
         for path, value in _leaves(self._options):
@@ -73,18 +76,17 @@ class Sources:
 
         Other variables are ignored silently, because not only operators set variables with this prefix.
         """
-        known = {variable_of(path): path for path in fields} | {CONFIG_VARIABLE: ("config",)}
-        for name, value in self._others.items():
-            upper = name.upper()
-            rest = upper.removeprefix(ENV_PREFIX)
-            if _SERVICE_LINK.fullmatch(rest) or _SERVICE_URL.match(value):
+        known = {"__".join(path).upper(): path for path in fields} | {_CONFIG: (_CONFIG,)}
+        for name in self._others:
+            rest = name[len(ENV_PREFIX) :].upper()
+            if _SERVICE_LINK.fullmatch(rest) or _SERVICE_URL.match(os.environ[name]):
                 continue
-            meant = [one for one in known if one.replace("_", "") == upper.replace("_", "")]
+            meant = [one for one in known if one.replace("_", "") == rest.replace("_", "")]
             # A key without its section, or a section without a key.
             meant += [one for one, path in known.items() if rest in (path[-1].upper(), "__".join(path[:-1]).upper())]
-            meant += get_close_matches(upper, known, 1, 0.85)
-            if meant:
-                yield name, meant[0]
+            meant += get_close_matches(rest, known, 1, 0.8)
+            if meant and rest:
+                yield name, ENV_PREFIX + meant[0]
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,15 @@ class Merged:
             self.origins[path] = origin
 
 
-def variable_of(path: KeyPath) -> str:
-    """Return the name of the variable that sets a key."""
-    return ENV_PREFIX + "__".join(path).upper()
+def _path_of(name: str) -> KeyPath:
+    return tuple(name[len(ENV_PREFIX) :].lower().split("__"))
+
+
+def _is_setting(name: str) -> bool:
+    """Return whether a variable sets a key, or is meant to: Kubernetes may set some with `__`, too."""
+    path = _path_of(name)
+    is_link = path[0] not in Settings.model_fields and _SERVICE_LINK.fullmatch(name[len(ENV_PREFIX) :].upper())
+    return len(path) > 1 and path[0] != "" and not is_link
 
 
 def origin_of(path: KeyPath, origins: Mapping[KeyPath, str]) -> str | None:
