@@ -14,6 +14,12 @@ RUN python -m venv --without-pip /opt/peerservers \
 
 FROM python:3.12-slim
 
+LABEL org.opencontainers.image.title="Peerservers" \
+    org.opencontainers.image.description="A WebTorrent tracker whose extensions let peers meet across trackers" \
+    org.opencontainers.image.licenses="MIT" \
+    org.opencontainers.image.source="https://github.com/peerservers/peerservers" \
+    org.opencontainers.image.documentation="https://github.com/peerservers/peerservers/blob/main/docs/deploy.md"
+
 # The id is fixed, so that mounted files can be given to this user.
 RUN groupadd --gid 10001 peerservers \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/peerservers peerservers \

@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The content of a wheel, with compiled modules. The virtual environment has the plain sources.
+# The wheel, with compiled modules, and its content. Compiled modules contain constants of others in `tracker/`, so all of these
+# are reasons to compile. Templates and extensions are only copied.
+WHEEL := build/wheel
 BUILT := build/installed
+COMPILED_FROM := hatch_build.py pyproject.toml $(shell find tracker -name '*.py')
+COPIED := $(shell find tracker extensions -type f -not -path '*__pycache__*')
 WITH_BUILT := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(BUILT)'
 
 # ARGS='-n 0' runs the tests one after the other, as a debugger needs it.
@@ -29,7 +33,7 @@ CHECK_FLOORS = for floor in $(1); do \
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(BUILT) ## serve on port 8000; ARGS='--port 9000' adds arguments
+run: $(BUILT) $(VENV)/.installed-wheel ## serve on port 8000; ARGS='--port 9000' adds arguments
 	$(WITH_BUILT) $(BIN)/peerservers serve $(ARGS)
 
 test: $(VENV)/.installed-test ## run all tests; ARGS='-n 0 tests/unit/core' runs some
@@ -64,17 +68,30 @@ bench: $(VENV)/.installed-bench ## measure next to other trackers; ARGS=--help l
 	$(MAKE) $(BUILT)
 	$(WITH_BUILT) $(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
 
-$(BUILT): hatch_build.py pyproject.toml $(shell find tracker extensions -not -path '*__pycache__*') $(VENV)/.installed
-	rm -rf $@ $@.new
-	$(BIN)/pip install --quiet --no-deps --target $@.new .
-	PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$@.new' $(BIN)/peerservers --version
-	mv $@.new $@
+$(WHEEL): $(COMPILED_FROM) $(VENV)/.installed
+	@echo '* Compiling the modules on the path of every message, for about a minute. Without a C compiler they stay plain.'
+	rm -rf $@ $(BUILT)
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $@ .
+	touch $@
+
+$(BUILT): $(WHEEL) $(COPIED)
+	[ -e $@ ] || $(BIN)/pip install --quiet --no-deps --target $@ $(WHEEL)/*.whl
+	@# Files that are gone must not stay.
+	find $@/tracker $@/extensions -type f -not -name '*.so' -delete
+	tar --create --exclude=__pycache__ tracker extensions | tar --extract --directory $@
+	PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$@' $(BIN)/peerservers --version
 	touch $@
 
 $(VENV)/.installed: pyproject.toml
+	@echo '* Installing the dependencies in $(VENV), for about half a minute'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+# The environment then has the compiled tracker, too, unless it is one for tests, which use the sources.
+$(VENV)/.installed-wheel: $(WHEEL)
+	[ -e $(VENV)/.installed-test ] || $(BIN)/pip install --quiet --no-deps --force-reinstall $(WHEEL)/*.whl
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed

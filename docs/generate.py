@@ -37,10 +37,11 @@ over the file, and the file over the defaults. In the environment, the key `port
 JSON. An unknown key, a wrong type or a contradiction is an error at start that names the key.
 
 SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for new
-connections; turning TLS on or off needs a restart), `server.trusted_proxies`, `server.client_address_header` and
-`server.shutdown_timeout`. If other keys have changed, the log names them in one line, `restart_needed`. The files that
-`[access]` and `[tls]` name are also reloaded within seconds when they change. If there is a mistake in the settings or
-the files, one line in the log says so, and the old settings stay in use.
+connections; turning TLS on or off needs a restart), `[nearby]` (for new peers; turning it on or off needs a restart),
+`server.trusted_proxies`, `server.client_address_header` and `server.shutdown_timeout`. If other keys have changed, the
+log names them in one line, `restart_needed`. The files that `[access]`, `[tls]` and `[nearby]` name are also reloaded
+within seconds when they change. If there is a mistake in the settings or the files, one line in the log says so, and
+the old settings stay in use.
 """
 
 _METRICS = """\
@@ -96,6 +97,7 @@ async def _metrics() -> str:
                 {
                     "server": {"host": "127.0.0.1", "port": 0, "state_dir": state_dir},
                     "connections": {"deflate": True},
+                    "nearby": {"enabled": True},
                     "extensions": {
                         "dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True},
                         "federation": {"policy": "allow"},

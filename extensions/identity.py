@@ -52,9 +52,9 @@ def load_or_create(state_dir: Path) -> Ed25519PrivateKey:
 
 
 async def own_key(tracker: TrackerHandle) -> Ed25519PrivateKey:
-    """Return the tracker's key, and tell its id. For an extension's `prepare`; raises as `TrackerHandle.use_state`."""
+    """Return the tracker's key, and show its id. For an extension's `prepare`; raises as `TrackerHandle.use_state`."""
     key = await tracker.use_state(load_or_create)
-    tracker.facts["tracker_id"] = tracker_id(key)
+    tracker.show_id(tracker_id(key))
     return key
 
 

@@ -1,6 +1,6 @@
 """The panels of the dashboard of links and the DHT, in reading order."""
 
-from grafana.model import Json, or_zero, per, quantile, rate, row, stat, timeseries, top
+from grafana.model import REASONS, Json, or_zero, per, quantile, rate, row, stat, timeseries, top
 
 PANELS: list[Json] = [
     row(1, "At a glance"),
@@ -73,6 +73,7 @@ PANELS: list[Json] = [
         "and forbidden_address: a tracker announced an address at which it cannot be dialed. invalid_..., "
         "wrong_... and flood: the other tracker broke the protocol and is shunned for a while.",
         ("{{reason}}", rate("peerservers_federation_links_ended_total{}", by="reason")),
+        links=REASONS,
         unit="ops",
         hide_zeros=True,
     ),
@@ -128,11 +129,9 @@ PANELS: list[Json] = [
         "Share of the offers sent over links that were answered.",
         (
             "answered",
-            or_zero(
-                per(
-                    rate('peerservers_federation_messages_total{type=~"answers_in"}'),
-                    rate('peerservers_federation_messages_total{type=~"offers_out"}'),
-                )
+            per(
+                rate('peerservers_federation_messages_total{type=~"answers_in"}'),
+                rate('peerservers_federation_messages_total{type=~"offers_out"}'),
             ),
         ),
         unit="percentunit",
@@ -144,6 +143,7 @@ PANELS: list[Json] = [
         "and too_many_swarms: one link exceeds its limit. unknown_swarm and not_asked_for: usually the peer has "
         "just left.",
         ("{{reason}}", rate("peerservers_federation_dropped_total{}", by="reason")),
+        links=REASONS,
         unit="ops",
         hide_zeros=True,
     ),
@@ -171,7 +171,7 @@ PANELS: list[Json] = [
         ("{{direction}}", rate("peerservers_federation_links_opened_total{}", by="direction")),
         unit="ops",
     ),
-    row(20, "Parked offers"),
+    row(20, "Parked offers", collapsed=True),
     timeseries(
         21,
         "Parked offers",
@@ -195,7 +195,7 @@ PANELS: list[Json] = [
         ("expired", rate('peerservers_dropped_total{reason="unplaced_offer"}')),
         unit="ops",
     ),
-    row(24, "DHT"),
+    row(24, "DHT", collapsed=True),
     timeseries(
         25,
         "Nodes",
@@ -304,6 +304,7 @@ PANELS: list[Json] = [
         "Items ignored by reason",
         "Invalid items, entries and descriptors found in the DHT, into which any node can write any data.",
         ("{{reason}}", rate("peerservers_dht_rejected_total{}", by="reason")),
+        links=REASONS,
         unit="ops",
         hide_zeros=True,
     ),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from grafana import federation_panels, tracker_panels
-from grafana.model import DATASOURCE, SCHEMA, Json, lay_out, promql
+from grafana.model import DATASOURCE, DOCUMENTS, SCHEMA, Json, lay_out, promql
 
 DIRECTORY = Path(__file__).parent / "dashboards"
 
@@ -16,14 +16,14 @@ def dashboards() -> dict[str, str]:
             "peerservers-federation",
             "Peerservers / Federation and DHT",
             "Links between trackers, and how they find each other.",
-            [_link("Tracker", "peerservers-tracker")],
+            [_link("Tracker", "peerservers-tracker"), _document("Alerts", "deploy.md#alerts")],
             federation_panels.PANELS,
         ),
         "tracker.json": _dashboard(
             "peerservers-tracker",
             "Peerservers / Tracker",
             "Peers, messages, refusals and resources of WebTorrent trackers.",
-            [_link("Federation and DHT", "peerservers-federation")],
+            [_link("Federation and DHT", "peerservers-federation"), _document("Alerts", "deploy.md#alerts")],
             tracker_panels.PANELS,
         ),
     }
@@ -153,6 +153,17 @@ def _link(title: str, uid: str) -> Json:
         "tooltip": "",
         "type": "link",
         "url": f"/d/{uid}",
+    }
+
+
+def _document(title: str, path: str) -> Json:
+    """Return a link to a document."""
+    return _link(title, "") | {
+        "icon": "doc",
+        "includeVars": False,
+        "keepTime": False,
+        "targetBlank": True,
+        "url": f"{DOCUMENTS}/{path}",
     }
 
 

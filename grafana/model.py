@@ -24,6 +24,11 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SELECTION = 'job=~"$job",instance=~"$instance"'
 """Labels that select the trackers chosen at the top of the dashboard."""
 
+DOCUMENTS = "https://github.com/peerservers/peerservers/blob/main/docs"
+
+REASONS: list[Json] = [{"targetBlank": True, "title": "All reasons", "url": f"{DOCUMENTS}/metrics.md"}]
+"""The data links of panels that show a series for each reason."""
+
 Step = tuple[str, float | None]
 """A color, and the value from which it is used. The first color has no value: it is used below all others."""
 
@@ -62,10 +67,10 @@ def top(query: str) -> str:
     return f"topk(10, {query})"
 
 
-def row(identifier: int, title: str) -> Json:
-    """Return the heading of all panels up to the next row."""
+def row(identifier: int, title: str, *, collapsed: bool = False) -> Json:
+    """Return the heading of all panels up to the next row. While it is collapsed, they are not shown or queried."""
     return {
-        "collapsed": False,
+        "collapsed": collapsed,
         "gridPos": {"h": 1, "w": COLUMNS},
         "id": identifier,
         "panels": [],
@@ -207,16 +212,31 @@ def colored(letter: str, *colors: Step) -> Json:
 
 
 def lay_out(panels: Sequence[Json]) -> list[Json]:
-    """Place panels from left to right, with a new line where the next one does not fit."""
-    placed = []
+    """Place panels from left to right, with a new line where the next one does not fit.
+
+    The panels of a collapsed row are within it, at the places that they have when it alone is open.
+    """
+    placed: list[Json] = []
+    shown = placed
     x = y = line = 0
     for panel in panels:
         size = panel["gridPos"]
-        if x + size["w"] > COLUMNS:
+        if shown is not placed and panel.get("type") == "row":
+            # The next row is right under the collapsed one.
+            x, y, line, shown = 0, placed[-1]["gridPos"]["y"] + 1, 0, placed
+        elif x + size["w"] > COLUMNS:
             x, y, line = 0, y + line, 0
-        placed.append(panel | {"gridPos": size | {"x": x, "y": y}})
+        one = panel | {"gridPos": size | {"x": x, "y": y}}
+        shown.append(one)
+        if panel.get("collapsed"):
+            shown = one["panels"] = []
         x, line = x + size["w"], max(line, size["h"])
     return placed
+
+
+def flatten(panels: Sequence[Json]) -> list[Json]:
+    """Return all panels of a dashboard, with those in collapsed rows."""
+    return [inner for panel in panels for inner in (panel, *panel.get("panels", ()))]
 
 
 def _panel(

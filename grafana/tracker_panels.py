@@ -1,6 +1,6 @@
 """The panels of the dashboard of trackers, in reading order."""
 
-from grafana.model import Json, colored, or_zero, per, quantile, rate, row, stat, timeseries
+from grafana.model import REASONS, Json, colored, or_zero, per, quantile, rate, row, stat, timeseries
 
 PANELS: list[Json] = [
     row(1, "At a glance"),
@@ -196,14 +196,21 @@ PANELS: list[Json] = [
         "Share of the offers sent to peers that were answered. A peer that has enough connections does not answer.",
         (
             "answered",
-            or_zero(
-                per(
-                    rate('peerservers_responses_total{type="answer"}'),
-                    rate('peerservers_responses_total{type="offer"}'),
-                )
+            per(
+                rate('peerservers_responses_total{type="answer"}'),
+                rate('peerservers_responses_total{type="offer"}'),
             ),
         ),
         unit="percentunit",
+    ),
+    timeseries(
+        90,
+        "Offers by nearness",
+        "Offers in swarms of more than 16 peers, by what both peers have in common: their address, their network, "
+        "their autonomous system, their country. Empty unless nearby.enabled is set.",
+        ("{{nearness}}", rate("peerservers_offers_placed_total{}", by="nearness")),
+        unit="ops",
+        stacked=True,
     ),
     timeseries(
         26,
@@ -236,7 +243,7 @@ PANELS: list[Json] = [
         ),
         unit="percentunit",
     ),
-    row(28, "Dropped, rejected and closed"),
+    row(28, "Dropped, rejected and closed", collapsed=True),
     timeseries(
         29,
         "Drops by reason",
@@ -244,6 +251,7 @@ PANELS: list[Json] = [
         "receiver was found in time. slow_receiver, too_many_... and invalid_... point to clients, "
         "extension_queue_full to the tracker.",
         ("{{reason}}", rate("peerservers_dropped_total{}", by="reason")),
+        links=REASONS,
         width=12,
         height=9,
         unit="ops",
@@ -255,6 +263,7 @@ PANELS: list[Json] = [
         "Connections rejected with an HTTP status: too many connections in all (503) or from one address (429), or "
         "an origin that may not use this tracker (403).",
         ("{{reason}}", rate("peerservers_rejected_total{}", by="reason")),
+        links=REASONS,
         width=12,
         height=9,
         unit="cps",
@@ -265,6 +274,7 @@ PANELS: list[Json] = [
         "Closes by reason",
         "WebSockets that ended. client_closed and connection_lost are normal. internal_error is a bug in the tracker.",
         ("{{reason}}", rate("peerservers_connections_closed_total{}", by="reason")),
+        links=REASONS,
         width=12,
         height=9,
         unit="cps",
@@ -334,7 +344,7 @@ PANELS: list[Json] = [
         unit="ops",
         hide_zeros=True,
     ),
-    row(34, "Process"),
+    row(34, "Process", collapsed=True),
     timeseries(
         35,
         "Event loop lag",

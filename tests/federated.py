@@ -25,13 +25,19 @@ class Federation:
         self.started: list[TrackerProcess] = []
 
     async def start(
-        self, port: int = 0, in_dht: bool = True, announce_port: int = 0, **settings: object
+        self,
+        port: int = 0,
+        in_dht: bool = True,
+        announce_port: int = 0,
+        page: dict[str, object] | None = None,
+        **settings: object,
     ) -> TrackerProcess:
         """Start a tracker; on the port of one that has ended, it is the same one. `settings` are of the extension."""
         port = port or free_port()
         env = {
             **environment("server", state_dir=str(self.directory / str(port)), public_url=self.url_at(port)),
             **environment("extensions.dht", enabled=in_dht, announce_port=announce_port, **self.dht.settings),
+            **environment("page", **(page or {})),
             **environment("extensions.federation", enabled=True, allow_private_addresses=True, **settings),
         }
         self.started.append(await TrackerProcess.start(port=port, env=env))

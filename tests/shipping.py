@@ -82,12 +82,14 @@ class Compose:
 
     @property
     def built(self) -> dict[str, Dockerfile]:
-        """The Dockerfiles of the services whose images are built from this repository."""
-        return {
-            name: Dockerfile(ROOT / service["build"] / "Dockerfile")
-            for name, service in self.services.items()
-            if "build" in service
-        }
+        """The Dockerfiles of the services whose images are built from this repository, by them or for another one."""
+        contexts = {service.get("image"): service["build"] for service in self.services.values() if "build" in service}
+        found = {}
+        for name, service in self.services.items():
+            context = service.get("build") or contexts.get(service.get("image"))
+            if context:
+                found[name] = Dockerfile(ROOT / context / "Dockerfile")
+        return found
 
     def published(self, service: str) -> dict[str, tuple[str, int]]:
         """Return the address and port on the host for each published port of a service."""

@@ -35,9 +35,8 @@ def check_origins(value: list[str]) -> list[str]:
     """Return a list of origins, which may contain *."""
     for text in value:
         if not _ORIGIN.fullmatch(text):
-            host = text.strip().partition("://")[2] or text.strip()
-            host = host.partition("/")[0]
-            hint = f'; did you mean "https://{host}"?' if host and not re.search(r"\s", host) else ""
+            host = re.fullmatch(r"(?:[a-z]+://)?([-.*:\[\]\w]*\w)(?:/.*)?", text.strip(), re.IGNORECASE)
+            hint = f'; did you mean "https://{host[1]}"?' if host else ""
             raise ValueError(f"not an origin, which is a scheme and a host: {text!r}{hint}")
     return value
 

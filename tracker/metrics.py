@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from tracker import COMPILED, __version__
 from tracker.core.hub import Hub
+from tracker.core.nearby import NEARNESS
 from tracker.logs import lines_dropped
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Routes
@@ -86,6 +87,13 @@ class TrackerCollector(Collector):
         yield counter_by("type", "peerservers_responses", "Messages sent to clients", responses)
         handed = {"offer": counters.offers_handed_over, "answer": counters.answers_handed_over}
         yield counter_by("type", "peerservers_handed_over", "Offers and answers handed over to extensions", handed)
+        if hub.nearby is not None:
+            yield counter_by(
+                "nearness",
+                "peerservers_offers_placed",
+                "With nearby.enabled: offers in swarms of more than 16 local peers, by what both peers have in common",
+                dict(zip(NEARNESS, hub.nearby.offers, strict=True)),
+            )
         dropped = counters.dropped.copy()
         dropped[DropReason.SLOW_RECEIVER] += endpoint.messages_dropped
         yield counter_by(

@@ -162,7 +162,7 @@ def _facts(server: Server, file: Path | None) -> dict[str, object]:
         "compiled": COMPILED,
         "python": platform.python_version(),
         "config": str(file or ""),
-        **server.extensions.facts,
+        "tracker_id": server.extensions.tables.tracker_id,
         "state_dir": str(settings.server.state_dir),
         "max_connections": server.endpoint.gate.room.connections,
         "per_address": f"{limits.connections_per_address} connections, {limits.announces_per_second:g} announces/s,"

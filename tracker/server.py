@@ -13,9 +13,11 @@ import structlog
 
 from tracker.access.gate import ConnectionGate, SocketBudget
 from tracker.access.lists import AccessLists
+from tracker.access.places import Locate, locator
 from tracker.checks import WILDCARDS
 from tracker.config import ConfigError
 from tracker.core.hub import Hub
+from tracker.core.nearby import Nearby
 from tracker.core.rules import Rules
 from tracker.extension.api import Extension
 from tracker.extension.host import ExtensionHost
@@ -62,7 +64,7 @@ class Server:
     def __init__(self, settings: Settings, extensions: Mapping[str, type[Extension]]) -> None:
         self.settings = settings
         self._watch = Watch(self._on_files_changed)
-        seen, access, self.certificate = _read_files(settings)
+        seen, access, self.certificate, locate = _read_files(settings)
         self.reloads: Counter[str] = Counter()
         self.extensions = ExtensionHost(extensions, settings)
         self._tasks = BackgroundTasks(self.extensions.task_failures)
@@ -70,7 +72,8 @@ class Server:
 
         rules = Rules(**settings.tracker.model_dump())
         observer = None if self.extensions.is_empty else self.extensions
-        self.hub = Hub(rules, random.Random().random, access.serves, observer)
+        nearby = Nearby(locate, settings.nearby.random_share) if locate else None
+        self.hub = Hub(rules, random.Random().random, access.serves, observer, nearby)
         self.peers = PeerSockets(self.hub, settings.connections.max_invalid)
         gate = ConnectionGate(settings, access, socket_budget(settings))
         prefix = settings.server.path_prefix
@@ -87,6 +90,7 @@ class Server:
             self.registry,
             settings.server.public_url,
             self.extensions.tables,
+            settings.page,
             tls=self.certificate is not None,
             statistics=not settings.metrics.port,
             swarm_counts=settings.server.swarm_counts,
@@ -143,7 +147,8 @@ class Server:
         return urls
 
     async def reload(self, fresh: Settings | None = None) -> None:
-        """Adopt the settings that can change at run time: access lists, limits, certificate, trusted proxies, log.
+        """Adopt the settings that can change at run time: access lists, limits, certificate, trusted proxies, places,
+        log.
 
         Without `fresh`, the settings stay and only their files are read again.
 
@@ -153,9 +158,11 @@ class Server:
         async with self._reloading:
             fresh = fresh or self.settings
             files = self.extensions.files
-            (seen, access, certificate), contents = await aside(lambda: (_read_files(fresh), files.read()))
+            (seen, access, certificate, locate), contents = await aside(lambda: (_read_files(fresh), files.read()))
             if self.certificate and certificate:
                 self.certificate.replace(certificate)
+            if self.hub.nearby and locate:
+                self.hub.nearby.change(locate, fresh.nearby.random_share)
             self.reloads["done"] += 1
             self.settings = fresh
             self.endpoint.gate.change(fresh, access, socket_budget(fresh))
@@ -235,15 +242,19 @@ def _listen(
         raise StartError(f"{section}.{key}: {text}{f'; {remedy}' if remedy else ''}") from None
 
 
-def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Certificate | None]:
+def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Certificate | None, Locate | None]:
     """Read the files that the settings name; this may take long.
 
-    Return their state before the reading, the access lists and the certificate.
+    Return their state before the reading, the access lists, the certificate and the function that finds places.
 
     Raises:
         ConfigError: if a file cannot be used.
     """
-    tls, access = settings.tls, settings.access
-    seen = look([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes])
-    lists, certificate = both(lambda: AccessLists(access), lambda: Certificate(tls) if tls.certificate else None)
-    return seen, lists, certificate
+    tls, access, nearby = settings.tls, settings.access, settings.nearby
+    databases = nearby.databases if nearby.enabled else []
+    seen = look([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes, *databases])
+    (lists, certificate), locate = both(
+        lambda: both(lambda: AccessLists(access), lambda: Certificate(tls) if tls.certificate else None),
+        lambda: locator(nearby) if nearby.enabled else None,
+    )
+    return seen, lists, certificate, locate

@@ -255,6 +255,28 @@ class Tracker(Section):
     )
 
 
+class Nearby(Section):
+    """Offers for nearby peers first, in swarms of more than 16 peers. The files are reloaded when they change."""
+
+    enabled: bool = Field(
+        False,
+        description="Give the offers of a peer to the nearest peers first: to those with the same address, then the "
+        "same network (/24, in IPv6 /48), autonomous system, country (docs/deploy.md).",
+    )
+    databases: list[str] = Field(
+        [],
+        description="MaxMind DB files of autonomous systems and of countries (or cities), such as those of GeoLite2 or "
+        "DB-IP Lite; without them, only addresses and networks are compared.",
+    )
+    random_share: float = Field(
+        0.25,
+        ge=0.05,
+        le=1,
+        description="Share of the offers that go to any peers, so that the whole swarm stays connected. Peers of other "
+        "trackers receive offers from this share only.",
+    )
+
+
 class Connections(Section):
     """Limits of a single connection."""
 
@@ -312,6 +334,15 @@ class Log(Section):
     )
 
 
+class Page(Section):
+    """The tracker's page, at `/`."""
+
+    name: str = Field("", max_length=60, description='Name of the tracker; by default "WebTorrent tracker".')
+    contact: str = Field(
+        "", max_length=200, description="How to reach the operator: an e-mail address, a URL, or any other text."
+    )
+
+
 class Settings(Section):
     """All settings of `peerservers serve`."""
 
@@ -320,8 +351,10 @@ class Settings(Section):
     tls: Tls = Tls()
     access: Access = Access()
     limits: Limits = Limits()
+    nearby: Nearby = Nearby()
     connections: Connections = Connections()
     metrics: Metrics = Metrics()
+    page: Page = Page()
     log: Log = Log()
     extensions: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="One table for each extension, which defines its keys."
@@ -355,6 +388,7 @@ class Settings(Section):
 _RELOADED: Final = (
     *("access.", "limits.", "log.", "tls."),
     *("server.trusted_proxies", "server.client_address_header", "server.shutdown_timeout"),
+    *("nearby.databases", "nearby.random_share"),
 )
 """Prefixes of the keys that take effect without a restart."""
 

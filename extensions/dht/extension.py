@@ -141,7 +141,7 @@ class Dht(Extension):
         except BaseException as error:
             await service.stop()
             if isinstance(error, OSError):
-                raise ExtensionOff(str(error)) from None
+                raise ExtensionOff("the DHT cannot be used", str(error)) from None
             raise
         self._service = service
         for info_hash in self._pinned:
@@ -198,9 +198,9 @@ def check_libtorrent() -> None:
         import libtorrent  # noqa: F401
     except ModuleNotFoundError:
         python = ".".join(platform.python_version_tuple()[:2])
-        raise ExtensionOff(f"libtorrent is not installed; it may have no wheel for Python {python}") from None
+        raise ExtensionOff("libtorrent is not installed", f"it may have no wheel for Python {python}") from None
     except ImportError as error:
-        raise ExtensionOff(f"libtorrent cannot be loaded: {error}") from None
+        raise ExtensionOff("libtorrent cannot be loaded", str(error)) from None
 
 
 def _can_be_split(url: str) -> bool:

@@ -69,6 +69,7 @@ async def trackers(directory: Path) -> AsyncIterator[Trackers]:
                 **Pair(directory, "127.0.0.1", days=1).env,
                 **environment("extensions.tokens", enabled=True, secrets=[_SECRET]),
                 **environment("connections", deflate=True),
+                **environment("nearby", enabled=True),
             }
         )
         try:

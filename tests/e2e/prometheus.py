@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+from grafana.model import flatten
 from tests.client import Json, eventually
 from tests.conftest import TrackerProcess, unavailable
 
@@ -135,7 +136,7 @@ def targets() -> list[Target]:
     return [
         Target(path.stem, panel["title"], target["refId"], target["legendFormat"], target["expr"])
         for path in sorted((GRAFANA / "dashboards").glob("*.json"))
-        for panel in json.loads(path.read_text())["panels"]
+        for panel in flatten(json.loads(path.read_text())["panels"])
         for target in panel.get("targets", [])
     ]
 

@@ -21,7 +21,8 @@ from tests.unit.fakes import peer_id
 
 DESK = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-SIZES = {"desk": DESK, "phone": PHONE}
+SMALL = {"width": 320, "height": 568}
+SIZES = {"desk": DESK, "phone": PHONE, "small": SMALL}
 
 # The page updates itself every four seconds; in tests that wait for updates, more often.
 HURRY = """
@@ -166,6 +167,22 @@ async def test_a_tracker_alone(tracker: TrackerProcess, open_url: Open, size: st
     await expect(page.locator("#links")).to_be_hidden()
     await is_laid_out(page)
     await keep(page, f"alone-{size}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_name_of_the_tracker_and_of_its_operator(open_url: Open, tmp_path: Path, size: str) -> None:
+    name, contact = "The tracker of a very long name " + "x" * 28, "operator-of-the-tracker@some-where.example.org"
+    async with federation(tmp_path) as trackers:
+        here = await trackers.start(in_dht=False, page={"name": name, "contact": contact})
+        page = await open_url(address(here), viewport=SIZES[size])
+        assert await page.title() == name
+        await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        await expect(page.get_by_role("link", name=contact)).to_have_attribute("href", f"mailto:{contact}")
+        await expect(page.get_by_role("link", name="Documentation")).to_be_visible()
+        await expect(page.locator("#id code")).to_have_text(trackers.id_of(here))
+        await is_laid_out(page)
+        await keep(page, f"named-{size}")
+        await page.close()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -200,8 +200,8 @@ def handle(state_dir: Path, url: str = "wss://tracker.example.org") -> Any:
     state = StateDirectory(settings)
     return SimpleNamespace(
         settings=settings,
+        show_id=lambda _: None,
         use_state=lambda read: aside(state.use, read),
-        facts={},
         registry=CollectorRegistry(),
         log=SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None),
         add_route=lambda *_: None,

@@ -19,6 +19,7 @@ from tracker.extension.api import Extension, TrackerHandle
 from tracker.net.request import RequestHead
 from tracker.net.routes import Routes
 from tracker.server import Server
+from tracker.settings import Page
 from tracker.web.pages import Pages
 from tracker.web.stats import Tables
 
@@ -149,10 +150,17 @@ async def test_a_hundred_links(serve: Any) -> None:
 
 async def test_statistics_elsewhere(serve: Any) -> None:
     server = (await serve({})).server
-    pages = Pages(server.hub, server.endpoint, server.registry, "", Tables(), statistics=False)
+    pages = Pages(server.hub, server.endpoint, server.registry, "", Tables(), Page(), statistics=False)
     routes = Routes()
     pages.add_page(routes)
     page = (await routes.respond(RequestHead(request(b"GET", b"/")))).decode()
     assert page.startswith("HTTP/1.1 200 ")
     assert 'href="stats' not in page
     assert 'href="metrics"' not in page
+
+
+async def test_a_favicon_and_rules_for_search_engines(tracker: TrackerProcess) -> None:
+    for path, content in (("/favicon.ico", b"<svg"), ("/robots.txt", b"User-agent: *")):
+        head, _, body = (await exchange(tracker, request(b"GET", path.encode()))).partition(b"\r\n\r\n")
+        assert head.split()[1] == b"200"
+        assert body.startswith(content)

@@ -88,8 +88,15 @@ class FakeOutbox:
 class HubHarness:
     """A hub and its connections."""
 
-    def __init__(self, observer: Observer | None = None, seed: int = 1, serves: Any = serve_all, **rules: Any) -> None:
-        self.hub = Hub(Rules(**rules), random.Random(seed).random, serves, observer)
+    def __init__(
+        self,
+        observer: Observer | None = None,
+        seed: int = 1,
+        serves: Any = serve_all,
+        nearby: Any = None,
+        **rules: Any,
+    ) -> None:
+        self.hub = Hub(Rules(**rules), random.Random(seed).random, serves, observer, nearby)
         self.outbox = FakeOutbox()
         self.remote = RemotePeers(self.hub, self.outbox)
         self.now = 1000.0

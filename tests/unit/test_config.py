@@ -109,6 +109,7 @@ def test_keys_that_need_a_restart() -> None:
             "limits": {"max_connections": 1},
             "log": {"level": "debug"},
             "connections": {"handshake_timeout": 1},
+            "nearby": {"enabled": True, "databases": ["d"], "random_share": 0.5},
             "extensions": {"dht": {"listen": "y", "routers": []}, "federation": {"enabled": False}},
         }
     )
@@ -117,6 +118,7 @@ def test_keys_that_need_a_restart() -> None:
         "server.host",
         "server.port",
         "connections.handshake_timeout",
+        "nearby.enabled",
         "extensions.dht.listen",
         "extensions.federation.enabled",
         "tls.certificate",

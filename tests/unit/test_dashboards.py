@@ -31,7 +31,7 @@ LINK = {
     *("asDropdown", "icon", "includeVars", "keepTime", "tags", "targetBlank", "title", "tooltip", "type", "url"),
 }
 FIELDS = {"color", "mappings", "thresholds", "unit"}
-OPTIONAL_FIELDS = {"decimals", "max", "min", "noValue"}
+OPTIONAL_FIELDS = {"decimals", "links", "max", "min", "noValue"}
 OPTIONS: dict[str, Json] = {
     "stat": {
         "colorMode": {},
@@ -86,7 +86,7 @@ def dashboard(request: pytest.FixtureRequest) -> Json:
 @pytest.fixture
 def panels(dashboard: Json) -> list[Json]:
     """The panels without the headings of rows."""
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    return [panel for panel in model.flatten(dashboard["panels"]) if panel["type"] != "row"]
 
 
 def test_the_dashboards_are_up_to_date() -> None:
@@ -100,7 +100,8 @@ def test_each_dashboard_links_to_the_other() -> None:
         "federation.json": ("peerservers-federation", "Peerservers / Federation and DHT"),
     }
     for one, other in (("tracker.json", "federation.json"), ("federation.json", "tracker.json")):
-        (link,) = loaded[one]["links"]
+        link, document = loaded[one]["links"]
+        assert document["url"].endswith("/docs/deploy.md#alerts")
         assert (link["url"], link["includeVars"]) == (f"/d/{loaded[other]['uid']}", True)
 
 
@@ -122,15 +123,22 @@ def test_data_source_job_and_tracker_can_be_chosen(dashboard: Json) -> None:
 
 
 def test_panels_have_different_ids_and_do_not_overlap(dashboard: Json) -> None:
-    everything = dashboard["panels"]
+    everything = model.flatten(dashboard["panels"])
     assert len({panel["id"] for panel in everything}) == len(everything)
-    places = [panel["gridPos"] for panel in everything]
+    _are_in_reading_order(dashboard["panels"])
+    for row in dashboard["panels"]:
+        if row.get("collapsed"):
+            assert row["panels"]
+            _are_in_reading_order([row, *row["panels"]])
+
+
+def _are_in_reading_order(panels: list[Json]) -> None:
+    places = [panel["gridPos"] for panel in panels]
     for place in places:
         assert place.keys() == {"x", "y", "w", "h"}
         assert min(place["x"], place["y"], place["w"] - 1, place["h"] - 1) >= 0
         assert place["x"] + place["w"] <= model.COLUMNS
     assert [(one, other) for one, other in combinations(places, 2) if _overlap(one, other)] == []
-    # In reading order.
     assert places == sorted(places, key=lambda place: (place["y"], place["x"]))
 
 
@@ -144,6 +152,7 @@ def _overlap(one: Json, other: Json) -> bool:
 def test_a_panel_that_does_not_fit_begins_a_new_line_under_the_tallest_panel() -> None:
     sizes = [(24, 1), (8, 9), (12, 4), (8, 2), (24, 1), (4, 4)]
     placed = model.lay_out([{"gridPos": {"w": width, "h": height}} for width, height in sizes])
+    assert model.flatten(placed) == placed
     assert [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in placed] == [
         (0, 0),
         (0, 1),
@@ -152,6 +161,15 @@ def test_a_panel_that_does_not_fit_begins_a_new_line_under_the_tallest_panel() -
         (0, 12),
         (0, 13),
     ]
+
+
+def test_the_panels_of_a_collapsed_row_are_within_it() -> None:
+    panel = {"gridPos": {"w": 12, "h": 5}}
+    rows = [model.row(1, "open"), panel, model.row(2, "collapsed", collapsed=True), panel, panel, panel]
+    placed = model.lay_out([*rows, model.row(3, "next"), panel])
+    assert [one["gridPos"]["y"] for one in placed] == [0, 1, 6, 7, 8]
+    assert [one["gridPos"]["y"] for one in placed[2]["panels"]] == [7, 7, 12]
+    assert len(model.flatten(placed)) == 8
 
 
 def test_the_short_form_of_a_query_is_completed() -> None:
@@ -220,7 +238,7 @@ def test_a_dashboard_has_the_keys_that_grafana_saves(dashboard: Json) -> None:
 
 
 def test_a_panel_has_the_options_that_grafana_saves_and_no_others(dashboard: Json) -> None:
-    for panel in dashboard["panels"]:
+    for panel in model.flatten(dashboard["panels"]):
         if panel["type"] == "row":
             assert panel.keys() == ROW
             continue
@@ -254,7 +272,7 @@ def test_saving_a_dashboard_in_grafana_changes_nothing(dashboard: Json) -> None:
 def _saved(dashboard: Json) -> Json:
     """Return the dashboard as Grafana 11.6 saves it: without nulls, empty lists and default values of variables."""
     saved: Json = _without_nulls(dashboard)
-    for panel in saved["panels"]:
+    for panel in model.flatten(saved["panels"]):
         for key, empty in (("transformations", []), ("transparent", False)):
             if panel.get(key) == empty:
                 del panel[key]
@@ -288,7 +306,10 @@ def test_every_alert_says_what_is_wrong_and_is_tested_both_ways() -> None:
     alerts = re.findall(r"- alert: (\w+)\n(.*?)(?=\n\n|\Z)", rules, re.DOTALL)
     assert len(alerts) == rules.count("alert:")
     assert len({name for name, _ in alerts}) == len(alerts)
+    headings = re.findall(r"^### (Peerservers\w+)$", (GRAFANA.parent / "docs" / "deploy.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(name for name, _ in alerts)
     for name, rule in alerts:
+        assert re.search(rf'runbook_url: "https://\S+/docs/deploy.md#{name.lower()}"', rule), name
         assert re.search(r"severity: (warning|critical)\n", rule), name
         assert re.search(r'summary: ".*[^.]"\n\s+description: ".*[.?]"', rule), name
         cases = re.findall(rf"alertname: {name}\n\s+exp_alerts:( \[\])?\n", tests)

@@ -74,7 +74,7 @@ def test_all_at_once_in_the_order_of_the_file_each_with_its_source(file: Path, m
             "[server]\nannounce_interval = 60",
             "line 2: server.announce_interval: unknown key; did you mean tracker.announce_interval?",
         ),
-        ("[server]\nenabled = true", "line 2: server.enabled: unknown key; did you mean extensions.example.enabled?"),
+        ("[server]\nlimit = 1", "line 2: server.limit: unknown key; did you mean extensions.example.limit?"),
         ("[server]\nqwertz = 1", "line 2: server.qwertz: unknown key"),
         ("server = 5", "line 1: server: must be a table, not 5"),
         ("extensions = 5", "line 1: extensions: must be a table, not 5"),

@@ -100,6 +100,31 @@ def test_ports_are_published_on_loopback_only(compose: Compose) -> None:
     assert len(set(published)) == len(published)
 
 
+def test_the_trackers_share_an_image_that_is_built_once(compose: Compose) -> None:
+    trackers = [compose.services[name] for name in TRACKERS]
+    assert len({tracker["image"] for tracker in trackers}) == 1
+    assert [("build" in tracker, tracker["pull_policy"]) for tracker in trackers] == [
+        (True, "build"),
+        (False, "never"),
+        (False, "never"),
+    ]
+
+
+def test_logs_and_open_files_are_limited(compose: Compose) -> None:
+    assert all(
+        service["logging"]["options"].keys() == {"max-size", "max-file"} for service in compose.services.values()
+    )
+    (unit,) = keys_of_unit(UNIT)["LimitNOFILE"]
+    assert {compose.services[name]["ulimits"]["nofile"] for name in TRACKERS} == {int(unit)}
+
+
+def test_images_of_others_have_a_version(compose: Compose) -> None:
+    built = compose.built.keys()
+    others = [service["image"] for name, service in compose.services.items() if name not in built]
+    assert len(others) == 2
+    assert all(re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", image) for image in others)
+
+
 def test_the_trackers_differ_only_in_their_names(compose: Compose) -> None:
     for name in TRACKERS:
         service = compose.services[name]

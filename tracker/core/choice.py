@@ -9,7 +9,10 @@ Every other member is as likely as any other, but for these preferences:
    has met none gets one.
 3. Members that the peer has not met yet come before the ones that it has.
 4. Peers that have been silent for two announce intervals come last.
-5. For `DAMPING` seconds after an answer to its offers, a peer is not introduced again to peers that it has met.
+5. With the option `nearby`, the nearest local peers come before others, for seeders, for leechers and for any members.
+   Only a random share of the offers goes to members near and far, so that the swarm stays connected. The second rule
+   also holds for those near a peer: of scarce seeders near many leechers, only some of the leechers get one.
+6. For `DAMPING` seconds after an answer to its offers, a peer is not introduced again to peers that it has met.
    anacrolix/torrent announces again at every answer, with a fresh offer: two such clients would meet again for ever.
 
 A few bits of each peer tell which members it has met. Of more than a few dozen, two may be taken for one.
@@ -19,6 +22,7 @@ All times are seconds on any monotonic clock.
 
 from typing import TYPE_CHECKING, Final, cast
 
+from tracker.core.nearby import OTHER, SwarmPlaces, nearness
 from tracker.core.rules import Rules
 from tracker.core.swarm import REMOTE, SEEDER, SMALL, Member, Peer, Random, Swarm
 
@@ -40,6 +44,8 @@ _MAX_MET: Final = 32
 _FEW_SWARMS: Final = 16
 """Swarms of a client that announces sooner in small ones: a client that seeds thousands makes enough announces."""
 
+_NONE: Final[list[int]] = []
+
 _SKIPS: Final = 2
 _DAMPED_SKIPS: Final = 16
 """Members that are put aside or left out, for each one that is wanted, in the search for better ones."""
@@ -52,7 +58,8 @@ class Chooser:
         self._rules = rules
         self._random = random
         self._interval = float(rules.announce_interval)
-        self._cost = self._interval / rules.max_offers_received
+        self._limit = rules.max_offers_received
+        self._cost = self._interval / self._limit
         self._damping = min(DAMPING, self._interval / 2)
 
     def choose(self, swarm: Swarm, peer: Peer, count: int, now: float) -> list[Member]:
@@ -66,7 +73,11 @@ class Chooser:
             peer.met &= SEEDER
             peer.met_count = 0
         # Members have positions: leechers from 0, then seeders. In each group, remote members come after local peers.
-        draw = _Draw(swarm, bool(swarm.remotes), now - 2 * self._interval, self._random)
+        fresh_since = now - 2 * self._interval
+        if swarm.places is None:
+            draw = _Draw(swarm, bool(swarm.remotes), fresh_since, self._random)
+        else:
+            draw = _NearDraw(swarm, swarm.places, peer, self._limit, fresh_since, self._random)
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
         draw.bit = peer.bit
         draw.met = peer.met & ~REMOTE
@@ -82,6 +93,8 @@ class Chooser:
                 self._take_seeders(draw, swarm, min((count + 1) // 2, seeders), not peer.met & SEEDER, now)
         draw.take(0, total, count - len(draw.chosen))
         draw.fill(count)
+        if swarm.places is not None:
+            _note_nearness(swarm.places, peer, draw.chosen)
         return draw.chosen
 
     def choose_local(self, swarm: Swarm, count: int, not_peer_id: str, now: float) -> list[Peer]:
@@ -192,23 +205,28 @@ class _Draw:
         random, size, taken, chosen = self.random, stop - start, self.taken, self.chosen
         spare = size - len(taken) - count
         if spare <= count:
-            free = [position for position in range(start, stop) if position not in taken]
-            while free and len(chosen) < enough:
-                # A Fisher-Yates shuffle that stops as soon as there are enough.
-                pick = int(random() * len(free))
-                free[pick], free[-1] = free[-1], free[pick]
-                position = free.pop()
-                taken.add(position)
-                self._judge(position)
+            self.take_of([position for position in range(start, stop) if position not in taken], enough)
         else:
             # Drawing until a position is free is cheaper than listing all free ones.
-            draws = min(spare, (_DAMPED_SKIPS if self.is_damped else _SKIPS) * count) + count
+            draws = self.draws(spare, count)
             while len(chosen) < enough and draws > 0:
                 position = start + int(random() * size)
                 if position not in taken:
-                    taken.add(position)
-                    self._judge(position)
+                    self.judge(position)
                     draws -= 1
+
+    def take_of(self, free: list[int], enough: int) -> None:
+        """Choose members at some free positions until `enough` are chosen."""
+        random = self.random
+        while free and len(self.chosen) < enough:
+            # A Fisher-Yates shuffle that stops as soon as there are enough.
+            pick = int(random() * len(free))
+            free[pick], free[-1] = free[-1], free[pick]
+            self.judge(free.pop())
+
+    def draws(self, spare: int, count: int) -> int:
+        """Return the number of members that are examined in the search for `count`, if there are `spare` more."""
+        return min(spare, (_DAMPED_SKIPS if self.is_damped else _SKIPS) * count) + count
 
     def fill(self, count: int) -> None:
         """Complete the choice to `count` members, as far as possible, with those that were put aside."""
@@ -218,8 +236,10 @@ class _Draw:
                 self.chosen += rest[:missing]
                 del rest[:missing]
 
-    def _judge(self, position: int) -> None:
+    def judge(self, position: int) -> None:
+        """Choose the member at a position, or put it aside, or leave it out."""
         swarm = self.swarm
+        self.taken.add(position)
         member: Member = swarm.member_at(position) if self.with_remotes else swarm.local_at(position)
         if self.is_damped and member.bit & self.met and member.met & self.bit:
             return
@@ -229,6 +249,72 @@ class _Draw:
             self.later.append(member)
         else:
             self.chosen.append(member)
+
+
+class _NearDraw(_Draw):
+    """A sample that begins with the members nearest to the peer that makes the offers, but for the random share."""
+
+    __slots__ = ("limit", "place", "places")
+
+    def __init__(
+        self, swarm: Swarm, places: SwarmPlaces, peer: Peer, limit: int, fresh_since: float, random: Random
+    ) -> None:
+        super().__init__(swarm, bool(swarm.remotes), fresh_since, random)
+        self.places = places
+        self.place = swarm.place_of(peer)
+        self.limit = limit
+
+    def take(self, start: int, stop: int, count: int) -> None:
+        """Choose up to `count` members at the positions from `start` to before `stop`, as many as possible nearby."""
+        if count <= 0:
+            return
+        enough = len(self.chosen) + count
+        # Rounded up or down at random, so that the share is right on average.
+        self._take_near(start, stop, int(count * (1 - self.places.nearby.random_share) + self.random()))
+        super().take(start, stop, enough - len(self.chosen))
+
+    def _take_near(self, start: int, stop: int, count: int) -> None:
+        """Choose up to `count` members that have a key in common with the peer, the nearest first."""
+        random, taken, chosen = self.random, self.taken, self.chosen
+        border, total = self.swarm.incomplete, self.swarm.incomplete + self.swarm.complete
+        enough, lot = len(chosen) + count, random()
+        for key in self.place:
+            missing = enough - len(chosen)
+            if missing <= 0:
+                return
+            leechers: list[int] = self.places.leechers.groups.get(key, _NONE)
+            seeders: list[int] = self.places.seeders.groups.get(key, _NONE)
+            makers = 0
+            if stop - start < total:
+                if start:
+                    makers, leechers = len(leechers), _NONE
+                else:
+                    makers, seeders = len(seeders), _NONE
+            size = len(leechers) + len(seeders)
+            if lot * makers * missing > self.limit * size:
+                # If all their peers near this one did the same, these members would be given too many offers.
+                continue
+            spare = size - len(taken) - missing
+            if spare <= missing:
+                free = [position for position in leechers if position not in taken]
+                free += [border + index for index in seeders if border + index not in taken]
+                self.take_of(free, enough)
+            else:
+                draws = self.draws(spare, missing)
+                while len(chosen) < enough and draws > 0:
+                    pick = int(random() * size)
+                    position = leechers[pick] if pick < len(leechers) else border + seeders[pick - len(leechers)]
+                    if position not in taken:
+                        self.judge(position)
+                        draws -= 1
+
+
+def _note_nearness(places: SwarmPlaces, peer: Peer, chosen: list[Member]) -> None:
+    """Count the receivers of a peer's offers by their nearness."""
+    swarm = peer.swarm
+    place, offers = swarm.place_of(peer), places.nearby.offers
+    for member in chosen:
+        offers[nearness(place, swarm.place_of(member)) if isinstance(member, Peer) else OTHER] += 1
 
 
 def _has_met_all(peer: Peer) -> bool:

@@ -14,12 +14,13 @@ from math import inf
 from typing import Final
 
 from tracker.core.counters import Counters
+from tracker.core.nearby import Nearby
 from tracker.core.offers import Observer, OfferPlacement, Trace
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
 from tracker.core.rules import Rules
 from tracker.core.several import SeveralConnections
-from tracker.core.swarm import Connection, Peer, Random, Swarm, remote_bit
+from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer, remote_bit
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
@@ -42,7 +43,7 @@ def serve_all(_info_hash: str) -> bool:
 class Hub:
     """All open swarms: those with at least one local peer.
 
-    `serves` returns whether an info_hash may have a swarm. `observer` is notified of swarms, offers and answers.
+    `serves` returns whether an info_hash may have a swarm. `observer` is notified of events. `nearby`: see that class.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Hub:
         random: Random,
         serves: Callable[[str], bool] = serve_all,
         observer: Observer | None = None,
+        nearby: Nearby | None = None,
     ) -> None:
         self.rules = rules
+        self.nearby = nearby
         self.swarms: dict[str, Swarm] = {}
         self.seeders = 0
         self.leechers = 0
@@ -158,7 +161,7 @@ class Hub:
         overdue = now - self.rules.peer_timeout
         batch = list(islice(self._round, count))
         if not batch:
-            self._round = self._all_peers()
+            self._round = each_peer(self.swarms)
         for peer in batch:
             if peer.last_seen < overdue:
                 self.counters.dropped[DropReason.SILENT_PEER] += 1
@@ -265,6 +268,8 @@ class Hub:
         if swarm is None:
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
+        if self.nearby is not None and swarm.places is None and len(swarm.peers) > SMALL:
+            swarm.prefer_nearby(self.nearby)
         if message.completed and not message.offers:
             peer.offers_due = now + _FIRST_OFFERS_WITHIN
         if message.complete:
@@ -384,18 +389,6 @@ class Hub:
             counts.append((info_hash, swarm.complete, swarm.incomplete) if swarm else (info_hash, 0, 0))
         counters.replies += 1
         outbox.scrape(connection, counts)
-
-    def _all_peers(self) -> Iterator[Peer]:
-        # A round takes a minute. It remembers ids, because a list of peers would keep those that leave meanwhile in
-        # memory until its end, with their connections.
-        for info_hash in list(self.swarms):
-            swarm = self.swarms.get(info_hash)
-            if swarm is None:
-                continue
-            for peer_id in list(swarm.peers):
-                peer = swarm.peers.get(peer_id)
-                if peer is not None:
-                    yield peer
 
 
 def _denied(info_hash: str) -> RequestError:

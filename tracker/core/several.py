@@ -111,6 +111,7 @@ class SeveralConnections:
         if former is not None and former.is_silent:
             self._counters.dropped[DropReason.TAKEN_OVER] += 1
         peer.connection = current.connection
+        peer.swarm.moved(peer)
         peer.last_seen = max(peer.last_seen, current.announced)
         if current.complete and not peer.complete:
             self._become_seeder(peer)

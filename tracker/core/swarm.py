@@ -6,12 +6,14 @@ Invariants of one swarm, checked by `Swarm.check_invariants`:
 2. `pool[peer.index] is peer` for every peer, so that removing a peer is O(1).
 3. Every peer points back to this swarm, and the `peers` of each of its connections contain it.
 4. The remote counts are the sums over `remotes`; none is negative.
+5. `places`, unless None, has a place for each peer, in the order of the pools.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tracker.core.nearby import Nearby, Place, SwarmPlaces
 from tracker.core.presence import Presences, Reachable
 
 if TYPE_CHECKING:
@@ -172,6 +174,7 @@ class Swarm:
         "leechers_busy_until",
         "overlap",
         "peers",
+        "places",
         "remote_complete",
         "remote_incomplete",
         "remotes",
@@ -194,6 +197,8 @@ class Swarm:
         """The time at which they are given further offers that prefer them; see `tracker.core.choice`."""
         self.overlap: Overlap | None = None
         """None until an extension knows more of remote peers than their number."""
+        self.places: SwarmPlaces | None = None
+        """None while offers do not prefer nearby peers."""
 
     @property
     def complete(self) -> int:
@@ -237,6 +242,23 @@ class Swarm:
         self._leave_pool(peer)
         peer.complete = True
         self._enter_pool(peer)
+
+    def prefer_nearby(self, nearby: Nearby) -> None:
+        """Keep the places of the peers from now on, so that offers prefer nearby peers."""
+        places = self.places = SwarmPlaces(nearby)
+        for peer in (*self.leechers, *self.seeders):
+            places.pool(peer.complete).append(nearby.locate(peer.connection.address))
+
+    def place_of(self, peer: Peer) -> Place:
+        """Return the place of a peer, of a swarm that keeps places."""
+        assert self.places is not None
+        return self.places.pool(peer.complete).places[peer.index]
+
+    def moved(self, peer: Peer) -> None:
+        """Take notice that a peer has another connection."""
+        if self.places is not None:
+            place = self.places.nearby.locate(peer.connection.address)
+            self.places.pool(peer.complete).move(peer.index, place)
 
     def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
         """Set the counts of a remote member. If both are 0, the member leaves the swarm.
@@ -311,15 +333,37 @@ class Swarm:
             assert remote.complete + remote.incomplete > 0
         if self.overlap is not None:
             self.overlap.check_invariants()
+        if self.places is not None:
+            for pool, complete in ((self.seeders, True), (self.leechers, False)):
+                assert len(self.places.pool(complete).places) == len(pool)
+                self.places.pool(complete).check_invariants()
 
     def _enter_pool(self, peer: Peer) -> None:
         pool = self.seeders if peer.complete else self.leechers
         peer.index = len(pool)
         pool.append(peer)
+        if self.places is not None:
+            self.places.pool(peer.complete).append(self.places.nearby.locate(peer.connection.address))
 
     def _leave_pool(self, peer: Peer) -> None:
         pool = self.seeders if peer.complete else self.leechers
+        if self.places is not None:
+            self.places.pool(peer.complete).remove(peer.index)
         last = pool.pop()
         if last is not peer:
             pool[peer.index] = last
             last.index = peer.index
+
+
+def each_peer(swarms: dict[str, Swarm]) -> Iterator[Peer]:
+    """Yield the peers of all swarms, also if peers and swarms come and go meanwhile."""
+    # A round takes a minute. It remembers ids, because a list of peers would keep those that leave meanwhile in
+    # memory until its end, with their connections.
+    for info_hash in list(swarms):
+        swarm = swarms.get(info_hash)
+        if swarm is None:
+            continue
+        for peer_id in list(swarm.peers):
+            peer = swarm.peers.get(peer_id)
+            if peer is not None:
+                yield peer

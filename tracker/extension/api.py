@@ -123,7 +123,6 @@ class TrackerHandle:
         files: FileReaders | None = None,
         enabled: Collection[str] = (),
         state: StateDirectory | None = None,
-        facts: dict[str, object] | None = None,
     ) -> None:
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
@@ -139,8 +138,6 @@ class TrackerHandle:
         self._files = FileReaders() if files is None else files
         self._enabled = enabled
         self._state = state or StateDirectory(settings)
-        self.facts = {} if facts is None else facts
-        """Facts about the tracker for the log line `started`, by name."""
         self._members: dict[Swarm, set[RemoteMember]] = {}
         self._tasks = BackgroundTasks(self.task_failures)
 
@@ -276,6 +273,10 @@ class TrackerHandle:
     ) -> None:
         """Place a local peer's offers, made `age` seconds ago, on other members than the one that refused them."""
         self._remote.place_again(info_hash, peer_id, offers, refused, age, monotonic())
+
+    def show_id(self, tracker_id: str) -> None:
+        """Show the id by which other trackers know this one on the page."""
+        self._tables.tracker_id = tracker_id
 
     def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
         """Show a table of texts and numbers, by column, on the page and in `/stats.json`, under a name.

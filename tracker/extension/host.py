@@ -53,8 +53,6 @@ class ExtensionHost:
         self._runners: list[ExtensionRunner] = []
         self._extensions: dict[str, Extension] = {}
         self.admissions: Admissions | None = None
-        self.facts: dict[str, object] = {}
-        """Facts about the tracker that the extensions tell, by name."""
         self._state = StateDirectory(settings)
 
     @property
@@ -90,7 +88,6 @@ class ExtensionHost:
                 self.files,
                 self._sections.keys(),
                 self._state,
-                self.facts,
             )
             try:
                 extension = self._classes[name](tracker, section)
@@ -112,11 +109,6 @@ class ExtensionHost:
         """Adopt the settings that can change while the tracker runs."""
         if self.admissions:
             self.admissions.timeout = settings.access.admission_timeout
-
-    @property
-    def off(self) -> dict[str, str]:
-        """The extensions that do not run because they cannot, with the reasons."""
-        return {runner.name: runner.off for runner in self._runners if runner.off}
 
     async def prepare(self) -> None:
         """Let all extensions check whether they can run.

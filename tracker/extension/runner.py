@@ -39,8 +39,6 @@ class ExtensionRunner:
         self.extension = extension
         self.tracker = tracker
         self.task: asyncio.Task[None] | None = None
-        self.off = ""
-        """The reason why the extension does not run, if it has told one."""
         self._errors = errors
         self._hub = hub
         self._log = structlog.get_logger().bind(extension=name)
@@ -108,11 +106,11 @@ class ExtensionRunner:
         except Exception:
             self._errors[self.name] += 1
             self._log.exception("extension_failed", on="prepare")
-            self.off = "it has failed"
+            self._failed = True
 
     def _turn_off(self, error: Exception) -> None:
-        self.off = str(error)
-        self._log.warning(f"{self.name}_off", error=self.off)
+        self._failed = True
+        self._log.warning(f"{self.name}_off", error=str(error))
 
     async def run(self) -> None:
         """Start the extension, and deliver its events until cancelled."""
@@ -122,7 +120,7 @@ class ExtensionRunner:
             except ConfigError as error:
                 # It took so long that the tracker serves already.
                 self._turn_off(error)
-        self._failed = bool(self.off) or not await self._call("start")
+        self._failed = self._failed or not await self._call("start")
         self._started.set()
         if self._failed:
             self._events.clear()

@@ -16,7 +16,14 @@ _KEY = "server.state_dir"
 
 
 class ExtensionOff(Exception):
-    """An extension cannot run here, and the tracker serves without it. The text is the reason."""
+    """An extension cannot run here, and the tracker serves without it.
+
+    `reason` is for everyone, and names no file. `detail` is for the log.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
 
 
 class StateDirectory:
@@ -52,7 +59,7 @@ class StateDirectory:
             text = f"{str(self._path)!r}: not a path: {error}"
         if self._is_given or text.startswith(_KEY):
             raise ConfigError(text if text.startswith(_KEY) else f"{_KEY}: {text}")
-        raise ExtensionOff(text)
+        raise ExtensionOff("the state directory cannot be used", text)
 
     def close(self) -> None:
         """Let other processes use the directory."""

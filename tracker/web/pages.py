@@ -20,6 +20,7 @@ from tracker import __version__
 from tracker.core.hub import Hub
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Request, Response, Routes, plain
+from tracker.settings import Page
 from tracker.web.announces import is_announce, refuse_announce
 from tracker.web.exposition import exposition
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
@@ -28,6 +29,8 @@ from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
 from tracker.web.swarms import START, swarm_counts
 
 HTML: Final = "text/html; charset=utf-8"
+
+DOCUMENTS: Final = "https://github.com/peerservers/peerservers/tree/main/docs"
 
 MAX_AGE: Final = 1.0
 """Seconds for which the parts of the page are reused."""
@@ -47,6 +50,7 @@ _templates: Final = Environment(
 )
 _STYLE: Final = _loader.get_source(_templates, "page.css")[0]
 _SCRIPT: Final = _loader.get_source(_templates, "page.js")[0]
+_ICON: Final = _loader.get_source(_templates, "icon.svg")[0]
 
 
 def _hash(text: str) -> str:
@@ -59,7 +63,7 @@ _HEADERS: Final = {
             "default-src 'none'",
             f"script-src {_hash(_SCRIPT)}",
             f"style-src {_hash(_STYLE)}",
-            "img-src data:",
+            "img-src 'self'",
             "connect-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
@@ -86,6 +90,7 @@ class Pages:
         registry: CollectorRegistry,
         public_url: str,
         tables: Tables,
+        page: Page,
         *,
         tls: bool = False,
         statistics: bool = True,
@@ -99,6 +104,7 @@ class Pages:
         self._tls = tls
         self._has_statistics = statistics
         self._has_swarm_counts = swarm_counts
+        self._page = page
         self._statistics = StatisticsCache(hub)
         self._started = monotonic()
         self._parts: dict[str, Markup] = {}
@@ -108,6 +114,8 @@ class Pages:
         """Serve the page and all others that are always on the public port."""
         routes.add("/", self._index)
         routes.add("/live", self._live)
+        routes.add("/favicon.ico", self._favicon)
+        routes.add("/robots.txt", self._robots)
         routes.add_matching("announce", is_announce, refuse_announce, public=True)
         if self._has_swarm_counts:
             routes.add_matching("swarms", lambda path, _: path.startswith(START), self._swarm, public=True)
@@ -130,6 +138,11 @@ class Pages:
             # Without a slash at its end, the path of the page would not be the base of relative links.
             base=f"{request.prefix}/" if request.prefix else "",
             is_guess=not self._public_url,
+            name=self._page.name or "WebTorrent tracker",
+            contact=self._page.contact,
+            contact_url=contact_url(self._page.contact),
+            tracker_id=self._tables.tracker_id,
+            documents=DOCUMENTS,
             parts=self._current_parts(),
             statistics=self._has_statistics,
             style=Markup(_STYLE),
@@ -140,6 +153,13 @@ class Pages:
     async def _live(self, request: Request) -> Response:
         """Return the changing parts of the page, for its script."""
         return _compressed(request, "".join(self._current_parts().values()))
+
+    async def _favicon(self, _request: Request) -> Response:
+        return Response(_ICON.encode(), "image/svg+xml", headers={"cache-control": "max-age=86400"})
+
+    async def _robots(self, _request: Request) -> Response:
+        # The page itself may be found. Its changing parts and the statistics are of no use to a search engine.
+        return Response(b"User-agent: *\nDisallow: /live\nDisallow: /stats\nDisallow: /metrics\nDisallow: /swarms/\n")
 
     def _current_parts(self) -> dict[str, Markup]:
         now = monotonic()
@@ -246,6 +266,13 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min" if minutes else f"{rest} s"
+
+
+def contact_url(contact: str) -> str:
+    """Return the link for an e-mail address or a URL; it is empty for any other text."""
+    if contact.startswith(("https://", "http://", "mailto:")):
+        return contact
+    return f"mailto:{contact}" if re.fullmatch(r"[^@\s]+@[^@\s]+", contact) else ""
 
 
 def url_from(headers: Mapping[str, str], tls: bool) -> str:

@@ -86,6 +86,8 @@ class Tables:
     """The tables that extensions show on the page and in `/stats.json`, by name."""
 
     def __init__(self) -> None:
+        self.tracker_id = ""
+        """The public key of the tracker in hexadecimal digits, if an extension has one."""
         self._tables: dict[str, Table] = {}
 
     def add(self, name: str, table: Table) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tracker.web.linkmap import HEIGHT, MAX_DOTS, MAX_NAME, MIDDLE, WIDTH, link_map, name_of, short
-from tracker.web.pages import duration, parts, url_from
+from tracker.web.pages import contact_url, duration, parts, url_from
 
 EVIL = "</svg><script>alert(1)</script>'\"&{{ 7 * 7 }}"
 
@@ -161,8 +161,9 @@ def test_links_of_few_columns_and_odd_values() -> None:
 
 
 def test_other_tables() -> None:
-    text = page(tables={"dht": [{"nodes_known": 1234, "reachable": True}], "empty": []})
-    assert "Dht</h2>" in text
+    text = page(tables={"dht": [{"nodes_known": 1234, "reachable": True}], "others": [{"a": 1}], "empty": []})
+    assert "DHT</h2>" in text
+    assert "Others</h2>" in text
     assert "nodes known" in text
     assert "1,234" in text
     assert "yes" in text
@@ -214,3 +215,19 @@ def test_duration(seconds: float, text: str) -> None:
 )
 def test_short(number: int, text: str) -> None:
     assert short(number) == text
+
+
+@pytest.mark.parametrize(
+    ("contact", "url"),
+    [
+        ("", ""),
+        ("me@example.org", "mailto:me@example.org"),
+        ("mailto:me@example.org", "mailto:me@example.org"),
+        ("https://example.org/about", "https://example.org/about"),
+        ("javascript:alert(1)", ""),
+        ("javascript:alert(1)//me@example.org and more", ""),
+        ("ask in the forum", ""),
+    ],
+)
+def test_the_link_of_a_contact(contact: str, url: str) -> None:
+    assert contact_url(contact) == url
