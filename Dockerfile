@@ -8,6 +8,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-de
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY tracker tracker
 COPY extensions extensions
+COPY docs/man docs/man
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . && ls /wheels/*-linux_*.whl
 RUN python -m venv --without-pip /opt/peerservers \
     && pip --python /opt/peerservers install --no-cache-dir /wheels/*.whl

@@ -1,4 +1,4 @@
-# `make run` serves on port 8000; `make test` runs all tests. Both need only Python 3.11 or later, git and make.
+# `make demo` shows it; `make run` serves on port 8000; `make test` runs all tests. They need only Python 3.11 or later, git and make.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,10 +28,13 @@ CHECK_FLOORS = for floor in $(1); do \
 	$(BIN)/coverage report --include="$${floor%=*}/*" --fail-under=$${floor\#*=} || exit; done
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast coverage lint prepare docs dashboards bench clean
+.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## show three linked trackers; ARGS='--port 9000' chooses the ports
+	$(BIN)/peerservers demo $(ARGS)
 
 run: $(BUILT) $(VENV)/.installed-wheel ## serve on port 8000; ARGS='--port 9000' adds arguments
 	$(WITH_BUILT) $(BIN)/peerservers serve $(ARGS)

@@ -1,13 +1,16 @@
-"""Generates `configuration.md`, `metrics.md`, and tables of `dht.md` and `federation.md` from the code (`make docs`).
+"""Generates references and tables in this directory from the code (`make docs`). Tests fail if they are out of date.
 
-Tests fail if they are out of date.
+They are `configuration.md`, `metrics.md`, the manual page, and tables in `dht.md` and `federation.md`.
 """
 
 import asyncio
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import click
 from pydantic.fields import FieldInfo
 
 from extensions import dialing
@@ -16,6 +19,7 @@ from extensions.federation import exchange, ledger, limits, link, mesh, neighbou
 from extensions.federation import extension as federation_extension
 from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
+from tracker.cli import cli
 from tracker.config import load, toml_value
 from tracker.core import offers, overlap
 from tracker.core.rules import Rules
@@ -48,9 +52,49 @@ _METRICS = """\
 # Metrics
 
 The tracker serves metrics for [Prometheus](https://prometheus.io) at `/metrics`, on the public port or, with
-`metrics.port`, on a separate one. No label contains an infohash, a peer or an address. Links to other trackers are
-labelled with the first 16 digits of the tracker id. The usual metrics `process_*` and `python_*` are not listed here.
+`metrics.port`, on a separate one. No label contains an infohash, a peer or a client's address. Links to other trackers
+are labelled with the first 16 digits of the tracker id; `peerservers_federation_link_info` has the URL to it. The usual
+metrics `process_*` and `python_*` are not listed here.
 
+"""
+
+_MANUAL = """\
+.\\" Written by docs/generate.py
+.TH PEERSERVERS 1 "" Peerservers "User Commands"
+.SH NAME
+peerservers \\- {summary}
+.SH SYNOPSIS
+.B peerservers
+\\fICOMMAND\\fR [\\fIOPTIONS\\fR] [\\fIARGUMENTS\\fR]
+.br
+.B peerservers \\-\\-version
+.SH OPTIONS
+{options}.TP
+.B \\-h, \\-\\-help
+Show a summary, also of each command.
+.SH COMMANDS
+{commands}.SH ENVIRONMENT
+.TP
+.B PEERSERVERS_CONFIG
+The configuration file, if there is no option
+.BR \\-\\-config .
+.TP
+.B PEERSERVERS_SECTION__KEY
+Any setting. The key
+.I port
+of the section
+.I [server]
+is PEERSERVERS_SERVER__PORT. A value here takes precedence over the configuration file.
+.TP
+.B _PEERSERVERS_COMPLETE
+With the value bash_source, zsh_source or fish_source,
+.B peerservers
+prints the script that lets this shell complete its commands and options.
+.SH EXIT STATUS
+0 for success, 2 for a mistake in settings or arguments, 130 if interrupted.
+Some commands have further codes, as said above.
+.SH SEE ALSO
+https://github.com/peerservers/peerservers
 """
 
 
@@ -141,6 +185,42 @@ async def _metrics() -> str:
         "The reasons of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md).",
     ]
     return _METRICS + "\n".join(lines) + "\n"
+
+
+def manual() -> str:
+    """Return the text of `man/peerservers.1`, the manual page: every command and option."""
+    context = click.Context(cli, info_name="peerservers")
+    options, commands = "".join(_options(context)), "".join(_commands(context))
+    summary = _roff((cli.help or "").rstrip("."))
+    return _MANUAL.format(summary=summary, options=options, commands=commands)
+
+
+def _options(context: click.Context) -> Iterator[str]:
+    for parameter in context.command.get_params(context):
+        names, text = parameter.get_help_record(context) or ("", "")
+        if text and "--help" not in parameter.opts:
+            yield f".TP\n.B {_roff(names)}\n{_roff(text)}\n"
+
+
+def _commands(group: click.Context) -> Iterator[str]:
+    assert isinstance(group.command, click.Group)
+    for name in group.command.list_commands(group):
+        command = group.command.get_command(group, name)
+        assert command
+        context = click.Context(command, info_name=name, parent=group)
+        usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+        paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+        yield f".SS {_roff(usage)}\n"
+        yield "\n.PP\n".join(_roff(" ".join(text.split())) for text in paragraphs) + "\n"
+        yield from _options(context)
+        if isinstance(command, click.Group):
+            yield from _commands(context)
+
+
+def _roff(text: str) -> str:
+    # In roff, a backslash begins an escape, `-` is a hyphen that cannot be copied, and a leading dot or quote a request.
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return rf"\&{text}" if text[:1] in (".", "'") else text
 
 
 def _section(name: str, section: type[Section]) -> str:
@@ -286,3 +366,5 @@ if __name__ == "__main__":
     (HERE / "configuration.md").write_text(configuration())
     (HERE / "dht.md").write_text(dht(), encoding="utf-8")
     (HERE / "metrics.md").write_text(metrics())
+    (HERE / "man").mkdir(exist_ok=True)
+    (HERE / "man" / "peerservers.1").write_text(manual())

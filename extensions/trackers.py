@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from hashlib import sha1
 from typing import Final
+from urllib.parse import urlsplit
 
 RENDEZVOUS: Final = sha1(b"peerservers rendezvous").digest()
 """The infohash (20 bytes) under which every published tracker keeps an entry, so that trackers find each other."""
@@ -50,3 +51,14 @@ def is_url(url: str) -> bool:
     """
     match = _URL.fullmatch(url) if len(url) <= MAX_URL else None
     return match is not None and (match[1] is None or 0 < int(match[1]) < 65536)
+
+
+def normal(url: str) -> str:
+    """Return the normal form of a URL: two URLs are the same if their normal forms are equal."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "wss" else 80)
+    except ValueError:
+        return url
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}{query}"

@@ -2,6 +2,13 @@
 
 from grafana.model import REASONS, Json, or_zero, per, quantile, rate, row, stat, timeseries, top
 
+
+def with_url(query: str) -> str:
+    """Return a query with a value for each link, summed by tracker, and labelled with the tracker's URL, too."""
+    named = f"{query} * on (job, instance, tracker) group_left (url) peerservers_federation_link_info{{}}"
+    return f"sum by (tracker, url) ({named})"
+
+
 PANELS: list[Json] = [
     row(1, "At a glance"),
     stat(
@@ -62,9 +69,19 @@ PANELS: list[Json] = [
     timeseries(
         10,
         "Shared swarms",
-        "Swarms that have peers at both ends of a link. The legend shows the first 16 digits of the other "
-        "tracker's id.",
-        ("{{tracker}}", or_zero("sum by (tracker) (peerservers_federation_shared_swarms{})", "tracker")),
+        "Swarms that have peers at both ends of a link. The legend shows the other tracker's URL, if it is known, "
+        "and the first 16 digits of its id.",
+        ("{{url}} {{tracker}}", or_zero(with_url("peerservers_federation_shared_swarms{}"), "tracker")),
+    ),
+    timeseries(
+        60,
+        "Listed trackers linked",
+        "1 while a tracker in extensions.federation.peers is linked, 0 while it is not. `peerservers federation` shows "
+        "why it is not.",
+        ("{{instance}} {{url}}", "peerservers_federation_listed_up{}"),
+        stepped=True,
+        decimals=0,
+        max=1,
     ),
     timeseries(
         11,
@@ -115,9 +132,9 @@ PANELS: list[Json] = [
         "Offers by link",
         "The ten links with the most offers, received and sent together.",
         (
-            "{{tracker}}",
+            "{{url}} {{tracker}}",
             or_zero(
-                top(rate('peerservers_federation_messages_total{type=~"offers_in|offers_out"}', by="tracker")),
+                top(with_url('rate(peerservers_federation_messages_total{type=~"offers_in|offers_out"}[])')),
                 "tracker",
             ),
         ),
@@ -160,7 +177,10 @@ PANELS: list[Json] = [
         19,
         "Bytes by link",
         "The ten links with the most bytes, received and sent together.",
-        ("{{tracker}}", or_zero(top(rate("peerservers_federation_bytes_total{}", by="tracker")), "tracker")),
+        (
+            "{{url}} {{tracker}}",
+            or_zero(top(with_url("rate(peerservers_federation_bytes_total{}[])")), "tracker"),
+        ),
         unit="Bps",
     ),
     timeseries(

@@ -108,11 +108,22 @@ PANELS: list[Json] = [
         instant=True,
     ),
     stat(
+        81,
+        "Extensions off",
+        "Enabled extensions that do nothing, because a file or package that they need cannot be used or their start "
+        "has failed. The tracker serves its peers without them. The tracker's page shows the reason.",
+        ("off", or_zero("sum(1 - peerservers_extension_up{})")),
+        width=3,
+        colors=[("green", None), ("red", 1)],
+        decimals=0,
+        graph=False,
+    ),
+    stat(
         13,
         "Versions",
         "Number of trackers by version.",
         ("{{version}}", "count by (version) (peerservers_build_info{})"),
-        width=8,
+        width=5,
         unit="none",
         decimals=0,
         graph=False,

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker.reasons", "tracker.checks", "tracker.expiring", "tracker.streams", "tracker.systemd", "tracker.tasks"),
     ("tracker.settings", "tracker.mistakes"),
     ("tracker.sources",),
-    ("tracker.config", "tracker.logs", "tracker.files"),
+    ("tracker.config", "tracker.logs", "tracker.files", "tracker.urls"),
     ("tracker.protocol",),
     ("tracker.core", "tracker.access", "tracker.client", "tracker.health"),
     ("tracker.net", "tracker.check", "tracker.trace"),
@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("extensions.identity", "extensions.dialing"),
     ("extensions.dht.krpc",),
     ("extensions.dht.records",),
-    ("extensions.dht", "extensions.federation", "extensions.tokens"),
+    ("extensions.demo", "extensions.dht", "extensions.federation", "extensions.tokens"),
 )
 """From the ground up. A name stands for a module, or for a package with all its modules, unless a longer name matches.
 

@@ -16,7 +16,6 @@ class Dockerfile:
     """The instructions of a Dockerfile by stage."""
 
     def __init__(self, file: Path) -> None:
-        self.context = file.parent
         lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
         self.stages: list[list[tuple[str, str]]] = []
         for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
@@ -37,7 +36,7 @@ class Dockerfile:
 
     @property
     def sources(self) -> list[str]:
-        """The files and directories that any stage copies from the build context."""
+        """The files and directories that any stage copies from the build context, which is the repository."""
         copies = [rest for number in range(len(self.stages)) for rest in self.all("COPY", number)]
         return [name for rest in copies if not rest.startswith("--from") for name in rest.split()[:-1]]
 
@@ -83,12 +82,12 @@ class Compose:
     @property
     def built(self) -> dict[str, Dockerfile]:
         """The Dockerfiles of the services whose images are built from this repository, by them or for another one."""
-        contexts = {service.get("image"): service["build"] for service in self.services.values() if "build" in service}
+        builds = {service.get("image"): service["build"] for service in self.services.values() if "build" in service}
         found = {}
         for name, service in self.services.items():
-            context = service.get("build") or contexts.get(service.get("image"))
-            if context:
-                found[name] = Dockerfile(ROOT / context / "Dockerfile")
+            build = service.get("build") or builds.get(service.get("image"))
+            if build:
+                found[name] = Dockerfile(ROOT / (build["dockerfile"] if isinstance(build, dict) else "Dockerfile"))
         return found
 
     def published(self, service: str) -> dict[str, tuple[str, int]]:

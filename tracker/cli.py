@@ -15,6 +15,7 @@ import click
 from tracker import COMPILED, __version__
 from tracker.config import ConfigError, Configuration, config_option, default_toml, effective_toml, given, load
 from tracker.health import check_health
+from tracker.urls import as_websocket, own_url
 
 COMMANDS: Final = "peerservers.commands"
 
@@ -107,19 +108,21 @@ def serve(
 
 
 @cli.command()
-@click.argument("url")
+@config_option
+@click.argument("url", required=False)
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each response.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def check(url: str, timeout: float, as_json: bool) -> None:
+def check(config_file: Path | None, url: str | None, timeout: float, as_json: bool) -> None:
     """Test any WebTorrent tracker with two peers, and report the results.
 
-    URL begins with ws:// or wss://, or it is unix: and the path of a Unix-domain socket.
+    URL begins with ws://, wss://, http:// or https://, or it is unix: and the path of a Unix-domain socket. By default
+    it is server.public_url, or the address that a tracker with these settings listens on.
 
     The exit code is 0 if peers can meet at the tracker, otherwise 1.
     """
     from tracker.check import check as run_check
 
-    report = asyncio.run(run_check(url, timeout))
+    report = asyncio.run(run_check(as_websocket(own_url(load(config_file)) if url is None else url), timeout))
     click.echo(report.as_json() if as_json else report.as_table())
     sys.exit(0 if report.peers_can_meet else 1)
 

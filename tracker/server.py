@@ -14,7 +14,6 @@ import structlog
 from tracker.access.gate import ConnectionGate, SocketBudget
 from tracker.access.lists import AccessLists
 from tracker.access.places import Locate, locator
-from tracker.checks import WILDCARDS
 from tracker.config import ConfigError
 from tracker.core.hub import Hub
 from tracker.core.nearby import Nearby
@@ -31,6 +30,7 @@ from tracker.peers import PeerSockets
 from tracker.settings import Access, Limits, Settings
 from tracker.tasks import BackgroundTasks
 from tracker.trace import trace_for
+from tracker.urls import as_http, own_statistics, url_at
 from tracker.web.pages import Pages
 
 MAX_FILES: Final = 1 << 20
@@ -137,14 +137,11 @@ class Server:
     @property
     def urls(self) -> list[str]:
         """The URLs to open in a browser."""
-        scheme = "https" if self.certificate else "http"
-        server, metrics = self.settings.server, self.settings.metrics
-        urls = [f"{scheme}://{_at(host, port)}{server.path_prefix}/" for host, port in self.addresses]
+        scheme, server = "https" if self.certificate else "http", self.settings.server
+        urls = [f"{url_at(scheme, host, port)}{server.path_prefix}/" for host, port in self.addresses]
         if self._private:
-            urls.append(f"http://{_at(metrics.host, metrics.port)}/stats")
-        if server.public_url:
-            urls.append(server.public_url.replace("ws", "http", 1))
-        return urls
+            urls.append(f"{own_statistics(self.settings)}/stats")
+        return [*urls, as_http(server.public_url)] if server.public_url else urls
 
     async def reload(self, fresh: Settings | None = None) -> None:
         """Adopt the settings that can change at run time: access lists, limits, certificate, trusted proxies, places,
@@ -215,12 +212,6 @@ def socket_budget(settings: Settings) -> SocketBudget:
     if budget.connections < wanted:
         structlog.get_logger().warning("max_connections_lowered", connections=budget.connections, files=files)
     return budget
-
-
-def _at(host: str, port: int) -> str:
-    """Return host and port in a URL at which this machine reaches itself."""
-    host = WILDCARDS.get(host, host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _listen(

@@ -41,6 +41,10 @@ DIALS_PERIOD: Final = 3600.0
 MAX_DIALED_SWARMS: Final = 100_000
 """Infohashes for which dials are counted."""
 
+MAX_NAMED: Final = 1000
+NAMED_PERIOD: Final = 24 * 3600.0
+"""Trackers whose URLs in the DHT are remembered, and for how many seconds after a lookup has found them."""
+
 _RENDEZVOUS: Final = RENDEZVOUS.decode("latin-1")
 
 
@@ -67,6 +71,8 @@ class Federation(Extension):
         """Set once it has started, or failed to start."""
         self._finder: Finder | None = None
         self._dials: ExpiringMap[str, int] = ExpiringMap(DIALS_PERIOD, MAX_DIALED_SWARMS)
+        self._named: ExpiringMap[str, str] = ExpiringMap(NAMED_PERIOD, MAX_NAMED)
+        """The URLs that trackers have signed and published in the DHT, by tracker id."""
         self._parked_seconds = Histogram(
             "peerservers_federation_parked_seconds",
             "How long offers had been parked when they were placed",
@@ -79,6 +85,7 @@ class Federation(Extension):
             )
         tracker.add_subprotocol(str(SUBPROTOCOL), self._accept)
         tracker.add_table("federation", self.table, links=True)
+        tracker.add_table("unlinked", self.unlinked, links=True)
         tracker.registry.register(FederationCollector(self))
 
     async def prepare(self) -> None:
@@ -152,6 +159,17 @@ class Federation(Extension):
         """Offers that the tracker keeps because no peer could be given them."""
         return self.tracker.parked_offers
 
+    def url_of(self, link: Link) -> str:
+        """Return the URL of a linked tracker: dialed, listed, or else published in the DHT. Empty if there is none."""
+        listed = self.mesh.url_of(link.tracker_id) if self.mesh else ""
+        return link.url or listed or self._named.get(link.tracker_id, time.monotonic()) or ""
+
+    def unlinked(self) -> list[dict[str, Any]]:
+        """Return the listed trackers that are not linked for the page and the statistics, one row each."""
+        listed = self.mesh.listed.values() if self.mesh else ()
+        links = self.mesh.links if self.mesh else {}
+        return [one.as_row() for one in listed if one.tracker_id not in links and not one.is_itself]
+
     def table(self) -> list[dict[str, Any]]:
         """Return the open links for the page and the statistics, one row each."""
         rows = []
@@ -160,7 +178,7 @@ class Federation(Extension):
             rows.append(
                 {
                     "tracker": link.tracker_id,
-                    "url": link.url,
+                    "url": self.url_of(link),
                     "direction": link.direction,
                     "since": int(link.since),
                     "shared_swarms": len(link.account.members),
@@ -177,6 +195,7 @@ class Federation(Extension):
     def on_sighting(self, info_hash: str, sighting: Sighting) -> None:
         """Dial a tracker that the DHT has named for an infohash, if that is open here and the limits allow it."""
         tracker_id = sighting.entry.tracker_id
+        self._named.put(tracker_id, sighting.entry.url, time.monotonic())
         if self.mesh is None or tracker_id in self.mesh.links:
             return
         if info_hash == _RENDEZVOUS:

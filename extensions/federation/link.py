@@ -10,8 +10,8 @@ from typing import Final
 
 from extensions.federation.limits import Turns
 from extensions.federation.neighbour import Account, Neighbour
-from extensions.federation.reasons import Dropped, EndReason
-from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session
+from extensions.federation.reasons import NO_FEDERATION, Dropped, EndReason
+from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session, State
 from extensions.federation.transports import Transport
 from extensions.federation.wire import SOFT_FRAME, fits
 from tracker.extension import Answer, Offer, TokenBucket
@@ -117,17 +117,17 @@ class Link(Neighbour):
     async def close(self, reason: EndReason) -> None:
         """Send the queued messages and `bye`, if the other side still reads, and close the transport."""
         with suppress(LinkError, TimeoutError):
-            if reason not in (EndReason.LOST, EndReason.CLOSED_THERE):
+            if reason not in (EndReason.LOST, EndReason.CLOSED_THERE, EndReason.REFUSED):
                 async with asyncio.timeout(BYE_TIMEOUT):
                     while frame := self._next_frame():
                         await self._transport.send(frame)
                     await self._transport.send(self.session.bye(reason))
         await self._transport.close()
 
-    def end(self, reason: EndReason) -> None:
-        """Have `run` return, unless it has another reason to do so already."""
+    def end(self, reason: EndReason, text: str = "") -> None:
+        """Have `run` return, unless it has another reason to do so already. `text` is for this side's operator."""
         if not self._end.done():
-            self._end.set_result(LinkError(reason))
+            self._end.set_result(LinkError(reason, text))
 
     def post(self, messages: Iterable[bytes], offers: bool = False) -> None:
         """Queue messages. `offers` tells whether they are offers, which may be dropped if the link is slow."""
@@ -191,9 +191,13 @@ class Link(Neighbour):
                     await asyncio.sleep(wait)
                 await self._apply(frame)
         except TimeoutError:
-            return LinkError(EndReason.HANDSHAKE_TIMEOUT)
-        except LinkError as error:
-            return error
+            error = LinkError(EndReason.HANDSHAKE_TIMEOUT)
+        except LinkError as end:
+            error = end
+        is_silent = self.url and self.session.state is State.HELLO
+        if is_silent and error.reason in (EndReason.HANDSHAKE_TIMEOUT, EndReason.LOST):
+            error = LinkError(error.reason, f"no hello: it is too busy, or {NO_FEDERATION}")
+        return error
 
     async def _apply(self, frame: bytes) -> None:
         """Apply the messages of a frame and then its end, in as many turns as they take."""

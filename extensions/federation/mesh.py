@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,10 +16,12 @@ from websockets.asyncio.client import ClientConnection
 from extensions.dialing import ForbiddenAddress, Resolver, is_public, network_of
 from extensions.federation.limits import Budget, Turns
 from extensions.federation.link import Link, LinkEvent
+from extensions.federation.listed import Listed
 from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, EndReason
 from extensions.federation.session import LinkError, Opened, Session
 from extensions.federation.settings import FederationSettings
-from extensions.federation.transports import Accepted, Dialed, Transport, dial
+from extensions.federation.transports import Accepted, Dialed, Transport, dial, words_of
+from extensions.trackers import normal
 from tracker.extension import BackgroundTasks, Channel, ExpiringMap, without_secrets
 
 FIRST_BACKOFF: Final = 1.0
@@ -84,6 +85,8 @@ class Mesh:
         self.opened: Counter[str] = Counter()
         """Links that have been opened, by direction: "dialed", "accepted"."""
         self.ended: Counter[EndReason] = Counter()
+        self.listed = {url: Listed(url) for url in settings.peers}
+        """The listed trackers by URL."""
         self.id = key.public_key().public_bytes_raw().hex()
         self.tasks = BackgroundTasks(task_failures)
         """One for each tracker that is listed or pursued."""
@@ -97,9 +100,7 @@ class Mesh:
         """The URLs of the trackers that `want` has begun to link with, by tracker id."""
         self._backoffs: dict[str, float] = {}
         """The times until which pursued trackers are not dialed again, by tracker id."""
-        self._shunned: ExpiringMap[str, bool] = ExpiringMap(SHUN, MAX_REMEMBERED)
-        self._trusted: dict[str, str] = {}
-        """The ids of the listed trackers, by the URL at which each was reached."""
+        self._shunned: ExpiringMap[str, EndReason] = ExpiringMap(SHUN, MAX_REMEMBERED)
         self._handshakes: Counter[str] = Counter()
         """Accepted links in handshake, by network."""
         self._nonces: set[bytes] = set()
@@ -126,8 +127,8 @@ class Mesh:
 
     def start(self) -> None:
         """Begin to dial the listed trackers."""
-        for url in self._settings.peers:
-            self.tasks.start("federation_listed", self._keep(url))
+        for listed in self.listed.values():
+            self.tasks.start("federation_listed", self._keep(listed))
 
     async def stop(self) -> None:
         """End all links."""
@@ -177,7 +178,11 @@ class Mesh:
 
     def is_listed(self, tracker_id: str) -> bool:
         """Return whether a tracker was reached at a listed URL."""
-        return tracker_id in self._trusted.values()
+        return bool(self.url_of(tracker_id))
+
+    def url_of(self, tracker_id: str) -> str:
+        """Return the listed URL at which a tracker was reached, or an empty text."""
+        return next((one.url for one in self.listed.values() if one.tracker_id == tracker_id), "")
 
     def end_idle(self) -> None:
         """End links without common swarms, if more than half of all possible links are open; listed ones stay."""
@@ -192,17 +197,33 @@ class Mesh:
                 if now - link.account.last_shared > self._settings.idle_timeout and not self.is_listed(link.tracker_id):
                     link.end(EndReason.IDLE)
 
-    async def _keep(self, url: str) -> None:
+    async def _keep(self, listed: Listed) -> None:
         """Keep a link with a listed tracker until this tracker stops."""
         backoff = FIRST_BACKOFF
         while not self._closing.is_set():
-            if self._trusted.get(url) not in self.links:
+            if listed.tracker_id in self.links:
+                # The other side has dialed.
+                listed.on_success()
+                backoff = FIRST_BACKOFF
+            else:
                 started = time.monotonic()
-                # Not the error itself: its traceback would keep the link in memory until the next attempt has ended.
-                reason = (await self._dial(url, None, trusted=True)).reason
+                listed.next_try = 0.0
+                error = await self._dial(listed.url, None, trusted=True)
+                reason, text = error.reason, str(error)
+                # Its traceback would keep the link in memory until the next attempt has ended.
+                del error
                 has_lasted = time.monotonic() - started > LASTING
-                has_another = reason in (EndReason.DUPLICATE, EndReason.REPLACED)
-                backoff = FIRST_BACKOFF if has_lasted or has_another else min(MAX_LISTED_BACKOFF, backoff * 2)
+                # The text is the reason of the other side, if that has closed.
+                has_another = not {reason, text}.isdisjoint((EndReason.DUPLICATE, EndReason.REPLACED))
+                if has_lasted or has_another:
+                    listed.on_success()
+                    backoff = FIRST_BACKOFF
+                else:
+                    backoff = min(MAX_LISTED_BACKOFF, backoff * 2)
+                    if listed.on_failure(reason, text) and not self._closing.is_set():
+                        text = without_secrets(text)
+                        self._log.warning("listed_tracker_down", url=listed.url, reason=reason.value, text=text)
+                listed.next_try = time.time() + backoff
             await self._pause(backoff)
 
     async def _pursue(self, tracker_id: str) -> None:
@@ -259,7 +280,7 @@ class Mesh:
         except ForbiddenAddress:
             raise LinkError(EndReason.FORBIDDEN_ADDRESS) from None
         except OSError as error:
-            raise LinkError(EndReason.UNREACHABLE, str(error)) from None
+            raise LinkError(EndReason.UNREACHABLE, words_of(error)) from None
         return await dial(target)
 
     async def _run(self, session: Session, transport: Transport, url: str, host: str, trusted: bool) -> LinkError:
@@ -293,7 +314,7 @@ class Mesh:
                 self._on_end(link)
             self._ended(link.tracker_id, url, error)
             if error.reason in BROKEN_RULES and session.their_id:
-                self._shunned.put(session.their_id, True, time.monotonic())
+                self._shunned.put(session.their_id, error.reason, time.monotonic())
             await link.close(error.reason)
         return error
 
@@ -301,9 +322,10 @@ class Mesh:
         """Enter a link whose other side has proved its id, unless something forbids it. Return whether it is open."""
         tracker_id = link.tracker_id
         if trusted:
-            self._trusted[link.url] = tracker_id
+            self.listed[link.url].tracker_id = tracker_id
         if not self._admits(tracker_id):
-            link.end(EndReason.NOT_ALLOWED)
+            broken = self._shunned.get(tracker_id, time.monotonic())
+            link.end(EndReason.NOT_ALLOWED, f"shunned because of {broken}" if broken else "")
             return False
         other = self.links.get(tracker_id)
         if other:
@@ -364,23 +386,9 @@ class Mesh:
         if error.reason is EndReason.SAME_KEY and not self._has_copy:
             self._has_copy = True
             self._log.error("identity_copied", url=url or "-")
+        # Any member of the DHT can publish URLs that lead nowhere. Of listed trackers, `_keep` tells.
+        level = self._log.info if tracker_id else self._log.debug
         if error.reason in BROKEN_RULES:
             level = self._log.warning
-        elif tracker_id or url in self._settings.peers:
-            level = self._log.info
-        else:
-            # Any member of the DHT can publish URLs that lead nowhere.
-            level = self._log.debug
         text = without_secrets(str(error))
         level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=error.reason.value, text=text)
-
-
-def normal(url: str) -> str:
-    """Return the normal form of a URL: two URLs are the same if their normal forms are equal."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "wss" else 80)
-    except ValueError:
-        return url
-    query = f"?{parts.query}" if parts.query else ""
-    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}{query}"

@@ -23,6 +23,7 @@ class Source(Protocol):
     def mesh(self) -> Mesh | None: ...
     @property
     def links(self) -> list[Link]: ...
+    def url_of(self, link: Link) -> str: ...
     @property
     def dropped(self) -> Counter[Dropped]: ...
     @property
@@ -39,6 +40,21 @@ class FederationCollector(Collector):
         source = self._source
         mesh, links = source.mesh, source.links
         yield GaugeMetricFamily("peerservers_federation_links", "Open links to other trackers", len(links))
+        info = GaugeMetricFamily(
+            "peerservers_federation_link_info",
+            "1 for each open link: the other tracker, its URL if it is known, and which side has dialed",
+            labels=["tracker", "url", "direction"],
+        )
+        up = GaugeMetricFamily(
+            "peerservers_federation_listed_up",
+            "Whether a tracker in extensions.federation.peers is linked, without this tracker itself",
+            labels=["url"],
+        )
+        if mesh:
+            for listed in mesh.listed.values():
+                if not listed.is_itself:
+                    up.add_metric([listed.url], listed.tracker_id in mesh.links)
+        yield up
         shared = GaugeMetricFamily("peerservers_federation_shared_swarms", "Common swarms", labels=["tracker"])
         traffic = CounterMetricFamily(
             "peerservers_federation_messages", "Offers, answers, refusals over links", labels=["tracker", "type"]
@@ -50,9 +66,11 @@ class FederationCollector(Collector):
             tracker, counters = link.tracker_id[:16], link.account.counters
             for direction in ("in", "out"):
                 sizes.add_metric([tracker, direction], counters[f"bytes_{direction}"])
+            info.add_metric([tracker, source.url_of(link), link.direction], 1)
             shared.add_metric([tracker], len(link.account.members))
             for kind in _TRAFFIC:
                 traffic.add_metric([tracker, kind], counters[kind])
+        yield info
         yield shared
         yield traffic
         yield sizes

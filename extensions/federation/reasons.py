@@ -1,6 +1,10 @@
 """Why a link was not made or has ended, and why something was dropped: used by metrics, logs and tests."""
 
 from enum import StrEnum
+from typing import Final
+
+NO_FEDERATION: Final = "a tracker without federation"
+"""What the other side is if the reason is `REFUSED`."""
 
 
 class EndReason(StrEnum):

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.federation import wire
 from extensions.federation.limits import Budget
-from extensions.federation.reasons import Dropped, EndReason
+from extensions.federation.reasons import NO_FEDERATION, Dropped, EndReason
 from extensions.signatures import verify
 from tracker.extension import MARK_LENGTH, Answer, Offer, is_id, swarm_key
 
@@ -169,6 +169,9 @@ class Session:
         try:
             messages = wire.decode(frame, self._is_binary)
         except wire.WireError:
+            if self.state is State.HELLO and not self._accepts and not wire.has_type(frame):
+                # npm's `ws` echoes any subprotocol, and a tracker on it answers `hello` as an invalid request.
+                raise LinkError(EndReason.REFUSED, NO_FEDERATION) from None
             # The error quotes the message, which must not get into the log.
             raise LinkError(EndReason.INVALID_MESSAGE) from None
         events: list[Event] = []
@@ -404,7 +407,3 @@ def _from_hex(text: str, size: int) -> bytes:
     if len(data) != size or not compare_digest(data.hex(), text):
         raise LinkError(EndReason.INVALID_MESSAGE)
     return data
-
-
-def _marks(text: str) -> list[str]:
-    return [text[start : start + MARK_LENGTH] for start in range(0, len(text), MARK_LENGTH)]

@@ -1,6 +1,7 @@
 """The two kinds of WebSocket under a link: accepted by this tracker's server, and dialed by this tracker."""
 
 import asyncio
+import os
 import ssl
 from typing import Any, Final, Protocol
 
@@ -14,7 +15,7 @@ from websockets.typing import Subprotocol
 from extensions.dialing import Target
 from extensions.federation import wire
 from extensions.federation.limits import STUCK_AFTER
-from extensions.federation.reasons import EndReason
+from extensions.federation.reasons import NO_FEDERATION, EndReason
 from extensions.federation.session import LinkError
 from extensions.federation.wire import MAX_FRAME
 from tracker.extension import Channel, ChannelClosed, CloseReason
@@ -135,12 +136,26 @@ async def dial(target: Target) -> ClientConnection:
             user_agent_header="Peerservers",
         )
     except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed, ssl.SSLError, ValueError) as error:
-        raise LinkError(EndReason.UNREACHABLE, str(error) or type(error).__name__) from None
+        raise LinkError(EndReason.UNREACHABLE, words_of(error)) from None
     if socket.subprotocol != SUBPROTOCOL:
         # It may be a tracker, but not one that federates.
         await socket.close()
-        raise LinkError(EndReason.REFUSED, "it speaks no federation")
+        raise LinkError(EndReason.REFUSED, NO_FEDERATION)
     return socket
+
+
+def words_of(error: Exception) -> str:
+    """Return why a connection failed, for people, and without the address that was tried."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {str(error.reason).replace('_', ' ').lower()}"
+    if isinstance(error, TimeoutError) and not str(error):
+        return "timed out"
+    if isinstance(error, OSError) and error.errno is not None:
+        # Numbers below 0 are those of name servers.
+        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return str(error) or type(error).__name__
 
 
 _RULE_BREAKS: Final = frozenset({CloseCode.MESSAGE_TOO_BIG, CloseCode.INVALID_DATA})

@@ -136,7 +136,14 @@ class _AnyHello(Struct, tag="hello", tag_field="type", gc=False):
     version: int
 
 
+class _Typed(Struct, gc=False):
+    """A message of any type, valid or not."""
+
+    type: str
+
+
 _decoder: Final = msgspec.json.Decoder(Message)
+_typed: Final = msgspec.json.Decoder(_Typed)
 _any_hello: Final = msgspec.json.Decoder(_AnyHello)
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -198,6 +205,15 @@ def decode(frame: bytes, is_binary: Callable[[str], bool] = _all_binary) -> list
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(str(error)) from None
     return messages
+
+
+def has_type(frame: bytes) -> bool:
+    """Return whether the first message of a frame has a type, as each message of a link has, valid or not."""
+    try:
+        _typed.decode(frame.partition(b"\n")[0])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _decode(line: bytes) -> Message:

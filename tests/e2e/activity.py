@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from extensions.tokens.token import make_token
 from tests.certificates import Pair
 from tests.client import HASH, RawClient, answer, offers, raw_client
-from tests.conftest import TrackerProcess, environment
+from tests.conftest import TrackerProcess, environment, free_port
 from tests.federated import federation
 from tests.integration.friend import install
 from tests.integration.hostile import HostileLink, link_to
@@ -57,7 +57,10 @@ class Trackers(NamedTuple):
 async def trackers(directory: Path) -> AsyncIterator[Trackers]:
     """Run the trackers, which must stop cleanly and log no unexpected errors."""
     async with federation(directory) as federated:
-        here, there = await federated.start_linked(2)
+        # With one listed tracker that is linked and one that is down.
+        there = await federated.start()
+        here = await federated.start(peers=[federated.url_at(there.port), federated.url_at(free_port())])
+        await federated.linked(here, there)
         denied = directory / "denied"
         narrow = await _start_narrow(directory, denied)
         gate = directory / "gate"

@@ -24,7 +24,7 @@ PATIENCE = 30.0
 PIECE_LENGTH = 1 << 16
 
 _OFF = ("incoming_tcp", "outgoing_tcp", "incoming_utp", "outgoing_utp", "dht", "lsd", "upnp", "natpmp", "ip_notifier")
-_SETTINGS = {
+SETTINGS = {
     "listen_interfaces": "127.0.0.1:0",
     **{f"enable_{way}": False for way in _OFF},
     "webtorrent_stun_server": "",
@@ -33,6 +33,7 @@ _SETTINGS = {
     # Milliseconds between the runs of its timers.
     "tick_interval": 100,
 }
+"""Of sessions whose peers are all on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class LibtorrentPeer:
         alerts = 0
         for category in ("status", "tracker", "connect", "storage", "piece_progress", "error"):
             alerts |= int(getattr(libtorrent.alert.category_t, f"{category}_notification"))
-        self._session = libtorrent.session({**_SETTINGS, **settings, "alert_mask": alerts})
+        self._session = libtorrent.session({**SETTINGS, **settings, "alert_mask": alerts})
         asyncio.get_running_loop().add_reader(self._wakeups, self._take_alerts)
         self._session.set_alert_fd(self._waker.fileno())
 

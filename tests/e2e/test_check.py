@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from tests.conftest import TrackerProcess, free_port
 from tests.e2e.node import node_script
 
 
-async def check(url: str, *options: str) -> tuple[int, str]:
+async def check(*arguments: str) -> tuple[int, str]:
     """Run the command; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tracker", "check", url, *options), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "tracker", "check", *arguments), stdout=asyncio.subprocess.PIPE
     )
     output, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode is not None
@@ -32,6 +33,18 @@ async def test_own_tracker_does_everything(tracker: TrackerProcess) -> None:
     code, report = await check(tracker.url, "--json")
     assert code == 0
     assert all(works(report).values()), report
+
+
+async def test_an_http_url_is_that_of_a_tracker_too(tracker: TrackerProcess) -> None:
+    code, report = await check(f"http://127.0.0.1:{tracker.port}", "--json")
+    assert (code, json.loads(report)["url"]) == (0, tracker.url.rstrip("/"))
+
+
+async def test_by_default_it_is_the_tracker_of_the_settings(tracker: TrackerProcess, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[server]\nport = {tracker.port}\n")
+    code, report = await check("--config", str(file), "--json")
+    assert (code, json.loads(report)["url"]) == (0, tracker.url.rstrip("/"))
 
 
 async def test_npm_tracker() -> None:

@@ -6,7 +6,6 @@ Names of services and ports of containers are replaced by the loopback address a
 
 import asyncio
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,11 +15,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import async_playwright, expect
 
 from tests.client import eventually
-from tests.conftest import WEB, environment, free_port, unavailable
-from tests.e2e.browser import CHROMIUM_FLAGS, PATIENCE
+from tests.conftest import environment, free_port, unavailable
+from tests.e2e.browser import CHROMIUM_FLAGS
+from tests.e2e.demo import TRACKERS as LETTERS
+from tests.e2e.demo import DemoPage
 from tests.shipping import ROOT, Compose, Dockerfile
 
 TRACKERS = ("tracker-a", "tracker-b", "tracker-c")
@@ -100,15 +101,11 @@ class Host:
         name, directory = "demo", self.directory / "demo"
         directory.mkdir()
         image = self.images[name]
-        for rest in image.all("COPY"):
-            *sources, target = rest.removeprefix("--from=build ").split()
-            copied = target.removeprefix("/srv/")
-            for source in sources:
-                modules = source.removeprefix("/demo/")
-                origin = WEB / modules if "--from" in rest else image.context / source
-                if not origin.exists():
-                    unavailable("npm's clients for pages")
-                shutil.copy(origin, directory / (copied or source))
+        for source in image.sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, directory, dirs_exist_ok=True)
+            else:
+                (directory / Path(source).name).write_text(self.here((ROOT / source).read_text()))
         port = str(self.ports[name, "8080"])
         words = {"python": sys.executable, "8080": port, "/srv": str(directory)}
         words |= {word: word.replace("8080", port) for word in image.healthcheck if "8080" in word}
@@ -178,14 +175,9 @@ def chromium() -> str:
     return executable
 
 
-async def shown(page: Page, selector: str) -> list[str]:
-    """Return the texts of all matching elements."""
-    return [text.strip() for text in await page.locator(selector).all_inner_texts()]
-
-
 @pytest.mark.timeout(900)
 async def test_the_demo_page_downloads_from_each_tracker(tmp_path: Path, installed: Path, chromium: str) -> None:
-    """The page seeds on one tracker, and downloads from the two others."""
+    """A file travels between pages at three trackers, and the page knows the trackers' links."""
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(up(tmp_path, installed))
         playwright = await stack.enter_async_context(async_playwright())
@@ -193,31 +185,13 @@ async def test_the_demo_page_downloads_from_each_tracker(tmp_path: Path, install
             executable_path=chromium, args=[*CHROMIUM_FLAGS, f"--host-resolver-rules={host.rules}"]
         )
         stack.push_async_callback(browser.close)
-        page = await browser.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        sockets: list[str] = []
-        page.on("websocket", lambda socket: sockets.append(socket.url))
-        await page.goto("http://localhost:8080/")
-        trackers = await shown(page, "section code")
-        assert trackers == [f"ws://localhost:{host.compose.published(name)['8000'][1]}" for name in TRACKERS]
-
-        async def all_count_three() -> bool:
-            return await shown(page, ".seeders") == ["3"] * 3
-
-        previous = ""
-        for _ in range(2):
-
-            async def all_show_a_new_text(previous: str = previous) -> bool:
-                texts = await shown(page, "pre")
-                return texts[0] not in ("", previous) and texts == texts[:1] * 3
-
-            await eventually(all_show_a_new_text, PATIENCE)
-            previous = (await shown(page, "pre"))[0]
-            states = await shown(page, "[role=status]")
-            assert states[0] == "seeds"
-            assert all(re.fullmatch(r"done after \d+\.\d s", state) for state in states[1:])
-            await eventually(all_count_three, PATIENCE)
-            await page.get_by_role("button").click()
-        assert {url.rstrip("/") for url in sockets} == set(trackers)
-        assert errors == []
+        context = await browser.new_context()
+        page = await DemoPage.open(context, "http://localhost:8080/")
+        pictures = [await page.picture(letter) for letter in LETTERS]
+        assert pictures == pictures[:1] * 3
+        await page.send("B", "file.bin", b"content")
+        for letter in LETTERS:
+            assert await page.received(letter, "file.bin") == b"content"
+        await expect(page.page.locator("#links")).to_have_text("All trackers are linked")
+        assert page.sockets == {f"ws://localhost:{host.compose.published(name)['8000'][1]}" for name in TRACKERS}
+        assert page.complaints == []

@@ -5,17 +5,21 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
+from tests.client import eventually
 from tests.conftest import TrackerProcess
 from tests.e2e.browser import meet_and_part
 from tests.e2e.conftest import OpenPage, Pair
 from tests.e2e.lt import LibtorrentPeer, Torrent
+from tests.e2e.node import node_script
 from tests.e2e.test_webtorrent import downloaded, leech, seed
-from tests.federated import federation
+from tests.federated import PATIENCE, federation
+from tests.integration.hostile import at_least, ended
 
 GetTracker = Callable[[], Awaitable[TrackerProcess]]
 
@@ -105,6 +109,30 @@ async def test_libtorrent_downloads_from_a_page(linked: list[TrackerProcess], op
 async def test_a_room_has_doors_at_two_trackers(client: str, linked: list[TrackerProcess], open_page: OpenPage) -> None:
     stays, leaves = await open_page(client), await open_page(client)
     await meet_and_part(stays, leaves, *(tracker.url for tracker in linked))
+
+
+async def test_each_end_names_the_other_by_its_published_url(linked: list[TrackerProcess]) -> None:
+    """The tracker that was dialed has found the URL of the other one in the DHT."""
+    for here, there in (linked, linked[::-1]):
+        await eventually(partial(is_named, here, there.url.rstrip("/")), PATIENCE)
+
+
+async def is_named(tracker: TrackerProcess, url: str) -> bool:
+    """Return whether a tracker's only link has this URL as its name."""
+    return [link["url"] for link in (await tracker.stats())["federation"]] == [url]
+
+
+async def test_an_ordinary_tracker_is_told_so(tmp_path: Path) -> None:
+    """npm's tracker chooses any subprotocol, and answers the first message with a failure."""
+    async with node_script("server.mjs") as script, federation(tmp_path) as trackers:
+        port = (await script.event(lambda event: event["event"] == "listening"))["port"]
+        tracker = await trackers.start(in_dht=False, peers=[f"ws://127.0.0.1:{port}"])
+        line = await tracker.logged("listed_tracker_down")
+        assert (line["reason"], line["text"]) == ("refused", "a tracker without federation")
+        (row,) = (await tracker.stats())["unlinked"]
+        assert row["reason"] == "refused: a tracker without federation"
+        await eventually(lambda: at_least(ended(tracker, "refused"), 2), PATIENCE)
+        assert [one for one in tracker.log if one["event"] == "link_ended"] == []
 
 
 async def test_twenty_peers_at_five_trackers_mix(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 from playwright.async_api import Browser, Error, Page, Route, expect
 
 from tests.client import raw_client
-from tests.conftest import StartTracker, TrackerProcess, environment
+from tests.conftest import StartTracker, TrackerProcess, environment, free_port
 from tests.e2e.browser import PATIENCE
 from tests.federated import federation
+from tests.integration.friend import install
 from tests.unit.fakes import peer_id
 
 DESK = {"width": 1280, "height": 800}
@@ -113,7 +114,7 @@ LOW_CONTRASTS = """
     const text = [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim())
     if (!text || !element.checkVisibility() || element.closest('title, desc, script, style')) continue
     const style = getComputedStyle(element)
-    const [a, b] = element.closest('.middle')
+    const [a, b] = element.closest('.middle, .tracker circle ~ *')
       ? [light(style.fill), light(getComputedStyle(element.parentElement.querySelector('circle')).fill)]
       : [light(element.closest('svg') ? style.fill : style.color), ground(element)]
     const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05)
@@ -167,6 +168,46 @@ async def test_a_tracker_alone(tracker: TrackerProcess, open_url: Open, size: st
     await expect(page.locator("#links")).to_be_hidden()
     await is_laid_out(page)
     await keep(page, f"alone-{size}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+async def test_what_is_wrong(open_url: Open, tmp_path: Path, size: str, scheme: str) -> None:
+    """An extension is off, and a listed tracker is down, until it comes."""
+    async with federation(tmp_path) as trackers:
+        there = await trackers.start(in_dht=False)
+        port = free_port()
+        install(tmp_path, "fails", "tests.integration.test_bad_extensions:FailsToStart")
+        path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        here = await TrackerProcess.start(
+            env={
+                "PYTHONPATH": path,
+                **environment("server", state_dir=str(tmp_path / "here")),
+                **environment("extensions.fails", enabled=True),
+                **environment(
+                    "extensions.federation",
+                    enabled=True,
+                    peers=[trackers.url_at(there.port), trackers.url_at(port), f"wss://127.0.0.1:{there.port}"],
+                ),
+            }
+        )
+        await here.logged("extension_failed")
+        page = await open_url(address(here), viewport=SIZES[size], color_scheme=scheme, hurries=True)
+        await expect(page.locator("#off")).to_have_text("The extension fails is off: its start has failed.")
+        await expect(page.locator(".node.down")).to_have_count(2)
+        await expect(page.locator(".node.dialed")).to_have_count(1)
+        await expect(page.locator("#unlinked tbody tr")).to_have_count(2)
+        row = page.locator("#unlinked tbody tr", has_text=trackers.url_at(port))
+        await expect(row).to_contain_text("unreachable: Connection refused")
+        await expect(row).to_contain_text("down")
+        await expect(page.get_by_text("2 listed not linked")).to_be_visible()
+        await is_laid_out(page)
+        await keep(page, f"wrong-{size}-{scheme}")
+        await trackers.start(port, in_dht=False)
+        await expect(page.locator("#unlinked tbody tr")).to_have_count(1)
+        await expect(page.locator(".node.dialed")).to_have_count(2)
+        await page.close()
+        assert await here.stop() == 0
 
 
 @pytest.mark.parametrize("size", SIZES)

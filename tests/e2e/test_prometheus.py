@@ -34,6 +34,7 @@ TIMEOUT = 90.0
 QUIET = {
     "tracker: Restarts": "no tracker restarts in this test",
     "tracker: Offers by nearness": "no swarm here has more than 16 peers",
+    "tracker: Extensions off": "the extensions of these trackers work",
     "tracker: Garbage left": "only a bug in an extension module leaves any",
     "tracker: Log lines lost": "the readers of these logs are quick",
     "federation: Time in the queue": "two trackers with a few swarms have no queue",

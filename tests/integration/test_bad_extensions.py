@@ -87,6 +87,10 @@ async def test_bad_extensions_harm_nobody(serve: Any, monkeypatch: pytest.Monkey
     assert errors["raises"] > 1
     raised = tracker.server.registry.get_sample_value("peerservers_extension_errors_total", {"extension": "raises"})
     assert raised == errors["raises"]
+    registry = tracker.server.registry
+    up = {name: registry.get_sample_value("peerservers_extension_up", {"extension": name}) for name in (*bad, "friend")}
+    assert up == {"raises": 1, "fails": 0, "stalls": 1, "stalls_at_start": 1, "friend": 1}
+    assert tracker.server.extensions.tables.off == {"fails": "its start has failed"}
     assert tracker.server.hub.counters.dropped["extension_queue_full"] > 0
     await asyncio.wait_for(tracker.server.stop(), PATIENCE)
     assert "stop" in friend.events

@@ -1,6 +1,9 @@
 """`peerservers federation`, and the settings: an operator's mistakes, and others' nonsense."""
 
 import asyncio
+import json
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -8,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from extensions.federation.command import LINK_COLUMNS, UNLINKED_COLUMNS
 from extensions.federation.extension import Federation
-from tests.conftest import ALONE, TrackerProcess, free_port
+from tests.certificates import Pair
+from tests.conftest import ALONE, PATIENCE, StartTracker, TrackerProcess, environment, free_port
 from tests.integration.hostile import federated
 from tests.integration.test_life import assert_one_line, peerservers
 from tracker.config import ConfigError, load
@@ -79,7 +84,9 @@ async def test_the_command_finds_no_federation(tracker: TrackerProcess) -> None:
     cases = {
         f"http://127.0.0.1:{tracker.port}": "a tracker without federation",
         f"http://127.0.0.1:{free_port()}": "refused",
-        "ws://127.0.0.1:1": "http://",
+        "ftp://127.0.0.1:1": "http://",
+        "ws://127.0.0.1:1": "refused",
+        "unix:/nowhere/socket": "No such file",
         "http://[": "http://[",
         "": "",
     }
@@ -113,3 +120,97 @@ def test_wrong_settings_are_named(key: str, value: Any) -> None:
 def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
     done = peerservers("serve", "--port", "0", **{**ALONE, **federated(tmp_path, peers=["tracker.example"])})
     assert_one_line(done, "extensions.federation.peers", "tracker.example")
+
+
+# The tracker of the settings
+
+
+async def test_without_a_url_the_command_asks_the_tracker_of_the_settings(
+    start_tracker: StartTracker, tmp_path: Path
+) -> None:
+    port, metrics_port, socket = free_port(), free_port(), str(tmp_path / "socket")
+    cases = [
+        {**ALONE, **environment("server", host="127.0.0.1", port=port)},
+        {**ALONE, **environment("server", host=f"unix:{socket}")},
+        {**ALONE, **environment("server", host=f"unix:{socket}"), **environment("metrics", port=metrics_port)},
+    ]
+    for env in cases:
+        settings = {**env, **federated(tmp_path / "state")}
+        arguments = {"host": f"unix:{socket}"} if "unix:" in env["PEERSERVERS_SERVER__HOST"] else {"port": port}
+        tracker = await start_tracker(env=settings, **arguments)
+        done = await asyncio.to_thread(peerservers, "federation", **settings, http_proxy="http://127.0.0.1:1")
+        assert (done.returncode, done.stdout, done.stderr) == (1, "no links\n", ""), env
+        await tracker.stop()
+
+
+async def test_the_command_reads_the_configuration_file(start_tracker: StartTracker, tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "tracker.example.org")
+    tracker = await start_tracker(env={**federated(tmp_path), **pair.env})
+    file = tmp_path / "config.toml"
+    tls = "\n".join(f"{key.rpartition('__')[2].lower()} = {value!r}" for key, value in pair.env.items())
+    file.write_text(f"[server]\nport = {tracker.port}\n[tls]\n{tls}\n")
+    assert (await run("federation", "--config", str(file)))[:2] == (1, "no links\n")
+    # A URL that is given needs a certificate for its name.
+    done = await asyncio.to_thread(peerservers, "federation", f"wss://127.0.0.1:{tracker.port}")
+    assert_one_line(done, "CERTIFICATE_VERIFY_FAILED")
+
+
+async def test_statistics_on_another_port(start_tracker: StartTracker, tmp_path: Path) -> None:
+    port = free_port()
+    tracker = await start_tracker(env={**federated(tmp_path), **environment("metrics", port=port)})
+    done = await asyncio.to_thread(peerservers, "federation", tracker.url)
+    assert_one_line(done, "HTTP 404", "metrics.port")
+    assert (await run("federation", f"ws://127.0.0.1:{port}"))[:2] == (1, "no links\n")
+
+
+async def test_watching(start_tracker: StartTracker, tmp_path: Path) -> None:
+    """It goes on while the tracker is restarted, until it is interrupted."""
+    tracker = await start_tracker(env=federated(tmp_path))
+    command = [sys.executable, "-m", "tracker", "federation", "--watch", tracker.url]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+
+    async def shows(text: bytes) -> None:
+        assert process.stdout
+        async with asyncio.timeout(PATIENCE):
+            while text not in await process.stdout.readline():
+                pass
+
+    await shows(b"no links")
+    await shows(b"no links")
+    await tracker.stop()
+    await shows(b"refused")
+    await start_tracker(port=tracker.port, env=federated(tmp_path, peers=["ws://127.0.0.1:1"]))
+    await shows(b"listed, but not linked")
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == 130
+    done = await asyncio.to_thread(peerservers, "federation", "--watch", "--json", tracker.url)
+    assert_one_line(done, "--watch", "--json")
+
+
+async def test_a_hostile_tracker_cannot_write_to_the_terminal() -> None:
+    evil = "\x1b[2J"
+    link = {**dict.fromkeys(LINK_COLUMNS, evil), "since": 1e300}
+    off = {"federation": [link], "unlinked": [dict.fromkeys(UNLINKED_COLUMNS, evil)], "extensionsOff": {evil: evil}}
+    async with answers_with(BODY + b"\r\n" + json.dumps(off).encode()) as url:
+        code, out, err = await run("federation", url)
+        assert (code, err) == (0, "")
+        assert "\x1b" not in out
+        assert "the extension ?[2J is off: ?[2J" in out
+
+
+async def test_an_extension_that_is_off_is_shown(start_tracker: StartTracker, tmp_path: Path) -> None:
+    """Its default directory cannot be made."""
+    (tmp_path / "home").touch()
+    env = federated(tmp_path)
+    del env["PEERSERVERS_SERVER__STATE_DIR"]
+    tracker = await start_tracker(env={**env, "HOME": str(tmp_path / "home")})
+    await tracker.logged("federation_off")
+    sentence = "the extension federation is off: the state directory cannot be used"
+    assert (await run("federation", tracker.url))[:2] == (1, f"no links\n\n{sentence}\n")
+    assert sentence in (await tracker.get("/"))[1].replace("The extension", "the extension")
+    assert await tracker.metric("peerservers_extension_up", extension="federation") == 0
+    assert 'peerservers_extension_up{extension="federation"} 0.0' in (await tracker.get("/metrics"))[1]
+    stats = await tracker.stats()
+    assert (stats["federation"], stats["unlinked"]) == ([], [])
+    assert stats["extensionsOff"] == {"federation": "the state directory cannot be used"}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ class Trackers:
 @pytest.fixture
 def trackers(start_tracker: StartTracker, tmp_path: Path) -> Trackers:
     return Trackers(start_tracker, tmp_path)
+
+
+LISTED_UP = "peerservers_federation_listed_up"
 
 
 async def has_links(tracker: TrackerProcess, number: int) -> None:
@@ -125,6 +129,61 @@ async def test_three_trackers_that_list_each_other(trackers: Trackers) -> None:
         assert {link["tracker"] for link in (await a.stats())["federation"]} == {trackers.id("b"), trackers.id("c")}
     for tracker in (a, b, c):
         assert await tracker.metric(LINKS) == 2
+        # An accepted link has the listed URL as its name, and the tracker itself is not down.
+        others = {url for url in every if url not in tracker.url}
+        await eventually(partial(is_named, tracker, others))
+        up = [line for line in (await tracker.get("/metrics"))[1].splitlines() if line.startswith(LISTED_UP + "{")]
+        assert sorted(up) == sorted(f'{LISTED_UP}{{url="{url}"}} 1.0' for url in others)
+
+
+async def is_named(tracker: TrackerProcess, urls: set[str]) -> bool:
+    """Return whether the linked trackers have these URLs as their names, and all listed trackers are linked."""
+    stats = await tracker.stats()
+    return {link["url"] for link in stats["federation"]} == urls and not stats["unlinked"]
+
+
+async def test_a_listed_tracker_that_is_down_is_shown_until_it_comes(trackers: Trackers) -> None:
+    url = trackers.url("b")
+    a = await trackers.start("a", peers=[url])
+    await a.logged("listed_tracker_down")
+    (row,) = (await a.stats())["unlinked"]
+    assert (row["url"], row["state"], row["reason"]) == (url, "down", "unreachable: Connection refused")
+    page = (await a.get("/"))[1]
+    assert url in page
+    assert "unreachable: Connection refused" in page
+    assert await a.metric(LISTED_UP, url=url) == 0
+    assert f'{LISTED_UP}{{url="{url}"}} 0.0' in (await a.get("/metrics"))[1]
+    code, out, _ = await run("federation", a.url)
+    assert (code, out.splitlines()[:3]) == (1, ["no links", "", "listed, but not linked:"])
+    assert out.splitlines()[4].split()[:2] == [url, "down"]
+    assert out.endswith("unreachable: Connection refused\n")
+    b = await trackers.start("b")
+    await eventually(lambda: equals(a.metric(LISTED_UP, url=url), 1), 20)
+    assert (await a.stats())["unlinked"] == []
+    await b.stop(signal.SIGKILL)
+    await eventually(lambda: equals(a.metric(LISTED_UP, url=url), 0), 20)
+    (row,) = (await a.stats())["unlinked"]
+    assert (row["url"], row["tracker"]) == (url, trackers.id("b")), "its id is known now"
+    code, out, _ = await run("federation", "--json", a.url)
+    assert (code, [one["url"] for one in json.loads(out)["unlinked"]]) == (1, [url])
+
+
+async def test_a_listed_tracker_that_breaks_a_rule_is_shown_with_the_rule(trackers: Trackers) -> None:
+    async def break_it(link: HostileLink) -> None:
+        await link.shake()
+        await link.send(b'{"type":"dance"}')
+        await link.ended()
+
+    async with hostile_tracker(break_it) as url:
+        a = await trackers.start("a", peers=[url])
+
+        async def is_shunned() -> bool:
+            return [row["reason"] for row in (await a.stats())["unlinked"]] == [
+                "not_allowed: shunned because of invalid_message"
+            ]
+
+        await eventually(is_shunned, 20)
+        assert (await a.logged("listed_tracker_down"))["reason"] == "invalid_message"
 
 
 async def test_counts_from_a_link_are_not_told_over_another(trackers: Trackers) -> None:
@@ -268,19 +327,25 @@ async def test_links_in_pages_commands_and_metrics(trackers: Trackers) -> None:
         head, line = out.splitlines()
         assert (code, head.split()[:2]) == (0, ["TRACKER", "URL"])
         assert line.split()[:2] == [trackers.id("a")[:16], trackers.url("a")]
-        assert (await run("federation", f"127.0.0.1:{b.port}/"))[:2] == (0, out)
+        for other_form in (f"127.0.0.1:{b.port}/", b.url):
+            assert (await run("federation", other_form))[:2] == (0, out)
+        assert trackers.id("a") in (await run("federation", "--wide", web))[1].split()
         code, out, _ = await run("federation", "--json", f"http://127.0.0.1:{a.port}")
         assert code == 0
-        assert json.loads(out)[0]["tracker"] == trackers.id("b")
+        assert json.loads(out)["federation"][0]["tracker"] == trackers.id("b")
         for tracker, direction in ((a, "accepted"), (b, "dialed")):
             assert await tracker.metric("peerservers_federation_links_opened_total", direction=direction) == 1
         traffic = {"tracker": trackers.id("a")[:16], "type": "offers_out"}
         assert await b.metric("peerservers_federation_messages_total", **traffic) == 1
         assert await b.metric("peerservers_federation_shared_swarms", tracker=traffic["tracker"]) == 1
+        named = {"direction": "dialed", "tracker": trackers.id("a")[:16], "url": trackers.url("a")}
+        assert await b.metric("peerservers_federation_link_info", **named) == 1
+        nameless = {"direction": "accepted", "tracker": trackers.id("b")[:16], "url": ""}
+        assert await a.metric("peerservers_federation_link_info", **nameless) == 1
     a.tell(signal.SIGTERM)
     await has_links(b, 0)
-    assert (await run("federation", web))[:2] == (1, "no links\n")
-    assert (await run("federation", "--json", web))[:2] == (1, "[]\n")
+    code, out, _ = await run("federation", web)
+    assert (code, out.partition("\n")[0]) == (1, "no links")
     assert trackers.id("a") not in (await b.get("/"))[1]
 
 

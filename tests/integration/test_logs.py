@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.client import eventually, raw_client
 from tests.conftest import StartTracker, TrackerProcess, free_port
 from tests.integration.friend import install
-from tests.integration.hostile import link_to, start_target
+from tests.integration.hostile import at_least, ended, link_to, start_target
 from tests.integration.wire import HANDSHAKE
 from tests.unit.federation.links import key
 from tracker.extension.api import Extension
@@ -80,9 +80,12 @@ async def test_outsiders_cannot_flood_the_log(start_tracker: StartTracker, tmp_p
 async def test_a_listed_tracker_that_is_unreachable_is_logged(start_tracker: StartTracker, tmp_path: Path) -> None:
     url = f"ws://127.0.0.1:{free_port()}/"
     tracker = await start_target(start_tracker, tmp_path, peers=[url])
-    line = await tracker.logged("link_ended")
-    assert (line["level"], line["url"], line["reason"]) == ("info", url, "unreachable")
-    assert "refused" in line["text"]
+    line = await tracker.logged("listed_tracker_down")
+    assert (line["level"], line["url"], line["reason"]) == ("warning", url, "unreachable")
+    assert line["text"] == "Connection refused"
+    # Further attempts are no news.
+    await eventually(lambda: at_least(ended(tracker, "unreachable"), 3))
+    assert len([line for line in tracker.log if line["event"] in ("listed_tracker_down", "link_ended")]) == 1
 
 
 async def test_exceptions_that_no_code_can_catch_are_logged_as_json(tmp_path: Path) -> None:

@@ -25,3 +25,7 @@ def test_a_reference_is_up_to_date(generate: ModuleType, monkeypatch: pytest.Mon
     for variable in ("PEERSERVERS_EXTENSIONS__DHT__ENABLED", "PEERSERVERS_EXTENSIONS__FEDERATION__ENABLED"):
         monkeypatch.delenv(variable, raising=False)
     assert (DOCS / f"{name}.md").read_text() == getattr(generate, name)(), "run `make docs`"
+
+
+def test_the_manual_page_is_up_to_date(generate: ModuleType) -> None:
+    assert (DOCS / "man" / "peerservers.1").read_text() == generate.manual(), "run `make docs`"

@@ -102,7 +102,10 @@ class PeerOverlap:
             self._count()
 
     def keep_apart(self, peer: Peer, member: RemoteMember, until: float) -> None:
-        """Take a local peer to be present at a remote member, until a time."""
+        """Take a local peer to be present at a remote member, until a time, unless the marks tell it better."""
+        if member in self._known:
+            # It has refused an offer for another reason, or its next marks tell of the peer.
+            return
         self._apart.setdefault(peer, {})[member] = until
 
     def joined(self, peer: Peer) -> None:

@@ -21,6 +21,7 @@ from tracker.protocol.messages import NO_INFO_HASH, Answer, Offer, RawString
 from tracker.reasons import CloseReason
 from tracker.settings import Settings
 from tracker.tasks import BackgroundTasks
+from tracker.urls import as_http, own_statistics
 
 __all__ = [
     "MARK_LENGTH",
@@ -48,6 +49,7 @@ __all__ = [
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
+    "as_http",
     "aside",
     "config_option",
     "configure_logs",
@@ -63,6 +65,7 @@ __all__ = [
     "make_answer",
     "make_offer",
     "marks_of",
+    "own_statistics",
     "parse_info_hash",
     "plain",
     "swarm_key",

@@ -130,6 +130,7 @@ class TrackerHandle:
         self.registry = registry
         """The registry for the extension's own metrics, whose names start with `peerservers_`."""
         self.log = structlog.get_logger().bind(extension=name)
+        self._name = name
         self._hub = hub
         self._remote = remote
         self._endpoint = endpoint
@@ -278,11 +279,20 @@ class TrackerHandle:
         """Show the id by which other trackers know this one on the page."""
         self._tables.tracker_id = tracker_id
 
+    def report_off(self, reason: str) -> None:
+        """Report that the extension does nothing until the tracker is started again.
+
+        The page and `/stats.json` show the reason to everyone, so it names no file; `peerservers_extension_up` is 0.
+        """
+        self._tables.off.setdefault(self._name, reason)
+
     def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
         """Show a table of texts and numbers, by column, on the page and in `/stats.json`, under a name.
 
         The page draws a table of `links` to other trackers as a picture. Its columns are `tracker` (an id), `url`,
-        `direction` ("dialed" or "accepted") and `shared_swarms`; the page shows further columns beside these.
+        `direction` ("dialed" or "accepted") and `shared_swarms`; the page shows further columns beside these. A row
+        with a `state` is no link, but another tracker that should be linked: its columns are `tracker`, `url`, `state`,
+        `since` and `next_try` (Unix seconds, 0 for now), and `reason`.
 
         Raises:
             ValueError: if the name is taken, also by a field of `/stats.json` itself.

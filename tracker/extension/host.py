@@ -3,11 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from time import monotonic
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -73,6 +74,12 @@ class ExtensionHost:
         """
         remote = RemotePeers(hub, outbox)
         mistakes: list[str] = []
+        up = Gauge(
+            "peerservers_extension_up",
+            "0 for an enabled extension that is off, because of its surroundings or a failed start",
+            ["extension"],
+            registry=registry,
+        )
         for name, section in self._sections.items():
             own_registry = CollectorRegistry()
             tracker = TrackerHandle(
@@ -97,6 +104,7 @@ class ExtensionHost:
             except Exception as error:
                 raise ConfigError(f"extensions.{name}: cannot be loaded: {error!r}") from error
             self._extensions[name] = extension
+            up.labels(name).set_function(partial(self._is_up, name))
             self.errors[name] = 0
             registry.register(_GuardedCollector(own_registry, name, self.errors))
             self._runners.append(ExtensionRunner(name, extension, tracker, self.errors, hub))
@@ -104,6 +112,9 @@ class ExtensionHost:
             raise ConfigError(*mistakes)
         policies = [runner for runner in self._runners if runner.wants("admit")]
         self.admissions = Admissions(hub, outbox, policies, self._settings.access.admission_timeout, registry)
+
+    def _is_up(self, name: str) -> bool:
+        return name not in self.tables.off
 
     def change(self, settings: Settings) -> None:
         """Adopt the settings that can change while the tracker runs."""

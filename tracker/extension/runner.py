@@ -102,14 +102,15 @@ class ExtensionRunner:
         except ConfigError:
             raise
         except ExtensionOff as error:
-            self._turn_off(error)
+            self._turn_off(error, error.reason)
         except Exception:
             self._errors[self.name] += 1
             self._log.exception("extension_failed", on="prepare")
             self._failed = True
 
-    def _turn_off(self, error: Exception) -> None:
+    def _turn_off(self, error: Exception, reason: str) -> None:
         self._failed = True
+        self.tracker.report_off(reason)
         self._log.warning(f"{self.name}_off", error=str(error))
 
     async def run(self) -> None:
@@ -119,10 +120,11 @@ class ExtensionRunner:
                 await self._prepared
             except ConfigError as error:
                 # It took so long that the tracker serves already.
-                self._turn_off(error)
+                self._turn_off(error, "a setting cannot be used")
         self._failed = self._failed or not await self._call("start")
         self._started.set()
         if self._failed:
+            self.tracker.report_off("its start has failed")
             self._events.clear()
             self._dirty.clear()
             self.tracker.release()
@@ -211,7 +213,7 @@ class ExtensionRunner:
         try:
             return await method(*arguments)
         except ExtensionOff as error:
-            self._turn_off(error)
+            self._turn_off(error, error.reason)
             return _FAILED
         except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()

@@ -47,9 +47,9 @@ class Node:
     about: str
     """A description as text, for tooltips and screen readers."""
     direction: str
-    """`dialed`, `accepted` or `other`."""
+    """`dialed`, `accepted` or `other`; `down` without a link."""
     number: str
-    """The number of shared swarms, in short form."""
+    """The number of shared swarms, in short form; `!` without a link."""
     traffic: int
     """The number of offers and answers over the link; a change shows that it is busy."""
     x: float
@@ -75,8 +75,11 @@ class LinkMap:
 
 
 def link_map(links: Sequence[Mapping[str, Any]]) -> LinkMap:
-    """Return the map of these links. Their columns are those that `TrackerHandle.add_table` names."""
-    busiest = sorted(links, key=lambda link: -_number(link, "shared_swarms"))
+    """Return the map of these links, and of rows with a `state`, which are trackers that should be linked.
+
+    Their columns are those that `TrackerHandle.add_table` names.
+    """
+    busiest = sorted(links, key=lambda link: (not link.get("state"), -_number(link, "shared_swarms")))
     labelled = len(links) if len(links) <= MAX_LABELLED else LABELLED_OF_MANY
     most = max((_number(link, "shared_swarms") for link in links), default=0) or 1
 
@@ -122,8 +125,10 @@ def _node(
     least, greatest = radii
     radius = least + (greatest - least) * sqrt(shared / most)
     full_name = name_of(link)
-    direction = str(link.get("direction", ""))
-    number = short(shared)
+    state = link.get("state")
+    direction = "down" if state else str(link.get("direction", ""))
+    number = "!" if state else short(shared)
+    about = f"{shared} shared swarm{'s' * (shared != 1)}{f', {direction}' if direction else ''}"
     line = arrow = ""
     if around:
         radius = max(radius, 5.0 + 3 * len(number))
@@ -138,10 +143,11 @@ def _node(
             angle = (degrees(atan2(y, x)) + turn) % 360
             arrow = f"translate({x * at:.1f} {y * at:.1f}) rotate({angle:.1f})"
     return Node(
-        key=str(link.get("tracker") or full_name),
+        # Two listed URLs may lead to one tracker.
+        key=str((not state and link.get("tracker")) or link.get("url") or full_name),
         name=full_name if len(full_name) <= MAX_NAME else f"{full_name[: MAX_NAME - 1]}…",
-        about=f"{full_name}: {shared} shared swarm{'s' * (shared != 1)}{f', {direction}' if direction else ''}",
-        direction=direction if direction in ("dialed", "accepted") else "other",
+        about=f"{full_name}: {f'not linked, {state}' if state else about}",
+        direction=direction if direction in ("dialed", "accepted", "down") else "other",
         number=number,
         traffic=sum(_number(link, column) for column in ("offers_in", "offers_out", "answers_in", "answers_out")),
         x=round(x, 1),

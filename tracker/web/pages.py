@@ -25,7 +25,7 @@ from tracker.web.announces import is_announce, refuse_announce
 from tracker.web.exposition import exposition
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
 from tracker.web.negotiation import accepts_gzip, gzipped
-from tracker.web.stats import Rows, Statistics, StatisticsCache, Tables
+from tracker.web.stats import OFF, Rows, Statistics, StatisticsCache, Tables
 from tracker.web.swarms import START, swarm_counts
 
 HTML: Final = "text/html; charset=utf-8"
@@ -39,7 +39,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 _LINK_COLUMNS: Final = ("tracker", "url", "direction")
 
-_PARTS: Final = ("status", "numbers", "linkmap", "links", "tables", "about")
+_PARTS: Final = ("status", "off", "numbers", "linkmap", "links", "unlinked", "tables", "about")
 """The macros in `parts.html`, which are also the ids of the elements that they make."""
 
 _VIEW_BOX: Final = f"{-WIDTH // 2} {-HEIGHT // 2} {WIDTH} {HEIGHT}"
@@ -171,6 +171,7 @@ class Pages:
     def _shown(self) -> dict[str, Any]:
         tables = self._tables.read()
         drawn = self._tables.names_of_links()
+        rows = [row for name in drawn for row in tables[name]]
         return {
             "accepting": self._endpoint.accepting,
             "seeders": self._hub.seeders,
@@ -178,7 +179,9 @@ class Pages:
             "swarms": len(self._hub.swarms),
             "connections": len(self._endpoint.websockets),
             "federates": bool(drawn),
-            "links": [row for name in drawn for row in tables[name]],
+            "links": [row for row in rows if not row.get("state")],
+            "unlinked": [row for row in rows if row.get("state")],
+            "off": sorted(self._tables.off.items()),
             "tables": {name: rows for name, rows in tables.items() if name not in drawn},
             "version": __version__,
             "uptime": duration(monotonic() - self._started),
@@ -192,7 +195,8 @@ class Pages:
 
     async def _stats_json(self, _request: Request) -> Response:
         statistics = (await self._statistics.get()).as_json()
-        body = json.dumps({**statistics, **self._tables.read()}, default=str).encode()
+        content = {**statistics, **self._tables.read(), OFF: self._tables.off}
+        body = json.dumps(content, default=str).encode()
         return Response(body, "application/json")
 
     async def _metrics(self, request: Request) -> Response:
@@ -215,7 +219,7 @@ def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
     columns = list(dict.fromkeys(column for link in links for column in link if column not in _LINK_COLUMNS))
     page = {
         **shown,
-        "map": link_map(links),
+        "map": link_map([*links, *shown["unlinked"]]),
         "view_box": _VIEW_BOX,
         "swarms_short": short(shown["swarms"]),
         "tables": {
@@ -234,6 +238,18 @@ def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
                 "cells": [_cell(column, link.get(column, ""), now) for column in columns],
             }
             for link in sorted(links, key=name_of)
+        ],
+        "unlinked": [
+            {
+                "key": link.get("url") or link.get("tracker") or name_of(link),
+                "name": name_of(link),
+                "url": link.get("url", ""),
+                "state": link["state"],
+                "since": _cell("since", link.get("since", ""), now),
+                "reason": link.get("reason", ""),
+                "next_try": next_try(link.get("next_try", 0), now),
+            }
+            for link in sorted(shown["unlinked"], key=name_of)
         ],
     }
     macros = _templates.get_template("parts.html").module
@@ -254,6 +270,12 @@ def _cell(column: str, value: Any, now: float) -> str:
     if isinstance(value, int | float) and isfinite(value):
         return f"{duration(now - value)} ago" if column == "since" else f"{value:,}"
     return str(value)
+
+
+def next_try(when: Any, now: float) -> str:
+    """Return a time in the near future as text."""
+    left = when - now if isinstance(when, int | float) and isfinite(when) else 0
+    return f"in {duration(left)}" if left >= 1 else "now"
 
 
 def duration(seconds: float) -> str:

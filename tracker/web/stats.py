@@ -79,23 +79,27 @@ class Statistics:
         }
 
 
-_FIELDS: Final = frozenset(Statistics().as_json())
+OFF: Final = "extensionsOff"
+"""The field of `/stats.json` with the extensions that are off."""
+
+_FIELDS: Final = frozenset((*Statistics().as_json(), OFF))
 
 
 class Tables:
-    """The tables that extensions show on the page and in `/stats.json`, by name."""
+    """The tables that extensions show on the page and in `/stats.json`, by name, and the extensions that are off."""
 
     def __init__(self) -> None:
         self.tracker_id = ""
         """The public key of the tracker in hexadecimal digits, if an extension has one."""
+        self.off: dict[str, str] = {}
+        """Why an extension is off, by its name."""
         self._tables: dict[str, Table] = {}
 
     def add(self, name: str, table: Table) -> None:
         """Add a table.
 
         Raises:
-            ValueError: another table has this name, or it is the name of one of the statistics' own fields
-                (`Statistics.as_json`), beside which `/stats.json` shows the tables.
+            ValueError: another table has this name, or it is the name of one of the other fields of `/stats.json`.
         """
         if name in self._tables or name in _FIELDS:
             raise ValueError(f"the table name {name} is taken")

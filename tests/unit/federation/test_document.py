@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.federation import mesh, wire
+from extensions.federation import wire
 from extensions.federation.reasons import BROKEN_RULES, Dropped, EndReason
 from extensions.federation.session import Session
+from extensions.trackers import normal
 from tests.unit.federation.links import give
 from tracker.core.overlap import marks_of
 from tracker.extension import swarm_key
@@ -83,7 +84,7 @@ def test_frames(frame: str, valid: bool) -> None:
 
 @pytest.mark.parametrize(("urls", "same"), URLS)
 def test_which_urls_are_the_same(urls: list[str], same: bool) -> None:
-    assert (mesh.normal(urls[0]) == mesh.normal(urls[1])) == same
+    assert (normal(urls[0]) == normal(urls[1])) == same
 
 
 def test_every_reason_is_in_the_document_and_marked_if_it_breaks_the_rules() -> None:

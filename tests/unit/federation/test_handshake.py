@@ -256,6 +256,22 @@ def test_rubbish_ends_a_link_at_any_time() -> None:
     assert reason_of(linked()[0], b"") is EndReason.INVALID_MESSAGE
 
 
+@pytest.mark.parametrize(
+    "frame", [b'{"failure reason":"invalid action"}', b"[]", b"welcome", b"\xff", b'{"type":7}', b""]
+)
+def test_what_a_tracker_without_federation_says_breaks_no_rule(frame: bytes) -> None:
+    """Some servers choose any subprotocol. Only the first message of the listener can tell."""
+    assert reason_of(dialing(expected=tracker_id(2)), frame) is EndReason.REFUSED
+    assert EndReason.REFUSED not in BROKEN_RULES
+    assert reason_of(dialing(), listening().start(), frame) is EndReason.INVALID_MESSAGE
+    assert reason_of(listening(), frame) is EndReason.INVALID_MESSAGE, "a dialer knows what it dials"
+
+
+@pytest.mark.parametrize("frame", [b'{"type":"hello"}', b'{"type":"dance"}', b'{"type":"bye","reason":7}'])
+def test_a_message_with_a_type_is_one_of_a_tracker_with_federation(frame: bytes) -> None:
+    assert reason_of(dialing(), frame) is EndReason.INVALID_MESSAGE
+
+
 @given(st.lists(st.one_of(st.binary(max_size=50), st.sampled_from(shake_hands(dialing(), listening()))), max_size=6))
 def test_only_a_true_handshake_opens(frames: list[bytes]) -> None:
     session = listening(nonce=99)

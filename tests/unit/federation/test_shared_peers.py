@@ -7,7 +7,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.client import Json
@@ -117,6 +117,7 @@ steps = st.one_of(
 
 
 @settings(max_examples=100)
+@example([("join", {0, 1}), ("join", {2}), ("tell",), ("join", {0, 1})])
 @given(st.lists(steps, max_size=25))
 def test_whatever_has_happened_trackers_soon_know_which_peers_are_the_same(script: list[tuple[Any, ...]]) -> None:
     async def scenario() -> None:

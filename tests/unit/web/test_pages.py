@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tracker.web.linkmap import HEIGHT, MAX_DOTS, MAX_NAME, MIDDLE, WIDTH, link_map, name_of, short
-from tracker.web.pages import contact_url, duration, parts, url_from
+from tracker.web.pages import contact_url, duration, next_try, parts, url_from
 
 EVIL = "</svg><script>alert(1)</script>'\"&{{ 7 * 7 }}"
 
@@ -41,11 +41,29 @@ def page(**changes: Any) -> str:
         "connections": 7,
         "federates": True,
         "links": [],
+        "unlinked": [],
+        "off": [],
         "tables": {},
         "version": "1.2.3",
         "uptime": "3 h 0 min",
     }
     return "".join(parts({**shown, **changes}).values())
+
+
+def down(number: int, **changes: Any) -> list[dict[str, Any]]:
+    """Return a number of trackers that should be linked."""
+    return [
+        {
+            "tracker": "",
+            "url": f"wss://d{n}.example.org",
+            "state": "down",
+            "since": 0,
+            "reason": "unreachable: Connection refused",
+            "next_try": 0,
+            **changes,
+        }
+        for n in range(number)
+    ]
 
 
 class Outline(HTMLParser):
@@ -144,8 +162,9 @@ def test_a_long_name_is_cut() -> None:
 @pytest.mark.parametrize("number", [1, 5, 20, 100])
 def test_hostile_links(number: int) -> None:
     hostile = dict.fromkeys(("tracker", "url", "direction", "shared_swarms", "since", EVIL), EVIL)
-    text = page(links=[hostile] * number, tables={EVIL: [{EVIL: EVIL}]})
-    harmless = Outline(page(links=links(number), tables={"table": [{"column": 1}]}))
+    unlinked = down(number, tracker=EVIL, url=EVIL, state=EVIL, since=EVIL, reason=EVIL, next_try=EVIL)
+    text = page(links=[hostile] * number, unlinked=unlinked, tables={EVIL: [{EVIL: EVIL}]})
+    harmless = Outline(page(links=links(number), unlinked=down(number), tables={"table": [{"column": 1}]}))
     outline = Outline(text)
     assert {tag for tag, _ in outline.tags} <= {tag for tag, _ in harmless.tags}
     assert {name for _, attributes in outline.tags for name in attributes} <= {
@@ -158,6 +177,47 @@ def test_hostile_links(number: int) -> None:
 def test_links_of_few_columns_and_odd_values() -> None:
     text = page(links=[{"tracker": "a"}, {"shared_swarms": -3, "url": 5}, {"since": nan, "direction": None}])
     assert text.count('class="number"') == 4
+
+
+def test_trackers_that_should_be_linked() -> None:
+    outline = Outline(page(links=links(2), unlinked=down(2)))
+    assert {"2 listed not linked", "d0.example.org", "down", "unreachable: Connection refused", "now"} <= set(
+        outline.texts
+    )
+    assert ("li", {"class": "down"}) in outline.tags
+    unlinked = next(attributes for tag, attributes in outline.tags if attributes.get("id") == "unlinked")
+    assert "hidden" not in unlinked
+    drawn = link_map([*links(2), *down(2)])
+    nodes = {node.name: node for node in drawn.nodes}
+    assert (nodes["d0.example.org"].direction, nodes["d0.example.org"].number) == ("down", "!")
+    assert nodes["d0.example.org"].arrow == ""
+    assert nodes["t0.example.org"].direction == "dialed"
+    assert "d0.example.org: not linked, down" in drawn.about
+    assert 'id="unlinked" aria-labelledby="unlinked-title" hidden' in page(links=links(2))
+
+
+def test_trackers_that_should_be_linked_are_labelled_among_many() -> None:
+    drawn = link_map([*links(100), *down(2)])
+    assert [node.name for node in drawn.nodes if node.direction == "down"] == ["d0.example.org", "d1.example.org"]
+
+
+def test_two_listed_urls_of_one_tracker_are_two_nodes() -> None:
+    assert len({node.key for node in link_map(down(2, tracker="ab")).nodes}) == 2
+
+
+@pytest.mark.parametrize(
+    ("when", "text"), [(0, "now"), (99.5, "now"), (100.9, "now"), (160, "in 1 min"), (nan, "now"), (EVIL, "now")]
+)
+def test_the_next_try(when: Any, text: str) -> None:
+    assert next_try(when, 100.0) == text
+
+
+def test_extensions_that_are_off() -> None:
+    outline = Outline(page(off=[("dht", "libtorrent is not installed"), ("x", EVIL)]))
+    assert "The extension dht is off: libtorrent is not installed." in outline.texts
+    assert f"The extension x is off: {EVIL}." in outline.texts
+    assert "hidden" not in next(attributes for _, attributes in outline.tags if attributes.get("id") == "off")
+    assert 'id="off" class="bad" role="status" hidden' in page()
 
 
 def test_other_tables() -> None:

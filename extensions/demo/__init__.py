@@ -1,0 +1,1 @@
+"""`peerservers demo`: three linked trackers, and a page on which a file travels between them."""
