@@ -64,9 +64,13 @@ class Sources:
         for name in self._variables:
             path = _path_of(name)
             try:
-                merged.put(path, _value_of(os.environ[name], fields.get(path)), name)
+                value = _value_of(os.environ[name], fields.get(path))
             except ValueError as error:
                 merged.mistakes.append(f"{name}: {'.'.join(path)}: {error}")
+                continue
+            # A whole section in JSON does not replace the keys of other sources.
+            for inner, part in _leaves(value, path) if isinstance(value, dict) and value else ((path, value),):
+                merged.put(inner, part, name)
         for path, value in _leaves(self._options):
             merged.put(path, value, _OPTIONS.get(path) or f"--{path[-1].replace('_', '-')}")
         return merged

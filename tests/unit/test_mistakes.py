@@ -135,6 +135,14 @@ def test_hosts_in_the_environment(monkeypatch: pytest.MonkeyPatch, text: str, ho
     assert load().server.hosts == hosts
 
 
+def test_a_section_in_one_variable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("[extensions.example]\nlimit = 3\npeers = ['a']\n")
+    monkeypatch.setenv("PEERSERVERS_EXTENSIONS__EXAMPLE", '{"peers": ["b"]}')
+    assert load(file, {}, EXAMPLE).extensions["example"] == {"limit": 3, "peers": ["b"]}
+    monkeypatch.setenv("PEERSERVERS_EXTENSIONS__EXAMPLE", "peers")
+    assert mistakes(file) == ["PEERSERVERS_EXTENSIONS__EXAMPLE: extensions.example: must be a table, not 'peers'"]
+
+
 def test_no_secret_is_shown_and_none_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEERSERVERS_EXTENSIONS__EXAMPLE__SECRETS", '["hunter2"')
     assert "hunter2" not in str(mistakes())
