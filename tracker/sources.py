@@ -4,6 +4,7 @@ import json
 import os
 import re
 import tomllib
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,6 +26,10 @@ CONFIG_VARIABLE: Final = ENV_PREFIX + _CONFIG
 
 _OPTIONS: Final[dict[KeyPath, str]] = {("log", "level"): "--log-level", ("log", "format"): "--log-format"}
 """Options of the command line that have other names than their key."""
+
+_KEY: Final = r"""(?:[\w-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
+_BEGINS: Final = re.compile(rf"[ \t]*(?:\[|{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*[ \t]*=)")
+"""The beginning of a statement in TOML: of a table, or of a key with its value."""
 
 _SERVICE_LINK: Final = re.compile(r"(?:\w*_)?(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.*)?)")
 _SERVICE_URL: Final = re.compile(r"(?:tcp|udp|sctp)://")
@@ -109,6 +114,9 @@ class Merged:
 
     def put(self, path: KeyPath, value: Any, origin: str) -> None:
         """Set a value, in place of one from another source."""
+        if not _is_unicode(value):
+            self.mistakes.append(f"{origin}: {'.'.join(path)}: must be text in UTF-8")
+            return
         table = self.table
         for name in path[:-1]:
             inner = table.setdefault(name, {})
@@ -119,6 +127,15 @@ class Merged:
         if value != {} or path[-1] not in table:
             table[path[-1]] = value
             self.origins[path] = origin
+
+
+def _is_unicode(value: Any) -> bool:
+    """Return whether the texts in a value have no bytes that are not UTF-8 (PEP 383)."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _path_of(name: str) -> KeyPath:
@@ -225,19 +242,21 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield the first and last line of each statement of a TOML document, and the tables that it alone makes."""
-    header, statement, start = "", "", 1
-    for number, line in enumerate(text.split("\n"), 1):
-        statement += line + "\n"
+    """Yield the first and last line of each complete statement in TOML, and the tables that it alone makes."""
+    lines = text.split("\n")
+    header = ""
+    start, *ends = [*(number for number, line in enumerate(lines) if _BEGINS.match(line)), len(lines)]
+    for end in ends:
+        statement = "\n".join(lines[start:end])
         is_header = statement.lstrip().startswith("[")
         try:
-            made = tomllib.loads(statement if is_header else header + statement)
+            made = tomllib.loads(statement if is_header else f"{header}\n{statement}")
         except tomllib.TOMLDecodeError:
-            # It goes on in the next line.
+            # The next line looks like a statement, but is in a text or a list.
             continue
         header = statement if is_header else header
-        yield start, number, made
-        statement, start = "", number + 1
+        yield start + 1, end, made
+        start = end
 
 
 def _lines_of(text: str) -> dict[KeyPath, int]:
@@ -252,12 +271,17 @@ def _lines_of(text: str) -> dict[KeyPath, int]:
 
 def _wrong_line(text: str) -> int:
     """Return the line of a TOML document's first statement that does not fit those before it, or does not end."""
-    last = 0
     lines = text.split("\n")
-    for start, end, _ in _statements(text):
+    statements = list(_statements(text))
+
+    def is_wrong(statement: tuple[int, int, dict[str, Any]]) -> bool:
         try:
-            tomllib.loads("\n".join(lines[:end]))
+            tomllib.loads("\n".join(lines[: statement[1]]))
         except tomllib.TOMLDecodeError:
-            return start
-        last = end
-    return min(last + 1, len(lines))
+            return True
+        return False
+
+    first = bisect_left(statements, True, key=is_wrong)
+    if first < len(statements):
+        return statements[first][0]
+    return min(statements[-1][1] + 1 if statements else 1, len(lines))

@@ -98,6 +98,47 @@ def test_a_mistake_in_the_file(file: Path, toml: str, mistake: str) -> None:
     assert only.startswith(f"x.toml, {mistake}")
 
 
+def test_a_mistake_after_texts_and_lists_of_several_lines(file: Path) -> None:
+    file.write_text(
+        """# [server]
+[extensions.example]
+peers = [
+    # "z = 1"
+    "a = 1", 'b',
+
+    "[tls]",
+]
+[page]
+contact = \'\'\'
+[server]
+port = 1
+\'\'\'
+
+[ server ] # a comment
+"port" = "x"
+"""
+    )
+    wrong = [mistake for mistake in mistakes(file) if "server" in mistake]
+    assert wrong == ["x.toml, line 16: server.port: must be a whole number, not 'x'"]
+
+
+def test_a_long_list_is_read_in_linear_time(file: Path) -> None:
+    """Otherwise, this would take hours."""
+    members = "\n".join(f'"{number:040}",' for number in range(20_000))
+    file.write_text(f"[extensions.example]\npeers = [\n{members}\n]\nlimit = 0\nlimit = 1\n")
+    assert mistakes(file) == ["x.toml, line 20005: cannot overwrite a value"]
+    file.write_text(file.read_text().replace("limit = 1", ""))
+    assert mistakes(file) == ["x.toml, line 20004: extensions.example.limit: must be at least 1, not 0"]
+
+
+@pytest.mark.parametrize("name", ["PEERSERVERS_SERVER__PUBLIC_URL", "PEERSERVERS_EXTENSIONS__EXAMPLE__PEERS"])
+def test_a_variable_that_is_not_text(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "\udcff")
+    (mistake,) = mistakes()
+    assert mistake.startswith(f"{name}: ")
+    assert mistake.endswith(": must be text in UTF-8")
+
+
 def test_two_contradictions_are_told_at_once(file: Path) -> None:
     file.write_text("[connections]\nsend_buffer = 70000\n[tls]\nkey = 'x'\n")
     assert [mistake.partition(": ")[0] for mistake in mistakes(file)] == ["x.toml, line 2", "x.toml, line 4"]

@@ -49,6 +49,9 @@ class StateDirectory:
                     path.mkdir(mode=0o700, parents=True, exist_ok=True)
                     self._descriptor = _locked(path)
             return read(path)
+        except BlockingIOError:
+            text = f"{_KEY}: {self._path}: another running tracker uses it; each tracker needs its own"
+            raise ConfigError(text) from None
         except ConfigError as error:
             text = str(error)
         except OSError as error:
@@ -57,8 +60,8 @@ class StateDirectory:
             text = f"{self._path}: no such home directory"
         except ValueError as error:
             text = f"{str(self._path)!r}: not a path: {error}"
-        if self._is_given or text.startswith(_KEY):
-            raise ConfigError(text if text.startswith(_KEY) else f"{_KEY}: {text}")
+        if self._is_given:
+            raise ConfigError(f"{_KEY}: {text}")
         raise ExtensionOff("the state directory cannot be used", text)
 
     def close(self) -> None:
@@ -69,14 +72,14 @@ class StateDirectory:
 
 
 def _locked(path: Path) -> int:
-    """Return a descriptor of a directory, which the process has locked until it is closed."""
+    """Return a descriptor of a directory, which the process has locked until it is closed. Raise `BlockingIOError`."""
     # The directory itself: it may be read-only, so that no file can be made in it.
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ConfigError(f"{_KEY}: {path}: another running tracker uses it; each tracker needs its own") from None
+        raise
     except OSError:
         # Some network file systems have no locks.
         pass
