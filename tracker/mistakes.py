@@ -28,8 +28,9 @@ class ConfigError(Exception):
     """
 
     def __init__(self, *mistakes: str) -> None:
-        super().__init__("; ".join(mistakes))
-        self.mistakes = mistakes
+        # A value in the text may have control characters, which would begin a line or move the cursor of a terminal.
+        self.mistakes = tuple(text if text.isprintable() else repr(text)[1:-1] for text in mistakes)
+        super().__init__("; ".join(self.mistakes))
 
 
 def both(one: Callable[[], A], other: Callable[[], B]) -> tuple[A, B]:
@@ -52,10 +53,14 @@ def mistakes_in(error: ValidationError, prefix: KeyPath, fields: Fields) -> Iter
     for one in error.errors(include_url=False):
         path = (*prefix, *_keys(one["loc"]))
         if one["type"] == "value_error":
-            for line in one["msg"].removeprefix("Value error, ").split("\n"):
-                # The error of several keys names the first of them itself.
+            said = one["msg"].removeprefix("Value error, ")
+            if path:
+                yield path, said
+                continue
+            for line in said.split("\n"):
+                # A contradiction between keys, which names the key itself.
                 key, _, text = line.partition(": ")
-                yield (tuple(key.split(".")), text) if not (prefix or path) else (path, line)
+                yield tuple(key.split(".")), text
         elif one["type"] == "extra_forbidden":
             yield path, unknown(path, fields)
         else:

@@ -44,6 +44,11 @@ class Raises(Recorder):
         raise RuntimeError("as told")
 
 
+class Cancelled(Recorder):
+    async def prepare(self) -> None:
+        raise asyncio.CancelledError
+
+
 class Refuses(Recorder):
     async def prepare(self) -> None:
         raise ConfigError("extensions.refuses.key: is wrong", "server.host: is wrong")
@@ -55,7 +60,9 @@ class RefusesToo(Recorder):
 
 
 async def test_an_extension_that_cannot_run_is_off_and_the_others_run(serve: Any) -> None:
-    tracker = await serve({"off": Off, "off_at_start": OffAtStart, "raises": Raises, "friend": Friend})
+    tracker = await serve(
+        {"off": Off, "off_at_start": OffAtStart, "raises": Raises, "cancelled": Cancelled, "friend": Friend}
+    )
     async with raw_client(tracker.url) as client:
         await client.announce(peer_id(1))
         await eventually(lambda: bool(tracker.extension("friend").members))
@@ -65,6 +72,7 @@ async def test_an_extension_that_cannot_run_is_off_and_the_others_run(serve: Any
         "off": "a program is missing",
         "off_at_start": "a port is taken",
         "raises": "its start has failed",
+        "cancelled": "its start has failed",
     }
     errors = server.extensions.errors
     assert (errors["off"], errors["off_at_start"], errors["raises"]) == (0, 0, 1)
@@ -72,7 +80,7 @@ async def test_an_extension_that_cannot_run_is_off_and_the_others_run(serve: Any
         name: server.registry.get_sample_value("peerservers_extension_up", {"extension": name})
         for name in server.extensions.extensions
     }
-    assert up == {"off": 0, "off_at_start": 0, "raises": 0, "friend": 1}
+    assert up == {"off": 0, "off_at_start": 0, "raises": 0, "cancelled": 0, "friend": 1}
 
 
 async def test_mistakes_that_several_extensions_find_are_told_at_once() -> None:

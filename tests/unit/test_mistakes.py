@@ -139,6 +139,11 @@ def test_a_variable_that_is_not_text(monkeypatch: pytest.MonkeyPatch, name: str)
     assert mistake.endswith(": must be text in UTF-8")
 
 
+def test_a_value_with_control_characters_begins_no_line(file: Path) -> None:
+    file.write_text('[server]\ntrusted_proxies = ["a\\nb\\u001b[2J"]\n')
+    assert mistakes(file) == [r"x.toml, line 2: server.trusted_proxies: not an address or network: a\nb\x1b[2J"]
+
+
 def test_two_contradictions_are_told_at_once(file: Path) -> None:
     file.write_text("[connections]\nsend_buffer = 70000\n[tls]\nkey = 'x'\n")
     assert [mistake.partition(": ")[0] for mistake in mistakes(file)] == ["x.toml, line 2", "x.toml, line 4"]

@@ -97,16 +97,7 @@ class ExtensionRunner:
         return self._prepared
 
     async def _prepare(self) -> None:
-        try:
-            await self.extension.prepare()
-        except ConfigError:
-            raise
-        except ExtensionOff as error:
-            self._turn_off(error, error.reason)
-        except Exception:
-            self._errors[self.name] += 1
-            self._log.exception("extension_failed", on="prepare")
-            self._failed = True
+        self._failed = not await self._call("prepare")
 
     def _turn_off(self, error: Exception, reason: str) -> None:
         self._failed = True
@@ -216,6 +207,8 @@ class ExtensionRunner:
             self._turn_off(error, error.reason)
             return _FAILED
         except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, ConfigError) and name == "prepare":
+                raise
             task = asyncio.current_task()
             # A future that the extension awaited may have been cancelled, and not this task.
             if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
