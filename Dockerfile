@@ -37,6 +37,6 @@ WORKDIR /var/lib/peerservers
 VOLUME /var/lib/peerservers
 EXPOSE 8000 6881/udp
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 CMD ["python", "-m", "tracker.health"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 CMD ["peerservers", "health"]
 ENTRYPOINT ["peerservers"]
 CMD ["serve"]

@@ -85,7 +85,13 @@ $(BUILT): $(WHEEL) $(COPIED)
 	PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$@' $(BIN)/peerservers --version
 	touch $@
 
+# A script for the wrong Python would fail with a riddle.
+CHECK_PYTHON := import sys; \
+	sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed; name one in PYTHON=python3.12"); \
+	sys.version_info < (3, 14) or print("* libtorrent has no wheel for this Python: the tracker will have no DHT")
+
 $(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	@echo '* Installing the dependencies in $(VENV), for about half a minute'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip

@@ -38,7 +38,14 @@ _CONFIGURATION = """\
 the default and the description of every key. The command line takes precedence over the environment, the environment
 over the file, and the file over the defaults. In the environment, the key `port` of the section `[server]` is
 `PEERSERVERS_SERVER__PORT`, and a key of `[extensions.dht]` is `PEERSERVERS_EXTENSIONS__DHT__...`; lists are written as
-JSON. An unknown key, a wrong type or a contradiction is an error at start that names the key.
+`a,b` or in JSON. Several secrets are written in JSON, because one may contain a comma.
+
+An unknown key, a wrong type or a contradiction is an error at start. All mistakes are told at once, one line for each,
+with the key, its source (file and line, variable or option) and often what was meant. Values that are probably mistakes
+are warnings in the log (`settings_doubtful`), and so are variables without `__` whose name is like that of a setting.
+All other variables without `__` are ignored, such as those that Kubernetes sets for a Service named `peerservers`.
+`peerservers config --check` does the same without a start, and also reads the files that the settings name, such as
+certificates and lists. `peerservers config --effective` prints each value with its source.
 
 SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for new
 connections; turning TLS on or off needs a restart), `[nearby]` (for new peers; turning it on or off needs a restart),

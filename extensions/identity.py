@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tracker.extension import ConfigError, config_option, given, load
+from tracker.extension import ConfigError, TrackerHandle, config_option, given, load
 
 KEY_FILE: Final = "identity.pem"
 
@@ -48,6 +48,13 @@ def load_or_create(state_dir: Path) -> Ed25519PrivateKey:
         raise IdentityError(f"{file}: not a private key in PEM form") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise IdentityError(f"{file}: not an Ed25519 key")
+    return key
+
+
+async def own_key(tracker: TrackerHandle) -> Ed25519PrivateKey:
+    """Return the tracker's key, and show its id. For an extension's `prepare`; raises as `TrackerHandle.use_state`."""
+    key = await tracker.use_state(load_or_create)
+    tracker.show_id(tracker_id(key))
     return key
 
 

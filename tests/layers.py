@@ -17,11 +17,13 @@ Arrow = tuple[str, str]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker",),
-    ("tracker.reasons", "tracker.settings", "tracker.expiring", "tracker.streams", "tracker.tasks"),
+    ("tracker.reasons", "tracker.checks", "tracker.expiring", "tracker.streams", "tracker.systemd", "tracker.tasks"),
+    ("tracker.settings", "tracker.mistakes"),
+    ("tracker.sources",),
     ("tracker.config", "tracker.logs", "tracker.files", "tracker.urls"),
     ("tracker.protocol",),
     ("tracker.core", "tracker.access", "tracker.client", "tracker.health"),
-    ("tracker.net", "tracker.check"),
+    ("tracker.net", "tracker.check", "tracker.trace"),
     ("tracker.peers",),
     ("tracker.metrics",),
     ("tracker.web",),

@@ -1,4 +1,7 @@
-"""The command `peerservers`."""
+"""The command `peerservers`.
+
+Commands import the modules that only they need themselves, so that `peerservers health` starts quickly.
+"""
 
 import asyncio
 import os
@@ -10,14 +13,8 @@ from typing import Final
 import click
 
 from tracker import COMPILED, __version__
-from tracker.check import check as run_check
-from tracker.check import tls_context, tracker_url
-from tracker.config import ConfigError, config_option, default_toml, given, load
-from tracker.extension.discovery import discover
-from tracker.logs import configure, queue_standard_streams
-from tracker.process import run
-from tracker.server import StartError
-from tracker.settings import Settings
+from tracker.config import ConfigError, Configuration, config_option, default_toml, effective_toml, given, load
+from tracker.health import check_health
 from tracker.urls import own_url
 
 COMMANDS: Final = "peerservers.commands"
@@ -88,18 +85,26 @@ def serve(
 ) -> None:
     """Run the tracker.
 
-    The environment variable PEERSERVERS_SECTION__KEY sets any setting; `peerservers config` prints them all.
+    The environment variable PEERSERVERS_SECTION__KEY sets any setting; `peerservers config` prints them all, and
+    `peerservers config --check` reports mistakes.
     """
     server = {"host": list(host) or None, "port": port, "public_url": public_url, "state_dir": state_dir}
     overrides = {"server": given(server), "log": given({"level": log_level, "format": log_format})}
 
-    def settings() -> Settings:
-        return load(config_file, overrides)
+    from tracker.extension.discovery import configure
+    from tracker.logs import configure as configure_logs
+    from tracker.logs import queue_standard_streams
+    from tracker.process import run
+
+    def reload() -> Configuration:
+        return configure(config_file, overrides)[0]
 
     queue_standard_streams()
-    loaded = settings()
-    configure(loaded.log.level, loaded.log.format)
-    sys.exit(run(loaded, discover(loaded), settings))
+    configuration, extensions = configure(config_file, overrides)
+    log = configuration.settings.log
+    configure_logs(log.level, log.format)
+    with configuration.locating():
+        sys.exit(run(configuration, extensions, reload))
 
 
 @cli.command()
@@ -129,6 +134,9 @@ def check(
 
     The exit code is 0 if peers can meet at the tracker, 1 if they cannot, and 2 for a mistake in the arguments.
     """
+    from tracker.check import check as run_check
+    from tracker.check import tls_context, tracker_url
+
     try:
         url = tracker_url(own_url(load(config_file)) if url is None else url)
         context = tls_context(ca, verify=not insecure)
@@ -148,18 +156,64 @@ def check(
 
 
 @cli.command()
-def config() -> None:
-    """Print the default configuration with comments, in TOML."""
-    click.echo(default_toml({name: extension.Settings for name, extension in discover().items()}), nl=False)
+@config_option
+@click.option(
+    "--check", "only_check", is_flag=True, help="Report all mistakes and doubtful values; exit code 2 if wrong."
+)
+@click.option("--effective", is_flag=True, help="Print the settings in use, each with its source.")
+def config(config_file: Path | None, only_check: bool, effective: bool) -> None:
+    """Print the default configuration with comments, in TOML.
+
+    With --check or --effective, read the settings as `peerservers serve` does instead.
+    """
+    from tracker.extension.discovery import configure, discover
+
+    if not (only_check or effective):
+        click.echo(default_toml({name: extension.Settings for name, extension in discover().items()}), nl=False)
+        return
+    configuration, extensions = configure(config_file, {})
+    if effective:
+        click.echo(effective_toml(configuration), nl=False)
+    if only_check:
+        from tracker.logs import configure as configure_logs
+        from tracker.server import Server
+
+        async def make() -> None:
+            # Reads the files that the settings name, and starts nothing.
+            Server(configuration.settings, extensions)
+
+        configure_logs("error", "text")
+        with configuration.locating():
+            asyncio.run(make())
+    for warning in configuration.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if only_check:
+        click.echo("the settings are valid", err=effective)
+
+
+@cli.command()
+@config_option
+@click.option("--host", multiple=True, help="Address that the tracker listens on, if it is not in the settings.")
+@click.option("--port", type=int, help="TCP port of the tracker, if it is not in the settings.")
+def health(config_file: Path | None, host: tuple[str, ...], port: int | None) -> None:
+    """Ask the tracker on this machine whether it is healthy, as Docker, Kubernetes and systemd do.
+
+    The settings tell its address: run this with the same file and environment as the tracker.
+
+    The exit code is 0 if the tracker is healthy, otherwise 1.
+    """
+    trouble = check_health(load(config_file, {"server": given({"host": list(host) or None, "port": port})}))
+    click.echo(trouble or "healthy", err=bool(trouble))
+    sys.exit(1 if trouble else 0)
 
 
 def main() -> None:
-    """Run the command line. A mistake of the operator gives one line and exit code 2, never a traceback."""
+    """Run the command line. Each mistake of the operator gives one line, and exit code 2, never a traceback."""
     _open_standard_streams()
     try:
         cli.main(standalone_mode=False)
-    except (ConfigError, StartError) as error:
-        _fail(str(error))
+    except ConfigError as error:
+        _fail(*error.mistakes)
     except click.ClickException as error:
         _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
@@ -180,6 +234,7 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, "r+" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
-def _fail(text: str) -> None:
-    click.echo(f"peerservers: {text}", err=True)
+def _fail(*texts: str) -> None:
+    for text in texts:
+        click.echo(f"peerservers: {text}", err=True)
     sys.exit(2)

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from websockets.asyncio import client
 from websockets.asyncio.client import ClientConnection
 
+from tracker.checks import UNIX
 from tracker.protocol.client import MessageError, decode, encode
 from tracker.protocol.codec import make_answer
 from tracker.protocol.messages import (
@@ -25,7 +26,6 @@ from tracker.protocol.messages import (
     ScrapeReply,
     TrackerMessage,
 )
-from tracker.settings import UNIX
 
 T = TypeVar("T")
 M = TypeVar("M", AnnounceReply, RelayedOffer, RelayedAnswer, ScrapeReply, Failure)

@@ -1,30 +1,36 @@
-"""Reads settings from all sources, and writes the default configuration.
+"""Reads settings from all sources, and writes configuration files.
 
 The command line takes precedence over the environment (`PEERSERVERS_SERVER__PORT=9000`), the environment over the TOML
 file, and the file over the defaults.
 """
 
 import json
-import os
 import textwrap
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 from pydantic import ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
 
+from tracker.mistakes import ConfigError, Fields, KeyPath, mistakes_in
 from tracker.settings import Section, Settings
+from tracker.sources import CONFIG_VARIABLE, Sources, located
 
-ENV_PREFIX: Final = "PEERSERVERS_"
+__all__ = [
+    "ConfigError",
+    "Configuration",
+    "config_option",
+    "default_toml",
+    "effective_toml",
+    "given",
+    "load",
+    "read",
+    "toml_value",
+    "validate",
+]
 
 T = TypeVar("T", bound=Section)
 
@@ -32,14 +38,10 @@ config_option = click.option(
     "--config",
     "config_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    envvar="PEERSERVERS_CONFIG",
+    envvar=CONFIG_VARIABLE,
     help="Configuration file (TOML).",
 )
 """The option `--config`, for every command that reads settings."""
-
-
-class ConfigError(Exception):
-    """The settings cannot be used. The text is one line that names the key."""
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,55 +49,92 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+@dataclass(frozen=True)
+class Configuration:
+    """Valid settings, with their sources.
+
+    Attributes:
+        settings: The settings.
+        sections: The sections of extensions, by name.
+        file: The configuration file.
+        origins: The source of each value that is not a default.
+        warnings: Values that are probably mistakes, and ignored variables, one line for each.
+    """
+
+    settings: Settings
+    sections: Mapping[str, Section]
+    file: Path | None
+    origins: Mapping[KeyPath, str]
+    warnings: tuple[str, ...]
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Name the sources in the mistakes that are found in the values later."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(*(located(mistake, self.origins) for mistake in error.mistakes)) from error.__cause__
+
+
+def load(
+    file: Path | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    extensions: Mapping[str, type[Section]] | None = None,
+) -> Settings:
     """Return the settings from all sources.
 
-    `overrides` are the settings of the command line, as `{section: {key: value}}`. Raises `ConfigError`.
+    `overrides` are the settings of the command line, as `{section: {key: value}}`. The sections of `extensions` are
+    checked, too. Raises `ConfigError` with all mistakes and their sources.
     """
-    table: dict[str, Any] = {}
-    if file is not None:
-        table = _read_toml(file)
-        # Only the file is checked strictly, because all values of the environment are text.
-        validate(Settings, table, strict=True)
-
-    class Layers(Settings, BaseSettings):
-        model_config = SettingsConfigDict(
-            extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", nested_model_default_partial_update=True
-        )
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, table)
-
-    known = tuple(f"{ENV_PREFIX}{name}__".upper() for name in Settings.model_fields)
-    for name in os.environ:
-        if name.startswith(ENV_PREFIX) and name != "PEERSERVERS_CONFIG" and not name.startswith(known):
-            raise ConfigError(f"{name}: unknown key")
-    try:
-        return Layers(**cast(Any, overrides or {}))
-    except ValidationError as error:
-        raise _config_error(error) from None
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}") from None
+    return read(Sources(file, overrides or {}), extensions or {}).settings
 
 
-def validate(model: type[T], data: Mapping[str, Any], prefix: str = "", strict: bool = False) -> T:
+def read(sources: Sources, extensions: Mapping[str, type[Section]]) -> Configuration:
+    """Return the settings and the sections of these extensions. Raise `ConfigError` with all mistakes."""
+    fields = _fields(extensions)
+    merged = sources.merge(fields)
+    mistakes = [*merged.mistakes]
+    places = list(merged.origins)
+    models: dict[KeyPath, type[Section]] = {(): Settings}
+    models |= {("extensions", name): section for name, section in extensions.items()}
+    valid: dict[KeyPath, Any] = {}
+    found: list[tuple[KeyPath, str]] = []
+    for path, model in models.items():
+        table: Any = merged.table
+        for name in path:
+            table = table.get(name, {}) if isinstance(table, dict) else {}
+        if path and not isinstance(table, dict):
+            # The model of all settings has found it.
+            continue
+        try:
+            valid[path] = _valid(model, table, strict=True)
+        except ValidationError as error:
+            found += mistakes_in(error, path, fields)
+    # In the order of the file.
+    found.sort(key=lambda mistake: places.index(mistake[0]) if mistake[0] in places else len(places))
+    mistakes += [located(f"{'.'.join(key)}: {text}", merged.origins) for key, text in found]
+    if mistakes:
+        raise ConfigError(*mistakes)
+    settings = valid.pop(())
+    warnings = [f"{name}: ignored; did you mean {meant}?" for name, meant in sources.near_misses(fields)]
+    for section in (settings, *valid.values()):
+        warnings += [located(doubt, merged.origins) for doubt in section.doubts(settings)]
+    sections = {path[1]: section for path, section in valid.items()}
+    return Configuration(settings, sections, sources.file, merged.origins, tuple(warnings))
+
+
+def validate(model: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
     """Return `data` as a section.
 
-    With `strict`, text is not converted to a number or a boolean. Raises `ConfigError`, which names the first wrong
-    key, with `prefix` in front of it.
+    Text is converted to a number or a boolean. Raises `ConfigError`, which names all wrong keys, with `prefix` in front
+    of them.
     """
     try:
-        return model.model_validate_json(json.dumps(data, default=str), strict=strict)
+        return _valid(model, data, strict=False)
     except ValidationError as error:
-        raise _config_error(error, prefix) from None
+        path = tuple(prefix.split(".")) if prefix else ()
+        fields = {(*path, key): field for key, field in model.model_fields.items()}
+        raise ConfigError(*(f"{'.'.join(key)}: {text}" for key, text in mistakes_in(error, path, fields))) from None
 
 
 def default_toml(extensions: Mapping[str, type[Section]]) -> str:
@@ -113,22 +152,35 @@ def default_toml(extensions: Mapping[str, type[Section]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from None
+def effective_toml(configuration: Configuration) -> str:
+    """Return all settings in TOML, each with its source in a comment."""
+    settings = configuration.settings
+    sections: dict[str, Section] = {name: getattr(settings, name) for name in Settings.model_fields}
+    del sections["extensions"]
+    sections |= {f"extensions.{name}": section for name, section in configuration.sections.items()}
+    lines: list[str] = []
+    for name, section in sections.items():
+        lines.append(f"{chr(10) if lines else ''}[{name}]")
+        for key, field in type(section).model_fields.items():
+            origin = configuration.origins.get((*name.split("."), key), "default")
+            if field.repr:
+                lines.append(f"{key} = {toml_value(getattr(section, key))}  # {origin}")
+            else:
+                lines.append(f"# {key} is secret: {origin}")
+    return "\n".join(lines) + "\n"
 
 
-def _config_error(error: ValidationError, prefix: str = "") -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    # The location in a union also names the members of the union, after the key.
-    parts = [str(part) for part in first["loc"] if "[" not in str(part) and part not in ("str", "int")]
-    key = ".".join([prefix, *parts] if prefix else parts)
-    text = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"{key}: {text}" if key else text)
+def _fields(extensions: Mapping[str, type[Section]]) -> Fields:
+    """Return all keys of the tracker and of extensions."""
+    sections: dict[KeyPath, Any] = {(name,): field.annotation for name, field in Settings.model_fields.items()}
+    del sections[("extensions",)]
+    sections |= {("extensions", name): section for name, section in extensions.items()}
+    return {(*path, key): field for path, section in sections.items() for key, field in section.model_fields.items()}
+
+
+def _valid(model: type[T], data: Any, strict: bool) -> T:
+    # In JSON, the types are those of TOML: a list, and no tuple or set.
+    return model.model_validate_json(json.dumps(data, default=str), strict=strict)
 
 
 def toml_value(value: Any) -> str:

@@ -1,33 +1,34 @@
-"""The health check of the image: `python -m tracker.health` asks the tracker that runs with the same settings.
+"""`peerservers health`: asks the tracker that runs with the same settings whether it is healthy."""
 
-It is no command of `peerservers`, because to start that takes several times as much CPU time.
-"""
-
-import os
 import socket
 import ssl
-import sys
-from pathlib import Path
 from typing import Final
 
-from tracker.config import load
+from tracker.checks import WILDCARDS
 from tracker.settings import Settings
 
 _TIMEOUT: Final = 4.0
 """Seconds for each step."""
 
 _REQUEST: Final = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def is_healthy(settings: Settings) -> bool:
-    """Return whether `/health` has the status 200."""
+def check_health(settings: Settings) -> str:
+    """Return the reason why the tracker is not healthy: `/health` has not the status 200. Return "" if it is."""
+    server = settings.server
+    where = f"{server.hosts[0]} port {server.port}" if server.hosts else f"unix:{server.unix_sockets[0]}"
+    if server.hosts and not server.port:
+        return "server.port is 0, so the port is not known; name it with --port"
     try:
         with _connect(settings) as connection:
             connection.sendall(_REQUEST)
-            return connection.makefile("rb").readline().split()[1:2] == [b"200"]
-    except OSError:
-        return False
+            words = connection.makefile("rb").readline().split()
+    except OSError as error:
+        return f"no healthy tracker at {where}: {error.strerror or error}"
+    if words[1:2] == [b"200"]:
+        return ""
+    answer = b" ".join(words).decode(errors="replace") or "no answer"
+    return f"no healthy tracker at {where}: {answer}"
 
 
 def _connect(settings: Settings) -> socket.socket:
@@ -35,7 +36,7 @@ def _connect(settings: Settings) -> socket.socket:
     server = settings.server
     if server.hosts:
         host = server.hosts[0]
-        connection = socket.create_connection((_WILDCARDS.get(host, host), server.port), _TIMEOUT)
+        connection = socket.create_connection((WILDCARDS.get(host, host), server.port), _TIMEOUT)
     else:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(_TIMEOUT)
@@ -46,8 +47,3 @@ def _connect(settings: Settings) -> socket.socket:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context.wrap_socket(connection)
-
-
-if __name__ == "__main__":
-    file = os.environ.get("PEERSERVERS_CONFIG")
-    sys.exit(0 if is_healthy(load(Path(file) if file else None)) else 1)

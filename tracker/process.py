@@ -3,28 +3,35 @@
 import asyncio
 import gc
 import os
+import platform
 import resource
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic_ns
 from typing import Final
 
 import structlog
 import uvloop
 
-from tracker.config import ConfigError
+from tracker import COMPILED, __version__
+from tracker.config import ConfigError, Configuration
 from tracker.extension.api import Extension
 from tracker.files import aside
 from tracker.logs import configure, drain_standard_streams, log_unexpected, without_secrets
 from tracker.server import MAX_FILES, Server
 from tracker.settings import Settings, needs_restart
+from tracker.systemd import notify
 from tracker.tasks import BackgroundTasks
 
 LEFTOVER_TIMEOUT: Final = 0.5
 """Seconds that tasks get to end once everything has stopped."""
 
 
-def run(settings: Settings, extensions: Mapping[str, type[Extension]], reload: Callable[[], Settings]) -> int:
+def run(
+    configuration: Configuration, extensions: Mapping[str, type[Extension]], reload: Callable[[], Configuration]
+) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. SIGHUP calls `reload`, in a thread, for new settings.
 
     Raises:
@@ -32,7 +39,7 @@ def run(settings: Settings, extensions: Mapping[str, type[Extension]], reload: C
         StartError: if an address cannot be bound.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(_serve(settings, extensions, reload))
+        code = runner.run(_serve(configuration, extensions, reload))
         leftovers = runner.run(_cancel_leftovers())
         threads = sum(not thread.daemon for thread in threading.enumerate()) - 1
         if leftovers or threads:
@@ -54,9 +61,14 @@ def raise_file_limit() -> None:
             structlog.get_logger().warning("file_limit_not_raised", limit=soft, error=str(error))
 
 
-async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], reload: Callable[[], Settings]) -> int:
+async def _serve(
+    configuration: Configuration, extensions: Mapping[str, type[Extension]], reload: Callable[[], Configuration]
+) -> int:
     log = structlog.get_logger()
+    settings = configuration.settings
     raise_file_limit()
+    for warning in configuration.warnings:
+        log.warning("settings_doubtful", text=warning)
     server = Server(settings, extensions)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_exception)
@@ -72,6 +84,7 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
             aborting.set()
         else:
             log.info("stopping", signal=name)
+            notify("STOPPING=1")
             stopping.set()
 
     loop.add_signal_handler(signal.SIGTERM, on_stop, "SIGTERM")
@@ -83,6 +96,8 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
         log.info("listening", host=host, port=port)
     for path in settings.server.unix_sockets:
         log.info("listening", unix_socket=path)
+    log.info("started", **_facts(server, configuration.file))
+    notify("READY=1")
     # The objects that exist now stay for good: the garbage collector need not visit them again.
     gc.collect()
     gc.freeze()
@@ -105,22 +120,55 @@ async def _serve(settings: Settings, extensions: Mapping[str, type[Extension]], 
     return 0
 
 
-async def _reload(server: Server, started_with: Settings, reload: Callable[[], Settings], turn: asyncio.Lock) -> None:
-    log = structlog.get_logger()
+async def _reload(
+    server: Server, started_with: Settings, reload: Callable[[], Configuration], turn: asyncio.Lock
+) -> None:
     # A slow reading must not end after a later one and bring back older settings.
     async with turn:
+        notify(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")
         try:
-            fresh = await aside(reload)
+            await _adopt(server, started_with, reload)
+        finally:
+            # Also after a mistake: the tracker serves as before.
+            notify("READY=1")
+
+
+async def _adopt(server: Server, started_with: Settings, reload: Callable[[], Configuration]) -> None:
+    log = structlog.get_logger()
+    try:
+        configuration = await aside(reload)
+        fresh = configuration.settings
+        with configuration.locating():
             await server.reload(fresh)
-        except ConfigError as error:
-            server.reloads["failed"] += 1
-            log.error("reload_failed", error=str(error))
-            return
-        configure(fresh.log.level, fresh.log.format)
+    except ConfigError as error:
+        server.reloads["failed"] += 1
+        for mistake in error.mistakes:
+            log.error("reload_failed", error=mistake)
+        return
+    configure(fresh.log.level, fresh.log.format)
+    for warning in configuration.warnings:
+        log.warning("settings_doubtful", text=warning)
     waiting = needs_restart(started_with, fresh)
     if waiting:
         log.warning("restart_needed", keys=waiting)
     log.info("reloaded", log_level=fresh.log.level)
+
+
+def _facts(server: Server, file: Path | None) -> dict[str, object]:
+    """Return what an operator asks first: which tracker this is, and where."""
+    settings, limits = server.settings, server.settings.limits
+    return {
+        "version": __version__,
+        "compiled": COMPILED,
+        "python": platform.python_version(),
+        "config": str(file or ""),
+        "tracker_id": server.extensions.tables.tracker_id,
+        "state_dir": str(settings.server.state_dir),
+        "max_connections": server.endpoint.gate.room.connections,
+        "per_address": f"{limits.connections_per_address} connections, {limits.announces_per_second:g} announces/s,"
+        f" {limits.offers_per_second:g} offers/s",
+        "urls": " ".join(server.urls),
+    }
 
 
 async def _cancel_leftovers() -> int:

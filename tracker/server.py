@@ -1,6 +1,7 @@
 """One tracker: all its parts put together, started, reloaded and stopped."""
 
 import asyncio
+import errno
 import random
 import resource
 from collections import Counter
@@ -22,11 +23,14 @@ from tracker.extension.host import ExtensionHost
 from tracker.files import Watch, aside, look
 from tracker.logs import report_suppressed
 from tracker.metrics import HttpCollector, LoopLag, OperationCollector, registry_for
+from tracker.mistakes import both
 from tracker.net.endpoint import Endpoint
 from tracker.net.tls import Certificate
 from tracker.peers import PeerSockets
 from tracker.settings import Access, Limits, Settings
 from tracker.tasks import BackgroundTasks
+from tracker.trace import trace_for
+from tracker.urls import as_http, own_statistics, url_at
 from tracker.web.pages import Pages
 
 MAX_FILES: Final = 1 << 20
@@ -37,8 +41,17 @@ EXPIRE_ROUND: Final = 240
 """Seconds between two looks for silent peers, and number of looks that visit all peers."""
 
 
-class StartError(Exception):
-    """The tracker cannot start. The text is one line."""
+_IN_USE: Final = "stop the program that uses it, which `ss -ltnp` shows, or choose another port"
+_REMEDIES: Final = {
+    errno.EADDRINUSE: ("port", _IN_USE),
+    errno.EACCES: ("port", "a port below 1024 needs the capability CAP_NET_BIND_SERVICE"),
+    errno.EADDRNOTAVAIL: ("host", "name an address of this machine"),
+}
+"""The key of its section and a remedy for each error of a system call that opens a port."""
+
+
+class StartError(ConfigError):
+    """The tracker cannot start, because an address cannot be bound."""
 
 
 class Server:
@@ -66,6 +79,7 @@ class Server:
         prefix = settings.server.path_prefix
         self.endpoint = Endpoint(settings.connections, gate, self.peers.open, prefix)
         self.endpoint.log_addresses = settings.log.addresses
+        self.hub.trace = trace_for(settings.log.level)
 
         host = self.extensions
         self.registry = registry_for(self.hub, self.endpoint, self.peers.traffic, host.errors, host.task_failures)
@@ -105,18 +119,29 @@ class Server:
         """Listen, then start the extensions.
 
         Raises:
+            ConfigError: if an extension cannot run with these settings.
             StartError: if an address cannot be bound.
         """
+        await self.extensions.prepare()
         server, metrics = self.settings.server, self.settings.metrics
         if self._private:
-            _listen(self._private, [metrics.host], metrics.port)
+            _listen("metrics", self._private, [metrics.host], metrics.port)
         unix = server.unix_sockets, int(server.unix_socket_mode, 8)
-        self.addresses = _listen(self.endpoint, server.hosts, server.port, self.certificate, *unix)
+        self.addresses = _listen("server", self.endpoint, server.hosts, server.port, self.certificate, *unix)
         self._tasks.start("loop_lag", self._lag.run(), endless=True)
         self._tasks.start("watch_files", self._watch.run(), endless=True)
         self._tasks.start("report_suppressed", report_suppressed(), endless=True)
         self._tasks.repeat("expire_peers", EXPIRE_PERIOD, self._expire_peers)
         self.extensions.start()
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs to open in a browser."""
+        scheme, server = "https" if self.certificate else "http", self.settings.server
+        urls = [f"{url_at(scheme, host, port)}{server.path_prefix}/" for host, port in self.addresses]
+        if self._private:
+            urls.append(f"{own_statistics(self.settings)}/stats")
+        return [*urls, as_http(server.public_url)] if server.public_url else urls
 
     async def reload(self, fresh: Settings | None = None) -> None:
         """Adopt the settings that can change at run time: access lists, limits, certificate, trusted proxies, places,
@@ -139,6 +164,7 @@ class Server:
             self.settings = fresh
             self.endpoint.gate.change(fresh, access, socket_budget(fresh))
             self.endpoint.log_addresses = fresh.log.addresses
+            self.hub.trace = trace_for(fresh.log.level)
             self.extensions.change(fresh)
             self.hub.restrict(access.serves, self.peers.outbox)
             files.adopt(contents)
@@ -189,6 +215,7 @@ def socket_budget(settings: Settings) -> SocketBudget:
 
 
 def _listen(
+    section: str,
     endpoint: Endpoint,
     hosts: list[str],
     port: int,
@@ -201,7 +228,9 @@ def _listen(
     except (OSError, UnicodeError) as error:
         path = getattr(error, "filename", None)
         where = f"unix:{path}" if path else f"{', '.join(hosts)} port {port}"
-        raise StartError(f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}") from None
+        text = f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}"
+        key, remedy = ("host", "") if path else _REMEDIES.get(getattr(error, "errno", None) or 0, ("host", ""))
+        raise StartError(f"{section}.{key}: {text}{f'; {remedy}' if remedy else ''}") from None
 
 
 def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Certificate | None, Locate | None]:
@@ -215,5 +244,8 @@ def _read_files(settings: Settings) -> tuple[dict[str, object], AccessLists, Cer
     tls, access, nearby = settings.tls, settings.access, settings.nearby
     databases = nearby.databases if nearby.enabled else []
     seen = look([tls.certificate, tls.key, access.allow_infohashes, access.deny_infohashes, *databases])
-    certificate = Certificate(tls) if tls.certificate else None
-    return seen, AccessLists(access), certificate, locator(nearby) if nearby.enabled else None
+    (lists, certificate), locate = both(
+        lambda: both(lambda: AccessLists(access), lambda: Certificate(tls) if tls.certificate else None),
+        lambda: locator(nearby) if nearby.enabled else None,
+    )
+    return seen, lists, certificate, locate

@@ -1,21 +1,13 @@
 """The schema of the configuration: the sections with the type, the default and the description of each key."""
 
-import json
-import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-UNIX: Final = "unix:"
-"""Precedes the path of a Unix-domain socket."""
-
-_MAX_UNIX_PATH: Final = 107
-"""Bytes of the longest path of a Unix-domain socket (`sun_path` of Linux, without the final NUL)."""
+from tracker.checks import UNIX, WILDCARDS, check_networks, check_origins, check_unix_socket, check_websocket_url
 
 _FIELD_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]{1,100}")
 
@@ -29,6 +21,13 @@ class Section(BaseModel):
     """A table of settings, immutable and without unknown keys. Sections of extensions derive from it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def doubts(self, settings: "Settings") -> Iterator[str]:  # noqa: ARG002
+        """Yield a warning, `section.key: text`, for each valid value that is probably a mistake.
+
+        `settings` are those of the tracker.
+        """
+        yield from ()
 
 
 class Server(Section):
@@ -86,7 +85,7 @@ class Server(Section):
     @classmethod
     def _unix_sockets(cls, value: str | list[str]) -> str | list[str]:
         for host in [value] if isinstance(value, str) else value:
-            _check_unix_socket(host)
+            check_unix_socket(host)
         return value
 
     @field_validator("client_address_header")
@@ -101,14 +100,12 @@ class Server(Section):
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
-        return _check_networks(value)
+        return check_networks(value)
 
     @field_validator("public_url")
     @classmethod
     def _websocket_url(cls, value: str) -> str:
-        if value and not value.startswith(("ws://", "wss://")):
-            raise ValueError("must start with ws:// or wss://")
-        return value
+        return check_websocket_url(value) if value else value
 
     @field_validator("path_prefix")
     @classmethod
@@ -175,6 +172,11 @@ class Access(Section):
         description="Seconds in which extensions must decide whether a peer may join; without a decision it may not.",
     )
 
+    @field_validator("allow_origins", "deny_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        return check_origins(value)
+
 
 class Limits(Section):
     """Limits of the tracker as a whole, and of the clients of one address (in IPv6: of one /64 network)."""
@@ -214,7 +216,7 @@ class Limits(Section):
     @field_validator("exempt")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
-        return _check_networks(value)
+        return check_networks(value)
 
 
 class Tracker(Section):
@@ -358,26 +360,29 @@ class Settings(Section):
         default_factory=dict, description="One table for each extension, which defines its keys."
     )
 
-    @field_validator("extensions")
-    @classmethod
-    def _lists_from_environment(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        # The keys of extensions are not known yet, so a list in an environment variable is still text here.
-        return {
-            name: {key: _from_json(item) if isinstance(item, str) else item for key, item in table.items()}
-            for name, table in value.items()
-        }
-
     @model_validator(mode="after")
-    def _messages_fit(self) -> Self:
+    def _agree(self) -> Self:
+        contradictions = list(self._contradictions())
+        if contradictions:
+            raise ValueError("\n".join(contradictions))
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield `section.key: text` for each key that does not fit another."""
         if self.connections.max_message_size > self.connections.send_buffer:
-            raise ValueError("connections.send_buffer must not be smaller than connections.max_message_size")
-        return self
-
-    @model_validator(mode="after")
-    def _key_has_certificate(self) -> Self:
+            yield "connections.send_buffer: must not be smaller than connections.max_message_size"
         if self.tls.key and not self.tls.certificate:
-            raise ValueError("tls.certificate must be set with tls.key")
-        return self
+            yield "tls.key: tls.certificate must be set with tls.key"
+        hosts, port = self.server.hosts, self.metrics.port
+        is_shared = self.metrics.host in hosts or (hosts and not {*hosts, self.metrics.host}.isdisjoint(WILDCARDS))
+        if port and port == self.server.port and is_shared:
+            yield "metrics.port: is server.port, too; choose another one, or 0 for metrics on the public port"
+
+    def doubts(self, settings: "Settings") -> Iterator[str]:
+        """Yield a warning for each valid value that is probably a mistake."""
+        tracker = settings.tracker
+        if tracker.lonely_interval > tracker.announce_interval:
+            yield "tracker.lonely_interval: is longer than tracker.announce_interval, and so has no effect"
 
 
 _RELOADED: Final = (
@@ -405,29 +410,3 @@ def _differing(one: Any, other: Any, key: str = "") -> Iterator[str]:
             yield from _differing(one.get(name, {}), other.get(name, {}), f"{key}.{name}" if key else name)
     elif one != other:
         yield key
-
-
-def _check_networks(value: list[str]) -> list[str]:
-    for text in value:
-        try:
-            ip_network(text, strict=False)
-        except ValueError:
-            raise ValueError(f"not an address or network: {text}") from None
-    return value
-
-
-def _check_unix_socket(host: str) -> None:
-    path = host.removeprefix(UNIX)
-    if path == host:
-        return
-    if not path.startswith("/") or path.endswith("/") or "\0" in path:
-        raise ValueError(f"not the absolute path of a Unix-domain socket: {host!r}")
-    if len(os.fsencode(path)) > _MAX_UNIX_PATH:
-        raise ValueError(f"the path of a Unix-domain socket has more than {_MAX_UNIX_PATH} bytes: {host}")
-
-
-def _from_json(text: str) -> Any:
-    if text.startswith(("[", "{")):
-        with suppress(ValueError):
-            return json.loads(text)
-    return text

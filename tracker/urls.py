@@ -1,10 +1,7 @@
 """The URLs of a running tracker: from its settings, or from another of its URLs."""
 
-from typing import Final
-
+from tracker.checks import WILDCARDS
 from tracker.settings import Settings
-
-_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def own_url(settings: Settings) -> str:
@@ -15,7 +12,7 @@ def own_url(settings: Settings) -> str:
 def own_statistics(settings: Settings) -> str:
     """Return the URL on this machine, without a path, at which a tracker with these settings serves its statistics."""
     metrics = settings.metrics
-    return _url("http", metrics.host, metrics.port) if metrics.port else _own_address(settings)
+    return url_at("http", metrics.host, metrics.port) if metrics.port else _own_address(settings)
 
 
 def as_http(url: str) -> str:
@@ -32,9 +29,10 @@ def _own_address(settings: Settings) -> str:
     server = settings.server
     if not server.hosts:
         return f"unix:{server.unix_sockets[0]}"
-    return _url("https" if settings.tls.certificate else "http", server.hosts[0], server.port)
+    return url_at("https" if settings.tls.certificate else "http", server.hosts[0], server.port)
 
 
-def _url(scheme: str, host: str, port: int) -> str:
-    host = _WILDCARDS.get(host, host)
+def url_at(scheme: str, host: str, port: int) -> str:
+    """Return the URL, without a path, at which this machine reaches an address of its own."""
+    host = WILDCARDS.get(host, host)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

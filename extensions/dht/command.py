@@ -10,17 +10,29 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 import click
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.service import Service
+from extensions.dht.extension import check_libtorrent
 from extensions.dht.settings import DhtSettings
 from extensions.trackers import Sighting
-from tracker.extension import config_option, configure_logs, given, load, parse_info_hash, swarm_key, validate
+from tracker.extension import (
+    ExtensionOff,
+    config_option,
+    configure_logs,
+    given,
+    load,
+    parse_info_hash,
+    swarm_key,
+    validate,
+)
+
+if TYPE_CHECKING:
+    from extensions.dht.service import Service
 
 PROGRESS_PERIOD: Final = 0.2
 """Seconds between two updates of the progress line."""
@@ -66,12 +78,15 @@ def lookup(
     Exits with 0 if there are any, 1 if there are none, and 3 if no node of the DHT can be reached.
     """
     info_hash = parse_infohash(infohash)
-    table = load(config_file).extensions.get("dht", {})
-    configured = validate(DhtSettings, table, "extensions.dht")
+    try:
+        check_libtorrent()
+    except ExtensionOff as error:
+        raise click.ClickException(str(error)) from None
+    configured = _settings(config_file, {})
     # A running tracker uses the configured port, with its own node id.
     free = ",".join(f"{address.rpartition(':')[0]}:0" for address in configured.addresses)
     chosen = given({"bootstrap": list(bootstrap) or None, "private": private, "listen": listen or free})
-    settings = validate(DhtSettings, {**table, **chosen}, "extensions.dht")
+    settings = _settings(config_file, chosen)
     configure_logs("error", "text")
     try:
         found = uvloop.run(_search(settings, info_hash, timeout))
@@ -80,6 +95,11 @@ def lookup(
         sys.exit(3)
     click.echo(_as_json(info_hash, found) if as_json else _as_table(info_hash, found))
     sys.exit(0 if found else 1)
+
+
+def _settings(config_file: Path | None, options: dict[str, Any]) -> DhtSettings:
+    table = load(config_file, {"extensions": {"dht": options}}, {"dht": DhtSettings}).extensions["dht"]
+    return validate(DhtSettings, table, "extensions.dht")
 
 
 def parse_infohash(text: str) -> bytes:
@@ -104,6 +124,8 @@ def parse_infohash(text: str) -> bytes:
 
 
 async def _search(settings: DhtSettings, info_hash: bytes, max_seconds: float) -> list[Sighting]:
+    from extensions.dht.service import Service
+
     service = Service(settings, Ed25519PrivateKey.generate(), "", None)
     found: list[Sighting] = []
     await service.start()
@@ -126,7 +148,7 @@ async def _search(settings: DhtSettings, info_hash: bytes, max_seconds: float) -
     return sorted(found, key=lambda sighting: -sighting.entry.expires)
 
 
-async def _show_progress(service: Service, found: list[Sighting]) -> None:
+async def _show_progress(service: "Service", found: list[Sighting]) -> None:
     """Update a line on standard error if that is a terminal; otherwise write one line at the end."""
     is_terminal, started = sys.stderr.isatty(), time.monotonic()
 

@@ -1,21 +1,34 @@
 """The extension `dht`: finds the other trackers of this tracker's swarms, and lets them find this one."""
 
 import asyncio
+import platform
 import time
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from math import inf
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from extensions.dht.metrics import DhtCollector
 from extensions.dht.records import descriptor
-from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from extensions.dht.swarm_keys import SwarmKeys
-from extensions.identity import IdentityError, load_or_create, tracker_id
+from extensions.identity import own_key
 from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, is_url
-from tracker.extension import ConfigError, Extension, Request, Response, Swarm, TrackerHandle, aside, plain, swarm_key
+from tracker.extension import (
+    ConfigError,
+    Extension,
+    ExtensionOff,
+    Request,
+    Response,
+    Swarm,
+    TrackerHandle,
+    plain,
+    swarm_key,
+)
+
+if TYPE_CHECKING:
+    from extensions.dht.service import Service
 
 DESCRIPTOR_PERIOD: Final = 60.0
 """Seconds for which one descriptor is served, because each needs a new signature."""
@@ -63,7 +76,7 @@ class Dht(Extension):
         ]
 
     @property
-    def service(self) -> Service | None:
+    def service(self) -> "Service | None":
         """The service; None before the start, after the end, and if the DHT is off."""
         return self._service
 
@@ -102,6 +115,14 @@ class Dht(Extension):
         """Call `tell` with infohash and tracker whenever any lookup finds a tracker, or a newer entry of one."""
         self._on_sighting.append(tell)
 
+    async def prepare(self) -> None:
+        try:
+            check_libtorrent()
+            self._key = await own_key(self.tracker)
+        except BaseException:
+            self.started.set()
+            raise
+
     async def start(self) -> None:
         try:
             await self._start()
@@ -109,25 +130,19 @@ class Dht(Extension):
             self.started.set()
 
     async def _start(self) -> None:
-        state_dir = self.tracker.settings.server.state_dir
+        from extensions.dht.service import Service
+
+        state_dir = self.tracker.settings.server.state_dir.expanduser()
+        url = self._url if self._publishes else ""
+        service = Service(self.settings, self._key, url, state_dir, task_failures=self.tracker.task_failures)
+        service.directory.on_sighting.append(self._tell)
         try:
-            self._key = await aside(load_or_create, state_dir)
-            self.tracker.show_id(tracker_id(self._key))
-            url = self._url if self._publishes else ""
-            service = Service(
-                self.settings, self._key, url, state_dir.expanduser(), task_failures=self.tracker.task_failures
-            )
-            service.directory.on_sighting.append(self._tell)
-            try:
-                await service.start()
-            except BaseException:
-                await service.stop()
-                raise
-        except (IdentityError, OSError) as error:
-            self.tracker.log.warning("dht_off", error=str(error))
-            is_key = isinstance(error, IdentityError)
-            self.tracker.report_off("the state directory cannot be used" if is_key else "it cannot start")
-            return
+            await service.start()
+        except BaseException as error:
+            await service.stop()
+            if isinstance(error, OSError):
+                raise ExtensionOff("the DHT cannot be used", str(error)) from None
+            raise
         self._service = service
         for info_hash in self._pinned:
             service.directory.publish(swarm_key(info_hash))
@@ -175,6 +190,17 @@ class Dht(Extension):
             self._descriptor_made = now
             self._descriptor = descriptor.write(self._key, self._url, time.time())
         return Response(self._descriptor, "application/json")
+
+
+def check_libtorrent() -> None:
+    """Raise `ExtensionOff` if libtorrent cannot be imported, because it has no wheels for some Pythons and machines."""
+    try:
+        import libtorrent  # noqa: F401
+    except ModuleNotFoundError:
+        python = ".".join(platform.python_version_tuple()[:2])
+        raise ExtensionOff("libtorrent is not installed", f"it may have no wheel for Python {python}") from None
+    except ImportError as error:
+        raise ExtensionOff("libtorrent cannot be loaded", str(error)) from None
 
 
 def _can_be_split(url: str) -> bool:

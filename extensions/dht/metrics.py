@@ -1,6 +1,7 @@
 """The DHT's metrics: plain counters that are read when Prometheus scrapes."""
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -9,8 +10,10 @@ from prometheus_client.registry import Collector
 from extensions.dht.counters import Looked, Written
 from extensions.dht.krpc.client import METHODS
 from extensions.dht.records.entry import Rejected
-from extensions.dht.service import Service
 from tracker.extension import counter_by
+
+if TYPE_CHECKING:
+    from extensions.dht.service import Service
 
 _NODE_GAUGES = {
     "peerservers_dht_nodes": ("dht.dht_nodes", "Nodes in the routing table"),
@@ -29,7 +32,7 @@ _NODE_COUNTERS = {
 class DhtCollector(Collector):
     """The metrics of a service and its parts; without a service only that the DHT is not reachable."""
 
-    def __init__(self, service: Callable[[], Service | None]) -> None:
+    def __init__(self, service: "Callable[[], Service | None]") -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
@@ -45,7 +48,7 @@ class DhtCollector(Collector):
         yield from self._client(service)
         yield from self._directory(service)
 
-    def _client(self, service: Service) -> Iterator[Metric]:
+    def _client(self, service: "Service") -> Iterator[Metric]:
         client, counters = service.client, service.client.counters
         yield GaugeMetricFamily("peerservers_dht_queries_in_flight", "Queries waiting for a reply", client.in_flight)
         yield GaugeMetricFamily(
@@ -65,7 +68,7 @@ class DhtCollector(Collector):
         )
         yield CounterMetricFamily("peerservers_dht_sent_bytes", "Bytes sent in lookups and stores", counters.bytes_out)
 
-    def _directory(self, service: Service) -> Iterator[Metric]:
+    def _directory(self, service: "Service") -> Iterator[Metric]:
         directory, counters = service.directory, service.directory.counters
         yield GaugeMetricFamily(
             "peerservers_dht_published", "Infohashes whose record has a valid entry of ours", directory.published

@@ -1,11 +1,17 @@
 """The section `[extensions.dht]`."""
 
-from ipaddress import IPv4Address, IPv6Address
-from typing import Literal
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from tracker.extension import ExtensionSettings, parse_info_hash
+from extensions.dialing import is_public
+from tracker.extension import ExtensionSettings, Settings, parse_info_hash
+
+_LOCAL_NAMES: Final = (".local", ".localhost", ".internal", ".lan", ".home.arpa")
+"""Ends of names that public DNS does not have."""
 
 
 class DhtSettings(ExtensionSettings):
@@ -35,6 +41,19 @@ class DhtSettings(ExtensionSettings):
         le=65535,
         description="TCP port at which other hosts reach this tracker by HTTP; 0: that of public_url.",
     )
+
+    def doubts(self, settings: Settings) -> Iterator[str]:
+        """Yield a warning for each valid value that is probably a mistake."""
+        url = settings.server.public_url
+        if not self.enabled or self.publish == "none":
+            return
+        if self.publish == "listed" and not self.listed:
+            yield 'extensions.dht.listed: is empty, so that no swarm is published; publish is "listed"'
+        if url and not self.private:
+            if url.startswith("ws://"):
+                yield "server.public_url: other trackers use only wss:// URLs that they find in the public DHT"
+            if not _may_be_public(url):
+                yield "server.public_url: has a private address, which other trackers in the public DHT cannot reach"
 
     @field_validator("listen")
     @classmethod
@@ -72,6 +91,18 @@ class DhtSettings(ExtensionSettings):
     def hosts(self) -> list[str]:
         """The hosts of `addresses`, without brackets."""
         return [address.rpartition(":")[0].strip("[]") for address in self.addresses]
+
+
+def _may_be_public(url: str) -> bool:
+    """Return whether the host of a URL may be reachable from everywhere."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return True
+    try:
+        return is_public(str(ip_address(host)))
+    except ValueError:
+        return "." in host and not host.endswith(_LOCAL_NAMES)
 
 
 def _split(text: str) -> tuple[str, int]:

@@ -17,7 +17,7 @@ from extensions.federation.session import Interest, Offered, Opened, Refused
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import SUBPROTOCOL
 from extensions.federation.wire import MAX_FRAME
-from extensions.identity import IdentityError, load_or_create, tracker_id
+from extensions.identity import own_key
 from extensions.trackers import RENDEZVOUS, Sighting
 from tracker.extension import (
     Answer,
@@ -29,7 +29,6 @@ from tracker.extension import (
     RemoteMember,
     Swarm,
     TrackerHandle,
-    aside,
 )
 
 TELL_PERIOD: Final = 3.0
@@ -89,6 +88,13 @@ class Federation(Extension):
         tracker.add_table("unlinked", self.unlinked, links=True)
         tracker.registry.register(FederationCollector(self))
 
+    async def prepare(self) -> None:
+        try:
+            self._key = await own_key(self.tracker)
+        except BaseException:
+            self._has_started.set()
+            raise
+
     async def start(self) -> None:
         try:
             await self._start()
@@ -96,15 +102,8 @@ class Federation(Extension):
             self._has_started.set()
 
     async def _start(self) -> None:
-        try:
-            key = await aside(load_or_create, self.tracker.settings.server.state_dir)
-        except IdentityError as error:
-            self.tracker.log.warning("federation_off", error=str(error))
-            self.tracker.report_off("the state directory cannot be used")
-            return
-        self.tracker.show_id(tracker_id(key))
         url = self.tracker.settings.server.public_url
-        mesh = self.mesh = Mesh(self.settings, key, url, self._on_event, self._on_end, self.tracker.task_failures)
+        mesh = self.mesh = Mesh(self.settings, self._key, url, self._on_event, self._on_end, self.tracker.task_failures)
         self.exchange = Exchange(self.tracker, mesh.id, lambda neighbour: mesh.is_listed(neighbour.tracker_id))
         mesh.start()
         self.tracker.park_offers(self._parked_seconds.observe)

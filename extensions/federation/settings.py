@@ -1,11 +1,12 @@
 """The section `[extensions.federation]`."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from extensions.trackers import is_url
-from tracker.extension import ExtensionSettings
+from tracker.extension import ExtensionSettings, Settings
 
 
 class FederationSettings(ExtensionSettings):
@@ -29,6 +30,11 @@ class FederationSettings(ExtensionSettings):
         gt=0,
         description="Seconds without a common swarm after which a link ends, if half of max_links are open.",
     )
+
+    def doubts(self, settings: Settings) -> Iterator[str]:  # noqa: ARG002
+        """Yield a warning for each valid value that is probably a mistake."""
+        if self.enabled and self.policy == "allow" and not (self.allow or self.peers):
+            yield 'extensions.federation.allow: is empty, so that this tracker links with none; policy is "allow"'
 
     @field_validator("allow", "deny")
     @classmethod

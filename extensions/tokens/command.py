@@ -77,7 +77,7 @@ def check(config_file: Path | None, secrets_file: str | None, infohash: str, tok
 
 def _secrets(config_file: Path | None, secrets_file: str | None) -> list[str]:
     """Return the secrets. Raise `ConfigError` if there are none."""
-    table: dict[str, Any] = load(config_file).extensions.get("tokens", {})
+    table: dict[str, Any] = load(config_file, {}, {"tokens": TokensSettings}).extensions.get("tokens", {})
     if secrets_file:
         # The file alone: its first secret signs.
         table = {**table, "secrets": []}

@@ -20,6 +20,7 @@ class TokensSettings(ExtensionSettings):
     enabled: bool = Field(False, description="Whether peers need a token.")
     secrets: list[str] = Field(
         [],
+        repr=False,
         description=f"Secrets that sign tokens, of at least {MIN_SECRET} characters. Tokens of all of them are valid; "
         "`peerservers tokens new` uses the first.",
     )

@@ -28,6 +28,8 @@ from tests.integration.dht import Members, published, seen_by
 from tests.private_dht import PrivateDht
 from tracker.core.swarm import Swarm
 from tracker.extension import swarm_key
+from tracker.extension.state import StateDirectory
+from tracker.files import aside
 from tracker.settings import Settings
 
 HASH = "\u00ff" * 20
@@ -148,6 +150,7 @@ async def test_if_one_part_fails_to_stop_the_others_are_stopped(members: Members
 async def test_a_start_that_is_cancelled_leaves_nothing(dht: PrivateDht, tmp_path: Path, turns: int) -> None:
     before = threading.active_count()
     one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
+    await one.prepare()
     starting = asyncio.ensure_future(one.start())
     for _ in range(turns):
         await asyncio.sleep(0.005)
@@ -177,6 +180,7 @@ async def test_a_session_that_is_made_while_the_start_is_cancelled_is_ended(
     ended = threading.Event()
     monkeypatch.setattr(lt, "session", Slow)
     one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
+    await one.prepare()
     starting = asyncio.ensure_future(one.start())
     await eventually(lambda: bool(made))
     made.clear()
@@ -192,8 +196,12 @@ async def test_a_session_that_is_made_while_the_start_is_cancelled_is_ended(
 
 def handle(state_dir: Path, url: str = "wss://tracker.example.org") -> Any:
     """Return the parts of a tracker handle that the extension needs."""
+    settings = Settings.model_validate({"server": {"state_dir": str(state_dir), "public_url": url}})
+    state = StateDirectory(settings)
     return SimpleNamespace(
-        settings=Settings.model_validate({"server": {"state_dir": str(state_dir), "public_url": url}}),
+        settings=settings,
+        show_id=lambda _: None,
+        use_state=lambda read: aside(state.use, read),
         registry=CollectorRegistry(),
         log=SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None),
         add_route=lambda *_: None,
@@ -220,6 +228,7 @@ async def test_requests_before_the_start_take_effect_after_it(
     early = asyncio.ensure_future(trackers())
     await asyncio.sleep(0.01)
     assert not early.done()
+    await one.prepare()
     await one.start()
     try:
         assert await early == []
@@ -245,6 +254,7 @@ async def test_a_client_that_announces_the_key_of_a_text_swarm_does_not_disturb_
     told: list[str] = []
     one.on_sighting(lambda info_hash, _: told.append(info_hash))
     sighting = Sighting(sign_entry(Ed25519PrivateKey.generate(), key, "wss://other.example", int(time.time())), "r0")
+    await one.prepare()
     await one.start()
     try:
         own = one.service
@@ -270,6 +280,7 @@ async def test_a_lookup_that_waits_for_a_turn_ends_when_the_extension_stops(
 ) -> None:
     assert members.dht is dht
     one = Dht(handle(tmp_path), DhtSettings(**dht.settings | {"bootstrap": []}))
+    await one.prepare()
     await one.start()
     assert one.service
     scheduler = one.service.client.scheduler

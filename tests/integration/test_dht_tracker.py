@@ -203,8 +203,11 @@ async def test_its_metrics_are_there(dht: PrivateDht, start_tracker: StartTracke
 async def test_without_a_directory_for_its_key_the_tracker_still_serves(
     dht: PrivateDht, start_tracker: StartTracker, tmp_path: Path
 ) -> None:
+    """The default directory cannot be made."""
     (tmp_path / "file").write_text("no directory")
-    tracker = await start_tracker(env=in_dht(dht, tmp_path / "file"))
+    env = in_dht(dht, tmp_path)
+    del env["PEERSERVERS_SERVER__STATE_DIR"]
+    tracker = await start_tracker(env=env | {"HOME": str(tmp_path / "file")})
     assert (await tracker.logged("dht_off"))["level"] == "warning"
     async with raw_client(tracker.url) as peer:
         await peer.send(announce(peer_id(1), INFO_HASH))

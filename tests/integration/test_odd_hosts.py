@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 LATER = "10.9.9.1"
 
 SERVE = """
-"$PYTHON" -m tracker serve --log-format json --state-dir "$STATE" "$@" & tracker=$!
+"$PYTHON" -m tracker serve --log-format json "$@" & tracker=$!
 for url in $URLS; do
     until "$PYTHON" -m tracker check "$url"; do kill -0 $tracker || exit 99; done
 done
@@ -95,8 +96,7 @@ def test_a_host_without_an_address_family(tmp_path: Path, setup: str, host: str,
     port = str(free_port())
     printed = in_namespace(
         setup + SERVE,
-        *("--host", host, "--port", port),
-        STATE=str(tmp_path),
+        *("--host", host, "--port", port, "--state-dir", str(tmp_path)),
         URLS=" ".join(f"ws://{address}:{port}/" for address in urls),
         **environment("extensions.dht", listen=dht, bootstrap=[], private=True),
     )
@@ -155,12 +155,13 @@ def test_a_home_that_is_read_only(tmp_path: Path) -> None:
     port = str(free_port())
     read_only = f'ip link set lo up; mount --bind "{tmp_path}" "{tmp_path}"; mount -o remount,bind,ro "{tmp_path}"\n'
     arguments = ("--host", "127.0.0.1", "--port", port)
-    env = {"STATE": str(tmp_path / "state"), "URLS": f"ws://127.0.0.1:{port}/", **_dht(tmp_path)}
+    state_dir = str(tmp_path / ".local" / "state" / "peerservers")
+    env = {"HOME": str(tmp_path), "URLS": f"ws://127.0.0.1:{port}/", **_dht(tmp_path)}
     del env["PEERSERVERS_SERVER__STATE_DIR"]
     events = {}
     for state in ("missing", "there"):
         if state == "there":
-            subprocess.run([sys.executable, "-m", "tracker", "identity", "--state-dir", env["STATE"]], check=True)
+            subprocess.run([sys.executable, "-m", "tracker", "identity", "--state-dir", state_dir], check=True)
         printed = in_namespace(read_only + SERVE, *arguments, **env)
         lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
         assert "Traceback" not in printed
@@ -175,10 +176,11 @@ def test_a_home_that_is_read_only(tmp_path: Path) -> None:
 # Copied state directories
 
 
-async def test_two_trackers_with_one_key_both_say_so(federate: Federate) -> None:
+async def test_two_trackers_with_one_key_both_say_so(federate: Federate, tmp_path: Path) -> None:
     with capture_logs() as log:
-        first = await federate("same")
-        second = await federate("same", peers=[first.url])
+        first = await federate("one")
+        shutil.copytree(tmp_path / "one", tmp_path / "copy")
+        second = await federate("copy", peers=[first.url])
         ends = [tracker.extension("federation") for tracker in (first, second)]
         # The second one dials again, but neither says so again.
         await eventually(lambda: all(end.mesh.ended["same_key"] >= 2 for end in ends))

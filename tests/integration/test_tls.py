@@ -166,12 +166,12 @@ async def test_an_invalid_certificate_or_key_leaves_the_old_pair_in_use(
         tracker.tell(signal.SIGHUP)
         failed = await tracker.logged("reload_failed", "reloaded")
         assert failed["event"] == "reload_failed"
-        assert failed["error"].startswith("tls: ")
+        assert failed["error"].startswith("PEERSERVERS_TLS__")
         assert part in failed["error"]
         assert await shown(tracker) == before
 
     pair.renew(days=60, write_key=False)
-    await fails_with("MISMATCH")
+    await fails_with("is not the key of")
     pair.certificate.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     await fails_with(str(pair.certificate))
     pair.certificate.write_text("")
@@ -199,18 +199,20 @@ def test_an_invalid_certificate_is_an_error_of_one_line(pair: Pair, tmp_path: Pa
         return peerservers("serve", "--host", "127.0.0.1", "--port", "0", **environment("tls", **tls))
 
     missing = str(tmp_path / "missing.pem")
-    assert_one_line(start(key=key), "tls.certificate must be set")
-    assert_one_line(start(certificate=missing, key=key), "tls: ", f"{missing}: No such file")
-    assert_one_line(start(certificate=certificate, key=missing), "tls: ", f"{missing}: No such file")
-    assert_one_line(start(certificate=certificate), "tls: ", certificate)
-    assert_one_line(start(certificate=key, key=key), "tls: ", key)
-    assert_one_line(start(certificate=str(tmp_path), key=key), "tls: ", "directory")
-    assert_one_line(start(certificate="~no-such-user/x.pem", key=key), "tls: ")
-    assert_one_line(start(certificate=certificate, key="~no-such-user/x.pem"), "tls: ")
+    certificate_key, key_key = "CERTIFICATE: tls.certificate: ", "KEY: tls.key: "
+    assert_one_line(start(key=key), key_key, "tls.certificate must be set")
+    assert_one_line(start(certificate=missing, key=key), certificate_key, f"{missing}: No such file")
+    assert_one_line(start(certificate=certificate, key=missing), key_key, f"{missing}: No such file")
+    assert_one_line(start(certificate=certificate), certificate_key, certificate, "name its file in tls.key")
+    assert_one_line(start(certificate=key, key=key), certificate_key, key, "no certificate")
+    assert_one_line(start(certificate=certificate, key=certificate), key_key, "no private key")
+    assert_one_line(start(certificate=str(tmp_path), key=key), certificate_key, "directory")
+    assert_one_line(start(certificate="~no-such-user/x.pem", key=key), certificate_key)
+    assert_one_line(start(certificate=certificate, key="~no-such-user/x.pem"), key_key)
     pair.renew(passphrase=b"secret")
-    assert_one_line(start(certificate=certificate, key=key), "tls: ", "passphrase")
+    assert_one_line(start(certificate=certificate, key=key), key_key, "passphrase")
     pair.key.write_bytes(b"\x00\xff" * 100)
-    assert_one_line(start(certificate=certificate, key=key), "tls: ")
+    assert_one_line(start(certificate=certificate, key=key), key_key, "no private key")
 
 
 @pytest.mark.parametrize(

@@ -52,14 +52,14 @@ async def response(client: WireClient) -> bytes:
 
 
 def is_healthy(**settings: object) -> bool:
-    """Run the health check of the image with settings of the section `server`."""
+    """Run the health check with settings of the section `server`."""
     env = {**os.environ, **environment("server", **settings)}
-    return subprocess.run([sys.executable, "-m", "tracker.health"], env=env, check=False).returncode == 0
+    return subprocess.run([sys.executable, "-m", "tracker", "health"], env=env, check=False).returncode == 0
 
 
 async def test_peers_meet_over_the_socket_and_tcp(start_tracker: StartTracker, path: Path) -> None:
     tracker = await start_tracker("--host", f"unix:{path}")
-    await eventually(lambda: [line.get("unix_socket") for line in tracker.log] == [None, str(path)])
+    await eventually(lambda: [line.get("unix_socket") for line in tracker.log] == [None, str(path), None])
     async with raw_client(tracker.url) as a, raw_client(f"unix:{path}") as b:
         await a.announce(A)
         await b.announce(B, offers=offers(1))
@@ -74,7 +74,7 @@ async def test_peers_meet_over_the_socket_and_tcp(start_tracker: StartTracker, p
 async def test_the_socket_instead_of_tcp(start_tracker: StartTracker, path: Path) -> None:
     """Pages, metrics, `peerservers check` and the health check of the image work over it."""
     tracker = await start_tracker(host=f"unix:{path}")
-    assert [line["event"] for line in tracker.log] == ["listening"]
+    assert [line["event"] for line in tracker.log] == ["listening", "started"]
     for page in ("/", "/ready", "/metrics"):
         assert (await tracker.get(page))[0] == 200
     done = await asyncio.to_thread(peerservers, "check", f"unix:{path}", "--json")

@@ -39,8 +39,8 @@ def the_core_knows_messages_but_no_codec(source: str, target: str) -> bool:
     return not inside(source, "tracker.core") or inside(target, *CORE)
 
 
-def settings_import_nothing(source: str, target: str) -> bool:
-    return source != "tracker.settings" or not inside(target, "tracker", "extensions")
+def settings_import_checks_only(source: str, target: str) -> bool:
+    return source != "tracker.settings" or target == "tracker.checks" or not inside(target, "tracker", "extensions")
 
 
 def federation_does_not_need_the_dht(source: str, target: str) -> bool:
@@ -59,7 +59,7 @@ RULES = [
     the_tracker_knows_no_extension,
     extensions_use_the_public_interface_only,
     the_core_knows_messages_but_no_codec,
-    settings_import_nothing,
+    settings_import_checks_only,
     federation_does_not_need_the_dht,
     the_dht_does_not_need_federation,
     imports_point_down,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tracker.config import ConfigError
+from tracker.mistakes import both
 from tracker.protocol.ids import is_id, parse_info_hash
 from tracker.settings import Access
 
@@ -29,8 +30,11 @@ class AccessLists:
 
     def __init__(self, settings: Access) -> None:
         """Read the files. Raise `ConfigError` if one cannot be used."""
-        self.allowed = _read("access.allow_infohashes", settings.allow_infohashes)
-        self.denied = _read("access.deny_infohashes", settings.deny_infohashes) or frozenset()
+        self.allowed, denied = both(
+            lambda: _read("access.allow_infohashes", settings.allow_infohashes),
+            lambda: _read("access.deny_infohashes", settings.deny_infohashes),
+        )
+        self.denied = denied or frozenset()
         self._allow_origins = _patterns(settings.allow_origins)
         self._deny_origins = _patterns(settings.deny_origins)
 

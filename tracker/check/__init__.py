@@ -13,7 +13,7 @@ from tracker.check.faults import FAULTS, fault
 from tracker.check.report import Outcome, Report, Result
 from tracker.check.site import Site, Verdict
 from tracker.check.steps import STEPS, Step
-from tracker.settings import UNIX
+from tracker.checks import UNIX
 
 MAX_DETAIL: Final = 200
 """The most characters of a result's detail, which may quote the tracker."""

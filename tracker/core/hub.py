@@ -15,12 +15,12 @@ from typing import Final
 
 from tracker.core.counters import Counters
 from tracker.core.nearby import Nearby
-from tracker.core.offers import Observer, OfferPlacement
+from tracker.core.offers import Observer, OfferPlacement, Trace
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
 from tracker.core.rules import Rules
 from tracker.core.several import SeveralConnections
-from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, remote_bit
+from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer, remote_bit
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
@@ -63,6 +63,7 @@ class Hub:
         self.offers = OfferPlacement(rules, random, self.counters, observer)
         self.several = SeveralConnections(self.offers.parked, self.counters, self._become_seeder)
         self.pending = PendingJoins()
+        self.trace: Trace | None = None
         self._random = random
         self._serves = serves
         self._observer = observer
@@ -90,6 +91,8 @@ class Hub:
             error.interval = self.rules.announce_interval
         self.counters.failures += 1
         self.counters.dropped[error.reason] += 1
+        if self.trace is not None:
+            self.trace.failed(connection, error)
         outbox.failure(connection, error)
 
     def close(self, connection: Connection) -> None:
@@ -158,7 +161,7 @@ class Hub:
         overdue = now - self.rules.peer_timeout
         batch = list(islice(self._round, count))
         if not batch:
-            self._round = self._all_peers()
+            self._round = each_peer(self.swarms)
         for peer in batch:
             if peer.last_seen < overdue:
                 self.counters.dropped[DropReason.SILENT_PEER] += 1
@@ -273,6 +276,8 @@ class Hub:
             self.seeders += 1
         else:
             self.leechers += 1
+        if self.trace is not None:
+            self.trace.joined(peer)
         if self._observer:
             if opened:
                 self._observer.swarm_opened(swarm)
@@ -312,6 +317,8 @@ class Hub:
 
     def _leave(self, peer: Peer) -> None:
         swarm = peer.swarm
+        if self.trace is not None:
+            self.trace.left(peer)
         swarm.leave(peer)
         self.offers.forget(peer)
         self.several.forget(peer)
@@ -382,18 +389,6 @@ class Hub:
             counts.append((info_hash, swarm.complete, swarm.incomplete) if swarm else (info_hash, 0, 0))
         counters.replies += 1
         outbox.scrape(connection, counts)
-
-    def _all_peers(self) -> Iterator[Peer]:
-        # A round takes a minute. It remembers ids, because a list of peers would keep those that leave meanwhile in
-        # memory until its end, with their connections.
-        for info_hash in list(self.swarms):
-            swarm = self.swarms.get(info_hash)
-            if swarm is None:
-                continue
-            for peer_id in list(swarm.peers):
-                peer = swarm.peers.get(peer_id)
-                if peer is not None:
-                    yield peer
 
 
 def _denied(info_hash: str) -> RequestError:

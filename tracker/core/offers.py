@@ -14,6 +14,7 @@ from tracker.core.outbox import Outbox
 from tracker.core.rules import Rules
 from tracker.core.swarm import Connection, Member, Peer, Random, RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
+from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
@@ -47,6 +48,14 @@ class Observer(Protocol):
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None: ...
     def answer_unplaced(self, answer: Answer) -> bool:
         """Take an answer to a peer that is not here; return whether an extension wants it."""
+
+
+class Trace(Protocol):
+    """Is told what happens to single peers, for the log. Its methods return at once and do not raise."""
+
+    def joined(self, peer: Peer) -> None: ...
+    def left(self, peer: Peer) -> None: ...
+    def failed(self, connection: Connection, error: RequestError) -> None: ...
 
 
 class Parked:

@@ -9,7 +9,7 @@ Invariants of one swarm, checked by `Swarm.check_invariants`:
 5. `places`, unless None, has a place for each peer, in the order of the pools.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -353,3 +353,17 @@ class Swarm:
         if last is not peer:
             pool[peer.index] = last
             last.index = peer.index
+
+
+def each_peer(swarms: dict[str, Swarm]) -> Iterator[Peer]:
+    """Yield the peers of all swarms, also if peers and swarms come and go meanwhile."""
+    # A round takes a minute. It remembers ids, because a list of peers would keep those that leave meanwhile in
+    # memory until its end, with their connections.
+    for info_hash in list(swarms):
+        swarm = swarms.get(info_hash)
+        if swarm is None:
+            continue
+        for peer_id in list(swarm.peers):
+            peer = swarm.peers.get(peer_id)
+            if peer is not None:
+                yield peer

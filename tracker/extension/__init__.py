@@ -8,6 +8,7 @@ from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
 from tracker.extension.channel import Channel
+from tracker.extension.state import ExtensionOff
 from tracker.files import aside
 from tracker.logs import configure as configure_logs
 from tracker.logs import without_secrets
@@ -18,6 +19,7 @@ from tracker.protocol.codec import from_json, is_answer, is_any_offer, is_offer,
 from tracker.protocol.ids import is_any_id, is_id, parse_info_hash, swarm_key
 from tracker.protocol.messages import NO_INFO_HASH, Answer, Offer, RawString
 from tracker.reasons import CloseReason
+from tracker.settings import Settings
 from tracker.tasks import BackgroundTasks
 from tracker.urls import as_http, own_statistics
 
@@ -35,6 +37,7 @@ __all__ = [
     "ConfigError",
     "ExpiringMap",
     "Extension",
+    "ExtensionOff",
     "ExtensionSettings",
     "Offer",
     "RawString",
@@ -42,6 +45,7 @@ __all__ = [
     "Request",
     "Response",
     "Route",
+    "Settings",
     "Swarm",
     "TokenBucket",
     "TrackerHandle",

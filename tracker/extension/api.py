@@ -7,6 +7,7 @@ name there is also the name of its section in the configuration, `[extensions.NA
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeVar
@@ -21,6 +22,8 @@ from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.channel import Channel
 from tracker.extension.files import FileReaders
+from tracker.extension.state import StateDirectory
+from tracker.files import aside
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Route
 from tracker.protocol.ids import is_any_id, is_id
@@ -55,6 +58,13 @@ class Extension:
         """Register routes, subprotocols, tables and metrics. `settings` is an instance of the class's `Settings`."""
         self.tracker = tracker
         self.settings = settings
+
+    async def prepare(self) -> None:
+        """Check whether the extension can run. Called once, before the tracker serves its first peer.
+
+        Raise `ConfigError` if the tracker must not start with these settings, and `ExtensionOff` if it is to serve
+        without this extension, which `start` may raise, too. After two seconds, the tracker waits no longer.
+        """
 
     async def start(self) -> None:
         """Start. Called once, when the tracker already serves its peers."""
@@ -112,6 +122,7 @@ class TrackerHandle:
         task_failures: Counter[str] | None = None,
         files: FileReaders | None = None,
         enabled: Collection[str] = (),
+        state: StateDirectory | None = None,
     ) -> None:
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
@@ -127,6 +138,7 @@ class TrackerHandle:
         self._tables = Tables() if tables is None else tables
         self._files = FileReaders() if files is None else files
         self._enabled = enabled
+        self._state = state or StateDirectory(settings)
         self._members: dict[Swarm, set[RemoteMember]] = {}
         self._tasks = BackgroundTasks(self.task_failures)
 
@@ -272,7 +284,7 @@ class TrackerHandle:
 
         The page and `/stats.json` show the reason to everyone, so it names no file; `peerservers_extension_up` is 0.
         """
-        self._tables.off[self._name] = reason
+        self._tables.off.setdefault(self._name, reason)
 
     def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
         """Show a table of texts and numbers, by column, on the page and in `/stats.json`, under a name.
@@ -315,6 +327,15 @@ class TrackerHandle:
             ConfigError: if `read` raises it, because the file cannot be used.
         """
         self._files.add(name, read, adopt)
+
+    async def use_state(self, read: Callable[[Path], T]) -> T:
+        """Return the result of a function of the state directory, called in a thread. Call this from `prepare`.
+
+        Raises:
+            ConfigError: if another process uses the directory, or if an operator has set it and it cannot be used.
+            ExtensionOff: if it is the default directory and cannot be used, or if `read` raises `ConfigError`.
+        """
+        return await aside(self._state.use, read)
 
     def start_task(self, name: str, coroutine: Coroutine[Any, Any, Any], *, endless: bool = False) -> asyncio.Task[Any]:
         """Run a coroutine in the background until the extension stops. `endless`: it must not return before.

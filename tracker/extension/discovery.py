@@ -2,13 +2,43 @@
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Self
 
-from tracker.config import ConfigError, validate
+from pydantic import ConfigDict, model_validator
+
+from tracker.config import ConfigError, Configuration, read, validate
 from tracker.extension.api import Extension, ExtensionSettings
-from tracker.settings import Settings
+from tracker.settings import Section, Settings
+from tracker.sources import Sources
 
 GROUP: Final = "peerservers.extensions"
+
+
+class _NotEnabled(ExtensionSettings):
+    """The section of an extension that is not installed or not enabled. It may have any keys."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="after")
+    def _is_disabled(self) -> Self:
+        if self.enabled:
+            raise ValueError(f"no such extension is installed; there are {', '.join(sorted(_installed()))}")
+        return self
+
+
+def configure(
+    file: Path | None, overrides: Mapping[str, Mapping[str, Any]]
+) -> tuple[Configuration, dict[str, type[Extension]]]:
+    """Return the settings from all sources, and the extensions that they enable.
+
+    Raises `ConfigError` with all mistakes, also in the sections of extensions, or if an extension cannot be imported.
+    """
+    sources = Sources(file, overrides)
+    tables = sources.extensions
+    classes = _load({name for name in _installed() if _may_be_enabled(tables.get(name, {}))})
+    sections: dict[str, type[Section]] = {name: extension.Settings for name, extension in classes.items()}
+    return read(sources, dict.fromkeys(tables, _NotEnabled) | sections), classes
 
 
 def discover(settings: Settings | None = None) -> dict[str, type[Extension]]:
@@ -16,18 +46,8 @@ def discover(settings: Settings | None = None) -> dict[str, type[Extension]]:
 
     Raises `ConfigError` for one that cannot be imported.
     """
-    found: dict[str, type[Extension]] = {}
-    for point in entry_points(group=GROUP):
-        if settings and not _is_enabled(point.name, settings.extensions.get(point.name, {})):
-            continue
-        try:
-            loaded = point.load()
-        except Exception as error:
-            raise ConfigError(f"extensions.{point.name}: cannot be loaded: {error!r}") from error
-        if not (isinstance(loaded, type) and issubclass(loaded, Extension)):
-            raise ConfigError(f"extensions.{point.name}: {point.value} is not an Extension")
-        found[point.name] = loaded
-    return found
+    tables = settings.extensions if settings else {}
+    return _load({name for name in _installed() if _is_enabled(name, tables.get(name, {}))})
 
 
 def sections(classes: Mapping[str, type[Extension]], settings: Settings) -> dict[str, ExtensionSettings]:
@@ -42,6 +62,33 @@ def sections(classes: Mapping[str, type[Extension]], settings: Settings) -> dict
         name: validate(extension.Settings, settings.extensions.get(name, {}), f"extensions.{name}")
         for name, extension in classes.items()
     }
+
+
+def _installed() -> set[str]:
+    return set(entry_points(group=GROUP).names)
+
+
+def _load(names: set[str]) -> dict[str, type[Extension]]:
+    found: dict[str, type[Extension]] = {}
+    for point in entry_points(group=GROUP):
+        if point.name not in names:
+            continue
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise ConfigError(f"extensions.{point.name}: cannot be loaded: {error!r}") from error
+        if not (isinstance(loaded, type) and issubclass(loaded, Extension)):
+            raise ConfigError(f"extensions.{point.name}: {point.value} is not an Extension")
+        found[point.name] = loaded
+    return found
+
+
+def _may_be_enabled(table: Any) -> bool:
+    """Return whether a section enables its extension, or is wrong."""
+    try:
+        return not isinstance(table, Mapping) or _is_enabled("", table)
+    except ConfigError:
+        return True
 
 
 def _is_enabled(name: str, table: Mapping[str, Any]) -> bool:

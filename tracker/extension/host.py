@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from time import monotonic
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
@@ -21,10 +22,14 @@ from tracker.extension.api import STOP_TIMEOUT, Extension, TrackerHandle
 from tracker.extension.discovery import sections
 from tracker.extension.files import FileReaders
 from tracker.extension.runner import ExtensionRunner
+from tracker.extension.state import StateDirectory
 from tracker.net.endpoint import Endpoint
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Settings
 from tracker.web.stats import Tables
+
+PREPARE_TIMEOUT: Final = 2.0
+"""Seconds that the first peers wait for extensions to check whether they can run."""
 
 
 class ExtensionHost:
@@ -49,6 +54,7 @@ class ExtensionHost:
         self._runners: list[ExtensionRunner] = []
         self._extensions: dict[str, Extension] = {}
         self.admissions: Admissions | None = None
+        self._state = StateDirectory(settings)
 
     @property
     def is_empty(self) -> bool:
@@ -64,9 +70,10 @@ class ExtensionHost:
         """Make every enabled extension.
 
         Raises:
-            ConfigError: if one of them cannot be made.
+            ConfigError: if any of them cannot be made, with the mistakes of all.
         """
         remote = RemotePeers(hub, outbox)
+        mistakes: list[str] = []
         up = Gauge(
             "peerservers_extension_up",
             "0 for an enabled extension that is off, because of its surroundings or a failed start",
@@ -87,11 +94,13 @@ class ExtensionHost:
                 self.task_failures,
                 self.files,
                 self._sections.keys(),
+                self._state,
             )
             try:
                 extension = self._classes[name](tracker, section)
-            except ConfigError:
-                raise
+            except ConfigError as error:
+                mistakes += error.mistakes
+                continue
             except Exception as error:
                 raise ConfigError(f"extensions.{name}: cannot be loaded: {error!r}") from error
             self._extensions[name] = extension
@@ -99,6 +108,8 @@ class ExtensionHost:
             self.errors[name] = 0
             registry.register(_GuardedCollector(own_registry, name, self.errors))
             self._runners.append(ExtensionRunner(name, extension, tracker, self.errors, hub))
+        if mistakes:
+            raise ConfigError(*mistakes)
         policies = [runner for runner in self._runners if runner.wants("admit")]
         self.admissions = Admissions(hub, outbox, policies, self._settings.access.admission_timeout, registry)
 
@@ -109,6 +120,22 @@ class ExtensionHost:
         """Adopt the settings that can change while the tracker runs."""
         if self.admissions:
             self.admissions.timeout = settings.access.admission_timeout
+
+    async def prepare(self) -> None:
+        """Let all extensions check whether they can run.
+
+        Raises:
+            ConfigError: if the tracker must not start.
+        """
+        if not self._runners:
+            return
+        done, late = await asyncio.wait([runner.prepare() for runner in self._runners], timeout=PREPARE_TIMEOUT)
+        errors = [error for task in done if isinstance(error := task.exception(), ConfigError)]
+        if errors:
+            for task in late:
+                task.cancel()
+            # Several extensions may find the same mistake.
+            raise ConfigError(*dict.fromkeys(mistake for error in errors for mistake in error.mistakes))
 
     def start(self) -> None:
         """Start all extensions in the background."""
@@ -121,6 +148,7 @@ class ExtensionHost:
             self.admissions.stop()
         timeout = min(deadline - monotonic(), STOP_TIMEOUT)
         await asyncio.gather(*(runner.stop(max(0.0, timeout)) for runner in self._runners))
+        self._state.close()
 
     def swarm_opened(self, swarm: Swarm) -> None:
         for runner in self._runners:

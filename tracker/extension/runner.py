@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import structlog
 
+from tracker.config import ConfigError
 from tracker.core.hub import Hub
 from tracker.core.swarm import Swarm
 from tracker.extension.admission import FAILED, Admission, Admitted, Refusal
 from tracker.extension.api import Extension, TrackerHandle
+from tracker.extension.state import ExtensionOff
 from tracker.reasons import DropReason
 
 TURN: Final = 0.002
@@ -48,6 +50,7 @@ class ExtensionRunner:
         self._work = asyncio.Event()
         self._started = asyncio.Event()
         self._failed = False
+        self._prepared: asyncio.Task[None] | None = None
         self._overridden = {
             key for key, method in vars(Extension).items() if getattr(type(extension), key) is not method
         }
@@ -88,9 +91,28 @@ class ExtensionRunner:
             return verdict
         return Refusal(DropReason.ADMISSION_DENIED, verdict or "not admitted")
 
+    def prepare(self) -> asyncio.Task[None]:
+        """Let the extension check whether it can run. The task raises `ConfigError` if the tracker must not start."""
+        self._prepared = asyncio.get_running_loop().create_task(self._prepare(), name=f"prepare {self.name}")
+        return self._prepared
+
+    async def _prepare(self) -> None:
+        self._failed = not await self._call("prepare")
+
+    def _turn_off(self, error: Exception, reason: str) -> None:
+        self._failed = True
+        self.tracker.report_off(reason)
+        self._log.warning(f"{self.name}_off", error=str(error))
+
     async def run(self) -> None:
         """Start the extension, and deliver its events until cancelled."""
-        self._failed = not await self._call("start")
+        if self._prepared:
+            try:
+                await self._prepared
+            except ConfigError as error:
+                # It took so long that the tracker serves already.
+                self._turn_off(error, "a setting cannot be used")
+        self._failed = self._failed or not await self._call("start")
         self._started.set()
         if self._failed:
             self.tracker.report_off("its start has failed")
@@ -181,7 +203,12 @@ class ExtensionRunner:
         """Return the result of a method, or `_FAILED` if it raised."""
         try:
             return await method(*arguments)
+        except ExtensionOff as error:
+            self._turn_off(error, error.reason)
+            return _FAILED
         except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, ConfigError) and name == "prepare":
+                raise
             task = asyncio.current_task()
             # A future that the extension awaited may have been cancelled, and not this task.
             if isinstance(error, asyncio.CancelledError) and task and task.cancelling():

@@ -2,11 +2,18 @@
 
 import ssl
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 
 from tracker.config import ConfigError
 from tracker.settings import Tls
+
+_SAID: Final = {
+    "KEY_VALUES_MISMATCH": "is not the key of the first certificate in tls.certificate",
+    "EE_KEY_TOO_SMALL": "the key is too short; make a new one of at least 2048 bits (RSA) or 256 bits (EC)",
+}
+"""What OpenSSL's reasons mean."""
 
 
 class Certificate:
@@ -40,29 +47,35 @@ def _new_context() -> ssl.SSLContext:
 
 def _load(context: ssl.SSLContext, settings: Tls) -> float:
     """Load a certificate and its key; return the end of its validity in Unix time. Raise `ConfigError`."""
-    certificate = Path(settings.certificate)
-    key = Path(settings.key) if settings.key else None
+    certificate = _path("tls.certificate", settings.certificate)
+    key = _path("tls.key", settings.key) if settings.key else None
     try:
-        certificate = certificate.expanduser()
-        key = key.expanduser() if key else None
-        context.load_cert_chain(certificate, key, password=_no_password)
-        return x509.load_pem_x509_certificates(certificate.read_bytes())[0].not_valid_after_utc.timestamp()
-    except ssl.SSLError as error:
-        raise ConfigError(f"tls: {certificate}: {error.reason or error}") from None
+        chain = x509.load_pem_x509_certificates(certificate.read_bytes())
     except OSError as error:
-        # The error does not name the file.
-        name = key if key and not _is_readable(key) else certificate
-        raise ConfigError(f"tls: {name}: {error.strerror}") from None
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"tls: {certificate}: {error}") from None
-
-
-def _is_readable(path: Path) -> bool:
+        raise ConfigError(f"tls.certificate: {certificate}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"tls.certificate: {certificate}: no certificate in PEM form") from None
+    where = f"tls.key: {key}" if key else f"tls.certificate: {certificate}"
     try:
-        with path.open("rb"):
-            return True
-    except OSError:
-        return False
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError as error:
+        said = _SAID.get(error.reason or "")
+        if said is None:
+            without = "no private key in PEM form" + ("" if key else "; name its file in tls.key")
+            said = without if "PEM" in str(error) else error.reason or str(error)
+        raise ConfigError(f"{where}: {said}") from None
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return chain[0].not_valid_after_utc.timestamp()
+
+
+def _path(key: str, name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {name}: {error}") from None
 
 
 def _no_password() -> str:

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from extensions.dht.settings import DhtSettings
 from tracker.config import ConfigError, validate
+from tracker.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_listed_infohashes_and_text() -> None:
         ("listen", "localhost:1", "listen: not an IPv4 address, nor an IPv6 address in brackets: localhost"),
         ("bootstrap", ["a:b"], "bootstrap: not host:port: a:b"),
         ("bootstrap", ["a:0"], "bootstrap: not a node's port: a:0"),
-        ("publish", "some", "publish: Input should be 'all', 'listed' or 'none'"),
+        ("publish", "some", "publish: must be 'all', 'listed' or 'none', not 'some'"),
         ("listed", ["12"], 'listed: neither 40 hexadecimal digits nor an info_hash in quotes, as in "name": 12'),
     ],
 )
@@ -57,3 +58,29 @@ def test_an_invalid_setting_is_an_error_of_one_line(key: str, value: object, com
     with pytest.raises(ConfigError) as raised:
         validate(DhtSettings, {key: value}, "extensions.dht")
     assert str(raised.value) == f"extensions.dht.{complaint}"
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "complaint"),
+    [
+        ("", {}, ""),
+        ("wss://tracker.example.org", {}, ""),
+        ("wss://192.0.32.7", {}, ""),
+        ("ws://tracker.example.org", {}, "server.public_url: other trackers use only wss://"),
+        ("wss://10.0.0.7:8000", {}, "server.public_url: has a private address"),
+        ("wss://[fd00::1]/", {}, "server.public_url: has a private address"),
+        ("wss://localhost", {}, "server.public_url: has a private address"),
+        ("wss://tracker.lan", {}, "server.public_url: has a private address"),
+        ("wss://[", {}, ""),
+        ("wss://10.0.0.7", {"private": True}, ""),
+        ("wss://10.0.0.7", {"publish": "none"}, ""),
+        ("wss://10.0.0.7", {"enabled": False}, ""),
+        ("wss://tracker.example.org", {"publish": "listed"}, "extensions.dht.listed: is empty"),
+        ("wss://tracker.example.org", {"publish": "listed", "listed": ["ab" * 20]}, ""),
+    ],
+)
+def test_doubtful_settings(url: str, settings: dict[str, object], complaint: str) -> None:
+    tracker = Settings.model_validate({"server": {"public_url": url}})
+    doubts = list(DhtSettings.model_validate(settings).doubts(tracker))
+    assert len(doubts) == bool(complaint)
+    assert all(doubt.startswith(complaint) for doubt in doubts)

@@ -44,6 +44,7 @@ async def federation(
     )
     monkeypatch.setattr(module, "TELL_PERIOD", 0.01)
     federation = Federation(handle, FederationSettings())
+    await federation.prepare()
     await federation.start()
     yield federation
     await federation.stop()
