@@ -12,8 +12,11 @@ Every other member is as likely as any other, but for these preferences:
 5. With the option `nearby`, the nearest local peers come before others, for seeders, for leechers and for any members.
    Only a random share of the offers goes to members near and far, so that the swarm stays connected. The second rule
    also holds for those near a peer: of scarce seeders near many leechers, only some of the leechers get one.
-6. For `DAMPING` seconds after an answer to its offers, a peer is not introduced again to peers that it has met.
-   anacrolix/torrent announces again at every answer, with a fresh offer: two such clients would meet again for ever.
+6. For `DAMPING` seconds after an answer to its offers, a peer that announces with one offer is not introduced again to
+   peers that it has met. anacrolix/torrent announces again at every answer, with one fresh offer: two such clients
+   would meet again for ever.
+
+`tracker.core.rooms` has other rules for small swarms of one role.
 
 A few bits of each peer tell which members it has met. Of more than a few dozen, two may be taken for one.
 
@@ -81,7 +84,7 @@ class Chooser:
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
         draw.bit = peer.bit
         draw.met = peer.met & ~REMOTE
-        if now < peer.answered_at + self._damping:
+        if count == 1 and now < peer.answered_at + self._damping:
             draw.is_damped = True
             remote = swarm.remote_complete + swarm.remote_incomplete
             if remote and _count_remote(peer) >= remote:
@@ -113,17 +116,16 @@ class Chooser:
     def interval(self, peer: Peer, parks: bool) -> int:
         """Return the seconds from an announce of a peer to the next one.
 
-        They are fewer for a peer that has not met all others of a small swarm yet, because it meets them then, unless
-        its client is in many swarms. `parks`: offers are kept until a remote peer comes, so that the same holds for a
-        peer that is alone.
+        They are fewer for a peer of a small swarm, unless its client is in many swarms: at its next announce, it meets
+        the members that it has missed, and newcomers that cannot use an offer of their own. `parks`: offers are kept
+        until a remote peer comes, so that the same holds for a peer that is alone.
         """
         swarm, interval = peer.swarm, self._rules.announce_interval
         members = swarm.complete + swarm.incomplete
         if members > SMALL or len(peer.connection.peers) > _FEW_SWARMS or (len(swarm.peers) == 1 and not parks):
             return interval
-        if _has_met_all(peer):
-            return interval
-        return min(interval, max(self._rules.lonely_interval, interval * members // SMALL))
+        lonely = self._rules.lonely_interval
+        return min(interval, max(lonely, interval * members // SMALL) if _has_met_all(peer) else lonely)
 
     def note_wanted(self, peer: Peer, count: int) -> None:
         """Note that a peer has answered or made some offers."""

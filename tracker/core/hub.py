@@ -18,6 +18,7 @@ from tracker.core.nearby import Nearby
 from tracker.core.offers import Observer, OfferPlacement, Trace
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
+from tracker.core.rooms import is_first_answer
 from tracker.core.rules import Rules
 from tracker.core.several import SeveralConnections
 from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer, remote_bit
@@ -358,8 +359,9 @@ class Hub:
         receiver = swarm.peers.get(answer.to_peer_id)
         if receiver is not None:
             self.offers.chooser.note_wanted(sender, 1)
-            sender.meet(receiver.bit, receiver.complete)
-            receiver.meet(sender.bit, sender.complete)
+            if is_first_answer(receiver, answer):
+                sender.meet(receiver.bit, receiver.complete)
+                receiver.meet(sender.bit, sender.complete)
             self.relay_answer(receiver, answer, now, outbox)
         elif self._observer and self._observer.answer_unplaced(answer):
             self.offers.chooser.note_wanted(sender, 1)

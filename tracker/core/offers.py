@@ -11,8 +11,9 @@ from typing import Any, Final, Protocol, cast
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
 from tracker.core.outbox import Outbox
+from tracker.core.rooms import is_room, local_receivers_of, receivers_of
 from tracker.core.rules import Rules
-from tracker.core.swarm import Connection, Member, Peer, Random, RemoteMember, Swarm
+from tracker.core.swarm import SMALL, Connection, Member, Peer, Random, RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Answer, Offer
@@ -230,7 +231,10 @@ class OfferPlacement:
         if overlap is not None:
             overlap.hide(peer, given, refused, now)
         others = swarm.complete + swarm.incomplete - 1
-        chosen = self.chooser.choose(swarm, peer, len(offers) + len(given), now)
+        if not given and 1 < len(offers) < others and is_room(swarm):
+            chosen = receivers_of(swarm, peer, now - 2 * self._rules.announce_interval).assign(offers)
+        else:
+            chosen = self.chooser.choose(swarm, peer, len(offers) + len(given), now)
         if overlap is not None:
             overlap.show()
         if given:
@@ -316,12 +320,17 @@ class OfferPlacement:
             self._given.clear()
             self._window_ends = now + _WINDOW
         met = [] if member is None or swarm.overlap is None else swarm.overlap.sharing(member, peer_id)
+        wanted = SMALL if is_room(swarm) else len(offers) + len(met)
         receivers = [
             peer
-            for peer in self.chooser.choose_local(swarm, len(offers) + len(met), peer_id, now)
+            for peer in self.chooser.choose_local(swarm, wanted, peer_id, now)
             if peer.offers_due <= now and peer not in met and self._may_be_given(peer, origin)
-        ][: len(offers)]
-        receivers.sort(key=_order)  # for the same reason as in `place`
+        ]
+        if len(receivers) > len(offers) and is_room(swarm):
+            receivers = cast("list[Peer]", local_receivers_of(peer_id, receivers).assign(offers))
+        else:
+            del receivers[len(offers) :]
+            receivers.sort(key=_order)  # for the same reason as in `place`
         for peer in receivers:
             given = self._given.setdefault(peer, Counter())
             given[None] += 1

@@ -77,7 +77,17 @@ class Member:
 class Peer(Member):
     """One peer_id in one swarm."""
 
-    __slots__ = ("answered_at", "complete", "connection", "index", "met_count", "offers_due", "peer_id", "presences")
+    __slots__ = (
+        "answered",
+        "answered_at",
+        "complete",
+        "connection",
+        "index",
+        "met_count",
+        "offers_due",
+        "peer_id",
+        "presences",
+    )
 
     def __init__(
         self, swarm: "Swarm", peer_id: str, connection: Connection, complete: bool, now: float, bit: "i64" = 1
@@ -89,6 +99,8 @@ class Peer(Member):
         self.presences: Presences[Connection] | None = None
         """All connections of a peer that has several; None for an ordinary peer."""
         self.complete = complete
+        self.answered = b""
+        """In a small swarm, hashes of its last offers that were answered."""
         self.answered_at = -inf
         """The time of the last answer to one of its offers."""
         self.met_count: i64 = 0

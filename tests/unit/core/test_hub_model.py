@@ -88,7 +88,7 @@ class HubAgainstModel(RuleBasedStateMachine):
         others = {
             peer: member.current
             for (key, peer), member in self.model.items()
-            if key == info_hash and peer != who and not self.are_apart(info_hash, who, peer)
+            if key == info_hash and peer != who and not (count == 1 and self.are_apart(info_hash, who, peer))
         }
         delivered = [(c, message) for c in self.open for message in c.take()]
         replies = [message for c, message in delivered if c is connection and "interval" in message]
@@ -139,7 +139,9 @@ class HubAgainstModel(RuleBasedStateMachine):
     def answers(self, connection: FakeConnection, who: str, to: str, info_hash: str) -> None:
         if connection not in self.open:
             return
-        self.harness.send(connection, answer(who, to, "o" * 20, info_hash))
+        # The second answer to an offer is no meeting.
+        self.next_offer += 1
+        self.harness.send(connection, answer(who, to, f"{self.next_offer - 1:020}", info_hash))
         receiver = self.model.get((info_hash, to))
         got = [c for c in self.open for _ in c.take()]
         sender: str | None = who

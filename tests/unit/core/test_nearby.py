@@ -181,7 +181,7 @@ class TestTheChoice:
         for other in known:
             peer.meet(other.bit, other.complete)
             other.meet(peer.bit, peer.complete)
-        damped = answered and (peer.met_count <= 32 or swarm.complete + swarm.incomplete <= SMALL)
+        damped = count == 1 and answered and (peer.met_count <= 32 or swarm.complete + swarm.incomplete <= SMALL)
         peer.answered_at = NOW if damped else 0.0
         chosen = choose(swarm, peer, count, seed)
         others = swarm.complete + swarm.incomplete - 1
