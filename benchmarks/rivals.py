@@ -6,6 +6,7 @@ the tracker speaks TLS.
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -70,7 +71,7 @@ TLS_ONLY: Final = ("openwebtorrent-tracker",)
 def installed() -> dict[str, str]:
     """Return the command lines of the trackers whose programs are in PATH."""
     return {
-        name: f"{sys.executable} -m benchmarks.rivals {name} {{port}} {{directory}}"
+        name: f"{shlex.quote(sys.executable)} -m benchmarks.rivals {name} {{port}} {{directory}}"
         for name in RIVALS
         if shutil.which(name)
     }

@@ -128,7 +128,7 @@ def running(
             "PEERSERVERS_EXTENSIONS__DHT__ENABLED": "false",
             **(environment or {}),
         }
-        words = shlex.split(command.replace("{port}", str(port)).replace("{directory}", directory))
+        words = [word.replace("{port}", str(port)).replace("{directory}", directory) for word in shlex.split(command)]
         try:
             process = subprocess.Popen(words, cwd=_ROOT, env=variables, stdout=subprocess.DEVNULL, preexec_fn=pin)
         except OSError as error:
