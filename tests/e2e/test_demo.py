@@ -73,6 +73,14 @@ async def test_a_file_travels_from_each_page(sender: str, open_demo: Open) -> No
             assert f"from\u00a0{name}" not in told
 
 
+async def test_the_newest_file_wins(open_demo: Open) -> None:
+    page = await open_demo()
+    for number in range(6):
+        await page.send(TRACKERS[number % 3], f"{number}.bin", os.urandom(200_000))
+    for name in TRACKERS:
+        await page.received(name, "5.bin")
+
+
 async def test_pages_in_different_profiles_meet(running: Demo, open_demo: Open) -> None:
     """Each is connected to its own tracker only, and they have nothing else in common than the infohash."""
     content = os.urandom(300_000)

@@ -110,9 +110,9 @@ async def test_the_port_can_be_chosen() -> None:
 
 async def test_a_port_that_is_taken_is_named() -> None:
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        taken = free_port()
+        other.bind(("127.0.0.1", taken))
         other.listen()
-        taken = other.getsockname()[1]
         for first in (taken, taken - 1, taken - 6):
             process = await start("--port", str(first))
             assert process.stderr

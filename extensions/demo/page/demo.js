@@ -1,5 +1,5 @@
 // The pages at the trackers that trackers.json names: all of them with a picture, or one of them (?at=NAME#INFOHASH).
-import { Map } from './map.js'
+import { Diagram } from './diagram.js'
 import { Page } from './page.js'
 import { draw } from './picture.js'
 
@@ -11,9 +11,9 @@ const trackers = (await (await fetch('trackers.json')).json())
   .map(tracker => ({ ...tracker, http: tracker.url.replace(/^ws/, 'http').replace(/\/*$/, '/'), ...UNREACHABLE }))
 const only = new URLSearchParams(location.search).get('at')
 const shown = trackers.filter(({ name }) => !only || name === only)
-const map = new Map(trackers.map(({ name }) => name))
+const diagram = new Diagram(trackers.map(({ name }) => name))
 const pages = shown.map(tracker => new Page(tracker, {
-  onData: home => map.travel(home, tracker.name),
+  onData: home => diagram.travel(home, tracker.name),
   onFile: infoHash => { document.getElementById('infohash').textContent = infoHash }
 }))
 
@@ -43,13 +43,13 @@ function show () {
     page.showTracker(peers, linked.filter(pair => pair.includes(name)).flat().filter(other => other !== name))
   }
   for (const tracker of trackers) {
-    map.showTracker(tracker.name, tracker, pages.find(page => page.tracker === tracker)?.progress ?? 0)
+    diagram.showTracker(tracker.name, tracker, pages.find(page => page.tracker === tracker)?.progress ?? 0)
   }
-  map.showLinks(areLinked)
-  map.showConnections(areConnected)
+  diagram.showLinks(areLinked)
+  diagram.showConnections(areConnected)
   const links = linked.map(([one, other]) => `Trackers ${one} and ${other} are linked.`)
   const counts = trackers.map(({ name, peers }) => peers === null ? `Tracker ${name} can’t be reached.` : `Tracker ${name} has ${peers} peers.`)
-  map.describe([...links, ...counts].join(' '))
+  diagram.describe([...links, ...counts].join(' '))
 }
 
 async function read (tracker) {
@@ -73,9 +73,10 @@ if (only) {
   for (const element of document.querySelectorAll('.overview')) element.hidden = true
   document.querySelector('.single').hidden = false
   document.body.classList.add('narrow')
-  if (location.hash.length > 1) pages[0].receive(location.hash.slice(1))
+  if (location.hash.length > 1) pages[0].receive(location.hash.slice(1), 0)
 } else {
-  pages[0].send(await draw())
+  // Older than any file that somebody has chosen meanwhile, in this tab or another one.
+  pages[0].send(await draw(), 0)
 }
 setInterval(show, 200)
 update()

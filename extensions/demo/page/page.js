@@ -28,7 +28,7 @@ class MemoryStore {
   destroy (done) { this.close(done) }
 }
 
-// A peer_id names the tracker of its page, so that the others can tell from where the data comes.
+// A peer_id contains the name of its page's tracker, one letter, so that the others can tell from where the data comes.
 function peerIdAt (name) {
   const random = Array.from(crypto.getRandomValues(new Uint8Array(11)), byte => (byte % 36).toString(36)).join('')
   return new TextEncoder().encode(`-WW0208-${name}${random}`)
@@ -58,10 +58,11 @@ export class Page {
       target.value = ''
     }
     document.getElementById('pages').append(this.root)
-    // The pages tell each other the infohash, as people send each other a magnet link.
+    // The pages tell each other the infohash, as people send each other a magnet link. The newest file wins.
     this.channel = new BroadcastChannel('infohash')
-    this.channel.onmessage = ({ data }) => this.receive(data)
-    this.begin('')
+    this.channel.onmessage = ({ data: { infoHash, sentAt } }) => this.receive(infoHash, sentAt)
+    this.sentAt = -1
+    this.setInfoHash('')
     this.say('waits for a file')
   }
 
@@ -71,49 +72,56 @@ export class Page {
   // The trackers of the pages that this one is connected to.
   get neighbours () { return new Set(this.torrent?.wires.map(homeOf)) }
 
-  begin (infoHash) {
+  setInfoHash (infoHash) {
+    this.infoHash = infoHash
+    this.find('.more').href = `?at=${this.tracker.name}#${infoHash}`
+    if (infoHash) this.onFile(infoHash)
+  }
+
+  // Start with a new client, unless there is a newer file.
+  begin (sentAt) {
+    if (sentAt <= this.sentAt) return null
+    this.sentAt = sentAt
     this.client?.destroy()
-    this.isPeer = false
-    this.client = new WebTorrent({
+    const client = this.client = new WebTorrent({
       peerId: peerIdAt(this.tracker.name),
       dht: false,
       lsd: false,
       // On one machine, peers need no STUN server.
       tracker: { rtcConfig: { iceServers: [] } }
     })
-    this.client.on('error', error => this.say(error.message))
-    const { client } = this
+    client.on('error', error => this.say(error.message))
     client.on('add', torrent => torrent.once('trackerAnnounce', () => { this.isPeer = client === this.client }))
+    this.isPeer = false
     this.torrent = null
-    this.infoHash = infoHash
     this.progress = 0
     this.find('progress').value = 0
     this.find('.from').textContent = ''
     URL.revokeObjectURL(this.find('.save').href)
     for (const selector of ['img', '.file', '.save']) this.find(selector).hidden = true
+    return client
   }
 
-  send (file) {
-    this.begin('')
+  // `sentAt`: milliseconds since 1970.
+  send (file, sentAt = Date.now()) {
+    const client = this.begin(sentAt)
+    if (!client) return
     this.say('prepares the file')
-    const { client } = this
     client.seed(file, { announce: [this.tracker.url], store: MemoryStore }, torrent => {
       if (client !== this.client) return
       this.torrent = torrent
-      this.infoHash = torrent.infoHash
+      this.setInfoHash(torrent.infoHash)
       this.show(file, file.name)
       this.say(`sends ${size(file.size)}`)
-      this.channel.postMessage(torrent.infoHash)
-      this.onFile(torrent.infoHash)
+      this.channel.postMessage({ infoHash: torrent.infoHash, sentAt })
     })
   }
 
-  receive (infoHash) {
-    if (infoHash === this.infoHash) return
-    this.begin(infoHash)
-    this.onFile(infoHash)
+  receive (infoHash, sentAt) {
+    const client = this.begin(sentAt)
+    if (!client) return
+    this.setInfoHash(infoHash)
     this.say('asks its tracker for peers')
-    const { client } = this
     const started = performance.now()
     const magnet = `magnet:?xt=urn:btih:${infoHash}&tr=${encodeURIComponent(this.tracker.url)}`
     const torrent = this.torrent = client.add(magnet, { store: MemoryStore })
@@ -158,6 +166,5 @@ export class Page {
     this.find('.state').textContent = peers === null
       ? 'can’t be reached'
       : `${peers} peer${peers === 1 ? '' : 's'}, ${linked.length ? `linked with ${linked.join(' and ')}` : 'not linked yet'}`
-    this.find('.more').href = `?at=${this.tracker.name}#${this.infoHash}`
   }
 }

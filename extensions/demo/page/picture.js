@@ -17,7 +17,7 @@ export async function draw () {
 
   const [x, y, radius] = [WIDTH * (0.2 + 0.6 * Math.random()), HEIGHT * (0.2 + 0.25 * Math.random()), 50 + 50 * Math.random()]
   const glow = context.createRadialGradient(x, y, radius, x, y, radius * 4)
-  glow.addColorStop(0, colour(60, 100, 90) + '')
+  glow.addColorStop(0, colour(60, 100, 90))
   glow.addColorStop(1, `hsl(${hue + 60} 100% 90% / 0)`)
   context.globalAlpha = 0.5
   context.fillStyle = glow

@@ -24,18 +24,18 @@ function place (degrees, radius) {
 
 const windowAt = ([x, y], parent) => make('g', { class: 'window', transform: `translate(${x} ${y})` }, parent)
 
-export class Map {
+export class Diagram {
   // The trackers' names, in the order of their places.
   constructor (names) {
-    this.angles = new globalThis.Map(names.map((name, number) => [name, number * 360 / names.length - 90]))
-    this.spawned = new globalThis.Map()
+    this.angles = new Map(names.map((name, number) => [name, number * 360 / names.length - 90]))
+    this.spawned = new Map()
     make('circle', { class: 'orbit', r: OUTER }, svg)
     this.ways = this.pairs(names, (one, other) => {
       const [[x, y], [x2, y2]] = [one, other].map(name => place(this.angles.get(name), INNER))
       return make('path', { class: 'way', d: `M${x} ${y}L${x2} ${y2}` }, svg)
     })
     this.arcs = this.pairs(names, (one, other) => make('path', { class: 'arc', d: this.arc(one, other) }, svg))
-    this.trackers = new globalThis.Map(names.map(name => [name, this.tracker(name)]))
+    this.trackers = new Map(names.map(name => [name, this.tracker(name)]))
     this.travellers = make('g', {}, svg)
   }
 
