@@ -259,5 +259,5 @@ async def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
         env={**os.environ, **in_dht(PrivateDht(0), tmp_path, listen="nowhere")},
     )
     _, err = await asyncio.wait_for(process.communicate(), 20)
-    complaint = "peerservers: extensions.dht.listen: not host:port: nowhere\n"
+    complaint = "peerservers: PEERSERVERS_EXTENSIONS__DHT__LISTEN: extensions.dht.listen: not host:port: nowhere\n"
     assert (process.returncode, err.decode()) == (2, complaint)

@@ -103,7 +103,7 @@ def test_a_taken_port_is_one_line() -> None:
 def test_the_public_port_itself_is_one_line() -> None:
     port = free_port()
     done = peerservers("serve", "--host", "127.0.0.1", "--port", str(port), **environment("metrics", port=port))
-    assert_one_line(done, str(port), "in use")
+    assert_one_line(done, "PEERSERVERS_METRICS__PORT: metrics.port: is server.port, too")
 
 
 @pytest.mark.parametrize(("key", "value"), [("port", "70000"), ("host", ""), ("port", "x")])

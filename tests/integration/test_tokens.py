@@ -165,6 +165,7 @@ async def test_beside_federation_the_policy_must_be_chosen(
     with pytest.raises(ConfigError, match=r"^extensions\.federation\.policy: must be set"):
         await serve(classes, tokens=section)
     for policy in ("allow", "open"):
+        monkeypatch.setenv("PEERSERVERS_SERVER__STATE_DIR", str(tmp_path / policy))
         await serve(classes, tokens=section, federation={"policy": policy})
     await serve(classes, tokens=section, federation={"enabled": False})
 
