@@ -191,13 +191,14 @@ class Link(Neighbour):
                     await asyncio.sleep(wait)
                 await self._apply(frame)
         except TimeoutError:
-            error = LinkError(EndReason.HANDSHAKE_TIMEOUT)
-        except LinkError as end:
-            error = end
+            reason, text = EndReason.HANDSHAKE_TIMEOUT, ""
+        except LinkError as error:
+            # Not the exception itself: its traceback would keep this frame, and with it the link, in memory.
+            reason, text = error.reason, str(error)
         is_silent = self.url and self.session.state is State.HELLO
-        if is_silent and error.reason in (EndReason.HANDSHAKE_TIMEOUT, EndReason.LOST):
-            error = LinkError(error.reason, f"no hello: it is too busy, or {NO_FEDERATION}")
-        return error
+        if is_silent and reason in (EndReason.HANDSHAKE_TIMEOUT, EndReason.LOST):
+            text = f"no hello: it is too busy, or {NO_FEDERATION}"
+        return LinkError(reason, text)
 
     async def _apply(self, frame: bytes) -> None:
         """Apply the messages of a frame and then its end, in as many turns as they take."""

@@ -150,7 +150,9 @@ async def link_between(scene: Scene) -> list[Any]:
         link = (await links(tracker))[other_id]
         made = sum(line["event"] == "linked" and line["tracker"] == other_id[:16] for line in tracker.log)
         assert made
-        ends.append((link["direction"], link["url"], link["since"], made))
+        # The URL of a tracker that has dialed becomes known when the DHT has told it.
+        url = link["url"] if link["direction"] == "dialed" else ""
+        ends.append((link["direction"], url, link["since"], made))
     return ends
 
 
