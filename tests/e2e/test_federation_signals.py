@@ -13,7 +13,8 @@ from tests.federated import counted, federation, links
 
 pytestmark = pytest.mark.usefixtures("on_loopback")
 
-LONELY, NOT_ALONE = 30, 120
+LONELY = 30
+"""Seconds between the announces of peers that are alone, and of those in small swarms."""
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ async def test_peers_elsewhere_are_counted(linked: list[TrackerProcess], swarm: 
         await counted(there, swarm, complete=0, incomplete=0)
 
 
-async def test_a_lonely_peer_announces_more_often(pair: list[TrackerProcess], swarm: str) -> None:
+async def test_peers_of_small_swarms_announce_more_often(pair: list[TrackerProcess], swarm: str) -> None:
     here, there = pair
     async with raw_client(here.url) as first, raw_client(there.url) as second:
         early, late = random_id(), random_id()
@@ -209,7 +210,7 @@ async def test_a_lonely_peer_announces_more_often(pair: list[TrackerProcess], sw
         await second.announce(late, swarm)
         for tracker in pair:
             await counted(tracker, swarm, complete=0, incomplete=2)
-        # The peer counted there may be the same one, until one of them has answered the other.
+        # Further peers may come, also when these two have met.
         for client, peer_id in ((first, early), (second, late)):
             assert (await client.announce(peer_id, swarm))["interval"] == LONELY
         await first.announce(early, swarm, offers=offers(1))
@@ -217,7 +218,7 @@ async def test_a_lonely_peer_announces_more_often(pair: list[TrackerProcess], sw
         await second.send(answer(late, early, offer["offer_id"], swarm))
         await first.receive_until(lambda message: "answer" in message)
         for client, peer_id in ((first, early), (second, late)):
-            assert (await client.announce(peer_id, swarm))["interval"] == NOT_ALONE
+            assert (await client.announce(peer_id, swarm))["interval"] == LONELY
         await second.socket.close()
         await counted(here, swarm, complete=0, incomplete=1)
         assert (await first.announce(early, swarm))["interval"] == LONELY

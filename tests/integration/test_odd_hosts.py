@@ -22,10 +22,12 @@ ROOT = Path(__file__).parents[2]
 LATER = "10.9.9.1"
 
 SERVE = """
-"$PYTHON" -m tracker serve --log-format json "$@" & tracker=$!
+"$PYTHON" -m tracker serve --log-format json "$@" 2>"$LOG" & tracker=$!
+trap 'cat "$LOG"' EXIT
 for url in $URLS; do
     until "$PYTHON" -m tracker check "$url"; do kill -0 $tracker || exit 99; done
 done
+until grep -q -e dht_listening -e dht_off "$LOG"; do kill -0 $tracker || exit 98; sleep 0.1; done
 kill -TERM $tracker
 wait $tracker
 """
@@ -98,6 +100,7 @@ def test_a_host_without_an_address_family(tmp_path: Path, setup: str, host: str,
         setup + SERVE,
         *("--host", host, "--port", port, "--state-dir", str(tmp_path)),
         URLS=" ".join(f"ws://{address}:{port}/" for address in urls),
+        LOG=str(tmp_path / "log"),
         **environment("extensions.dht", listen=dht, bootstrap=[], private=True),
     )
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
@@ -150,13 +153,14 @@ async def _is_reachable(tracker: TrackerProcess) -> bool:
     return await tracker.metric("peerservers_dht_reachable") == 1
 
 
-def test_a_home_that_is_read_only(tmp_path: Path) -> None:
+def test_a_home_that_is_read_only(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A key that is there is used all the same, and nothing else is needed."""
     port = str(free_port())
     read_only = f'ip link set lo up; mount --bind "{tmp_path}" "{tmp_path}"; mount -o remount,bind,ro "{tmp_path}"\n'
     arguments = ("--host", "127.0.0.1", "--port", port)
     state_dir = str(tmp_path / ".local" / "state" / "peerservers")
-    env = {"HOME": str(tmp_path), "URLS": f"ws://127.0.0.1:{port}/", **_dht(tmp_path)}
+    log = str(tmp_path_factory.mktemp("log") / "log")
+    env = {"HOME": str(tmp_path), "LOG": log, "URLS": f"ws://127.0.0.1:{port}/", **_dht(tmp_path)}
     del env["PEERSERVERS_SERVER__STATE_DIR"]
     events = {}
     for state in ("missing", "there"):
