@@ -53,8 +53,9 @@ class SeveralConnections:
                 text = "this peer_id is in use on other connections"
                 raise RequestError(DropReason.PEER_ID_IN_USE, text, message.info_hash)
             connection.peers.add(peer)
-            # Its client may have reconnected, and lost its peers, too.
-            peer.forget_met()
+            if presences.is_at_home(connection):
+                # Its client may have reconnected, and lost its peers, too.
+                peer.forget_met()
             if removed is not None:
                 removed.peers.discard(peer)
                 self._parked.forget_from(peer, removed)

@@ -287,3 +287,15 @@ def test_a_swarm_that_is_denied_is_left_on_all_connections(harness: HubHarness) 
     assert [len(connection.peers) for connection in connections] == [0, 0]
     assert all("failure reason" in connection.take()[0] for connection in connections)
     assert harness.hub.swarms == {}
+
+
+@pytest.mark.parametrize(("address", "forgets"), [("192.0.2.1", True), (ELSEWHERE, False)])
+def test_a_client_that_reconnects_has_lost_its_peers_and_a_stranger_changes_nothing(
+    harness: HubHarness, b: FakeConnection, address: str, forgets: bool
+) -> None:
+    harness.join(A)
+    harness.send(b, answer(B, A, "o" * 20))
+    peer = harness.hub.swarms[HASH].peers[A]
+    assert peer.met_count == 1
+    harness.send(FakeConnection(address), announce(A))
+    assert (peer.met_count == 0) is forgets
