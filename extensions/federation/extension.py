@@ -10,7 +10,7 @@ from prometheus_client import Histogram
 
 from extensions.federation.exchange import Exchange
 from extensions.federation.link import FrameEnd, Link, LinkEvent
-from extensions.federation.mesh import Mesh
+from extensions.federation.mesh import Connect, Mesh
 from extensions.federation.metrics import FederationCollector
 from extensions.federation.reasons import Dropped
 from extensions.federation.session import Interest, Offered, Opened, Refused
@@ -61,6 +61,8 @@ class Federation(Extension):
     """Connects the tracker, the exchange, the mesh of links, and the DHT."""
 
     Settings = FederationSettings
+    connect: Connect | None = None
+    """Makes the connections of dialed links, by default WebSockets."""
 
     def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
         super().__init__(tracker, settings)
@@ -103,7 +105,9 @@ class Federation(Extension):
 
     async def _start(self) -> None:
         url = self.tracker.settings.server.public_url
-        mesh = self.mesh = Mesh(self.settings, self._key, url, self._on_event, self._on_end, self.tracker.task_failures)
+        mesh = self.mesh = Mesh(
+            self.settings, self._key, url, self._on_event, self._on_end, self.tracker.task_failures, self.connect
+        )
         self.exchange = Exchange(self.tracker, mesh.id, lambda neighbour: mesh.is_listed(neighbour.tracker_id))
         mesh.start()
         self.tracker.park_offers(self._parked_seconds.observe)

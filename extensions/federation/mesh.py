@@ -5,22 +5,21 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from typing import Any, Final
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from websockets.asyncio.client import ClientConnection
 
-from extensions.dialing import ForbiddenAddress, Resolver, is_public, network_of
+from extensions.dialing import is_public, network_of
 from extensions.federation.limits import Budget, Turns
 from extensions.federation.link import Link, LinkEvent
 from extensions.federation.listed import Listed
 from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, EndReason
 from extensions.federation.session import LinkError, Opened, Session
 from extensions.federation.settings import FederationSettings
-from extensions.federation.transports import Accepted, Dialed, Transport, dial, words_of
+from extensions.federation.transports import Accepted, Dialer, Transport
 from extensions.trackers import normal
 from tracker.extension import BackgroundTasks, Channel, ExpiringMap, without_secrets
 
@@ -63,12 +62,16 @@ MAX_SWARMS: Final = 500_000
 MAX_REMEMBERED: Final = 2000
 """Trackers for which shunning, and the end of a backoff, are remembered."""
 
+Connect = Callable[[str, bool], Awaitable[Transport]]
+"""Connects to a URL, which is trusted or not. Raises `LinkError`."""
+
 
 class Mesh:
     """The links of this tracker.
 
     `on_event` is called with each event of an open link, first `Opened`; `on_end` once when a link that was open has
-    ended. `task_failures` counts the background tasks that fail, by name.
+    ended. `task_failures` counts the background tasks that fail, by name. `connect` makes the connections of dialed
+    links, by default WebSockets.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Mesh:
         on_event: Callable[[Link, LinkEvent], None],
         on_end: Callable[[Link], None],
         task_failures: Counter[str] | None = None,
+        connect: Connect | None = None,
     ) -> None:
         self.links: dict[str, Link] = {}
         """The open links by tracker id."""
@@ -110,7 +114,7 @@ class Mesh:
         self._budget = Budget(MAX_SWARMS)
         self._turns = Turns()
         self._gate = asyncio.Semaphore(MAX_DIALS)
-        self._resolver = Resolver()
+        self._connect = connect or Dialer().connect
         self._dialing: set[asyncio.Task[Any] | None] = set()
         self._closing = asyncio.Event()
         self._log = structlog.get_logger().bind(extension="federation")
@@ -263,7 +267,7 @@ class Mesh:
         try:
             # Only trackers that the DHT has named wait for each other. A listed tracker never waits for them.
             async with self._gate if expected else nullcontext():
-                socket = await self._connect(url, trusted)
+                transport = await self._connect(url, trusted)
         except LinkError as error:
             self._ended("", url, error)
             return error
@@ -272,16 +276,7 @@ class Mesh:
         session = Session(
             self._key, os.urandom(32), url=url, expected=expected, budget=self._budget, own_nonces=self._nonces
         )
-        return await self._run(session, Dialed(socket), url, "", trusted=expected is None)
-
-    async def _connect(self, url: str, trusted: bool) -> ClientConnection:
-        try:
-            target = await self._resolver.resolve(url, trusted)
-        except ForbiddenAddress:
-            raise LinkError(EndReason.FORBIDDEN_ADDRESS) from None
-        except OSError as error:
-            raise LinkError(EndReason.UNREACHABLE, words_of(error)) from None
-        return await dial(target)
+        return await self._run(session, transport, url, "", trusted=expected is None)
 
     async def _run(self, session: Session, transport: Transport, url: str, host: str, trusted: bool) -> LinkError:
         handshake = Counter([host] if host else [])

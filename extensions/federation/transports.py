@@ -12,7 +12,7 @@ from websockets.frames import CloseCode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from extensions.dialing import Target
+from extensions.dialing import ForbiddenAddress, Resolver, Target
 from extensions.federation import wire
 from extensions.federation.limits import STUCK_AFTER
 from extensions.federation.reasons import NO_FEDERATION, EndReason
@@ -111,6 +111,23 @@ class Dialed(Transport):
 
     async def close(self) -> None:
         await self._socket.close()
+
+
+class Dialer:
+    """Connects to trackers by their URLs."""
+
+    def __init__(self) -> None:
+        self._resolver = Resolver()
+
+    async def connect(self, url: str, trusted: bool) -> Dialed:
+        """Connect to a URL. Raise `LinkError` if that fails, or if the URL or its addresses are not allowed."""
+        try:
+            target = await self._resolver.resolve(url, trusted)
+        except ForbiddenAddress:
+            raise LinkError(EndReason.FORBIDDEN_ADDRESS) from None
+        except OSError as error:
+            raise LinkError(EndReason.UNREACHABLE, words_of(error)) from None
+        return Dialed(await dial(target))
 
 
 async def dial(target: Target) -> ClientConnection:
