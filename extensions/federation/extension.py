@@ -3,22 +3,28 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
+from random import sample
 from typing import Any, Final, Protocol
 
 from prometheus_client import Histogram
 
+from extensions.federation.entries import Entries
 from extensions.federation.exchange import Exchange
 from extensions.federation.link import FrameEnd, Link, LinkEvent
 from extensions.federation.mesh import Connect, Mesh
 from extensions.federation.metrics import FederationCollector
-from extensions.federation.reasons import Dropped
+from extensions.federation.pursuits import Pursuits
+from extensions.federation.reasons import Dropped, Ended
+from extensions.federation.seeker import Seeker
 from extensions.federation.session import Interest, Offered, Opened, Refused
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import SUBPROTOCOL
 from extensions.federation.wire import MAX_FRAME
 from extensions.identity import own_key
-from extensions.trackers import RENDEZVOUS, Sighting
+from extensions.trackers import RENDEZVOUS_TEXT, Sighting, TrackerEntry
 from tracker.extension import (
     Answer,
     Channel,
@@ -34,18 +40,16 @@ from tracker.extension import (
 TELL_PERIOD: Final = 3.0
 """Seconds between two times at which changed counts are told. Openings and closings of swarms are told at once."""
 
-MAX_DIALS_PER_SWARM: Final = 16
-DIALS_PERIOD: Final = 3600.0
-"""Trackers that are dialed because of one infohash, within so many seconds from the first of them."""
-
-MAX_DIALED_SWARMS: Final = 100_000
-"""Infohashes for which dials are counted."""
-
 MAX_NAMED: Final = 1000
 NAMED_PERIOD: Final = 24 * 3600.0
 """Trackers whose URLs in the DHT are remembered, and for how many seconds after a lookup has found them."""
 
-_RENDEZVOUS: Final = RENDEZVOUS.decode("latin-1")
+MIN_ADVANCE: Final = 8
+ADVANCE_SHARE: Final = 10
+"""Links that are made without a common swarm: so many at least, and one in so many of `max_links`."""
+
+LOOKS: Final = 50
+"""Swarms for which the next dials are chosen until other tasks of the event loop run."""
 
 
 class Finder(Protocol):
@@ -68,11 +72,15 @@ class Federation(Extension):
         super().__init__(tracker, settings)
         self.mesh: Mesh | None = None
         self.exchange: Exchange | None = None
-        """This and `mesh` are None until the start, and if there is no key pair."""
+        self.pursuits: Pursuits | None = None
+        self.seeker: Seeker | None = None
+        """These are None until the start, and if there is no key pair."""
         self._has_started = asyncio.Event()
         """Set once it has started, or failed to start."""
         self._finder: Finder | None = None
-        self._dials: ExpiringMap[str, int] = ExpiringMap(DIALS_PERIOD, MAX_DIALED_SWARMS)
+        self._entries = Entries(time.time, time.monotonic)
+        self._has_news = asyncio.Event()
+        """Set when the seeker may have something to do earlier than it said."""
         self._named: ExpiringMap[str, str] = ExpiringMap(NAMED_PERIOD, MAX_NAMED)
         """The URLs that trackers have signed and published in the DHT, by tracker id."""
         self._parked_seconds = Histogram(
@@ -108,8 +116,14 @@ class Federation(Extension):
         mesh = self.mesh = Mesh(
             self.settings, self._key, url, self._on_event, self._on_end, self.tracker.task_failures, self.connect
         )
-        self.exchange = Exchange(self.tracker, mesh.id, lambda neighbour: mesh.is_listed(neighbour.tracker_id))
-        mesh.start()
+        self.exchange = Exchange(
+            self.tracker, mesh.id, lambda neighbour: mesh.admission.is_listed(neighbour.tracker_id)
+        )
+        self.pursuits = Pursuits(mesh, self.settings.allow_private_addresses, self.tracker.swarms, self._on_result)
+        advance = max(MIN_ADVANCE, mesh.max_links // ADVANCE_SHARE)
+        self.seeker = Seeker(self, self.pursuits, mesh.links, advance, sample)
+        self.pursuits.start()
+        self.tracker.start_task("federation_seek", self._seek(self.seeker))
         self.tracker.park_offers(self._parked_seconds.observe)
         self.tracker.repeat_task("federation_tell", TELL_PERIOD, self._tell_changes)
         finder: Any = self.tracker.extension("dht")
@@ -125,17 +139,18 @@ class Federation(Extension):
     async def swarm_opened(self, swarm: Swarm) -> None:
         if self.exchange:
             self.exchange.swarm_opened(swarm)
-            if self._finder:
-                for sighting in self._finder.known(swarm.info_hash):
-                    self.on_sighting(swarm.info_hash, sighting)
+            self._search(swarm.info_hash)
 
     async def swarm_changed(self, swarm: Swarm) -> None:
-        if self.exchange:
+        if self.exchange and self.seeker:
             self.exchange.swarm_changed(swarm)
+            self.seeker.on_change(swarm.info_hash, time.monotonic())
 
     async def swarm_closed(self, swarm: Swarm) -> None:
-        if self.exchange:
+        if self.exchange and self.seeker:
             self.exchange.swarm_closed(swarm)
+            if not self.is_open(swarm.info_hash):
+                self.seeker.swarm_closed(swarm.info_hash)
 
     async def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         if self.exchange:
@@ -165,7 +180,7 @@ class Federation(Extension):
 
     def url_of(self, link: Link) -> str:
         """Return the URL of a linked tracker: dialed, listed, or else published in the DHT. Empty if there is none."""
-        listed = self.mesh.url_of(link.tracker_id) if self.mesh else ""
+        listed = self.mesh.admission.url_of(link.tracker_id) if self.mesh else ""
         return link.url or listed or self._named.get(link.tracker_id, time.monotonic()) or ""
 
     def unlinked(self) -> list[dict[str, Any]]:
@@ -197,21 +212,59 @@ class Federation(Extension):
         return rows
 
     def on_sighting(self, info_hash: str, sighting: Sighting) -> None:
-        """Dial a tracker that the DHT has named for an infohash, if that is open here and the limits allow it."""
-        tracker_id = sighting.entry.tracker_id
-        self._named.put(tracker_id, sighting.entry.url, time.monotonic())
-        if self.mesh is None or tracker_id in self.mesh.links:
-            return
-        if info_hash == _RENDEZVOUS:
-            self.mesh.want(tracker_id, sighting.entry.url)
-        elif info_hash in self.tracker.swarms:
-            now = time.monotonic()
-            dials = self._dials.get(info_hash, now) or 0
-            if dials < MAX_DIALS_PER_SWARM and self.mesh.want(tracker_id, sighting.entry.url):
-                if dials:
-                    self._dials.replace(info_hash, dials + 1)
-                else:
-                    self._dials.put(info_hash, 1, now)
+        """Take notice that the DHT has named a tracker for an infohash."""
+        entry = sighting.entry
+        self._named.put(entry.tracker_id, entry.url, time.monotonic())
+        if self._finder is None:
+            self._entries.learn(info_hash, entry)
+        self._search(info_hash)
+
+    # The swarms, as the seeker sees them
+
+    def is_open(self, info_hash: str) -> bool:
+        """Return whether a swarm is open here."""
+        return info_hash in self.tracker.swarms
+
+    def entries(self, info_hash: str) -> Sequence[TrackerEntry]:
+        """Return the valid entries of other trackers for an infohash."""
+        if self._finder is None:
+            return self._entries.entries(info_hash)
+        return [sighting.entry for sighting in self._finder.known(info_hash)]
+
+    def degree(self, info_hash: str) -> int:
+        """Return the number of neighbours in a swarm; for the rendezvous, of links."""
+        links = self.links
+        return sum(info_hash == RENDEZVOUS_TEXT or info_hash in link.account.members for link in links)
+
+    def is_lonely(self, info_hash: str) -> bool:
+        """Return whether a swarm has no neighbour and none of its peers has met another."""
+        if self.degree(info_hash):
+            return False
+        swarm = self.tracker.swarms.get(info_hash)
+        return swarm is None or not any(peer.met_count for peer in swarm.peers.values())
+
+    def _search(self, info_hash: str) -> None:
+        """Have the seeker look at an infohash, if a tracker is known for it."""
+        if self.seeker and self.entries(info_hash):
+            self.seeker.on_entry(info_hash, time.monotonic())
+            self._has_news.set()
+
+    async def _seek(self, seeker: Seeker) -> None:
+        """Dial the trackers that the seeker chooses, when it is time."""
+        while True:
+            self._has_news.clear()
+            wait = seeker.next_due - time.monotonic()
+            if wait > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait == inf else wait):
+                        await self._has_news.wait()
+            seeker.look(time.monotonic(), LOOKS)
+            await asyncio.sleep(0)
+
+    def _on_result(self, entry: TrackerEntry, causes: list[str], ended: Ended, ready: float) -> None:
+        assert self.seeker
+        self.seeker.on_result(entry, causes, ended, ready, time.monotonic())
+        self._has_news.set()
 
     async def _accept(self, channel: Channel) -> None:
         # The tracker listens before the key has been read.
@@ -223,8 +276,8 @@ class Federation(Extension):
         """Dial the trackers that the DHT names, those that it knows already first."""
         finder.on_sighting(self.on_sighting)
         await finder.started.wait()
-        for sighting in finder.known(_RENDEZVOUS):
-            self.on_sighting(_RENDEZVOUS, sighting)
+        for sighting in finder.known(RENDEZVOUS_TEXT):
+            self.on_sighting(RENDEZVOUS_TEXT, sighting)
 
     async def _tell_changes(self) -> None:
         assert self.exchange
@@ -237,9 +290,12 @@ class Federation(Extension):
         assert exchange
         if isinstance(event, Interest):
             exchange.on_counts(link, event.info_hash, event.complete, event.incomplete, event.marks)
+            if self.seeker and not event.complete + event.incomplete:
+                self.seeker.on_change(event.info_hash, time.monotonic())
         elif isinstance(event, Offered):
             exchange.on_offers(link, event.info_hash, event.peer_id, event.offers)
         elif isinstance(event, Answer):
+            link.account.last_used = time.monotonic()
             exchange.on_answer(link, event)
         elif isinstance(event, Refused):
             exchange.on_refused(link, event.info_hash, event.peer_id, event.offer_ids, event.known)
@@ -251,5 +307,9 @@ class Federation(Extension):
 
     def _on_end(self, link: Link) -> None:
         assert self.exchange
+        assert self.seeker
+        for info_hash in (RENDEZVOUS_TEXT, *link.account.members):
+            self.seeker.on_change(info_hash, time.monotonic())
+        self._has_news.set()
         self.exchange.remove(link)
         self.exchange.dropped.update(link.dropped)

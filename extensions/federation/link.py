@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -52,7 +52,8 @@ LinkEvent = Event | FrameEnd
 class Link(Neighbour):
     """One link. `on_event` is called with each event of the session, and with `FrameEnd` after each frame.
 
-    `dialed` is the URL that this tracker has dialed, empty if the other tracker dialed.
+    `dialed` is the URL that this tracker has dialed, empty if the other tracker dialed. `wanted` are the infohashes of
+    swarms for which the link was opened, as far as they are known.
     """
 
     def __init__(
@@ -62,14 +63,17 @@ class Link(Neighbour):
         dialed: str,
         on_event: Callable[["Link", LinkEvent], None],
         turns: Turns | None = None,
+        wanted: Collection[str] = (),
     ) -> None:
         self.session = session
         self.url = dialed
+        self.wanted = wanted
         self.since = time.time()
         """Unix seconds. The clock may be set since: see `age`."""
-        self._started = time.monotonic()
-        self.account = Account(self._started)
-        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self._started)
+        self.opened_at = time.monotonic()
+        """Seconds on a monotonic clock."""
+        self.account = Account(self.opened_at)
+        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self.opened_at)
         self._transport = transport
         self._on_event = on_event
         self._turns = turns or Turns()
@@ -89,7 +93,7 @@ class Link(Neighbour):
     @property
     def age(self) -> float:
         """The seconds since its beginning."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.opened_at
 
     @property
     def direction(self) -> str:
@@ -106,6 +110,9 @@ class Link(Neighbour):
         tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())]
         try:
             await asyncio.wait([*tasks, self._end], return_when=asyncio.FIRST_COMPLETED)
+            if tasks[1].done():
+                # The other side may have closed after a `bye` that is still to be read.
+                await asyncio.wait([tasks[0], self._end], timeout=BYE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
             if self._end.done():
                 return self._end.result()
             return next(task.result() for task in tasks if task.done())

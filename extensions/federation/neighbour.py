@@ -21,6 +21,8 @@ class Account:
         """Its remote members by infohash: one for each swarm in which it has peers and this tracker has, too."""
         self.last_shared = now
         """When `members` was last seen not to be empty."""
+        self.last_used = now
+        """When an offer or an answer passed last, in any direction; at first, when the link was opened."""
         self.ledger = Ledger()
         self.answered = 0
         """The offers sent to it that were answered while they could still be refused."""
