@@ -5,8 +5,10 @@ import json
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from extensions.federation.events import Event, Opened
+from extensions.federation.handshake import CONTEXT
 from extensions.federation.limits import Budget
-from extensions.federation.session import CONTEXT, Event, Opened, Session
+from extensions.federation.session import Session
 from tests.client import HASH
 from tests.unit.fakes import peer_id
 from tracker.protocol import codec

@@ -4,8 +4,9 @@ from collections import deque
 from collections.abc import Container, Iterable
 from itertools import combinations
 
+from extensions.federation.events import Interest, Offered, Opened, Refused
 from extensions.federation.neighbour import Account, Neighbour
-from extensions.federation.session import Interest, Offered, Opened, Refused, Session
+from extensions.federation.session import Session
 from extensions.federation.wire import fits
 from tests.client import Json, announce, offers
 from tests.unit.fakes import FakeConnection, peer_id
