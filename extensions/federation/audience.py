@@ -38,6 +38,9 @@ RENEW: Final = 20.0
 MAX_ENGAGED: Final = 100
 """Swarms of which a neighbour is told until other tasks of the event loop may run."""
 
+CallLater = Callable[[float, Callable[[], None]], object]
+"""Calls a function after some seconds."""
+
 Sample = Callable[[Sequence[Neighbour], int], list[Neighbour]]
 """Draws some of a sequence at random, each at most once: `random.sample`."""
 
@@ -45,13 +48,16 @@ Sample = Callable[[Sequence[Neighbour], int], list[Neighbour]]
 class Audience:
     """The neighbours, and what each of them is told of the swarms in `swarms`."""
 
-    def __init__(self, swarms: OwnSwarms, sample: Sample, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, swarms: OwnSwarms, sample: Sample, monotonic: Callable[[], float], call_later: CallLater
+    ) -> None:
         self.neighbours: dict[Neighbour, None] = {}
         self.open: dict[str, Swarm] = {}
         """The swarms of which neighbours know, by infohash. The tracker itself may be a moment ahead."""
         self._swarms = swarms
         self._sample = sample
         self._monotonic = monotonic
+        self._call_later = call_later
         self._told: dict[str, dict[Neighbour, None]] = {}
         """The neighbours that were told the numbers of a swarm, by infohash."""
         self._common: dict[str, dict[Neighbour, None]] = {}
@@ -65,7 +71,7 @@ class Audience:
         """Tags of swarms that have opened since neighbours were last told of such."""
         self._gathered = -inf
         """When they were last told."""
-        self._gathering: asyncio.TimerHandle | None = None
+        self._is_gathering = False
         self._renewed = -inf
         """When parts of the filter were last sent anew."""
 
@@ -107,12 +113,13 @@ class Audience:
             return
         self._engage(swarm, [neighbour for neighbour in self.neighbours if neighbour.may_have(tag)])
         self._opened.append(tag)
-        if self._gathering is None:
+        if not self._is_gathering:
             wait = self._gathered + GATHER - self._monotonic()
             if wait <= 0:
                 self._tell_opened()
             else:
-                self._gathering = asyncio.get_running_loop().call_later(wait, self._tell_opened)
+                self._is_gathering = True
+                self._call_later(wait, self._tell_opened)
 
     def swarm_changed(self, swarm: Swarm) -> None:
         """Have `tell_changes` tell the peers of a swarm, unless it has just opened with the same ones."""
@@ -141,12 +148,13 @@ class Audience:
         self._just_told.clear()
         news: dict[Neighbour, list[Swarm]] = {}
         for swarm in dirty:
-            for neighbour in self._common.get(swarm.info_hash, ()):
+            # Also those that have not told their own numbers yet: their reply does not ask for newer ones.
+            for neighbour in self._told.get(swarm.info_hash, ()):
                 news.setdefault(neighbour, []).append(swarm)
         for neighbour, swarms in news.items():
             # The state of this moment, because later neighbours may have been told a newer one meanwhile.
-            common = self._common
-            self._tell(neighbour, [one for one in swarms if neighbour in common.get(one.info_hash, ())], False)
+            told = neighbour.account.told
+            self._tell(neighbour, [one for one in swarms if one.info_hash in told and self._is_open(one)], False)
             await asyncio.sleep(0)
         thin, self._thin = self._thin, set()
         for info_hash in thin:
@@ -197,6 +205,9 @@ class Audience:
         if info_hash in self.open and self.degree(info_hash) < FEW:
             self._thin.add(info_hash)
 
+    def _is_open(self, swarm: Swarm) -> bool:
+        return self.open.get(swarm.info_hash) is swarm
+
     def _widen(self, info_hash: str) -> None:
         swarm = self.open.get(info_hash)
         if swarm and self.degree(info_hash) < FEW:
@@ -233,7 +244,7 @@ class Audience:
 
     def _tell_opened(self) -> None:
         """Tell all neighbours of the swarms that have opened, or have those parts of the filter renewed."""
-        self._gathering = None
+        self._is_gathering = False
         self._gathered = self._monotonic()
         tags, self._opened = self._opened, []
         by_part: dict[Part, list[int]] = {}
