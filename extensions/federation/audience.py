@@ -23,7 +23,7 @@ SMALL: Final = 16
 FEW: Final = 6
 ENOUGH: Final = 8
 MANY: Final = 24
-"""Otherwise so many neighbours (`ENOUGH`) are chosen. If less than `FEW` of these are common, others are chosen as well.
+"""Otherwise so many neighbours (`ENOUGH`) are chosen. With less than `FEW` of these left, others are chosen as well.
 Above `MANY` common neighbours, one that has not been chosen is given up for each new one. With such bounds, as those of
 gossipsub, a random graph is connected; and neighbours that come by themselves cannot take all places."""
 
