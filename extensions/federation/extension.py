@@ -12,14 +12,15 @@ from typing import Any, Final, Protocol
 from prometheus_client import Histogram
 
 from extensions.federation.entries import Entries
+from extensions.federation.events import Interest, MayHave, Offered, Opened, Refused
 from extensions.federation.exchange import Exchange
+from extensions.federation.filters import OwnSwarms
 from extensions.federation.link import FrameEnd, Link, LinkEvent
 from extensions.federation.mesh import Connect, Mesh
 from extensions.federation.metrics import FederationCollector
 from extensions.federation.pursuits import Pursuits
 from extensions.federation.reasons import Dropped, Ended
 from extensions.federation.seeker import Seeker
-from extensions.federation.session import Interest, Offered, Opened, Refused
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import SUBPROTOCOL
 from extensions.federation.wire import MAX_FRAME
@@ -113,11 +114,19 @@ class Federation(Extension):
 
     async def _start(self) -> None:
         url = self.tracker.settings.server.public_url
+        swarms = OwnSwarms()
         mesh = self.mesh = Mesh(
-            self.settings, self._key, url, self._on_event, self._on_end, self.tracker.task_failures, self.connect
+            self.settings,
+            self._key,
+            url,
+            self._on_event,
+            self._on_end,
+            self.tracker.task_failures,
+            self.connect,
+            swarms,
         )
         self.exchange = Exchange(
-            self.tracker, mesh.id, lambda neighbour: mesh.admission.is_listed(neighbour.tracker_id)
+            self.tracker, mesh.id, lambda neighbour: mesh.admission.is_listed(neighbour.tracker_id), swarms
         )
         self.pursuits = Pursuits(mesh, self.settings.allow_private_addresses, self.tracker.swarms, self._on_result)
         advance = max(MIN_ADVANCE, mesh.max_links // ADVANCE_SHARE)
@@ -233,15 +242,15 @@ class Federation(Extension):
 
     def degree(self, info_hash: str) -> int:
         """Return the number of neighbours in a swarm; for the rendezvous, of links."""
-        links = self.links
-        return sum(info_hash == RENDEZVOUS_TEXT or info_hash in link.account.members for link in links)
+        if info_hash == RENDEZVOUS_TEXT:
+            return len(self.links)
+        return self.exchange.degree(info_hash) if self.exchange else 0
 
     def is_lonely(self, info_hash: str) -> bool:
         """Return whether a swarm has no neighbour and none of its peers has met another."""
-        if self.degree(info_hash):
-            return False
-        swarm = self.tracker.swarms.get(info_hash)
-        return swarm is None or not any(peer.met_count for peer in swarm.peers.values())
+        if info_hash == RENDEZVOUS_TEXT:
+            return not self.links
+        return self.exchange is not None and self.exchange.is_lonely(info_hash)
 
     def _search(self, info_hash: str) -> None:
         """Have the seeker look at an infohash, if a tracker is known for it."""
@@ -289,9 +298,11 @@ class Federation(Extension):
         exchange = self.exchange
         assert exchange
         if isinstance(event, Interest):
-            exchange.on_counts(link, event.info_hash, event.complete, event.incomplete, event.marks)
+            exchange.on_counts(link, event)
             if self.seeker and not event.complete + event.incomplete:
                 self.seeker.on_change(event.info_hash, time.monotonic())
+        elif isinstance(event, MayHave):
+            exchange.on_may_have(link, event.info_hashes)
         elif isinstance(event, Offered):
             exchange.on_offers(link, event.info_hash, event.peer_id, event.offers)
         elif isinstance(event, Answer):
@@ -303,7 +314,6 @@ class Federation(Extension):
             exchange.on_frame_end(link)
         elif isinstance(event, Opened):
             exchange.add(link)
-            self.tracker.start_task("federation_introduce", exchange.introduce(link))
 
     def _on_end(self, link: Link) -> None:
         assert self.exchange

@@ -14,12 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dialing import is_public, network_of
 from extensions.federation import wire
 from extensions.federation.admission import Admission
+from extensions.federation.events import Opened
+from extensions.federation.filters import OwnSwarms
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Budget, Turns
 from extensions.federation.link import Link, LinkEvent
 from extensions.federation.listed import Listed
 from extensions.federation.reasons import BROKEN_RULES, Ended, EndReason
 from extensions.federation.room import weakest
-from extensions.federation.session import LinkError, Opened, Session
+from extensions.federation.session import MAX_FILTERS, Session
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import Accepted, Dialer, Transport
 from extensions.trackers import normal
@@ -36,9 +39,6 @@ may be a proxy's and has only the first limit."""
 STOP_TIMEOUT: Final = 2.0
 """Seconds in which links may still send `bye` when the tracker stops."""
 
-MAX_SWARMS: Final = 500_000
-"""Swarms of other trackers that are stored for all links together, about 200 bytes each."""
-
 NO_ROOM_PERIOD: Final = 1.0
 """Seconds until all links are examined again for one that could give way to a link that this tracker would dial."""
 
@@ -54,7 +54,7 @@ class Mesh:
 
     `on_event` is called with each event of an open link, first `Opened`; `on_end` once when a link that was open has
     ended. `task_failures` counts the background tasks that fail, by name. `connect` makes the connections of dialed
-    links, by default WebSockets.
+    links, by default WebSockets. `swarms` are those that are open here.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Mesh:
         on_end: Callable[[Link], None],
         task_failures: Counter[str] | None = None,
         connect: Connect | None = None,
+        swarms: OwnSwarms | None = None,
     ) -> None:
         self.links: dict[str, Link] = {}
         """The open links by tracker id."""
@@ -97,7 +98,8 @@ class Mesh:
         """Whether another tracker has proved that it has the same key."""
         self._no_room_until = {True: 0.0, False: 0.0}
         self._full_logged: float | None = None
-        self._budget = Budget(MAX_SWARMS)
+        self._swarms = OwnSwarms() if swarms is None else swarms
+        self._budget = Budget(MAX_FILTERS, settings.max_links)
         self._turns = Turns()
         self._connect = connect or Dialer().connect
         self._dialing: set[asyncio.Task[Any] | None] = set()
@@ -166,7 +168,14 @@ class Mesh:
         swarms for which the link is made.
         """
         session = Session(
-            self._key, os.urandom(32), url=url, expected=expected, budget=self._budget, own_nonces=self._nonces
+            self._key,
+            os.urandom(32),
+            url=url,
+            expected=expected,
+            swarms=self._swarms,
+            budget=self._budget,
+            own_nonces=self._nonces,
+            wanted=list(wanted),
         )
         return await self._run(session, transport, url, "", trusted=expected is None, wanted=wanted)
 
@@ -182,7 +191,12 @@ class Mesh:
             channel.send(wire.encode(wire.Bye(reason.value)))
             return
         session = Session(
-            self._key, os.urandom(32), accepts=self._is_own_url, budget=self._budget, own_nonces=self._nonces
+            self._key,
+            os.urandom(32),
+            accepts=self._is_own_url,
+            swarms=self._swarms,
+            budget=self._budget,
+            own_nonces=self._nonces,
         )
         await self._run(session, Accepted(channel), "", host, trusted=False, wanted=())
 
@@ -282,7 +296,7 @@ class Mesh:
                 return False
             self._evict(other, EndReason.REPLACED)
         elif self.is_full and not self.admission.is_listed(tracker_id):
-            weakest = self._weakest(bool(link.wanted) or not link.url)
+            weakest = self._weakest(bool(link.wanted))
             self._note_full()
             if weakest is None:
                 link.end(EndReason.TOO_MANY_LINKS)

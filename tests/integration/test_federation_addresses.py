@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dialing import Resolver, Target
+from extensions.federation.handshake import LinkError
 from extensions.federation.pursuits import MAX_DIALS
 from extensions.federation.seeker import ALL, DEGREE
-from extensions.federation.session import LinkError
 from extensions.federation.transports import dial
 from extensions.identity import tracker_id
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from extensions.federation.reasons import EndReason
-from extensions.federation.session import LinkError
+from extensions.federation.handshake import LinkError
 from extensions.federation.transports import Dialed
 
 
