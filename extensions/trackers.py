@@ -41,7 +41,7 @@ class TrackerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A tracker's entry, and the source that it was found in: "r0", "r1", "r2" (slots), "bep5" or "cache"."""
+    """A tracker's entry, and its source: a slot of the record ("r0"), "bep5", "link" (another tracker) or "cache"."""
 
     entry: TrackerEntry
     where: str

@@ -73,7 +73,7 @@ async def test_six_trackers_that_publish_at_once_are_all_found_by_a_seventh(memb
 async def test_for_peers_that_are_alone_trackers_that_come_later_are_found(members: Members, info_hash: bytes) -> None:
     first, second = await members.start_trackers(2)
     told: list[tuple[bytes, str]] = []
-    first.directory.on_sighting.append(lambda about, sighting: told.append((about, sighting.entry.url)))
+    first.directory.sightings.listeners.append(lambda about, sighting: told.append((about, sighting.entry.url)))
     first.directory.swarm(info_hash, peers=1, linked=False)
     await published(first)
     second.directory.swarm(info_hash, peers=1, linked=False)

@@ -59,7 +59,7 @@ class DescriptorServer:
         with suppress(OSError, asyncio.IncompleteReadError):
             if self.may_serve:
                 await reader.readuntil(b"\r\n\r\n")
-                body = descriptor.write(self.key, self.url, self._clock())
+                body = descriptor.write(sign_entry(self.key, b"", self.url, self._clock()))
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
                 await writer.drain()
         writer.close()

@@ -31,7 +31,7 @@ async def test_a_listener_that_raises_does_not_disturb_the_others(setting: Setti
     def fail(_hash: bytes, _sighting: Sighting) -> None:
         raise KeyError
 
-    setting.directory.on_sighting += [fail, lambda info_hash, _: told.append(info_hash)]
+    setting.directory.sightings.listeners += [fail, lambda info_hash, _: told.append(info_hash)]
     entry = signed(1, setting.time)
     await setting.dht.write(entry)
     assert await setting.trackers() == {entry.tracker_id}

@@ -46,10 +46,10 @@ async def test_other_trackers_are_found_as_soon_as_the_clock_is_right(setting: S
     await setting.idle()
     # It would be in the record of this day, but another tracker has written it after our visit.
     await setting.dht.write(entry, day=day_of(right))
-    assert setting.directory.known(HASH) == []
+    assert setting.directory.sightings.known(HASH) == []
     set_clock(setting, -seconds)
     await setting.idle()
-    assert [one.entry for one in setting.directory.known(HASH)] == [entry]
+    assert [one.entry for one in setting.directory.sightings.known(HASH)] == [entry]
 
 
 async def test_a_visit_under_way_when_the_clock_is_set_is_repeated(setting: Setting) -> None:

@@ -71,7 +71,7 @@ def test_a_signed_item() -> None:
 
 
 def test_a_descriptor() -> None:
-    own = descriptor.write(TRACKER, NAMED["url"], NOW)
+    own = descriptor.write(sign_entry(TRACKER, b"", NAMED["url"], NOW))
     assert json.loads(own) == json.loads(NAMED["descriptor"])
     entry = descriptor.read(NAMED["descriptor"].encode(), NOW)
     assert entry == sign_entry(TRACKER, b"", NAMED["url"], NOW)
