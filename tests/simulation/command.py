@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Final
@@ -49,8 +50,11 @@ def simulate(name: str, arguments: Arguments, seed: int) -> dict[str, Any]:
 
     async def live() -> dict[str, Any]:
         outcome: Outcome = await SCENARIOS[name](arguments, seed)
+        run = figures(outcome, time.process_time() - started)
+        # The end of all links is no part of the figures; its failures are.
         await outcome.world.stop()
-        return figures(outcome, time.process_time() - started)
+        run["failures"] = dict(sum((tracker.failures for tracker in outcome.world.trackers), Counter[str]()))
+        return run
 
     return clock.run(seed, live)
 

@@ -41,8 +41,9 @@ ROUND_TRIP: Final = (0.04, 0.3)
 SOFT_TIMEOUT: Final = 0.8
 """Seconds of a query, and after which a lookup goes on without the reply."""
 
-QUERY, REPLY, STORED = 130, 330, 90
-"""Bytes of a query, of a reply without its values, and of the reply to a store; with the heads of IP and UDP."""
+REPLY: Final = 300
+STORED: Final = 60
+"""Bytes of a reply without its values, and of the reply to a store; the rate does not count the heads of IP and UDP."""
 
 MAX_PEERS: Final = 100
 """Announced peers in one reply."""
