@@ -24,8 +24,8 @@ from benchmarks.measure import latency
 from benchmarks.servers import OURS
 from benchmarks.suite import Figures, Result, Suite
 from extensions.federation import wire
+from extensions.federation.handshake import LinkError
 from extensions.federation.link import SWARMS_BURST, SWARMS_PER_SECOND
-from extensions.federation.session import LinkError
 from extensions.federation.transports import Dialed
 from tracker.protocol.codec import make_offer
 

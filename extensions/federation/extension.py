@@ -8,12 +8,13 @@ from typing import Any, Final, Protocol
 
 from prometheus_client import Histogram
 
+from extensions.federation.events import Interest, MayHave, Offered, Opened, Refused
 from extensions.federation.exchange import Exchange
+from extensions.federation.filters import OwnSwarms
 from extensions.federation.link import FrameEnd, Link, LinkEvent
 from extensions.federation.mesh import Connect, Mesh
 from extensions.federation.metrics import FederationCollector
 from extensions.federation.reasons import Dropped
-from extensions.federation.session import Interest, Offered, Opened, Refused
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import SUBPROTOCOL
 from extensions.federation.wire import MAX_FRAME
@@ -105,10 +106,18 @@ class Federation(Extension):
 
     async def _start(self) -> None:
         url = self.tracker.settings.server.public_url
+        swarms = OwnSwarms()
         mesh = self.mesh = Mesh(
-            self.settings, self._key, url, self._on_event, self._on_end, self.tracker.task_failures, self.connect
+            self.settings,
+            self._key,
+            url,
+            self._on_event,
+            self._on_end,
+            self.tracker.task_failures,
+            self.connect,
+            swarms,
         )
-        self.exchange = Exchange(self.tracker, mesh.id, lambda neighbour: mesh.is_listed(neighbour.tracker_id))
+        self.exchange = Exchange(self.tracker, mesh.id, lambda neighbour: mesh.is_listed(neighbour.tracker_id), swarms)
         mesh.start()
         self.tracker.park_offers(self._parked_seconds.observe)
         self.tracker.repeat_task("federation_tell", TELL_PERIOD, self._tell_changes)
@@ -236,7 +245,9 @@ class Federation(Extension):
         exchange = self.exchange
         assert exchange
         if isinstance(event, Interest):
-            exchange.on_counts(link, event.info_hash, event.complete, event.incomplete, event.marks)
+            exchange.on_counts(link, event)
+        elif isinstance(event, MayHave):
+            exchange.on_may_have(link, event.info_hashes)
         elif isinstance(event, Offered):
             exchange.on_offers(link, event.info_hash, event.peer_id, event.offers)
         elif isinstance(event, Answer):
@@ -247,7 +258,6 @@ class Federation(Extension):
             exchange.on_frame_end(link)
         elif isinstance(event, Opened):
             exchange.add(link)
-            self.tracker.start_task("federation_introduce", exchange.introduce(link))
 
     def _on_end(self, link: Link) -> None:
         assert self.exchange

@@ -50,7 +50,19 @@ class Turns:
 
 
 class Budget:
-    """The number of other trackers' swarms that all links together may still store."""
+    """An amount that links share, such as bytes of memory: each of `links` has an equal share of one half for itself.
 
-    def __init__(self, swarms: int) -> None:
-        self.left = swarms
+    The other half goes to those that come first. So no link takes everything, and no link is left without anything.
+    """
+
+    def __init__(self, total: int, links: int) -> None:
+        self._own = total // (2 * links)
+        self._common = total // 2
+
+    def take(self, used: int, more: int) -> bool:
+        """Grant `more` to a link that uses `used`; if it is negative, take it back. Return whether it is granted."""
+        needed = max(0, used + more - self._own) - max(0, used - self._own)
+        if needed > self._common:
+            return False
+        self._common -= needed
+        return True

@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from extensions.federation.events import Event, Opened
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Turns
 from extensions.federation.neighbour import Account, Neighbour
 from extensions.federation.reasons import NO_FEDERATION, Dropped, EndReason
-from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session, State
+from extensions.federation.session import Session, State
 from extensions.federation.transports import Transport
 from extensions.federation.wire import SOFT_FRAME, fits
 from tracker.extension import Answer, Offer, TokenBucket
@@ -34,15 +36,19 @@ MESSAGE_COST: Final = 1024
 link is not read, and backpressure makes the sender wait."""
 
 SWARMS_PER_SECOND: Final = 5000.0
-SWARMS_BURST: Final = 2.0 * MAX_SWARMS
-"""The token bucket for swarms in `have`. Beyond it, the link ends."""
+SWARMS_BURST: Final = 200_000.0
+"""The token bucket for swarms in `have`, `present` and `opened`. Beyond it, the link ends."""
+
+FILTERS_PER_SECOND: Final = 0.1
+FILTERS_BURST: Final = 4.0
+"""The token bucket for filters; a part counts for its share of the filter. Beyond it, the link ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameEnd:
     """All messages of one frame have been applied.
 
-    It is repeated in later turns while that reduces `Account.grown`, but leaves some of it.
+    It is repeated in later turns while that reduces `Account.backlog`, but leaves some of it.
     """
 
 
@@ -70,6 +76,7 @@ class Link(Neighbour):
         self._started = time.monotonic()
         self.account = Account(self._started)
         self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self._started)
+        self._filtering = TokenBucket(FILTERS_PER_SECOND, FILTERS_BURST, self._started)
         self._transport = transport
         self._on_event = on_event
         self._turns = turns or Turns()
@@ -151,17 +158,23 @@ class Link(Neighbour):
     def knows_marks(self) -> bool:
         return self.session.knows_marks
 
-    def open_swarm(self, info_hash: str) -> None:
-        self.session.open_swarm(info_hash)
+    def may_have(self, tag: int) -> bool:
+        return self.session.may_have(tag)
 
-    def close_swarm(self, info_hash: str) -> None:
-        self.post(self.session.close_swarm(info_hash))
+    def show(self, messages: Iterable[bytes]) -> None:
+        self.post(messages)
 
-    def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
-        self.post(self.session.tell(counts))
+    def leave_swarm(self, info_hash: str) -> None:
+        self.post(self.session.leave_swarm(info_hash))
 
-    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> None:
-        self.post(self.session.tell_present(swarms))
+    def forget_swarm(self, info_hash: str) -> None:
+        self.session.forget_swarm(info_hash)
+
+    def tell(self, counts: Iterable[tuple[str, int, int]], reply: bool) -> None:
+        self.post(self.session.tell(counts, reply))
+
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]], reply: bool) -> None:
+        self.post(self.session.tell_present(swarms, reply))
 
     def counts(self, info_hash: str) -> tuple[int, int]:
         return self.session.counts(info_hash)
@@ -214,15 +227,18 @@ class Link(Neighbour):
                         is_done = False
                         break
                 if is_done:
-                    left = len(self.account.grown)
+                    left = self.account.backlog
                     self._on_event(self, FrameEnd())
-                    is_done = len(self.account.grown) in (0, left)
+                    is_done = self.account.backlog in (0, left)
 
     def _apply_message(self, message: bytes) -> None:
-        told = self.session.told
-        events, replies = self.session.receive(message)
+        session = self.session
+        told, filtered = session.told, session.filtered
+        events, replies = session.receive(message)
         self.post(replies)
-        if self.session.told > told and not self._telling.try_take(self.session.told - told, time.monotonic()):
+        if session.told > told and not self._telling.try_take(session.told - told, time.monotonic()):
+            raise LinkError(EndReason.FLOOD)
+        if session.filtered > filtered and not self._filtering.try_take(session.filtered - filtered, time.monotonic()):
             raise LinkError(EndReason.FLOOD)
         for event in events:
             self._on_event(self, event)

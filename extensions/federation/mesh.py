@@ -13,11 +13,14 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dialing import is_public, network_of
+from extensions.federation.events import Opened
+from extensions.federation.filters import OwnSwarms
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Budget, Turns
 from extensions.federation.link import Link, LinkEvent
 from extensions.federation.listed import Listed
 from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, EndReason
-from extensions.federation.session import LinkError, Opened, Session
+from extensions.federation.session import MAX_FILTERS, Session
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import Accepted, Dialer, Transport
 from extensions.trackers import normal
@@ -56,9 +59,6 @@ may be a proxy's and has only the first limit."""
 STOP_TIMEOUT: Final = 2.0
 """Seconds in which links may still send `bye` when the tracker stops."""
 
-MAX_SWARMS: Final = 500_000
-"""Swarms of other trackers that are stored for all links together, about 200 bytes each."""
-
 MAX_REMEMBERED: Final = 2000
 """Trackers for which shunning, and the end of a backoff, are remembered."""
 
@@ -71,7 +71,7 @@ class Mesh:
 
     `on_event` is called with each event of an open link, first `Opened`; `on_end` once when a link that was open has
     ended. `task_failures` counts the background tasks that fail, by name. `connect` makes the connections of dialed
-    links, by default WebSockets.
+    links, by default WebSockets. `swarms` are those that are open here.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Mesh:
         on_end: Callable[[Link], None],
         task_failures: Counter[str] | None = None,
         connect: Connect | None = None,
+        swarms: OwnSwarms | None = None,
     ) -> None:
         self.links: dict[str, Link] = {}
         """The open links by tracker id."""
@@ -111,7 +112,8 @@ class Mesh:
         """Those of the links that have not ended."""
         self._has_copy = False
         """Whether another tracker has proved that it has the same key."""
-        self._budget = Budget(MAX_SWARMS)
+        self._swarms = OwnSwarms() if swarms is None else swarms
+        self._budget = Budget(MAX_FILTERS, settings.max_links)
         self._turns = Turns()
         self._gate = asyncio.Semaphore(MAX_DIALS)
         self._connect = connect or Dialer().connect
@@ -176,7 +178,12 @@ class Mesh:
             self.ended[EndReason.TOO_MANY_LINKS] += 1
             return
         session = Session(
-            self._key, os.urandom(32), accepts=self._is_own_url, budget=self._budget, own_nonces=self._nonces
+            self._key,
+            os.urandom(32),
+            accepts=self._is_own_url,
+            swarms=self._swarms,
+            budget=self._budget,
+            own_nonces=self._nonces,
         )
         await self._run(session, Accepted(channel), "", host, trusted=False)
 
@@ -274,7 +281,13 @@ class Mesh:
         finally:
             self._dialing.discard(task)
         session = Session(
-            self._key, os.urandom(32), url=url, expected=expected, budget=self._budget, own_nonces=self._nonces
+            self._key,
+            os.urandom(32),
+            url=url,
+            expected=expected,
+            swarms=self._swarms,
+            budget=self._budget,
+            own_nonces=self._nonces,
         )
         return await self._run(session, transport, url, "", trusted=expected is None)
 

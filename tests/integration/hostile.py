@@ -18,7 +18,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 
 from extensions.federation import wire
-from extensions.federation.session import LinkError, Session, State
+from extensions.federation.handshake import LinkError
+from extensions.federation.session import Session, State
 from extensions.federation.transports import SUBPROTOCOL
 from tests.client import PATIENCE, RawClient, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment, free_port

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dialing import Resolver, Target
 from extensions.federation.extension import MAX_DIALS_PER_SWARM
+from extensions.federation.handshake import LinkError
 from extensions.federation.mesh import MAX_DIALS
-from extensions.federation.session import LinkError
 from extensions.federation.transports import dial
 from extensions.identity import tracker_id
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry

@@ -16,11 +16,13 @@ All times are seconds on any monotonic clock.
 """
 
 from collections.abc import Collection, Iterable
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from typing import Final
 
 from tracker.core.swarm import Member, Peer, RemoteMember, Swarm
+from tracker.protocol.ids import swarm_key
 
+MARK_CONTEXT: Final = b"peerservers/1 mark"
 MARK_LENGTH: Final = 16
 """Hexadecimal digits of a mark."""
 
@@ -256,7 +258,7 @@ def _order(known: Known) -> tuple[bool, str]:
 def marks_of(info_hash: str, peer_ids: Iterable[str]) -> list[str]:
     """Return the marks of peers in a swarm.
 
-    A mark is a keyed hash. It reveals nothing without the infohash and the peer_id, and differs between swarms.
+    A mark is a hash. It reveals nothing without the infohash and the peer_id, and differs between swarms.
     """
-    key = sha256(b"marks" + info_hash.encode()).digest()
-    return [blake2b(peer_id.encode(), key=key, digest_size=MARK_LENGTH // 2).hexdigest() for peer_id in peer_ids]
+    context = MARK_CONTEXT + swarm_key(info_hash)
+    return [sha256(context + peer_id.encode()).hexdigest()[:MARK_LENGTH] for peer_id in peer_ids]

@@ -5,8 +5,11 @@ import json
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from extensions.federation.events import Event, Opened
+from extensions.federation.filters import OwnSwarms
+from extensions.federation.handshake import CONTEXT
 from extensions.federation.limits import Budget
-from extensions.federation.session import CONTEXT, Event, Opened, Session
+from extensions.federation.session import Session
 from tests.client import HASH
 from tests.unit.fakes import peer_id
 from tracker.protocol import codec
@@ -34,15 +37,22 @@ def transcript(dialers_hello: bytes, listeners_hello: bytes) -> bytes:
 
 
 def dialing(
-    number: int = 1, url: str = URL, nonce: int = 10, expected: str | None = None, budget: Budget | None = None
+    number: int = 1,
+    url: str = URL,
+    nonce: int = 10,
+    expected: str | None = None,
+    budget: Budget | None = None,
+    swarms: OwnSwarms | None = None,
 ) -> Session:
     """Return the end of a tracker that has dialed `url`."""
-    return Session(key(number), bytes([nonce]) * 32, url=url, expected=expected, budget=budget)
+    return Session(key(number), bytes([nonce]) * 32, url=url, expected=expected, budget=budget, swarms=swarms)
 
 
-def listening(number: int = 2, url: str = URL, nonce: int = 11, budget: Budget | None = None) -> Session:
+def listening(
+    number: int = 2, url: str = URL, nonce: int = 11, budget: Budget | None = None, swarms: OwnSwarms | None = None
+) -> Session:
     """Return the end of the tracker that was dialed; `url` is its only URL."""
-    return Session(key(number), bytes([nonce]) * 32, accepts=lambda dialed: dialed == url, budget=budget)
+    return Session(key(number), bytes([nonce]) * 32, accepts=lambda dialed: dialed == url, budget=budget, swarms=swarms)
 
 
 def shake_hands(dialer: Session, listener: Session) -> list[bytes]:

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.federation import wire
+from extensions.federation.events import Opened
+from extensions.federation.handshake import LinkError
 from extensions.federation.reasons import BROKEN_RULES, EndReason
-from extensions.federation.session import LinkError, Opened, Session, State
+from extensions.federation.session import Session, State
 from tests.unit.federation.links import (
     A,
     an_answer,

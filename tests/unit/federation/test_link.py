@@ -9,9 +9,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from extensions.federation import link, transports
+from extensions.federation.events import Interest, Offered
+from extensions.federation.handshake import LinkError
 from extensions.federation.link import MAX_QUEUED_OFFERS, FrameEnd, Link, LinkEvent
 from extensions.federation.reasons import EndReason
-from extensions.federation.session import Interest, LinkError, Offered
 from extensions.federation.transports import Accepted, Dialed, Transport
 from extensions.federation.wire import MAX_FRAME, SOFT_FRAME
 from tests.client import HASH, eventually

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from extensions.federation import mesh as module
+from extensions.federation.handshake import LinkError
 from extensions.federation.link import Link
 from extensions.federation.mesh import ATTEMPTS, FIRST_BACKOFF, LASTING, MAX_BACKOFF, Mesh
 from extensions.federation.reasons import BROKEN_RULES, WORTH_A_RETRY, EndReason
-from extensions.federation.session import LinkError
 from extensions.federation.settings import FederationSettings
 from extensions.federation.transports import Dialed
 from tests.unit.federation.links import URL, dialing, key, tracker_id

@@ -8,9 +8,11 @@ from msgspec import Raw
 
 from extensions.federation import session as module
 from extensions.federation import wire
+from extensions.federation.events import Event, Interest, Offered, Refused
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped, EndReason
-from extensions.federation.session import Event, Interest, LinkError, Offered, Refused, Session
+from extensions.federation.session import Session
 from tests.client import HASH
 from tests.unit.federation.links import A, B, C, an_answer, give, ids_of, linked, shared, sharing, some_offers
 from tracker.core.overlap import marks_of

@@ -10,9 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from extensions.federation.events import Event, Interest, Offered, Opened, Refused
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped
-from extensions.federation.session import Event, Interest, LinkError, Offered, Opened, Refused, Session
+from extensions.federation.session import Session
 from tests.unit.fakes import peer_id
 from tests.unit.federation.links import ids_of, key, shared, some_offers
 from tracker.protocol.codec import from_json, make_answer
