@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import STUCK_AFTER
 from extensions.federation.reasons import EndReason
-from extensions.federation.session import LinkError
 from extensions.federation.transports import TIMEOUT, Transport
 from tracker.extension import ChannelClosed, CloseReason
 

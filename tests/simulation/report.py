@@ -33,7 +33,7 @@ COLUMNS: Final[dict[str, Callable[[Sample], str]]] = {
 
 
 def figures(outcome: Outcome, cpu: float) -> dict[str, Any]:
-    """Return the figures of a run as JSON; `cpu` is in seconds. `failures` comes last, when all trackers have stopped."""
+    """Return the figures of a run as JSON; `cpu` is in seconds. `failures` is added when all trackers have stopped."""
     world = outcome.world
     end = outcome.samples[-1]
     traffic, dht = world.network.traffic, world.dht
@@ -81,7 +81,7 @@ def table(run: dict[str, Any]) -> str:
         f"{run['scenario']}, seed {run['seed']}: {', '.join(f'{name} {value}' for name, value in given.items())}",
         *aligned([list(COLUMNS), *([show(one) for show in COLUMNS.values()] for one in chosen(samples))]),
         "met within seconds of joining: "
-        + ", ".join(f"{seconds} s {share:.1%}" for seconds, share in run["met_within"].items()),
+        + ", ".join(f"{seconds} s {share:.1%}" for seconds, share in run["met_within"].items() if share is not None),
         f"dials: {links['dials']}, {links['dials_per_open_link']:.1f} for each open link; handshakes a second: at most "
         f"{links['handshakes_a_second'][0]:.0f}, in the end {links['handshakes_a_second'][1]:.1f}",
         f"ended: {_counts(links['ended'])}",
@@ -118,8 +118,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _met_within(outcome: Outcome, seconds: int) -> float:
-    """Return the share of peers that had met another one this long after joining, of those that had the time."""
+def _met_within(outcome: Outcome, seconds: int) -> float | None:
+    """Return the share of peers that had met another one so long after joining; None if none joined so long ago."""
     now = outcome.world.started + outcome.samples[-1].seconds
     peers = [
         peer
@@ -128,7 +128,7 @@ def _met_within(outcome: Outcome, seconds: int) -> float:
         for peer in members
         if peer.joined + seconds <= now
     ]
-    return sum(peer.met_at - peer.joined <= seconds for peer in peers) / max(1, len(peers))
+    return sum(peer.met_at - peer.joined <= seconds for peer in peers) / len(peers) if peers else None
 
 
 def _rates(samples: Sequence[Sample]) -> tuple[float, float]:
