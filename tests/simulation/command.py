@@ -91,6 +91,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=int, default=0, help="peers of an infohash at each of its trackers")
     parser.add_argument("--max-links", type=int, default=0, help="extensions.federation.max_links")
     parser.add_argument("--restarts", type=float, default=0.0, help="share of trackers restarted each minute")
+    parser.add_argument("--churn", type=float, default=0.0, help="share of peers replaced each minute")
+    parser.add_argument("--vandals", type=float, default=0.0, help="seconds for a vandal's attack on each record")
     parser.add_argument("--hostile", type=float, default=0.0, help="share of trackers that are hostile")
     parser.add_argument("--loss", type=float, default=0.0, help="share of lost packets on links")
     parser.add_argument(

@@ -21,6 +21,8 @@ class Sample:
     met: int
     """Those of them that have met another peer."""
     lonely: int
+    wait: float
+    """The longest time for which a peer that has met none has been in a swarm with others, in seconds."""
     swarms: int
     """Swarms with peers at two trackers or more."""
     split: int
@@ -71,8 +73,8 @@ def extent(numbers: Iterable[int]) -> tuple[int, float, int]:
 
 
 def sample(world: "World") -> Sample:
-    """Measure a world now."""
-    up = {tracker.mesh.id: tracker for tracker in world.trackers if tracker.is_up and tracker.mesh}
+    """Measure a world now. Hostile trackers, and links to them, count only among the links of the others."""
+    up = {tracker.mesh.id: tracker for tracker in world.honest if tracker.is_up and tracker.mesh}
     pairs = {
         (tracker_id, other)
         for tracker_id, tracker in up.items()
@@ -91,12 +93,17 @@ def sample(world: "World") -> Sample:
                     common[info_hash][pair] += 1
     swarms = split = unmet = peers = met = lonely = 0
     degrees: list[int] = []
+    wait = 0.0
     for info_hash, members in world.swarms.items():
         joined = [peer for peer in members if peer.is_present]
         if len(joined) > 1:
             peers += len(joined)
             met += sum(bool(peer.met) for peer in joined)
             lonely += sum(not peer.met for peer in joined)
+            # Two, because the first may be the peer itself.
+            first, second = sorted(peer.present_since for peer in joined)[:2]
+            since = max(first, second)
+            wait = max(wait, *(world.now - max(peer.present_since, since) for peer in joined if not peer.met), 0.0)
         serving = {tracker_id for tracker_id, tracker in up.items() if info_hash in tracker.hub.swarms}
         if len(serving) < 2:
             continue
@@ -120,6 +127,7 @@ def sample(world: "World") -> Sample:
         peers=peers,
         met=met,
         lonely=lonely,
+        wait=round(wait, 1),
         swarms=swarms,
         split=split,
         unmet=unmet,

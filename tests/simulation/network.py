@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from extensions.federation.handshake import LinkError
@@ -77,6 +78,8 @@ class End(Transport):
         """The other end."""
         self.is_over = False
         """Whether the connection has ended for this end: nothing can be sent."""
+        self.takes = inf
+        """Frames that this end takes. A hostile tracker may read no more, and keep the connection."""
         self.closing: Callable[[], None] = lambda: None
         """Called once when it is over."""
         self._network = network
@@ -97,12 +100,13 @@ class End(Transport):
         return self._under_way > WINDOW
 
     async def receive(self) -> bytes:
-        while not self._inbox:
+        while not self._inbox or not self.takes:
             if self.is_over:
                 raise LinkError(EndReason.LOST)
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         frame = self._inbox.popleft()
+        self.takes -= 1
         self.other.on_taken(len(frame))
         return frame
 
@@ -191,31 +195,31 @@ class InMemoryChannel:
     """The accepted end of a connection, in place of `tracker.extension.Channel`."""
 
     def __init__(self, end: End, remote_address: str) -> None:
+        self.end = end
         self.remote_address = remote_address
         self.reason: CloseReason | None = None
-        self._end = end
         end.closing = self._on_closing
 
     @property
     def blocked_since(self) -> float:
         """When the send buffer became full; 0 if there is room."""
-        return 1.0 if self._end.is_blocked else 0.0
+        return 1.0 if self.end.is_blocked else 0.0
 
     async def receive(self) -> tuple[bytes, bool]:
         """Return the next frame, and that it is text."""
         try:
-            return await self._end.receive(), True
+            return await self.end.receive(), True
         except LinkError:
             raise ChannelClosed("closed") from None
 
     def send(self, frame: bytes) -> bool:
         """Send a frame. Return whether the connection is open."""
-        return self._end.send_now(frame)
+        return self.end.send_now(frame)
 
     def close(self, _code: int, reason: CloseReason) -> None:
         """End the connection."""
         self.reason = self.reason or reason
-        self._end.close_now()
+        self.end.close_now()
 
     def _on_closing(self) -> None:
         self.reason = self.reason or CloseReason.CONNECTION_LOST

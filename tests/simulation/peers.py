@@ -30,10 +30,29 @@ WAY: Final = 0.05
 """Seconds from a peer to its tracker."""
 
 
-class PeerConnection(Connection):
-    """The connection of one simulated peer."""
+class Client:
+    """The other side of a connection. By itself it answers nothing."""
 
-    def __init__(self, owner: "SimulatedPeer") -> None:
+    address = "192.0.2.1"
+    """Its numeric IP address."""
+
+    def on_reply(self, interval: int) -> None:
+        """Take the reply to an announce."""
+
+    def on_offer(self, connection: "PeerConnection", peer_id: str, offer: Offer) -> None:
+        """Take an offer."""
+
+    def on_answer(self, answer: Answer) -> None:
+        """Take an answer."""
+
+    def lose(self) -> None:
+        """Take notice that the connection has ended."""
+
+
+class PeerConnection(Connection):
+    """The connection of one client with one tracker."""
+
+    def __init__(self, owner: Client) -> None:
         self.owner = owner
         self.peers: set[Peer] = set()
         self.address = owner.address
@@ -86,8 +105,12 @@ class Home:
         """Apply a message of the peer."""
         raise NotImplementedError
 
+    def disconnect(self, connection: PeerConnection) -> None:
+        """End a connection of the peer."""
+        raise NotImplementedError
 
-class SimulatedPeer:
+
+class SimulatedPeer(Client):
     """A peer of one swarm at one tracker. `on_meeting` is called with both peer_ids at each answer that arrives."""
 
     def __init__(
@@ -104,13 +127,18 @@ class SimulatedPeer:
         self.home = home
         self.complete = complete
         self.joined = inf
-        """When it announced first (monotonic seconds)."""
+        """When it announced first, or tried to (monotonic seconds)."""
+        self.present_since = inf
+        """When it connected to its tracker; infinite while it is not connected."""
+        self.left = inf
+        """When it left for good."""
         self.met_at = inf
         """When it met the first other peer."""
         self.met: dict[str, None] = {}
         """The peer_ids that it has met."""
         self._number = number
         self._made = 0
+        self._has_left = False
         self._connection: PeerConnection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._on_meeting = on_meeting
@@ -122,18 +150,28 @@ class SimulatedPeer:
 
     def join(self) -> None:
         """Connect to the tracker and announce; later, if the tracker is not up."""
-        if self._connection:
+        if self._connection or self._has_left:
             return
         self.joined = min(self.joined, time.monotonic())
         if self.home.is_up:
             self._connection = PeerConnection(self)
+            self.present_since = time.monotonic()
             self._announce()
         else:
             self._again(random.uniform(*RETURNS), self.join)
 
+    def leave(self) -> None:
+        """Leave the tracker for good."""
+        self._has_left = True
+        self.left = time.monotonic()
+        if self._connection:
+            self.home.disconnect(self._connection)
+            self.lose()
+
     def lose(self) -> None:
         """Take notice that the connection has ended; come back later."""
         self._connection = None
+        self.present_since = inf
         self._again(random.uniform(*RETURNS), self.join)
 
     def meet(self, peer_id: str) -> None:

@@ -19,6 +19,7 @@ COLUMNS: Final[dict[str, Callable[[Sample], str]]] = {
     "seconds": lambda one: f"{one.seconds:.0f}",
     "met": lambda one: f"{one.met / max(1, one.peers):.1%}",
     "lonely": lambda one: str(one.lonely),
+    "wait": lambda one: f"{one.wait:.0f}",
     "split": lambda one: f"{one.split}/{one.swarms}",
     "not all met": lambda one: str(one.unmet),
     "links": lambda one: _extent(one.links),
@@ -119,16 +120,19 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _met_within(outcome: Outcome, seconds: int) -> float | None:
-    """Return the share of peers that had met another one so long after joining; None if none joined so long ago."""
-    now = outcome.world.started + outcome.samples[-1].seconds
-    peers = [
-        peer
-        for members in outcome.world.swarms.values()
-        if len(members) > 1
-        for peer in members
-        if peer.joined + seconds <= now
-    ]
-    return sum(peer.met_at - peer.joined <= seconds for peer in peers) / len(peers) if peers else None
+    """Return the share of peers that had met another one so long after there was one; None if no time was so long."""
+    end = outcome.world.started + outcome.samples[-1].seconds
+    met = peers = 0
+    for members in outcome.world.swarms.values():
+        if len(members) < 2:
+            continue
+        first, second = sorted(members, key=lambda peer: peer.joined)[:2]
+        for peer in members:
+            since = max(peer.joined, second.joined if peer is first else first.joined)
+            if since + seconds <= min(end, peer.left):
+                peers += 1
+                met += peer.met_at <= since + seconds
+    return met / peers if peers else None
 
 
 def _rates(samples: Sequence[Sample]) -> tuple[float, float]:

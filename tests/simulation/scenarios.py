@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tests.simulation.hostile import Vandal
 from tests.simulation.measures import Sample
 from tests.simulation.world import Conditions, World
 
@@ -24,8 +25,12 @@ class Arguments:
     max_links: int = 0
     restarts: float = 0.0
     """The share of trackers that are restarted each minute."""
+    churn: float = 0.0
+    """The share of peers that leave each minute; for each of them another one joins the swarm."""
     hostile: float = 0.0
     """The share of hostile trackers."""
+    vandals: float = 0.0
+    """Seconds in which a vandal spoils one slot of each infohash's record."""
     loss: float = 0.0
     """The share of lost packets."""
     dht_rate: float = 8000.0
@@ -66,6 +71,14 @@ def at(samples: list[Sample], seconds: float) -> Sample:
     return next((one for one in samples if one.seconds >= seconds - 0.5), samples[-1])
 
 
+def nobody_alone(samples: list[Sample], seconds: float = 60.0) -> Goal:
+    """Return the goal that each peer meets one of its swarm in time."""
+    longest = max(one.wait for one in samples)
+    lonely = samples[-1].lonely
+    measured = f"{longest:.0f} s at most, {lonely} of {samples[-1].peers} alone in the end"
+    return Goal(f"nobody alone for more than {seconds:.0f} s", measured, longest <= seconds)
+
+
 def infohashes(count: int) -> list[str]:
     """Return random infohashes."""
     return [random.randbytes(20).decode("latin-1") for _ in range(count)]
@@ -86,12 +99,13 @@ async def small_swarms(arguments: Arguments, seed: int) -> Outcome:
     ]
     await world.join(peers, 5.0)
     world.repeat_restarts(arguments.restarts)
+    world.repeat_churn(arguments.churn)
     await world.observe(world.age + arguments.seconds)
-    late, end = at(world.samples, 70.0), world.samples[-1]
-    goals = [
-        Goal("nobody alone 60 s after joining", f"{late.lonely} of {late.peers}", late.lonely == 0),
-        Goal("no swarm split in the end", f"{end.split} of {end.swarms}", end.split == 0),
-    ]
+    end = world.samples[-1]
+    goals = [nobody_alone(world.samples)]
+    if not (arguments.restarts or arguments.churn):
+        # Otherwise, some swarm has always just changed.
+        goals.append(Goal("no swarm split in the end", f"{end.split} of {end.swarms}", end.split == 0))
     return Outcome("small-swarms", seed, arguments, world, goals)
 
 
@@ -133,7 +147,72 @@ async def cold(arguments: Arguments, seed: int) -> Outcome:
     return Outcome("cold", seed, arguments, world, goals)
 
 
-SCENARIOS: Final[dict[str, Scenario]] = {"small-swarms": small_swarms, "popular": popular, "cold": cold}
+async def hostile(arguments: Arguments, seed: int) -> Outcome:
+    """Small swarms, a third of whose trackers are hostile; vandals at the records."""
+    arguments = _with_defaults(
+        arguments, trackers=60, infohashes=150, peers=1, hostile=1 / 3, vandals=10.0, seconds=180.0
+    )
+    world = _world(arguments)
+    await world.start()
+    await world.observe(5.0)
+    hashes = infohashes(arguments.infohashes)
+    peers = [
+        world.add_peer(info_hash, tracker)
+        for info_hash in hashes
+        for tracker in random.sample(world.honest, random.randint(*arguments.spread))
+        for _ in range(arguments.peers)
+    ]
+    for info_hash in hashes:
+        # As many as honest ones, at least.
+        for tracker in random.sample(world.hostile, min(len(world.hostile), arguments.spread[1])):
+            tracker.serve(info_hash)
+    world.run(Vandal(world.dht, hashes, arguments.vandals).run())
+    await world.join(peers, 5.0)
+    await world.observe(world.age + arguments.seconds)
+    late = [one for one in world.samples if one.seconds >= 70.0]
+    split = max(one.split for one in late)
+    goals = [
+        nobody_alone(world.samples),
+        Goal("no swarm of honest trackers split from 60 s on", f"{split} of {late[-1].swarms} at most", not split),
+    ]
+    return Outcome("hostile", seed, arguments, world, goals)
+
+
+async def partition(arguments: Arguments, seed: int) -> Outcome:
+    """Small swarms; for two minutes, nothing passes between two halves of the trackers."""
+    arguments = _with_defaults(arguments, trackers=30, infohashes=100, peers=1, churn=0.2, seconds=360.0)
+    world = _world(arguments)
+    await world.start()
+    peers = [
+        world.add_peer(info_hash, tracker)
+        for info_hash in infohashes(arguments.infohashes)
+        for tracker in random.sample(world.trackers, random.randint(*arguments.spread))
+        for _ in range(arguments.peers)
+    ]
+    await world.join(peers, 5.0)
+    await world.observe(60.0)
+    world.divide(2)
+    world.repeat_churn(arguments.churn)
+    await world.observe(180.0)
+    world.network.heal()
+    await world.observe(arguments.seconds)
+    late = [one for one in world.samples if one.seconds >= 240.0]
+    wait = max(one.wait for one in late)
+    linked = max(one.components for one in late)
+    goals = [
+        Goal("one component of links from a minute after healing on", f"{linked} at most", linked == 1),
+        Goal("nobody alone for more than 60 s from then on", f"{wait:.0f} s at most", wait <= 60.0),
+    ]
+    return Outcome("partition", seed, arguments, world, goals)
+
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    "small-swarms": small_swarms,
+    "popular": popular,
+    "cold": cold,
+    "hostile": hostile,
+    "partition": partition,
+}
 
 
 def _with_defaults(arguments: Arguments, **defaults: Any) -> Arguments:
@@ -141,5 +220,7 @@ def _with_defaults(arguments: Arguments, **defaults: Any) -> Arguments:
 
 
 def _world(arguments: Arguments) -> World:
-    conditions = Conditions(arguments.trackers, arguments.max_links, dht_rate=arguments.dht_rate, loss=arguments.loss)
+    conditions = Conditions(
+        arguments.trackers, arguments.max_links, arguments.dht_rate, loss=arguments.loss, hostile=arguments.hostile
+    )
     return World(conditions, Path(tempfile.mkdtemp(prefix="simulation-")))

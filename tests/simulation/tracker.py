@@ -28,11 +28,10 @@ from extensions.federation.exchange import Exchange
 from extensions.federation.extension import Federation
 from extensions.federation.link import Link
 from extensions.federation.mesh import Mesh
-from extensions.federation.transports import Transport
 from extensions.identity import KEY_FILE
 from extensions.trackers import TrackerEntry
 from tests.simulation.dht import Dht, DhtClient, NoNode
-from tests.simulation.network import Host, InMemoryChannel, Line, Network
+from tests.simulation.network import End, Host, InMemoryChannel, Line, Network
 from tests.simulation.peers import Home, PeerConnection, PeerOutbox
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
@@ -153,6 +152,9 @@ class _Endpoint:
 class Tracker(Host, Home):
     """One tracker. It can be started again after its end."""
 
+    is_hostile = False
+    federation_type: type[Federation] = Federation
+
     def __init__(
         self, number: int, network: Network, dht: Dht, disk: Disk, settings: Mapping[str, Any], rules: Rules, line: Line
     ) -> None:
@@ -163,17 +165,13 @@ class Tracker(Host, Home):
         self.disk = disk
         self.settings = dict(settings)
         """The section of the extension `federation`."""
-        self.connections: dict[PeerConnection, None] = {}
         self.starts = 0
-        self.is_silent = False
-        """Whether nothing that it sends arrives, because it was killed."""
-        self.on_started: Callable[[Tracker], None] = lambda _: None
-        """Called when the extensions have been made, before they start."""
         self._network = network
         self._dht = dht
         self._rules = rules
         self._tasks = BackgroundTasks()
         self._outbox = PeerOutbox()
+        self._connections: dict[PeerConnection, None] = {}
         self.hub: Hub
         self.federation: Federation
         self.failures: Counter[str] = Counter()
@@ -213,27 +211,25 @@ class Tracker(Host, Home):
     async def start(self) -> None:
         """Start; peers and other trackers can connect from now on."""
         self.starts += 1
-        self.is_silent = False
         settings = Settings.model_validate(
             {
                 "server": {"public_url": self.url, "state_dir": self.disk.directory},
                 "extensions": {"federation": {"enabled": True, **self.settings}, "dht": {"enabled": True}},
             }
         )
-        classes: dict[str, type[Extension]] = {"dht": DhtExtension, "federation": Federation}
+        classes: dict[str, type[Extension]] = {"dht": DhtExtension, "federation": self.federation_type}
         self._host = host = ExtensionHost(classes, settings)
         self._endpoint = _Endpoint()
         self.hub = Hub(self._rules, random.Random(random.random()).random, observer=host)
         endpoint: Any = self._endpoint
         host.load(self.hub, self._outbox, endpoint, CollectorRegistry())
         self.federation = cast(Federation, host.extensions["federation"])
-        self.federation.connect = self._connect
+        self.federation.connect = lambda url, _trusted: self.connect(url)
         finder = cast(DhtExtension, host.extensions["dht"])
         finder.make_service = self._make_service
         await host.prepare()
         self._tasks = BackgroundTasks(host.task_failures)
         self._tasks.repeat("expire_peers", EXPIRE_PERIOD, self._expire_peers)
-        self.on_started(self)
         self.is_up = True
         host.start()
 
@@ -252,7 +248,6 @@ class Tracker(Host, Home):
         """End without a word, as a killed process does."""
         cache = self.disk.cache
         self.is_up = False
-        self.is_silent = True
         self._network.cut(self.url)
         if self.service:
             self.service.client.close()
@@ -263,10 +258,19 @@ class Tracker(Host, Home):
         """Serve a link that another tracker has dialed."""
         self._tasks.start("accept", self._serve(channel))
 
+    async def connect(self, url: str) -> End:
+        """Dial another tracker."""
+        return await self._network.connect(self.url, url)
+
     def apply(self, connection: PeerConnection, message: Announce | Answer) -> None:
         """Apply a message of a local peer."""
-        self.connections[connection] = None
+        self._connections[connection] = None
         self.hub.apply(connection, message, time.monotonic(), self._outbox)
+
+    def disconnect(self, connection: PeerConnection) -> None:
+        """End the connection of a local peer."""
+        self._connections.pop(connection, None)
+        self.hub.close(connection)
 
     async def descriptor(self) -> Response:
         """Return the response at the path of the descriptor."""
@@ -280,9 +284,6 @@ class Tracker(Host, Home):
                 await self.mesh.accept(accepted)
         finally:
             channel.close(1000, CloseReason.CLOSED_BY_EXTENSION)
-
-    async def _connect(self, url: str, _trusted: bool) -> Transport:
-        return await self._network.connect(self.url, url)
 
     def _make_service(self, settings: DhtSettings, *arguments: Any, **options: Any) -> Any:
         return ModelledService(self._dht, self.disk, self.address, self._fetch, settings, *arguments, **options)
@@ -299,7 +300,7 @@ class Tracker(Host, Home):
         raise descriptor.DescriptorError("no answer")
 
     def _drop_peers(self) -> None:
-        connections, self.connections = self.connections, {}
+        connections, self._connections = self._connections, {}
         for connection in connections:
             self.hub.close(connection)
             connection.owner.lose()

@@ -3,12 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from tests.simulation.dht import UPLOAD_RATE, Dht
+from tests.simulation.hostile import HostileTracker, kinds
 from tests.simulation.measures import Sample, sample
 from tests.simulation.network import Line, Network
 from tests.simulation.peers import SimulatedPeer
@@ -32,6 +33,9 @@ class Conditions:
     dht_rate: float = UPLOAD_RATE
     dht_loss: float = 0.02
     loss: float = 0.0
+    """The share of lost packets on links."""
+    hostile: float = 0.0
+    """The share of hostile trackers."""
 
 
 class World:
@@ -50,12 +54,29 @@ class World:
         self.started = time.monotonic()
         self._directory = directory
         self._tasks: list[asyncio.Task[Any]] = []
+        hostile = iter(kinds(round(conditions.hostile * conditions.trackers)))
         settings = {"max_links": conditions.max_links} if conditions.max_links else {}
         for number in range(conditions.trackers):
             disk = Disk(directory / str(number))
             disk.write_key(random.getrandbits(64))
             line = Line(random.uniform(*LATENCY), loss=conditions.loss)
-            self.trackers.append(Tracker(number, self.network, self.dht, disk, settings, Rules(), line))
+            make: type[Tracker] = next(hostile, Tracker)
+            self.trackers.append(make(number, self.network, self.dht, disk, settings, Rules(), line))
+
+    @property
+    def honest(self) -> list[Tracker]:
+        """The trackers that are not hostile."""
+        return [tracker for tracker in self.trackers if not tracker.is_hostile]
+
+    @property
+    def hostile(self) -> list[HostileTracker]:
+        """The hostile trackers."""
+        return [tracker for tracker in self.trackers if isinstance(tracker, HostileTracker)]
+
+    @property
+    def now(self) -> float:
+        """The monotonic clock."""
+        return time.monotonic()
 
     @property
     def age(self) -> float:
@@ -92,7 +113,20 @@ class World:
     def repeat_restarts(self, per_minute: float) -> None:
         """Restart this share of the trackers each minute from now on, one in four by killing it."""
         if per_minute:
-            self._tasks.append(asyncio.ensure_future(self._restart_some(per_minute)))
+            self.run(self._restart_some(per_minute))
+
+    def repeat_churn(self, per_minute: float) -> None:
+        """Let this share of the peers leave each minute from now on, and another one join each one's swarm."""
+        if per_minute:
+            self.run(self._replace_some(per_minute))
+
+    def divide(self, parts: int) -> None:
+        """Part the trackers into so many sets between which nothing passes."""
+        self.network.divide({tracker.url: number % parts for number, tracker in enumerate(self.trackers)})
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine in the background until the end."""
+        self._tasks.append(asyncio.ensure_future(coroutine))
 
     async def observe(self, seconds: float, period: float = 5.0) -> None:
         """Take a sample at each period until the world has this age."""
@@ -105,7 +139,9 @@ class World:
         """Stop everything."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
         await asyncio.gather(*(tracker.stop() for tracker in self.trackers if tracker.is_up))
 
     async def _start(self, tracker: Tracker, within: float) -> None:
@@ -116,10 +152,20 @@ class World:
         period = 60.0 / (per_minute * len(self.trackers))
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5) * period)
-            up = [tracker for tracker in self.trackers if tracker.is_up]
+            up = [tracker for tracker in self.honest if tracker.is_up]
             if up:
-                restart = self.restart(random.choice(up), kill=random.random() < 0.25)
-                self._tasks.append(asyncio.ensure_future(restart))
+                self.run(self.restart(random.choice(up), kill=random.random() < 0.25))
+
+    async def _replace_some(self, per_minute: float) -> None:
+        while True:
+            present = [peer for peer in self.peers.values() if peer.is_present]
+            await asyncio.sleep(random.uniform(0.5, 1.5) * 60.0 / (per_minute * max(1, len(present))))
+            if present:
+                peer = random.choice(present)
+                peer.leave()
+                others = {one.home for one in self.swarms[peer.info_hash] if one.is_present}
+                free = [tracker for tracker in self.honest if tracker not in others]
+                self.add_peer(peer.info_hash, random.choice(free or self.honest)).join()
 
     def _on_meeting(self, peer: SimulatedPeer, other_id: str) -> None:
         self.network.traffic.note("met", peer.peer_id, other_id)
