@@ -9,7 +9,6 @@ from typing import Final
 
 from msgspec import Raw
 
-from tracker.core.outbox import Outbox
 from tracker.core.swarm import Connection, Peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Announce, Answer, Offer, OfferDescription
@@ -49,8 +48,8 @@ class Client:
         """Take notice that the connection has ended."""
 
 
-class PeerConnection(Connection):
-    """The connection of one client with one tracker."""
+class PeerConnection:
+    """The connection of one client with one tracker: a `tracker.core.swarm.Connection`."""
 
     def __init__(self, owner: Client) -> None:
         self.owner = owner
@@ -74,8 +73,8 @@ class PeerConnection(Connection):
     def ping(self) -> None: ...
 
 
-class PeerOutbox(Outbox):
-    """Gives the hub's messages to the simulated peers."""
+class PeerOutbox:
+    """Gives the hub's messages to the simulated peers: a `tracker.core.outbox.Outbox`."""
 
     def reply(self, connection: Connection, info_hash: str, interval: int, complete: int, incomplete: int) -> None:
         assert isinstance(connection, PeerConnection)

@@ -1,5 +1,6 @@
 """The scenarios: each makes a world, lets it live, and states its goals."""
 
+import asyncio
 import random
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -206,12 +207,53 @@ async def partition(arguments: Arguments, seed: int) -> Outcome:
     return Outcome("partition", seed, arguments, world, goals)
 
 
+async def life(arguments: Arguments, seed: int) -> Outcome:
+    """A few trackers in short: restarts, a kill, a new key, a partition, and newcomers."""
+    arguments = _with_defaults(arguments, trackers=10, infohashes=30, peers=1)
+    world = _world(arguments)
+    hashes = infohashes(arguments.infohashes)
+    goals: list[Goal] = []
+
+    async def settle(after: str) -> None:
+        """Give a minute, and then see whether the promise holds."""
+        await world.observe(world.age + 55.0)
+        end = world.samples[-1]
+        measured = f"{end.lonely} of {end.peers} peers, {end.split} of {end.swarms} swarms"
+        goals.append(Goal(f"nobody alone and no swarm split {after}", measured, not (end.lonely or end.split)))
+
+    async def join(count: int) -> None:
+        peers = [
+            world.add_peer(info_hash, tracker)
+            for info_hash in hashes
+            for tracker in random.sample(world.trackers, count)
+        ]
+        await world.join(peers, 5.0)
+
+    await world.start()
+    await join(random.randint(*arguments.spread))
+    await settle("a minute after joining")
+    await asyncio.gather(
+        world.restart(world.trackers[0]),
+        world.restart(world.trackers[1], kill=True),
+        world.restart(world.trackers[2], new_key=True),
+    )
+    await settle("a minute after restarts")
+    world.divide(2)
+    await world.observe(world.age + 60.0)
+    world.network.heal()
+    await settle("a minute after a partition")
+    await join(1)
+    await settle("a minute after newcomers")
+    return Outcome("life", seed, arguments, world, goals)
+
+
 SCENARIOS: Final[dict[str, Scenario]] = {
     "small-swarms": small_swarms,
     "popular": popular,
     "cold": cold,
     "hostile": hostile,
     "partition": partition,
+    "life": life,
 }
 
 
