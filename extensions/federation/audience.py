@@ -174,7 +174,7 @@ class Audience:
             self._tell(neighbour, [one for one in swarms if one.info_hash in told and self._is_open(one)], False)
             await asyncio.sleep(0)
         thin, self._thin = self._thin, set()
-        for info_hash in thin:
+        for info_hash in sorted(thin):
             self._widen(info_hash)
         self._exchange_neighbours()
         await self._renew()

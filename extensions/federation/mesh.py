@@ -102,7 +102,7 @@ class Mesh:
         self._budget = Budget(MAX_FILTERS, settings.max_links)
         self._turns = Turns()
         self._connect = connect or Dialer().connect
-        self._dialing: set[asyncio.Task[Any] | None] = set()
+        self._dialing: dict[asyncio.Task[Any] | None, None] = {}
         self._closing = asyncio.Event()
         self._log = structlog.get_logger().bind(extension="federation")
 
@@ -143,11 +143,11 @@ class Mesh:
     async def connecting(self) -> AsyncIterator[None]:
         """Let `stop` cancel the current task until it has a link."""
         task = asyncio.current_task()
-        self._dialing.add(task)
+        self._dialing[task] = None
         try:
             yield
         finally:
-            self._dialing.discard(task)
+            self._dialing.pop(task, None)
 
     async def connect(self, url: str, trusted: bool) -> Transport | Ended:
         """Connect to a tracker. Return why that has failed, if it has."""

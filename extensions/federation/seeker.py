@@ -199,7 +199,7 @@ class Seeker:
             # If that changes, `on_change` is called.
             return
         entries = self._swarms.entries(info_hash)
-        known = {entry.tracker_id for entry in entries}
+        known = dict.fromkeys(entry.tracker_id for entry in entries)
         search.tried = {tracker_id: since for tracker_id, since in search.tried.items() if tracker_id in known}
         for tracker_id in known:
             if tracker_id in self._links and tracker_id not in search.tried:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from extensions.federation.reasons import EndReason
 from extensions.federation.handshake import LinkError
+from extensions.federation.reasons import EndReason
 from extensions.federation.transports import Dialed
 
 
