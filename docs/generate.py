@@ -399,7 +399,6 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
         ("age after which a link that ends counts as a success", f"{backoffs.LASTING:g} s", ""),
         ("age below which a second link does not mean that the first is dead", f"{mesh.YOUNG:g} s", ""),
         ("time after which a link counts as unused", f"{room.UNUSED:g} s", "may be replaced"),
-        ("trial: age after which offers without an answer are no use", f"{room.TRIAL:g} s", ""),
         ("time without a common swarm (`idle_timeout`)", f"{settings.idle_timeout:g} s", "see Room"),
     ]
 

@@ -306,7 +306,6 @@ class Federation(Extension):
         elif isinstance(event, Offered):
             exchange.on_offers(link, event.info_hash, event.peer_id, event.offers)
         elif isinstance(event, Answer):
-            link.account.last_used = time.monotonic()
             exchange.on_answer(link, event)
         elif isinstance(event, Refused):
             exchange.on_refused(link, event.info_hash, event.peer_id, event.offer_ids, event.known)

@@ -1,7 +1,7 @@
 """Which link gives way to a new one when no more links are allowed (sans I/O; times are seconds on a monotonic clock).
 
-A link that is used stays, whatever other trackers do: new ids cost nothing. A link counts as used while answers pass
-over it, and for a short time after offers or answers, or after it has opened.
+A link that is used stays, whatever other trackers do: new ids cost nothing. A link is used when two peers meet over it
+that had not met over it before: peers of small swarms make offers again and again to those that they have met.
 """
 
 from collections.abc import Iterable
@@ -9,12 +9,9 @@ from typing import Final
 
 from extensions.federation.link import Link
 
-UNUSED: Final = 30.0
-"""Seconds without an offer or an answer after which a link may be replaced by one that has a common swarm. A new link
+UNUSED: Final = 15.0
+"""Seconds without a new meeting of peers after which a link may be replaced by one that has a common swarm. A new link
 that was opened for a common swarm is not replaced earlier, either."""
-
-TRIAL: Final = 120.0
-"""Seconds after which offers no longer keep a link that has never carried an answer: anyone can claim common swarms."""
 
 
 def has_common(link: Link, now: float) -> bool:
@@ -34,13 +31,5 @@ def weakest(links: Iterable[Link], now: float, common: bool) -> Link | None:
         return min(idle, key=lambda link: link.account.last_shared)
     if not common:
         return None
-    unused = [link for link in links if now - last_used(link, now) > UNUSED]
-    return min(unused, key=lambda link: last_used(link, now), default=None)
-
-
-def last_used(link: Link, now: float) -> float:
-    """Return when a link was used last, or opened."""
-    counters = link.account.counters
-    if not (counters["answers_in"] or counters["answers_out"]) and now - link.opened_at > TRIAL:
-        return link.opened_at
-    return link.account.last_used
+    unused = [link for link in links if now - link.account.last_used > UNUSED]
+    return min(unused, key=lambda link: link.account.last_used, default=None)

@@ -109,7 +109,8 @@ class Seeker:
         self._heap: list[tuple[float, str]] = []
         """The times of all searches. Those that are no longer valid are dropped when it is their turn."""
 
-    def __len__(self) -> int:
+    @property
+    def searches(self) -> int:
         """Swarms with known trackers."""
         return len(self._searches)
 
