@@ -96,9 +96,14 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def sight(tracker: Any, url: str, info_hash: str = RENDEZVOUS.decode("latin-1")) -> str:
     """Have the DHT name a tracker; its id."""
-    named = tracker_id(Ed25519PrivateKey.generate())
-    tracker.extension("federation").on_sighting(info_hash, Sighting(TrackerEntry(named, 2**40, url, bytes(64)), "r0"))
-    return named
+    entry = entry_of(url)
+    tracker.extension("federation").on_sighting(info_hash, Sighting(entry, "r0"))
+    return entry.tracker_id
+
+
+def entry_of(url: str) -> TrackerEntry:
+    """Return the entry of a new tracker."""
+    return TrackerEntry(tracker_id(Ed25519PrivateKey.generate()), 2**40, url, bytes(64))
 
 
 def hostile_urls(port: int) -> list[str]:
@@ -126,7 +131,7 @@ async def test_private_addresses_are_never_dialed(federate: Federate, listener: 
     mesh = tracker.extension("federation").mesh
     urls = hostile_urls(listener.port)
     for url in urls:
-        sight(tracker, url)
+        assert tracker.extension("federation").pursuits.want(entry_of(url))
     await eventually(lambda: mesh.ended.total() >= len(urls))
     assert mesh.ended["forbidden_address"] + mesh.ended["unreachable"] == len(urls)
     # Some that are no addresses here are unknown names.
