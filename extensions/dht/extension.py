@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from extensions.dht.metrics import DhtCollector
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import sign_entry
 from extensions.dht.settings import DhtSettings
 from extensions.dht.swarm_keys import SwarmKeys
+from extensions.entries import sign_entry
 from extensions.identity import own_key
 from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, TrackerEntry, is_url
 from tracker.extension import (

@@ -11,9 +11,9 @@ from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import announce_hash
 from extensions.dialing import is_public, network_of
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tracker.extension import ExpiringMap
 

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
 from extensions.dht.records.slots import decode_slot, encode_slot
+from extensions.entries import Rejected, sign_entry
 from extensions.trackers import RENDEZVOUS, is_url
 from tests.vectors import DOCUMENT, read_vectors
 
