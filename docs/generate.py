@@ -18,6 +18,7 @@ from extensions.dht.records import descriptor, entry, slots
 from extensions.federation import (
     admission,
     backoffs,
+    discovery,
     exchange,
     ledger,
     limits,
@@ -374,7 +375,7 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
         ),
         (
             "links without a common swarm that a tracker dials",
-            f"at least {federation_extension.MIN_ADVANCE}, and 1/{federation_extension.ADVANCE_SHARE} of `max_links`",
+            f"at least {discovery.MIN_ADVANCE}, and 1/{discovery.ADVANCE_SHARE} of `max_links`",
             "only common swarms are a reason to dial",
         ),
         ("time for resolving a name", f"{dialing.TIMEOUT:g} s", "`unreachable`"),

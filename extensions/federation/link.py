@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +16,7 @@ from extensions.federation.reasons import NO_FEDERATION, Dropped, EndReason
 from extensions.federation.session import Session, State
 from extensions.federation.transports import Transport
 from extensions.federation.wire import SOFT_FRAME, fits
+from extensions.trackers import TrackerEntry
 from tracker.extension import Answer, Offer, TokenBucket
 
 HANDSHAKE_TIMEOUT: Final = 10.0
@@ -201,6 +202,14 @@ class Link(Neighbour):
 
     def answer(self, answer: Answer) -> None:
         self.post(self.session.answer(answer))
+
+    def seek(self, info_hash: str) -> None:
+        """Ask for other trackers of an open swarm; of any, if `info_hash` is empty."""
+        self.post(self.session.seek(info_hash))
+
+    def name_trackers(self, info_hash: str, entries: Sequence[TrackerEntry]) -> None:
+        """Name trackers of an open swarm, or descriptors if `info_hash` is empty."""
+        self.post(self.session.trackers(info_hash, entries))
 
     async def _read(self) -> LinkError:
         arriving = TokenBucket(BYTES_PER_SECOND, BYTES_BURST, time.monotonic())

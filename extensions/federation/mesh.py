@@ -52,9 +52,10 @@ Connect = Callable[[str, bool], Awaitable[Transport]]
 class Mesh:
     """The links of this tracker.
 
-    `on_event` is called with each event of an open link, first `Opened`; `on_end` once when a link that was open has
-    ended. `task_failures` counts the background tasks that fail, by name. `connect` makes the connections of dialed
-    links, by default WebSockets. `swarms` are those that are open here.
+    `on_event` is called with each event of an open link, first `Opened`; `on_end` once when a link that was open
+    has ended; `on_no_room` with each link that is about to end because there is no room for it. `task_failures`
+    counts the background tasks that fail, by name. `connect` makes the connections of dialed links, by default
+    WebSockets. `swarms` are those that are open here.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Mesh:
         public_url: str,
         on_event: Callable[[Link, LinkEvent], None],
         on_end: Callable[[Link], None],
+        on_no_room: Callable[[Link], None],
         task_failures: Counter[str] | None = None,
         connect: Connect | None = None,
         swarms: OwnSwarms | None = None,
@@ -90,6 +92,7 @@ class Mesh:
         self._idle_timeout = settings.idle_timeout
         self._on_event = on_event
         self._on_end = on_end
+        self._on_no_room = on_no_room
         self._handshakes: Counter[str] = Counter()
         """Accepted links in handshake, by network."""
         self._nonces: set[bytes] = set()
@@ -299,8 +302,10 @@ class Mesh:
             weakest = self._weakest(bool(link.wanted))
             self._note_full()
             if weakest is None:
+                self._on_no_room(link)
                 link.end(EndReason.TOO_MANY_LINKS)
                 return False
+            self._on_no_room(weakest)
             self._evict(weakest, EndReason.IDLE)
         self.links[tracker_id] = link
         self.opened[link.direction] += 1

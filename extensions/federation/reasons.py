@@ -80,6 +80,18 @@ class Ended:
 _REASONS: Final = frozenset(reason.value for reason in EndReason)
 
 
+class Gossip(StrEnum):
+    """What became of messages about other trackers."""
+
+    SEEK_IN = "seek_in"
+    SEEK_OUT = "seek_out"
+    TRACKERS_IN = "trackers_in"
+    TRACKERS_OUT = "trackers_out"
+    LEARNED = "learned"
+    TOO_FAST = "too_fast"
+    NOT_ASKED_FOR = "not_asked_for"
+
+
 class Dropped(StrEnum):
     """Why a part of a message that came over a link, or was meant for one, was dropped."""
 

@@ -30,6 +30,9 @@ MAX_FAILURES: Final = 16
 """Trackers of a swarm that cannot be linked, beyond which dials for the swarm are less urgent than others."""
 
 
+MAX_FRESH: Final = 16
+"""Entries of one swarm, of those found last, that are not forgotten for others that end later."""
+
 MAX_STALE: Final = 1000
 """Times in the heap that are no longer valid, besides one for each swarm."""
 
@@ -51,7 +54,7 @@ class Swarms(Protocol):
         """Return whether a swarm is open here."""
         ...
 
-    def entries(self, info_hash: str) -> Sequence[TrackerEntry]:
+    def known(self, info_hash: str) -> Sequence[TrackerEntry]:
         """Return the valid entries of other trackers for an infohash."""
         ...
 
@@ -67,11 +70,13 @@ class Swarms(Protocol):
 class _Search:
     """The state of one swarm."""
 
-    __slots__ = ("again_at", "due", "failures", "has_news", "is_large", "rounds", "tried")
+    __slots__ = ("again_at", "due", "failures", "fresh", "has_news", "is_large", "rounds", "tried")
 
     def __init__(self) -> None:
         self.tried: dict[str, float] = {}
         """When known trackers were dialed or found linked, by tracker id, unless they are to be dialed again."""
+        self.fresh: dict[str, TrackerEntry] = {}
+        """The entries that were found last, by tracker id. The table of known ones may be full of others."""
         self.has_news = True
         """Whether a tracker may be known that was not tried."""
         self.is_large = False
@@ -125,14 +130,18 @@ class Seeker:
             heapq.heappop(self._heap)
         return inf
 
-    def on_entry(self, info_hash: str, now: float) -> None:
-        """Take notice that an entry of a tracker has become known for an infohash, or entries when a swarm opens."""
+    def on_entry(self, info_hash: str, entry: TrackerEntry | None, now: float) -> None:
+        """Take notice that an entry of a tracker has become known for an infohash; None: entries when a swarm opens."""
         if info_hash != RENDEZVOUS_TEXT and not self._swarms.is_open(info_hash):
             return
         search = self._searches.get(info_hash)
         if search is None:
             search = self._searches[info_hash] = _Search()
         search.has_news = True
+        if entry:
+            search.fresh[entry.tracker_id] = entry
+            if len(search.fresh) > MAX_FRESH:
+                del search.fresh[next(iter(search.fresh))]
         self._schedule(info_hash, search, now)
 
     def swarm_closed(self, info_hash: str) -> None:
@@ -199,15 +208,14 @@ class Seeker:
         if search.is_large and degree >= enough:
             # If that changes, `on_change` is called.
             return
-        entries = self._swarms.entries(info_hash)
-        known = dict.fromkeys(entry.tracker_id for entry in entries)
+        known = {entry.tracker_id: entry for entry in self._swarms.known(info_hash)} | search.fresh
         search.tried = {tracker_id: since for tracker_id, since in search.tried.items() if tracker_id in known}
         for tracker_id in known:
             if tracker_id in self._links and tracker_id not in search.tried:
                 search.tried[tracker_id] = now
-        left = [entry for entry in entries if entry.tracker_id not in search.tried]
+        left = [entry for tracker_id, entry in known.items() if tracker_id not in search.tried]
         search.has_news = False
-        search.is_large = info_hash == RENDEZVOUS_TEXT or len(entries) > ALL
+        search.is_large = info_hash == RENDEZVOUS_TEXT or len(known) > ALL
         most = len(left)
         if search.is_large:
             most = enough - degree - sum(since > now - SETTLING for since in search.tried.values())
