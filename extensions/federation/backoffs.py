@@ -17,7 +17,9 @@ MAX_BACKOFF: Final = 300.0
 up to the last number."""
 
 ATTEMPTS: Final = 8
-"""Dials of a tracker that is not reached. After these it is dialed only if it is found again, or a swarm is lonely."""
+FIRST_ATTEMPTS: Final = 3
+"""Dials of a tracker that is not reached, and of one with which there was no link yet. After these it is dialed only if
+it is found again, or a swarm is lonely."""
 
 LASTING: Final = 60.0
 """Seconds after which a link that ends does not count as a failed attempt."""
@@ -72,6 +74,7 @@ class _Past:
     refusals: int = 0
     """Those that it refused for want of room since then."""
     ready: float = 0.0
+    was_linked: bool = False
 
 
 class Backoffs:
@@ -94,7 +97,7 @@ class Backoffs:
     def is_exhausted(self, tracker_id: str, now: float) -> bool:
         """Return whether a tracker was not reached so often that it is given up."""
         past = self._past.get(tracker_id, now)
-        return past is not None and past.attempts >= ATTEMPTS
+        return past is not None and past.attempts >= (ATTEMPTS if past.was_linked else FIRST_ATTEMPTS)
 
     def note(self, entry: TrackerEntry, ended: Ended, now: float) -> float:
         """Note the end of a link that was dialed, or of an attempt. Return when the tracker may be dialed again."""
@@ -105,6 +108,7 @@ class Backoffs:
         past = self._past.get(entry.tracker_id, now) or _Past()
         if ended.lasted is not None and ended.lasted > LASTING:
             past = _Past()
+        past.was_linked |= ended.lasted is not None
         if verdict is Verdict.OVER:
             self._past.pop(entry.tracker_id)
             return now

@@ -90,6 +90,7 @@ class Gossip(StrEnum):
     LEARNED = "learned"
     TOO_FAST = "too_fast"
     NOT_ASKED_FOR = "not_asked_for"
+    NO_CREDIT = "no_credit"
 
 
 class Dropped(StrEnum):

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from extensions.federation.reasons import Gossip
 from extensions.federation.wire import MAX_TRACKERS
 from extensions.trackers import TrackerEntry
-from tracker.extension import TokenBucket
+from tracker.extension import ExpiringMap, TokenBucket
 
 PERIOD: Final = 60.0
 """Seconds between two questions for trackers of any swarm, and at least between two questions about one swarm."""
@@ -33,6 +33,15 @@ ASKS_BURST: Final = 50.0
 ANSWERS_PER_SECOND: Final = 1.0
 ANSWERS_BURST: Final = 50.0
 """The token bucket for answers to one neighbour. Its questions beyond it are ignored."""
+
+CREDIT: Final = 20.0
+CREDIT_PER_SECOND: Final = 1 / 60
+"""The token bucket for trackers that are learned from one neighbour. Those that could be linked are given back: so a
+neighbour that names trackers which do not exist soon causes few dials."""
+
+MAX_TOLD: Final = 10_000
+TOLD_FOR: Final = 600.0
+"""Trackers of which it is remembered who has named them, and for how many seconds."""
 
 OWN_PERIOD: Final = 3600.0
 """Seconds after which neighbours are told the own descriptor again. It lives for twice that time."""
@@ -74,6 +83,8 @@ class _Relation:
         self.asking = TokenBucket(ANSWERS_PER_SECOND, ANSWERS_BURST, now)
         """The other side answers no more than this."""
         self.telling = TokenBucket(1 / PERIOD, OWN_BURST, now)
+        self.credit = TokenBucket(CREDIT_PER_SECOND, CREDIT, now)
+        """The trackers that are learned from it."""
         # A tracker for which there is no room is told of others without having asked.
         self.asked = Counter(["", *peer.wanted])
         """The answers that are expected, by infohash."""
@@ -110,6 +121,9 @@ class Referrals:
         self._sample = sample
         self._uniform = uniform
         self._relations: dict[Peer, _Relation] = {}
+        self._by_id: dict[str, _Relation] = {}
+        self._told_by: ExpiringMap[str, str] = ExpiringMap(TOLD_FOR, MAX_TOLD)
+        """The neighbour that has named a tracker, until there is a link with the tracker. Both are tracker ids."""
         self._asking = TokenBucket(ASKS_PER_SECOND, ASKS_BURST, now)
         self._next_general = now + uniform(0, PERIOD)
         self._next_own = now + OWN_PERIOD
@@ -122,12 +136,18 @@ class Referrals:
 
     def on_opened(self, peer: Peer, now: float) -> None:
         """Take notice of a new neighbour, and tell it the own descriptor."""
-        relation = self._relations[peer] = _Relation(peer, now)
+        relation = self._relations[peer] = self._by_id[peer.tracker_id] = _Relation(peer, now)
+        teller = self._by_id.get(self._told_by.pop(peer.tracker_id) or "")
+        if teller:
+            # A negative amount is given back.
+            teller.credit.take(-1, now)
         self._name_itself(peer, relation)
 
     def on_closed(self, peer: Peer) -> None:
         """Take notice that a link has ended."""
-        self._relations.pop(peer, None)
+        relation = self._relations.pop(peer, None)
+        if relation and self._by_id.get(peer.tracker_id) is relation:
+            del self._by_id[peer.tracker_id]
 
     def refer(self, peer: Peer) -> None:
         """Name other trackers to one for which there is no room: for the swarms that it wants, or else any."""
@@ -166,11 +186,15 @@ class Referrals:
             self.counters[Gossip.NOT_ASKED_FOR] += 1
             return
         relation.asked[info_hash] -= 1
-        new = sum(self._store.learn(info_hash, entry) for entry in entries if entry.tracker_id != self._own_id)
-        self.counters[Gossip.LEARNED] += new
-        if new and info_hash in self._waits:
-            # There are probably more.
-            self._waits[info_hash] = PERIOD
+        for entry in entries:
+            if entry.tracker_id == self._own_id or entry.tracker_id in self._by_id:
+                continue
+            if relation.credit.take(0, now):
+                self.counters[Gossip.NO_CREDIT] += 1
+            elif self._store.learn(info_hash, entry):
+                self.counters[Gossip.LEARNED] += 1
+                relation.credit.take(1, now)
+                self._told_by.put(entry.tracker_id, peer.tracker_id, now)
 
     # Questions
 
