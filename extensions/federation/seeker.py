@@ -120,6 +120,11 @@ class Seeker:
         return len(self._searches)
 
     @property
+    def waiting(self) -> int:
+        """Times that are stored, valid or not."""
+        return len(self._heap)
+
+    @property
     def next_due(self) -> float:
         """When `look` has something to do; infinity if never."""
         while self._heap:

@@ -6,6 +6,7 @@ import pytest
 
 from extensions.federation.backoffs import (
     ATTEMPTS,
+    FIRST_ATTEMPTS,
     FIRST_BACKOFF,
     FIRST_REFUSED,
     LASTING,
@@ -48,11 +49,14 @@ def waits(backoffs: Backoffs, *ends: Ended) -> list[float]:
 
 def test_a_tracker_that_is_not_reached_has_some_attempts(backoffs: Backoffs) -> None:
     assert waits(backoffs, *[LOST] * 12) == [min(MAX_BACKOFF, FIRST_BACKOFF * 2**n) for n in range(12)]
-    other = Backoffs(lambda _, most: most)
-    waits(other, *[LOST] * (ATTEMPTS - 1))
-    assert not other.is_exhausted(entry().tracker_id, 1000)
-    waits(other, LOST)
-    assert other.is_exhausted(entry().tracker_id, 1000)
+
+
+@pytest.mark.parametrize(("ends", "attempts"), [([], FIRST_ATTEMPTS), ([Ended(EndReason.LOST, lasted=99.0)], ATTEMPTS)])
+def test_a_tracker_that_was_linked_has_more_attempts(backoffs: Backoffs, ends: list[Ended], attempts: int) -> None:
+    waits(backoffs, *ends, *[LOST] * (attempts - 1 - len(ends)))
+    assert not backoffs.is_exhausted(entry().tracker_id, 1000)
+    waits(backoffs, LOST)
+    assert backoffs.is_exhausted(entry().tracker_id, 1000)
 
 
 def test_a_full_tracker_is_left_alone_for_longer_each_time_and_is_never_given_up(backoffs: Backoffs) -> None:
