@@ -10,10 +10,11 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Final
 
-from extensions.federation.audience import Audience, Sample
+from extensions.federation.audience import Audience, CallLater, Sample
 from extensions.federation.events import Interest
 from extensions.federation.filters import OwnSwarms
 from extensions.federation.ledger import OfferKey
@@ -60,6 +61,10 @@ REFUSED_FOR: Final = 30.0
 """The same for a neighbour that does not say why it has refused an offer of the peer."""
 
 
+def _call_later(seconds: float, function: Callable[[], None]) -> object:
+    return asyncio.get_running_loop().call_later(seconds, function)
+
+
 class Exchange:
     """Connects the swarms of `tracker` with the neighbours that were added.
 
@@ -75,6 +80,7 @@ class Exchange:
         swarms: OwnSwarms | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sample: Sample = random.sample,
+        call_later: CallLater = _call_later,
     ) -> None:
         self.dropped: Counter[Dropped] = Counter()
         """Answers for neighbours that are gone."""
@@ -82,7 +88,10 @@ class Exchange:
         self._id = tracker_id
         self._is_trusted = is_trusted
         self._monotonic = monotonic
-        self._audience = Audience(OwnSwarms() if swarms is None else swarms, sample, monotonic)
+        self._call_later = call_later
+        self._audience = Audience(
+            OwnSwarms() if swarms is None else swarms, self._give_up, sample, monotonic, call_later
+        )
         self._yielding: dict[RemoteMember, list[str]] = {}
         """Marks of newcomers behind remote members, while their trackers may make their offers first."""
         self._routes = Routes()
@@ -200,10 +209,10 @@ class Exchange:
             self._end_common(neighbour, info_hash)
             return
         if interest.is_new:
-            excess = self._audience.begin_common(neighbour, info_hash, interest.reply)
-            if excess:
-                excess.leave_swarm(info_hash)
-                self._end_common(excess, info_hash)
+            self._audience.begin_common(neighbour, info_hash, interest.reply)
+            if info_hash not in neighbour.account.told:
+                # The swarm has enough neighbours.
+                return
         if neighbour.knows_marks and marks is None and complete + incomplete <= MAX_PRESENT:
             # The marks follow. Until then any of these peers may be a local one.
             return
@@ -230,7 +239,7 @@ class Exchange:
             self._yielding[member] += newcomers
         else:
             self._yielding[member] = newcomers
-            asyncio.get_running_loop().call_later(YIELD_TO, self._end_yielding, member)
+            self._call_later(YIELD_TO, partial(self._end_yielding, member))
 
     def on_offers(self, neighbour: Neighbour, info_hash: str, peer_id: str, offers: list[Offer]) -> None:
         """Give the offers of a remote peer to local peers, and refuse those that are left over."""
@@ -332,6 +341,10 @@ class Exchange:
             if member and self._tracker.swarms.get(info_hash) is not member.swarm:
                 del members[info_hash]
         self._audience.swarm_closed(swarm)
+
+    def _give_up(self, neighbour: Neighbour, info_hash: str) -> None:
+        neighbour.leave_swarm(info_hash)
+        self._end_common(neighbour, info_hash)
 
     def _end_common(self, neighbour: Neighbour, info_hash: str) -> None:
         self._audience.end_common(neighbour, info_hash)
