@@ -350,6 +350,7 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
         ("neighbours of a swarm", f"{audience.MANY}", "for each new one, another one is given up"),
         ("time until a chosen neighbour of a popular swarm is exchanged for another", f"{audience.EXCHANGE:g} s", ""),
         ("swarms that are told to a neighbour in one turn", f"{audience.MAX_ENGAGED}", "are told in the next turn"),
+        ("filters that are looked at for these", f"{audience.MAX_LOOKED}", "are looked at in the next turn"),
         ("offers from one link", rate(neighbour.OFFERS_PER_SECOND, neighbour.OFFERS_BURST), "are refused"),
         (
             "offers from all links given to one peer",
