@@ -23,8 +23,12 @@ SMALL: Final = 16
 FEW: Final = 6
 ENOUGH: Final = 8
 MANY: Final = 24
-"""Otherwise so many neighbours (`ENOUGH`) are told first. With less than `FEW` common neighbours left, others are told.
-Above `MANY`, one is given up for each new one. With such bounds, as those of gossipsub, a random graph is connected."""
+"""Otherwise so many neighbours (`ENOUGH`) are chosen. With less than `FEW` of these left, others are chosen as well.
+Above `MANY` common neighbours, one that has not been chosen is given up for each new one. With such bounds, as those of
+gossipsub, a random graph is connected; and neighbours that come by themselves cannot take all places."""
+
+EXCHANGE: Final = 300.0
+"""Seconds until a chosen neighbour is exchanged for another one, in swarms with more than `SMALL` neighbours."""
 
 GATHER: Final = 1.0
 """Seconds from one message about newly opened swarms to the next."""
@@ -46,15 +50,24 @@ Sample = Callable[[Sequence[Neighbour], int], list[Neighbour]]
 
 
 class Audience:
-    """The neighbours, and what each of them is told of the swarms in `swarms`."""
+    """The neighbours, and the parts of the state of `swarms` that each of them is told.
+
+    `give_up` is called to end the exchange for a swarm with a neighbour. It must call `end_common`.
+    """
 
     def __init__(
-        self, swarms: OwnSwarms, sample: Sample, monotonic: Callable[[], float], call_later: CallLater
+        self,
+        swarms: OwnSwarms,
+        give_up: Callable[[Neighbour, str], None],
+        sample: Sample,
+        monotonic: Callable[[], float],
+        call_later: CallLater,
     ) -> None:
         self.neighbours: dict[Neighbour, None] = {}
         self.open: dict[str, Swarm] = {}
         """The swarms of which neighbours know, by infohash. The tracker itself may be a moment ahead."""
         self._swarms = swarms
+        self._give_up = give_up
         self._sample = sample
         self._monotonic = monotonic
         self._call_later = call_later
@@ -62,8 +75,12 @@ class Audience:
         """The neighbours that were told the numbers of a swarm, by infohash."""
         self._common: dict[str, dict[Neighbour, None]] = {}
         """The neighbours for which a swarm is common, by infohash."""
+        self._chosen: dict[str, dict[Neighbour, None]] = {}
+        """The neighbours that this tracker has told first, by infohash."""
         self._thin: set[str] = set()
-        """Infohashes of swarms that have lost a common neighbour and have few."""
+        """Infohashes of swarms that have lost a common neighbour."""
+        self._exchanges: dict[str, float] = {}
+        """When a chosen neighbour is exchanged for another one, by infohash."""
         self._dirty: dict[Swarm, None] = {}
         self._just_told: dict[Swarm, State] = {}
         """The state that neighbours were told when a swarm opened, until the next `tell_changes`."""
@@ -159,6 +176,7 @@ class Audience:
         thin, self._thin = self._thin, set()
         for info_hash in sorted(thin):
             self._widen(info_hash)
+        self._exchange_neighbours()
         await self._renew()
 
     # Neighbours that have the same swarms
@@ -180,45 +198,75 @@ class Audience:
             if told < ENOUGH or (told < SMALL and self.candidates(info_hash) <= SMALL):
                 chosen.append(swarm)
         if chosen:
-            self._tell(neighbour, chosen, False)
+            self._choose(neighbour, chosen)
 
-    def begin_common(self, neighbour: Neighbour, info_hash: str, reply: bool) -> Neighbour | None:
+    def begin_common(self, neighbour: Neighbour, info_hash: str, reply: bool) -> None:
         """Note that a neighbour has told its numbers of an open swarm. It is told those of this tracker, if necessary.
 
-        `reply`: it has these already. Return the neighbour to give up instead, if the swarm has too many.
+        `reply`: it has these already. If the swarm has too many neighbours now, one is given up.
         """
         common = self._common.setdefault(info_hash, {})
         common[neighbour] = None
         if not (reply and info_hash in neighbour.account.told):
             self._tell(neighbour, [self.open[info_hash]], True)
-        others = [one for one in common if one is not neighbour]
-        return self._sample(others, 1)[0] if len(others) >= MANY else None
+        if len(common) > SMALL:
+            self._exchanges.setdefault(info_hash, self._monotonic() + EXCHANGE)
+        if len(common) > MANY:
+            chosen = self._chosen.get(info_hash, {})
+            others = [one for one in common if one is not neighbour and one not in chosen]
+            self._give_up((self._sample(others, 1) if others else [neighbour])[0], info_hash)
 
     def end_common(self, neighbour: Neighbour, info_hash: str) -> None:
         """Note that a neighbour does not exchange offers of a swarm any more."""
         neighbour.account.told.discard(info_hash)
-        for table in (self._told, self._common):
+        for table in (self._told, self._common, self._chosen):
             if info_hash in table:
                 table[info_hash].pop(neighbour, None)
                 if not table[info_hash]:
                     del table[info_hash]
-        if info_hash in self.open and self.degree(info_hash) < FEW:
+        if info_hash in self.open:
             self._thin.add(info_hash)
 
     def _is_open(self, swarm: Swarm) -> bool:
         return self.open.get(swarm.info_hash) is swarm
 
     def _widen(self, info_hash: str) -> None:
+        """Choose others, if few of the chosen neighbours are left."""
         swarm = self.open.get(info_hash)
-        if swarm and self.degree(info_hash) < FEW:
-            tag = self._swarms.tag_of(info_hash)
-            others = [one for one in self.neighbours if info_hash not in one.account.told and one.may_have(tag)]
-            self._engage(swarm, others)
+        if swarm and len(self._chosen_common(info_hash)) < FEW:
+            self._engage(swarm, self._others(info_hash))
+
+    def _exchange_neighbours(self) -> None:
+        """In popular swarms, choose another neighbour in place of one, so that groups of trackers do not stay apart."""
+        now = self._monotonic()
+        for info_hash in [one for one, due in self._exchanges.items() if due <= now]:
+            del self._exchanges[info_hash]
+            swarm = self.open.get(info_hash)
+            if swarm is None or self.degree(info_hash) <= SMALL:
+                continue
+            self._exchanges[info_hash] = now + EXCHANGE
+            chosen, others = self._chosen_common(info_hash), self._others(info_hash)
+            if chosen and others:
+                self._give_up(self._sample(chosen, 1)[0], info_hash)
+                self._choose(self._sample(others, 1)[0], [swarm])
+
+    def _chosen_common(self, info_hash: str) -> list[Neighbour]:
+        common = self._common.get(info_hash, {})
+        return [one for one in self._chosen.get(info_hash, ()) if one in common]
+
+    def _others(self, info_hash: str) -> list[Neighbour]:
+        """Return the neighbours that may have a swarm and were not told of it."""
+        tag = self._swarms.tag_of(info_hash)
+        return [one for one in self.neighbours if info_hash not in one.account.told and one.may_have(tag)]
 
     def _engage(self, swarm: Swarm, others: list[Neighbour]) -> None:
-        chosen = others if len(others) <= SMALL else self._sample(others, ENOUGH)
-        for neighbour in chosen:
-            self._tell(neighbour, [swarm], False)
+        for neighbour in others if len(others) <= SMALL else self._sample(others, ENOUGH):
+            self._choose(neighbour, [swarm])
+
+    def _choose(self, neighbour: Neighbour, swarms: list[Swarm]) -> None:
+        for swarm in swarms:
+            self._chosen.setdefault(swarm.info_hash, {})[neighbour] = None
+        self._tell(neighbour, swarms, False)
 
     def _tell(self, neighbour: Neighbour, swarms: list[Swarm], reply: bool) -> None:
         """Tell a neighbour of the peers in open swarms: by marks if it understands these and the peers are few."""

@@ -89,7 +89,9 @@ class Exchange:
         self._is_trusted = is_trusted
         self._monotonic = monotonic
         self._call_later = call_later
-        self._audience = Audience(OwnSwarms() if swarms is None else swarms, sample, monotonic, call_later)
+        self._audience = Audience(
+            OwnSwarms() if swarms is None else swarms, self._give_up, sample, monotonic, call_later
+        )
         self._yielding: dict[RemoteMember, list[str]] = {}
         """Marks of newcomers behind remote members, while their trackers may make their offers first."""
         self._routes = Routes()
@@ -207,10 +209,10 @@ class Exchange:
             self._end_common(neighbour, info_hash)
             return
         if interest.is_new:
-            excess = self._audience.begin_common(neighbour, info_hash, interest.reply)
-            if excess:
-                excess.leave_swarm(info_hash)
-                self._end_common(excess, info_hash)
+            self._audience.begin_common(neighbour, info_hash, interest.reply)
+            if info_hash not in neighbour.account.told:
+                # The swarm has enough neighbours.
+                return
         if neighbour.knows_marks and marks is None and complete + incomplete <= MAX_PRESENT:
             # The marks follow. Until then any of these peers may be a local one.
             return
@@ -339,6 +341,10 @@ class Exchange:
             if member and self._tracker.swarms.get(info_hash) is not member.swarm:
                 del members[info_hash]
         self._audience.swarm_closed(swarm)
+
+    def _give_up(self, neighbour: Neighbour, info_hash: str) -> None:
+        neighbour.leave_swarm(info_hash)
+        self._end_common(neighbour, info_hash)
 
     def _end_common(self, neighbour: Neighbour, info_hash: str) -> None:
         self._audience.end_common(neighbour, info_hash)

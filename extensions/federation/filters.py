@@ -15,11 +15,12 @@ from tracker.extension import is_id, swarm_key
 TAG_CONTEXT: Final = b"peerservers/1 tag"
 TAG_BITS: Final = 64
 
-HASHES: Final = 7
+HASHES: Final = 6
 """Bits of a filter that are set for each tag."""
 
 BITS_PER_TAG: Final = 10
-"""Bits of a part for each tag that it has room for: half of them are set once it is full."""
+"""Bits of a part for each tag that it has room for: nearly half of them are set once it is full. Infohashes that were
+chosen for this purpose can set 6 of 10, which `MAX_FILL` allows."""
 
 MIN_TAGS: Final = 32
 """Tags for which every part has room."""
@@ -28,11 +29,10 @@ MAX_PARTS: Final = 64
 MAX_BYTES: Final = 32 * 1024
 """Most parts of a filter, a power of two, and most bytes of each."""
 
-MAX_TAGS: Final = MAX_BYTES
-"""Tags of a part: with one for every 8 bits, no more bits are set than `MAX_FILL` allows. Swarms beyond these are left
-out; in all parts, these are 2 million."""
+MAX_TAGS: Final = MAX_BYTES * 8 // BITS_PER_TAG
+"""Tags of a part. Swarms beyond these are left out; in all parts, these are 1.7 million."""
 
-MAX_FILL: Final = 2 / 3
+MAX_FILL: Final = 5 / 8
 """The share of a part's bits that may be set. More would claim swarms that the sender does not have."""
 
 TAGS_PER_PART: Final = 4000
@@ -65,19 +65,24 @@ def has_tag(bits: bytes | bytearray, tag: int) -> bool:
     return True
 
 
-def add_tag(bits: bytearray, tag: int) -> None:
-    """Add a tag to a part of a filter."""
+def add_tag(bits: bytearray, tag: int) -> int:
+    """Add a tag to a part of a filter. Return the number of bits that were not set yet."""
     size = len(bits) * 8
     position, step = tag & 0xFFFFFF, tag >> 24 & 0xFFFFFF | 1
+    added = 0
     for _ in range(HASHES):
         at = position % size
-        bits[at >> 3] |= 1 << (at & 7)
+        bit = 1 << (at & 7)
+        if not bits[at >> 3] & bit:
+            bits[at >> 3] |= bit
+            added += 1
         position += step
+    return added
 
 
-def is_plausible(bits: bytes) -> bool:
-    """Return whether a part has no more bits set than the rules allow."""
-    return int.from_bytes(bits, "big").bit_count() <= MAX_FILL * 8 * len(bits)
+def room_in(bits: bytes) -> int:
+    """Return how many more bits of a part may be set; less than 0 if too many are."""
+    return int(MAX_FILL * 8 * len(bits)) - int.from_bytes(bits, "big").bit_count()
 
 
 def part_of(tag: int, parts: int) -> int:
@@ -198,6 +203,8 @@ class TheirFilter:
         """Bytes in memory."""
         self._parts: list[bytearray] = []
         """Empty parts have not come."""
+        self._room: list[int] = []
+        """Bits of each part that `add` may still set."""
 
     def has(self, tag: int) -> bool:
         """Return whether the neighbour may have a swarm."""
@@ -207,9 +214,14 @@ class TheirFilter:
         return bool(bits) and has_tag(bits, tag)
 
     def add(self, tag: int) -> None:
-        """Note that the neighbour has opened a swarm. Without the part that it belongs to, that is not remembered."""
-        if self._parts and (bits := self._parts[part_of(tag, len(self._parts))]):
-            add_tag(bits, tag)
+        """Note that the neighbour has opened a swarm.
+
+        That is not remembered without the part that it belongs to, or if that is full. A neighbour then sends a larger
+        one soon. Otherwise a few tags could claim all swarms.
+        """
+        part = part_of(tag, len(self._parts))
+        if self._parts and self._room[part] >= HASHES:
+            self._room[part] -= add_tag(self._parts[part], tag)
 
     def growth(self, part: int, parts: int, bits: bytes) -> int:
         """Return by how many bytes `put` would make the filter longer; that may be negative."""
@@ -222,4 +234,6 @@ class TheirFilter:
         self.size += self.growth(part, parts, bits)
         if len(self._parts) != parts:
             self._parts = [bytearray() for _ in range(parts)]
+            self._room = [0] * parts
         self._parts[part] = bytearray(bits)
+        self._room[part] = room_in(bits)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from extensions.federation.filters import MAX_BYTES, MAX_PARTS, is_plausible
+from extensions.federation.filters import MAX_BYTES, MAX_PARTS, room_in
 from tracker.extension import (
     MARK_LENGTH,
     NO_INFO_HASH,
@@ -315,7 +315,7 @@ def _check(message: Any, is_binary: Callable[[str], bool]) -> None:
             0 <= message.part < message.parts <= MAX_PARTS
             and message.parts.bit_count() == 1
             and 0 < len(message.bits) <= MAX_BYTES
-            and is_plausible(message.bits)
+            and room_in(message.bits) >= 0
         )
     elif isinstance(message, Opened):
         valid = len(message.tags) <= MAX_TAGS * TAG_LENGTH and not len(message.tags) % TAG_LENGTH

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from extensions.federation.audience import ENOUGH, FEW, GATHER, MANY, MAX_ENGAGED, MAX_GATHERED, RENEW, SMALL
+from extensions.federation.audience import ENOUGH, EXCHANGE, FEW, GATHER, MANY, MAX_ENGAGED, MAX_GATHERED, RENEW, SMALL
 from extensions.federation.filters import has_tag, part_of, tag_of
 from extensions.federation.wire import Filter, Opened, decode
 from tests.client import HASH
@@ -80,6 +80,36 @@ async def test_each_neighbour_that_tells_of_a_swarm_is_taken_in_place_of_another
     assert here.exchange.degree(HASH) == MANY == told(many)
     assert {neighbour for neighbour in many if HASH in neighbour.account.members} == set(here.exchange.common(HASH))
     assert here.counts() == (0, MANY + 1)
+
+
+async def test_neighbours_that_come_by_themselves_do_not_push_out_chosen_ones(here: Here) -> None:
+    """Otherwise many ids of one attacker could surround a tracker."""
+    many = await neighbours_with(here, 60)
+    await here.peer(A)
+    chosen = here.exchange.common(HASH)
+    assert len(chosen) == ENOUGH
+    for _ in range(5):
+        for neighbour in many:
+            neighbour.has(0, 1)
+            await here.settle()
+    assert set(chosen) <= set(here.exchange.common(HASH))
+    assert here.exchange.degree(HASH) == MANY
+
+
+async def test_in_a_popular_swarm_a_neighbour_is_exchanged_for_another_from_time_to_time(here: Here) -> None:
+    many = await neighbours_with(here, 60)
+    await here.peer(A)
+    for neighbour in many[:30]:
+        neighbour.has(0, 1)
+        await here.settle()
+    seen = set(here.exchange.common(HASH))
+    for _ in range(100):
+        here.later += EXCHANGE + 1
+        await here.exchange.tell_changes()
+        await here.settle()
+        assert here.exchange.degree(HASH) == MANY
+        seen |= set(here.exchange.common(HASH))
+    assert len(seen) > 50
 
 
 async def test_a_swarm_that_loses_neighbours_finds_others(here: Here) -> None:

@@ -176,6 +176,11 @@ def test_a_relay_cannot_replace_the_url() -> None:
     "later",
     [
         b'{"type":"have","swarms":[]}',
+        b'{"type":"present","swarms":[]}',
+        b'{"type":"filter","part":0,"parts":1,"bits":"AAAA"}',
+        b'{"type":"opened","tags":""}',
+        b'{"type":"seek","swarm":""}',
+        b'{"type":"trackers","swarm":"","trackers":[]}',
         b'{"type":"refused","swarm":"x","peer_id":"%b","offer_ids":[]}' % A.encode(),
         wire.encode_offers(b"x", A, some_offers(1)),
         wire.encode_answer(b"x", an_answer()),
