@@ -19,7 +19,6 @@ import structlog
 
 from tests.simulation import clock
 from tests.simulation.plot import plot
-from tests.simulation.real import live
 from tests.simulation.report import comparison, figures, table
 from tests.simulation.scenarios import SCENARIOS, Arguments, Outcome
 
@@ -38,8 +37,11 @@ def main() -> None:
         runs.append(simulate(name, arguments, seed))
         print(table(runs[-1]), flush=True)
         if name == "validate":
+            # Imported here, because it needs libtorrent.
+            from tests.simulation.real import live
+
             used = runs[-1]["arguments"]
-            print("the same with real trackers; it takes as long as it says", flush=True)
+            print("The same with real trackers, which takes as long:", flush=True)
             world = asyncio.run(live(used["trackers"], used["infohashes"], used["spread"], used["seconds"]))
             print(comparison(runs[-1], world), flush=True)
         if options.json:

@@ -1,6 +1,7 @@
 """Real trackers in this process, with WebSockets and libtorrent, for comparison with simulated ones."""
 
 import asyncio
+import itertools
 import random
 import socket
 import tempfile
@@ -30,6 +31,8 @@ from tracker.server import Server
 from tracker.settings import Settings
 
 TIME_LIMIT: Final = 3600.0
+
+_ports: Final = itertools.count(10_000)
 
 
 class RealNetwork:
@@ -258,7 +261,9 @@ async def live(trackers: int, infohashes: int, spread: tuple[int, int], seconds:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port on which no program listens, outside of the range from which the system gives ports."""
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

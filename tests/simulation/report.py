@@ -103,16 +103,21 @@ def table(run: dict[str, Any]) -> str:
 
 
 def comparison(run: dict[str, Any], world: Measurable) -> str:
-    """Return the figures of a simulated run and those of a world of real trackers side by side."""
+    """Return the figures of a simulated run, and those of a world of real trackers below each."""
     simulated = [Sample(**one) for one in run["samples"]]
-    rows: list[Sequence[str]] = [("", "simulated", "real")]
+    rows = [["", *COLUMNS]]
+    for one in chosen(simulated)[::2]:
+        at_that_time = next((other for other in world.samples if other.seconds >= one.seconds - 1), world.samples[-1])
+        rows += [
+            [name, *(show(which) for show in COLUMNS.values())]
+            for name, which in (("simulated", one), ("real", at_that_time))
+        ]
+    lines = aligned(rows)
     for seconds in WITHIN[:3]:
         shares = run["met_within"][str(seconds)], met_within(world, seconds)
-        rows.append((f"met within {seconds} s", *("-" if share is None else f"{share:.1%}" for share in shares)))
-    for one in dict.fromkeys((0, len(simulated) // 2, len(simulated) - 1)):
-        pair = simulated[one], world.samples[min(one, len(world.samples) - 1)]
-        rows += [(f"{simulated[one].seconds:.0f} s: {name}", *map(show, pair)) for name, show in COLUMNS.items()]
-    return "\n".join(aligned(rows)) + "\n"
+        texts = ["-" if share is None else f"{share:.1%}" for share in shares]
+        lines.append(f"met within {seconds} s: simulated {texts[0]}, real {texts[1]}")
+    return "\n".join(lines) + "\n"
 
 
 def chosen(samples: Sequence[Sample]) -> list[Sample]:
