@@ -181,7 +181,7 @@ class Audience:
             await asyncio.sleep(0)
         # Those that were chosen a moment ago get the time of a period to reply.
         thin, self._thin, self._asked = self._thin, self._asked, set()
-        for info_hash in thin:
+        for info_hash in sorted(thin):
             self._widen(info_hash)
             await asyncio.sleep(0)
         await self._exchange_neighbours()

@@ -117,7 +117,7 @@ class Mesh:
         self._turns = Turns()
         self._gate = asyncio.Semaphore(MAX_DIALS)
         self._connect = connect or Dialer().connect
-        self._dialing: set[asyncio.Task[Any] | None] = set()
+        self._dialing: dict[asyncio.Task[Any] | None, None] = {}
         self._closing = asyncio.Event()
         self._log = structlog.get_logger().bind(extension="federation")
 
@@ -270,7 +270,7 @@ class Mesh:
 
     async def _dial(self, url: str, expected: str | None, trusted: bool) -> LinkError:
         task = asyncio.current_task()
-        self._dialing.add(task)
+        self._dialing[task] = None
         try:
             # Only trackers that the DHT has named wait for each other. A listed tracker never waits for them.
             async with self._gate if expected else nullcontext():
@@ -279,7 +279,7 @@ class Mesh:
             self._ended("", url, error)
             return error
         finally:
-            self._dialing.discard(task)
+            self._dialing.pop(task, None)
         session = Session(
             self._key,
             os.urandom(32),

@@ -146,13 +146,14 @@ class PeerOverlap:
         Leave out `refused`, and as many peers as there are offers in `given`. Members without a rank count all their
         peers, also those of other members, so that they cannot take the offers for these. `show` ends this.
         """
-        away = {member for member in (*self._swarm.remotes, *self._known) if self._shares(peer, member, now)}
+        # In their order, so that the same calls have the same results.
+        away = {member: None for member in (*self._swarm.remotes, *self._known) if self._shares(peer, member, now)}
         if refused is not None:
-            away.add(refused)
-        reduced = {member for member in given if isinstance(member, RemoteMember)}
+            away[refused] = None
+        reduced = {member: None for member in given if isinstance(member, RemoteMember)}
         if not away and not reduced and not self._is_contested:
             return
-        self._hidden = [(member, member.complete, member.incomplete) for member in {*self._known, *away, *reduced}]
+        self._hidden = [(member, member.complete, member.incomplete) for member in {**self._known, **away, **reduced}]
         if away or self._is_contested:
             met = self._met_elsewhere(peer, away)
             for member, known in sorted(self._known.items(), key=lambda item: _order(item[1])):

@@ -81,15 +81,15 @@ class Bep5Fallback:
 
         `on_entry` is called with each valid descriptor.
         """
-        hosts: dict[str, set[Address]] = {}
+        hosts: dict[str, dict[Address, None]] = {}
 
         def collect(address: Address) -> None:
             if address[1] and (self._private or is_public(address[0])):
                 host = self._host(address)
                 if host in hosts or len(hosts) < MAX_HOSTS:
-                    ports = hosts.setdefault(host, set())
+                    ports = hosts.setdefault(host, {})
                     if len(ports) < MAX_PORTS:
-                        ports.add(address)
+                        ports[address] = None
 
         for day in days:
             await self._client.get_peers(announce_hash(info_hash, day), job, collect)
