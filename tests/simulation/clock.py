@@ -141,4 +141,9 @@ def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
         try:
             return loop.run_until_complete(call())
         finally:
+            # After an error: hundreds of tasks would complain of their end.
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             asyncio.set_event_loop(None)

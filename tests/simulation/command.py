@@ -5,6 +5,7 @@ a run goes the same way again. docs/simulation.md tells more.
 """
 
 import argparse
+import asyncio
 import json
 import logging
 import sys
@@ -18,7 +19,7 @@ import structlog
 
 from tests.simulation import clock
 from tests.simulation.plot import plot
-from tests.simulation.report import figures, table
+from tests.simulation.report import comparison, figures, table
 from tests.simulation.scenarios import SCENARIOS, Arguments, Outcome
 
 SENSIBLE: Final = ("small-swarms", "cold")
@@ -35,6 +36,14 @@ def main() -> None:
     for name in options.scenario:
         runs.append(simulate(name, arguments, seed))
         print(table(runs[-1]), flush=True)
+        if name == "validate":
+            # Imported here, because it needs libtorrent.
+            from tests.simulation.real import live
+
+            used = runs[-1]["arguments"]
+            print("The same with real trackers, which takes as long:", flush=True)
+            world = asyncio.run(live(used["trackers"], used["infohashes"], used["spread"], used["seconds"]))
+            print(comparison(runs[-1], world), flush=True)
         if options.json:
             # After each scenario, so that an interrupted run leaves its results.
             options.json.write_text(json.dumps(runs, indent=2) + "\n")

@@ -10,6 +10,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterable
+from heapq import nsmallest
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -50,14 +51,14 @@ MAX_PEERS: Final = 100
 
 
 class StoringNode:
-    """One node, for one target."""
+    """One node. `rate` limits the bytes that it sends in a second; 0 does not."""
 
     def __init__(self, contact: Contact, rate: float) -> None:
         self.contact = contact
-        self.item: Item | None = None
-        self.stored_at = 0.0
-        self.peers: dict[Address, float] = {}
-        """When each was announced."""
+        self.items: dict[bytes, tuple[Item, float]] = {}
+        """The items by target, and when each was stored."""
+        self.peers: dict[bytes, dict[Address, float]] = {}
+        """The announced peers by infohash, and when each was announced."""
         self.gets = self.puts = self.dropped = 0
         self.bytes_sent = 0
         self.busiest = 0
@@ -88,65 +89,92 @@ class StoringNode:
         self._in_second += size
         self.busiest = max(self.busiest, self._in_second)
 
-    def get(self, now: float) -> Item | None:
-        """Return the item, if it has one."""
+    def get(self, target: bytes, now: float) -> Item | None:
+        """Return the item of a target, if it has one."""
         self.gets += 1
-        if self.item and now - self.stored_at > ITEM_LIFETIME:
-            self.item = None
-        self.send(REPLY + (len(self.item.value) if self.item else 0), now)
-        return self.item
+        item = self._item(target, now)
+        self.send(REPLY + (len(item.value) if item else 0), now)
+        return item
 
-    def put(self, item: Item, cas: int | None, now: float) -> bool:
+    def put(self, target: bytes, item: Item, cas: int | None, now: float) -> bool:
         """Store an item, if the node has no newer one and the version of `cas`. Return whether it did."""
         self.puts += 1
         self.send(STORED, now)
-        seq = self.item.seq if self.item and now - self.stored_at <= ITEM_LIFETIME else 0
-        if seq and ((cas is not None and cas != seq) or item.seq <= seq):
+        known = self._item(target, now)
+        if known and ((cas is not None and cas != known.seq) or item.seq <= known.seq):
             return False
-        self.item, self.stored_at = item, now
+        self.items[target] = item, now
         return True
 
-    def get_peers(self, now: float) -> list[Address]:
+    def get_peers(self, info_hash: bytes, now: float) -> list[Address]:
         """Return a sample of the announced peers."""
         self.gets += 1
-        alive = [address for address, since in self.peers.items() if now - since < PEER_LIFETIME]
+        announced = self.peers.get(info_hash, {})
+        alive = [address for address, since in announced.items() if now - since < PEER_LIFETIME]
         chosen = random.sample(alive, min(MAX_PEERS, len(alive)))
         self.send(REPLY + 8 * len(chosen), now)
         return chosen
 
-    def announce(self, address: Address, now: float) -> bool:
+    def announce(self, info_hash: bytes, address: Address, now: float) -> bool:
         """Store a peer."""
         self.puts += 1
         self.send(STORED, now)
-        self.peers[address] = now
+        self.peers.setdefault(info_hash, {})[address] = now
         return True
+
+    def _item(self, target: bytes, now: float) -> Item | None:
+        item, since = self.items.get(target, (None, 0.0))
+        return item if now - since <= ITEM_LIFETIME else None
 
 
 class Dht:
-    """All storing nodes. `loss` is the share of queries that are lost; `rate` limits what a node sends, 0 does not."""
+    """All storing nodes.
 
-    def __init__(self, traffic: Traffic, loss: float = 0.02, rate: float = UPLOAD_RATE) -> None:
+    `loss` is the share of queries that are lost. `rate` limits the bytes that a node sends in a second; 0 does not.
+    `nodes` is the number of all nodes, of a small DHT; with 0, each target has nodes of its own. `round_trip` are the
+    least and the most seconds of a query and its reply.
+    """
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        loss: float = 0.02,
+        rate: float = UPLOAD_RATE,
+        nodes: int = 0,
+        round_trip: tuple[float, float] = ROUND_TRIP,
+    ) -> None:
         self.loss = loss
+        self.round_trip = round_trip
         self.gets = self.puts = self.conflicts = self.lost = 0
         """Lookups, stores, refused stores at single nodes, and lost queries."""
         self.nodes: dict[Address, StoringNode] = {}
         self._rate = rate
         self._near: dict[bytes, list[StoringNode]] = {}
         self._traffic = traffic
+        self._all = [self._new(random.randbytes(20)) for _ in range(nodes)]
 
     def near(self, target: bytes) -> list[StoringNode]:
         """Return the nodes near a target, the closest first."""
         nodes = self._near.get(target)
         if nodes is None:
-            nodes = self._near[target] = [self._new(target, number) for number in range(NODES_PER_TARGET)]
+            if self._all:
+                number = int.from_bytes(target, "big")
+                nodes = nsmallest(
+                    NODES_PER_TARGET,
+                    self._all,
+                    key=lambda node: int.from_bytes(node.contact.node_id, "big") ^ number,
+                )
+            else:
+                ends = [hashlib.blake2b(target + bytes([number]), digest_size=16) for number in range(NODES_PER_TARGET)]
+                nodes = [self._new(target[:4] + end.digest()) for end in ends]
+            self._near[target] = nodes
         return nodes
 
     def note(self, *event: object) -> None:
         """Add an event to the digest of the run."""
         self._traffic.note("dht", *event)
 
-    def _new(self, target: bytes, number: int) -> StoringNode:
-        node_id = target[:4] + hashlib.blake2b(target + bytes([number]), digest_size=16).digest()
+    def _new(self, node_id: bytes) -> StoringNode:
         serial = len(self.nodes)
         address = f"{11 + serial // 65536}.{serial // 256 % 256}.{serial % 256}.1", 6881
         node = self.nodes[address] = StoringNode(Contact(node_id, address), self._rate)
@@ -182,7 +210,7 @@ class DhtClient:
         self._dht.note("get", self._address, target)
 
         def ask(node: StoringNode) -> Callable[[Candidate], None]:
-            item = node.get(time.monotonic())
+            item = node.get(target, time.monotonic())
 
             def on_reply(candidate: Candidate) -> None:
                 if item:
@@ -199,7 +227,7 @@ class DhtClient:
         self._dht.note("get_peers", self._address, info_hash)
 
         def ask(node: StoringNode) -> Callable[[Candidate], None]:
-            peers = node.get_peers(time.monotonic())
+            peers = node.get_peers(info_hash, time.monotonic())
 
             def on_reply(_candidate: Candidate) -> None:
                 for peer in peers:
@@ -210,31 +238,34 @@ class DhtClient:
         return await self._look_up(info_hash, job, ask)
 
     async def put(
-        self, found: Found, key: Ed25519PrivateKey, _salt: bytes, seq: int, value: bytes, cas: bool = True
+        self, found: Found, key: Ed25519PrivateKey, salt: bytes, seq: int, value: bytes, cas: bool = True
     ) -> Stored:
         """Store a mutable item; without `cas`, whatever the nodes have."""
         public_key = key.public_key().public_bytes_raw()
+        target = item_target(public_key, salt)
         self._dht.puts += 1
         self._dht.note("put", self._address, seq, value)
         # Not signed: see above. The signature tells versions apart.
         signature = hashlib.blake2b(value + seq.to_bytes(8, "big"), digest_size=64).digest()
         item = Item(public_key, signature, seq, value)
         return await self._store(
-            found, lambda node, candidate: node.put(item, candidate.seq if cas else None, time.monotonic())
+            found, lambda node, candidate: node.put(target, item, candidate.seq if cas else None, time.monotonic())
         )
 
     async def announce(self, found: Found, info_hash: bytes, port: int) -> Stored:
         """Announce this tracker's address with a port."""
         self._dht.puts += 1
         self._dht.note("announce", self._address, info_hash)
-        return await self._store(found, lambda node, _candidate: node.announce((self._address, port), time.monotonic()))
+        return await self._store(
+            found, lambda node, _candidate: node.announce(info_hash, (self._address, port), time.monotonic())
+        )
 
     async def _look_up(
         self, target: bytes, job: Job, ask: Callable[[StoringNode], Callable[[Candidate], None]]
     ) -> Found:
         self._refuse_if_closed()
         async with self.scheduler.turn(job):
-            await asyncio.sleep(sum(random.uniform(*ROUND_TRIP) for _ in range(HOPS)))
+            await asyncio.sleep(sum(random.uniform(*self._dht.round_trip) for _ in range(HOPS)))
             waiting = iter(self._dht.near(target))
             candidates: list[Candidate] = []
             missing = CLOSEST
@@ -306,7 +337,7 @@ class DhtClient:
 
         for node in nodes:
             left += 1
-            way = random.uniform(*ROUND_TRIP) / 2
+            way = random.uniform(*self._dht.round_trip) / 2
             if self.is_closed or self.is_cut_off() or random.random() < self._dht.loss:
                 lost += 1
                 self._lose(done)

@@ -1,13 +1,47 @@
 """What is measured in a world: who has met whom, who could meet whom, and the links."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from tests.simulation.world import World
+from tests.simulation.peers import SimulatedPeer
+
+
+class Measurable(Protocol):
+    """A world of trackers and peers, simulated or real."""
+
+    swarms: dict[str, list[SimulatedPeer]]
+    """The peers that have ever been in a swarm, by infohash."""
+    samples: list["Sample"]
+    started: float
+    """When it began (monotonic seconds)."""
+
+    @property
+    def honest(self) -> Sequence[Any]:
+        """The trackers that are measured: with `hub`, `mesh`, `links` and `is_up`."""
+        ...
+
+    @property
+    def network(self) -> Any:
+        """Counts `dials` and the `connected` ones."""
+        ...
+
+    @property
+    def dht(self) -> Any:
+        """Counts `gets` and `puts`."""
+        ...
+
+    @property
+    def now(self) -> float:
+        """The monotonic clock."""
+        ...
+
+    @property
+    def age(self) -> float:
+        """Seconds since the beginning."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +106,7 @@ def extent(numbers: Iterable[int]) -> tuple[int, float, int]:
     return (found[0], median(found), found[-1]) if found else (0, 0, 0)
 
 
-def sample(world: "World") -> Sample:
+def sample(world: Measurable) -> Sample:
     """Measure a world now. Hostile trackers, and links to them, count only among the links of the others."""
     up = {tracker.mesh.id: tracker for tracker in world.honest if tracker.is_up and tracker.mesh}
     pairs = {
@@ -142,3 +176,19 @@ def sample(world: "World") -> Sample:
         gets=world.dht.gets,
         puts=world.dht.puts,
     )
+
+
+def met_within(world: Measurable, seconds: int) -> float | None:
+    """Return the share of peers that had met another one so long after there was one; None if no time was so long."""
+    end = world.started + world.samples[-1].seconds
+    met = peers = 0
+    for members in world.swarms.values():
+        if len(members) < 2:
+            continue
+        first, second = sorted(members, key=lambda peer: peer.joined)[:2]
+        for peer in members:
+            since = max(peer.joined, second.joined if peer is first else first.joined)
+            if since + seconds <= min(end, peer.left):
+                peers += 1
+                met += peer.met_at <= since + seconds
+    return met / peers if peers else None

@@ -167,6 +167,12 @@ class SimulatedPeer(Client):
             self.home.disconnect(self._connection)
             self.lose()
 
+    def forget(self) -> None:
+        """Do nothing from now on."""
+        self._has_left = True
+        if self._timer:
+            self._timer.cancel()
+
     def lose(self) -> None:
         """Take notice that the connection has ended; come back later."""
         self._connection = None

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any, Final
 
-from tests.simulation.measures import Sample, extent
+from tests.simulation.measures import Measurable, Sample, extent, met_within
 from tests.simulation.scenarios import Outcome
 
 WITHIN: Final = (5, 10, 30, 60, 120)
@@ -45,13 +45,13 @@ def figures(outcome: Outcome, cpu: float) -> dict[str, Any]:
         "arguments": asdict(outcome.arguments),
         "goals": [asdict(goal) for goal in outcome.goals],
         "samples": [asdict(one) for one in outcome.samples],
-        "met_within": {str(seconds): _met_within(outcome, seconds) for seconds in WITHIN},
+        "met_within": {str(seconds): met_within(world, seconds) for seconds in WITHIN},
         "restarts": world.restarts,
         "links": {
             "open": end.open_links,
             "dials": end.dials,
             "dials_per_open_link": end.dials / max(1, end.open_links),
-            "handshakes_a_second": _rates(outcome.samples),
+            "handshakes_a_second": rates(outcome.samples),
             "ended": dict(sum((tracker.ends for tracker in world.trackers), Counter[str]()).most_common()),
             "bytes": dict(traffic.bytes.most_common()),
             "messages": dict(traffic.messages.most_common()),
@@ -102,6 +102,24 @@ def table(run: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def comparison(run: dict[str, Any], world: Measurable) -> str:
+    """Return the figures of a simulated run, and those of a world of real trackers below each."""
+    simulated = [Sample(**one) for one in run["samples"]]
+    rows = [["", *COLUMNS]]
+    for one in chosen(simulated)[::2]:
+        at_that_time = next((other for other in world.samples if other.seconds >= one.seconds - 1), world.samples[-1])
+        rows += [
+            [name, *(show(which) for show in COLUMNS.values())]
+            for name, which in (("simulated", one), ("real", at_that_time))
+        ]
+    lines = aligned(rows)
+    for seconds in WITHIN[:3]:
+        shares = run["met_within"][str(seconds)], met_within(world, seconds)
+        texts = ["-" if share is None else f"{share:.1%}" for share in shares]
+        lines.append(f"met within {seconds} s: simulated {texts[0]}, real {texts[1]}")
+    return "\n".join(lines) + "\n"
+
+
 def chosen(samples: Sequence[Sample]) -> list[Sample]:
     """Return some of the samples: dense in the beginning, where most happens, and the last one."""
     step = 1
@@ -119,27 +137,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _met_within(outcome: Outcome, seconds: int) -> float | None:
-    """Return the share of peers that had met another one so long after there was one; None if no time was so long."""
-    end = outcome.world.started + outcome.samples[-1].seconds
-    met = peers = 0
-    for members in outcome.world.swarms.values():
-        if len(members) < 2:
-            continue
-        first, second = sorted(members, key=lambda peer: peer.joined)[:2]
-        for peer in members:
-            since = max(peer.joined, second.joined if peer is first else first.joined)
-            if since + seconds <= min(end, peer.left):
-                peers += 1
-                met += peer.met_at <= since + seconds
-    return met / peers if peers else None
-
-
-def _rates(samples: Sequence[Sample]) -> tuple[float, float]:
+def rates(samples: Sequence[Sample]) -> tuple[float, float]:
     """Return the greatest and the last number of handshakes a second."""
-    rates = [(new.connected - old.connected) / (new.seconds - old.seconds) for old, new in pairwise(samples)]
+    found = [(new.connected - old.connected) / (new.seconds - old.seconds) for old, new in pairwise(samples)]
     first = samples[0].connected / samples[0].seconds
-    return max([first, *rates]), rates[-1] if rates else first
+    return max([first, *found]), found[-1] if found else first
 
 
 def _extent(numbers: Iterable[float]) -> str:

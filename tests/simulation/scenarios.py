@@ -12,6 +12,12 @@ from tests.simulation.hostile import Vandal
 from tests.simulation.measures import Sample
 from tests.simulation.world import Conditions, World
 
+REAL_NODES: Final = 20
+"""Nodes of the DHT of real trackers, besides their own."""
+
+REAL_PACE: Final = 10.0
+"""Seconds in which real trackers start, and in which their peers join: all share the machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
@@ -67,9 +73,9 @@ class Outcome:
 Scenario = Callable[[Arguments, int], Awaitable[Outcome]]
 
 
-def at(samples: list[Sample], seconds: float) -> Sample:
-    """Return the first sample that is not older than this age."""
-    return next((one for one in samples if one.seconds >= seconds - 0.5), samples[-1])
+def since(samples: list[Sample], seconds: float) -> list[Sample]:
+    """Return the samples of the world from this age on, or else the last one."""
+    return [one for one in samples if one.seconds >= seconds] or samples[-1:]
 
 
 def nobody_alone(samples: list[Sample], seconds: float = 60.0) -> Goal:
@@ -110,6 +116,33 @@ async def small_swarms(arguments: Arguments, seed: int) -> Outcome:
     return Outcome("small-swarms", seed, arguments, world, goals)
 
 
+async def validate(arguments: Arguments, seed: int) -> Outcome:
+    """Small swarms at simulated trackers on one machine, and then at real ones."""
+    arguments = _with_defaults(arguments, trackers=30, infohashes=100, peers=1, seconds=60.0)
+    world = World(
+        Conditions(
+            arguments.trackers,
+            dht_rate=0.0,
+            dht_loss=0.0,
+            # Each tracker is a node, too.
+            dht_nodes=arguments.trackers + REAL_NODES,
+            latency=(0.0001, 0.001),
+            round_trip=(0.001, 0.01),
+        ),
+        Path(tempfile.mkdtemp(prefix="simulation-")),
+    )
+    await world.start(within=REAL_PACE)
+    await world.observe(2 * REAL_PACE)
+    peers = [
+        world.add_peer(info_hash, tracker)
+        for info_hash in infohashes(arguments.infohashes)
+        for tracker in random.sample(world.trackers, random.randint(*arguments.spread))
+    ]
+    await world.join(peers, REAL_PACE)
+    await world.observe(world.age + arguments.seconds)
+    return Outcome("validate", seed, arguments, world, [nobody_alone(world.samples)])
+
+
 async def popular(arguments: Arguments, seed: int) -> Outcome:
     """One infohash at all trackers, some of which are restarted."""
     arguments = _with_defaults(arguments, trackers=1000, infohashes=1, peers=1, restarts=0.1, seconds=120.0)
@@ -120,7 +153,7 @@ async def popular(arguments: Arguments, seed: int) -> Outcome:
     await world.join(peers, 1.0)
     world.repeat_restarts(arguments.restarts)
     await world.observe(arguments.seconds)
-    from_ten = [one for one in world.samples if one.seconds >= 10.0]
+    from_ten = since(world.samples, 10.0)
     split = [one for one in from_ten if one.split]
     greatest = max(one.degree[2] for one in from_ten)
     goals = [
@@ -170,7 +203,7 @@ async def hostile(arguments: Arguments, seed: int) -> Outcome:
     world.run(Vandal(world.dht, hashes, arguments.vandals).run())
     await world.join(peers, 5.0)
     await world.observe(world.age + arguments.seconds)
-    late = [one for one in world.samples if one.seconds >= 70.0]
+    late = since(world.samples, 70.0)
     split = max(one.split for one in late)
     goals = [
         nobody_alone(world.samples),
@@ -197,7 +230,7 @@ async def partition(arguments: Arguments, seed: int) -> Outcome:
     await world.observe(180.0)
     world.network.heal()
     await world.observe(arguments.seconds)
-    late = [one for one in world.samples if one.seconds >= 240.0]
+    late = since(world.samples, 240.0)
     wait = max(one.wait for one in late)
     linked = max(one.components for one in late)
     goals = [
@@ -254,6 +287,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "hostile": hostile,
     "partition": partition,
     "life": life,
+    "validate": validate,
 }
 
 

@@ -17,12 +17,13 @@ import pytest
 
 from extensions.dht.krpc.messages import Contact, Item
 from tests.simulation.clock import START, VirtualLoop
-from tests.simulation.dht import ITEM_LIFETIME, UPLOAD_BURST, UPLOAD_RATE, StoringNode
+from tests.simulation.dht import ITEM_LIFETIME, PEER_LIFETIME, UPLOAD_BURST, UPLOAD_RATE, StoringNode
 from tests.simulation.errors import Stalled
 from tests.simulation.measures import Components, Sample, extent
 from tests.simulation.report import chosen
 
 ROOT = Path(__file__).parents[2]
+TARGET = b"target"
 
 
 def simulate(file: Path, *arguments: str, hash_seed: str = "random") -> dict[str, Any]:
@@ -103,30 +104,38 @@ class TestStoringNode:
 
     def test_a_newer_version_replaces_the_one_that_its_writer_has_read(self) -> None:
         node = self.node()
-        assert node.put(self.item(1), 0, 0.0)
-        assert not node.put(self.item(2), 0, 0.0), "it has a version that the writer has not read"
-        assert not node.put(self.item(1), 1, 0.0), "this version is no newer"
-        assert node.put(self.item(2), 1, 0.0)
-        assert node.put(self.item(3), None, 0.0), "a vandal does not say what it has read"
-        item = node.get(1.0)
+        assert node.put(TARGET, self.item(1), 0, 0.0)
+        assert not node.put(TARGET, self.item(2), 0, 0.0), "it has a version that the writer has not read"
+        assert not node.put(TARGET, self.item(1), 1, 0.0), "this version is no newer"
+        assert node.put(TARGET, self.item(2), 1, 0.0)
+        assert node.put(TARGET, self.item(3), None, 0.0), "a vandal does not say what it has read"
+        item = node.get(TARGET, 1.0)
         assert item
         assert item.seq == 3
+        assert node.get(b"another target", 1.0) is None
 
     def test_items_expire(self) -> None:
         node = self.node()
-        node.put(self.item(5), 0, 0.0)
-        assert node.get(ITEM_LIFETIME)
-        assert node.get(ITEM_LIFETIME + 1) is None
-        assert node.put(self.item(1), 0, ITEM_LIFETIME + 1)
+        node.put(TARGET, self.item(5), 0, 1.0)
+        assert node.get(TARGET, ITEM_LIFETIME)
+        assert node.get(TARGET, ITEM_LIFETIME + 2) is None
+        assert node.put(TARGET, self.item(1), 0, ITEM_LIFETIME + 2)
+
+    def test_announced_peers_expire(self) -> None:
+        node = self.node()
+        node.announce(TARGET, ("192.0.2.1", 443), 0.0)
+        assert node.get_peers(TARGET, 1.0) == [("192.0.2.1", 443)]
+        assert node.get_peers(b"another infohash", 1.0) == []
+        assert node.get_peers(TARGET, PEER_LIFETIME) == []
 
     def test_a_node_answers_no_more_than_its_rate_allows(self) -> None:
         node = self.node(UPLOAD_RATE)
-        node.put(self.item(1, bytes(1000)), 0, 0.0)
+        node.put(TARGET, self.item(1, bytes(1000)), 0, 0.0)
         answered = 0
         for tenth in range(1000):
             now = tenth / 10
             while node.may_send(now):
-                node.get(now)
+                node.get(TARGET, now)
                 answered += 1
         assert UPLOAD_RATE * 99 < node.bytes_sent < UPLOAD_BURST + UPLOAD_RATE * 101
         assert node.gets == answered

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.simulation.dht import UPLOAD_RATE, Dht
+from tests.simulation.dht import ROUND_TRIP, UPLOAD_RATE, Dht
 from tests.simulation.hostile import HostileTracker, kinds
 from tests.simulation.measures import Sample, sample
 from tests.simulation.network import Line, Network
@@ -36,6 +36,12 @@ class Conditions:
     """The share of lost packets on links."""
     hostile: float = 0.0
     """The share of hostile trackers."""
+    dht_nodes: int = 0
+    """Nodes of the DHT; 0: each target has its own."""
+    latency: tuple[float, float] = LATENCY
+    """Least and most seconds from a tracker to the middle of the network."""
+    round_trip: tuple[float, float] = ROUND_TRIP
+    """Least and most seconds of a query in the DHT."""
 
 
 class World:
@@ -44,7 +50,13 @@ class World:
     def __init__(self, conditions: Conditions, directory: Path) -> None:
         self.conditions = conditions
         self.network = Network()
-        self.dht = Dht(self.network.traffic, conditions.dht_loss, conditions.dht_rate)
+        self.dht = Dht(
+            self.network.traffic,
+            conditions.dht_loss,
+            conditions.dht_rate,
+            conditions.dht_nodes,
+            conditions.round_trip,
+        )
         self.trackers: list[Tracker] = []
         self.peers: dict[str, SimulatedPeer] = {}
         """By peer_id."""
@@ -59,7 +71,7 @@ class World:
         for number in range(conditions.trackers):
             disk = Disk(directory / str(number))
             disk.write_key(random.getrandbits(64))
-            line = Line(random.uniform(*LATENCY), loss=conditions.loss)
+            line = Line(random.uniform(*conditions.latency), loss=conditions.loss)
             make: type[Tracker] = next(hostile, Tracker)
             self.trackers.append(make(number, self.network, self.dht, disk, settings, Rules(), line))
 
