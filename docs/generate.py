@@ -16,7 +16,10 @@ from pydantic.fields import FieldInfo
 from extensions import dialing
 from extensions.dht.records import descriptor, entry, slots
 from extensions.federation import (
+    admission,
     audience,
+    backoffs,
+    discovery,
     exchange,
     filters,
     ledger,
@@ -24,7 +27,10 @@ from extensions.federation import (
     link,
     mesh,
     neighbour,
+    pursuits,
+    room,
     routes,
+    seeker,
     session,
     transports,
     wire,
@@ -303,7 +309,7 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("route lifetime", f"{routes.ROUTE_LIFETIME:g} s"),
         ("parking time", f"{offers.LIFETIME:g} s"),
         ("yield time", f"{exchange.YIELD_TO:g} s"),
-        ("shunning time", f"{mesh.SHUN:g} s"),
+        ("shunning time", f"{admission.SHUN:g} s"),
     ]
 
 
@@ -388,25 +394,44 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
         ("time until the other side accepts a frame", f"{limits.STUCK_AFTER:g} s", "the link ends: `stuck`"),
         ("pause between two frames that are not full", f"{link.PACE * 1000:g} ms", ""),
         ("announce interval of lonely peers", f"{rules.lonely_interval} s", ""),
-        ("trackers dialed at the same time", f"{mesh.MAX_DIALS}, and all listed ones", "are dialed later"),
+        ("trackers dialed at the same time", f"{pursuits.MAX_DIALS}, and all listed ones", "are dialed later"),
         (
-            "trackers dialed for one infohash",
-            f"{federation_extension.MAX_DIALS_PER_SWARM} within {federation_extension.DIALS_PERIOD:g} s",
-            "are not dialed",
+            "known trackers of a swarm up to which all are dialed",
+            f"{seeker.ALL}",
+            f"{seeker.DEGREE} neighbours suffice",
+        ),
+        (
+            "time until the trackers of a lonely swarm are dialed again",
+            f"{', '.join(f'{seconds:g}' for seconds in seeker.LONELY)} s, then always the last",
+            "",
+        ),
+        (
+            "links without a common swarm that a tracker dials",
+            f"at least {discovery.MIN_ADVANCE}, and 1/{discovery.ADVANCE_SHARE} of `max_links`",
+            "only common swarms are a reason to dial",
         ),
         ("time for resolving a name", f"{dialing.TIMEOUT:g} s", "`unreachable`"),
         ("time for connecting", f"{transports.TIMEOUT:g} s", "`unreachable`"),
         ("names of trackers found in the DHT that are resolved at the same time", f"{dialing.MAX_STRANGERS}", "wait"),
         (
             "backoff",
-            f"{mesh.FIRST_BACKOFF:g} s, doubled up to {mesh.MAX_BACKOFF:g} s "
-            f"(listed trackers: {mesh.MAX_LISTED_BACKOFF:g} s)",
+            f"{backoffs.FIRST_BACKOFF:g} s, doubled up to {backoffs.MAX_BACKOFF:g} s "
+            f"(listed trackers: {pursuits.MAX_LISTED_BACKOFF:g} s)",
             "",
         ),
-        ("attempts (listed trackers: unlimited)", f"{mesh.ATTEMPTS}", "given up until the tracker is found again"),
-        ("age after which a link that ends counts as a success", f"{mesh.LASTING:g} s", ""),
+        (
+            "backoff after `too_many_links` or `idle`",
+            f"{backoffs.FIRST_REFUSED:g} s, doubled up to {backoffs.MAX_BACKOFF:g} s",
+            "",
+        ),
+        (
+            "attempts (listed trackers: unlimited)",
+            f"{backoffs.ATTEMPTS}",
+            "given up until a swarm is lonely",
+        ),
+        ("age after which a link that ends counts as a success", f"{backoffs.LASTING:g} s", ""),
         ("age below which a second link does not mean that the first is dead", f"{mesh.YOUNG:g} s", ""),
-        ("trial: age of a link without an answered offer", f"{mesh.TRIAL:g} s", "may be replaced"),
+        ("time after which a link counts as unused", f"{room.UNUSED:g} s", "may be replaced"),
         ("time without a common swarm (`idle_timeout`)", f"{settings.idle_timeout:g} s", "see Room"),
     ]
 

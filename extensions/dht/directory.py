@@ -24,6 +24,7 @@ from extensions.dht.records import record
 from extensions.dht.records.bep5 import Bep5Fallback
 from extensions.dht.records.keys import days_to_read
 from extensions.dht.records.record import RecordSnapshot
+from extensions.dht.sightings import Sightings
 from extensions.dht.tracked import ANNOUNCE, RETRY, TrackedHash, next_visit
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 
@@ -67,8 +68,7 @@ class Directory:
         self._publisher = Publisher(client, key, url, clock, uniform)
         self.counters = Counters(self._publisher.written, bep5_fallback.rejected)
         self.knowledge = Knowledge(known, clock)
-        self.on_sighting: list[Callable[[bytes, Sighting], None]] = []
-        """Called with infohash and sighting for each tracker found, and for each newer entry of a known one."""
+        self.sightings = Sightings(self._publisher.tracker_id, self.knowledge, bep5_fallback.rejected, clock, monotonic)
         self.publish_set = PublishSet(max_published)
         self._client = client
         self._bep5_fallback = bep5_fallback
@@ -162,15 +162,18 @@ class Directory:
         """Visit all records, because the clock was set: times in our entries, and the days of records, were wrong."""
         self._clock_sets += 1
         self._publisher.on_clock_set()
+        self.sightings.on_clock_set()
         for tracked in self._tracked.values():
             if tracked.is_kept and not tracked.visit:
                 self._schedule(tracked, self._monotonic(), Priority.REFRESHED)
 
-    def known(self, info_hash: bytes) -> list[Sighting]:
-        """Return the other trackers that are known to serve an infohash."""
+    def learn(self, info_hash: bytes, entry: TrackerEntry) -> bool:
+        """Note an entry that another tracker has passed on. Return whether it was new and valid.
+
+        Entries for an infohash that does not matter here are ignored.
+        """
         tracked = self._tracked.get(info_hash)
-        known = tracked.known if tracked else self.knowledge.get(info_hash)
-        return known.good(info_hash, self._clock()) if known else []
+        return tracked is not None and self.sightings.learn(tracked, entry)
 
     async def forget(self, info_hash: bytes) -> None:
         """Forget an infohash, so that the next lookup depends on nothing known. Wait for the visit under way."""
@@ -192,7 +195,7 @@ class Directory:
         try:
             is_recent = self._monotonic() - tracked.last_visit < RECENT
             told = set()
-            for sighting in self.known(info_hash):
+            for sighting in self.sightings.known(info_hash):
                 told.add(sighting.entry.tracker_id)
                 yield sighting
             if self._is_closed or (is_recent and not thorough):
@@ -312,7 +315,7 @@ class Directory:
 
     async def _read(self, tracked: TrackedHash, day: int, job: Job) -> RecordSnapshot:
         def on_entry(entry: TrackerEntry, where: str) -> None:
-            self._on_sighting(tracked, Sighting(entry, where))
+            self.sightings.note(tracked, Sighting(entry, where))
 
         return await record.read(
             self._client, tracked.info_hash, day, job, self._clock, self.counters.rejected, on_entry
@@ -321,7 +324,7 @@ class Directory:
     async def _read_second(self, tracked: TrackedHash, days: list[int], job: Job) -> None:
         try:
             await self._bep5_fallback.find(
-                tracked.info_hash, days, job, lambda entry: self._on_sighting(tracked, Sighting(entry, "bep5"))
+                tracked.info_hash, days, job, lambda entry: self.sightings.note(tracked, Sighting(entry, "bep5"))
             )
         except Exception:
             self._log.exception("dht_second_path_failed")
@@ -380,20 +383,6 @@ class Directory:
                 tracked.withdrawn = False
             return None, not is_gone
         return None, not any(reading.has_reached for reading in readings)
-
-    # Results
-
-    def _on_sighting(self, tracked: TrackedHash, sighting: Sighting) -> None:
-        if sighting.entry.tracker_id == self._publisher.tracker_id or not tracked.known.add(sighting):
-            return
-        self.knowledge.note_change(tracked.info_hash, tracked.known)
-        for listener in tracked.listeners:
-            listener.put_nowait(sighting)
-        for tell in self.on_sighting:
-            try:
-                tell(tracked.info_hash, sighting)
-            except Exception:
-                self._log.exception("dht_listener_failed")
 
     def _end_listening(self, tracked: TrackedHash) -> None:
         for listener in tracked.listeners:

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.counters import Written
 from extensions.dht.krpc.client import Client
 from extensions.dht.records import record
-from extensions.dht.records.entry import LIFETIME, sign_entry
 from extensions.dht.records.record import RecordSnapshot
 from extensions.dht.tracked import ANNOUNCE, FRESH, READ_BACK, RETRY
+from extensions.entries import LIFETIME, sign_entry
 from extensions.trackers import TrackerEntry
 
 ATTEMPTS: Final = 5

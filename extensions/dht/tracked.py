@@ -7,7 +7,7 @@ from typing import Final
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import Priority
-from extensions.dht.records.entry import LIFETIME
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 
 REFRESH: Final = (50 * 60.0, 70 * 60.0)

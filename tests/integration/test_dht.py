@@ -15,9 +15,9 @@ from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.messenger import MAX_IN_FLIGHT
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.entry import LIFETIME, Rejected
 from extensions.dht.records.keys import DAY, day_of, days_to_read, record_key
 from extensions.dht.tracked import REFRESH, RETRY
+from extensions.entries import LIFETIME, Rejected
 from tests.client import eventually
 from tests.integration.dht import Members, Vandal, client_of, members_of, published, seen_by, urls_of
 from tests.private_dht import PrivateDht
@@ -73,7 +73,7 @@ async def test_six_trackers_that_publish_at_once_are_all_found_by_a_seventh(memb
 async def test_for_peers_that_are_alone_trackers_that_come_later_are_found(members: Members, info_hash: bytes) -> None:
     first, second = await members.start_trackers(2)
     told: list[tuple[bytes, str]] = []
-    first.directory.on_sighting.append(lambda about, sighting: told.append((about, sighting.entry.url)))
+    first.directory.sightings.listeners.append(lambda about, sighting: told.append((about, sighting.entry.url)))
     first.directory.swarm(info_hash, peers=1, linked=False)
     await published(first)
     second.directory.swarm(info_hash, peers=1, linked=False)

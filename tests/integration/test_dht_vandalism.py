@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.traversal import CLOSEST
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import sign_entry
 from extensions.dht.records.keys import day_of
 from extensions.dht.records.slots import encode_slot
 from extensions.dht.service import Service
 from extensions.dht.tracked import REFRESH
+from extensions.entries import sign_entry
 from tests.client import eventually
 from tests.integration.dht import (
     LOCK,
@@ -59,7 +59,7 @@ class DescriptorServer:
         with suppress(OSError, asyncio.IncompleteReadError):
             if self.may_serve:
                 await reader.readuntil(b"\r\n\r\n")
-                body = descriptor.write(self.key, self.url, self._clock())
+                body = descriptor.write(sign_entry(self.key, b"", self.url, self._clock()))
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
                 await writer.drain()
         writer.close()

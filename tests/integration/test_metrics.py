@@ -8,7 +8,7 @@ import pytest
 from extensions.dht.counters import Looked, Written
 from extensions.dht.extension import Dht
 from extensions.dht.krpc.client import METHODS
-from extensions.dht.records.entry import Rejected
+from extensions.entries import Rejected
 from extensions.federation.extension import Federation
 from extensions.federation.reasons import Dropped, EndReason
 from tests.client import eventually

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.entry import Rejected, merge
 from extensions.dht.records.keys import SALTS, record_key
 from extensions.dht.records.slots import Slot, carry_over, encode_slot, place
+from extensions.entries import Rejected, merge
 from extensions.trackers import TrackerEntry
 
 

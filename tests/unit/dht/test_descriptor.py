@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from extensions.dht.records import descriptor
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.entry import LIFETIME, SKEW, Rejected, sign_entry
+from extensions.entries import LIFETIME, SKEW, Rejected, sign_entry
 from extensions.trackers import MAX_URL
 from tests.unit.dht.entries import HASH, NOW, URL, identity
 
-OWN = descriptor.write(identity(1), URL, NOW)
+OWN = descriptor.write(sign_entry(identity(1), b"", URL, NOW))
 ID = json.loads(OWN)["id"]
-OTHER = json.loads(descriptor.write(identity(2), URL, NOW))
+OTHER = json.loads(descriptor.write(sign_entry(identity(2), b"", URL, NOW)))
 
 reproducible = settings(derandomize=True)
 
@@ -39,12 +39,7 @@ def test_our_own_descriptor_is_valid() -> None:
 
 
 def test_the_longest_descriptor_may_be_fetched() -> None:
-    assert len(descriptor.write(identity(1), "wss://".ljust(MAX_URL, "a"), NOW)) < descriptor.MAX_SIZE
-
-
-def test_a_descriptor_with_an_invalid_url_is_not_written() -> None:
-    with pytest.raises(ValueError, match="not a tracker's URL"):
-        descriptor.write(identity(1), "https://tracker.example.org", NOW)
+    assert len(descriptor.write(sign_entry(identity(1), b"", "wss://".ljust(MAX_URL, "a"), NOW))) < descriptor.MAX_SIZE
 
 
 def test_other_keys_and_white_space_are_ignored() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import LookupLimits
-from extensions.dht.records.entry import LIFETIME
 from extensions.dht.records.keys import day_of
 from extensions.dht.tracked import REFRESH, RETRY
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed
@@ -31,7 +31,7 @@ async def test_a_listener_that_raises_does_not_disturb_the_others(setting: Setti
     def fail(_hash: bytes, _sighting: Sighting) -> None:
         raise KeyError
 
-    setting.directory.on_sighting += [fail, lambda info_hash, _: told.append(info_hash)]
+    setting.directory.sightings.listeners += [fail, lambda info_hash, _: told.append(info_hash)]
     entry = signed(1, setting.time)
     await setting.dht.write(entry)
     assert await setting.trackers() == {entry.tracker_id}

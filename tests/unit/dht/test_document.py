@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
 from extensions.dht.records.slots import decode_slot, encode_slot
+from extensions.entries import Rejected, sign_entry
 from extensions.trackers import RENDEZVOUS, is_url
 from tests.vectors import DOCUMENT, read_vectors
 
@@ -71,7 +71,7 @@ def test_a_signed_item() -> None:
 
 
 def test_a_descriptor() -> None:
-    own = descriptor.write(TRACKER, NAMED["url"], NOW)
+    own = descriptor.write(sign_entry(TRACKER, b"", NAMED["url"], NOW))
     assert json.loads(own) == json.loads(NAMED["descriptor"])
     entry = descriptor.read(NAMED["descriptor"].encode(), NOW)
     assert entry == sign_entry(TRACKER, b"", NAMED["url"], NOW)

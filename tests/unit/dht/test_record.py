@@ -13,10 +13,10 @@ from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records import record
-from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import SALTS, day_of, record_key
 from extensions.dht.records.record import RecordSnapshot
 from extensions.dht.records.slots import LOCKED, Slot, encode_slot
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tests.unit.dht.entries import FULL, HASH, NOW, SECOND, entry_of, identity, slot_of
 

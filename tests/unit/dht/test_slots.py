@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records.entry import MAX_ENTRY, Rejected, merge
 from extensions.dht.records.slots import LOCKED, MAX_VALUE, Slot, encode_slot, place
+from extensions.entries import MAX_ENTRY, Rejected, merge
 from extensions.trackers import MAX_URL, TrackerEntry
 from tests.unit.dht.entries import FULL, HASH, NOW, SECOND, entry_of, slot_of, slot_value, unsigned, wire
 
