@@ -13,8 +13,8 @@ from typing import Any
 import click
 from pydantic.fields import FieldInfo
 
-from extensions import dialing
-from extensions.dht.records import descriptor, entry, slots
+from extensions import dialing, entries
+from extensions.dht.records import descriptor, slots
 from extensions.federation import (
     admission,
     audience,
@@ -136,10 +136,10 @@ def configuration() -> str:
 def dht() -> str:
     """Return the text of `dht.md`, with the table of constants as they are in the code."""
     rows = [
-        ("LIFETIME", f"{entry.LIFETIME} s", "from the signing of an entry to its expiry"),
-        ("SKEW", f"{entry.SKEW} s", "that the clock of another tracker may be ahead"),
+        ("LIFETIME", f"{entries.LIFETIME} s", "from the signing of an entry to its expiry"),
+        ("SKEW", f"{entries.SKEW} s", "that the clock of another tracker may be ahead"),
         ("MAX_URL", str(MAX_URL), "characters of a URL"),
-        ("MAX_ENTRY", str(entry.MAX_ENTRY), "bytes of the longest encoded entry"),
+        ("MAX_ENTRY", str(entries.MAX_ENTRY), "bytes of the longest encoded entry"),
         ("MAX_VALUE", str(slots.MAX_VALUE), "bytes of a slot's value"),
         ("MAX_ENTRIES", str(slots.MAX_ENTRIES), "entries of one value that a reader reads"),
         ("LOCKED", f"2^{slots.LOCKED.bit_length() - 1}", "smallest sequence number of a locked slot"),
