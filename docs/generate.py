@@ -28,6 +28,7 @@ from extensions.federation import (
     mesh,
     neighbour,
     pursuits,
+    referrals,
     room,
     routes,
     seeker,
@@ -426,9 +427,34 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
         ),
         (
             "attempts (listed trackers: unlimited)",
-            f"{backoffs.ATTEMPTS}",
-            "given up until a swarm is lonely",
+            f"{backoffs.ATTEMPTS}; {backoffs.FIRST_ATTEMPTS} for a tracker that was never linked",
+            "given up until it is found again, or a swarm is lonely",
         ),
+        (
+            "`seek` for any trackers",
+            f"one in {referrals.PERIOD:g} s",
+            "none with as many links as are made without a common swarm",
+        ),
+        (
+            f"`seek` for one swarm with fewer neighbours than {referrals.FEW}",
+            f"after {referrals.FIRST_ASK:g} s, then after {referrals.PERIOD:g} s, doubled up to "
+            f"{referrals.MAX_PERIOD:g} s",
+            "",
+        ),
+        ("`seek` to all neighbours", rate(referrals.ASKS_PER_SECOND, referrals.ASKS_BURST), "are sent later"),
+        (
+            "answers to `seek` of one neighbour",
+            rate(referrals.ANSWERS_PER_SECOND, referrals.ANSWERS_BURST),
+            "there is no answer",
+        ),
+        (
+            "trackers learned from one neighbour",
+            f"{referrals.CREDIT:g}, and {60 * referrals.CREDIT_PER_SECOND:g} more a minute; those that could be linked "
+            "do not count",
+            "are ignored",
+        ),
+        ("trackers named to a tracker for which there is no room", f"{referrals.REFERRED}", ""),
+        ("time until the own descriptor is sent again", f"{referrals.OWN_PERIOD:g} s", ""),
         ("age after which a link that ends counts as a success", f"{backoffs.LASTING:g} s", ""),
         ("age below which a second link does not mean that the first is dead", f"{mesh.YOUNG:g} s", ""),
         ("time after which a link counts as unused", f"{room.UNUSED:g} s", "may be replaced"),

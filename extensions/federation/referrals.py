@@ -187,9 +187,12 @@ class Referrals:
             return
         relation.asked[info_hash] -= 1
         for entry in entries:
-            if entry.tracker_id == self._own_id or entry.tracker_id in self._by_id:
+            if entry.tracker_id == self._own_id:
                 continue
-            if relation.credit.take(0, now):
+            if entry.tracker_id in self._by_id:
+                # It causes no dial, and may be named to others.
+                self._store.learn(info_hash, entry)
+            elif relation.credit.take(0, now):
                 self.counters[Gossip.NO_CREDIT] += 1
             elif self._store.learn(info_hash, entry):
                 self.counters[Gossip.LEARNED] += 1
