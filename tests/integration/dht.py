@@ -16,9 +16,9 @@ from extensions.dht.krpc.client import Client, Stored
 from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
-from extensions.dht.records import record
 from extensions.dht.records.entry import sign_entry
 from extensions.dht.records.keys import DAY, SALTS, announce_hash, days_to_read, record_key
+from extensions.dht.records.record import Record
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
 from extensions.trackers import Sighting
@@ -199,9 +199,10 @@ async def written_in(client: Client, info_hash: bytes) -> dict[str, str]:
     """Read a record. Return the slot of each URL in it."""
     found: dict[str, str] = {}
     for day in days_to_read(time.time()):
-        await record.read(
+        record = Record(
             client, info_hash, day, Job(), time.time, Counter(), lambda entry, where: found.update({entry.url: where})
         )
+        await record.read_slots()
     return found
 
 

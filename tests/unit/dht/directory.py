@@ -33,6 +33,8 @@ class Dht:
         self.items: dict[tuple[bytes, bytes], Item] = {}
         self.scheduler = scheduler
         self.gets = self.puts = 0
+        self.asked: list[tuple[bytes, bytes]] = []
+        """Public key and salt of each lookup."""
         self.conflicts = 0
         """Writes that meet a newer value of another writer."""
         self.is_there = True
@@ -46,6 +48,7 @@ class Dht:
 
     async def _get(self, public_key: bytes, salt: bytes, on_item: Callable[[Item], None]) -> Found:
         self.gets += 1
+        self.asked.append((public_key, salt))
         await asyncio.sleep(0)
         if waits := self.on_get():
             await waits
@@ -74,7 +77,7 @@ class Dht:
     def has(self, info_hash: bytes = HASH, day: int = day_of(NOW)) -> set[str]:
         """Return the trackers in a record."""
         public_key = record_key(info_hash, day).public_key().public_bytes_raw()
-        slot = Slot(0)
+        slot = Slot(SALTS[0])
         for salt in SALTS:
             if item := self.items.get((public_key, salt)):
                 slot.add(item.seq, item.value, info_hash, self.clock())
@@ -94,7 +97,7 @@ class SecondPath:
         self.rejected: Counter[Rejected] = Counter()
         self.entries: list[TrackerEntry] = []
         self.fault: Exception | None = None
-        self.finds = 0
+        self.finds = self.announces = 0
 
     async def find(self, _hash: bytes, _days: list[int], _job: Job, on_entry: Callable[[TrackerEntry], None]) -> None:
         self.finds += 1
@@ -104,7 +107,11 @@ class SecondPath:
         for entry in self.entries:
             on_entry(entry)
 
-    async def announce(self, _hash: bytes, _day: int, _job: Job) -> None: ...
+    async def announce(self, _hash: bytes, _day: int, _job: Job) -> None:
+        self.announces += 1
+        await asyncio.sleep(0)
+        if self.fault:
+            raise self.fault
 
 
 class Setting:
