@@ -137,7 +137,7 @@ class Visits:
     def _needs_bep5(self, tracked: TrackedHash, records: list[Record]) -> bool:
         """Return whether the BEP 5 fallback is needed.
 
-        At the rendezvous it is used in any case while that is small, and when nobody else is found.
+        At the rendezvous it is used in any case while that is small, and when no other tracker is found.
         """
         if any(record.is_troubled for record in records):
             return True

@@ -175,13 +175,14 @@ class Vandal:
         self.key = record_key(info_hash, day)
         self.client = client
 
-    async def write(self, slot: int, value: bytes, seq: int | None = None) -> Stored:
-        """Put a value into a slot, with the next sequence number if none is given."""
+    async def write(self, slot: int | bytes, value: bytes, seq: int | None = None) -> Stored:
+        """Put a value into a slot, or into a shard by its salt, with the next sequence number if none is given."""
+        salt = SALTS[slot] if isinstance(slot, int) else slot
         items: list[Item] = []
         public_key = self.key.public_key().public_bytes_raw()
-        found = await self.client.get(public_key, SALTS[slot], Job(), items.append)
+        found = await self.client.get(public_key, salt, Job(), items.append)
         next_seq = max((item.seq for item in items), default=0) + 1
-        return await self.client.put(found, self.key, SALTS[slot], seq or next_seq, value)
+        return await self.client.put(found, self.key, salt, seq or next_seq, value)
 
 
 def forged(info_hash: bytes, now: float, tracker_ids: Iterable[bytes] = ()) -> bytes:
