@@ -6,6 +6,7 @@ import selectors
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from hashlib import sha256
 from typing import Any, Final, cast
 
@@ -56,6 +57,16 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main)
+
+
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Have a test run in virtual time."""
+
+    @wraps(test)
+    def wrapped(*arguments: object, **named: object) -> None:
+        run(test(*arguments, **named))
+
+    return wrapped
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.krpc.traversal import Candidate, State
 from extensions.dht.records.entry import Rejected, sign_entry
-from extensions.dht.records.keys import SALTS, day_of, record_key
+from extensions.dht.records.keys import SALTS, WINDOW, day_of, record_key, shard_path, shard_salt
 from extensions.dht.records.slots import Slot, encode_slot
 from extensions.trackers import TrackerEntry
 from tests.client import eventually
@@ -83,11 +83,35 @@ class Dht:
                 slot.add(item.seq, item.value, info_hash, self.clock())
         return {entry.tracker_id for entry in slot.entries}
 
-    async def write(self, *entries: TrackerEntry, info_hash: bytes = HASH, day: int = day_of(NOW)) -> None:
+    async def write(
+        self,
+        *entries: TrackerEntry,
+        info_hash: bytes = HASH,
+        day: int = day_of(NOW),
+        salt: bytes = SALTS[0],
+        depth: int | None = None,
+    ) -> None:
         """Store entries in a record, as other trackers do."""
         found = Found([cast(Any, None)])
-        await self.put(found, record_key(info_hash, day), SALTS[0], 1, encode_slot(list(entries)))
+        await self.put(found, record_key(info_hash, day), salt, 1, encode_slot(list(entries), depth))
         self.puts = 0
+
+    async def fill(self, now: float, depth: int, info_hash: bytes = HASH, ahead: int = 0) -> None:
+        """Fill the slots of a record, and shards down to a depth, with entries of other trackers.
+
+        They were signed 600 s before `now`, or `ahead` seconds later. The shards are those on our path, and those that
+        a sample reads if all of its random numbers are 1.
+        """
+        day, own = day_of(now), shard_path(info_hash, OWN)
+        everyone = [sign_entry(identity(number), info_hash, URL, now - 600 + ahead) for number in range(101, 256)]
+        for index, salt in enumerate(SALTS):
+            six = everyone[6 * index : 6 * index + 6]
+            await self.write(*six, info_hash=info_hash, day=day, salt=salt, depth=depth if salt == WINDOW else None)
+        for bits in {path[:number] for number in range(depth + 1) for path in (own, "0" * depth)}:
+            inside = [one for one in everyone[18:] if shard_path(info_hash, one.tracker_id).startswith(bits)]
+            count = 1 if len(bits) == depth else 6
+            assert len(inside) >= count, "there are too few trackers"
+            await self.write(*inside[:count], info_hash=info_hash, day=day, salt=shard_salt(bits))
 
 
 class SecondPath:

@@ -4,8 +4,7 @@
 """
 
 import random
-from collections.abc import Callable, Coroutine
-from functools import wraps
+from collections.abc import Callable
 from itertools import pairwise
 from statistics import mean
 
@@ -15,19 +14,9 @@ from extensions.dht.records.entry import LIFETIME
 from extensions.dht.records.keys import SALTS, WINDOW
 from extensions.dht.records.placing import REST
 from extensions.dht.records.shards import SAMPLES, TRIES
-from tests.unit.dht.crowd import MIDNIGHT, Crowd, run
+from tests.unit.dht.crowd import MIDNIGHT, Crowd, virtual
 
 HOUR = 3600.0
-
-
-def virtual(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
-    """Run a test in virtual time."""
-
-    @wraps(test)
-    def wrapped(*arguments: object, **named: object) -> None:
-        run(test(*arguments, **named))
-
-    return wrapped
 
 
 def within(seconds: float) -> Callable[[], float]:
