@@ -41,6 +41,7 @@ class Rejected(StrEnum):
     EXPIRED = "expired"
     FAR_EXPIRY = "far_expiry"
     INVALID_SIGNATURE = "invalid_signature"
+    WRONG_SHARD = "wrong_shard"
     INVALID_ITEM = "invalid_item"
     INVALID_DESCRIPTOR = "invalid_descriptor"
 

@@ -33,7 +33,7 @@ class Sightings:
     ) -> None:
         self.listeners: list[Callable[[bytes, Sighting], None]] = []
         """Called with infohash and sighting for each tracker found, and for each newer entry of a known one."""
-        self._own_id = own_id
+        self.own_id: Final = own_id
         self._knowledge = knowledge
         self._rejected = rejected
         self._clock = clock
@@ -45,7 +45,7 @@ class Sightings:
     def note(self, tracked: TrackedHash, sighting: Sighting) -> bool:
         """Tell of a valid entry, unless it is known, our own, or not believed. Return whether it was told."""
         entry = sighting.entry
-        if entry.tracker_id == self._own_id or self._is_distrusted(entry) or not tracked.known.add(sighting):
+        if entry.tracker_id == self.own_id or self._is_distrusted(entry) or not tracked.known.add(sighting):
             return False
         self._knowledge.note_change(tracked.info_hash, tracked.known)
         for listener in tracked.listeners:
@@ -60,7 +60,7 @@ class Sightings:
     def learn(self, tracked: TrackedHash, entry: TrackerEntry) -> bool:
         """Check an entry that another tracker has passed on, and note it. Return whether it was new and valid."""
         # The signature is not verified for what is known already.
-        if entry.tracker_id == self._own_id or self._is_distrusted(entry) or not tracked.known.is_news(entry):
+        if entry.tracker_id == self.own_id or self._is_distrusted(entry) or not tracked.known.is_news(entry):
             return False
         fault = check_entry(entry, tracked.info_hash, self._clock())
         if fault:

@@ -49,7 +49,7 @@ def is_no_message(data: bytes) -> bool:
 
 def is_no_value(data: bytes) -> bool:
     rejected: Counter[Rejected] = Counter()
-    return decode_slot(data, bytes(20), 0, rejected) == [] and rejected == {Rejected.NOT_BENCODE: 1}
+    return decode_slot(data, b"r0", bytes(20), 0, rejected) == ([], None) and rejected == {Rejected.NOT_BENCODE: 1}
 
 
 @pytest.mark.parametrize("data", CIRCLES)

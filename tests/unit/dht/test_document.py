@@ -57,7 +57,7 @@ def test_a_slot() -> None:
     value = encode_slot([entry])
     assert value.hex() == NAMED["value"]
     rejected: Counter[Rejected] = Counter()
-    assert decode_slot(value, HASH, NOW, rejected) == [entry]
+    assert decode_slot(value, b"r0", HASH, NOW, rejected) == ([entry], None)
     assert not rejected
 
 
@@ -86,7 +86,7 @@ def test_urls(url: str, valid: bool) -> None:
 @pytest.mark.parametrize(("reason", "value"), VECTORS.values)
 def test_values(reason: str, value: bytes) -> None:
     rejected: Counter[Rejected] = Counter()
-    decode_slot(value, HASH, NOW, rejected)
+    decode_slot(value, b"r0", HASH, NOW, rejected)
     assert [str(found) for found in rejected.elements()] == ([] if reason == "none" else [reason])
 
 

@@ -21,7 +21,7 @@ reproducible = settings(derandomize=True)
 
 def decoded(value: object, info_hash: bytes = HASH, now: float = NOW) -> tuple[list[TrackerEntry], dict[Rejected, int]]:
     rejected: Counter[Rejected] = Counter()
-    return decode_slot(value, info_hash, now, rejected), dict(rejected)
+    return decode_slot(value, b"r0", info_hash, now, rejected)[0], dict(rejected)
 
 
 # Encoding
