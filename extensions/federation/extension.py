@@ -61,6 +61,7 @@ class Federation(Extension):
         tracker.add_subprotocol(str(SUBPROTOCOL), self._accept)
         tracker.add_table("federation", self.table, links=True)
         tracker.add_table("unlinked", self.unlinked, links=True)
+        tracker.add_table("linking", self.linking)
         tracker.registry.register(FederationCollector(self))
 
     async def prepare(self) -> None:
@@ -155,6 +156,22 @@ class Federation(Extension):
         listed = self.mesh.listed.values() if self.mesh else ()
         links = self.mesh.links if self.mesh else {}
         return [one.as_row() for one in listed if one.tracker_id not in links and not one.is_itself]
+
+    def linking(self) -> list[dict[str, Any]]:
+        """Return how far this tracker is with its links, for the page and the statistics: one row."""
+        mesh, discovery = self.mesh, self.discovery
+        if mesh is None or discovery is None:
+            return []
+        return [
+            {
+                "links": len(mesh.links),
+                "max_links": mesh.max_links,
+                "known_not_linked": discovery.unlinked,
+                "dials_queued": discovery.pursuits.queued,
+                "dials_in_backoff": discovery.pursuits.waiting,
+                "shortage": mesh.shortage,
+            }
+        ]
 
     def table(self) -> list[dict[str, Any]]:
         """Return the open links for the page and the statistics, one row each."""

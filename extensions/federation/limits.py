@@ -102,11 +102,14 @@ class Budget:
     def __init__(self, total: int, links: int) -> None:
         self._own = total // (2 * links)
         self._common = total // 2
+        self.refused = 0
+        """How often something was not granted."""
 
     def take(self, used: int, more: int) -> bool:
         """Grant `more` to a link that uses `used`; if it is negative, take it back. Return whether it is granted."""
         needed = max(0, used + more - self._own) - max(0, used - self._own)
         if needed > self._common:
+            self.refused += 1
             return False
         self._common -= needed
         return True

@@ -43,7 +43,7 @@ NO_ROOM_PERIOD: Final = 1.0
 """Seconds until all links are examined again for one that could give way to a link that this tracker would dial."""
 
 FULL_PERIOD: Final = 600.0
-"""Seconds between two lines in the log that say that there is no room for more links."""
+"""Seconds between two lines in the log that say that there is not enough room for links, or for filters."""
 
 Connect = Callable[[str, bool], Awaitable[Transport]]
 """Connects to a URL, which is trusted or not. Raises `LinkError`."""
@@ -78,7 +78,7 @@ class Mesh:
         self.closed_there: Counter[str] = Counter()
         """Links and attempts that the other side has ended, by its reason, which is an `EndReason` or `OTHER`."""
         self.refused = 0
-        """Links that were refused or given up for want of room since the last line in the log about it."""
+        """Links that were refused or given up for want of room."""
         self.listed = {url: Listed(url) for url in settings.peers}
         """The listed trackers by URL."""
         self.id = key.public_key().public_bytes_raw().hex()
@@ -100,7 +100,9 @@ class Mesh:
         self._has_copy = False
         """Whether another tracker has proved that it has the same key."""
         self._no_room_until = {True: 0.0, False: 0.0}
-        self._full_logged: float | None = None
+        self._filters_refused = 0
+        self._logged: dict[str, float] = {}
+        """When the operator was told of each shortage."""
         self._swarms = OwnSwarms() if swarms is None else swarms
         self._budget = Budget(MAX_FILTERS, settings.max_links)
         self._turns = Turns()
@@ -218,9 +220,20 @@ class Mesh:
         self._no_room_until[common] = now + NO_ROOM_PERIOD
         return False
 
+    @property
+    def shortage(self) -> str:
+        """The place that there is not enough of, for people; empty if there is enough of everything."""
+        lacks = ["max_links is reached"] if self.is_full else []
+        if self._budget.refused:
+            lacks.append("no memory for more filters")
+        return ", ".join(lacks)
+
     def end_idle(self) -> None:
         """End links without common swarms, if more than half of all possible links are open; listed ones stay."""
         now = time.monotonic()
+        if self._budget.refused > self._filters_refused:
+            self._filters_refused = self._budget.refused
+            self._log_shortage("filters_full", max_bytes=MAX_FILTERS, refused=self._budget.refused)
         links = list(self.links.values())
         for link in links:
             if link.account.members:
@@ -324,10 +337,13 @@ class Mesh:
     def _note_full(self) -> None:
         """Count a link that another one gives way to, or that is refused, and tell the operator now and then."""
         self.refused += 1
+        self._log_shortage("links_full", max_links=self.max_links, refused=self.refused)
+
+    def _log_shortage(self, event: str, **numbers: int) -> None:
         now = time.monotonic()
-        if self._full_logged is None or now - self._full_logged > FULL_PERIOD:
-            self._log.warning("links_full", max_links=self.max_links, wanted=self.refused)
-            self._full_logged, self.refused = now, 0
+        if now - self._logged.get(event, -FULL_PERIOD) >= FULL_PERIOD:
+            self._logged[event] = now
+            self._log.warning(event, **numbers)
 
     def _is_own_url(self, url: str) -> bool:
         return not self._has_url or normal(url) in self._own_urls

@@ -185,7 +185,8 @@ async def test_a_link_in_use_stays_and_the_other_tracker_is_told_so(network: Net
         with capture_logs() as logs:
             await network.dial(3, 1)
         assert not any(line["event"] == "links_full" for line in logs), "once is enough for a while"
-        assert mesh.refused == 1
+        assert mesh.refused == 2
+        assert mesh.shortage == "max_links is reached"
 
 
 async def test_an_unused_link_gives_way_only_to_one_with_a_common_swarm(
