@@ -112,7 +112,9 @@ async def small_swarms(arguments: Arguments, seed: int) -> Outcome:
     goals = [nobody_alone(world.samples)]
     if not (arguments.restarts or arguments.churn):
         # Otherwise, some swarm has always just changed.
-        goals.append(Goal("in each swarm, all have met in the end", f"not in {end.unmet} of {end.swarms}", not end.unmet))
+        goals.append(
+            Goal("in each swarm, all have met in the end", f"not in {end.unmet} of {end.swarms}", not end.unmet)
+        )
         if not arguments.max_links:
             # With few places, links of swarms whose peers have met make room for others.
             goals.append(Goal("no swarm split in the end", f"{end.split} of {end.swarms}", not end.split))
