@@ -30,7 +30,7 @@ MAX_FAILURES: Final = 16
 """Trackers of a swarm that cannot be linked, beyond which dials for the swarm are less urgent than others."""
 
 
-MAX_FRESH: Final = 16
+MAX_FRESH: Final = 32
 """Entries of one swarm, of those found last, that are not forgotten for others that end later."""
 
 MAX_STALE: Final = 1000

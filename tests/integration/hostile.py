@@ -5,7 +5,7 @@ import json
 import os
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from extensions.federation.filters import OwnSwarms, tag_of
 from extensions.federation.handshake import LinkError
 from extensions.federation.session import Session, State
 from extensions.federation.transports import SUBPROTOCOL
+from extensions.trackers import TrackerEntry
 from tests.client import PATIENCE, RawClient, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment, free_port
 from tests.unit.fakes import peer_id
@@ -122,16 +123,20 @@ async def link_to(
     key: Ed25519PrivateKey | None = None,
     named: str | None = None,
     shake: bool = True,
+    wanted: Sequence[str] = (),
     **options: Any,
 ) -> AsyncIterator[HostileLink]:
-    """Dial a tracker. `named` is the URL in the `hello`."""
+    """Dial a tracker. `named` is the URL in the `hello`, `wanted` are the swarms for which the link is made."""
     swarms = OwnSwarms()
+    for info_hash in wanted:
+        swarms.add(info_hash)
     session = Session(
         key or Ed25519PrivateKey.generate(),
         os.urandom(32),
         url=url if named is None else named,
         swarms=swarms,
         features=(),
+        wanted=wanted,
     )
     options = {"compression": None, "max_size": None, "max_queue": None, "close_timeout": 1, **options}
     async with websockets.connect(url, subprotocols=[SUBPROTOCOL], **options) as socket:
@@ -170,6 +175,13 @@ def federated(state_dir: Path, public_url: str = "", **settings: Any) -> dict[st
         **environment("server", state_dir=str(state_dir), public_url=public_url),
         **environment("extensions.federation", enabled=True, **settings),
     }
+
+
+def want(tracker: Any, tracker_id: str, url: str) -> bool:
+    """Have a tracker in this process dial another one. Return whether it does."""
+    entry = TrackerEntry(tracker_id, 2**40, url, bytes(64))
+    wanted: bool = tracker.extension("federation").discovery.pursuits.want(entry)
+    return wanted
 
 
 async def refusal(url: str, key: Ed25519PrivateKey) -> str:

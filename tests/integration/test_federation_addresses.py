@@ -97,7 +97,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def sight(tracker: Any, url: str, info_hash: str = RENDEZVOUS.decode("latin-1")) -> str:
     """Have the DHT name a tracker; its id."""
     entry = entry_of(url)
-    tracker.extension("federation").on_sighting(info_hash, Sighting(entry, "r0"))
+    tracker.extension("federation").discovery.on_sighting(info_hash, Sighting(entry, "r0"))
     return entry.tracker_id
 
 
@@ -131,7 +131,7 @@ async def test_private_addresses_are_never_dialed(federate: Federate, listener: 
     mesh = tracker.extension("federation").mesh
     urls = hostile_urls(listener.port)
     for url in urls:
-        assert tracker.extension("federation").pursuits.want(entry_of(url))
+        assert tracker.extension("federation").discovery.pursuits.want(entry_of(url))
     await eventually(lambda: mesh.ended.total() >= len(urls))
     assert mesh.ended["forbidden_address"] + mesh.ended["unreachable"] == len(urls)
     # Some that are no addresses here are unknown names.
@@ -200,7 +200,7 @@ async def test_only_so_many_are_dialed_at_once_for_one_swarm(federate: Federate,
         for _ in range(3 * ALL):
             sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
         await eventually(lambda: listener.heard >= DEGREE)
-        assert tracker.extension("federation").pursuits.pursued == DEGREE
+        assert tracker.extension("federation").discovery.pursuits.pursued == DEGREE
 
 
 async def test_one_that_is_named_again_and_again_does_not_keep_others_from_being_dialed(
@@ -208,7 +208,7 @@ async def test_one_that_is_named_again_and_again_does_not_keep_others_from_being
 ) -> None:
     listener.says = FORBIDDEN
     tracker = await federate(allow_private_addresses=True)
-    federation = tracker.extension("federation")
+    federation = tracker.extension("federation").discovery
     absent = tracker_id(Ed25519PrivateKey.generate())
     async with raw_client(tracker.url) as client:
         await client.announce(A)

@@ -30,6 +30,7 @@ from tests.integration.hostile import (
     hostile_tracker,
     link_to,
     refusal,
+    want,
 )
 from tests.integration.test_federation_command import run
 
@@ -92,8 +93,8 @@ async def test_both_dial_at_once_and_keep_the_same_link(federate: Federate) -> N
             await a.announce(A)
             await b.announce(B)
             meshes = [tracker.extension("federation").mesh for tracker in pair]
-            for mesh, other, tracker in zip(meshes, reversed(meshes), reversed(pair), strict=True):
-                mesh.want(other.id, tracker.url)
+            for tracker, there, other in zip(pair, reversed(pair), reversed(meshes), strict=True):
+                want(tracker, other.id, there.url)
 
             def settled(meshes: list[Any] = meshes) -> bool:
                 links = [link for mesh in meshes for link in mesh.links.values()]
