@@ -78,8 +78,11 @@ class Publisher:
         if placed:
             return placed
         self.written[Written.LOCKED] += 1
-        until = await self._publish_in_window(record, memory)
-        return Published(until, READ_BACK, has_failed=True) if until else Published(until, ANNOUNCE)
+        # The next visit must not leave out the slots: they are all that there is.
+        memory.depth = None
+        if record.slots and all(slot.is_locked for slot in record.slots):
+            return Published(0.0, ANNOUNCE)
+        return Published(await self._publish_in_window(record, memory), READ_BACK, has_failed=True)
 
     async def erase(self, records: list[Record], memory: ShardMemory) -> bool:
         """Remove our entry from records whose slots were just read. Return whether none of them had it.

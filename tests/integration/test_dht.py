@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,25 @@ async def test_six_trackers_that_publish_at_once_are_all_found_by_a_seventh(memb
         60,
     )
     assert set(await seen_by(seventh, info_hash)) == urls_of(trackers)
+
+
+async def test_more_trackers_than_the_slots_hold_are_found_in_a_shard(members: Members, info_hash: bytes) -> None:
+    trackers, reader = await members.start_with_reader(15)
+    for tracker in trackers:
+        tracker.directory.swarm(info_hash, peers=5, linked=False)
+        await published(tracker, info_hash)
+    found = await seen_by(reader, info_hash)
+    assert set(found) == urls_of(trackers)
+    places = Counter(sighting.where for sighting in found.values())
+    assert places["r0"] == places["r1"] == 6
+    # The others are in the root of the shards, and in the window too.
+    assert places["r2"] + places["s"] == 3
+    assert sum(tracker.directory.counters.publications["conflict"] for tracker in trackers) == 0
+    # A tracker that comes later sees all of them, too.
+    late = await members.start("wss://late.example.org")
+    late.directory.swarm(info_hash, peers=5, linked=False)
+    await published(late, info_hash)
+    assert len(late.directory.sightings.known(info_hash)) == 15
 
 
 async def test_for_peers_that_are_alone_trackers_that_come_later_are_found(members: Members, info_hash: bytes) -> None:

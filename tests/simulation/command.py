@@ -107,6 +107,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--dht-rate", type=float, default=8000.0, help="bytes a second that a node of the DHT sends (8000); 0: any"
     )
+    parser.add_argument("--within", type=float, default=1.0, help="seconds in which all trackers start (1)")
     parser.add_argument("--seconds", type=float, default=0.0, help="virtual seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them, as SVG (or PNG, by the name)")

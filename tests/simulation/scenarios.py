@@ -2,10 +2,8 @@
 
 import asyncio
 import random
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 from tests.simulation.hostile import Vandal
@@ -42,6 +40,8 @@ class Arguments:
     """The share of lost packets."""
     dht_rate: float = 8000.0
     """Bytes a second that a node of the DHT sends at most; 0: any number."""
+    within: float = 1.0
+    """Seconds in which all trackers start."""
     seconds: float = 0.0
 
 
@@ -95,9 +95,9 @@ async def small_swarms(arguments: Arguments, seed: int) -> Outcome:
     """Many infohashes, each at a few trackers, with one peer at each of them."""
     arguments = _with_defaults(arguments, trackers=100, infohashes=1000, peers=1, seconds=300.0)
     world = _world(arguments)
-    await world.start()
+    await world.start(within=arguments.within)
     # So long that each tracker has joined the DHT and made the links that it makes in advance.
-    await world.observe(5.0)
+    await world.observe(world.age + 4.0)
     peers = [
         world.add_peer(info_hash, tracker)
         for info_hash in infohashes(arguments.infohashes)
@@ -133,8 +133,7 @@ async def validate(arguments: Arguments, seed: int) -> Outcome:
             dht_nodes=arguments.trackers + REAL_NODES,
             latency=(0.0001, 0.001),
             round_trip=(0.001, 0.01),
-        ),
-        Path(tempfile.mkdtemp(prefix="simulation-")),
+        )
     )
     await world.start(within=REAL_PACE)
     await world.observe(2 * REAL_PACE)
@@ -154,15 +153,20 @@ async def popular(arguments: Arguments, seed: int) -> Outcome:
     world = _world(arguments)
     (info_hash,) = infohashes(1)
     peers = [world.add_peer(info_hash, tracker) for tracker in world.trackers for _ in range(arguments.peers)]
-    await world.start()
-    await world.join(peers, 1.0)
+    # Peers whose tracker has not started yet come back a few seconds later.
+    await asyncio.gather(world.start(within=arguments.within), world.join(peers, arguments.within))
     world.repeat_restarts(arguments.restarts)
-    await world.observe(arguments.seconds)
-    from_ten = since(world.samples, 10.0)
+    begun = world.age
+    await world.observe(begun + arguments.seconds)
+    from_ten = since(world.samples, begun + 10.0)
     split = [one for one in from_ten if one.split]
     greatest = max(one.degree[2] for one in from_ten)
     goals = [
-        Goal("one component at each sample from 10 s on", f"not at {len(split)} of {len(from_ten)}", not split),
+        Goal(
+            "one component at each sample from 10 s after the last start on",
+            f"not at {len(split)} of {len(from_ten)}",
+            not split,
+        ),
         Goal("at most 24 common links in the swarm", str(greatest), greatest <= 24),
     ]
     return Outcome("popular", seed, arguments, world, goals)
@@ -174,8 +178,7 @@ async def cold(arguments: Arguments, seed: int) -> Outcome:
     world = _world(arguments)
     (info_hash,) = infohashes(1)
     peers = [world.add_peer(info_hash, tracker) for tracker in world.trackers for _ in range(arguments.peers)]
-    await world.start()
-    await world.join(peers, 1.0)
+    await asyncio.gather(world.start(within=arguments.within), world.join(peers, arguments.within))
     await world.observe(arguments.seconds)
     end = world.samples[-1]
     ratio = end.dials / max(1, end.open_links)
@@ -192,8 +195,8 @@ async def hostile(arguments: Arguments, seed: int) -> Outcome:
         arguments, trackers=60, infohashes=150, peers=1, hostile=1 / 3, vandals=10.0, seconds=180.0
     )
     world = _world(arguments)
-    await world.start()
-    await world.observe(5.0)
+    await world.start(within=arguments.within)
+    await world.observe(world.age + 4.0)
     hashes = infohashes(arguments.infohashes)
     peers = [
         world.add_peer(info_hash, tracker)
@@ -207,12 +210,17 @@ async def hostile(arguments: Arguments, seed: int) -> Outcome:
             tracker.serve(info_hash)
     world.run(Vandal(world.dht, hashes, arguments.vandals).run())
     await world.join(peers, 5.0)
+    joined = world.age
     await world.observe(world.age + arguments.seconds)
-    late = since(world.samples, 70.0)
+    late = since(world.samples, joined + 60.0)
     split = max(one.split for one in late)
     goals = [
         nobody_alone(world.samples),
-        Goal("no swarm of honest trackers split from 60 s on", f"{split} of {late[-1].swarms} at most", not split),
+        Goal(
+            "no swarm of honest trackers split from 60 s after joining on",
+            f"{split} of {late[-1].swarms} at most",
+            not split,
+        ),
     ]
     return Outcome("hostile", seed, arguments, world, goals)
 
@@ -350,4 +358,4 @@ def _world(arguments: Arguments) -> World:
     conditions = Conditions(
         arguments.trackers, arguments.max_links, arguments.dht_rate, loss=arguments.loss, hostile=arguments.hostile
     )
-    return World(conditions, Path(tempfile.mkdtemp(prefix="simulation-")))
+    return World(conditions)

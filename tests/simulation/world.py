@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import tempfile
 import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Conditions:
 class World:
     """All trackers and peers of a run."""
 
-    def __init__(self, conditions: Conditions, directory: Path) -> None:
+    def __init__(self, conditions: Conditions) -> None:
         self.conditions = conditions
         self.network = Network()
         self.dht = Dht(
@@ -64,12 +65,12 @@ class World:
         self.samples: list[Sample] = []
         self.restarts = 0
         self.started = time.monotonic()
-        self._directory = directory
+        self._directory = tempfile.TemporaryDirectory(prefix="simulation-")
         self._tasks: list[asyncio.Task[Any]] = []
         hostile = iter(kinds(round(conditions.hostile * conditions.trackers)))
         settings = {"max_links": conditions.max_links} if conditions.max_links else {}
         for number in range(conditions.trackers):
-            disk = Disk(directory / str(number))
+            disk = Disk(Path(self._directory.name) / str(number))
             disk.write_key(random.getrandbits(64))
             line = Line(random.uniform(*conditions.latency), loss=conditions.loss)
             make: type[Tracker] = next(hostile, Tracker)
@@ -155,6 +156,7 @@ class World:
             if isinstance(result, Exception):
                 raise result
         await asyncio.gather(*(tracker.stop() for tracker in self.trackers if tracker.is_up))
+        self._directory.cleanup()
 
     async def _start(self, tracker: Tracker, within: float) -> None:
         await asyncio.sleep(random.uniform(0, within))

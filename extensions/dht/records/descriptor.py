@@ -49,9 +49,7 @@ def read(body: bytes, now: float) -> TrackerEntry:
     """Return the valid entry of another tracker's descriptor. Raises `DescriptorError`."""
     try:
         table = json.loads(body)
-        entry = TrackerEntry(
-            bytes.fromhex(table["id"]).hex(), table["expires"], table["url"], bytes.fromhex(table["signature"])
-        )
+        entry = TrackerEntry(_bytes(table["id"]).hex(), table["expires"], table["url"], _bytes(table["signature"]))
         if type(entry.expires) is not int or type(entry.url) is not str:
             raise TypeError
         fault = check_entry(entry, b"", now)
@@ -60,6 +58,14 @@ def read(body: bytes, now: float) -> TrackerEntry:
     if fault:
         raise DescriptorError(fault.value, fault)
     return entry
+
+
+def _bytes(digits: str) -> bytes:
+    """Return the bytes of lower-case hexadecimal digits. Raises `ValueError` for anything else."""
+    data = bytes.fromhex(digits)
+    if data.hex() != digits:
+        raise ValueError(f"not lower-case digits: {digits}")
+    return data
 
 
 async def fetch(address: Address, now: float) -> TrackerEntry:

@@ -17,7 +17,7 @@ from extensions.dht.krpc.schedule import Job
 from extensions.dht.publisher import Published, Publisher
 from extensions.dht.records.keys import DAY, SALTS, WINDOW, day_of, shard_path, shard_salt
 from extensions.dht.records.record import Record, sample
-from extensions.dht.records.shards import ShardMemory
+from extensions.dht.records.shards import SHALLOW, ShardMemory
 from extensions.dht.records.slots import LOCKED, Slot, encode_slot
 from extensions.dht.tracked import MAX_DOUBLINGS, REFRESH
 from extensions.entries import LIFETIME, merge
@@ -103,6 +103,8 @@ class Crowd:
         self.counts_from = 0.0
         self.sampled: Counter[str] = Counter()
         """How often samples have held each tracker, since `counts_from` (seconds since the start)."""
+        self.bep5_reads: Counter[int] = Counter()
+        """Visits that would also use BEP 5 if this were the rendezvous, by hour."""
         self.trackers: list[CrowdTracker] = []
         self._began = asyncio.get_running_loop().time()
         self._added = self._made_up = 0
@@ -260,6 +262,11 @@ class CrowdTracker:
         """Return the salt of a shard on its path."""
         return shard_salt(shard_path(HASH, self.tracker_id)[:depth])
 
+    @property
+    def announces(self) -> bool:
+        """Whether it would announce by BEP 5 if this were the rendezvous."""
+        return self.memory.own_depth is None or self.memory.own_depth <= SHALLOW
+
     def start(self) -> None:
         """Begin to live, if it has not begun."""
         self.task = self.task or asyncio.ensure_future(self._live())
@@ -279,6 +286,7 @@ class CrowdTracker:
                 together.create_task(self._sample(shards))
             published = await self.publisher.publish(record, self.memory)
         crowd.lookups.append((began, len(record.asked) + len(shards.asked)))
+        crowd.bep5_reads[crowd.hour] += not self.memory.is_large
         if self.until and published.until:
             self.gap += max(0.0, crowd.clock() - self.until)
         self.until = max(self.until, published.until)

@@ -32,18 +32,18 @@ async def published(crowd: Crowd, tracker: CrowdTracker) -> list[bytes]:
     return [salt for (_, salt), count in sorted((crowd.writes - before).items()) for _ in range(count)]
 
 
-def crowded() -> Crowd:
-    """Return a record whose slots are full."""
-    crowd = Crowd()
-    for salt in SALTS:
-        crowd.fill(salt)
-    return crowd
-
-
 def steady() -> Crowd:
     """Return a record whose every lookup takes 0.75 s, and every store 0.25 s."""
     crowd = Crowd()
     crowd.random.uniform = lambda a, b: (a + b) / 2  # type: ignore[method-assign]
+    return crowd
+
+
+def crowded(crowd: Crowd | None = None) -> Crowd:
+    """Return a record whose slots are full."""
+    crowd = crowd or Crowd()
+    for salt in SALTS:
+        crowd.fill(salt)
     return crowd
 
 
@@ -276,7 +276,7 @@ async def test_two_conflicts_in_a_row_lead_deeper() -> None:
 
 @virtual
 async def test_if_its_shards_are_locked_the_window_is_left() -> None:
-    crowd = crowded()
+    crowd = crowded(steady())
     (tracker,) = crowd.add(1)
     for depth in range(MAX_DEPTH + 1):
         crowd.lock(tracker.shard(depth))
@@ -286,9 +286,27 @@ async def test_if_its_shards_are_locked_the_window_is_left() -> None:
     assert tracker.publisher.written == {"locked": 1}
     own_path = {tracker.shard(depth) for depth in range(MAX_DEPTH + 1)}
     assert sum(count for (_, salt), count in crowd.reads.items() if salt in own_path) >= TRIES
-    crowd.lock(WINDOW)
+    # Another tracker writes there while it searches.
+    crowd.fill(WINDOW, age=-6)
     result = await tracker.visit()
-    assert (result.until, result.look_again) == (0.0, ANNOUNCE)
+    assert (result.until, result.look_again, result.has_failed) == (0.0, READ_BACK, True)
+    for salt in SALTS:
+        crowd.lock(salt)
+    result = await tracker.visit()
+    assert (result.until, result.look_again, result.has_failed) == (0.0, ANNOUNCE, False)
+
+
+@virtual
+async def test_a_tracker_that_loses_its_shards_returns_to_the_slots() -> None:
+    crowd = crowded()
+    (tracker,) = crowd.add(1)
+    tracker.memory.note_own(MAX_DEPTH, crowd.today)
+    for depth in range(MAX_DEPTH + 1):
+        crowd.lock(tracker.shard(depth))
+    result = await tracker.visit()
+    assert (result.look_again, crowd.reads[0, R0]) == (READ_BACK, 0)
+    await tracker.visit()
+    assert places(crowd, tracker) == {WINDOW}
 
 
 @virtual
