@@ -140,7 +140,7 @@ async def test_trackers_of_an_open_swarm_are_dialed_for_it(network: Network, nod
     node.open(1)
     nodes[2].open(2)
     node.discovery.on_sighting(HASH, Sighting(entry, "r0"))
-    await eventually(lambda: tracker_id(2) in node.mesh.links)
+    await eventually(lambda: bool(node.mesh.links and nodes[2].mesh.links))
     (link,) = nodes[2].mesh.links.values()
     assert list(link.wanted) == [HASH], "it is told why"
     assert (node.discovery.degree(HASH), node.discovery.degree(RENDEZVOUS_TEXT)) == (0, 1)
