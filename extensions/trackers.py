@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 RENDEZVOUS: Final = sha1(b"peerservers rendezvous").digest()
 """The infohash (20 bytes) under which every published tracker keeps an entry, so that trackers find each other."""
 
+RENDEZVOUS_TEXT: Final = RENDEZVOUS.decode("latin-1")
+"""The same as an infohash in the tracker's form."""
+
 MAX_URL: Final = 128
 """Characters of a tracker's URL."""
 
@@ -38,7 +41,7 @@ class TrackerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A tracker's entry, and the source that it was found in: "r0", "r1", "r2" (slots), "bep5" or "cache"."""
+    """A tracker's entry, and its source: a slot of the record ("r0"), "bep5", "link" (another tracker) or "cache"."""
 
     entry: TrackerEntry
     where: str

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from extensions.dht.krpc import bencode
-from extensions.dht.records.entry import LIFETIME, SKEW, check_entry
+from extensions.entries import LIFETIME, SKEW, check_entry
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 
 MAX_KNOWN: Final = 20_000
@@ -35,13 +35,16 @@ class Known:
     seen: dict[str, Sighting] = field(default_factory=dict)
     """The trackers found, by id. The dict is replaced as a whole, never changed."""
 
+    def is_news(self, entry: TrackerEntry) -> bool:
+        """Return whether an entry is of an unknown tracker, or ends later than the known entry of its tracker."""
+        known = self.seen.get(entry.tracker_id)
+        return known is None or known.entry.expires < entry.expires
+
     def add(self, sighting: Sighting) -> bool:
         """Add a tracker. Return whether its entry is new or ends later than the known one."""
-        tracker_id = sighting.entry.tracker_id
-        known = self.seen.get(tracker_id)
-        if known and known.entry.expires >= sighting.entry.expires:
+        if not self.is_news(sighting.entry):
             return False
-        seen = {**self.seen, tracker_id: sighting}
+        seen = {**self.seen, sighting.entry.tracker_id: sighting}
         if len(seen) > MAX_SEEN:
             del seen[min(seen, key=lambda one: seen[one].entry.expires)]
         self.seen = seen

@@ -1,10 +1,10 @@
-"""The trackers that serve each infohash: the visits of their records, and the callers that receive the results.
+"""The trackers that serve each infohash: when its records are visited, and the callers that receive the results.
 
 Each visit of a record is also the check of our own entry in it, and each publication begins with a visit.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from math import inf
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,25 +13,21 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.cache import Known
-from extensions.dht.counters import Counters, Looked
+from extensions.dht.counters import Counters
 from extensions.dht.knowledge import Knowledge
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.schedule import Job, Priority
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.publish_set import PublishSet
 from extensions.dht.publisher import Publisher
-from extensions.dht.records import record
 from extensions.dht.records.bep5 import Bep5Fallback
-from extensions.dht.records.keys import days_to_read
-from extensions.dht.records.record import RecordSnapshot
-from extensions.dht.tracked import ANNOUNCE, RETRY, TrackedHash, next_visit
-from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
+from extensions.dht.sightings import Sightings
+from extensions.dht.tracked import NextVisit, TrackedHash, next_visit
+from extensions.dht.visits import Outcome, Visits
+from extensions.trackers import Sighting, TrackerEntry
 
 RECENT: Final = 10.0
 """Seconds for which the result of a lookup is used instead of a new one."""
-
-MAX_ERASURES: Final = 5
-"""Visits that try to remove our entry from a record."""
 
 StartTask = Callable[..., asyncio.Task[Any]]
 """Runs a coroutine in the background, under a name: `TrackerHandle.start_task`, or the same of `BackgroundTasks`."""
@@ -64,14 +60,23 @@ class Directory:
         monotonic: Callable[[], float],
         uniform: Callable[[float, float], float],
     ) -> None:
-        self._publisher = Publisher(client, key, url, clock, uniform)
+        self._publisher = Publisher(key, url, clock, uniform)
         self.counters = Counters(self._publisher.written, bep5_fallback.rejected)
         self.knowledge = Knowledge(known, clock)
-        self.on_sighting: list[Callable[[bytes, Sighting], None]] = []
-        """Called with infohash and sighting for each tracker found, and for each newer entry of a known one."""
+        self.sightings = Sightings(self._publisher.tracker_id, self.knowledge, bep5_fallback.rejected, clock, monotonic)
         self.publish_set = PublishSet(max_published)
-        self._client = client
-        self._bep5_fallback = bep5_fallback
+        self._visits = Visits(
+            client,
+            bep5_fallback,
+            self._publisher,
+            self.knowledge,
+            self.sightings,
+            self.counters,
+            self._wants,
+            clock,
+            monotonic,
+            uniform,
+        )
         self._scheduler = scheduler
         self._publishes = bool(url) and policy != "none"
         self._listed = frozenset(listed) if policy == "listed" else None
@@ -116,7 +121,7 @@ class Directory:
     def swarm(self, info_hash: bytes, peers: int, linked: bool) -> None:
         """Note that a swarm has this many local peers, at least one. `linked`: they can reach peers elsewhere."""
         tracked = self._track(info_hash)
-        opened, lonely = not tracked.peers, tracked.is_lonely
+        opened, lonely, was_linked = not tracked.peers, tracked.is_lonely, tracked.linked
         tracked.peers, tracked.linked = peers, linked
         if self._publishes and (self._listed is None or info_hash in self._listed):
             for added in self.publish_set.put(info_hash, peers):
@@ -126,7 +131,11 @@ class Directory:
             tracked.lonely_visits = 0
             # The result of a recent visit is still known; but our own entry may be missing.
             wait = RECENT if self._monotonic() - tracked.last_visit < RECENT else 0.0
-            self._visit_soon(tracked, Priority.OPENED, wait)
+            self._visit_soon(tracked, Priority.LINKED if linked else Priority.OPENED, wait)
+        elif tracked.is_first_visit and not tracked.visit:
+            # Neighbours may have told of its other peers by now: then others need the turn more.
+            if linked != was_linked:
+                self._schedule(tracked, tracked.next_visit.due, Priority.LINKED if linked else Priority.OPENED)
         elif tracked.is_lonely and not lonely:
             tracked.lonely_visits = 0
             self._schedule_next(tracked)
@@ -162,15 +171,18 @@ class Directory:
         """Visit all records, because the clock was set: times in our entries, and the days of records, were wrong."""
         self._clock_sets += 1
         self._publisher.on_clock_set()
+        self.sightings.on_clock_set()
         for tracked in self._tracked.values():
             if tracked.is_kept and not tracked.visit:
                 self._schedule(tracked, self._monotonic(), Priority.REFRESHED)
 
-    def known(self, info_hash: bytes) -> list[Sighting]:
-        """Return the other trackers that are known to serve an infohash."""
+    def learn(self, info_hash: bytes, entry: TrackerEntry) -> bool:
+        """Note an entry that another tracker has passed on. Return whether it was new and valid.
+
+        Entries for an infohash that does not matter here are ignored.
+        """
         tracked = self._tracked.get(info_hash)
-        known = tracked.known if tracked else self.knowledge.get(info_hash)
-        return known.good(info_hash, self._clock()) if known else []
+        return tracked is not None and self.sightings.learn(tracked, entry)
 
     async def forget(self, info_hash: bytes) -> None:
         """Forget an infohash, so that the next lookup depends on nothing known. Wait for the visit under way."""
@@ -192,7 +204,7 @@ class Directory:
         try:
             is_recent = self._monotonic() - tracked.last_visit < RECENT
             told = set()
-            for sighting in self.known(info_hash):
+            for sighting in self.sightings.known(info_hash):
                 told.add(sighting.entry.tracker_id)
                 yield sighting
             if self._is_closed or (is_recent and not thorough):
@@ -226,6 +238,7 @@ class Directory:
             ago = self._clock() - known.looked
             last_visit = self._monotonic() - (ago if ago >= 0 else inf)
             tracked = self._tracked[info_hash] = TrackedHash(info_hash, known, last_visit)
+            self._scheduler.fit(len(self._tracked))
         return tracked
 
     def _drop_if_idle(self, tracked: TrackedHash) -> None:
@@ -233,6 +246,7 @@ class Directory:
             del self._tracked[tracked.info_hash]
             self.knowledge.unfollow(tracked.info_hash)
             self._scheduler.cancel(tracked.info_hash)
+            self._scheduler.fit(len(self._tracked))
 
     def _wants(self, tracked: TrackedHash) -> bool:
         """Return whether our own entry should be in an infohash's record."""
@@ -247,12 +261,21 @@ class Directory:
             self._schedule(tracked, self._monotonic() + wait, priority)
 
     def _schedule(self, tracked: TrackedHash, due: float, priority: Priority) -> None:
-        self._scheduler.schedule(tracked.info_hash, due, priority, self._begin)
+        tracked.next_visit = NextVisit(due, priority)
+        self._enter(tracked)
 
     def _schedule_next(self, tracked: TrackedHash, wait: tuple[float, float] | None = None) -> None:
         own_left = tracked.known.own_until - self._clock()
         now = self._monotonic()
-        self._schedule(tracked, *next_visit(tracked, self._wants(tracked), wait, own_left, now, self._uniform))
+        tracked.next_visit = next_visit(tracked, self._wants(tracked), wait, own_left, now, self._uniform)
+        self._enter(tracked)
+
+    def _enter(self, tracked: TrackedHash) -> None:
+        """Enter a visit, or an announcement that is due earlier, into the schedule."""
+        due, priority, refresh_due = tracked.next_visit
+        if tracked.announce_due < due:
+            due, priority = tracked.announce_due, Priority.REFRESHED
+        self._scheduler.schedule(tracked.info_hash, due, priority, self._begin, refresh_due)
 
     def _begin(self, info_hash: bytes, job: Job) -> None:
         tracked = self._tracked.get(info_hash)
@@ -269,32 +292,39 @@ class Directory:
     # One visit
 
     async def _visit(self, tracked: TrackedHash, job: Job) -> None:
-        wait: tuple[float, float] | None = RETRY
-        has_failed = True
-        started, clock_sets = self._monotonic(), self._clock_sets
-        is_thorough = tracked.thorough or tracked.info_hash == RENDEZVOUS
-        tracked.thorough = False
+        if job.priority != Priority.ASKED and tracked.announce_due <= self._monotonic() < tracked.next_visit.due:
+            await self._announce(tracked, job)
+            return
+        outcome, clock_sets = Outcome(), self._clock_sets
         try:
-            tracked.known.forget_ended(tracked.info_hash, self._clock())
-            days = days_to_read(self._clock())
-            async with asyncio.TaskGroup() as together:
-                reads = [together.create_task(self._read(tracked, day, job)) for day in days]
-                bep5_fallback = None
-                if is_thorough:
-                    bep5_fallback = together.create_task(self._read_second(tracked, days, job))
-                readings = [await read for read in reads]
-                together.create_task(self._conclude(tracked, readings, bep5_fallback, job, started))
-                # At the same time: our own entry must not wait until hosts answer over BEP 5.
-                wait, has_failed = await self._update_own(tracked, readings, job)
+            outcome = await self._visits.visit(tracked, job, lambda: self._end_listening(tracked))
         except Exception:
             self._log.exception("dht_lookup_failed")
             tracked.last_visit = self._monotonic()
         finally:
             self._scheduler.release(job)
-            tracked.failures = tracked.failures + 1 if has_failed else 0
+            tracked.failures = tracked.failures + 1 if outcome.has_failed else 0
             tracked.visit = None
             tracked.visit_again |= self._clock_sets > clock_sets
-            self._on_visit_ended(tracked, wait)
+            self._on_visit_ended(tracked, outcome.look_again)
+
+    async def _announce(self, tracked: TrackedHash, job: Job) -> None:
+        try:
+            await self._visits.announce(tracked, job)
+        except Exception:
+            self._log.exception("dht_announce_failed")
+        finally:
+            self._scheduler.release(job)
+            tracked.visit = None
+            if tracked.listeners:
+                # Their request came meanwhile.
+                self._begin_visit(tracked, Job(Priority.ASKED, self._monotonic()))
+            elif tracked.is_kept and not self._is_closed:
+                if tracked.visit_again:
+                    self._schedule(tracked, self._monotonic(), Priority.OPENED)
+                else:
+                    self._enter(tracked)
+            self._drop_if_idle(tracked)
 
     def _on_visit_ended(self, tracked: TrackedHash, wait: tuple[float, float] | None) -> None:
         if tracked.thorough and tracked.listeners and not self._is_closed:
@@ -309,91 +339,6 @@ class Directory:
             else:
                 self._schedule_next(tracked, wait)
         self._drop_if_idle(tracked)
-
-    async def _read(self, tracked: TrackedHash, day: int, job: Job) -> RecordSnapshot:
-        def on_entry(entry: TrackerEntry, where: str) -> None:
-            self._on_sighting(tracked, Sighting(entry, where))
-
-        return await record.read(
-            self._client, tracked.info_hash, day, job, self._clock, self.counters.rejected, on_entry
-        )
-
-    async def _read_second(self, tracked: TrackedHash, days: list[int], job: Job) -> None:
-        try:
-            await self._bep5_fallback.find(
-                tracked.info_hash, days, job, lambda entry: self._on_sighting(tracked, Sighting(entry, "bep5"))
-            )
-        except Exception:
-            self._log.exception("dht_second_path_failed")
-
-    async def _conclude(
-        self,
-        tracked: TrackedHash,
-        readings: list[RecordSnapshot],
-        bep5_fallback: asyncio.Task[None] | None,
-        job: Job,
-        started: float,
-    ) -> None:
-        """Use the BEP 5 fallback if necessary, then end the lookups that wait for this visit."""
-        if bep5_fallback:
-            await bep5_fallback
-        elif tracked.thorough or any(reading.is_troubled for reading in readings):
-            await self._read_second(tracked, [reading.day for reading in readings], job)
-        tracked.thorough = False
-        tracked.last_visit, tracked.known.looked = self._monotonic(), self._clock()
-        if tracked.is_lonely:
-            tracked.lonely_visits += 1
-        if has_reached := any(reading.has_reached for reading in readings):
-            self.knowledge.note_change(tracked.info_hash, tracked.known)
-        is_found = any(one.entry.expires > self._clock() for one in tracked.known.seen.values())
-        result = Looked.UNREACHABLE if not has_reached else Looked.FOUND if is_found else Looked.NONE
-        self.counters.count_lookup(result, tracked.last_visit - started)
-        self._end_listening(tracked)
-
-    async def _update_own(
-        self, tracked: TrackedHash, readings: list[RecordSnapshot], job: Job
-    ) -> tuple[tuple[float, float] | None, bool]:
-        """Write our own entry to the record if it should be there, and otherwise remove it.
-
-        Return the seconds to the next visit (minimum, maximum), or None if there is no reason for an early one; and
-        whether something failed.
-        """
-        tracked.visit_again = False
-
-        def read_again(day: int) -> Awaitable[RecordSnapshot]:
-            return self._read(tracked, day, job)
-
-        if self._wants(tracked):
-            published = await self._publisher.publish(readings[0], read_again)
-            if published.until:
-                self.knowledge.note_own(tracked.info_hash, tracked.known, published.until)
-            wait = published.look_again
-            if tracked.info_hash == RENDEZVOUS or any(reading.is_troubled for reading in readings):
-                await self._bep5_fallback.announce(tracked.info_hash, readings[0].day, job)
-                wait = wait or ANNOUNCE
-            return wait, published.has_failed
-        if tracked.withdrawn or tracked.known.own_until > self._clock():
-            is_gone = await self._publisher.erase(readings, read_again)
-            if is_gone:
-                self.knowledge.note_own(tracked.info_hash, tracked.known, 0.0)
-            if is_gone or tracked.failures >= MAX_ERASURES:
-                tracked.withdrawn = False
-            return None, not is_gone
-        return None, not any(reading.has_reached for reading in readings)
-
-    # Results
-
-    def _on_sighting(self, tracked: TrackedHash, sighting: Sighting) -> None:
-        if sighting.entry.tracker_id == self._publisher.tracker_id or not tracked.known.add(sighting):
-            return
-        self.knowledge.note_change(tracked.info_hash, tracked.known)
-        for listener in tracked.listeners:
-            listener.put_nowait(sighting)
-        for tell in self.on_sighting:
-            try:
-                tell(tracked.info_hash, sighting)
-            except Exception:
-                self._log.exception("dht_listener_failed")
 
     def _end_listening(self, tracked: TrackedHash) -> None:
         for listener in tracked.listeners:

@@ -13,8 +13,9 @@ from extensions.dht.metrics import DhtCollector
 from extensions.dht.records import descriptor
 from extensions.dht.settings import DhtSettings
 from extensions.dht.swarm_keys import SwarmKeys
+from extensions.entries import sign_entry
 from extensions.identity import own_key
-from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, is_url
+from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, TrackerEntry, is_url
 from tracker.extension import (
     ConfigError,
     Extension,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from extensions.dht.service import Service
 
 DESCRIPTOR_PERIOD: Final = 60.0
-"""Seconds for which one descriptor is served, because each needs a new signature."""
+"""Seconds for which one descriptor is used, because each needs a new signature."""
 
 
 class Dht(Extension):
@@ -55,7 +56,7 @@ class Dht(Extension):
         self._publishes = bool(self._url) and settings.publish != "none"
         self.started = asyncio.Event()
         """Set once the extension has started, or failed to start."""
-        self._descriptor = b""
+        self._descriptor: TrackerEntry | None = None
         self._descriptor_made = -inf
         if self._url and not (is_url(self._url) and _can_be_split(self._url)):
             raise ConfigError(f"server.public_url: not a URL that fits a record (ASCII, {MAX_URL} characters)")
@@ -111,7 +112,41 @@ class Dht(Extension):
 
     def known(self, info_hash: str) -> list[Sighting]:
         """Return the other trackers that are known to serve an infohash, without a lookup."""
-        return self._service.directory.known(swarm_key(info_hash)) if self._service else []
+        return self._service.directory.sightings.known(swarm_key(info_hash)) if self._service else []
+
+    def learn(self, info_hash: str, entry: TrackerEntry) -> bool:
+        """Check an entry that another tracker has passed on. Return whether it was new and valid.
+
+        With an empty `info_hash` it is a descriptor: an entry of the rendezvous. Otherwise, the swarm must be open
+        here. Listeners are told as of an entry that was found in the DHT.
+        """
+        if not self._service:
+            return False
+        return self._service.directory.learn(swarm_key(info_hash) if info_hash else RENDEZVOUS, entry)
+
+    def entries(self, info_hash: str) -> list[TrackerEntry]:
+        """Return the valid signed entries of other trackers that are known for a swarm, to be passed on.
+
+        With an empty `info_hash` they are the descriptors of all known trackers.
+        """
+        if not self._service:
+            return []
+        return self._service.directory.sightings.entries(swarm_key(info_hash) if info_hash else RENDEZVOUS)
+
+    def own_descriptor(self) -> TrackerEntry | None:
+        """Return our own entry for the rendezvous, with most of its lifetime left; None if nothing is published."""
+        if not self._service or not self._publishes:
+            return None
+        now = time.monotonic()
+        if now - self._descriptor_made > DESCRIPTOR_PERIOD:
+            self._descriptor_made = now
+            self._descriptor = sign_entry(self._key, b"", self._url, time.time())
+        return self._descriptor
+
+    def distrust(self, tracker_id: str, url: str) -> None:
+        """Believe no entry of a tracker at a URL that was signed before now, because the URL leads to another one."""
+        if self._service:
+            self._service.directory.sightings.distrust(tracker_id, url)
 
     def on_sighting(self, tell: Callable[[str, Sighting], None]) -> None:
         """Call `tell` with infohash and tracker whenever any lookup finds a tracker, or a newer entry of one."""
@@ -140,7 +175,7 @@ class Dht(Extension):
 
             make_service = Service
         service = make_service(self.settings, self._key, url, state_dir, task_failures=self.tracker.task_failures)
-        service.directory.on_sighting.append(self._tell)
+        service.directory.sightings.listeners.append(self._tell)
         try:
             await service.start()
         except BaseException as error:
@@ -188,13 +223,8 @@ class Dht(Extension):
             tell(info_hash, sighting)
 
     async def _serve_descriptor(self, _request: Request) -> Response:
-        if not self._service or not self._publishes:
-            return plain(HTTPStatus.NOT_FOUND)
-        now = time.monotonic()
-        if now - self._descriptor_made > DESCRIPTOR_PERIOD:
-            self._descriptor_made = now
-            self._descriptor = descriptor.write(self._key, self._url, time.time())
-        return Response(self._descriptor, "application/json")
+        own = self.own_descriptor()
+        return Response(descriptor.write(own), "application/json") if own else plain(HTTPStatus.NOT_FOUND)
 
 
 def check_libtorrent() -> None:

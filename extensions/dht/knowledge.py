@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from extensions.dht.cache import MAX_KNOWN, Known
-from extensions.dht.records.entry import LIFETIME
+from extensions.entries import LIFETIME
 
 
 class Knowledge:
@@ -17,6 +17,7 @@ class Knowledge:
         self.changed: dict[bytes, Known] = {}
         """Infohashes with new knowledge since the last write to the cache."""
         self._known = known
+        self._followed: dict[bytes, Known] = {}
         self._own: dict[bytes, Known] = {}
         """The followed infohashes for which we have, or had, an entry."""
         self._clock = clock
@@ -32,12 +33,12 @@ class Knowledge:
         return info_hash in self._own and 0 < self._own[info_hash].own_until - self._clock() <= LIFETIME
 
     def get(self, info_hash: bytes) -> Known | None:
-        """Return what is known about an infohash, if it is remembered."""
-        return self._known.get(info_hash)
+        """Return what is known about an infohash, if it is followed or remembered."""
+        return self._followed.get(info_hash) or self._known.get(info_hash)
 
     def follow(self, info_hash: bytes) -> Known:
         """Return what is known about an infohash that matters from now on."""
-        known = self._known.get(info_hash) or Known()
+        known = self._followed[info_hash] = self._known.get(info_hash) or Known()
         if known.own_until:
             self._own[info_hash] = known
         return known
@@ -45,9 +46,11 @@ class Knowledge:
     def unfollow(self, info_hash: bytes) -> None:
         """Note that an infohash does not matter any more. It is still remembered."""
         self._own.pop(info_hash, None)
+        self._followed.pop(info_hash, None)
 
     def forget(self, info_hash: bytes) -> None:
-        """Remember an infohash no longer."""
+        """Neither follow nor remember an infohash any longer."""
+        self.unfollow(info_hash)
         self._known.pop(info_hash, None)
 
     def note_own(self, info_hash: bytes, known: Known, until: float) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -11,21 +11,21 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.counters import Written
-from extensions.dht.krpc.client import Client
-from extensions.dht.records import record
-from extensions.dht.records.entry import LIFETIME, sign_entry
-from extensions.dht.records.record import RecordSnapshot
+from extensions.dht.krpc.client import Stored
+from extensions.dht.records.keys import MAX_DEPTH, SALTS, WINDOW, shard_path
+from extensions.dht.records.placing import carry_over, with_own, with_own_in_window
+from extensions.dht.records.record import Record
+from extensions.dht.records.shards import TRIES, DepthSearch, ShardMemory, Uniform
+from extensions.dht.records.slots import Slot
 from extensions.dht.tracked import ANNOUNCE, FRESH, READ_BACK, RETRY
+from extensions.entries import LIFETIME, sign_entry
 from extensions.trackers import TrackerEntry
 
 ATTEMPTS: Final = 5
-"""Writes of one publication, if other trackers write at the same time."""
+"""Writes to one slot, and to shards, of one publication, if other trackers write at the same time."""
 
 BACKOFF: Final = (0.1, 0.5)
 """Seconds until the second attempt, drawn at random between these two; doubled for each further attempt."""
-
-ReadAgain = Callable[[int], Awaitable[RecordSnapshot]]
-"""Reads the record of a day anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,11 @@ class Published:
 class Publisher:
     """Publishes `url`. `clock` gives Unix seconds, `uniform` a random float between two floats."""
 
-    def __init__(
-        self,
-        client: Client,
-        key: Ed25519PrivateKey,
-        url: str,
-        clock: Callable[[], float],
-        uniform: Callable[[float, float], float],
-    ) -> None:
+    def __init__(self, key: Ed25519PrivateKey, url: str, clock: Callable[[], float], uniform: Uniform) -> None:
         self.written: Counter[str] = Counter()
         """Publications by `Written`."""
         self.tracker_id = key.public_key().public_bytes_raw().hex()
         self.url = url
-        self._client = client
         self._key = key
         self._clock = clock
         self._uniform = uniform
@@ -67,43 +59,185 @@ class Publisher:
         """Note that times before this moment cannot be compared with later ones."""
         self._first_signed = inf
 
-    async def publish(self, snapshot: RecordSnapshot, read_again: ReadAgain) -> Published:
-        """Write our entry into a record that was just read, unless a fresh one is there already."""
-        until = 0.0
-        for attempt in range(ATTEMPTS):
-            now = self._clock()
-            own = next((entry for entry in snapshot.entries if entry.tracker_id == self.tracker_id), None)
-            if own and own.expires > now + FRESH and own.url == self.url:
-                self.written[Written.STORED] += attempt > 0
-                return Published(own.expires)
-            is_foreign = own is not None and self._is_foreign(own)
-            self._first_signed = min(self._first_signed, now)
-            entry = sign_entry(self._key, snapshot.info_hash, self.url, now)
-            stored = await record.write(self._client, snapshot, entry)
-            if stored is None:
-                self.written[Written.LOCKED] += 1
-                return Published(until, ANNOUNCE)
-            if stored.taken:
-                until = entry.expires
-            if not stored.taken and not stored.conflicts:
-                self.written[Written.UNREACHABLE] += 1
-                return Published(until, RETRY, has_failed=True)
-            if not stored.conflicts:
-                self.written[Written.STORED] += 1
-                has_others = is_foreign or any(other.tracker_id != self.tracker_id for other in snapshot.entries)
-                return Published(until, READ_BACK if has_others else None)
-            # Another tracker wrote at the same time: neither entry may be lost.
-            self.written[Written.CONFLICT] += 1
-            snapshot = await self._read_later(snapshot, read_again, attempt)
-        return Published(until, READ_BACK)
+    async def publish(self, record: Record, memory: ShardMemory) -> Published:
+        """Write our entry into a record whose slots were just read or skipped, unless a fresh one is there already.
 
-    async def erase(self, snapshots: list[RecordSnapshot], read_again: ReadAgain) -> bool:
-        """Remove our entry from records that were just read. Return whether none of them had it.
+        It gets a place in the first slot before the window that has room, and otherwise in a shard. In the latter case
+        it is also written to the window, if that was read.
+        """
+        if record.slots:
+            settled = await self._publish_in_slots(record)
+            if settled:
+                memory.own_depth = None
+                return settled
+            if record.window is None:
+                # The slots before it were filled since they were read.
+                await record.read_again(len(SALTS) - 1)
+            memory.note_slots(record.window)
+        placed = await self._publish_in_shard(record, memory)
+        if placed:
+            return placed
+        self.written[Written.LOCKED] += 1
+        # The next visit must not leave out the slots: they are all that there is.
+        memory.depth = None
+        if record.slots and all(slot.is_locked for slot in record.slots):
+            return Published(0.0, ANNOUNCE)
+        return Published(await self._publish_in_window(record, memory), READ_BACK, has_failed=True)
+
+    async def erase(self, records: list[Record], memory: ShardMemory) -> bool:
+        """Remove our entry from records whose slots were just read. Return whether none of them had it.
 
         A write proves nothing: a node that did not answer may keep the entry. Only a further reading shows whether it
         is gone.
         """
-        return all([await self._erase_from(snapshot, read_again) for snapshot in snapshots])
+        return all([await self._erase_from(record, memory) for record in records])
+
+    # The places of an entry
+
+    async def _publish_in_slots(self, record: Record) -> Published | None:
+        """Write to the first slot before the window that has room. Return None if there is none."""
+        for slot in record.slots:
+            own = slot.entry_of(self.tracker_id)
+            if own and slot.salt != WINDOW and self._is_fresh(own):
+                return Published(own.expires)
+        until = 0.0
+        for index in range(len(SALTS) - 1):
+            slot = record.slots[index] if index < len(record.slots) else await record.read_again(index)
+            for attempt in range(ATTEMPTS):
+                own = slot.entry_of(self.tracker_id)
+                if own and attempt and self._is_fresh(own):
+                    self.written[Written.STORED] += 1
+                    return Published(own.expires)
+                is_foreign = own is not None and self._is_foreign(own)
+                entry = self._sign(record)
+                if not slot.has_room(entry):
+                    break
+                stored = await record.write(slot, with_own(record.slots, index, entry))
+                until = entry.expires if stored.taken else until
+                if not stored.conflicts:
+                    # If the record is crowded, many write to it, and more lookups would be a burden.
+                    has_others = any(slot.beside(entry) for slot in record.slots) and not record.is_crowded
+                    return self._result(stored, until, READ_BACK if is_foreign or has_others else None)
+                # Another tracker wrote at the same time: neither entry may be lost.
+                await self._pause(attempt)
+                slot = await record.read_again(index)
+            else:
+                return Published(until, READ_BACK)
+        return None
+
+    async def _publish_in_shard(self, record: Record, memory: ShardMemory) -> Published | None:
+        """Write to the first shard on our path that has room. Return None if none was found.
+
+        The search starts where our entry was the last time. On the first write of a day that place is taken again,
+        although shards above have room, because every other tracker does the same.
+        """
+        path, entry = shard_path(record.info_hash, self.tracker_id), self._sign(record)
+        kept_depth = None if memory.own_day == record.day else memory.own_depth
+        search = DepthSearch(memory.depth or 0 if memory.own_depth is None else memory.own_depth, TRIES)
+        chosen, depth, is_foreign = None, 0, False
+        while search.depth is not None:
+            shard = await record.read_shard(path[: search.depth])
+            own = shard.entry_of(self.tracker_id)
+            if own and self._is_fresh(own):
+                memory.note_own(search.depth, record.day)
+                return Published(own.expires)
+            is_foreign |= own is not None and self._is_foreign(own)
+            if not shard.has_room(entry):
+                search.deeper()
+                continue
+            chosen, depth = shard, search.depth
+            if depth == kept_depth:
+                search.stop()
+            else:
+                search.shallower()
+        if chosen is None:
+            return None
+        placed = await self._write_to_shard(record, memory, chosen, depth, is_foreign)
+        await self._publish_in_window(record, memory)
+        return placed
+
+    async def _write_to_shard(
+        self, record: Record, memory: ShardMemory, shard: Slot, depth: int, is_foreign: bool
+    ) -> Published:
+        path, entry, until = shard_path(record.info_hash, self.tracker_id), self._sign(record), 0.0
+        conflicts = 0
+        for attempt in range(ATTEMPTS):
+            if shard.has_room(entry):
+                stored = await record.write(shard, [*shard.beside(entry), entry])
+                if stored.taken:
+                    until = entry.expires
+                    memory.note_own(depth, record.day)
+                if not stored.conflicts:
+                    return self._result(stored, until, READ_BACK if is_foreign else None)
+                await self._pause(attempt)
+                conflicts += 1
+                # After two conflicts in a row it is contended: deeper, fewer write to each shard.
+                depth += 0 if conflicts % 2 else conflicts
+            else:
+                depth += 1
+            depth = min(depth, MAX_DEPTH)
+            shard = await record.read_shard(path[:depth])
+            own = shard.entry_of(self.tracker_id)
+            if own and self._is_fresh(own):
+                self.written[Written.STORED] += 1
+                memory.note_own(depth, record.day)
+                return Published(own.expires)
+        return Published(until, READ_BACK, has_failed=True)
+
+    async def _publish_in_window(self, record: Record, memory: ShardMemory) -> float:
+        """Write to the window unless it rests. Return when our entry there ends (Unix seconds), or 0 without one."""
+        if record.window is None:
+            return 0.0
+        entry, depth = self._sign(record), memory.depth or 0
+        entries = with_own_in_window(record.window, entry, depth, self._clock())
+        if entries is None:
+            return 0.0
+        # A conflict means that the window has got another entry, and rests.
+        stored = await record.write(record.window, entries, depth)
+        return entry.expires if stored.taken else 0.0
+
+    async def _erase_from(self, record: Record, memory: ShardMemory) -> bool:
+        is_gone = record.has_reached
+        for index, slot in enumerate(record.slots):
+            is_gone &= await self._erase_from_slot(record, slot, index)
+        if memory.own_depth is not None and memory.own_day == record.day:
+            shard = await record.read_shard(shard_path(record.info_hash, self.tracker_id)[: memory.own_depth])
+            is_gone &= await self._erase_from_slot(record, shard, None)
+        return is_gone
+
+    async def _erase_from_slot(self, record: Record, slot: Slot, index: int | None) -> bool:
+        """Remove our entry from a slot, or from a shard if there is no `index`. Return whether it was not there."""
+        for attempt in range(ATTEMPTS):
+            if slot.is_locked or slot.entry_of(self.tracker_id) is None:
+                return attempt == 0
+            rest = [entry for entry in slot.entries if entry.tracker_id != self.tracker_id]
+            if index is not None:
+                rest = [one for one in carry_over(record.slots, index, rest) if one.tracker_id != self.tracker_id]
+            stored = await record.write(slot, rest, slot.depth if slot.salt == WINDOW else None)
+            if not stored.conflicts:
+                return False
+            await self._pause(attempt)
+            slot = await record.read(slot.salt)
+        return False
+
+    # Parts of it
+
+    def _result(self, stored: Stored, until: float, look_again: tuple[float, float] | None) -> Published:
+        """Return the result of a publication whose last write met no conflict, and count it."""
+        if not stored.taken:
+            self.written[Written.UNREACHABLE] += 1
+            return Published(until, RETRY, has_failed=True)
+        self.written[Written.STORED] += 1
+        return Published(until, look_again)
+
+    def _sign(self, record: Record) -> TrackerEntry:
+        now = self._clock()
+        self._first_signed = min(self._first_signed, now)
+        return sign_entry(self._key, record.info_hash, self.url, now)
+
+    def _is_fresh(self, own: TrackerEntry) -> bool:
+        """Return whether our entry in a record needs no renewal."""
+        return own.url == self.url and own.expires > self._clock() + FRESH
 
     def _is_foreign(self, own: TrackerEntry) -> bool:
         """Return whether an entry with our key may be that of another tracker with a copy of the key.
@@ -119,14 +253,6 @@ class Publisher:
         # Or it was ours until a restart with another URL. The next look will tell.
         return True
 
-    async def _erase_from(self, snapshot: RecordSnapshot, read_again: ReadAgain) -> bool:
-        for attempt in range(ATTEMPTS):
-            stored = await record.erase(self._client, snapshot, self.tracker_id)
-            if not stored.conflicts:
-                return snapshot.has_reached and not stored.taken and not stored.failed
-            snapshot = await self._read_later(snapshot, read_again, attempt)
-        return False
-
-    async def _read_later(self, snapshot: RecordSnapshot, read_again: ReadAgain, attempt: int) -> RecordSnapshot:
+    async def _pause(self, attempt: int) -> None:
+        self.written[Written.CONFLICT] += 1
         await asyncio.sleep(self._uniform(*BACKOFF) * 2**attempt)
-        return await read_again(snapshot.day)

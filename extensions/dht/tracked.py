@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import Priority
-from extensions.dht.records.entry import LIFETIME
+from extensions.dht.records.shards import ShardMemory
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 
 REFRESH: Final = (50 * 60.0, 70 * 60.0)
@@ -19,19 +21,29 @@ FRESH: Final = 80 * 60
 LONELY: Final = (10.0, 60.0, 300.0, 600.0, 1200.0, 1800.0)
 """Seconds from one visit to the next while the peers of a swarm are alone; the last value repeats."""
 
-HOPEFUL: Final = 2
-"""After this many visits that left peers alone, further ones have a lower priority."""
-
 READ_BACK: Final = (30.0, 90.0)
 """Seconds from a publication to the check whether it is still there, if other trackers write to that record too."""
 
 ANNOUNCE: Final = (20 * 60.0, 30 * 60.0)
-"""Seconds between two announcements (BEP 5): nodes forget them after 45 minutes."""
+"""Seconds between two announcements (BEP 5): nodes forget them after 45 minutes. Also those from one visit of a record
+without any slot that can be written to the next."""
 
 RETRY: Final = (60.0, 180.0)
 """Seconds until a failed visit is repeated; doubled after each further failure."""
 
 MAX_DOUBLINGS: Final = 5
+
+
+class NextVisit(NamedTuple):
+    """When the next visit is due, and how urgent it is. Times are monotonic seconds."""
+
+    due: float
+    priority: Priority
+    refresh_due: float = inf
+    """When it also becomes due as a refresh of our entry, if it has another reason until then."""
+
+
+NO_VISIT: Final = NextVisit(inf, Priority.REPEATED)
 
 
 @dataclass(slots=True)
@@ -64,6 +76,10 @@ class TrackedHash:
     """Whether the next visit, or the one under way, must use BEP 5 too."""
     visit: asyncio.Task[None] | None = None
     """The visit under way."""
+    next_visit: NextVisit = NO_VISIT
+    announce_due: float = inf
+    """When the next announcement by BEP 5 is due (monotonic seconds), if it is announced at all."""
+    shards: ShardMemory = field(default_factory=ShardMemory)
     listeners: set[asyncio.Queue[Sighting | None]] = field(default_factory=set)
     """They receive each tracker found, and None at the end."""
 
@@ -73,6 +89,11 @@ class TrackedHash:
         if self.peers:
             return self.peers < 2 and not self.linked
         return self.info_hash == RENDEZVOUS and not self.known.seen
+
+    @property
+    def is_first_visit(self) -> bool:
+        """Whether the next visit is the first one of a swarm that has opened."""
+        return self.next_visit.priority in (Priority.OPENED, Priority.LINKED)
 
     @property
     def is_kept(self) -> bool:
@@ -92,7 +113,7 @@ def next_visit(
     own_left: float,
     now: float,
     uniform: Callable[[float, float], float],
-) -> tuple[float, Priority]:
+) -> NextVisit:
     """Return the time and the priority of the next visit.
 
     `is_wanted`: our entry should be in the record. `own_left`: seconds for which the entry there is still valid; 0 or
@@ -116,7 +137,6 @@ def next_visit(
         step = LONELY[min(max(0, tracked.lonely_visits - 1), len(LONELY) - 1)]
         lonely_due = tracked.last_visit + step * uniform(0.8, 1.2) * backoff
         if lonely_due < due:
-            # A visit that is due for two reasons has the higher of their priorities.
-            lonely = Priority.OPENED if tracked.lonely_visits <= HOPEFUL else Priority.REPEATED
-            due, priority = lonely_due, min(priority, lonely)
-    return max(now, due), priority
+            refresh_due = max(now, due) if priority == Priority.REFRESHED else inf
+            return NextVisit(max(now, lonely_due), Priority.REPEATED, refresh_due)
+    return NextVisit(max(now, due), priority)

@@ -42,6 +42,9 @@ RENEW: Final = 20.0
 MAX_ENGAGED: Final = 100
 """Swarms of which a neighbour is told until other tasks of the event loop may run."""
 
+MAX_LOOKED: Final = 2000
+"""Filters that are looked at for such swarms, which takes some milliseconds."""
+
 CallLater = Callable[[float, Callable[[], None]], object]
 """Calls a function after some seconds."""
 
@@ -78,7 +81,9 @@ class Audience:
         self._chosen: dict[str, dict[Neighbour, None]] = {}
         """The neighbours that this tracker has told first, by infohash."""
         self._thin: set[str] = set()
-        """Infohashes of swarms that have lost a common neighbour."""
+        """Infohashes of swarms that may have too few neighbours: they have lost one, or were told to some in vain."""
+        self._asked: set[str] = set()
+        """Infohashes of swarms for which others have been chosen since the last `tell_changes`, but not all."""
         self._exchanges: dict[str, float] = {}
         """When a chosen neighbour is exchanged for another one, by infohash."""
         self._dirty: dict[Swarm, None] = {}
@@ -156,6 +161,7 @@ class Audience:
             neighbour.forget_swarm(info_hash)
             self.end_common(neighbour, info_hash)
         self._thin.discard(info_hash)
+        self._asked.discard(info_hash)
         self._swarms.remove(info_hash)
 
     async def tell_changes(self) -> None:
@@ -173,10 +179,12 @@ class Audience:
             told = neighbour.account.told
             self._tell(neighbour, [one for one in swarms if one.info_hash in told and self._is_open(one)], False)
             await asyncio.sleep(0)
-        thin, self._thin = self._thin, set()
+        # Those that were chosen a moment ago get the time of a period to reply.
+        thin, self._thin, self._asked = self._thin, self._asked, set()
         for info_hash in sorted(thin):
             self._widen(info_hash)
-        self._exchange_neighbours()
+            await asyncio.sleep(0)
+        await self._exchange_neighbours()
         await self._renew()
 
     # Neighbours that have the same swarms
@@ -189,14 +197,21 @@ class Audience:
         """Tell a neighbour the numbers of swarms that it may have: of `MAX_ENGAGED`, so that others have a turn."""
         waiting = neighbour.account.may_have
         chosen = []
+        looked = 0
         for info_hash in list(islice(waiting, MAX_ENGAGED)):
+            if looked > MAX_LOOKED:
+                break
             del waiting[info_hash]
             swarm = self.open.get(info_hash)
             if swarm is None or info_hash in neighbour.account.told:
                 continue
             told = len(self._told.get(info_hash, ()))
+            if ENOUGH <= told < SMALL:
+                looked += len(self.neighbours)
             if told < ENOUGH or (told < SMALL and self.candidates(info_hash) <= SMALL):
                 chosen.append(swarm)
+            else:
+                self._asked.add(info_hash)
         if chosen:
             self._choose(neighbour, chosen)
 
@@ -236,11 +251,11 @@ class Audience:
         if swarm and len(self._chosen_common(info_hash)) < FEW:
             self._engage(swarm, self._others(info_hash))
 
-    def _exchange_neighbours(self) -> None:
+    async def _exchange_neighbours(self) -> None:
         """In popular swarms, choose another neighbour in place of one, so that groups of trackers do not stay apart."""
         now = self._monotonic()
         for info_hash in [one for one, due in self._exchanges.items() if due <= now]:
-            del self._exchanges[info_hash]
+            self._exchanges.pop(info_hash, None)
             swarm = self.open.get(info_hash)
             if swarm is None or self.degree(info_hash) <= SMALL:
                 continue
@@ -249,6 +264,7 @@ class Audience:
             if chosen and others:
                 self._give_up(self._sample(chosen, 1)[0], info_hash)
                 self._choose(self._sample(others, 1)[0], [swarm])
+            await asyncio.sleep(0)
 
     def _chosen_common(self, info_hash: str) -> list[Neighbour]:
         common = self._common.get(info_hash, {})
@@ -260,7 +276,11 @@ class Audience:
         return [one for one in self.neighbours if info_hash not in one.account.told and one.may_have(tag)]
 
     def _engage(self, swarm: Swarm, others: list[Neighbour]) -> None:
-        for neighbour in others if len(others) <= SMALL else self._sample(others, ENOUGH):
+        if len(others) > SMALL:
+            # A filter may be wrong, and a hostile neighbour does not reply.
+            self._asked.add(swarm.info_hash)
+            others = self._sample(others, ENOUGH)
+        for neighbour in others:
             self._choose(neighbour, [swarm])
 
     def _choose(self, neighbour: Neighbour, swarms: list[Swarm]) -> None:

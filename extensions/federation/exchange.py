@@ -176,7 +176,7 @@ class Exchange:
         # Offers that are too long are not placed again, because they could come back here at once, for ever.
         sent = neighbour.offer(info_hash, peer_id, offers)
         neighbour.account.counters["offers_out"] += len(sent)
-        now = neighbour.account.last_used = self._monotonic()
+        now = self._monotonic()
         for offer in sent:
             neighbour.account.ledger.enter((info_hash, peer_id, from_json(offer.offer_id)), offer, now)
 
@@ -188,7 +188,7 @@ class Exchange:
         if neighbour is None:
             self.dropped[Dropped.LINK_GONE] += 1
             return
-        neighbour.account.last_used = now
+        neighbour.account.on_answer(answer.info_hash, answer.peer_id, answer.to_peer_id, now)
         neighbour.account.counters["answers_out"] += 1
         neighbour.answer(answer)
 
@@ -311,7 +311,7 @@ class Exchange:
             account.dropped[Dropped.NOT_ASKED_FOR] += 1
             return
         account.counters["answers_in"] += 1
-        account.last_used = now
+        account.on_answer(answer.info_hash, answer.to_peer_id, answer.peer_id, now)
         if account.ledger.take(key, now):
             # Only the first answer to an offer gives credit.
             account.answered += 1

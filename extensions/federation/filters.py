@@ -5,7 +5,7 @@ swarms of a tracker. It is divided into parts by the first bits of the tags, so 
 never misses a tag that it holds. Of other tags, it takes about one of a hundred for its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
 from typing import Final
@@ -65,6 +65,17 @@ def has_tag(bits: bytes | bytearray, tag: int) -> bool:
     return True
 
 
+def swarms_in(bits: bytes, swarms: Iterable[tuple[int, str]]) -> list[str]:
+    """Return the infohashes of those swarms, given with their tags, that a part of a filter holds, or seems to."""
+    size = len(bits) * 8
+    # Of most other tags, the first bit or the second one tells. This is done for all own swarms, for each filter.
+    return [
+        info_hash
+        for tag, info_hash in swarms
+        if bits[(at := (tag & 0xFFFFFF) % size) >> 3] >> (at & 7) & 1 and has_tag(bits, tag)
+    ]
+
+
 def add_tag(bits: bytearray, tag: int) -> int:
     """Add a tag to a part of a filter. Return the number of bits that were not set yet."""
     size = len(bits) * 8
@@ -98,31 +109,45 @@ class Part:
         """The infohashes of open swarms by tag."""
         self.is_due = True
         """Whether neighbours need this part anew."""
-        self.bits = bytearray()
+        self._bits = bytearray()
+        """Empty until they are used: a filter that is divided would otherwise be made anew as a whole, at once."""
         self._capacity = 0
         self._closed = 0
         """Tags in the bits whose swarms have closed since."""
-        self.rebuild()
+
+    @property
+    def bits(self) -> bytearray:
+        """The bits, as neighbours get them."""
+        if not self._bits:
+            self._build()
+        return self._bits
 
     def rebuild(self) -> None:
+        """Make the bits anew, and have them sent."""
+        self._build()
+        self.is_due = True
+
+    def _build(self) -> None:
         """Make the bits anew, with room for a quarter more tags."""
         self._capacity = min(MAX_TAGS, max(MIN_TAGS, len(self.tags) * 5 // 4))
-        self.bits = bytearray(min(MAX_BYTES, -(-self._capacity * BITS_PER_TAG // 8)))
+        self._bits = bytearray(min(MAX_BYTES, -(-self._capacity * BITS_PER_TAG // 8)))
         for tag in islice(self.tags, MAX_TAGS):
-            add_tag(self.bits, tag)
+            add_tag(self._bits, tag)
         self._closed = 0
-        self.is_due = True
 
     def add(self, tag: int, info_hash: str) -> None:
         self.tags[tag] = info_hash
+        if not self._bits:
+            return
         if len(self.tags) + self._closed <= self._capacity:
-            add_tag(self.bits, tag)
+            add_tag(self._bits, tag)
         elif self._capacity < MAX_TAGS:
             self.rebuild()
 
     def remove(self, tag: int) -> None:
         del self.tags[tag]
-        self._closed += 1
+        if self._bits:
+            self._closed += 1
 
     @property
     def is_stale(self) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +16,7 @@ from extensions.federation.reasons import NO_FEDERATION, Dropped, EndReason
 from extensions.federation.session import Session, State
 from extensions.federation.transports import Transport
 from extensions.federation.wire import SOFT_FRAME, fits
+from extensions.trackers import TrackerEntry
 from tracker.extension import Answer, Offer, TokenBucket
 
 HANDSHAKE_TIMEOUT: Final = 10.0
@@ -58,7 +59,8 @@ LinkEvent = Event | FrameEnd
 class Link(Neighbour):
     """One link. `on_event` is called with each event of the session, and with `FrameEnd` after each frame.
 
-    `dialed` is the URL that this tracker has dialed, empty if the other tracker dialed.
+    `dialed` is the URL that this tracker has dialed, empty if the other tracker dialed. `wanted` are the infohashes of
+    swarms for which this tracker has dialed.
     """
 
     def __init__(
@@ -68,15 +70,18 @@ class Link(Neighbour):
         dialed: str,
         on_event: Callable[["Link", LinkEvent], None],
         turns: Turns | None = None,
+        wanted: Collection[str] = (),
     ) -> None:
         self.session = session
         self.url = dialed
+        self._wanted = wanted
         self.since = time.time()
         """Unix seconds. The clock may be set since: see `age`."""
-        self._started = time.monotonic()
-        self.account = Account(self._started)
-        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self._started)
-        self._filtering = TokenBucket(FILTERS_PER_SECOND, FILTERS_BURST, self._started)
+        self.opened_at = time.monotonic()
+        """Seconds on a monotonic clock."""
+        self.account = Account(self.opened_at)
+        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self.opened_at)
+        self._filtering = TokenBucket(FILTERS_PER_SECOND, FILTERS_BURST, self.opened_at)
         self._transport = transport
         self._on_event = on_event
         self._turns = turns or Turns()
@@ -94,9 +99,14 @@ class Link(Neighbour):
         return self.session.tracker_id
 
     @property
+    def wanted(self) -> Collection[str]:
+        """The infohashes of open swarms for which the dialer has made the link."""
+        return self._wanted or self.session.wanted
+
+    @property
     def age(self) -> float:
         """The seconds since its beginning."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.opened_at
 
     @property
     def direction(self) -> str:
@@ -113,6 +123,9 @@ class Link(Neighbour):
         tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())]
         try:
             await asyncio.wait([*tasks, self._end], return_when=asyncio.FIRST_COMPLETED)
+            if tasks[1].done():
+                # The other side may have closed after a `bye` that is still to be read.
+                await asyncio.wait([tasks[0], self._end], timeout=BYE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
             if self._end.done():
                 return self._end.result()
             return next(task.result() for task in tasks if task.done())
@@ -189,6 +202,14 @@ class Link(Neighbour):
 
     def answer(self, answer: Answer) -> None:
         self.post(self.session.answer(answer))
+
+    def seek(self, info_hash: str) -> None:
+        """Ask for other trackers of an open swarm; of any, if `info_hash` is empty."""
+        self.post(self.session.seek(info_hash))
+
+    def name_trackers(self, info_hash: str, entries: Sequence[TrackerEntry]) -> None:
+        """Name trackers of an open swarm, or descriptors if `info_hash` is empty."""
+        self.post(self.session.trackers(info_hash, entries))
 
     async def _read(self) -> LinkError:
         arriving = TokenBucket(BYTES_PER_SECOND, BYTES_BURST, time.monotonic())

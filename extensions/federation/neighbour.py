@@ -13,6 +13,10 @@ OFFERS_BURST: Final = 5000.0
 """The token bucket for the offers of one neighbour. Offers beyond it are refused."""
 
 
+MAX_MET: Final = 2000
+"""Pairs of peers that have met over one neighbour of which it is remembered."""
+
+
 class Account:
     """The state of one neighbour in the exchange."""
 
@@ -22,7 +26,9 @@ class Account:
         self.last_shared = now
         """When `members` was last seen not to be empty."""
         self.last_used = now
-        """When an offer was last sent to it, or an answer came from it or went to it."""
+        """When two peers last met over it that had not met over it before; at first, when it was opened."""
+        self._met: set[int] = set()
+        """Hashes of the pairs of peers that have met over it."""
         self.ledger = Ledger()
         self.answered = 0
         """The offers sent to it that were answered while they could still be refused."""
@@ -35,6 +41,18 @@ class Account:
         """Infohashes of open swarms that it may have, too, and that have not been looked at since it told so."""
         self.counters: Counter[str] = Counter()
         self.dropped: Counter[Dropped] = Counter()
+
+    def on_answer(self, info_hash: str, local: str, remote: str, now: float) -> None:
+        """Note an answer of a local peer to a remote one, or the other way round, given their peer_ids.
+
+        In a small swarm, peers make offers to each other all the time. Only new pairs are a use of the neighbour.
+        """
+        pair = hash((info_hash, local, remote))
+        if pair not in self._met:
+            if len(self._met) >= MAX_MET:
+                self._met.clear()
+            self._met.add(pair)
+            self.last_used = now
 
     @property
     def backlog(self) -> int:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.federation import wire
 from extensions.federation.events import Event, Interest, MayHave, Offered, Opened, Refused, Sought, Told
-from extensions.federation.filters import OwnSwarms, TheirFilter
+from extensions.federation.filters import OwnSwarms, TheirFilter, swarms_in
 from extensions.federation.handshake import Handshake, LinkError, from_hex
 from extensions.federation.limits import Budget
 from extensions.federation.names import LinkNames
@@ -270,7 +270,7 @@ class Session:
             self._drop(Dropped.TOO_MANY_SWARMS)
             return []
         self._filter.put(part, parts, bits)
-        found = [info_hash for tag, info_hash in self._swarms.within(part, parts) if self._filter.has(tag)]
+        found = swarms_in(bits, self._swarms.within(part, parts))
         return [MayHave(found)] if found else []
 
     def _on_opened(self, message: wire.Opened) -> list[Event]:

@@ -14,9 +14,10 @@ from extensions.dht.krpc.client import Client, Found
 from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.traversal import CLOSEST
-from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
-from extensions.dht.records.slots import LOCKED, Slot, encode_slot, place
+from extensions.dht.records.placing import with_own
+from extensions.dht.records.slots import LOCKED, Slot, encode_slot
+from extensions.entries import Rejected, sign_entry
 from extensions.trackers import TrackerEntry
 from tests.e2e.node import Json, NodeScript, node_script
 from tests.private_dht import PrivateDht
@@ -59,10 +60,10 @@ class Network:
         found: list[Found] = []
         rejected: Counter[Rejected] = Counter()
         public_key = record_key(HASH, self.day).public_key().public_bytes_raw()
-        for index, salt in enumerate(SALTS):
+        for salt in SALTS:
             items: list[Item] = []
             found.append(await self.client.get(public_key, salt, Job(), items.append))
-            slots.append(Slot(index))
+            slots.append(Slot(salt))
             for item in {item.signature: item for item in items}.values():
                 rejected += slots[-1].add(item.seq, item.value, HASH, self.now)
             if not slots[-1].continues:
@@ -72,9 +73,9 @@ class Network:
     async def write(self) -> tuple[int, int]:
         """Write our entry to the record. Return the slot and its new sequence number."""
         slots, found, _ = await self.read()
-        placed = place(slots, sign_entry(OURS, HASH, OUR_URL, self.now))
-        assert placed
-        index, entries = placed
+        own = sign_entry(OURS, HASH, OUR_URL, self.now)
+        index = next(index for index, slot in enumerate(slots) if slot.has_room(own))
+        entries = with_own(slots, index, own)
         seq = max(0, slots[index].seq) + 1
         key = record_key(HASH, self.day)
         stored = await self.client.put(found[index], key, SALTS[index], seq, encode_slot(entries))

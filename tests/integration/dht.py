@@ -16,11 +16,11 @@ from extensions.dht.krpc.client import Client, Stored
 from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
-from extensions.dht.records import record
-from extensions.dht.records.entry import sign_entry
 from extensions.dht.records.keys import DAY, SALTS, announce_hash, days_to_read, record_key
+from extensions.dht.records.record import Record
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
+from extensions.entries import sign_entry
 from extensions.trackers import Sighting
 from tests.client import PATIENCE, eventually
 from tests.conftest import TrackerProcess
@@ -175,13 +175,14 @@ class Vandal:
         self.key = record_key(info_hash, day)
         self.client = client
 
-    async def write(self, slot: int, value: bytes, seq: int | None = None) -> Stored:
-        """Put a value into a slot, with the next sequence number if none is given."""
+    async def write(self, slot: int | bytes, value: bytes, seq: int | None = None) -> Stored:
+        """Put a value into a slot, or into a shard by its salt, with the next sequence number if none is given."""
+        salt = SALTS[slot] if isinstance(slot, int) else slot
         items: list[Item] = []
         public_key = self.key.public_key().public_bytes_raw()
-        found = await self.client.get(public_key, SALTS[slot], Job(), items.append)
+        found = await self.client.get(public_key, salt, Job(), items.append)
         next_seq = max((item.seq for item in items), default=0) + 1
-        return await self.client.put(found, self.key, SALTS[slot], seq or next_seq, value)
+        return await self.client.put(found, self.key, salt, seq or next_seq, value)
 
 
 def forged(info_hash: bytes, now: float, tracker_ids: Iterable[bytes] = ()) -> bytes:
@@ -199,9 +200,10 @@ async def written_in(client: Client, info_hash: bytes) -> dict[str, str]:
     """Read a record. Return the slot of each URL in it."""
     found: dict[str, str] = {}
     for day in days_to_read(time.time()):
-        await record.read(
+        record = Record(
             client, info_hash, day, Job(), time.time, Counter(), lambda entry, where: found.update({entry.url: where})
         )
+        await record.read_slots()
     return found
 
 

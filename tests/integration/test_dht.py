@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -9,15 +10,15 @@ from typing import cast
 
 import pytest
 
-from extensions.dht.directory import MAX_ERASURES
 from extensions.dht.krpc import bencode
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.messenger import MAX_IN_FLIGHT
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.entry import LIFETIME, Rejected
 from extensions.dht.records.keys import DAY, day_of, days_to_read, record_key
 from extensions.dht.tracked import REFRESH, RETRY
+from extensions.dht.visits import MAX_ERASURES
+from extensions.entries import LIFETIME, Rejected
 from tests.client import eventually
 from tests.integration.dht import Members, Vandal, client_of, members_of, published, seen_by, urls_of
 from tests.private_dht import PrivateDht
@@ -70,10 +71,29 @@ async def test_six_trackers_that_publish_at_once_are_all_found_by_a_seventh(memb
     assert set(await seen_by(seventh, info_hash)) == urls_of(trackers)
 
 
+async def test_more_trackers_than_the_slots_hold_are_found_in_a_shard(members: Members, info_hash: bytes) -> None:
+    trackers, reader = await members.start_with_reader(15)
+    for tracker in trackers:
+        tracker.directory.swarm(info_hash, peers=5, linked=False)
+        await published(tracker, info_hash)
+    found = await seen_by(reader, info_hash)
+    assert set(found) == urls_of(trackers)
+    places = Counter(sighting.where for sighting in found.values())
+    assert places["r0"] == places["r1"] == 6
+    # The others are in the root of the shards, and in the window too.
+    assert places["r2"] + places["s"] == 3
+    assert sum(tracker.directory.counters.publications["conflict"] for tracker in trackers) == 0
+    # A tracker that comes later sees all of them, too.
+    late = await members.start("wss://late.example.org")
+    late.directory.swarm(info_hash, peers=5, linked=False)
+    await published(late, info_hash)
+    assert len(late.directory.sightings.known(info_hash)) == 15
+
+
 async def test_for_peers_that_are_alone_trackers_that_come_later_are_found(members: Members, info_hash: bytes) -> None:
     first, second = await members.start_trackers(2)
     told: list[tuple[bytes, str]] = []
-    first.directory.on_sighting.append(lambda about, sighting: told.append((about, sighting.entry.url)))
+    first.directory.sightings.listeners.append(lambda about, sighting: told.append((about, sighting.entry.url)))
     first.directory.swarm(info_hash, peers=1, linked=False)
     await published(first)
     second.directory.swarm(info_hash, peers=1, linked=False)

@@ -20,9 +20,9 @@ from structlog.testing import capture_logs
 from extensions.dht import service
 from extensions.dht.extension import Dht
 from extensions.dht.krpc.schedule import Job, LookupLimits
-from extensions.dht.records.entry import sign_entry
 from extensions.dht.settings import DhtSettings
-from extensions.trackers import Sighting
+from extensions.entries import check_entry, sign_entry
+from extensions.trackers import RENDEZVOUS, Sighting
 from tests.client import PATIENCE, eventually
 from tests.integration.dht import Members, published, seen_by
 from tests.private_dht import PrivateDht
@@ -244,6 +244,37 @@ async def test_requests_before_the_start_take_effect_after_it(
     assert one.known(HASH) == []
 
 
+async def test_trackers_are_learned_and_passed_on(dht: PrivateDht, members: Members, tmp_path: Path) -> None:
+    assert members.dht is dht
+    one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
+    key, url = Ed25519PrivateKey.generate(), "wss://other.example"
+    descriptor, entry = (sign_entry(key, about, url, int(time.time())) for about in (b"", HASH.encode("latin-1")))
+    told: list[tuple[str, Sighting]] = []
+    one.on_sighting(lambda *sighted: told.append(sighted))
+    # Before the start and after the end nothing is known.
+    assert (one.learn("", descriptor), one.entries(""), one.own_descriptor()) == (False, [], None)
+    await one.prepare()
+    await one.start()
+    try:
+        await one.swarm_opened(Swarm(HASH))
+        await one.swarm_changed(SimpleNamespace(info_hash=HASH, peers={"a": None, "b": None}, remotes={}))  # type: ignore[arg-type]
+        assert [one.learn("", descriptor), one.learn(HASH, entry), one.learn(HASH, entry)] == [True, True, False]
+        assert told == [
+            (RENDEZVOUS.decode("latin-1"), Sighting(descriptor, "link")),
+            (HASH, Sighting(entry, "link")),
+        ]
+        assert (one.entries(""), one.entries(HASH), one.entries("unknown")) == ([descriptor], [entry], [])
+        own = one.own_descriptor()
+        assert own
+        assert check_entry(own, b"", time.time()) is None
+        assert one.own_descriptor() is own
+        one.distrust(entry.tracker_id, url)
+        assert (one.entries(""), one.entries(HASH), one.known(HASH)) == ([], [], [])
+    finally:
+        await one.stop()
+    assert (one.learn("", descriptor), one.entries(""), one.own_descriptor()) == (False, [], None)
+
+
 async def test_a_client_that_announces_the_key_of_a_text_swarm_does_not_disturb_it(
     dht: PrivateDht, members: Members, tmp_path: Path
 ) -> None:
@@ -259,7 +290,7 @@ async def test_a_client_that_announces_the_key_of_a_text_swarm_does_not_disturb_
     try:
         own = one.service
         assert own
-        tell = own.directory.on_sighting[0]
+        tell = own.directory.sightings.listeners[0]
         for swarm in (same_key, room):
             await one.swarm_opened(swarm)
             await one.swarm_changed(swarm)

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.traversal import CLOSEST
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import sign_entry
-from extensions.dht.records.keys import day_of
+from extensions.dht.records.keys import MAX_DEPTH, SALTS, day_of, shard_path, shard_salt
 from extensions.dht.records.slots import encode_slot
 from extensions.dht.service import Service
 from extensions.dht.tracked import REFRESH
+from extensions.entries import sign_entry
 from tests.client import eventually
 from tests.integration.dht import (
     LOCK,
@@ -59,7 +59,7 @@ class DescriptorServer:
         with suppress(OSError, asyncio.IncompleteReadError):
             if self.may_serve:
                 await reader.readuntil(b"\r\n\r\n")
-                body = descriptor.write(self.key, self.url, self._clock())
+                body = descriptor.write(sign_entry(self.key, b"", self.url, self._clock()))
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
                 await writer.drain()
         writer.close()
@@ -148,16 +148,12 @@ async def test_after_overwriting_they_are_found_with_the_next_refresh(network: N
             assert (await vandal.write(slot, value, LAST_FREE if kind == "last_free" else None)).taken > 0
         assert await seen_by(reader, info_hash) == {}
         await refresh(members, trackers)
-        if kind == "last_free" and slots == 3:
-            # No write can follow, as if they were locked.
-            assert await seen_by(reader, info_hash) == {}
-        else:
-            assert set(await seen_by(reader, info_hash)) == urls_of(trackers)
+        assert set(await seen_by(reader, info_hash)) == urls_of(trackers)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("value", [RUBBISH, EMPTY], ids=["rubbish", "empty"])
-async def test_after_locking_they_are_found_in_the_next_slot_or_by_bep5(
+async def test_after_locking_they_are_found_in_the_next_slot_or_in_a_shard(
     network: Network, slots: int, value: bytes
 ) -> None:
     info_hash = os.urandom(20)
@@ -168,7 +164,40 @@ async def test_after_locking_they_are_found_in_the_next_slot_or_by_bep5(
         await refresh(members, trackers)
         found = await seen_by(reader, info_hash)
         assert set(found) == urls_of(trackers)
-        assert {sighting.where for sighting in found.values()} == {"bep5" if slots == 3 else f"r{slots}"}
+        # In the window and in the shard there are both of them.
+        assert {sighting.where for sighting in found.values()} <= ({"r1"} if slots == 1 else {"r2", "s"})
+
+
+async def test_after_locking_all_slots_and_shards_they_are_found_by_bep5(network: Network) -> None:
+    info_hash = os.urandom(20)
+    async with record_of(network, info_hash) as (members, trackers, reader, vandal), descriptors_of(network):
+        for slot in range(3):
+            await vandal.write(slot, RUBBISH, LOCK)
+        paths = [shard_path(info_hash, one.directory.sightings.own_id) for one in trackers]
+        # Their search for a place doubles its steps.
+        for salt in {shard_salt(path[:depth]) for path in paths for depth in (0, 1, 3, 7, 15, MAX_DEPTH)}:
+            await vandal.write(salt, RUBBISH, LOCK)
+        assert await seen_by(reader, info_hash) == {}
+        await refresh(members, trackers)
+        found = await seen_by(reader, info_hash)
+        assert set(found) == urls_of(trackers)
+        assert {sighting.where for sighting in found.values()} == {"bep5"}
+
+
+async def test_valid_entries_in_all_shards_keep_no_tracker_out(network: Network) -> None:
+    info_hash = os.urandom(20)
+    async with record_of(network, info_hash, number=1) as (members, trackers, reader, vandal):
+        for slot in (*SALTS, b"s"):
+            value = encode_slot(
+                sign_entry(Ed25519PrivateKey.generate(), info_hash, f"wss://{n}.example.org", members.clock())
+                for n in range(7)
+            )
+            await vandal.write(slot if slot == b"s" else SALTS.index(slot), value)
+        assert urls_of(trackers).isdisjoint(await seen_by(reader, info_hash))
+        await refresh(members, trackers)
+        found = await seen_by(reader, info_hash)
+        assert urls_of(trackers) <= set(found)
+        assert found[trackers[0].directory.url].where in ("r2", "s0", "s1")
 
 
 async def test_nodes_refuse_values_that_are_too_long(network: Network) -> None:

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.krpc.messages import Item
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.scheduler import Scheduler
-from extensions.dht.records.entry import sign_entry
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
 from extensions.dht.records.slots import LOCKED, encode_slot
+from extensions.entries import sign_entry
 from extensions.federation.extension import Federation
 from extensions.federation.neighbour import Neighbour
 from tests.simulation.dht import Dht, DhtClient

@@ -253,6 +253,50 @@ async def partition(arguments: Arguments, seed: int) -> Outcome:
     return Outcome("partition", seed, arguments, world, goals)
 
 
+async def full(arguments: Arguments, seed: int) -> Outcome:
+    """Two trackers that are full of links with answers, and then a lonely swarm that is common to both."""
+    arguments = _with_defaults(arguments, trackers=22, peers=1, max_links=10, seconds=60.0)
+    world = _world(arguments)
+    one, other, *others = world.trackers
+    await world.start()
+    await world.observe(5.0)
+    # Each of the two shares a swarm of its own with each of its neighbours.
+    peers = [
+        world.add_peer(info_hash, tracker)
+        for number, neighbour in enumerate(others)
+        for info_hash in infohashes(1)
+        for tracker in (neighbour, (one, other)[number % 2])
+    ]
+    await world.join(peers, 5.0)
+    await world.observe(60.0)
+    links = [len(tracker.links) for tracker in (one, other)]
+    before = world.samples[-1].lonely
+    lonely = [world.add_peer(info_hash, tracker) for info_hash in infohashes(1) for tracker in (one, other)]
+    await world.join(lonely, 1.0)
+    await world.observe(world.age + arguments.seconds)
+    goals = [
+        Goal(
+            "both trackers are full of links with answers", f"{links}, {before} peers alone", min(links) >= 10 > before
+        ),
+        nobody_alone(world.samples),
+    ]
+    return Outcome("full", seed, arguments, world, goals)
+
+
+async def one_place(arguments: Arguments, seed: int) -> Outcome:
+    """Three trackers with one place for a link each: the first has a swarm with the second, then one with the third."""
+    arguments = _with_defaults(arguments, trackers=3, peers=1, max_links=1, seconds=60.0)
+    world = _world(arguments)
+    one, second, third = world.trackers
+    await world.start()
+    await world.observe(5.0)
+    for neighbour in (second, third):
+        peers = [world.add_peer(info_hash, tracker) for info_hash in infohashes(1) for tracker in (one, neighbour)]
+        await world.join(peers, 1.0)
+        await world.observe(world.age + arguments.seconds)
+    return Outcome("one-place", seed, arguments, world, [nobody_alone(world.samples)])
+
+
 async def life(arguments: Arguments, seed: int) -> Outcome:
     """A few trackers in short: restarts, a kill, a new key, a partition, and newcomers."""
     arguments = _with_defaults(arguments, trackers=10, infohashes=30, peers=1)
@@ -299,6 +343,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "cold": cold,
     "hostile": hostile,
     "partition": partition,
+    "full": full,
+    "one-place": one_place,
     "life": life,
     "validate": validate,
 }

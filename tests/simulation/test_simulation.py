@@ -56,6 +56,11 @@ def test_all_meet_in_spite_of_restarts_and_a_partition(tmp_path: Path, trackers:
     assert run["samples"][-1]["met"] == run["samples"][-1]["peers"] > 0
 
 
+@pytest.mark.parametrize("scenario", ["full", "one-place"])
+def test_a_lonely_swarm_finds_a_place_at_full_trackers(tmp_path: Path, scenario: str) -> None:
+    simulate(tmp_path / "run.json", "--scenario", scenario, "--seed", str(random.randrange(1 << 32)))
+
+
 def test_a_run_is_the_same_each_time(tmp_path: Path) -> None:
     """Also the order of sets, which depends on addresses and on hashes, must not change it."""
     arguments = ("--scenario", "small-swarms", "--trackers", "8", "--infohashes", "30", "--seconds", "60")

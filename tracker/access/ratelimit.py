@@ -18,6 +18,12 @@ class TokenBucket:
         self._filled = now
         return max(0.0, -self._left / self._rate)
 
+    def change(self, rate: float, burst: float, now: float) -> None:
+        """Change rate and burst from now on."""
+        self.take(0, now)
+        self._rate, self._burst = rate, burst
+        self._left = min(self._left, burst)
+
     def try_take(self, amount: float, now: float) -> bool:
         """Take `amount` if it is available; return whether it was."""
         if self.take(amount, now) > 0:

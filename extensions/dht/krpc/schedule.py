@@ -2,21 +2,32 @@
 
 from collections import defaultdict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from tracker.extension import TokenBucket
 
-FAIR: Final = 3
-"""Of this many turns one goes by age alone: a job of low priority waits longer, but not for ever."""
+ROUND: Final = 4
+"""Of this many turns one goes to the refreshes, and another one to the oldest entry."""
 
 SPARE: Final = 64
 """Heaps are cleared of stale entries once there are more of them than of valid entries, and more than this."""
 
 SLACK: Final = 1e-6
 """Seconds added to each wait, because rounding could otherwise leave a tiny rest of it."""
+
+FEW: Final = 3600
+"""Infohashes up to which the limits are not raised. One refresh an hour of each takes one lookup a second, a sixth of
+the rate, so that a quarter of the turns suffices for them."""
+
+MAX_RAISE: Final = 20 / 6
+"""The limits are raised to so many times their values at most: 20 lookups per second. In the public DHT these are some
+900 queries to as many addresses. A firewall or NAT that remembers each for 30 s needs 27 000 places for them; the Linux
+kernel has 65 536 or more on a host with a gigabyte. Routers at home have less, but no tracker behind one has so many
+swarms."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -30,8 +41,10 @@ class Priority(IntEnum):
     """A swarm has opened."""
     REFRESHED = 2
     """An entry of ours needs a refresh."""
-    REPEATED = 3
-    """The peers of a swarm are still alone."""
+    LINKED = 3
+    """A swarm has opened, and its peers can reach those of other trackers already."""
+    REPEATED = 4
+    """The record was looked up before, and the peers of a swarm are still alone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +54,8 @@ class Job:
     priority: Priority = Priority.ASKED
     since: float = 0.0
     """When the job became due; of two jobs of equal priority the older one goes first."""
+    refresh_due: float = inf
+    """When its priority becomes `REFRESHED`, if it has a lower one."""
     has_turn: bool = False
     """Whether the job was given a turn that none of its lookups has used yet."""
 
@@ -53,10 +68,16 @@ class LookupLimits:
     rate: float = 6.0
     burst: float = 30.0
 
+    def raised_for(self, infohashes: int) -> "LookupLimits":
+        """Return the limits for so many infohashes, so that each can be looked up within minutes."""
+        factor = min(MAX_RAISE, max(1.0, infohashes / FEW))
+        return replace(self, parallel=int(self.parallel * factor), rate=self.rate * factor)
+
 
 class _Kind(NamedTuple):
     priority: Priority
-    has_begun: bool
+    is_new: bool
+    """Whether the job has not begun: those that have begun go before all others of their priority."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +85,10 @@ class _Entry(Generic[K]):
     key: K
     job: Job
     kind: _Kind
+
+
+_Place = tuple[float, float, _Entry[K]]
+"""An entry in a heap: what it is ordered by, its number, and the entry itself."""
 
 
 class Turn(NamedTuple, Generic[K]):
@@ -77,9 +102,17 @@ class Turn(NamedTuple, Generic[K]):
 class DueQueue(Generic[K]):
     """Jobs that become due at some time, lookups of jobs that have begun, and the order in which they get turns.
 
-    Of the entries that are due, the one with the smallest `Priority` goes first; of equal priority the oldest (by
-    `Job.since`). Every third turn goes to the oldest entry whatever its priority. `Priority.ASKED` is exempt: such
-    entries go before all others, and their turns are not counted for that rule.
+    Of the entries that are due, the one with the smallest `Priority` goes first. Of equal priority, lookups of jobs
+    that have begun go first. Of the others, the newest (by `Job.since`) goes first if they have `Priority.OPENED`,
+    because peers have just come; otherwise the oldest.
+
+    There are two exceptions. Of every `ROUND` turns, one goes to the oldest entry of `Priority.REFRESHED`, if there is
+    one, and one to the oldest of all. `Priority.ASKED` is exempt: such entries go before all others, and their turns
+    are not counted. This guarantees that
+
+    * a swarm that has just opened waits for two turns of other jobs at most, apart from lookups of begun ones;
+    * our entries in records are renewed in time, if a quarter of the turns suffices for all of them;
+    * no entry waits for ever.
 
     The limits bound the turns that run at a time and that begin per second. Each key has at most one entry.
     """
@@ -93,8 +126,12 @@ class DueQueue(Generic[K]):
         self._entries: dict[K, _Entry[K]] = {}
         self._overdue: set[K] = set()
         self._lookups = 0
-        self._later: list[tuple[float, int, _Entry[K]]] = []
-        self._due: defaultdict[_Kind, list[tuple[float, int, _Entry[K]]]] = defaultdict(list)
+        self._later: list[_Place[K]] = []
+        self._due: defaultdict[_Kind, list[_Place[K]]] = defaultdict(list)
+        # Those that are due, and will have a higher priority at some time.
+        self._refreshes: list[_Place[K]] = []
+        # By `is_new`, all that are due, the oldest first.
+        self._oldest: dict[bool, list[_Place[K]]] = {True: [], False: []}
         self._entered = 0
         self._taken = 0
 
@@ -109,7 +146,7 @@ class DueQueue(Generic[K]):
     @property
     def size(self) -> int:
         """Entries in memory, stale ones included."""
-        return len(self._later) + sum(map(len, self._due.values()))
+        return sum(map(len, self._heaps))
 
     def overdue(self, now: float) -> int:
         """Return the number of jobs that are due and have not begun."""
@@ -123,20 +160,20 @@ class DueQueue(Generic[K]):
         """
         self.drop(key)
         self._entered += 1
-        entry = self._entries[key] = _Entry(key, job, _Kind(job.priority, has_begun))
+        entry = self._entries[key] = _Entry(key, job, _Kind(job.priority, not has_begun))
         if has_begun:
             self._lookups += 1
-            heappush(self._due[entry.kind], (job.since, self._entered, entry))
+            self._add_due((job.since, self._entered, entry))
         else:
             heappush(self._later, (job.since, self._entered, entry))
-        if self.size > 2 * len(self._entries) + SPARE:
+        if self.size > 4 * len(self._entries) + SPARE:
             self._clear()
 
     def drop(self, key: K) -> None:
         """Remove the entry of a key, if there is one."""
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._lookups -= entry.kind.has_begun
+            self._lookups -= not entry.kind.is_new
             self._overdue.discard(key)
 
     def take(self, now: float, may_begin: bool = True) -> Turn[K] | None:
@@ -147,15 +184,15 @@ class DueQueue(Generic[K]):
         kinds = self._waiting(now, may_begin)
         if not kinds or self.running >= self._parallel or not self._tokens.try_take(1, now):
             return None
-        by_age = False
-        if min(kinds).priority != Priority.ASKED:
-            self._taken += 1
-            by_age = self._taken % FAIR == 0
-        kind = min(kinds, key=lambda one: (0 if by_age else one.priority, self._due[one][0][:2]))
-        entry = heappop(self._due[kind])[2]
+        entry = self._first(kinds)
         self.drop(entry.key)
         self.running += 1
-        return Turn(entry.key, entry.job, kind.has_begun)
+        return Turn(entry.key, entry.job, not entry.kind.is_new)
+
+    def limit(self, limits: LookupLimits, now: float) -> None:
+        """Replace the limits."""
+        self._parallel = limits.parallel
+        self._tokens.change(limits.rate, limits.burst, now)
 
     def done(self) -> None:
         """Note that a turn has ended."""
@@ -183,26 +220,63 @@ class DueQueue(Generic[K]):
             heappop(self._later)
         return self._later[0][0] if self._later else None
 
+    @property
+    def _heaps(self) -> list[list[_Place[K]]]:
+        return [self._later, self._refreshes, *self._due.values(), *self._oldest.values()]
+
+    def _first(self, kinds: list[_Kind]) -> _Entry[K]:
+        """Return the entry that has the next turn, and count the turn. Some kinds have valid entries that are due."""
+        kind = min(kinds)
+        if kind.priority != Priority.ASKED:
+            self._taken += 1
+            if self._taken % ROUND == 1:
+                kind = min((one for one in kinds if one.priority == Priority.REFRESHED), default=kind)
+            elif self._taken % ROUND == 3:
+                tops = [self._top(self._oldest[is_new]) for is_new in {one.is_new for one in kinds}]
+                return min(top for top in tops if top)[2]
+        top = self._top(self._due[kind])
+        assert top
+        return top[2]
+
     def _waiting(self, now: float, may_begin: bool) -> list[_Kind]:
-        """Return the kinds of entries that could have a turn now, each with a valid entry on top of its heap."""
+        """Return the kinds of entries that could have a turn now."""
         self._advance(now)
-        for due in self._due.values():
-            while due and not self._is_valid(due[0][2]):
-                heappop(due)
-        return [kind for kind, due in self._due.items() if due and (may_begin or kind.has_begun)]
+        return [kind for kind, due in self._due.items() if self._top(due) and (may_begin or not kind.is_new)]
 
     def _advance(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
-            due = heappop(self._later)
-            entry = due[2]
+            place = heappop(self._later)
+            entry = place[2]
             if self._is_valid(entry):
-                heappush(self._due[entry.kind], due)
+                self._add_due(place)
                 self._overdue.add(entry.key)
+                if entry.job.refresh_due < inf and entry.kind.priority > Priority.REFRESHED:
+                    heappush(self._refreshes, (entry.job.refresh_due, place[1], entry))
+        while self._refreshes and self._refreshes[0][0] <= now:
+            due, number, entry = heappop(self._refreshes)
+            if self._is_valid(entry):
+                job = replace(entry.job, priority=Priority.REFRESHED, since=due)
+                entry = self._entries[entry.key] = _Entry(entry.key, job, _Kind(job.priority, True))
+                # The entry that it replaces is in the same heap with that number.
+                self._add_due((due, number + 0.5, entry))
+
+    def _add_due(self, place: _Place[K]) -> None:
+        since, number, entry = place
+        is_newest_first = entry.kind == _Kind(Priority.OPENED, True)
+        heappush(self._due[entry.kind], (-since, -number, entry) if is_newest_first else place)
+        if entry.kind.priority != Priority.ASKED:
+            heappush(self._oldest[entry.kind.is_new], place)
+
+    def _top(self, heap: list[_Place[K]]) -> _Place[K] | None:
+        """Return the first valid place of a heap, if there is one."""
+        while heap and not self._is_valid(heap[0][2]):
+            heappop(heap)
+        return heap[0] if heap else None
 
     def _is_valid(self, entry: _Entry[K]) -> bool:
         return self._entries.get(entry.key) is entry
 
     def _clear(self) -> None:
-        for heap in (self._later, *self._due.values()):
+        for heap in self._heaps:
             heap[:] = [one for one in heap if self._is_valid(one[2])]
             heapify(heap)

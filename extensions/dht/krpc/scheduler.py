@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Final
 
 import structlog
@@ -30,6 +31,7 @@ class Scheduler:
         may_begin: Callable[[], bool] = lambda: True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._limits = limits
         self._queue: DueQueue[bytes | asyncio.Future[None]] = DueQueue(limits)
         self._begin: dict[bytes, Begin] = {}
         self._may_begin = may_begin
@@ -53,10 +55,20 @@ class Scheduler:
         """Scheduled jobs that are due and have not begun."""
         return self._queue.overdue(self._monotonic())
 
-    def schedule(self, info_hash: bytes, due: float, priority: Priority, begin: Begin) -> None:
-        """Have the job of an infohash begin at `due` or later, instead of when it was scheduled for so far."""
+    def fit(self, infohashes: int) -> None:
+        """Raise the limits for so many infohashes."""
+        self._queue.limit(self._limits.raised_for(infohashes), self._monotonic())
+        self.wake()
+
+    def schedule(
+        self, info_hash: bytes, due: float, priority: Priority, begin: Begin, refresh_due: float = inf
+    ) -> None:
+        """Have the job of an infohash begin at `due` or later, instead of when it was scheduled for so far.
+
+        If it still waits at `refresh_due`, it then has at least the priority `REFRESHED`.
+        """
         self._begin[info_hash] = begin
-        self._queue.set(info_hash, Job(priority, due))
+        self._queue.set(info_hash, Job(priority, due, refresh_due))
         self.wake()
 
     def cancel(self, info_hash: bytes) -> None:

@@ -11,9 +11,9 @@ from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import announce_hash
 from extensions.dialing import is_public, network_of
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tracker.extension import ExpiringMap
 
@@ -76,7 +76,9 @@ class Bep5Fallback:
         # By host, its valid descriptor; empty if it gave none.
         self._results: ExpiringMap[str, tuple[TrackerEntry, ...]] = ExpiringMap(REMEMBER, MAX_REMEMBERED)
 
-    async def find(self, info_hash: bytes, days: list[int], job: Job, on_entry: Callable[[TrackerEntry], None]) -> None:
+    async def find(
+        self, info_hash: bytes, days: list[int], job: Job, on_entry: Callable[[TrackerEntry], object]
+    ) -> None:
         """Look up the hosts that announced an infohash and request their descriptors.
 
         `on_entry` is called with each valid descriptor.
@@ -104,7 +106,7 @@ class Bep5Fallback:
         found = await self._client.get_peers(announced, job, lambda _: None)
         await self._client.announce(found, announced, self.port)
 
-    async def _request(self, address: Address, on_entry: Callable[[TrackerEntry], None]) -> None:
+    async def _request(self, address: Address, on_entry: Callable[[TrackerEntry], object]) -> None:
         host = self._host(address)
         if self._result(host) is None:
             if self._waiting >= MAX_WAITING:

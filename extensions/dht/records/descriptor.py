@@ -10,10 +10,9 @@ import ssl
 from typing import Final
 
 import h11
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc.messages import Address
-from extensions.dht.records.entry import Rejected, check_entry, sign_entry
+from extensions.entries import Rejected, check_entry
 from extensions.trackers import TrackerEntry
 
 PATH: Final = "/.well-known/peerservers"
@@ -40,9 +39,8 @@ class DescriptorError(Exception):
         self.reason = reason
 
 
-def write(key: Ed25519PrivateKey, url: str, now: float) -> bytes:
-    """Return our own descriptor as JSON: an entry for the empty infohash. Raises `ValueError` for an invalid URL."""
-    entry = sign_entry(key, b"", url, now)
+def write(entry: TrackerEntry) -> bytes:
+    """Return our own entry for the empty infohash as JSON."""
     table = {"id": entry.tracker_id, "url": entry.url, "expires": entry.expires, "signature": entry.signature.hex()}
     return json.dumps(table).encode()
 
@@ -51,9 +49,7 @@ def read(body: bytes, now: float) -> TrackerEntry:
     """Return the valid entry of another tracker's descriptor. Raises `DescriptorError`."""
     try:
         table = json.loads(body)
-        entry = TrackerEntry(
-            bytes.fromhex(table["id"]).hex(), table["expires"], table["url"], bytes.fromhex(table["signature"])
-        )
+        entry = TrackerEntry(_bytes(table["id"]).hex(), table["expires"], table["url"], _bytes(table["signature"]))
         if type(entry.expires) is not int or type(entry.url) is not str:
             raise TypeError
         fault = check_entry(entry, b"", now)
@@ -62,6 +58,14 @@ def read(body: bytes, now: float) -> TrackerEntry:
     if fault:
         raise DescriptorError(fault.value, fault)
     return entry
+
+
+def _bytes(digits: str) -> bytes:
+    """Return the bytes of lower-case hexadecimal digits. Raises `ValueError` for anything else."""
+    data = bytes.fromhex(digits)
+    if data.hex() != digits:
+        raise ValueError(f"not lower-case digits: {digits}")
+    return data
 
 
 async def fetch(address: Address, now: float) -> TrackerEntry:

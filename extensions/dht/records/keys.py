@@ -9,10 +9,16 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.records.entry import LIFETIME, NAMESPACE
+from extensions.entries import LIFETIME, NAMESPACE
 
 SALTS: Final = (b"r0", b"r1", b"r2")
 """The salts of a record's slots, in the order in which slots are filled and read."""
+
+WINDOW: Final = SALTS[-1]
+"""The salt of the slot in which the latest writers replace the earlier ones."""
+
+MAX_DEPTH: Final = 20
+"""The most bits of a shard. A million shards have room for ten million trackers."""
 
 DAY: Final = 24 * 3600
 
@@ -36,6 +42,21 @@ def record_key(info_hash: bytes, day: int) -> Ed25519PrivateKey:
     """
     seed = sha256(NAMESPACE + b" record" + day.to_bytes(4, "big") + info_hash).digest()
     return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+@lru_cache(4096)
+def shard_path(info_hash: bytes, tracker_id: str) -> str:
+    """Return the `MAX_DEPTH` bits, as "0" and "1", that say which shards a tracker may use.
+
+    It may use the shard that is named by the first bits, however many these are.
+    """
+    digest = sha256(NAMESPACE + b" shard" + info_hash + bytes.fromhex(tracker_id)).digest()
+    return f"{int.from_bytes(digest, 'big'):0256b}"[:MAX_DEPTH]
+
+
+def shard_salt(bits: str) -> bytes:
+    """Return the salt of a shard."""
+    return b"s" + bits.encode()
 
 
 def announce_hash(info_hash: bytes, day: int) -> bytes:

@@ -1,102 +1,120 @@
-"""Reads and writes a record: its slots, one after the other, in the DHT."""
+"""Reads and writes the slots and shards of a record in the DHT."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.entry import Rejected, merge
-from extensions.dht.records.keys import SALTS, record_key
-from extensions.dht.records.slots import Slot, carry_over, encode_slot, place
+from extensions.dht.records.keys import MAX_DEPTH, SALTS, record_key, shard_salt
+from extensions.dht.records.shards import SAMPLES, DepthSearch, Uniform, depth_above, random_bits
+from extensions.dht.records.slots import Slot, encode_slot
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 
 
-@dataclass(slots=True)
-class RecordSnapshot:
-    """One day's record of an infohash as it was read: the slots that were read, and the nodes that store them."""
-
-    info_hash: bytes
-    day: int
-    slots: list[Slot] = field(default_factory=list)
-    nodes: list[Found] = field(default_factory=list)
-    """For each slot the nodes closest to its target."""
-
-    @property
-    def entries(self) -> list[TrackerEntry]:
-        """The valid entries of all slots, one of each tracker."""
-        return merge(entry for slot in self.slots for entry in slot.entries)
-
-    @property
-    def has_reached(self) -> bool:
-        """Whether any node has answered."""
-        return any(found.candidates for found in self.nodes)
-
-    @property
-    def is_troubled(self) -> bool:
-        """Whether the BEP 5 fallback is needed, because a slot is unusable or the record has no room for all trackers.
-
-        A slot that was not read may have room.
-        """
-        is_crowded = len(self.slots) == len(SALTS) and all(slot.continues for slot in self.slots)
-        return is_crowded or any(slot.is_locked or slot.is_spoilt for slot in self.slots)
-
-
-async def read(
-    client: Client,
-    info_hash: bytes,
-    day: int,
-    job: Job,
-    clock: Callable[[], float],
-    rejected: Counter[Rejected],
-    on_entry: Callable[[TrackerEntry, str], None],
-) -> RecordSnapshot:
-    """Read a record.
+class Record:
+    """One day's record of an infohash, for one visit.
 
     `on_entry` is called with each valid entry and the name of its slot as soon as it arrives. The ignored parts of
     values are counted in `rejected`. `clock` gives Unix seconds.
     """
-    snapshot = RecordSnapshot(info_hash, day)
-    public_key = record_key(info_hash, day).public_key().public_bytes_raw()
-    for index, salt in enumerate(SALTS):
-        slot = Slot(index)
-        collect = _Collector(slot, info_hash, salt.decode(), clock, rejected, on_entry)
-        snapshot.nodes.append(await client.get(public_key, salt, job, collect))
-        snapshot.slots.append(slot)
-        if not slot.continues:
-            break
-    return snapshot
+
+    def __init__(
+        self,
+        client: Client,
+        info_hash: bytes,
+        day: int,
+        job: Job,
+        clock: Callable[[], float],
+        rejected: Counter[Rejected],
+        on_entry: Callable[[TrackerEntry, str], object],
+    ) -> None:
+        self.info_hash = info_hash
+        self.day = day
+        self.slots: list[Slot] = []
+        """The slots that were read, in their order; none if the visit has skipped them."""
+        self.has_reached = False
+        """Whether any node has answered."""
+        self._client = client
+        self._job = job
+        self._clock = clock
+        self._rejected = rejected
+        self._on_entry = on_entry
+        self._nodes: dict[bytes, Found] = {}
+        """For each slot and shard that was read the nodes closest to its target."""
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether entries may be in shards, because the slots before the window have, or had, no room."""
+        return len(self.slots) == len(SALTS)
+
+    @property
+    def window(self) -> Slot | None:
+        """The window, if it was read."""
+        return self.slots[-1] if self.is_crowded else None
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether the BEP 5 fallback is needed, because a slot cannot be used."""
+        return any(slot.is_locked or slot.is_spoilt for slot in self.slots)
+
+    async def read_slots(self) -> None:
+        """Read the slots, one after the other, as far as entries may be in the next one."""
+        for salt in SALTS:
+            self.slots.append(await self.read(salt))
+            if not self.slots[-1].continues:
+                break
+
+    async def read_again(self, index: int) -> Slot:
+        """Read one of the slots anew, or for the first time if it is the next one. Return it."""
+        self.slots[index : index + 1] = [await self.read(SALTS[index])]
+        return self.slots[index]
+
+    async def read_shard(self, bits: str) -> Slot:
+        """Read the shard that these bits name."""
+        return await self.read(shard_salt(bits))
+
+    async def read(self, salt: bytes) -> Slot:
+        """Read a slot or a shard by its salt."""
+        slot = Slot(salt)
+        public_key = record_key(self.info_hash, self.day).public_key().public_bytes_raw()
+        collect = _Collector(slot, self.info_hash, self._clock, self._rejected, self._on_entry)
+        found = self._nodes[salt] = await self._client.get(public_key, salt, self._job, collect)
+        self.has_reached |= bool(found.candidates)
+        return slot
+
+    async def write(self, slot: Slot, entries: Sequence[TrackerEntry], depth: int | None = None) -> Stored:
+        """Write these entries, and no others, to a slot or shard that was just read; also a depth of shards, if given.
+
+        It replaces only the values that were read. Raises `ValueError` if the entries do not fit.
+        """
+        key = record_key(self.info_hash, self.day)
+        value = encode_slot(entries, depth)
+        return await self._client.put(self._nodes[slot.salt], key, slot.salt, max(0, slot.seq) + 1, value)
 
 
-async def write(client: Client, snapshot: RecordSnapshot, own: TrackerEntry) -> Stored | None:
-    """Write our own entry to a record that was just read. Return None, unwritten, if every slot is locked."""
-    chosen = place(snapshot.slots, own)
-    if chosen is None:
-        return None
-    index, entries = chosen
-    return await put(client, snapshot, index, entries)
+async def sample(record: Record, depth: int, uniform: Uniform) -> int | None:
+    """Read some random shards. `depth` is where the tree of shards is expected to end; return where it does.
 
-
-async def erase(client: Client, snapshot: RecordSnapshot, tracker_id: str) -> Stored:
-    """Remove a tracker's entry from a record that was just read. Slots without the entry are not written."""
-    total = Stored()
-    for slot in snapshot.slots:
-        rest = [entry for entry in slot.entries if entry.tracker_id != tracker_id]
-        if len(rest) < len(slot.entries) and not slot.is_locked:
-            rest = [entry for entry in carry_over(snapshot.slots, slot, rest) if entry.tracker_id != tracker_id]
-            stored = await put(client, snapshot, slot.index, rest)
-            total.taken += stored.taken
-            total.conflicts += stored.conflicts
-            total.failed += stored.failed
-    return total
-
-
-async def put(client: Client, snapshot: RecordSnapshot, index: int, entries: list[TrackerEntry]) -> Stored:
-    """Write these entries, and no others, to one slot of a record that was just read."""
-    key = record_key(snapshot.info_hash, snapshot.day)
-    seq = max(0, snapshot.slots[index].seq) + 1
-    return await client.put(snapshot.nodes[index], key, SALTS[index], seq, encode_slot(entries))
+    Usually they are two: one where the tree ends, and one above. Together they hold every entry with about the same
+    probability. Return None if no shard had a valid entry.
+    """
+    search = DepthSearch(depth, SAMPLES)
+    bits, has_entries = random_bits(MAX_DEPTH, uniform), False
+    while search.depth is not None:
+        shard = await record.read_shard(bits[: search.depth])
+        has_entries |= bool(shard.entries)
+        if shard.is_locked or shard.is_crowded:
+            search.deeper()
+        elif not shard.entries:
+            search.shallower()
+        else:
+            search.stop()
+    if search.found > 0:
+        shard = await record.read_shard(random_bits(depth_above(search.found, uniform), uniform))
+        has_entries |= bool(shard.entries)
+    return search.found if has_entries else None
 
 
 class _Collector:
@@ -106,14 +124,13 @@ class _Collector:
         self,
         slot: Slot,
         info_hash: bytes,
-        where: str,
         clock: Callable[[], float],
         rejected: Counter[Rejected],
-        on_entry: Callable[[TrackerEntry, str], None],
+        on_entry: Callable[[TrackerEntry, str], object],
     ) -> None:
         self._slot = slot
         self._info_hash = info_hash
-        self._where = where
+        self._where = slot.salt.decode()
         self._clock = clock
         self._rejected = rejected
         self._on_entry = on_entry

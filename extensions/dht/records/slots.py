@@ -1,4 +1,4 @@
-"""The slots of a record: their encoding, their state, and the choice of the slot to write (sans I/O).
+"""The slots of a record: their encoding, and their state (sans I/O).
 
 `docs/dht.md` specifies them. Anyone who knows the infohash can write any bytes to a slot.
 """
@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from extensions.dht.krpc import bencode
-from extensions.dht.records.entry import MAX_ENTRY, Rejected, check_entry, from_fields, latest_first, merge, to_fields
+from extensions.dht.records.keys import MAX_DEPTH, SALTS, shard_path
+from extensions.entries import MAX_ENTRY, Rejected, check_entry, from_fields, latest_first, merge, to_fields
 from extensions.trackers import TrackerEntry
 
 MAX_VALUE: Final = 996
@@ -24,9 +25,9 @@ LOCKED: Final = 2**52
 
 @dataclass(slots=True)
 class Slot:
-    """The contents of one slot. Nodes may hold different values; the valid entries of all of them count."""
+    """The contents of one slot or shard. Nodes may hold different values; the valid entries of all of them count."""
 
-    index: int
+    salt: bytes
     seq: int = -1
     """The greatest sequence number seen; -1 if no node has a value."""
     entries: list[TrackerEntry] = field(default_factory=list)
@@ -35,11 +36,16 @@ class Slot:
     """Bytes of the longest value seen, valid or not."""
     has_faults: bool = False
     """Whether anything was ignored for another reason than `expired`."""
+    depth: int | None = None
+    """The depth of shards that the newest valid value names, if it names one."""
 
     def add(self, seq: int, value: object, info_hash: bytes, now: float) -> Counter[Rejected]:
         """Add the value of one node. Return the reasons for which parts of it are ignored."""
         rejected: Counter[Rejected] = Counter()
-        self.entries = merge([*self.entries, *decode_slot(value, info_hash, now, rejected)])
+        entries, depth = decode_slot(value, self.salt, info_hash, now, rejected)
+        self.entries = merge([*self.entries, *entries])
+        if depth is not None and seq >= self.seq:
+            self.depth = depth
         self.seq = max(self.seq, seq)
         if isinstance(value, bytes):
             self.size = max(self.size, len(value))
@@ -67,85 +73,82 @@ class Slot:
         return max(self.size, len(_encode(self.entries))) + MAX_ENTRY > MAX_VALUE
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether another entry may find no room beside the valid ones."""
+        return len(_encode(self.entries)) + MAX_ENTRY > MAX_VALUE
+
+    @property
     def continues(self) -> bool:
         """Whether a reader must also read the next slot."""
         return self.is_locked or self.is_spoilt or self.is_full
 
+    def entry_of(self, tracker_id: str) -> TrackerEntry | None:
+        """Return a tracker's entry, if it has a valid one here."""
+        return next((entry for entry in self.entries if entry.tracker_id == tracker_id), None)
 
-def encode_slot(entries: Iterable[TrackerEntry]) -> bytes:
+    def beside(self, own: TrackerEntry) -> list[TrackerEntry]:
+        """Return the valid entries of the trackers other than that of `own`."""
+        return [entry for entry in self.entries if entry.tracker_id != own.tracker_id]
+
+    def has_room(self, own: TrackerEntry) -> bool:
+        """Return whether `own` can be written here without the loss of another valid entry."""
+        return not self.is_locked and fits([*self.beside(own), own])
+
+
+def encode_slot(entries: Iterable[TrackerEntry], depth: int | None = None) -> bytes:
     """Return a slot's value, the entries that end last first. Raises `ValueError` if they do not fit."""
-    value = _encode(latest_first(entries))
+    value = _encode(latest_first(entries), depth)
     if len(value) > MAX_VALUE:
         raise ValueError(f"{len(value)} bytes are more than a slot holds")
     return value
 
 
-def decode_slot(value: object, info_hash: bytes, now: float, rejected: Counter[Rejected]) -> list[TrackerEntry]:
-    """Return the valid entries of a slot's value, one of each tracker.
+def decode_slot(
+    value: object, salt: bytes, info_hash: bytes, now: float, rejected: Counter[Rejected]
+) -> tuple[list[TrackerEntry], int | None]:
+    """Return the valid entries of a slot's value, one of each tracker, and the depth of shards that it names, if any.
 
     The value may be any decoded bencode. The ignored parts of it are counted in `rejected`.
     """
-    items = _items(value)
-    if isinstance(items, Rejected):
-        rejected[items] += 1
-        return []
+    parts = _parts(value)
+    if isinstance(parts, Rejected):
+        rejected[parts] += 1
+        return [], None
+    items, depth = parts
     if len(items) > MAX_ENTRIES:
         rejected[Rejected.TOO_MANY] += len(items) - MAX_ENTRIES
     valid = []
     for item in items[:MAX_ENTRIES]:
         entry = from_fields(item)
-        fault = check_entry(entry, info_hash, now) if isinstance(entry, TrackerEntry) else entry
+        fault = _fault(entry, salt, info_hash, now) if isinstance(entry, TrackerEntry) else entry
         if fault:
             rejected[fault] += 1
         elif isinstance(entry, TrackerEntry):
             valid.append(entry)
-    return merge(valid)
+    return merge(valid), depth
 
 
-def place(slots: list[Slot], own: TrackerEntry) -> tuple[int, list[TrackerEntry]] | None:
-    """Choose the slot for `own`. Return its index and all entries to write there, or None if every slot is locked.
+def fits(entries: Iterable[TrackerEntry], depth: int | None = None) -> bool:
+    """Return whether a slot can hold these entries."""
+    return len(_encode(entries, depth)) <= MAX_VALUE
 
-    The first slot with room is chosen. It also takes the entries of later slots, as far as they fit, because readers
-    stop at a slot with room. If all slots are full, the entry of another tracker that ends first, in any slot, makes
-    room.
-    """
-    usable = [slot for slot in slots if not slot.is_locked]
-    for slot in usable:
-        if _fits([*_others(slot, own), own]):
-            return slot.index, carry_over(slots, slot, [*_others(slot, own), own])
-    if not usable:
+
+def _fault(entry: TrackerEntry, salt: bytes, info_hash: bytes, now: float) -> Rejected | None:
+    if fault := check_entry(entry, info_hash, now):
+        return fault
+    if salt in SALTS or shard_path(info_hash, entry.tracker_id).startswith(salt[1:].decode()):
         return None
-    slot = min(usable, key=lambda slot: min(entry.expires for entry in _others(slot, own)))
-    entries = _others(slot, own)
-    while not _fits([*entries, own]):
-        entries.pop()
-    return slot.index, [*entries, own]
+    # Otherwise, copies of one entry in all shards would lead every reader to one tracker.
+    return Rejected.WRONG_SHARD
 
 
-def carry_over(slots: list[Slot], slot: Slot, entries: list[TrackerEntry]) -> list[TrackerEntry]:
-    """Return `entries`, to be written to `slot`, and with them the entries of later slots as far as they fit."""
-    kept = list(entries)
-    for entry in merge(
-        entry for later in slots if later.index > slot.index and not later.is_locked for entry in later.entries
-    ):
-        if entry.tracker_id not in {one.tracker_id for one in kept} and _fits([*kept, entry]):
-            kept.append(entry)
-    return kept
+def _encode(entries: Iterable[TrackerEntry], depth: int | None = None) -> bytes:
+    table = {b"e": [to_fields(entry) for entry in entries], b"v": 1}
+    return bencode.encode(table if depth is None else {b"d": depth, **table})
 
 
-def _others(slot: Slot, own: TrackerEntry) -> list[TrackerEntry]:
-    return [entry for entry in slot.entries if entry.tracker_id != own.tracker_id]
-
-
-def _encode(entries: Iterable[TrackerEntry]) -> bytes:
-    return bencode.encode({b"e": [to_fields(entry) for entry in entries], b"v": 1})
-
-
-def _fits(entries: Iterable[TrackerEntry]) -> bool:
-    return len(_encode(entries)) <= MAX_VALUE
-
-
-def _items(value: object) -> list[object] | Rejected:
+def _parts(value: object) -> tuple[list[object], int | None] | Rejected:
+    """Return the list of entries of a well-formed value, and the depth of shards that it names, if any."""
     if not isinstance(value, bytes):
         return Rejected.NOT_A_STRING
     if len(value) > MAX_VALUE:
@@ -160,5 +163,7 @@ def _items(value: object) -> list[object] | Rejected:
         return Rejected.NOT_CANONICAL
     if table.get(b"v") != 1:
         return Rejected.WRONG_VERSION
-    items = table.get(b"e")
-    return items if isinstance(items, list) else Rejected.WRONG_TYPE
+    items, depth = table.get(b"e"), table.get(b"d")
+    if not isinstance(items, list):
+        return Rejected.WRONG_TYPE
+    return items, depth if isinstance(depth, int) and 0 <= depth <= MAX_DEPTH else None

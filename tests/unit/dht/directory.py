@@ -14,9 +14,9 @@ from extensions.dht.krpc.messages import Contact, Item
 from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.krpc.traversal import Candidate, State
-from extensions.dht.records.entry import Rejected, sign_entry
-from extensions.dht.records.keys import SALTS, day_of, record_key
+from extensions.dht.records.keys import SALTS, WINDOW, day_of, record_key, shard_path, shard_salt
 from extensions.dht.records.slots import Slot, encode_slot
+from extensions.entries import Rejected, sign_entry
 from extensions.trackers import TrackerEntry
 from tests.client import eventually
 from tests.unit.dht.entries import HASH, NOW, URL, identity
@@ -33,6 +33,8 @@ class Dht:
         self.items: dict[tuple[bytes, bytes], Item] = {}
         self.scheduler = scheduler
         self.gets = self.puts = 0
+        self.asked: list[tuple[bytes, bytes]] = []
+        """Public key and salt of each lookup."""
         self.conflicts = 0
         """Writes that meet a newer value of another writer."""
         self.is_there = True
@@ -46,6 +48,7 @@ class Dht:
 
     async def _get(self, public_key: bytes, salt: bytes, on_item: Callable[[Item], None]) -> Found:
         self.gets += 1
+        self.asked.append((public_key, salt))
         await asyncio.sleep(0)
         if waits := self.on_get():
             await waits
@@ -74,17 +77,41 @@ class Dht:
     def has(self, info_hash: bytes = HASH, day: int = day_of(NOW)) -> set[str]:
         """Return the trackers in a record."""
         public_key = record_key(info_hash, day).public_key().public_bytes_raw()
-        slot = Slot(0)
+        slot = Slot(SALTS[0])
         for salt in SALTS:
             if item := self.items.get((public_key, salt)):
                 slot.add(item.seq, item.value, info_hash, self.clock())
         return {entry.tracker_id for entry in slot.entries}
 
-    async def write(self, *entries: TrackerEntry, info_hash: bytes = HASH, day: int = day_of(NOW)) -> None:
+    async def write(
+        self,
+        *entries: TrackerEntry,
+        info_hash: bytes = HASH,
+        day: int = day_of(NOW),
+        salt: bytes = SALTS[0],
+        depth: int | None = None,
+    ) -> None:
         """Store entries in a record, as other trackers do."""
         found = Found([cast(Any, None)])
-        await self.put(found, record_key(info_hash, day), SALTS[0], 1, encode_slot(list(entries)))
+        await self.put(found, record_key(info_hash, day), salt, 1, encode_slot(list(entries), depth))
         self.puts = 0
+
+    async def fill(self, now: float, depth: int, info_hash: bytes = HASH, ahead: int = 0) -> None:
+        """Fill the slots of a record, and shards down to a depth, with entries of other trackers.
+
+        They were signed 600 s before `now`, or `ahead` seconds later. The shards are those on our path, and those that
+        a sample reads if all of its random numbers are 1.
+        """
+        day, own = day_of(now), shard_path(info_hash, OWN)
+        everyone = [sign_entry(identity(number), info_hash, URL, now - 600 + ahead) for number in range(101, 256)]
+        for index, salt in enumerate(SALTS):
+            six = everyone[6 * index : 6 * index + 6]
+            await self.write(*six, info_hash=info_hash, day=day, salt=salt, depth=depth if salt == WINDOW else None)
+        for bits in {path[:number] for number in range(depth + 1) for path in (own, "0" * depth)}:
+            inside = [one for one in everyone[18:] if shard_path(info_hash, one.tracker_id).startswith(bits)]
+            count = 1 if len(bits) == depth else 6
+            assert len(inside) >= count, "there are too few trackers"
+            await self.write(*inside[:count], info_hash=info_hash, day=day, salt=shard_salt(bits))
 
 
 class SecondPath:
@@ -94,7 +121,7 @@ class SecondPath:
         self.rejected: Counter[Rejected] = Counter()
         self.entries: list[TrackerEntry] = []
         self.fault: Exception | None = None
-        self.finds = 0
+        self.finds = self.announces = 0
 
     async def find(self, _hash: bytes, _days: list[int], _job: Job, on_entry: Callable[[TrackerEntry], None]) -> None:
         self.finds += 1
@@ -104,7 +131,11 @@ class SecondPath:
         for entry in self.entries:
             on_entry(entry)
 
-    async def announce(self, _hash: bytes, _day: int, _job: Job) -> None: ...
+    async def announce(self, _hash: bytes, _day: int, _job: Job) -> None:
+        self.announces += 1
+        await asyncio.sleep(0)
+        if self.fault:
+            raise self.fault
 
 
 class Setting:

@@ -6,9 +6,9 @@ from typing import Any
 import bencodepy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.records.entry import LIFETIME, sign_entry
-from extensions.dht.records.keys import DAY
+from extensions.dht.records.keys import DAY, SALTS
 from extensions.dht.records.slots import Slot, encode_slot
+from extensions.entries import LIFETIME, sign_entry
 from extensions.trackers import TrackerEntry
 
 HASH, OTHER_HASH = bytes(range(20)), b"o" * 20
@@ -50,4 +50,4 @@ SECOND = [unsigned(number, NOW + 7200 - number) for number in range(11, 17)]
 
 def slot_of(index: int, entries: list[TrackerEntry], seq: int = 1) -> Slot:
     """Return a slot that was read with these entries."""
-    return Slot(index, seq, entries, len(encode_slot(entries)))
+    return Slot(SALTS[index], seq, entries, len(encode_slot(entries)))

@@ -7,9 +7,9 @@ import pytest
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import LookupLimits
-from extensions.dht.records.entry import LIFETIME
-from extensions.dht.records.keys import day_of
+from extensions.dht.records.keys import day_of, record_key
 from extensions.dht.tracked import REFRESH, RETRY
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed
@@ -31,7 +31,7 @@ async def test_a_listener_that_raises_does_not_disturb_the_others(setting: Setti
     def fail(_hash: bytes, _sighting: Sighting) -> None:
         raise KeyError
 
-    setting.directory.on_sighting += [fail, lambda info_hash, _: told.append(info_hash)]
+    setting.directory.sightings.listeners += [fail, lambda info_hash, _: told.append(info_hash)]
     entry = signed(1, setting.time)
     await setting.dht.write(entry)
     assert await setting.trackers() == {entry.tracker_id}
@@ -130,7 +130,7 @@ async def test_a_visit_begins_only_when_its_first_lookup_has_a_turn() -> None:
 
 async def test_a_lookup_that_a_caller_waits_for_overtakes_all_visits_that_are_due() -> None:
     setting = Setting(limits=LookupLimits(1, 1e9, 1e9))
-    may_end, order = asyncio.Event(), []
+    may_end = asyncio.Event()
     setting.dht.on_get = may_end.wait
     async with running(setting):
         for number in range(5):
@@ -138,12 +138,13 @@ async def test_a_lookup_that_a_caller_waits_for_overtakes_all_visits_that_are_du
         await eventually(lambda: setting.dht.gets == 1)
         asked = asyncio.ensure_future(setting.trackers(OTHER_HASH))
         await turns()
-        setting.dht.on_get = lambda: order.append(asked.done())
+        setting.dht.on_get = lambda: None
         may_end.set()
         await asked
         await setting.idle()
     # It had the first turn after the lookup under way.
-    assert order == [False] + [True] * 4
+    record = record_key(OTHER_HASH, day_of(setting.time)).public_key().public_bytes_raw()
+    assert [public_key for public_key, _ in setting.dht.asked].index(record) == 1
 
 
 async def test_a_visit_that_fails_before_its_first_lookup_gives_its_turn_back() -> None:

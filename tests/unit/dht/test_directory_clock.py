@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from extensions.dht.records.entry import LIFETIME, sign_entry
 from extensions.dht.records.keys import DAY, day_of
 from extensions.dht.tracked import READ_BACK, REFRESH
+from extensions.entries import LIFETIME, sign_entry
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed
 from tests.unit.dht.entries import HASH, OTHER_HASH, identity
@@ -46,10 +46,10 @@ async def test_other_trackers_are_found_as_soon_as_the_clock_is_right(setting: S
     await setting.idle()
     # It would be in the record of this day, but another tracker has written it after our visit.
     await setting.dht.write(entry, day=day_of(right))
-    assert setting.directory.known(HASH) == []
+    assert setting.directory.sightings.known(HASH) == []
     set_clock(setting, -seconds)
     await setting.idle()
-    assert [one.entry for one in setting.directory.known(HASH)] == [entry]
+    assert [one.entry for one in setting.directory.sightings.known(HASH)] == [entry]
 
 
 async def test_a_visit_under_way_when_the_clock_is_set_is_repeated(setting: Setting) -> None:

@@ -47,7 +47,7 @@ async def test_a_publication_requested_during_a_lookup_happens_in_that_visit(set
         else:
             setting.directory.publish(HASH)
 
-    setting.directory.on_sighting.append(want)
+    setting.directory.sightings.listeners.append(want)
     await setting.trackers()
     await eventually(lambda: OWN in setting.dht.has())
     # No other visit was necessary.

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
 from extensions.dht.records.slots import decode_slot, encode_slot
+from extensions.entries import Rejected, sign_entry
 from extensions.trackers import RENDEZVOUS, is_url
 from tests.vectors import DOCUMENT, read_vectors
 
@@ -57,7 +57,7 @@ def test_a_slot() -> None:
     value = encode_slot([entry])
     assert value.hex() == NAMED["value"]
     rejected: Counter[Rejected] = Counter()
-    assert decode_slot(value, HASH, NOW, rejected) == [entry]
+    assert decode_slot(value, b"r0", HASH, NOW, rejected) == ([entry], None)
     assert not rejected
 
 
@@ -71,7 +71,7 @@ def test_a_signed_item() -> None:
 
 
 def test_a_descriptor() -> None:
-    own = descriptor.write(TRACKER, NAMED["url"], NOW)
+    own = descriptor.write(sign_entry(TRACKER, b"", NAMED["url"], NOW))
     assert json.loads(own) == json.loads(NAMED["descriptor"])
     entry = descriptor.read(NAMED["descriptor"].encode(), NOW)
     assert entry == sign_entry(TRACKER, b"", NAMED["url"], NOW)
@@ -86,7 +86,7 @@ def test_urls(url: str, valid: bool) -> None:
 @pytest.mark.parametrize(("reason", "value"), VECTORS.values)
 def test_values(reason: str, value: bytes) -> None:
     rejected: Counter[Rejected] = Counter()
-    decode_slot(value, HASH, NOW, rejected)
+    decode_slot(value, b"r0", HASH, NOW, rejected)
     assert [str(found) for found in rejected.elements()] == ([] if reason == "none" else [reason])
 
 

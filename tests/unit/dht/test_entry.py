@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records.entry import LIFETIME, MAX_ENTRY, SKEW, Rejected, merge, sign_entry
 from extensions.dht.records.slots import MAX_ENTRIES, MAX_VALUE, decode_slot, encode_slot
-from extensions.trackers import MAX_URL, TrackerEntry
+from extensions.entries import LIFETIME, MAX_ENTRY, SKEW, Rejected, check_entry, merge, sign_entry
+from extensions.trackers import MAX_URL, RENDEZVOUS, TrackerEntry
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, URL, entry_of, identity, slot_value, unsigned, wire
 
 PUBLIC_KEY = bytes.fromhex("8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c")
@@ -21,7 +21,7 @@ reproducible = settings(derandomize=True)
 
 def decoded(value: object, info_hash: bytes = HASH, now: float = NOW) -> tuple[list[TrackerEntry], dict[Rejected, int]]:
     rejected: Counter[Rejected] = Counter()
-    return decode_slot(value, info_hash, now, rejected), dict(rejected)
+    return decode_slot(value, b"r0", info_hash, now, rejected)[0], dict(rejected)
 
 
 # Encoding
@@ -138,6 +138,27 @@ def test_another_clock_may_be_ahead_by_the_skew() -> None:
 
 def test_unknown_keys_of_a_value_are_ignored() -> None:
     assert decoded(slot_value(wire(entry_of(1)), f=5, z=[b"new"])) == ([entry_of(1)], {})
+
+
+def test_an_entry_of_the_rendezvous_is_a_descriptor() -> None:
+    entry = sign_entry(identity(1), RENDEZVOUS, URL, NOW)
+    assert entry == sign_entry(identity(1), b"", URL, NOW)
+    assert check_entry(entry, b"", NOW) is check_entry(entry, RENDEZVOUS, NOW) is None
+    assert check_entry(entry, HASH, NOW) is Rejected.INVALID_SIGNATURE
+
+
+@pytest.mark.parametrize("form", ["upper", "spaces", "no digits", "short"])
+def test_other_forms_of_an_id_are_invalid(form: str) -> None:
+    text = entry_of(1).tracker_id
+    changed = {
+        "upper": text.upper(),
+        "spaces": " ".join(text[at : at + 2] for at in range(0, 64, 2)),
+        "no digits": "g" * 64,
+        "short": text[:-2],
+    }
+    # This one has letters among its digits.
+    assert text.upper() != text
+    assert check_entry(replace(entry_of(1), tracker_id=changed[form]), HASH, NOW) is Rejected.WRONG_LENGTH
 
 
 def test_an_entry_is_valid_for_its_infohash_only() -> None:

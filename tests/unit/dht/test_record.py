@@ -1,8 +1,7 @@
-"""Records as they are read and written: snapshots, and the calls of the client."""
+"""Records as they are read and written: slots, shards, and the calls of the client."""
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -12,57 +11,40 @@ from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records import record
-from extensions.dht.records.entry import Rejected
-from extensions.dht.records.keys import SALTS, day_of, record_key
-from extensions.dht.records.record import RecordSnapshot
-from extensions.dht.records.slots import LOCKED, Slot, encode_slot
+from extensions.dht.records.keys import SALTS, day_of, record_key, shard_path, shard_salt
+from extensions.dht.records.record import Record, sample
+from extensions.dht.records.shards import SAMPLES
+from extensions.dht.records.slots import LOCKED, encode_slot
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
-from tests.unit.dht.entries import FULL, HASH, NOW, SECOND, entry_of, identity, slot_of
+from tests.unit.dht.entries import HASH, NOW, entry_of, identity
 
 DAY = day_of(NOW)
-
-
-def test_a_healthy_record_is_not_in_trouble() -> None:
-    assert not RecordSnapshot(HASH, DAY, []).is_troubled
-    assert not RecordSnapshot(HASH, DAY, [Slot(0)]).is_troubled
-    assert not RecordSnapshot(HASH, DAY, [slot_of(0, FULL), slot_of(1, SECOND), slot_of(2, FULL[:5])]).is_troubled
-
-
-@pytest.mark.parametrize("bad", [Slot(1, LOCKED), Slot(1, 1, has_faults=True)], ids=["locked", "spoilt"])
-def test_a_record_with_an_unusable_slot_is_in_trouble(bad: Slot) -> None:
-    assert RecordSnapshot(HASH, DAY, [slot_of(0, FULL), bad, Slot(2)]).is_troubled
-
-
-def test_a_record_of_full_slots_is_in_trouble() -> None:
-    assert RecordSnapshot(HASH, DAY, [slot_of(index, FULL) for index in range(3)]).is_troubled
-    # The third slot was not read, and may have room.
-    assert not RecordSnapshot(HASH, DAY, [slot_of(index, FULL) for index in range(2)]).is_troubled
-
-
-def test_a_snapshot_has_the_last_entry_of_each_tracker() -> None:
-    newer = replace(FULL[3], expires=NOW + 9000)
-    assert RecordSnapshot(HASH, DAY, [slot_of(0, FULL), slot_of(1, [newer])]).entries == [newer, *FULL[:3], *FULL[4:]]
+SIX = [entry_of(number) for number in range(1, 7)]
 
 
 class Store:
     """Replaces a client: one node for each slot."""
 
     def __init__(self, *values: bytes, seq: int = 1) -> None:
-        self.items: dict[bytes, list[Item]] = {salt: [] for salt in SALTS}
+        self.items: dict[bytes, list[Item]] = {}
         self.key = record_key(HASH, DAY)
         self.asked: list[bytes] = []
+        self.rejected: Counter[Rejected] = Counter()
+        self.reported: list[tuple[TrackerEntry, str]] = []
+        self.now: float = NOW
         for salt, value in zip(SALTS, values, strict=False):
             self.add(salt, seq, value)
 
     def add(self, salt: bytes, seq: int, value: bytes) -> None:
         signature = messages.sign_item(self.key, salt, seq, value)
-        self.items[salt].append(Item(self.key.public_key().public_bytes_raw(), signature, seq, value))
+        item = Item(self.key.public_key().public_bytes_raw(), signature, seq, value)
+        self.items.setdefault(salt, []).append(item)
 
     async def get(self, public_key: bytes, salt: bytes, job: Job, on_item: Callable[[Item], None]) -> Found:
         assert public_key == self.key.public_key().public_bytes_raw()
         self.asked.append(salt)
-        for item in self.items[salt]:
+        for item in self.items.get(salt, ()):
             # Most nodes send the same item.
             on_item(item)
             on_item(item)
@@ -74,63 +56,153 @@ class Store:
         self.add(salt, seq, value)
         return Stored(taken=1)
 
-    async def read(
-        self, now: float = NOW
-    ) -> tuple[RecordSnapshot, dict[Rejected, int], list[tuple[TrackerEntry, str]]]:
-        """Return the snapshot, the reasons for ignored parts, and the entries that `on_entry` was called with."""
-        rejected: Counter[Rejected] = Counter()
-        reported: list[tuple[TrackerEntry, str]] = []
-        snapshot = await record.read(
-            self.client, HASH, DAY, Job(), lambda: now, rejected, lambda entry, where: reported.append((entry, where))
+    def record(self) -> Record:
+        return Record(
+            cast(Client, self),
+            HASH,
+            DAY,
+            Job(),
+            lambda: self.now,
+            self.rejected,
+            lambda entry, where: self.reported.append((entry, where)),
         )
-        return snapshot, dict(rejected), reported
 
-    @property
-    def client(self) -> Client:
-        return cast(Client, self)
+    async def read(self) -> Record:
+        """Return a record whose slots were just read."""
+        record = self.record()
+        await record.read_slots()
+        return record
 
 
 async def test_an_empty_record_is_read_and_written() -> None:
     store = Store()
-    snapshot, rejected, reported = await store.read()
-    assert (store.asked, snapshot.entries, rejected, reported) == ([b"r0"], [], {}, [])
-    assert await record.write(store.client, snapshot, entry_of(1)) == Stored(taken=1)
+    record = await store.read()
+    assert (store.asked, [slot.entries for slot in record.slots], store.reported) == ([b"r0"], [[]], [])
+    assert (record.is_crowded, record.window, record.is_troubled) == (False, None, False)
+    assert await record.write(record.slots[0], [entry_of(1)]) == Stored(taken=1)
     assert [item.seq for item in store.items[b"r0"]] == [1]
-    assert (await store.read())[2] == [(entry_of(1), "r0")]
+    await store.read()
+    assert store.reported == [(entry_of(1), "r0")]
 
 
 async def test_each_entry_is_reported_once_with_its_slot() -> None:
-    six = [entry_of(number) for number in range(1, 7)]
-    store = Store(encode_slot(six), encode_slot([entry_of(7)]))
-    store.add(b"r0", 2, encode_slot(six[1:]))
-    snapshot, rejected, reported = await store.read()
+    store = Store(encode_slot(SIX), encode_slot([entry_of(7)]))
+    store.add(b"r0", 2, encode_slot(SIX[1:]))
+    record = await store.read()
     assert store.asked == [b"r0", b"r1"]
-    assert sorted(reported, key=lambda one: int(one[0].tracker_id, 16)) == sorted(
-        [*((entry, "r0") for entry in six), (entry_of(7), "r1")], key=lambda one: int(one[0].tracker_id, 16)
+    assert sorted(store.reported, key=lambda one: int(one[0].tracker_id, 16)) == sorted(
+        [*((entry, "r0") for entry in SIX), (entry_of(7), "r1")], key=lambda one: int(one[0].tracker_id, 16)
     )
-    assert (rejected, snapshot.slots[0].seq) == ({}, 2)
+    assert (store.rejected, record.slots[0].seq) == ({}, 2)
 
 
-async def test_a_record_full_of_other_entries_is_read_to_the_end_and_is_in_trouble() -> None:
+async def test_behind_two_full_slots_a_record_is_crowded() -> None:
     store = Store(*(encode_slot([entry_of(10 * slot + n) for n in range(6)]) for slot in range(3)))
-    snapshot, _, reported = await store.read()
-    assert (store.asked, len(reported), snapshot.is_troubled) == ([*SALTS], 18, True)
-    # It still is in trouble when all of them have ended.
-    assert (await store.read(NOW + 7200))[0].is_troubled
+    record = await store.read()
+    assert (store.asked, len(store.reported), record.is_crowded) == ([*SALTS], 18, True)
+    assert record.window is record.slots[2]
+    # That is no trouble: there are shards.
+    assert not record.is_troubled
+    # It remains so when all of them have ended.
+    store.now += 7200
+    assert (await store.read()).is_crowded
 
 
-async def test_a_locked_record_is_not_written() -> None:
-    store = Store(b"x", b"x", b"x", seq=LOCKED)
-    snapshot, rejected, _ = await store.read()
-    assert (snapshot.is_troubled, rejected) == (True, {Rejected.NOT_BENCODE: 3})
-    assert await record.write(store.client, snapshot, entry_of(1)) is None
-    assert all(item.seq == LOCKED for items in store.items.values() for item in items)
+@pytest.mark.parametrize(("value", "seq"), [(b"rubbish", 1), (encode_slot([]), LOCKED)], ids=["spoilt", "locked"])
+@pytest.mark.parametrize("index", range(3))
+async def test_a_record_with_an_unusable_slot_is_in_trouble(value: bytes, seq: int, index: int) -> None:
+    store = Store(*(encode_slot([entry_of(10 * slot + n) for n in range(6)]) for slot in range(index)))
+    store.add(SALTS[index], seq, value)
+    record = await store.read()
+    assert (record.is_troubled, record.is_crowded) == (True, index > 0)
 
 
-async def test_an_entry_is_erased_from_every_slot() -> None:
-    six = [entry_of(number) for number in range(1, 7)]
-    store = Store(encode_slot(six), encode_slot([entry_of(1, 60), entry_of(7)]))
-    own = identity(1).public_key().public_bytes_raw().hex()
-    await record.erase(store.client, (await store.read())[0], own)
-    assert [item.seq for items in store.items.values() for item in items] == [2, 2]
-    assert own not in {entry.tracker_id for entry in (await store.read())[0].entries}
+async def test_a_slot_can_be_read_again_and_the_next_one_for_the_first_time() -> None:
+    store = Store(encode_slot(SIX[:2]))
+    record = await store.read()
+    store.add(b"r0", 2, encode_slot(SIX))
+    store.add(b"r1", 1, encode_slot([entry_of(7)]))
+    assert len((await record.read_again(0)).entries) == 6
+    assert (await record.read_again(1)).entries == [entry_of(7)]
+    assert [slot.salt for slot in record.slots] == [b"r0", b"r1"]
+
+
+async def test_a_shard_is_read_and_written_like_a_slot() -> None:
+    store = Store()
+    path = shard_path(HASH, entry_of(1).tracker_id)
+    record = store.record()
+    shard = await record.read_shard(path[:5])
+    assert (shard.salt, shard.entries) == (shard_salt(path[:5]), [])
+    await record.write(shard, [entry_of(1)])
+    assert (await store.record().read_shard(path[:5])).entries == [entry_of(1)]
+    assert store.reported == [(entry_of(1), f"s{path[:5]}")]
+
+
+async def test_the_window_tells_the_depth_of_shards() -> None:
+    store = Store(encode_slot(SIX), encode_slot(SIX), encode_slot([], 9))
+    record = await store.read()
+    assert record.window
+    assert record.window.depth == 9
+
+
+# Samples of shards
+
+
+async def sampled(store: Store, depth: int, *numbers: float) -> tuple[int | None, list[str]]:
+    """Return the depth that a sample has found, and the shards that it has read."""
+    rest = iter(numbers)
+    found = await sample(store.record(), depth, lambda _first, _last: next(rest, 0.0))
+    return found, [salt.decode() for salt in store.asked]
+
+
+def on_path(bits: str, count: int) -> list[TrackerEntry]:
+    """Return entries of as many trackers whose path begins with these bits."""
+    found: list[TrackerEntry] = []
+    number = 1
+    while len(found) < count:
+        if shard_path(HASH, identity(number).public_key().public_bytes_raw().hex()).startswith(bits):
+            found.append(entry_of(number))
+        number += 1
+    return found
+
+
+async def test_one_shard_where_the_tree_ends_and_one_above_are_read() -> None:
+    store = Store()
+    store.add(b"s111", 1, encode_slot(on_path("111", 2)))
+    # All random numbers are 0, so that all bits are 1.
+    assert await sampled(store, 3) == (3, ["s111", "s11"])
+
+
+async def test_below_a_full_shard_the_sample_goes_deeper() -> None:
+    store = Store()
+    store.add(b"s1", 1, encode_slot(on_path("1", 6)))
+    store.add(b"s11", 1, encode_slot(on_path("11", 1)))
+    assert await sampled(store, 1) == (2, ["s1", "s11", "s1"])
+
+
+async def test_above_an_empty_shard_the_sample_goes_up() -> None:
+    store = Store()
+    store.add(b"s11", 1, encode_slot(on_path("11", 1)))
+    assert await sampled(store, 3) == (2, ["s111", "s11", "s1"])
+    store.asked.clear()
+    store.add(b"s", 1, encode_slot(on_path("", 6)))
+    assert (await sampled(store, 1))[0] == 1
+
+
+async def test_without_any_entry_nothing_is_known_about_the_depth() -> None:
+    assert await sampled(Store(), 20) == (None, ["s" + "1" * depth for depth in (20, 19, 17, 13)])
+    assert await sampled(Store(), 0) == (None, ["s"])
+
+
+async def test_an_attacker_cannot_make_a_sample_long() -> None:
+    store = Store()
+    for depth in range(21):
+        store.add(b"s" + b"1" * depth, LOCKED, b"rubbish")
+    assert (await sampled(store, 3))[0] is None
+    assert len(store.asked) == SAMPLES + 1
+
+
+async def test_if_the_root_is_the_whole_tree_it_is_read_once() -> None:
+    store = Store()
+    store.add(b"s", 1, encode_slot(SIX[:3]))
+    assert await sampled(store, 0) == (0, ["s"])

@@ -1,15 +1,16 @@
 """The order of lookups: single rules, and the whole against a simple model."""
 
 from dataclasses import dataclass
+from math import inf
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.krpc.schedule import FAIR, SLACK, SPARE, DueQueue, Job, LookupLimits, Priority
+from extensions.dht.krpc.schedule import FEW, MAX_RAISE, ROUND, SLACK, SPARE, DueQueue, Job, LookupLimits, Priority
 
 reproducible = settings(derandomize=True)
-ASKED, OPENED, REFRESHED, REPEATED = Priority
+ASKED, OPENED, REFRESHED, LINKED, REPEATED = Priority
 UNLIMITED = LookupLimits(10**9, 1e9, 1e9)
 
 
@@ -51,15 +52,22 @@ def test_an_empty_queue_has_no_turns() -> None:
 
 
 def test_of_the_entries_that_are_due_the_most_urgent_comes_first() -> None:
-    queue = queue_of((A, 10, REFRESHED), (B, 20, ASKED), (C, 30, OPENED), (D, 40, ASKED))
+    queue = queue_of((A, 10, LINKED), (B, 20, ASKED), (C, 30, OPENED), (D, 40, ASKED))
     assert taken(queue, 5) == []
-    assert taken(queue, 30) == [(B, ASKED), (C, OPENED), (A, REFRESHED)]
+    assert taken(queue, 30) == [(B, ASKED), (C, OPENED), (A, LINKED)]
     assert (len(queue), queue.next_due()) == (1, 40)
 
 
-def test_of_equal_priority_the_oldest_comes_first() -> None:
-    queue = queue_of((A, 20, OPENED), (B, 10, OPENED), (C, 20, OPENED))
+@pytest.mark.parametrize("priority", [ASKED, REFRESHED, LINKED, REPEATED])
+def test_of_equal_priority_the_oldest_comes_first(priority: Priority) -> None:
+    queue = queue_of((A, 20, priority), (B, 10, priority), (C, 20, priority))
     assert [key for key, _ in taken(queue, 30)] == [B, A, C]
+
+
+def test_of_the_swarms_that_have_opened_the_newest_comes_first() -> None:
+    queue = queue_of(*((name(number), 10, OPENED) for number in range(6)), (name(6), 9, OPENED))
+    # The third turn goes by age.
+    assert [key for key, _ in taken(queue, 10)] == [name(number) for number in (5, 4, 6, 3, 2, 1, 0)]
 
 
 def test_a_new_entry_replaces_the_old_one() -> None:
@@ -88,32 +96,83 @@ def test_a_dropped_entry_has_no_turn_until_it_is_entered_again() -> None:
     assert (taken(queue, 20), taken(queue, 25)) == ([], [(A, REPEATED)])
 
 
-def test_every_third_turn_goes_to_the_oldest() -> None:
-    queue = queue_of((A, 10, REPEATED), (B, 20, REFRESHED), *((name(number), 30, OPENED) for number in range(10, 16)))
-    assert [priority for _, priority in taken(queue, 30)] == [1, 1, 3, 1, 1, 2, 1, 1]
+def test_of_four_turns_one_is_for_refreshes_and_one_goes_by_age() -> None:
+    opened = [(name(number), 30, OPENED) for number in range(10, 18)]
+    queue = queue_of((A, 10, REPEATED), (B, 20, REFRESHED), (C, 21, REFRESHED), (D, 15, LINKED), *opened)
+    assert [priority for _, priority in taken(queue, 30)] == [2, 1, 4, 1, 2, 1, 3, 1, 1, 1, 1, 1]
 
 
-def test_requested_lookups_come_before_all_others_and_do_not_count_for_the_third() -> None:
+def test_requested_lookups_come_before_all_others_and_are_not_counted() -> None:
     queue = queue_of((A, 1, REPEATED), *((name(number), 30, OPENED) for number in range(10, 14)))
     for number in range(20, 25):
         enter(queue, name(number), 30, ASKED, has_begun=True)
-    assert [priority for _, priority in taken(queue, 30)] == [0] * 5 + [1, 1, 3, 1, 1]
+    assert [priority for _, priority in taken(queue, 30)] == [0] * 5 + [1, 1, 4, 1, 1]
 
 
-def test_no_entry_waits_for_ever_however_many_urgent_ones_come() -> None:
-    queue = queue_of((A, 0, REPEATED))
+@pytest.mark.parametrize("priority", [OPENED, REFRESHED, LINKED, REPEATED])
+def test_no_entry_waits_for_ever_however_many_urgent_ones_come(priority: Priority) -> None:
+    queue = queue_of((A, 0, priority))
     for now in range(1, 100):
-        enter(queue, name(now), now, OPENED)
-        enter(queue, name(now + 100), now, OPENED)
+        for number in range(2):
+            enter(queue, name(now + 100 * number), now, OPENED)
         if A in {turn.key for turn in (queue.take(now), queue.take(now)) if turn}:
             return
     raise AssertionError
 
 
-def test_lookups_of_a_job_that_has_begun_keep_its_age() -> None:
-    queue = queue_of((A, 10, OPENED), (B, 30, OPENED), (C, 20, REFRESHED))
-    enter(queue, D, 20, OPENED, has_begun=True)
-    assert [key for key, _ in taken(queue, 30)] == [A, D, C, B]
+@pytest.mark.parametrize("others", [OPENED, REFRESHED, LINKED, REPEATED])
+def test_a_swarm_that_opens_waits_for_two_turns_at_most(others: Priority) -> None:
+    queue: DueQueue[object] = DueQueue(UNLIMITED)
+    for number in range(1000):
+        queue.set(number, Job(others, number % 7))
+    for number in range(8):
+        now = 10.0 + number
+        queue.set("new", Job(OPENED, now))
+        turns = [queue.take(now) for _ in range(3)]
+        assert "new" in {turn.key for turn in turns if turn}
+
+
+def test_refreshes_get_a_quarter_of_the_turns_whatever_else_is_due() -> None:
+    queue: DueQueue[object] = DueQueue(UNLIMITED)
+    for number in range(3000):
+        queue.set(number, Job((OPENED, LINKED, REPEATED)[number % 3], 0.0))
+        queue.set(-number, Job(REFRESHED, 1000.0 + number))
+    turns = [queue.take(1e4) for _ in range(1000)]
+    refreshed = [turn.key for turn in turns if turn and turn.job.priority == REFRESHED]
+    # One after the other, none is left out.
+    assert refreshed == [-number for number in range(250)]
+
+
+@pytest.mark.parametrize("priority", [LINKED, REPEATED])
+def test_a_job_that_waits_until_its_refresh_is_due_becomes_one(priority: Priority) -> None:
+    queue = queue_of(*((name(number), 5, priority) for number in range(10, 20)))
+    queue.set(A, Job(priority, 6.0, 50.0))
+    queue.set(B, Job(priority, 6.0, 60.0))
+    turn = queue.take(49)
+    assert turn
+    assert (turn.key, turn.job.priority) == (name(10), priority)
+    assert (queue.overdue(50), queue.next_due()) == (11, None)
+    turn = queue.take(55)
+    assert turn
+    assert (turn.key, turn.job.priority, turn.job.since, turn.has_begun) == (A, REFRESHED, 50, False)
+    assert [key for key, one in taken(queue, 60) if one == REFRESHED] == [B]
+    # It is not taken a second time under its old priority.
+    assert (len(queue), queue.take(100)) == (0, None)
+
+
+def test_a_job_whose_refresh_is_due_first_is_entered_as_one() -> None:
+    queue = queue_of()
+    queue.set(A, Job(REPEATED, 100.0, 50.0))
+    assert (queue.take(60), queue.next_due()) == (None, 100)
+    assert taken(queue, 100) == [(A, REFRESHED)]
+
+
+@pytest.mark.parametrize("priority", [ASKED, OPENED, REFRESHED, LINKED, REPEATED])
+def test_lookups_of_jobs_that_have_begun_come_first_of_their_priority(priority: Priority) -> None:
+    queue = queue_of((A, 10, priority), (B, 30, priority))
+    enter(queue, C, 25, priority, has_begun=True)
+    enter(queue, D, 20, priority, has_begun=True)
+    assert [key for key, _ in taken(queue, 30)][:2] == [D, C]
 
 
 def test_lookups_of_a_job_that_has_begun_are_due_at_once() -> None:
@@ -145,9 +204,9 @@ def test_jobs_that_are_due_and_lookups_that_wait_are_counted() -> None:
 def test_replaced_entries_take_little_memory() -> None:
     queue = queue_of()
     for number in range(10_000):
-        enter(queue, name(number % 10), number % 7 * 1e6, Priority(number % 4), has_begun=number % 3 == 0)
+        enter(queue, name(number % 10), number % 7 * 1e6, Priority(number % 5), has_begun=number % 3 == 0)
         queue.overdue(3e6)
-    assert queue.size <= 2 * len(queue) + SPARE + 1
+    assert queue.size <= 4 * len(queue) + SPARE + 3
     assert len(taken(queue, 1e9)) == 10
 
 
@@ -197,6 +256,28 @@ def test_a_turn_that_is_given_back_counts_against_no_limit() -> None:
     assert (begun(queue, 0), queue.running) == (0, 0)
 
 
+@pytest.mark.parametrize(("infohashes", "factor"), [(0, 1), (1, 1), (FEW, 1), (2 * FEW, 2), (10**6, MAX_RAISE)])
+def test_many_infohashes_raise_the_limits(infohashes: int, factor: float) -> None:
+    limits = LookupLimits().raised_for(infohashes)
+    assert (limits.parallel, limits.rate, limits.burst) == (int(8 * factor), 6 * factor, 30)
+
+
+def test_new_limits_take_effect_at_once() -> None:
+    queue = jobs(100, LookupLimits(1, 1.0, 10.0))
+    assert begun(queue, 0) == 1
+    queue.limit(LookupLimits(100, 20.0, 10.0), 0)
+    assert begun(queue, 0) == 9
+    assert begun(queue, 1) == 10
+    queue.limit(LookupLimits(100, 2.0, 10.0), 2)
+    assert begun(queue, 2) == 10
+    assert begun(queue, 4) == 4
+
+
+def test_four_times_as_many_turns_as_are_needed_for_refreshes_are_possible() -> None:
+    for infohashes in (1, 100, FEW, 10_000, 12_000):
+        assert LookupLimits().raised_for(infohashes).rate / ROUND >= 1.2 * infohashes / 3600
+
+
 def test_the_wait_ends_when_the_next_job_is_due() -> None:
     queue = queue_of((A, 50, OPENED))
     assert (queue.wait(20), queue.wait(20, may_begin=False)) == (30 + SLACK, None)
@@ -206,7 +287,7 @@ def test_keys_are_not_compared() -> None:
     queue: DueQueue[object] = DueQueue(UNLIMITED)
     first, second = object(), object()
     for key in (first, second):
-        queue.set(key, Job(OPENED, 1.0))
+        queue.set(key, Job(REFRESHED, 1.0))
     turns = [queue.take(1), queue.take(1)]
     assert [turn.key for turn in turns if turn] == [first, second]
 
@@ -219,6 +300,31 @@ class Entry:
     priority: Priority
     has_begun: bool
     number: int
+    refresh_due: float = inf
+
+    def advance(self, now: float) -> None:
+        """Give it the higher priority, if that is due."""
+        if not self.has_begun and self.due <= now and self.priority > REFRESHED and self.refresh_due <= now:
+            self.priority, self.due = REFRESHED, self.refresh_due
+
+
+def chosen(due: list[Entry], counted: int) -> tuple[Entry, int]:
+    """Return the entry that has the next turn of those that are due, and the turns counted."""
+
+    def rank(entry: Entry) -> tuple[float, ...]:
+        sign = -1 if entry.priority == OPENED and not entry.has_begun else 1
+        return (entry.priority, not entry.has_begun, sign * entry.due, sign * entry.number)
+
+    first = min(due, key=rank)
+    if first.priority == ASKED:
+        return first, counted
+    counted += 1
+    refreshes = [entry for entry in due if entry.priority == REFRESHED]
+    if counted % ROUND == 1 and refreshes:
+        return min(refreshes, key=rank), counted
+    if counted % ROUND == 3:
+        return min(due, key=lambda entry: (entry.due, entry.number)), counted
+    return first, counted
 
 
 steps = st.tuples(
@@ -228,6 +334,7 @@ steps = st.tuples(
     st.sampled_from(Priority),
     st.sampled_from([0, 0, 0.1, 1, 5]),
     st.booleans(),
+    st.just(inf) | st.integers(-5, 30),
 )
 
 
@@ -235,17 +342,17 @@ steps = st.tuples(
 @given(happened=st.lists(steps, min_size=20, max_size=80))
 @reproducible
 def test_the_queue_behaves_as_its_model(
-    limits: LookupLimits, happened: list[tuple[str, bytes, int, Priority, float, bool]]
+    limits: LookupLimits, happened: list[tuple[str, bytes, int, Priority, float, bool, float]]
 ) -> None:
     queue: DueQueue[bytes] = DueQueue(limits)
     model: dict[bytes, Entry] = {}
     now, counted, running, tokens = 100.0, 0, 0, limits.burst
-    for number, (event, key, wait, priority, passed, may_begin) in enumerate(happened):
+    for number, (event, key, wait, priority, passed, may_begin, refresh) in enumerate(happened):
         now += passed
         tokens = min(limits.burst, tokens + passed * limits.rate)
         if event == "set":
-            enter(queue, key, now + wait, priority)
-            model[key] = Entry(now + wait, priority, False, number)
+            queue.set(key, Job(priority, now + wait, now + refresh))
+            model[key] = Entry(now + wait, priority, False, number, now + refresh)
         elif event == "begun":
             enter(queue, key, now + wait, priority, has_begun=True)
             model[key] = Entry(now + wait, priority, True, number)
@@ -258,23 +365,16 @@ def test_the_queue_behaves_as_its_model(
         elif event == "give back" and running:
             queue.give_back(now)
             running, tokens = running - 1, tokens + 1
-        due = [one for one, entry in model.items() if entry.has_begun or (entry.due <= now and may_begin)]
+        for entry in model.values():
+            entry.advance(now)
+        due = {one: entry for one, entry in model.items() if entry.has_begun or (entry.due <= now and may_begin)}
         is_free = running < limits.parallel
         if event == "take":
             turn = queue.take(now, may_begin)
             assert bool(turn) == (bool(due) and is_free and tokens > 1 - 1e-9)
             if turn:
-                by_age = False
-                if min(model[one].priority for one in due) != ASKED:
-                    counted += 1
-                    by_age = counted % FAIR == 0
-
-                def rank(one: bytes, by_age: bool = by_age) -> tuple[float, ...]:
-                    entry = model[one]
-                    return (0 if by_age else entry.priority, entry.due, entry.number)
-
-                assert turn.key == min(due, key=rank)
-                entry = model.pop(turn.key)
+                entry, counted = chosen(list(due.values()), counted)
+                assert model.pop(turn.key) is entry
                 assert (turn.job.priority, turn.job.since, turn.has_begun) == (
                     entry.priority,
                     entry.due,

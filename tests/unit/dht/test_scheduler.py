@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from extensions.dht.krpc.schedule import Job, LookupLimits, Priority
+from extensions.dht.krpc.schedule import FEW, Job, LookupLimits, Priority
 from extensions.dht.krpc.scheduler import Scheduler
 from tests.client import eventually
 
@@ -23,7 +23,7 @@ class Setting:
         self.jobs: list[Job] = []
         self.scheduler = Scheduler(ONE_AT_A_TIME, lambda: self.may_begin, lambda: self.now)
 
-    def schedule(self, info_hash: bytes, due: float = 0.0, priority: Priority = Priority.OPENED) -> None:
+    def schedule(self, info_hash: bytes, due: float = 0.0, priority: Priority = Priority.REFRESHED) -> None:
         self.scheduler.schedule(info_hash, due, priority, self._begin)
 
     async def use(self, job: Job) -> None:
@@ -103,6 +103,16 @@ async def test_a_job_can_be_cancelled_and_postponed(setting: Setting) -> None:
     assert setting.begun == [b"c"]
 
 
+async def test_many_infohashes_have_more_turns_at_a_time(setting: Setting) -> None:
+    for number in range(5):
+        setting.schedule(bytes([number]))
+    await turns()
+    assert setting.scheduler.running == 1
+    setting.scheduler.fit(3 * FEW)
+    await turns()
+    assert setting.scheduler.running == 3
+
+
 async def test_no_job_begins_while_none_may_but_lookups_go_on(setting: Setting) -> None:
     setting.may_begin = False
     setting.schedule(b"a")
@@ -143,7 +153,7 @@ async def test_a_job_that_fails_to_begin_is_logged_and_the_next_begins(setting: 
     def fail(_hash: bytes, _job: Job) -> None:
         raise LookupError
 
-    setting.scheduler.schedule(b"a", 0.0, Priority.OPENED, fail)
+    setting.scheduler.schedule(b"a", 0.0, Priority.REFRESHED, fail)
     setting.schedule(b"b", 1.0)
     with capture_logs() as logs:
         await turns()

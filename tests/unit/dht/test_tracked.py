@@ -1,10 +1,11 @@
 """The time and the priority of the next visit."""
 
+from math import inf
+
 import pytest
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import Priority
-from extensions.dht.records.entry import LIFETIME
 from extensions.dht.tracked import (
     FRESH,
     LONELY,
@@ -15,6 +16,7 @@ from extensions.dht.tracked import (
     TrackedHash,
     next_visit,
 )
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.unit.dht.entries import HASH, entry_of
 
@@ -41,7 +43,7 @@ def after(
     now: float = NOW,
 ) -> tuple[float, Priority]:
     """Return the seconds to the next visit, and its priority."""
-    due, priority = next_visit(tracked, is_wanted, wait, own_left, now, earliest)
+    due, priority, _ = next_visit(tracked, is_wanted, wait, own_left, now, earliest)
     return due - now, priority
 
 
@@ -76,24 +78,24 @@ def test_each_failure_delays_the_next_attempt_but_not_beyond_an_hour(failures: i
     assert (wait, priority) == (min(REFRESH[0], RETRY[0] * 2 ** min(MAX_DOUBLINGS, failures - 1)), Priority.REFRESHED)
 
 
-@pytest.mark.parametrize(
-    ("visits", "priority"),
-    [
-        (1, Priority.OPENED),
-        (2, Priority.OPENED),
-        (3, Priority.REPEATED),
-        (6, Priority.REPEATED),
-        (60, Priority.REPEATED),
-    ],
-)
-def test_visits_for_peers_that_are_alone_become_rarer(visits: int, priority: Priority) -> None:
+@pytest.mark.parametrize("visits", [1, 2, 3, 6, 60])
+def test_visits_for_peers_that_are_alone_become_rarer(visits: int) -> None:
     wait = LONELY[min(visits, len(LONELY)) - 1]
-    assert after(tracked_of(peers=1, lonely_visits=visits)) == (wait, priority)
+    assert after(tracked_of(peers=1, lonely_visits=visits)) == (wait, Priority.REPEATED)
 
 
 @pytest.mark.parametrize("visits", range(1, 10))
-def test_a_refresh_keeps_its_priority_while_peers_are_alone(visits: int) -> None:
-    assert after(tracked_of(peers=1, lonely_visits=visits), True, LIFETIME)[1] <= Priority.REFRESHED
+def test_a_visit_for_peers_that_are_alone_becomes_a_refresh_in_time(visits: int) -> None:
+    tracked = tracked_of(peers=1, lonely_visits=visits)
+    wait = LONELY[min(visits, len(LONELY)) - 1]
+    assert next_visit(tracked, True, None, LIFETIME, NOW, earliest) == (
+        NOW + wait,
+        Priority.REPEATED,
+        NOW + REFRESH[0],
+    )
+    # Without an entry of ours there is nothing to refresh.
+    assert next_visit(tracked, False, None, 0.0, NOW, earliest).refresh_due == inf
+    assert next_visit(tracked_of(peers=5), True, None, LIFETIME, NOW, earliest).refresh_due == inf
 
 
 def test_a_refresh_may_come_before_the_visit_for_lonely_peers() -> None:
@@ -104,7 +106,7 @@ def test_a_refresh_may_come_before_the_visit_for_lonely_peers() -> None:
 
 
 def test_failures_delay_visits_for_peers_that_are_alone() -> None:
-    assert after(tracked_of(peers=1, lonely_visits=1, failures=4)) == (LONELY[0] * 8, Priority.OPENED)
+    assert after(tracked_of(peers=1, lonely_visits=1, failures=4)) == (LONELY[0] * 8, Priority.REPEATED)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ class FakeNeighbour(Neighbour):
     def __init__(self, here: "Here", number: int) -> None:
         self.account = Account(time.monotonic())
         self.takes_offers = True
+        self.claims_all = False
+        """Whether its filter claims all swarms."""
         self.is_new = False
         """Whether it knows marks."""
         self.shown: list[bytes] = []
@@ -76,7 +78,7 @@ class FakeNeighbour(Neighbour):
         return self.is_new
 
     def may_have(self, tag: int) -> bool:
-        return tag in map(tag_of, self._has)
+        return self.claims_all or tag in map(tag_of, self._has)
 
     def show(self, messages: Iterable[bytes]) -> None:
         self.shown += messages
@@ -123,6 +125,10 @@ class FakeNeighbour(Neighbour):
     def has(self, complete: int, incomplete: int, info_hash: str = HASH, frame_ends: bool = True) -> None:
         """It has so many peers, and tells so if the swarm is open here; by default nothing else is in the frame."""
         self._now_has(Interest(info_hash, complete, incomplete), frame_ends)
+
+    def would_have(self, complete: int, incomplete: int, info_hash: str = HASH) -> None:
+        """It has so many peers, and tells so only in reply."""
+        self._has[info_hash] = Interest(info_hash, complete, incomplete)
 
     def has_peers(self, *peer_ids: str, seeders: Iterable[str] = (), frame_ends: bool = True) -> None:
         """It has these peers in the swarm, and tells so if that is open here."""

@@ -139,6 +139,62 @@ async def test_a_neighbour_that_wants_no_offers_is_not_told_again_and_again(here
     assert neighbour.told == [(HASH, 0, 1)]
 
 
+@pytest.mark.parametrize("opens_last", [True, False])
+async def test_neighbours_that_claim_a_swarm_and_do_not_reply_do_not_keep_out_others(
+    here: Here, opens_last: bool
+) -> None:
+    """Filters are wrong for one swarm of a hundred, and those of hostile trackers for more."""
+    if not opens_last:
+        await here.peer(A)
+    wrong = [await here.neighbour(number) for number in range(100, 140)]
+    for neighbour in wrong:
+        neighbour.claims_all = True
+        here.exchange.on_may_have(neighbour, [HASH] * (not opens_last))
+        here.exchange.on_frame_end(neighbour)
+    honest = [await here.neighbour(number) for number in range(1, 11)]
+    for neighbour in honest:
+        neighbour.would_have(0, 1)
+        here.exchange.on_may_have(neighbour, [HASH] * (not opens_last))
+        here.exchange.on_frame_end(neighbour)
+    if opens_last:
+        await here.peer(A)
+    for _ in range(12):
+        await here.exchange.tell_changes()
+        await here.settle()
+    assert here.exchange.degree(HASH) >= FEW
+    assert all(len(neighbour.told) <= 1 for neighbour in wrong), "each is told once"
+
+
+async def test_neighbours_have_time_to_reply_before_others_are_chosen(here: Here) -> None:
+    many = [await here.neighbour(number) for number in range(60)]
+    for neighbour in many:
+        neighbour.claims_all = True
+    await here.peer(A)
+    for periods in range(1, 12):
+        assert told(many) == (1 + (periods - 1) // 2) * ENOUGH
+        await here.exchange.tell_changes()
+
+
+async def test_only_some_filters_are_looked_at_in_one_turn(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extensions.federation.audience.MAX_LOOKED", 100)
+    hashes = [f"{n:020}" for n in range(20)]
+    many = [await here.neighbour(number) for number in range(50)]
+    for neighbour in many[: SMALL - 2]:
+        for info_hash in hashes:
+            neighbour.would_have(0, 1, info_hash)
+    for info_hash in hashes:
+        await here.peer(A, info_hash)
+    newcomer = many[-1]
+    for info_hash in hashes:
+        newcomer.would_have(0, 1, info_hash)
+    here.exchange.on_may_have(newcomer, hashes)
+    steps = []
+    while newcomer.account.backlog:
+        here.exchange.on_frame_end(newcomer)
+        steps.append(len(newcomer.told))
+    assert steps == [3, 6, 9, 12, 15, 18, 20]
+
+
 async def test_all_neighbours_learn_the_tags_of_swarms_that_open_soon_after_each_other(here: Here) -> None:
     here.timers = []
     neighbour = await here.neighbour(1)

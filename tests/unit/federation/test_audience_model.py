@@ -163,22 +163,20 @@ def test_linked_trackers_know_each_others_numbers_again_and_again(seed: int) -> 
         for _ in range(30):
             for _ in range(chosen.randrange(1, 20)):
                 number, other = chosen.choice([(0, 1), (1, 0), (0, 1), (1, 0), (0, 2), (2, 1)])
-                await network.perform(
-                    *chosen.choice(
-                        [
-                            ("join", number, chosen.choice([0, 0, 0, 1]), chosen.random() < 0.8),
-                            ("join", number, 0, True),
-                            ("leave", number, chosen.randrange(9), chosen.random() < 0.8),
-                            ("leave", number, chosen.randrange(9), True),
-                            ("deliver", number, other, chosen.randrange(1, 4)),
-                            ("deliver", number, other, chosen.randrange(1, 4)),
-                            ("tell", number),
-                            ("notice", number),
-                            ("wait", number),
-                            *([("link", tuple(sorted((number, other))), True)] if chosen.random() < 0.2 else []),
-                        ]
-                    )
-                )
+                possible: list[tuple[Any, ...]] = [
+                    ("join", number, chosen.choice([0, 0, 0, 1]), chosen.random() < 0.8),
+                    ("join", number, 0, True),
+                    ("leave", number, chosen.randrange(9), chosen.random() < 0.8),
+                    ("leave", number, chosen.randrange(9), True),
+                    ("deliver", number, other, chosen.randrange(1, 4)),
+                    ("deliver", number, other, chosen.randrange(1, 4)),
+                    ("tell", number),
+                    ("notice", number),
+                    ("wait", number),
+                    *([("link", tuple(sorted((number, other))), True)] if chosen.random() < 0.2 else []),
+                ]
+                step, *arguments = chosen.choice(possible)
+                await network.perform(step, *arguments)
             await network.settle()
             network.check()
 

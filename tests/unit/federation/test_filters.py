@@ -136,6 +136,20 @@ def test_beyond_all_room_swarms_are_left_out_and_parts_stay_plausible(monkeypatc
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_a_divided_filter_is_sent_once() -> None:
+    swarms = own_swarms(*(f"{n:020}" for n in range(9)))
+    assert len(swarms.parts) == 2
+    for part in swarms.parts:
+        assert part.is_due
+        part.is_due = False
+        assert all(has_tag(part.bits, tag) for tag in part.tags)
+        assert not part.is_due
+        swarms.remove(next(iter(part.tags.values())))
+    swarms.add(f"{9:020}")
+    assert not any(part.is_due for part in swarms.parts)
+
+
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("number", [0, 1, 8, 9, 100, 1000])
 @pytest.mark.parametrize("theirs", [1, 2, 16, 64])
 def test_a_part_of_another_filter_covers_the_swarms_with_its_first_bits(number: int, theirs: int) -> None:

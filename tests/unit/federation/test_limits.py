@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extensions.federation.limits import TURN, Budget, Turns
+from extensions.federation.limits import TURN, Budget, Gate, Turns
 
 
 class Clock:
@@ -100,3 +100,29 @@ def test_a_budget_is_never_exceeded_and_returns_to_what_it_was(
         assert budget.take(used[link], -used[link])
     assert budget.take(0, own + total // 2)
     assert not budget.take(own + total // 2, 1)
+
+
+async def test_a_dial_that_is_given_up_while_it_waits_leaves_its_place_to_others() -> None:
+    gate = Gate(2)
+    held = asyncio.Event()
+    begun: list[str] = []
+
+    async def dial(name: str, urgent: bool) -> None:
+        async with gate.place(urgent):
+            begun.append(name)
+            await held.wait()
+
+    first = [asyncio.ensure_future(dial(name, True)) for name in "ab"]
+    waiting = [asyncio.ensure_future(dial(name, True)) for name in "cd"]
+    await asyncio.sleep(0)
+    assert begun == ["a", "b"]
+    assert gate.waiting == 2
+    waiting[0].cancel()
+    # Its turn comes while it ends.
+    first[0].cancel()
+    await asyncio.wait([waiting[0], first[0]])
+    assert begun == ["a", "b", "d"]
+    held.set()
+    await asyncio.gather(first[1], waiting[1])
+    await asyncio.gather(dial("e", True), dial("f", False))
+    assert gate.waiting == 0

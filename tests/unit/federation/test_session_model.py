@@ -39,6 +39,8 @@ class End:
         self.others: dict[str, tuple[int, int]] = {}
         self.told: set[str] = set()
         """Swarms whose numbers the other side was told, unless it has said since that it has no peers."""
+        self.outdated: set[str] = set()
+        """Those of them whose numbers have changed since, before the other side has told its own."""
         self.is_open = False
 
     def say(self, messages: list[bytes]) -> None:
@@ -61,6 +63,7 @@ class FakeTracker:
 
     def tell(self, end: End, info_hash: str, reply: bool = False) -> None:
         end.told.add(info_hash)
+        end.outdated.discard(info_hash)
         end.say(end.session.tell([(info_hash, *self.swarms[info_hash])], reply))
 
     def hear(self, other: int, event: Event) -> None:
@@ -81,7 +84,8 @@ class FakeTracker:
                 end.told.discard(event.info_hash)
             else:
                 end.others[event.info_hash] = event.complete, event.incomplete
-                if event.is_new and not (event.reply and event.info_hash in end.told):
+                is_up_to_date = event.reply and event.info_hash in end.told - end.outdated
+                if event.is_new and not is_up_to_date:
                     self.tell(end, event.info_hash, reply=True)
         elif isinstance(event, Offered):
             assert info_hash_is_open(self, event.info_hash)
@@ -165,6 +169,8 @@ class LinkedTrackers(RuleBasedStateMachine):
                 end.say([opened(tag)])
             if end.is_open and (info_hash in end.others or (opens and end.session.may_have(tag))):
                 tracker.tell(end, info_hash)
+            elif info_hash in end.told:
+                end.outdated.add(info_hash)
 
     @rule(number=trackers, info_hash=hashes)
     def the_last_peer_goes(self, number: int, info_hash: str) -> None:

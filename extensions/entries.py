@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.krpc import bencode
 from extensions.signatures import is_signed
-from extensions.trackers import MAX_URL, TrackerEntry, is_url
+from extensions.trackers import MAX_URL, RENDEZVOUS, TrackerEntry, is_url
 
 NAMESPACE: Final = b"peerservers/1"
 """The prefix of everything that is hashed or signed, with the version of the specification."""
@@ -42,6 +41,7 @@ class Rejected(StrEnum):
     EXPIRED = "expired"
     FAR_EXPIRY = "far_expiry"
     INVALID_SIGNATURE = "invalid_signature"
+    WRONG_SHARD = "wrong_shard"
     INVALID_ITEM = "invalid_item"
     INVALID_DESCRIPTOR = "invalid_descriptor"
 
@@ -49,7 +49,8 @@ class Rejected(StrEnum):
 def sign_entry(key: Ed25519PrivateKey, info_hash: bytes, url: str, now: float) -> TrackerEntry:
     """Return a new entry, which ends `LIFETIME` seconds after `now`.
 
-    For a descriptor the infohash is empty. Raises `ValueError` for a URL that no tracker may have.
+    An entry of the rendezvous is signed for the empty infohash: it is the tracker's descriptor. Raises `ValueError` for
+    a URL that no tracker may have.
     """
     if not is_url(url):
         raise ValueError(f"not a tracker's URL: {url}")
@@ -61,8 +62,12 @@ def sign_entry(key: Ed25519PrivateKey, info_hash: bytes, url: str, now: float) -
 
 def check_entry(entry: TrackerEntry, info_hash: bytes, now: float) -> Rejected | None:
     """Return why an entry is invalid for an infohash at `now`, or None if it is valid."""
-    tracker_id = bytes.fromhex(entry.tracker_id)
-    if len(tracker_id) != 32 or len(entry.signature) != 64:
+    try:
+        tracker_id = bytes.fromhex(entry.tracker_id)
+    except ValueError:
+        return Rejected.WRONG_LENGTH
+    # Other forms of the text mean the same tracker, which must not look like several.
+    if tracker_id.hex() != entry.tracker_id or len(tracker_id) != 32 or len(entry.signature) != 64:
         return Rejected.WRONG_LENGTH
     if entry.expires <= now:
         return Rejected.EXPIRED
@@ -108,4 +113,7 @@ def from_fields(item: object) -> TrackerEntry | Rejected:
 
 
 def _signed_bytes(info_hash: bytes, tracker_id: bytes, expires: int, url: bytes) -> bytes:
-    return bencode.encode({b"e": expires, b"h": info_hash, b"i": tracker_id, b"n": NAMESPACE + b" entry", b"u": url})
+    """Return the signed bytes: a bencoded dictionary."""
+    signed_for = b"" if info_hash == RENDEZVOUS else info_hash
+    strings = ((b"h", signed_for), (b"i", tracker_id), (b"n", NAMESPACE + b" entry"), (b"u", url))
+    return b"d1:ei%de%be" % (expires, b"".join(b"1:%b%d:%b" % (key, len(text), text) for key, text in strings))
