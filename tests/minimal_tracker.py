@@ -51,9 +51,9 @@ def require(condition: bool) -> None:
         raise ValueError
 
 
-def text(most: int, unit: int = 1, least: int = 0) -> Check:
+def text(most: int, unit: int = 1) -> Check:
     """Strings of so many bytes in UTF-8, in multiples of a unit."""
-    return lambda value: require(least <= len(value.encode()) <= most and len(value.encode()) % unit == 0)
+    return lambda value: require(len(value.encode()) <= most and len(value.encode()) % unit == 0)
 
 
 def identifier(value: Any) -> None:
@@ -230,8 +230,7 @@ class Link:
         """Apply the messages of a frame; raise LinkEnd."""
         try:
             require(isinstance(frame, str))
-            for line in str(frame).split("\n"):
-                message = parse(line)
+            for message in [parse(line) for line in str(frame).split("\n")]:
                 if message["type"] == "bye":
                     self.said = message["reason"]
                     raise LinkEnd("closed_there")
@@ -240,7 +239,7 @@ class Link:
                 if self.state != (message["type"] if message["type"] in ("hello", "proof") else "open"):
                     raise LinkEnd("out_of_turn")
                 handlers = {"have": self.on_have, "offers": self.on_offers, "answer": self.on_answer}
-                handlers |= {"hello": self.on_hello, "proof": self.on_proof}
+                handlers |= {"hello": self.on_hello, "proof": self.on_proof, "refused": self.on_refused}
                 handlers.get(message["type"], lambda _: None)(message)
         except Malformed as error:
             raise LinkEnd("invalid_message") from error
@@ -319,6 +318,12 @@ class Link:
         refused = [item["offer_id"] for item in offers[len(peers) :]]
         if refused:
             self.send({"type": "refused", "swarm": self.name(swarm), "peer_id": peer_id, "offer_ids": refused})
+
+    def on_refused(self, m: Message) -> None:
+        """The offers are lost."""
+        swarm = self.swarm(m["swarm"])
+        if swarm:
+            swarm.check(m["peer_id"], *m["offer_ids"])
 
     def send_offers(self, swarm: Swarm, peer_id: str, offers: list[Message]) -> None:
         message = {"type": "offers", "swarm": self.name(swarm), "peer_id": peer_id, "offers": offers}
@@ -413,7 +418,7 @@ class Client:
         for receiver, item in zip(drawn, offers, strict=False):
             if isinstance(receiver, Client):
                 receiver.relay(swarm, peer_id, "offer", item["offer"]["sdp"], item["offer_id"])
-        for link in links:
+        for link in set(links).intersection(drawn):
             together = [item for receiver, item in zip(drawn, offers, strict=False) if receiver is link]
             link.send_offers(swarm, peer_id, together)
 
@@ -484,15 +489,17 @@ class Tracker:
         """Keep a link with the tracker at a URL."""
         known, pause = b"", REDIAL
         while True:
-            if not any(link.state == "open" and link.id == known for link in self.links):
-                pause = min(2 * pause, REDIAL_MOST)
-                with contextlib.suppress(OSError, WebSocketException):
-                    async with connect(url, subprotocols=[SUBPROTOCOL], proxy=None, **WEBSOCKET) as socket:
-                        if socket.subprotocol == SUBPROTOCOL:
-                            link = await self.serve_link(socket, url)
-                            known = link.id if link.proved else known
-                            pause = REDIAL if link.proved and link.said in ("", "shutdown") else pause
+            if any(link.state == "open" and link.id == known for link in self.links):
+                await asyncio.sleep(REDIAL)
+                continue
+            with contextlib.suppress(OSError, WebSocketException):
+                async with connect(url, subprotocols=[SUBPROTOCOL], proxy=None, **WEBSOCKET) as socket:
+                    if socket.subprotocol == SUBPROTOCOL:
+                        link = await self.serve_link(socket, url)
+                        known = link.id if link.proved else known
+                        pause = REDIAL if link.proved and link.said in ("", "shutdown") else pause
             await asyncio.sleep(pause)
+            pause = min(2 * pause, REDIAL_MOST)
 
     async def serve_link(self, socket: ClientConnection | ServerConnection, url: str | None = None) -> Link:
         link = Link(self, lambda message: broadcast([socket], encode(message)), url)
@@ -508,7 +515,9 @@ class Tracker:
             link.end(str(error) or "handshake_timeout")
         except ConnectionClosed:
             pass
-        self.links.discard(link)
+        finally:
+            self.links.discard(link)
+            link.state = "ended"
         await socket.close()
         return link
 

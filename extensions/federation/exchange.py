@@ -45,6 +45,9 @@ neighbour that claims a million peers gets only as many offers as it has earned.
 MAX_REFUSALS: Final = 2
 """How often one offer is placed again after a refusal."""
 
+MAX_RESCUED: Final = 200
+"""Offers to a neighbour whose link has ended that are placed again."""
+
 MAX_GROWN: Final = 50
 """Swarms for which parked offers are placed until other tasks of the event loop may run: one frame can tell of 7000."""
 
@@ -105,14 +108,20 @@ class Exchange:
         self._routes.add(neighbour)
 
     def remove(self, neighbour: Neighbour) -> None:
-        """Forget a neighbour and the peers behind it. Offers that are on their way come to nothing."""
+        """Forget a neighbour and the peers behind it. The last offers that it has not answered are placed elsewhere."""
+        if neighbour not in self._audience.neighbours:
+            return
         self._audience.remove(neighbour)
         self._routes.remove(neighbour)
-        members = neighbour.account.members
-        for member in members.values():
+        account = neighbour.account
+        for member in account.members.values():
             self._tracker.remove_remote(member)
-        members.clear()
-        neighbour.account.grown.clear()
+        account.members.clear()
+        account.grown.clear()
+        now = self._monotonic()
+        # Their answers cannot come any more. Two trackers that dial each other at once soon end a link that was in use.
+        for (info_hash, peer_id, _), offer, since in account.ledger.take_last(MAX_RESCUED, now):
+            self._tracker.place_again(info_hash, peer_id, [offer], None, now - since)
 
     def degree(self, info_hash: str) -> int:
         """Return the number of neighbours with which offers of a swarm are exchanged."""
@@ -248,7 +257,9 @@ class Exchange:
         account = neighbour.account
         member = account.members.get(info_hash)
         if member is None:
+            # This tracker may have just given up the neighbour in the swarm. Its peer must be able to meet another one.
             account.dropped[Dropped.NOT_ASKED_FOR] += len(offers)
+            neighbour.refuse(info_hash, peer_id, [from_json(offer.offer_id) for offer in offers], False)
             return
         account.counters["offers_in"] += len(offers)
         now = self._monotonic()

@@ -62,6 +62,13 @@ class Ledger:
         self._refusable.pop(key)
         return sent
 
+    def take_last(self, most: int, now: float) -> list[tuple[OfferKey, Offer, float]]:
+        """Remove the offers that can still be refused. Return the last of them, with the times when they were sent."""
+        keys = list(self._refusable)[-most:]
+        last = [(key, *sent) for key in keys if (sent := self._refusable.get(key, now))]
+        self._refusable.clear()
+        return last
+
     def count_answer(self, key: OfferKey, now: float) -> bool:
         """Count an answer to an offer, and return whether it is accepted.
 

@@ -134,6 +134,47 @@ async def test_offers_that_can_neither_be_refused_nor_answered_any_more_are_forg
     assert (ledger.refusable, ledger.awaited) == (0, 0)
 
 
+async def test_offers_that_were_sent_over_a_link_that_ends_go_elsewhere(here: Here) -> None:
+    here.park()
+    a = await here.peer(A)
+    ending, other = await here.neighbour(1), await here.neighbour(3)
+    ending.has(0, 3)
+    await here.make_offers(a, offers(3))
+    first, *rest = ending.take()
+    ending.answers_for_b(first)
+    here.exchange.remove(ending)
+    other.has(0, 3)
+    await here.settle()
+    assert sorted(other.take()) == sorted(rest)
+    here.exchange.remove(ending)
+    assert other.take() == [], "once"
+
+
+async def test_few_offers_are_placed_again_when_a_busy_link_ends(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RESCUED", 2)
+    a = await here.peer(A)
+    ending, other = await here.neighbour(1), await here.neighbour(3)
+    ending.has(0, 5)
+    await here.make_offers(a, offers(5))
+    given = ending.take()
+    other.has(0, 5)
+    here.exchange.remove(ending)
+    await here.settle()
+    assert sorted(other.take()) == sorted(given[-2:])
+
+
+async def test_offers_that_were_sent_too_long_ago_are_not_placed_again(here: Here) -> None:
+    a = await here.peer(A)
+    ending, other = await here.neighbour(1), await here.neighbour(3)
+    ending.has(0, 1)
+    await here.make_offers(a, offers(1))
+    other.has(0, 1)
+    here.later = REFUSAL_TIMEOUT + 1
+    here.exchange.remove(ending)
+    await here.settle()
+    assert other.take() == []
+
+
 async def test_offers_for_a_neighbour_that_is_just_gone_go_elsewhere(here: Here) -> None:
     a = await here.peer(A)
     ending, other = await here.neighbour(1), await here.neighbour(3)
@@ -214,6 +255,8 @@ async def test_offers_without_a_receiver_are_refused(here: Here) -> None:
     neighbour = await here.neighbour(1)
     neighbour.makes_offers(some_offers(2))
     assert neighbour.account.dropped == {Dropped.NOT_ASKED_FOR: 2}, "it has told of no peers"
+    assert neighbour.refused == ids_of(some_offers(2)), "it may have been given up in the swarm a moment ago"
+    neighbour.refused.clear()
     neighbour.has(0, 1)
     neighbour.makes_offers(some_offers(2))
     assert neighbour.refused == ids_of(some_offers(2))[1:]
