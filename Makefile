@@ -28,7 +28,7 @@ CHECK_FLOORS = for floor in $(1); do \
 	$(BIN)/coverage report --include="$${floor%=*}/*" --fail-under=$${floor\#*=} || exit; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench clean
+.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench simulate clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ test: $(VENV)/.installed-test ## run all tests; ARGS='-n 0 tests/unit/core' runs
 	$(WITH_BUILT) $(PYTEST) $(ARGS)
 
 test-fast: $(VENV)/.installed-test $(BUILT) ## run all tests but those with real clients
-	$(WITH_BUILT) $(PYTEST) tests/unit tests/integration $(ARGS)
+	$(WITH_BUILT) $(PYTEST) tests/unit tests/integration tests/simulation $(ARGS)
 
 coverage: $(VENV)/.installed-test ## measure coverage with the plain sources; build/coverage has it line by line
 	$(PYTEST) tests/unit tests/integration --cov --cov-report=html:build/coverage --cov-report=term $(ARGS)
@@ -70,6 +70,10 @@ bench: $(VENV)/.installed-bench ## measure next to other trackers; ARGS=--help l
 	PYTHON=$(PYTHON) tests/prepare --check
 	$(MAKE) $(BUILT)
 	$(WITH_BUILT) $(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
+
+simulate: $(VENV)/.installed-bench ## simulate many trackers in virtual time; ARGS=--help lists the scenarios
+	mkdir -p build
+	$(BIN)/python -m tests.simulation --json build/simulation.json --plot build/simulation.svg $(ARGS)
 
 $(WHEEL): $(COMPILED_FROM) $(VENV)/.installed
 	@echo '* Compiling the modules on the path of every message, for about a minute. Without a C compiler they stay plain.'

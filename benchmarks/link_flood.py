@@ -1,10 +1,12 @@
 """The effect of hostile links on a tracker's own peers.
 
-Ten links toggle the counts of swarms (`have`), or make offers (`offers`), in frames of the greatest length, as fast as
-they are read and the limits let them. Latencies are from an announce to when its offer has come, in other swarms.
+Ten links toggle the counts of swarms (`have`), name their tags (`opened`), or make offers (`offers`), in frames of the
+greatest length, as fast as they are read and the limits let them. They know the infohashes. Latencies are from an
+announce to when its offer has come, in other swarms.
 """
 
 import asyncio
+import json
 import multiprocessing
 import os
 import time
@@ -24,8 +26,9 @@ from benchmarks.measure import latency
 from benchmarks.servers import OURS
 from benchmarks.suite import Figures, Result, Suite
 from extensions.federation import wire
+from extensions.federation.filters import OwnSwarms
+from extensions.federation.handshake import LinkError
 from extensions.federation.link import SWARMS_BURST, SWARMS_PER_SECOND
-from extensions.federation.session import LinkError
 from extensions.federation.transports import Dialed
 from tracker.protocol.codec import make_offer
 
@@ -57,8 +60,8 @@ class Receiver(Peer):
 
 
 def link_flood(suite: Suite) -> Iterator[Result]:
-    """Measure local announces while ten hostile links tell counts, or make offers, at the highest permitted rate."""
-    for case in ("none", "have", "offers"):
+    """Measure local announces while ten hostile links tell of swarms, or make offers, at the highest permitted rate."""
+    for case in ("none", "have", "opened", "offers"):
         yield Result("link-flood", f"hostile: {case}", OURS, uvloop.run(_flood(suite, case)))
 
 
@@ -125,21 +128,32 @@ def _attack(case: str, port: int, swarms: int, pipe: Connection) -> None:
     sent_total = [0, 0]
 
     async def attack() -> None:
-        links = [await neighbour(port) for _ in range(HOSTILE if case != "none" else 0)]
+        hashes = [f"{swarm:020}" for swarm in range(swarms)]
+        own = OwnSwarms()
+        for info_hash in hashes:
+            own.add(info_hash)
+        links = [await neighbour(port, own) for _ in range(HOSTILE if case != "none" else 0)]
         tasks = [asyncio.ensure_future(_swallow(transport)) for _, transport in links]
         frames = []
         for session, transport in links:
-            names = [session.name_of(f"{swarm:020}") for swarm in range(swarms)]
+            told = session.tell([(info_hash, 0, 1) for info_hash in hashes])
+            names = [name for message in told for name, *_ in json.loads(message)["swarms"]]
             on, off = _have(names, 1), _have(names, 0)
             if case == "offers":
                 for message, _ in on:
                     await transport.send(message)
-            frames.append([_full(on), _full(off)] if case == "have" else [_full(_offers(names))])
+            frames.append(
+                {
+                    "have": [_full(on), _full(off)],
+                    "opened": [_full(_opened(names))],
+                    "offers": [_full(_offers(names))],
+                }[case]
+            )
         await asyncio.sleep(SETTLE)
         pipe.send(None)
         await asyncio.to_thread(pipe.recv)
         for (_, transport), some in zip(links, frames, strict=True):
-            tasks.append(asyncio.ensure_future(_send(transport, some, sent_total, limited=case == "have")))
+            tasks.append(asyncio.ensure_future(_send(transport, some, sent_total, limited=case != "offers")))
         await asyncio.to_thread(pipe.recv)
         for task in tasks:
             task.cancel()
@@ -153,6 +167,12 @@ def _have(names: list[str], leechers: int) -> list[tuple[bytes, int]]:
     """Messages, with how many swarms are in each."""
     parts = [names[start : start + wire.MAX_SWARMS] for start in range(0, len(names), wire.MAX_SWARMS)]
     return [(wire.encode(wire.Have([(name, 0, leechers) for name in part])), len(part)) for part in parts]
+
+
+def _opened(names: list[str]) -> list[tuple[bytes, int]]:
+    tags = [name[: wire.TAG_LENGTH] for name in names]
+    parts = [tags[start : start + wire.MAX_TAGS] for start in range(0, len(tags), wire.MAX_TAGS)]
+    return [(wire.encode(wire.Opened("".join(part))), len(part)) for part in parts]
 
 
 def _offers(names: list[str]) -> Iterator[tuple[bytes, int]]:

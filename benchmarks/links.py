@@ -16,6 +16,7 @@ from benchmarks.load import encode, open_socket
 from benchmarks.servers import OURS, Running, ServerFailed, running
 from benchmarks.suite import Suite
 from extensions.dialing import Target
+from extensions.federation.filters import OwnSwarms
 from extensions.federation.session import Session
 from extensions.federation.transports import Dialed, dial
 
@@ -52,6 +53,7 @@ def tracker(suite: Suite, *peers: str) -> Iterator[Tracker]:
     """One of ours, with links to the URLs in `peers`."""
     environment = {
         "PEERSERVERS_TRACKER__MAX_FOREIGN_OFFERS": str(10**9),
+        "PEERSERVERS_EXTENSIONS__FEDERATION__MAX_LINKS": "1000",
         "PEERSERVERS_EXTENSIONS__FEDERATION__PEERS": json.dumps(peers),
     }
     with running(OURS, suite.commands[OURS], suite.server_core, environment) as server:
@@ -84,11 +86,11 @@ def check_shared(pair: list[Tracker], expected: set[int]) -> None:
         raise ServerFailed("not all swarms are shared that should be")
 
 
-async def neighbour(port: int) -> tuple[Session, Dialed]:
-    """A tracker that has dialed the one at a port, and proved its id."""
+async def neighbour(port: int, swarms: OwnSwarms | None = None) -> tuple[Session, Dialed]:
+    """A tracker with these open swarms that has dialed the one at a port, and proved its id."""
     url = f"ws://127.0.0.1:{port}/"
     transport = Dialed(await dial(Target(url, "127.0.0.1", port)))
-    session = Session(Ed25519PrivateKey.generate(), os.urandom(32), url=url, features=())
+    session = Session(Ed25519PrivateKey.generate(), os.urandom(32), url=url, swarms=swarms, features=())
     await _shake_hands(session, transport)
     return session, transport
 
@@ -123,8 +125,13 @@ async def open_swarms(port: int, first: int, number: int, kind: int) -> list[Cli
         if (swarm - first) % SWARMS_PER_SOCKET == 0:
             clients.append(Client())
             await open_socket(clients[-1], port)
-        ids = {"action": "announce", "info_hash": f"{swarm:020}", "peer_id": f"{kind}-{swarm:018}"}
-        clients[-1].transport.send(WSMsgType.TEXT, encode({**ids, "left": 1, "offers": []}))
+        open_swarm(clients[-1], swarm, kind)
         if swarm % 100 == 0:
             await asyncio.sleep(0.01)
     return clients
+
+
+def open_swarm(client: Client, swarm: int, kind: int) -> None:
+    """Open one swarm by a peer."""
+    ids = {"action": "announce", "info_hash": f"{swarm:020}", "peer_id": f"{kind}-{swarm:018}"}
+    client.transport.send(WSMsgType.TEXT, encode({**ids, "left": 1, "offers": []}))

@@ -9,6 +9,7 @@ from benchmarks.flood import flood
 from benchmarks.guarded import guarded
 from benchmarks.link_flood import link_flood
 from benchmarks.link_memory import link_memory
+from benchmarks.link_open import link_open
 from benchmarks.link_relay import link
 from benchmarks.storm import storm
 from benchmarks.suite import Result, Suite
@@ -26,5 +27,6 @@ WORKLOADS: Final[dict[str, Callable[[Suite], Iterator[Result]]]] = {
     "flood": flood,
     "core": core,
     "link-memory": link_memory,
+    "link-open": link_open,
     "link-flood": link_flood,
 }

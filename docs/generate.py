@@ -13,9 +13,29 @@ from typing import Any
 import click
 from pydantic.fields import FieldInfo
 
-from extensions import dialing
-from extensions.dht.records import descriptor, entry, keys, placing, shards, slots
-from extensions.federation import exchange, ledger, limits, link, mesh, neighbour, routes, session, transports, wire
+from extensions import dialing, entries
+from extensions.dht.records import descriptor, keys, placing, shards, slots
+from extensions.federation import (
+    admission,
+    audience,
+    backoffs,
+    discovery,
+    exchange,
+    filters,
+    ledger,
+    limits,
+    link,
+    mesh,
+    neighbour,
+    pursuits,
+    referrals,
+    room,
+    routes,
+    seeker,
+    session,
+    transports,
+    wire,
+)
 from extensions.federation import extension as federation_extension
 from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
@@ -117,10 +137,10 @@ def configuration() -> str:
 def dht() -> str:
     """Return the text of `dht.md`, with the table of constants as they are in the code."""
     rows = [
-        ("LIFETIME", f"{entry.LIFETIME} s", "from the signing of an entry to its expiry"),
-        ("SKEW", f"{entry.SKEW} s", "that the clock of another tracker may be ahead"),
+        ("LIFETIME", f"{entries.LIFETIME} s", "from the signing of an entry to its expiry"),
+        ("SKEW", f"{entries.SKEW} s", "that the clock of another tracker may be ahead"),
         ("MAX_URL", str(MAX_URL), "characters of a URL"),
-        ("MAX_ENTRY", str(entry.MAX_ENTRY), "bytes of the longest encoded entry"),
+        ("MAX_ENTRY", str(entries.MAX_ENTRY), "bytes of the longest encoded entry"),
         ("MAX_VALUE", str(slots.MAX_VALUE), "bytes of a slot's value"),
         ("MAX_ENTRIES", str(slots.MAX_ENTRIES), "entries of one value that a reader reads"),
         ("LOCKED", f"2^{slots.LOCKED.bit_length() - 1}", "smallest sequence number of a locked slot"),
@@ -257,6 +277,7 @@ def federation() -> str:
 
 
 def _protocol_numbers() -> list[tuple[str, ...]]:
+    rate = "at most {:g} a second, after a burst of {:g}".format
     return [
         ("quantity", "value"),
         ("---", "---"),
@@ -264,8 +285,18 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("version", f"{wire.VERSION}"),
         ("bytes of a frame", f"at most {wire.MAX_FRAME}"),
         ("bytes after which no message should be added to a frame", f"{wire.SOFT_FRAME}"),
-        ("swarms in one `have`", f"at most {wire.MAX_SWARMS}"),
-        ("swarms in one `present`", f"at most {wire.MAX_SWARMS}"),
+        ("swarms in one `have`, swarms in one `present`", f"at most {wire.MAX_SWARMS}"),
+        ("tags in one `opened`", f"at most {wire.MAX_TAGS}"),
+        ("swarms in `have`, `present` and `opened` messages", rate(link.SWARMS_PER_SECOND, link.SWARMS_BURST)),
+        ("parts of a filter", f"1 to {filters.MAX_PARTS}, a power of two"),
+        ("bytes of a part", f"1 to {filters.MAX_BYTES}"),
+        ("hash functions", f"{filters.HASHES}"),
+        ("bits of a part for each swarm", f"{filters.BITS_PER_TAG}"),
+        ("fill: bits of a part that are set", f"at most {filters.MAX_FILL * 100:g} %"),
+        ("filters, each part counts for its share", rate(link.FILTERS_PER_SECOND, link.FILTERS_BURST)),
+        ("renewal time", f"{audience.RENEW:g} s"),
+        ("swarms in `proof`", f"at most {wire.MAX_WANTED}"),
+        ("trackers in one `trackers`", f"at most {wire.MAX_TRACKERS}"),
         ("own peers of a swarm whose marks are told", f"at most {wire.MAX_PRESENT}"),
         ("hexadecimal digits of a mark", f"{overlap.MARK_LENGTH}"),
         ("seeders of a swarm, leechers of a swarm", f"at most {wire.MAX_COUNT} each"),
@@ -273,7 +304,7 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("bytes of an SDP in UTF-8", f"at most {codec.MAX_SDP_BYTES}"),
         ("bytes of an SDP as JSON, so that its message fits a frame", f"at most {wire.MAX_FRAME - wire.OVERHEAD}"),
         ("characters of the reason in `bye`", f"at most {wire.MAX_REASON}"),
-        ("hexadecimal digits of a name", f"{wire.NAME_LENGTH}"),
+        ("hexadecimal digits of a tag, of a name", f"{wire.TAG_LENGTH}, {wire.NAME_LENGTH}"),
         ("handshake timeout", f"{link.HANDSHAKE_TIMEOUT:g} s"),
         ("tell period", f"{federation_extension.TELL_PERIOD:g} s"),
         ("refusal timeout", f"{ledger.REFUSAL_TIMEOUT:g} s"),
@@ -282,7 +313,7 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("route lifetime", f"{routes.ROUTE_LIFETIME:g} s"),
         ("parking time", f"{offers.LIFETIME:g} s"),
         ("yield time", f"{exchange.YIELD_TO:g} s"),
-        ("shunning time", f"{mesh.SHUN:g} s"),
+        ("shunning time", f"{admission.SHUN:g} s"),
     ]
 
 
@@ -304,13 +335,32 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
             "continues in the next turn",
         ),
         (
-            "swarms in `have` and `present` messages",
-            rate(link.SWARMS_PER_SECOND, link.SWARMS_BURST),
-            "the link ends: `flood`",
+            "filters of all neighbours",
+            f"{mib(session.MAX_FILTERS / 2**20)}; an equal share of one half is kept for each of `max_links`",
+            "are ignored; the swarms in them are noticed when they open, or when the other side engages",
         ),
-        ("swarms stored for one link", f"{session.MAX_SWARMS}", "are ignored until others close"),
-        ("swarms stored for all links", f"{mesh.MAX_SWARMS}", "are ignored until others close"),
-        ("swarms told over one link", f"{session.MAX_SWARMS}", "are not told"),
+        (
+            "swarms in the own filter",
+            f"{filters.MAX_TAGS} in each part; it is divided at {filters.TAGS_PER_PART} for each part",
+            "are left out",
+        ),
+        (
+            "swarms that have closed, in one part",
+            f"{filters.STALE}, and half as many as are open",
+            "the part is made anew",
+        ),
+        ("pause between two messages about swarms that have opened", f"{audience.GATHER:g} s", "are gathered"),
+        (
+            "swarms of one part that have opened within this time",
+            f"{audience.MAX_GATHERED}",
+            "are told by the next filter",
+        ),
+        ("neighbours that may have a swarm", f"{audience.SMALL}", "some are chosen"),
+        ("chosen neighbours of such a swarm", f"{audience.ENOUGH}; others are chosen below {audience.FEW}", ""),
+        ("neighbours of a swarm", f"{audience.MANY}", "for each new one, another one is given up"),
+        ("time until a chosen neighbour of a popular swarm is exchanged for another", f"{audience.EXCHANGE:g} s", ""),
+        ("swarms that are told to a neighbour in one turn", f"{audience.MAX_ENGAGED}", "are told in the next turn"),
+        ("filters that are looked at for these", f"{audience.MAX_LOOKED}", "are looked at in the next turn"),
         ("offers from one link", rate(neighbour.OFFERS_PER_SECOND, neighbour.OFFERS_BURST), "are refused"),
         (
             "offers from all links given to one peer",
@@ -348,25 +398,69 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
         ("time until the other side accepts a frame", f"{limits.STUCK_AFTER:g} s", "the link ends: `stuck`"),
         ("pause between two frames that are not full", f"{link.PACE * 1000:g} ms", ""),
         ("announce interval of lonely peers", f"{rules.lonely_interval} s", ""),
-        ("trackers dialed at the same time", f"{mesh.MAX_DIALS}, and all listed ones", "are dialed later"),
+        ("trackers dialed at the same time", f"{pursuits.MAX_DIALS}, and all listed ones", "are dialed later"),
         (
-            "trackers dialed for one infohash",
-            f"{federation_extension.MAX_DIALS_PER_SWARM} within {federation_extension.DIALS_PERIOD:g} s",
-            "are not dialed",
+            "known trackers of a swarm up to which all are dialed",
+            f"{seeker.ALL}",
+            f"{seeker.DEGREE} neighbours suffice",
+        ),
+        (
+            "time until the trackers of a lonely swarm are dialed again",
+            f"{', '.join(f'{seconds:g}' for seconds in seeker.LONELY)} s, then always the last",
+            "",
+        ),
+        (
+            "links without a common swarm that a tracker dials",
+            f"at least {discovery.MIN_ADVANCE}, and 1/{discovery.ADVANCE_SHARE} of `max_links`",
+            "only common swarms are a reason to dial",
         ),
         ("time for resolving a name", f"{dialing.TIMEOUT:g} s", "`unreachable`"),
         ("time for connecting", f"{transports.TIMEOUT:g} s", "`unreachable`"),
         ("names of trackers found in the DHT that are resolved at the same time", f"{dialing.MAX_STRANGERS}", "wait"),
         (
             "backoff",
-            f"{mesh.FIRST_BACKOFF:g} s, doubled up to {mesh.MAX_BACKOFF:g} s "
-            f"(listed trackers: {mesh.MAX_LISTED_BACKOFF:g} s)",
+            f"{backoffs.FIRST_BACKOFF:g} s, doubled up to {backoffs.MAX_BACKOFF:g} s "
+            f"(listed trackers: {pursuits.MAX_LISTED_BACKOFF:g} s)",
             "",
         ),
-        ("attempts (listed trackers: unlimited)", f"{mesh.ATTEMPTS}", "given up until the tracker is found again"),
-        ("age after which a link that ends counts as a success", f"{mesh.LASTING:g} s", ""),
+        (
+            "backoff after `too_many_links` or `idle`",
+            f"{backoffs.FIRST_REFUSED:g} s, doubled up to {backoffs.MAX_BACKOFF:g} s",
+            "",
+        ),
+        (
+            "attempts (listed trackers: unlimited)",
+            f"{backoffs.ATTEMPTS}; {backoffs.FIRST_ATTEMPTS} for a tracker that was never linked",
+            "given up until it is found again, or a swarm is lonely",
+        ),
+        (
+            "`seek` for any trackers",
+            f"one in {referrals.PERIOD:g} s",
+            "none with as many links as are made without a common swarm",
+        ),
+        (
+            f"`seek` for one swarm with fewer neighbours than {referrals.FEW}",
+            f"after {referrals.FIRST_ASK:g} s, then after {referrals.PERIOD:g} s, doubled up to "
+            f"{referrals.MAX_PERIOD:g} s",
+            "",
+        ),
+        ("`seek` to all neighbours", rate(referrals.ASKS_PER_SECOND, referrals.ASKS_BURST), "are sent later"),
+        (
+            "answers to `seek` of one neighbour",
+            rate(referrals.ANSWERS_PER_SECOND, referrals.ANSWERS_BURST),
+            "there is no answer",
+        ),
+        (
+            "trackers learned from one neighbour",
+            f"{referrals.CREDIT:g}, and {60 * referrals.CREDIT_PER_SECOND:g} more a minute; those that could be linked "
+            "do not count",
+            "are ignored",
+        ),
+        ("trackers named to a tracker for which there is no room", f"{referrals.REFERRED}", ""),
+        ("time until the own descriptor is sent again", f"{referrals.OWN_PERIOD:g} s", ""),
+        ("age after which a link that ends counts as a success", f"{backoffs.LASTING:g} s", ""),
         ("age below which a second link does not mean that the first is dead", f"{mesh.YOUNG:g} s", ""),
-        ("trial: age of a link without an answered offer", f"{mesh.TRIAL:g} s", "may be replaced"),
+        ("time after which a link counts as unused", f"{room.UNUSED:g} s", "may be replaced"),
         ("time without a common swarm (`idle_timeout`)", f"{settings.idle_timeout:g} s", "see Room"),
     ]
 

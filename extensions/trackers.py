@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 RENDEZVOUS: Final = sha1(b"peerservers rendezvous").digest()
 """The infohash (20 bytes) under which every published tracker keeps an entry, so that trackers find each other."""
 
+RENDEZVOUS_TEXT: Final = RENDEZVOUS.decode("latin-1")
+"""The same as an infohash in the tracker's form."""
+
 MAX_URL: Final = 128
 """Characters of a tracker's URL."""
 

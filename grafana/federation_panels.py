@@ -86,11 +86,40 @@ PANELS: list[Json] = [
     timeseries(
         11,
         "Link ends by reason",
-        "Links that ended or could not be opened. duplicate, idle, replaced and shutdown are normal. unreachable "
-        "and forbidden_address: a tracker announced an address at which it cannot be dialed. invalid_..., "
-        "wrong_... and flood: the other tracker broke the protocol and is shunned for a while.",
+        "Links that ended or could not be opened. duplicate, idle, replaced, shutdown and wrong_id are normal. "
+        "too_many_links: there was no room. unreachable and forbidden_address: a tracker announced an address at "
+        "which it cannot be dialed. invalid_..., wrong_url, wrong_version and flood: the other tracker broke the "
+        "protocol and is shunned for a while.",
         ("{{reason}}", rate("peerservers_federation_links_ended_total{}", by="reason")),
         links=REASONS,
+        unit="ops",
+        hide_zeros=True,
+    ),
+    timeseries(
+        61,
+        "Links closed by others by reason",
+        "The reasons of other trackers for the end of a link, or for a refusal. too_many_links and idle: they need the "
+        "place for others. not_allowed: they do not want this tracker, or shun it.",
+        ("{{reason}}", rate("peerservers_federation_closed_by_others_total{}", by="reason")),
+        links=REASONS,
+        unit="ops",
+        hide_zeros=True,
+    ),
+    timeseries(
+        62,
+        "Trackers that are not linked",
+        "known: found in the DHT or at other trackers. backoff: not reached or lost, and dialed again soon. place: "
+        "dials that wait until others have ended.",
+        ("known {{instance}}", "peerservers_federation_known_trackers{}"),
+        ("{{for}} {{instance}}", "peerservers_federation_dials_waiting{}"),
+        decimals=0,
+    ),
+    timeseries(
+        63,
+        "Trackers that tell of trackers",
+        "Questions (seek) and answers (trackers) about other trackers, and trackers learned from them. "
+        "not_asked_for, too_fast and no_credit were ignored: a hostile tracker may have sent them.",
+        ("{{type}}", rate("peerservers_federation_gossip_total{}", by="type")),
         unit="ops",
         hide_zeros=True,
     ),

@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Pytest puts all tests that use the event loop together. That would set up a module's fixtures twice: for its tests
     with the loop, and for those without.
     """
-    order = ("unit", "integration", "e2e")
+    order = ("unit", "integration", "simulation", "e2e")
     tests = Path(__file__).parent
     items.sort(key=lambda item: (order.index(item.path.relative_to(tests).parts[0]), item.path))
 

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker.cli",),
     ("tracker.__main__",),
     ("extensions", "extensions.signatures", "extensions.trackers"),
-    ("extensions.identity", "extensions.dialing"),
+    ("extensions.identity", "extensions.dialing", "extensions.entries"),
     ("extensions.dht.krpc",),
     ("extensions.dht.records",),
     ("extensions.demo", "extensions.dht", "extensions.federation", "extensions.tokens"),

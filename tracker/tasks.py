@@ -17,7 +17,7 @@ class BackgroundTasks:
 
     def __init__(self, failures: Counter[str] | None = None) -> None:
         self.failures: Counter[str] = Counter() if failures is None else failures
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -27,7 +27,7 @@ class BackgroundTasks:
         # A counter that first appears with its first failure hides that failure from Prometheus' `increase`.
         self.failures.setdefault(name, 0)
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(lambda done: self._on_done(done, name, endless))
         return task
 
@@ -60,7 +60,7 @@ class BackgroundTasks:
         structlog.get_logger().error("background_task_failed", task=name, exc_info=error)
 
     def _on_done(self, task: asyncio.Task[Any], name: str, endless: bool) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if task.cancelled():
             return
         error = task.exception()

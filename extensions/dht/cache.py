@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from extensions.dht.krpc import bencode
-from extensions.dht.records.entry import LIFETIME, SKEW, check_entry
+from extensions.entries import LIFETIME, SKEW, check_entry
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 
 MAX_KNOWN: Final = 20_000

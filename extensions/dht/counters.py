@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import Histogram
 
-from extensions.dht.records.entry import Rejected
+from extensions.entries import Rejected
 
 SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30)
 """Buckets: a lookup takes milliseconds in a private DHT, seconds in the public one, and 15 seconds with BEP 5."""

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from extensions.dht.metrics import DhtCollector
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import sign_entry
 from extensions.dht.settings import DhtSettings
 from extensions.dht.swarm_keys import SwarmKeys
+from extensions.entries import sign_entry
 from extensions.identity import own_key
 from extensions.trackers import MAX_URL, RENDEZVOUS, Sighting, TrackerEntry, is_url
 from tracker.extension import (
@@ -42,6 +42,8 @@ class Dht(Extension):
     """
 
     Settings = DhtSettings
+    make_service: "Callable[..., Service] | None" = None
+    """Makes the service from the arguments of `Service`, which is the default."""
 
     def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
         super().__init__(tracker, settings)
@@ -165,11 +167,14 @@ class Dht(Extension):
             self.started.set()
 
     async def _start(self) -> None:
-        from extensions.dht.service import Service
-
         state_dir = self.tracker.settings.server.state_dir.expanduser()
         url = self._url if self._publishes else ""
-        service = Service(self.settings, self._key, url, state_dir, task_failures=self.tracker.task_failures)
+        make_service = self.make_service
+        if make_service is None:
+            from extensions.dht.service import Service
+
+            make_service = Service
+        service = make_service(self.settings, self._key, url, state_dir, task_failures=self.tracker.task_failures)
         service.directory.sightings.listeners.append(self._tell)
         try:
             await service.start()

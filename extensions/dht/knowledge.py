@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from extensions.dht.cache import MAX_KNOWN, Known
-from extensions.dht.records.entry import LIFETIME
+from extensions.entries import LIFETIME
 
 
 class Knowledge:

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from extensions.dht.counters import Looked, Written
 from extensions.dht.krpc.client import METHODS
-from extensions.dht.records.entry import Rejected
+from extensions.entries import Rejected
 from tracker.extension import counter_by
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.counters import Written
 from extensions.dht.krpc.client import Stored
-from extensions.dht.records.entry import LIFETIME, sign_entry
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, WINDOW, shard_path
 from extensions.dht.records.placing import carry_over, with_own, with_own_in_window
 from extensions.dht.records.record import Record
 from extensions.dht.records.shards import TRIES, DepthSearch, ShardMemory, Uniform
 from extensions.dht.records.slots import Slot
 from extensions.dht.tracked import ANNOUNCE, FRESH, READ_BACK, RETRY
+from extensions.entries import LIFETIME, sign_entry
 from extensions.trackers import TrackerEntry
 
 ATTEMPTS: Final = 5

@@ -7,8 +7,8 @@ from typing import Final
 import structlog
 
 from extensions.dht.knowledge import Knowledge
-from extensions.dht.records.entry import LIFETIME, SKEW, Rejected, check_entry
 from extensions.dht.tracked import TrackedHash
+from extensions.entries import LIFETIME, SKEW, Rejected, check_entry
 from extensions.trackers import Sighting, TrackerEntry
 from tracker.extension import ExpiringMap
 

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import Priority
-from extensions.dht.records.entry import LIFETIME
 from extensions.dht.records.shards import ShardMemory
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 
 REFRESH: Final = (50 * 60.0, 70 * 60.0)

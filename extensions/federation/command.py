@@ -26,6 +26,7 @@ LINK_COLUMNS: Final = (
     *("offers_in", "offers_out", "answers_in", "answers_out", "refused", "dropped"),
 )
 UNLINKED_COLUMNS: Final = ("url", "state", "since", "next_try", "reason")
+LINKING_COLUMNS: Final = ("links", "max_links", "known_not_linked", "dials_queued", "dials_in_backoff", "shortage")
 _SHORT: Final = 16
 """Digits of a tracker id that are shown, as in the log and in the metrics."""
 
@@ -83,6 +84,7 @@ def _fetch(address: str, timeout: float, is_own: bool) -> Json:
             "federation": content["federation"],
             # Older versions do not tell these.
             "unlinked": content.get("unlinked", []),
+            "linking": content.get("linking", []),
             "extensionsOff": content.get("extensionsOff", {}),
         }
     except KeyError:
@@ -97,6 +99,7 @@ def _fetch(address: str, timeout: float, is_own: bool) -> Json:
     if not (
         _are_rows(shown["federation"], LINK_COLUMNS)
         and _are_rows(shown["unlinked"], UNLINKED_COLUMNS)
+        and _are_rows(shown["linking"], LINKING_COLUMNS)
         and isinstance(shown["extensionsOff"], dict)
     ):
         raise click.ClickException(f"{address}: no tracker of ours")
@@ -136,8 +139,22 @@ def _as_text(shown: Json, wide: bool) -> str:
     parts = [_as_table(LINK_COLUMNS, links) if links else "no links"]
     if shown["unlinked"]:
         parts.append(f"listed, but not linked:\n{_as_table(UNLINKED_COLUMNS, shown['unlinked'])}")
+    parts += [line for row in shown["linking"] if (line := _as_line(row))]
     parts += [_printable(f"the extension {name} is off: {reason}") for name, reason in shown["extensionsOff"].items()]
     return "\n\n".join(parts)
+
+
+def _as_line(row: Json) -> str:
+    """Return a line about the trackers that are not linked; empty if there are none."""
+    texts = {
+        "known trackers not linked": row["known_not_linked"],
+        "dials queued": row["dials_queued"],
+        "dials in backoff": row["dials_in_backoff"],
+    }
+    parts = [f"{name}: {number}" for name, number in texts.items() if number]
+    if row["shortage"]:
+        parts.append(f"{row['links']} links: {row['shortage']}")
+    return _printable("; ".join(parts))
 
 
 def _as_table(columns: tuple[str, ...], rows: list[Json]) -> str:

@@ -6,15 +6,19 @@ A neighbour is another tracker that serves some of the same swarms. How its mess
 """
 
 import asyncio
+import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
+from extensions.federation.audience import Audience, CallLater, Sample
+from extensions.federation.events import Interest
+from extensions.federation.filters import OwnSwarms
 from extensions.federation.ledger import OfferKey
 from extensions.federation.neighbour import Neighbour
-from extensions.federation.presence import State, counts_of, marks_in, state_of
 from extensions.federation.reasons import Dropped
 from extensions.federation.routes import MAX_ROUTES, ROUTE_LIFETIME, Routes
 from extensions.federation.wire import MAX_PRESENT
@@ -41,11 +45,11 @@ neighbour that claims a million peers gets only as many offers as it has earned.
 MAX_REFUSALS: Final = 2
 """How often one offer is placed again after a refusal."""
 
-CHUNK: Final = 200
-"""Swarms that a new neighbour is told of until other tasks of the event loop run."""
-
 MAX_GROWN: Final = 50
 """Swarms for which parked offers are placed until other tasks of the event loop may run: one frame can tell of 7000."""
+
+MAX_LONELY: Final = 16
+"""Local peers up to which it matters whether they have met each other."""
 
 MAX_NEWCOMERS: Final = 1000
 """Most newcomers behind a remote member for which parked offers are placed at once. No peer parks as many offers."""
@@ -57,10 +61,15 @@ REFUSED_FOR: Final = 30.0
 """The same for a neighbour that does not say why it has refused an offer of the peer."""
 
 
+def _call_later(seconds: float, function: Callable[[], None]) -> object:
+    return asyncio.get_running_loop().call_later(seconds, function)
+
+
 class Exchange:
     """Connects the swarms of `tracker` with the neighbours that were added.
 
     `tracker_id` is the id of this tracker. `is_trusted` tells whether the counts of a neighbour are believed in full.
+    `swarms` are kept up to date: those that neighbours know. `sample` draws neighbours at random.
     """
 
     def __init__(
@@ -68,7 +77,10 @@ class Exchange:
         tracker: TrackerHandle,
         tracker_id: str,
         is_trusted: Callable[[Neighbour], bool],
+        swarms: OwnSwarms | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        sample: Sample = random.sample,
+        call_later: CallLater = _call_later,
     ) -> None:
         self.dropped: Counter[Dropped] = Counter()
         """Answers for neighbours that are gone."""
@@ -76,12 +88,10 @@ class Exchange:
         self._id = tracker_id
         self._is_trusted = is_trusted
         self._monotonic = monotonic
-        self._neighbours: dict[Neighbour, None] = {}
-        self._open: dict[str, Swarm] = {}
-        """The swarms of which the neighbours know. The tracker itself may be a moment ahead."""
-        self._dirty: dict[Swarm, None] = {}
-        self._just_told: dict[Swarm, State] = {}
-        """The state that all neighbours were told when a swarm opened, until the next `tell_changes`."""
+        self._call_later = call_later
+        self._audience = Audience(
+            OwnSwarms() if swarms is None else swarms, self._give_up, sample, monotonic, call_later
+        )
         self._yielding: dict[RemoteMember, list[str]] = {}
         """Marks of newcomers behind remote members, while their trackers may make their offers first."""
         self._routes = Routes()
@@ -90,29 +100,13 @@ class Exchange:
     # Neighbours
 
     def add(self, neighbour: Neighbour) -> None:
-        """Begin to tell a neighbour of changes. It knows of no swarm until `introduce`."""
-        self._neighbours[neighbour] = None
+        """Begin to exchange offers with a neighbour. It learns which swarms may be open here."""
+        self._audience.add(neighbour)
         self._routes.add(neighbour)
-
-    def introduce(self, neighbour: Neighbour) -> Coroutine[Any, Any, None]:
-        """Return a coroutine that tells a new neighbour of all swarms that are open now, `CHUNK` at a time.
-
-        Swarms that open later are told by `swarm_opened`.
-        """
-        return self._introduce(neighbour, list(self._open.values()))
-
-    async def _introduce(self, neighbour: Neighbour, swarms: list[Swarm]) -> None:
-        for start in range(0, len(swarms), CHUNK):
-            if neighbour not in self._neighbours:
-                return
-            for swarm in swarms[start : start + CHUNK]:
-                if self._open.get(swarm.info_hash) is swarm:
-                    self._open_swarm(neighbour, swarm)
-            await asyncio.sleep(0)
 
     def remove(self, neighbour: Neighbour) -> None:
         """Forget a neighbour and the peers behind it. Offers that are on their way come to nothing."""
-        self._neighbours.pop(neighbour, None)
+        self._audience.remove(neighbour)
         self._routes.remove(neighbour)
         members = neighbour.account.members
         for member in members.values():
@@ -120,61 +114,62 @@ class Exchange:
         members.clear()
         neighbour.account.grown.clear()
 
+    def degree(self, info_hash: str) -> int:
+        """Return the number of neighbours with which offers of a swarm are exchanged."""
+        return self._audience.degree(info_hash)
+
+    def common(self, info_hash: str) -> list[Neighbour]:
+        """Return these neighbours."""
+        return self._audience.common(info_hash)
+
+    def candidates(self, info_hash: str) -> int:
+        """Return the number of neighbours that may have a swarm."""
+        return self._audience.candidates(info_hash)
+
+    def is_lonely(self, info_hash: str) -> bool:
+        """Return whether a swarm is open here, no neighbour has it, and no local peer has met another one."""
+        swarm = self._audience.open.get(info_hash)
+        if swarm is None or self.degree(info_hash):
+            return False
+        # In large swarms, peers meet.
+        return len(swarm.peers) <= MAX_LONELY and not any(peer.met for peer in swarm.peers.values())
+
     # Events of the tracker
 
     def swarm_opened(self, swarm: Swarm) -> None:
-        """Tell all neighbours at once."""
-        self._open[swarm.info_hash] = swarm
-        self._just_told[swarm] = state_of(swarm)
-        for neighbour in list(self._neighbours):
-            self._open_swarm(neighbour, swarm)
+        """Tell neighbours of a swarm: those that may have it at once."""
+        old = self._audience.open.get(swarm.info_hash)
+        if old is not None:
+            # The tracker reports an opening early if offers of the new swarm wait for it.
+            self._close(old)
+        self._audience.swarm_opened(swarm)
 
     def swarm_changed(self, swarm: Swarm) -> None:
         """Have `tell_changes` tell the peers of a swarm, unless it has just opened with the same ones."""
-        if swarm not in self._just_told or self._just_told[swarm] != state_of(swarm):
-            self._just_told.pop(swarm, None)
-            self._dirty[swarm] = None
+        self._audience.swarm_changed(swarm)
 
     def swarm_closed(self, swarm: Swarm) -> None:
-        """Tell all neighbours at once, unless a new swarm of this infohash was told already."""
-        self._dirty.pop(swarm, None)
-        self._just_told.pop(swarm, None)
-        if self._open.get(swarm.info_hash) is not swarm:
-            # The tracker reports an opening early if offers of the new swarm wait for it.
-            return
-        del self._open[swarm.info_hash]
-        for neighbour in self._neighbours:
-            members = neighbour.account.members
-            member = members.get(swarm.info_hash)
-            # It may also belong to a newer swarm, which has closed before it was reported.
-            if member and self._tracker.swarms.get(swarm.info_hash) is not member.swarm:
-                del members[swarm.info_hash]
-            neighbour.account.told_present.discard(swarm.info_hash)
-            neighbour.close_swarm(swarm.info_hash)
+        """Tell neighbours at once, unless a new swarm of this infohash was told already."""
+        if self._audience.open.get(swarm.info_hash) is swarm:
+            self._close(swarm)
 
     async def tell_changes(self) -> None:
-        """Tell all neighbours the counts that have changed since the last call.
+        """Tell neighbours the counts that have changed since the last call.
 
         Also forget the offers that can no longer be refused or answered.
         """
         now = self._monotonic()
         self._routes.expire(now)
         self._refusals.expire(now)
-        dirty = list(self._dirty)
-        self._dirty.clear()
-        self._just_told.clear()
-        for neighbour in list(self._neighbours):
-            # The counts of this moment, because later neighbours may have been told newer ones meanwhile.
-            open_now = [swarm for swarm in dirty if self._open.get(swarm.info_hash) is swarm]
-            self._tell(neighbour, open_now)
+        for neighbour in self._audience.neighbours:
             neighbour.account.ledger.expire(now)
-            await asyncio.sleep(0)
+        await self._audience.tell_changes()
 
     def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         """Send the neighbour behind a remote member the offers that the tracker has placed there."""
         neighbour: Neighbour = member.owner
         info_hash = member.swarm.info_hash
-        if neighbour not in self._neighbours or neighbour.counts(info_hash) == (0, 0):
+        if neighbour not in self._audience.neighbours or neighbour.counts(info_hash) == (0, 0):
             # Its link or its swarm has just ended. Other members may have room.
             self._tracker.place_again(info_hash, peer_id, offers, None, 0.0)
             return
@@ -188,42 +183,41 @@ class Exchange:
     def answer_unplaced(self, answer: Answer) -> None:
         """Send an answer to the neighbour that the offer came from."""
         key = (answer.info_hash, answer.to_peer_id, from_json(answer.offer_id))
-        neighbour = self._routes.get(key, self._monotonic())
+        now = self._monotonic()
+        neighbour = self._routes.get(key, now)
         if neighbour is None:
             self.dropped[Dropped.LINK_GONE] += 1
             return
+        neighbour.account.on_answer(answer.info_hash, answer.peer_id, answer.to_peer_id, now)
         neighbour.account.counters["answers_out"] += 1
         neighbour.answer(answer)
 
     # Messages of neighbours. Those of a neighbour that was removed, or was not added yet, are ignored.
 
-    def on_counts(
-        self,
-        neighbour: Neighbour,
-        info_hash: str,
-        complete: int,
-        incomplete: int,
-        marks: tuple[list[str], list[str]] | None = None,
-    ) -> None:
+    def on_may_have(self, neighbour: Neighbour, info_hashes: list[str]) -> None:
+        """Note that a neighbour may have open swarms. At the end of the frame, it is told their numbers."""
+        if neighbour in self._audience.neighbours:
+            self._audience.on_may_have(neighbour, info_hashes)
+
+    def on_counts(self, neighbour: Neighbour, interest: Interest) -> None:
         """Apply the number of peers that a neighbour has in a swarm that is open here, and their marks if it tells."""
-        if neighbour not in self._neighbours:
+        if neighbour not in self._audience.neighbours:
+            return
+        info_hash, marks = interest.info_hash, interest.marks
+        complete, incomplete = interest.complete, interest.incomplete
+        if not complete + incomplete:
+            self._end_common(neighbour, info_hash)
+            return
+        if interest.is_new:
+            self._audience.begin_common(neighbour, info_hash, interest.reply)
+            if info_hash not in neighbour.account.told:
+                # The swarm has enough neighbours.
+                return
+        if neighbour.knows_marks and marks is None and complete + incomplete <= MAX_PRESENT:
+            # The marks follow. Until then any of these peers may be a local one.
             return
         account = neighbour.account
         member = account.members.get(info_hash)
-        if not complete + incomplete:
-            account.told_present.discard(info_hash)
-            if member:
-                del account.members[info_hash]
-                self._tracker.remove_remote(member)
-            return
-        swarm = self._open.get(info_hash)
-        if neighbour.knows_marks:
-            if swarm and info_hash not in account.told_present:
-                # The swarm is common now.
-                self._tell(neighbour, [swarm])
-            if marks is None and complete + incomplete <= MAX_PRESENT:
-                # The marks follow. Until then any of these peers may be a local one.
-                return
         is_new = member is None or self._tracker.swarms.get(info_hash) is not member.swarm
         if member is None or is_new:
             member = self._tracker.add_remote(info_hash, neighbour)
@@ -245,11 +239,11 @@ class Exchange:
             self._yielding[member] += newcomers
         else:
             self._yielding[member] = newcomers
-            asyncio.get_running_loop().call_later(YIELD_TO, self._end_yielding, member)
+            self._call_later(YIELD_TO, partial(self._end_yielding, member))
 
     def on_offers(self, neighbour: Neighbour, info_hash: str, peer_id: str, offers: list[Offer]) -> None:
         """Give the offers of a remote peer to local peers, and refuse those that are left over."""
-        if neighbour not in self._neighbours:
+        if neighbour not in self._audience.neighbours:
             return
         account = neighbour.account
         member = account.members.get(info_hash)
@@ -281,7 +275,7 @@ class Exchange:
 
         Send it no more offers of this peer for a while, if it gets them otherwise (`known`), or does not say why.
         """
-        if neighbour not in self._neighbours:
+        if neighbour not in self._audience.neighbours:
             return
         account = neighbour.account
         now = self._monotonic()
@@ -308,7 +302,7 @@ class Exchange:
 
     def on_answer(self, neighbour: Neighbour, answer: Answer) -> None:
         """Give a remote peer's answer to the local peer whose offer was sent to this neighbour."""
-        if neighbour not in self._neighbours:
+        if neighbour not in self._audience.neighbours:
             return
         account = neighbour.account
         key = (answer.info_hash, answer.to_peer_id, from_json(answer.offer_id))
@@ -317,6 +311,7 @@ class Exchange:
             account.dropped[Dropped.NOT_ASKED_FOR] += 1
             return
         account.counters["answers_in"] += 1
+        account.on_answer(answer.info_hash, answer.to_peer_id, answer.peer_id, now)
         if account.ledger.take(key, now):
             # Only the first answer to an offer gives credit.
             account.answered += 1
@@ -327,43 +322,36 @@ class Exchange:
         self._tracker.deliver_answer(answer)
 
     def on_frame_end(self, neighbour: Neighbour) -> None:
-        """Place parked offers on the newcomers of the messages that came together, in `MAX_GROWN` swarms.
+        """Do the work that the messages of one frame have caused, for some swarms: the rest is left for the next call.
 
-        Not before: the same frame may bring offers of these newcomers, and one offer between two peers is enough. The
-        other swarms are left in `Account.grown` for the next call.
+        Parked offers are placed on newcomers. Not before: the same frame may bring offers of these newcomers, and one
+        offer between two peers is enough. And the neighbour is told of swarms that it may have.
         """
         for member in list(islice(neighbour.account.grown, MAX_GROWN)):
             self._place_grown(neighbour, member)
+        if neighbour in self._audience.neighbours:
+            self._audience.engage(neighbour)
 
-    def _open_swarm(self, neighbour: Neighbour, swarm: Swarm) -> None:
-        if swarm in self._just_told and self._just_told[swarm] != state_of(swarm):
-            # Neighbours know different peers now: tell them at the next opportunity, even if they change back.
-            del self._just_told[swarm]
+    def _close(self, swarm: Swarm) -> None:
         info_hash = swarm.info_hash
-        neighbour.open_swarm(info_hash)
-        self._tell(neighbour, [swarm])
-        complete, incomplete = neighbour.counts(info_hash)
-        if complete or incomplete:
-            self.on_counts(neighbour, info_hash, complete, incomplete)
-            member = neighbour.account.members.get(info_hash)
-            if member:
-                self._place_grown(neighbour, member)
+        for neighbour in self._audience.neighbours:
+            members = neighbour.account.members
+            member = members.get(info_hash)
+            # It may also belong to a newer swarm, which has closed before it was reported.
+            if member and self._tracker.swarms.get(info_hash) is not member.swarm:
+                del members[info_hash]
+        self._audience.swarm_closed(swarm)
 
-    def _tell(self, neighbour: Neighbour, swarms: list[Swarm]) -> None:
-        """Tell a neighbour of the peers in open swarms: by their marks if it has peers there, too, and they are few."""
-        counts = []
-        present = []
-        for swarm in swarms:
-            info_hash = swarm.info_hash
-            if neighbour.knows_marks and len(swarm.peers) <= MAX_PRESENT and any(neighbour.counts(info_hash)):
-                present.append((info_hash, *marks_in(swarm)))
-                neighbour.account.told_present.add(info_hash)
-            else:
-                counts.append((info_hash, *counts_of(swarm)))
-        if counts:
-            neighbour.tell(counts)
-        if present:
-            neighbour.tell_present(present)
+    def _give_up(self, neighbour: Neighbour, info_hash: str) -> None:
+        neighbour.leave_swarm(info_hash)
+        self._end_common(neighbour, info_hash)
+
+    def _end_common(self, neighbour: Neighbour, info_hash: str) -> None:
+        self._audience.end_common(neighbour, info_hash)
+        member = neighbour.account.members.pop(info_hash, None)
+        if member:
+            neighbour.account.grown.pop(member, None)
+            self._tracker.remove_remote(member)
 
     def _gets_otherwise(self, neighbour: Neighbour, member: RemoteMember, peer_id: str) -> bool:
         """Return whether a neighbour's peer is a local peer, too, or one of another neighbour that sends its offers."""

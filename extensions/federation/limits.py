@@ -1,8 +1,10 @@
-"""Limits that all links share: time on the event loop, and memory for the swarms of other trackers."""
+"""Limits that all links share: time on the event loop, places for dials, and memory for other trackers' swarms."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 STUCK_AFTER: Final = 30.0
@@ -49,8 +51,65 @@ class Turns:
         self._until = 0.0
 
 
-class Budget:
-    """The number of other trackers' swarms that all links together may still store."""
+class Gate:
+    """Places for dials. Urgent dials come first, and the others take at most half of the places.
 
-    def __init__(self, swarms: int) -> None:
-        self.left = swarms
+    So hosts that accept connections and then do nothing do not keep a tracker waiting that is known to be useful.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._busy = {True: 0, False: 0}
+        self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
+
+    @property
+    def waiting(self) -> int:
+        """Dials that wait for a place."""
+        return sum(map(len, self._waiting.values()))
+
+    @asynccontextmanager
+    async def place(self, urgent: bool) -> AsyncIterator[None]:
+        """Wait for a place, and hold it."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[urgent].append(turn)
+        self._admit()
+        try:
+            await turn
+            yield
+        finally:
+            if not turn.cancelled():
+                self._busy[urgent] -= 1
+            elif turn in self._waiting[urgent]:
+                self._waiting[urgent].remove(turn)
+            self._admit()
+
+    def _admit(self) -> None:
+        for urgent, places in ((True, self._places), (False, self._places // 2)):
+            while self._waiting[urgent] and sum(self._busy.values()) < self._places and self._busy[urgent] < places:
+                turn = self._waiting[urgent].popleft()
+                # If its task is cancelled, the task has not run since.
+                if not turn.cancelled():
+                    self._busy[urgent] += 1
+                    turn.set_result(None)
+
+
+class Budget:
+    """An amount that links share, such as bytes of memory: each of `links` has an equal share of one half for itself.
+
+    The other half goes to those that come first. So no link takes everything, and no link is left without anything.
+    """
+
+    def __init__(self, total: int, links: int) -> None:
+        self._own = total // (2 * links)
+        self._common = total // 2
+        self.refused = 0
+        """How often something was not granted."""
+
+    def take(self, used: int, more: int) -> bool:
+        """Grant `more` to a link that uses `used`; if it is negative, take it back. Return whether it is granted."""
+        needed = max(0, used + more - self._own) - max(0, used - self._own)
+        if needed > self._common:
+            self.refused += 1
+            return False
+        self._common -= needed
+        return True

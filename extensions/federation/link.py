@@ -3,17 +3,20 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from extensions.federation.events import Event, Opened
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Turns
 from extensions.federation.neighbour import Account, Neighbour
 from extensions.federation.reasons import NO_FEDERATION, Dropped, EndReason
-from extensions.federation.session import MAX_SWARMS, Event, LinkError, Opened, Session, State
+from extensions.federation.session import Session, State
 from extensions.federation.transports import Transport
 from extensions.federation.wire import SOFT_FRAME, fits
+from extensions.trackers import TrackerEntry
 from tracker.extension import Answer, Offer, TokenBucket
 
 HANDSHAKE_TIMEOUT: Final = 10.0
@@ -34,15 +37,19 @@ MESSAGE_COST: Final = 1024
 link is not read, and backpressure makes the sender wait."""
 
 SWARMS_PER_SECOND: Final = 5000.0
-SWARMS_BURST: Final = 2.0 * MAX_SWARMS
-"""The token bucket for swarms in `have`. Beyond it, the link ends."""
+SWARMS_BURST: Final = 200_000.0
+"""The token bucket for swarms in `have`, `present` and `opened`. Beyond it, the link ends."""
+
+FILTERS_PER_SECOND: Final = 0.1
+FILTERS_BURST: Final = 4.0
+"""The token bucket for filters; a part counts for its share of the filter. Beyond it, the link ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameEnd:
     """All messages of one frame have been applied.
 
-    It is repeated in later turns while that reduces `Account.grown`, but leaves some of it.
+    It is repeated in later turns while that reduces `Account.backlog`, but leaves some of it.
     """
 
 
@@ -52,7 +59,8 @@ LinkEvent = Event | FrameEnd
 class Link(Neighbour):
     """One link. `on_event` is called with each event of the session, and with `FrameEnd` after each frame.
 
-    `dialed` is the URL that this tracker has dialed, empty if the other tracker dialed.
+    `dialed` is the URL that this tracker has dialed, empty if the other tracker dialed. `wanted` are the infohashes of
+    swarms for which this tracker has dialed.
     """
 
     def __init__(
@@ -62,14 +70,18 @@ class Link(Neighbour):
         dialed: str,
         on_event: Callable[["Link", LinkEvent], None],
         turns: Turns | None = None,
+        wanted: Collection[str] = (),
     ) -> None:
         self.session = session
         self.url = dialed
+        self._wanted = wanted
         self.since = time.time()
         """Unix seconds. The clock may be set since: see `age`."""
-        self._started = time.monotonic()
-        self.account = Account(self._started)
-        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self._started)
+        self.opened_at = time.monotonic()
+        """Seconds on a monotonic clock."""
+        self.account = Account(self.opened_at)
+        self._telling = TokenBucket(SWARMS_PER_SECOND, SWARMS_BURST, self.opened_at)
+        self._filtering = TokenBucket(FILTERS_PER_SECOND, FILTERS_BURST, self.opened_at)
         self._transport = transport
         self._on_event = on_event
         self._turns = turns or Turns()
@@ -87,9 +99,14 @@ class Link(Neighbour):
         return self.session.tracker_id
 
     @property
+    def wanted(self) -> Collection[str]:
+        """The infohashes of open swarms for which the dialer has made the link."""
+        return self._wanted or self.session.wanted
+
+    @property
     def age(self) -> float:
         """The seconds since its beginning."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.opened_at
 
     @property
     def direction(self) -> str:
@@ -106,6 +123,9 @@ class Link(Neighbour):
         tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())]
         try:
             await asyncio.wait([*tasks, self._end], return_when=asyncio.FIRST_COMPLETED)
+            if tasks[1].done():
+                # The other side may have closed after a `bye` that is still to be read.
+                await asyncio.wait([tasks[0], self._end], timeout=BYE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
             if self._end.done():
                 return self._end.result()
             return next(task.result() for task in tasks if task.done())
@@ -151,17 +171,23 @@ class Link(Neighbour):
     def knows_marks(self) -> bool:
         return self.session.knows_marks
 
-    def open_swarm(self, info_hash: str) -> None:
-        self.session.open_swarm(info_hash)
+    def may_have(self, tag: int) -> bool:
+        return self.session.may_have(tag)
 
-    def close_swarm(self, info_hash: str) -> None:
-        self.post(self.session.close_swarm(info_hash))
+    def show(self, messages: Iterable[bytes]) -> None:
+        self.post(messages)
 
-    def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
-        self.post(self.session.tell(counts))
+    def leave_swarm(self, info_hash: str) -> None:
+        self.post(self.session.leave_swarm(info_hash))
 
-    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> None:
-        self.post(self.session.tell_present(swarms))
+    def forget_swarm(self, info_hash: str) -> None:
+        self.session.forget_swarm(info_hash)
+
+    def tell(self, counts: Iterable[tuple[str, int, int]], reply: bool) -> None:
+        self.post(self.session.tell(counts, reply))
+
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]], reply: bool) -> None:
+        self.post(self.session.tell_present(swarms, reply))
 
     def counts(self, info_hash: str) -> tuple[int, int]:
         return self.session.counts(info_hash)
@@ -176,6 +202,14 @@ class Link(Neighbour):
 
     def answer(self, answer: Answer) -> None:
         self.post(self.session.answer(answer))
+
+    def seek(self, info_hash: str) -> None:
+        """Ask for other trackers of an open swarm; of any, if `info_hash` is empty."""
+        self.post(self.session.seek(info_hash))
+
+    def name_trackers(self, info_hash: str, entries: Sequence[TrackerEntry]) -> None:
+        """Name trackers of an open swarm, or descriptors if `info_hash` is empty."""
+        self.post(self.session.trackers(info_hash, entries))
 
     async def _read(self) -> LinkError:
         arriving = TokenBucket(BYTES_PER_SECOND, BYTES_BURST, time.monotonic())
@@ -214,15 +248,18 @@ class Link(Neighbour):
                         is_done = False
                         break
                 if is_done:
-                    left = len(self.account.grown)
+                    left = self.account.backlog
                     self._on_event(self, FrameEnd())
-                    is_done = len(self.account.grown) in (0, left)
+                    is_done = self.account.backlog in (0, left)
 
     def _apply_message(self, message: bytes) -> None:
-        told = self.session.told
-        events, replies = self.session.receive(message)
+        session = self.session
+        told, filtered = session.told, session.filtered
+        events, replies = session.receive(message)
         self.post(replies)
-        if self.session.told > told and not self._telling.try_take(self.session.told - told, time.monotonic()):
+        if session.told > told and not self._telling.try_take(session.told - told, time.monotonic()):
+            raise LinkError(EndReason.FLOOD)
+        if session.filtered > filtered and not self._filtering.try_take(session.filtered - filtered, time.monotonic()):
             raise LinkError(EndReason.FLOOD)
         for event in events:
             self._on_event(self, event)

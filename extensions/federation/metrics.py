@@ -8,9 +8,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from extensions.federation.discovery import Discovery
 from extensions.federation.link import Link
 from extensions.federation.mesh import Mesh
-from extensions.federation.reasons import Dropped, EndReason
+from extensions.federation.reasons import OTHER, Dropped, EndReason, Gossip
 from tracker.extension import counter_by
 
 _TRAFFIC = ("offers_in", "offers_out", "answers_in", "answers_out", "refused_in", "refused_out")
@@ -21,6 +22,8 @@ class Source(Protocol):
 
     @property
     def mesh(self) -> Mesh | None: ...
+    @property
+    def discovery(self) -> Discovery | None: ...
     @property
     def links(self) -> list[Link]: ...
     def url_of(self, link: Link) -> str: ...
@@ -81,6 +84,14 @@ class FederationCollector(Collector):
         yield counter_by("reason", "peerservers_federation_links_ended", "Links ended, or not made", ended, EndReason)
         yield counter_by(
             "reason",
+            "peerservers_federation_closed_by_others",
+            "Links that the other tracker ended or refused, by its reason",
+            mesh.closed_there if mesh else {},
+            (*EndReason, OTHER),
+        )
+        yield from self._of_discovery()
+        yield counter_by(
+            "reason",
             "peerservers_federation_dropped",
             "Parts of messages over links that were dropped",
             source.dropped,
@@ -90,4 +101,27 @@ class FederationCollector(Collector):
             "peerservers_federation_parked_offers",
             "Offers kept because no peer could be given them",
             source.parked_offers,
+        )
+
+    def _of_discovery(self) -> Iterator[Metric]:
+        discovery = self._source.discovery
+        yield GaugeMetricFamily(
+            "peerservers_federation_known_trackers",
+            "Trackers that were found and are not linked",
+            discovery.unlinked if discovery else 0,
+        )
+        dials = GaugeMetricFamily(
+            "peerservers_federation_dials_waiting",
+            "Dials that wait for a place, and trackers that are dialed again after a backoff",
+            labels=["for"],
+        )
+        dials.add_metric(["place"], discovery.pursuits.queued if discovery else 0)
+        dials.add_metric(["backoff"], discovery.pursuits.waiting if discovery else 0)
+        yield dials
+        yield counter_by(
+            "type",
+            "peerservers_federation_gossip",
+            "Messages about other trackers, trackers learned from them, and those ignored",
+            discovery.referrals.counters if discovery else {},
+            Gossip,
         )

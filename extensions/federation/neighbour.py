@@ -13,6 +13,10 @@ OFFERS_BURST: Final = 5000.0
 """The token bucket for the offers of one neighbour. Offers beyond it are refused."""
 
 
+MAX_MET: Final = 2000
+"""Pairs of peers that have met over one neighbour of which it is remembered."""
+
+
 class Account:
     """The state of one neighbour in the exchange."""
 
@@ -21,16 +25,39 @@ class Account:
         """Its remote members by infohash: one for each swarm in which it has peers and this tracker has, too."""
         self.last_shared = now
         """When `members` was last seen not to be empty."""
+        self.last_used = now
+        """When two peers last met over it that had not met over it before; at first, when it was opened."""
+        self._met: set[int] = set()
+        """Hashes of the pairs of peers that have met over it."""
         self.ledger = Ledger()
         self.answered = 0
         """The offers sent to it that were answered while they could still be refused."""
         self.offering = TokenBucket(OFFERS_PER_SECOND, OFFERS_BURST, now)
         self.grown: dict[RemoteMember, list[str]] = {}
         """The marks of newcomers behind each remote member for which no parked offers have been placed yet."""
-        self.told_present: set[str] = set()
-        """The infohashes of common swarms for which it was told the marks of the peers."""
+        self.told: set[str] = set()
+        """Infohashes of the open swarms whose numbers it was told, unless it has said since that it wants no offers."""
+        self.may_have: dict[str, None] = {}
+        """Infohashes of open swarms that it may have, too, and that have not been looked at since it told so."""
         self.counters: Counter[str] = Counter()
         self.dropped: Counter[Dropped] = Counter()
+
+    def on_answer(self, info_hash: str, local: str, remote: str, now: float) -> None:
+        """Note an answer of a local peer to a remote one, or the other way round, given their peer_ids.
+
+        In a small swarm, peers make offers to each other all the time. Only new pairs are a use of the neighbour.
+        """
+        pair = hash((info_hash, local, remote))
+        if pair not in self._met:
+            if len(self._met) >= MAX_MET:
+                self._met.clear()
+            self._met.add(pair)
+            self.last_used = now
+
+    @property
+    def backlog(self) -> int:
+        """Swarms for which work is left that messages of the neighbour have caused."""
+        return len(self.grown) + len(self.may_have)
 
 
 class Neighbour(Protocol):
@@ -48,20 +75,31 @@ class Neighbour(Protocol):
         """Whether it tells, and understands, which peers it has in common swarms."""
         ...
 
-    def open_swarm(self, info_hash: str) -> None:
-        """Take notice that a swarm has opened here. It is told of the swarm from now on."""
+    def may_have(self, tag: int) -> bool:
+        """Return whether it may have a swarm (`filters`). It seldom has none then, and always has none otherwise."""
         ...
 
-    def close_swarm(self, info_hash: str) -> None:
-        """Tell it at once that a swarm has closed here."""
+    def show(self, messages: Iterable[bytes]) -> None:
+        """Send it messages about the swarms that are open here: filters, or the tags of newly opened ones."""
         ...
 
-    def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
-        """Tell it the number of seeders and leechers in swarms: (infohash, seeders, leechers)."""
+    def leave_swarm(self, info_hash: str) -> None:
+        """Tell it at once that no more offers of a swarm are wanted, and forget the numbers that it has told."""
         ...
 
-    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> None:
-        """Tell it which peers are in common swarms: (infohash, marks of the seeders, marks of the leechers)."""
+    def forget_swarm(self, info_hash: str) -> None:
+        """Forget a swarm that closes here."""
+        ...
+
+    def tell(self, counts: Iterable[tuple[str, int, int]], reply: bool) -> None:
+        """Tell it the number of seeders and leechers in swarms: (infohash, seeders, leechers).
+
+        `reply`: it has told its own numbers of these swarms.
+        """
+        ...
+
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]], reply: bool) -> None:
+        """Tell it which peers are in swarms: (infohash, marks of the seeders, marks of the leechers)."""
         ...
 
     def counts(self, info_hash: str) -> tuple[int, int]:

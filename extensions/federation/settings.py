@@ -24,7 +24,7 @@ class FederationSettings(ExtensionSettings):
     allow_private_addresses: bool = Field(
         False, description="Dial private addresses and ws:// URLs that are found in the DHT (for tests, or for a LAN)."
     )
-    max_links: int = Field(100, ge=1, description="Most links at the same time.")
+    max_links: int = Field(1000, ge=1, description="Most links at the same time.")
     idle_timeout: float = Field(
         300,
         gt=0,

@@ -14,9 +14,9 @@ from websockets.typing import Subprotocol
 
 from extensions.dialing import ForbiddenAddress, Resolver, Target
 from extensions.federation import wire
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import STUCK_AFTER
 from extensions.federation.reasons import NO_FEDERATION, EndReason
-from extensions.federation.session import LinkError
 from extensions.federation.wire import MAX_FRAME
 from tracker.extension import Channel, ChannelClosed, CloseReason
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
+from extensions.federation.filters import MAX_BYTES, MAX_PARTS, room_in
 from tracker.extension import (
     MARK_LENGTH,
     NO_INFO_HASH,
@@ -42,8 +43,18 @@ MAX_SWARMS: Final = 1000
 MAX_REASON: Final = 64
 """Most characters of the reason in `bye`."""
 
-NAME_LENGTH: Final = 24
-"""Hexadecimal digits in the name of a swarm."""
+TAG_LENGTH: Final = 16
+NAME_LENGTH: Final = 32
+"""Hexadecimal digits in the tag of a swarm, and in its name: the tag and the proof."""
+
+MAX_WANTED: Final = 8
+"""Most swarms that a dialer names in `proof`."""
+
+MAX_TAGS: Final = 1000
+"""Most tags in one `opened`."""
+
+MAX_TRACKERS: Final = 20
+"""Most trackers in one `trackers`."""
 
 MAX_PRESENT: Final = 32
 """Most own peers of a swarm for which their marks are told."""
@@ -73,22 +84,45 @@ class Hello(Struct, tag="hello", tag_field="type", gc=False):
     features: tuple[str, ...] = ()
 
 
-class Proof(Struct, tag="proof", tag_field="type", gc=False):
-    """The second message of both sides: the signature of the transcript, in hexadecimal."""
+class Proof(Struct, tag="proof", tag_field="type", omit_defaults=True, gc=False):
+    """The second message of both sides: the signature of the transcript, in hexadecimal.
+
+    `swarms` are the names of swarms for which the dialer makes the link, if there are any.
+    """
 
     signature: str
+    swarms: tuple[str, ...] = ()
 
 
-class Have(Struct, tag="have", tag_field="type"):
-    """Swarms as (name, seeders, leechers): the sender's own peers. A swarm with 0 and 0 has closed."""
+class Filter(Struct, tag="filter", tag_field="type", gc=False):
+    """One part of the filter of the sender's open swarms: see `filters`. `bits` are in Base64."""
+
+    part: int
+    parts: int
+    bits: bytes
+
+
+class Opened(Struct, tag="opened", tag_field="type", gc=False):
+    """Swarms that have opened at the sender: their tags, concatenated."""
+
+    tags: str
+
+
+class Have(Struct, tag="have", tag_field="type", omit_defaults=True):
+    """Swarms as (name, seeders, leechers): the sender's own peers. 0 and 0 end the exchange for a swarm.
+
+    `reply`: the sender has the receiver's numbers already.
+    """
 
     swarms: list[tuple[str, int, int]]
+    reply: bool = False
 
 
-class Present(Struct, tag="present", tag_field="type"):
-    """Common swarms with few peers as (name, seeders, leechers): the marks of the sender's own peers, concatenated."""
+class Present(Struct, tag="present", tag_field="type", omit_defaults=True):
+    """Swarms with few peers as (name, seeders, leechers): the marks of the sender's own peers, concatenated."""
 
     swarms: list[tuple[str, str, str]]
+    reply: bool = False
 
 
 class Offers(Struct, tag="offers", tag_field="type"):
@@ -121,13 +155,26 @@ class Answered(Struct, tag="answer", tag_field="type", gc=False):
     sdp: Raw
 
 
+class Seek(Struct, tag="seek", tag_field="type", gc=False):
+    """Asks for other trackers: of a swarm, or of any if `swarm` is empty."""
+
+    swarm: str
+
+
+class Trackers(Struct, tag="trackers", tag_field="type"):
+    """Signed entries of trackers as (id, expires, URL, signature): of a swarm, or descriptors if `swarm` is empty."""
+
+    swarm: str
+    trackers: list[tuple[str, int, str, str]]
+
+
 class Bye(Struct, tag="bye", tag_field="type", gc=False):
     """The last message, with the reason why the sender closes the link."""
 
     reason: str
 
 
-Message = Hello | Proof | Have | Present | Offers | Refused | Answered | Bye
+Message = Hello | Proof | Filter | Opened | Have | Present | Offers | Refused | Answered | Seek | Trackers | Bye
 
 
 class _AnyHello(Struct, tag="hello", tag_field="type", gc=False):
@@ -153,7 +200,7 @@ def fits(sdp: Raw) -> bool:
     return memoryview(sdp).nbytes <= MAX_FRAME - OVERHEAD
 
 
-def encode(message: Hello | Proof | Have | Present | Refused | Bye) -> bytes:
+def encode(message: Hello | Proof | Filter | Opened | Have | Present | Refused | Seek | Trackers | Bye) -> bytes:
     """Encode a message without SDPs."""
     return _encode(message)
 
@@ -263,5 +310,20 @@ def _check(message: Any, is_binary: Callable[[str], bool]) -> None:
             and not len(leechers) % MARK_LENGTH
             for name, seeders, leechers in message.swarms
         )
+    elif isinstance(message, Filter):
+        valid = (
+            0 <= message.part < message.parts <= MAX_PARTS
+            and message.parts.bit_count() == 1
+            and 0 < len(message.bits) <= MAX_BYTES
+            and room_in(message.bits) >= 0
+        )
+    elif isinstance(message, Opened):
+        valid = len(message.tags) <= MAX_TAGS * TAG_LENGTH and not len(message.tags) % TAG_LENGTH
+    elif isinstance(message, Proof):
+        valid = len(message.swarms) <= MAX_WANTED and all(len(name) == NAME_LENGTH for name in message.swarms)
+    elif isinstance(message, Seek):
+        valid = len(message.swarm) in (0, NAME_LENGTH)
+    elif isinstance(message, Trackers):
+        valid = len(message.swarm) in (0, NAME_LENGTH) and len(message.trackers) <= MAX_TRACKERS
     if not valid:
         raise WireError(f"invalid {type(message).__name__.lower()}")

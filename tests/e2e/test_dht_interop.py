@@ -14,10 +14,10 @@ from extensions.dht.krpc.client import Client, Found
 from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.traversal import CLOSEST
-from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key, shard_path, shard_salt
 from extensions.dht.records.placing import REST, with_own
 from extensions.dht.records.slots import LOCKED, Slot, encode_slot
+from extensions.entries import Rejected, sign_entry
 from extensions.trackers import TrackerEntry
 from tests.e2e.node import Json, NodeScript, node_script
 from tests.private_dht import PrivateDht

@@ -16,11 +16,11 @@ from extensions.dht.krpc.client import Client, Stored
 from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
-from extensions.dht.records.entry import sign_entry
 from extensions.dht.records.keys import DAY, SALTS, announce_hash, days_to_read, record_key
 from extensions.dht.records.record import Record
 from extensions.dht.service import Service
 from extensions.dht.settings import DhtSettings
+from extensions.entries import sign_entry
 from extensions.trackers import Sighting
 from tests.client import PATIENCE, eventually
 from tests.conftest import TrackerProcess

@@ -5,7 +5,7 @@ import json
 import os
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +18,16 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 
 from extensions.federation import wire
-from extensions.federation.session import LinkError, Session, State
+from extensions.federation.filters import OwnSwarms, tag_of
+from extensions.federation.handshake import LinkError
+from extensions.federation.session import Session, State
 from extensions.federation.transports import SUBPROTOCOL
+from extensions.trackers import TrackerEntry
 from tests.client import PATIENCE, RawClient, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment, free_port
 from tests.unit.fakes import peer_id
 
-Message = TypeVar("Message", wire.Hello, wire.Proof, wire.Have, wire.Offers, wire.Refused, wire.Answered, wire.Bye)
+Message = TypeVar("Message", bound=wire.Message)
 
 A, B, C = peer_id(1), peer_id(2), peer_id(3)
 LINKS = "peerservers_federation_links"
@@ -32,11 +35,15 @@ SDP = "v=0\r\n"
 
 
 class HostileLink:
-    """One end of a link. Messages are read only when a test asks for them."""
+    """One end of a link. Messages are read only when a test asks for them.
 
-    def __init__(self, socket: ClientConnection | ServerConnection, session: Session) -> None:
+    `swarms` are those of `session`. It knows each infohash that a test uses.
+    """
+
+    def __init__(self, socket: ClientConnection | ServerConnection, session: Session, swarms: OwnSwarms) -> None:
         self.socket = socket
         self.session = session
+        self.swarms = swarms
         self.seen: list[wire.Message] = []
         """All that was received."""
         self._waiting: deque[wire.Message] = deque()
@@ -79,8 +86,14 @@ class HostileLink:
         await asyncio.wait_for(await self.socket.ping(), PATIENCE)
 
     def name(self, info_hash: str) -> str:
-        """Return the name of a swarm on this link."""
-        return self.session.name_of(info_hash)
+        """Return this side's name of a swarm on this link."""
+        self.swarms.add(info_hash)
+        name: str = json.loads(self.session.tell([(info_hash, 1, 1)])[0])["swarms"][0][0]
+        return name
+
+    def opened(self, *info_hashes: str) -> bytes:
+        """Return `opened` with the tags of swarms."""
+        return wire.encode(wire.Opened("".join(f"{tag_of(info_hash):016x}" for info_hash in info_hashes)))
 
     def have(self, *swarms: tuple[str, int, int]) -> bytes:
         """Return `have` with (info_hash, seeders, leechers)."""
@@ -110,16 +123,25 @@ async def link_to(
     key: Ed25519PrivateKey | None = None,
     named: str | None = None,
     shake: bool = True,
+    wanted: Sequence[str] = (),
     **options: Any,
 ) -> AsyncIterator[HostileLink]:
-    """Dial a tracker. `named` is the URL in the `hello`."""
+    """Dial a tracker. `named` is the URL in the `hello`, `wanted` are the swarms for which the link is made."""
+    swarms = OwnSwarms()
+    for info_hash in wanted:
+        swarms.add(info_hash)
     session = Session(
-        key or Ed25519PrivateKey.generate(), os.urandom(32), url=url if named is None else named, features=()
+        key or Ed25519PrivateKey.generate(),
+        os.urandom(32),
+        url=url if named is None else named,
+        swarms=swarms,
+        features=(),
+        wanted=wanted,
     )
     options = {"compression": None, "max_size": None, "max_queue": None, "close_timeout": 1, **options}
     async with websockets.connect(url, subprotocols=[SUBPROTOCOL], **options) as socket:
         assert socket.subprotocol == SUBPROTOCOL
-        link = HostileLink(socket, session)
+        link = HostileLink(socket, session, swarms)
         if shake:
             await link.shake()
         yield link
@@ -136,9 +158,10 @@ async def hostile_tracker(
     own_key = key or Ed25519PrivateKey.generate()
 
     async def handle(socket: ServerConnection) -> None:
-        session = Session(own_key, os.urandom(32), accepts=lambda _: True, features=())
+        swarms = OwnSwarms()
+        session = Session(own_key, os.urandom(32), accepts=lambda _: True, swarms=swarms, features=())
         with suppress(websockets.ConnectionClosed, LinkError):
-            await serve(HostileLink(socket, session))
+            await serve(HostileLink(socket, session, swarms))
 
     options = {"subprotocols": [SUBPROTOCOL], "compression": None, "max_size": None, **options}
     async with websockets.serve(handle, "127.0.0.1", 0, ssl=tls, **options) as server:
@@ -152,6 +175,13 @@ def federated(state_dir: Path, public_url: str = "", **settings: Any) -> dict[st
         **environment("server", state_dir=str(state_dir), public_url=public_url),
         **environment("extensions.federation", enabled=True, **settings),
     }
+
+
+def want(tracker: Any, tracker_id: str, url: str) -> bool:
+    """Have a tracker in this process dial another one. Return whether it does."""
+    entry = TrackerEntry(tracker_id, 2**40, url, bytes(64))
+    wanted: bool = tracker.extension("federation").discovery.pursuits.want(entry)
+    return wanted
 
 
 async def refusal(url: str, key: Ed25519PrivateKey) -> str:

@@ -15,10 +15,10 @@ from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.messenger import MAX_IN_FLIGHT
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.entry import LIFETIME, Rejected
 from extensions.dht.records.keys import DAY, day_of, days_to_read, record_key
 from extensions.dht.tracked import REFRESH, RETRY
 from extensions.dht.visits import MAX_ERASURES
+from extensions.entries import LIFETIME, Rejected
 from tests.client import eventually
 from tests.integration.dht import Members, Vandal, client_of, members_of, published, seen_by, urls_of
 from tests.private_dht import PrivateDht

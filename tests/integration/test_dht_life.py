@@ -20,8 +20,8 @@ from structlog.testing import capture_logs
 from extensions.dht import service
 from extensions.dht.extension import Dht
 from extensions.dht.krpc.schedule import Job, LookupLimits
-from extensions.dht.records.entry import check_entry, sign_entry
 from extensions.dht.settings import DhtSettings
+from extensions.entries import check_entry, sign_entry
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.client import PATIENCE, eventually
 from tests.integration.dht import Members, published, seen_by

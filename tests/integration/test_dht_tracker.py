@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import LIFETIME
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS
 from tests.client import announce, eventually, raw_client
 from tests.conftest import StartTracker, environment, free_port

@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dialing import Resolver, Target
-from extensions.federation.extension import MAX_DIALS_PER_SWARM
-from extensions.federation.mesh import MAX_DIALS
-from extensions.federation.session import LinkError
+from extensions.federation.handshake import LinkError
+from extensions.federation.pursuits import MAX_DIALS
+from extensions.federation.seeker import ALL, DEGREE
 from extensions.federation.transports import dial
 from extensions.identity import tracker_id
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
@@ -96,9 +96,14 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def sight(tracker: Any, url: str, info_hash: str = RENDEZVOUS.decode("latin-1")) -> str:
     """Have the DHT name a tracker; its id."""
-    named = tracker_id(Ed25519PrivateKey.generate())
-    tracker.extension("federation").on_sighting(info_hash, Sighting(TrackerEntry(named, 2**40, url, bytes(64)), "r0"))
-    return named
+    entry = entry_of(url)
+    tracker.extension("federation").discovery.on_sighting(info_hash, Sighting(entry, "r0"))
+    return entry.tracker_id
+
+
+def entry_of(url: str) -> TrackerEntry:
+    """Return the entry of a new tracker."""
+    return TrackerEntry(tracker_id(Ed25519PrivateKey.generate()), 2**40, url, bytes(64))
 
 
 def hostile_urls(port: int) -> list[str]:
@@ -126,7 +131,7 @@ async def test_private_addresses_are_never_dialed(federate: Federate, listener: 
     mesh = tracker.extension("federation").mesh
     urls = hostile_urls(listener.port)
     for url in urls:
-        sight(tracker, url)
+        assert tracker.extension("federation").discovery.pursuits.want(entry_of(url))
     await eventually(lambda: mesh.ended.total() >= len(urls))
     assert mesh.ended["forbidden_address"] + mesh.ended["unreachable"] == len(urls)
     # Some that are no addresses here are unknown names.
@@ -187,30 +192,28 @@ async def test_private_addresses_are_dialed_if_allowed(federate: Federate, liste
     await asyncio.wait_for(listener.called.wait(), PATIENCE)
 
 
-async def test_only_so_many_are_dialed_for_one_swarm(federate: Federate, listener: Listener) -> None:
+async def test_only_so_many_are_dialed_at_once_for_one_swarm(federate: Federate, listener: Listener) -> None:
     tracker = await federate(allow_private_addresses=True)
-    listener.says = FORBIDDEN
     async with raw_client(tracker.url) as client:
         await client.announce(A)
         sight(tracker, f"ws://127.0.0.1:{listener.port}", "n" * 20)  # This swarm is not open here.
-        for _ in range(3 * MAX_DIALS_PER_SWARM):
+        for _ in range(3 * ALL):
             sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
-        mesh = tracker.extension("federation").mesh
-        await eventually(lambda: mesh.ended.total() >= MAX_DIALS_PER_SWARM)
-        assert mesh.pursued <= MAX_DIALS_PER_SWARM
+        await eventually(lambda: listener.heard >= DEGREE)
+        assert tracker.extension("federation").discovery.pursuits.pursued == DEGREE
 
 
-async def test_one_that_is_named_again_and_again_does_not_use_up_the_budget(
+async def test_one_that_is_named_again_and_again_does_not_keep_others_from_being_dialed(
     federate: Federate, listener: Listener
 ) -> None:
     listener.says = FORBIDDEN
     tracker = await federate(allow_private_addresses=True)
-    federation = tracker.extension("federation")
+    federation = tracker.extension("federation").discovery
     absent = tracker_id(Ed25519PrivateKey.generate())
     async with raw_client(tracker.url) as client:
         await client.announce(A)
         entry = TrackerEntry(absent, 2**40, f"ws://127.0.0.1:{free_port()}", bytes(64))
-        for _ in range(3 * MAX_DIALS_PER_SWARM):
+        for _ in range(3 * ALL):
             federation.on_sighting(HASH, Sighting(entry, "r0"))
         sight(tracker, f"ws://127.0.0.1:{listener.port}", HASH)
         await asyncio.wait_for(listener.called.wait(), PATIENCE)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from extensions.federation.command import LINK_COLUMNS, UNLINKED_COLUMNS
+from extensions.federation.command import LINK_COLUMNS, LINKING_COLUMNS, UNLINKED_COLUMNS
 from extensions.federation.extension import Federation
 from tests.certificates import Pair
 from tests.conftest import ALONE, PATIENCE, StartTracker, TrackerProcess, environment, free_port
@@ -191,12 +191,27 @@ async def test_watching(start_tracker: StartTracker, tmp_path: Path) -> None:
 async def test_a_hostile_tracker_cannot_write_to_the_terminal() -> None:
     evil = "\x1b[2J"
     link = {**dict.fromkeys(LINK_COLUMNS, evil), "since": 1e300}
-    off = {"federation": [link], "unlinked": [dict.fromkeys(UNLINKED_COLUMNS, evil)], "extensionsOff": {evil: evil}}
+    off = {
+        "federation": [link],
+        "unlinked": [dict.fromkeys(UNLINKED_COLUMNS, evil)],
+        "linking": [dict.fromkeys(LINKING_COLUMNS, evil)],
+        "extensionsOff": {evil: evil},
+    }
     async with answers_with(BODY + b"\r\n" + json.dumps(off).encode()) as url:
         code, out, err = await run("federation", url)
         assert (code, err) == (0, "")
         assert "\x1b" not in out
         assert "the extension ?[2J is off: ?[2J" in out
+        assert "known trackers not linked: ?[2J" in out
+
+
+async def test_trackers_without_a_link_and_a_lack_of_room_are_shown() -> None:
+    row = {"links": 3, "max_links": 3, "known_not_linked": 7, "dials_queued": 0, "dials_in_backoff": 2}
+    stats = {"federation": [], "linking": [{**row, "shortage": "max_links is reached"}]}
+    async with answers_with(BODY + b"\r\n" + json.dumps(stats).encode()) as url:
+        code, out, _ = await run("federation", url)
+    line = "known trackers not linked: 7; dials in backoff: 2; 3 links: max_links is reached"
+    assert (code, out) == (1, f"no links\n\n{line}\n")
 
 
 async def test_an_extension_that_is_off_is_shown(start_tracker: StartTracker, tmp_path: Path) -> None:

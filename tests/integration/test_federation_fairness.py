@@ -10,7 +10,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.federation import exchange as exchange_module
-from extensions.federation import mesh as mesh_module
 from extensions.federation import wire
 from extensions.identity import tracker_id
 from tests.client import HASH, PATIENCE, RawClient, answer, eventually, offers, raw_client
@@ -28,6 +27,7 @@ from tests.integration.hostile import (
     link_to,
     memory,
     start_target,
+    want,
 )
 from tests.unit.fakes import peer_id
 from tracker.protocol import codec
@@ -145,18 +145,17 @@ async def test_ids_without_end_do_not_keep_us_from_dialing(federate: Federate) -
             await stack.enter_async_context(link_to(tracker.url))
         mesh = tracker.extension("federation").mesh
         await eventually(lambda: len(mesh.links) == 5)
-        mesh.want(tracker_id(key), url)
+        want(tracker, tracker_id(key), url)
         await asyncio.wait_for(dialed.wait(), PATIENCE)
 
 
-async def test_a_tracker_that_claims_a_swarm_and_never_answers_makes_room(
-    federate: Federate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_tracker_that_claims_a_swarm_and_never_answers_makes_room(federate: Federate) -> None:
     tracker = await federate(max_links=3)
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(raw_client(tracker.url))
         await local.announce(A)
-        useful = await member(stack, tracker, 1)
+        key = Ed25519PrivateKey.generate()
+        useful, useful_id = await member(stack, tracker, 1, key=key), tracker_id(key)
         mesh = tracker.extension("federation").mesh
         await local.announce(A, numwant=1, offers=offers(1))
         offered = await useful.until(wire.Offers)
@@ -164,14 +163,21 @@ async def test_a_tracker_that_claims_a_swarm_and_never_answers_makes_room(
         await local.receive_until(lambda message: "answer" in message)
         sybils = [await member(stack, tracker, 1) for _ in range(2)]
         await eventually(lambda: len(mesh.links) == 3)
-        early = await stack.enter_async_context(link_to(tracker.url))
+        early = await stack.enter_async_context(link_to(tracker.url, wanted=[HASH]))
         assert await early.ended() == "too_many_links", "they have not had their time"
-        monkeypatch.setattr(mesh_module, "TRIAL", -1.0)
+        # The peers meet now, and the others have been there for as long as ever.
+        in_use = mesh.links[useful_id].account
+        for link in mesh.links.values():
+            if link.account is not in_use:
+                link.account.last_used -= 1000.0
+        without = await stack.enter_async_context(link_to(tracker.url))
+        assert await without.ended() == "too_many_links", "it has no common swarm"
         for sybil in sybils:
-            await member(stack, tracker, 1)
+            await member(stack, tracker, 1, wanted=[HASH])
             assert await sybil.ended() == "idle"
         for _ in range(5):
-            await member(stack, tracker, 1)
+            refused = await stack.enter_async_context(link_to(tracker.url, wanted=[HASH]))
+            assert await refused.ended() == "too_many_links"
         await useful.is_there()
 
 

@@ -27,12 +27,14 @@ from tests.integration.hostile import (
     HostileLink,
     as_json,
     at_least,
+    dropped,
     ended,
     equals,
     federated,
     hostile_tracker,
     link_to,
     refusal,
+    want,
 )
 from tests.integration.wire import HANDSHAKE, Recorder, WireClient
 from tests.integration.wire import wire as wire_client
@@ -164,6 +166,19 @@ def broken(link: HostileLink) -> dict[str, tuple[str, bytes]]:
         "too many peers": ("invalid_message", as_json(type="have", swarms=[[name, 0, 10**7]])),
         "half a peer": ("invalid_message", as_json(type="have", swarms=[[name, 0, 0.5]])),
         "no name": ("invalid_message", as_json(type="have", swarms=[["", 0, 1]])),
+        "no part": ("invalid_message", as_json(type="filter", part=1, parts=1, bits="AAAA")),
+        "three parts": ("invalid_message", as_json(type="filter", part=0, parts=3, bits="AAAA")),
+        "too many parts": ("invalid_message", as_json(type="filter", part=0, parts=128, bits="AAAA")),
+        "a full filter": ("invalid_message", as_json(type="filter", part=0, parts=1, bits="////")),
+        "no bits": ("invalid_message", as_json(type="filter", part=0, parts=1, bits="")),
+        "a long filter": ("invalid_message", as_json(type="filter", part=0, parts=1, bits="AAAA" * 11_000)),
+        "no Base64": ("invalid_message", as_json(type="filter", part=0, parts=1, bits="*")),
+        "half a tag": ("invalid_message", as_json(type="opened", tags="0" * 8)),
+        "no tag": ("invalid_message", as_json(type="opened", tags="x" * 16)),
+        "too many tags": ("invalid_message", as_json(type="opened", tags="0" * 16_016)),
+        "a question about half a name": ("invalid_message", as_json(type="seek", swarm=name[:16])),
+        "too many trackers": ("invalid_message", as_json(type="trackers", swarm="", trackers=[["", 0, "", ""]] * 21)),
+        "a tracker without an id": ("invalid_message", as_json(type="trackers", swarm="", trackers=[["", 0, "", ""]])),
         "no offers": ("invalid_message", offered()),
         "too many offers": ("invalid_message", offered(*[offer] * 101)),
         "no peer_id": ("invalid_message", offered(offer, peer="short")),
@@ -190,6 +205,29 @@ async def test_a_tracker_that_breaks_a_rule_is_cut_and_shunned(target: TrackerPr
     assert await ended(target, "not_allowed") == len(cases)
     assert await target.metric(LINKS) == 0
     assert await local.nothing_came()
+
+
+async def test_who_knows_only_the_tag_of_a_swarm_cannot_take_part_in_it(
+    target: TrackerProcess, local: RawClient
+) -> None:
+    async with link_to(target.url) as link, link_to(target.url) as other:
+        # As it may have learned them from the filters of others. Here the infohash helps to find them.
+        await link.send(link.opened(HASH))
+        ((theirs, *counts),) = (await link.until(wire.Have)).swarms
+        assert counts == [0, 1]
+        tag = link.name(HASH)[: wire.TAG_LENGTH]
+        assert theirs.startswith(tag)
+        made = (theirs, tag + "0" * 16, link.name(HASH).upper(), other.name(HASH))
+        for name in made:
+            await link.send(as_json(type="have", swarms=[[name, 0, 7]]))
+            await link.send(link.offers(HASH, B, ["o" * 20]).replace(link.name(HASH).encode(), name.encode()))
+            await link.send(as_json(type="seek", swarm=name))
+        await eventually(lambda: equals(dropped(target, "unknown_swarm"), 3 * len(made)))
+        assert (await local.announce(A))["incomplete"] == 1
+        assert await local.nothing_came()
+        await link.send(link.have((HASH, 0, 7)))
+        await link.until(wire.Have)
+        assert (await local.announce(A))["incomplete"] == 8
 
 
 async def test_binary_and_oversized_frames_end_a_link(target: TrackerProcess, local: RawClient) -> None:
@@ -236,10 +274,10 @@ async def test_such_frames_end_a_dialed_link_with_a_bye(federate: Federate, fram
     async with hostile_tracker(send, key) as url:
         tracker = await federate(allow_private_addresses=True)
         mesh = tracker.extension("federation").mesh
-        mesh.want(tracker_id(key), url)
+        want(tracker, tracker_id(key), url)
         assert await asyncio.wait_for(reasons.get(), PATIENCE) == "invalid_message"
         await eventually(lambda: mesh.ended["invalid_message"] == 1)
-        assert not mesh.want(tracker_id(key), url), "it is shunned"
+        assert not want(tracker, tracker_id(key), url), "it is shunned"
 
 
 @pytest.mark.parametrize("says", ["nothing", "hello"])
@@ -275,7 +313,7 @@ async def test_half_open_links_are_bounded_and_harm_no_peers(target: TrackerProc
         await eventually(lambda: equals(ended(target, "too_many_links"), 10))
         await honest.is_there()
         await local.announce(A)
-        assert await refusal(target.url, Ed25519PrivateKey.generate()) == ""
+        assert await refusal(target.url, Ed25519PrivateKey.generate()) == "too_many_links"
         for number, client in enumerate(clients):
             if number % 2:  # Some with a reset, some without a word.
                 opened[number].writer.get_extra_info("socket").setsockopt(

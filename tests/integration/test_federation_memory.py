@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from extensions.federation import mesh
+from extensions.federation import pursuits
 from extensions.federation.ledger import Ledger
 from extensions.federation.link import Link
 from extensions.federation.neighbour import Account
@@ -41,8 +41,8 @@ def alive() -> Counter[str]:
 
 @pytest.mark.usefixtures("no_collector")
 async def test_a_neighbour_that_comes_and_goes(federate: Federate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "FIRST_BACKOFF", 0.1)
-    monkeypatch.setattr(mesh, "MAX_LISTED_BACKOFF", 0.1)
+    monkeypatch.setattr(pursuits, "FIRST_BACKOFF", 0.1)
+    monkeypatch.setattr(pursuits, "MAX_LISTED_BACKOFF", 0.1)
     before = alive()
     there = await federate("there")
     async with Wire(there.server.addresses[0][1]) as wire:

@@ -8,9 +8,9 @@ import pytest
 from extensions.dht.counters import Looked, Written
 from extensions.dht.extension import Dht
 from extensions.dht.krpc.client import METHODS
-from extensions.dht.records.entry import Rejected
+from extensions.entries import Rejected
 from extensions.federation.extension import Federation
-from extensions.federation.reasons import Dropped, EndReason
+from extensions.federation.reasons import OTHER, Dropped, EndReason, Gossip
 from tests.client import eventually
 from tests.integration.conftest import Running
 from tracker.reasons import CloseReason, DropReason, RejectReason
@@ -25,6 +25,8 @@ COUNTERS = {
     "peerservers_extension_errors": ("dht", "federation"),
     "peerservers_federation_links_opened": ("accepted", "dialed"),
     "peerservers_federation_links_ended": EndReason,
+    "peerservers_federation_closed_by_others": (*EndReason, OTHER),
+    "peerservers_federation_gossip": Gossip,
     "peerservers_federation_dropped": Dropped,
     "peerservers_dht_queries": METHODS,
     "peerservers_dht_lookups": Looked,

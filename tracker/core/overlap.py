@@ -16,11 +16,13 @@ All times are seconds on any monotonic clock.
 """
 
 from collections.abc import Collection, Iterable
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from typing import Final
 
 from tracker.core.swarm import Member, Peer, RemoteMember, Swarm
+from tracker.protocol.ids import swarm_key
 
+MARK_CONTEXT: Final = b"peerservers/1 mark"
 MARK_LENGTH: Final = 16
 """Hexadecimal digits of a mark."""
 
@@ -144,13 +146,14 @@ class PeerOverlap:
         Leave out `refused`, and as many peers as there are offers in `given`. Members without a rank count all their
         peers, also those of other members, so that they cannot take the offers for these. `show` ends this.
         """
-        away = {member for member in (*self._swarm.remotes, *self._known) if self._shares(peer, member, now)}
+        # In their order, so that the same calls have the same results.
+        away = {member: None for member in (*self._swarm.remotes, *self._known) if self._shares(peer, member, now)}
         if refused is not None:
-            away.add(refused)
-        reduced = {member for member in given if isinstance(member, RemoteMember)}
+            away[refused] = None
+        reduced = {member: None for member in given if isinstance(member, RemoteMember)}
         if not away and not reduced and not self._is_contested:
             return
-        self._hidden = [(member, member.complete, member.incomplete) for member in {*self._known, *away, *reduced}]
+        self._hidden = [(member, member.complete, member.incomplete) for member in {**self._known, **away, **reduced}]
         if away or self._is_contested:
             met = self._met_elsewhere(peer, away)
             for member, known in sorted(self._known.items(), key=lambda item: _order(item[1])):
@@ -256,7 +259,7 @@ def _order(known: Known) -> tuple[bool, str]:
 def marks_of(info_hash: str, peer_ids: Iterable[str]) -> list[str]:
     """Return the marks of peers in a swarm.
 
-    A mark is a keyed hash. It reveals nothing without the infohash and the peer_id, and differs between swarms.
+    A mark is a hash. It reveals nothing without the infohash and the peer_id, and differs between swarms.
     """
-    key = sha256(b"marks" + info_hash.encode()).digest()
-    return [blake2b(peer_id.encode(), key=key, digest_size=MARK_LENGTH // 2).hexdigest() for peer_id in peer_ids]
+    context = MARK_CONTEXT + swarm_key(info_hash)
+    return [sha256(context + peer_id.encode()).hexdigest()[:MARK_LENGTH] for peer_id in peer_ids]

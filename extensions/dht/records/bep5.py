@@ -11,9 +11,9 @@ from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import announce_hash
 from extensions.dialing import is_public, network_of
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tracker.extension import ExpiringMap
 
@@ -83,15 +83,15 @@ class Bep5Fallback:
 
         `on_entry` is called with each valid descriptor.
         """
-        hosts: dict[str, set[Address]] = {}
+        hosts: dict[str, dict[Address, None]] = {}
 
         def collect(address: Address) -> None:
             if address[1] and (self._private or is_public(address[0])):
                 host = self._host(address)
                 if host in hosts or len(hosts) < MAX_HOSTS:
-                    ports = hosts.setdefault(host, set())
+                    ports = hosts.setdefault(host, {})
                     if len(ports) < MAX_PORTS:
-                        ports.add(address)
+                        ports[address] = None
 
         for day in days:
             await self._client.get_peers(announce_hash(info_hash, day), job, collect)

@@ -12,7 +12,7 @@ from typing import Final
 import h11
 
 from extensions.dht.krpc.messages import Address
-from extensions.dht.records.entry import Rejected, check_entry
+from extensions.entries import Rejected, check_entry
 from extensions.trackers import TrackerEntry
 
 PATH: Final = "/.well-known/peerservers"

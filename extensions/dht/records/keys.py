@@ -9,7 +9,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.records.entry import LIFETIME, NAMESPACE
+from extensions.entries import LIFETIME, NAMESPACE
 
 SALTS: Final = (b"r0", b"r1", b"r2")
 """The salts of a record's slots, in the order in which slots are filled and read."""

@@ -7,8 +7,8 @@ writes there has an entry in a shard as well, so that it loses nothing when the 
 from collections.abc import Sequence
 from typing import Final
 
-from extensions.dht.records.entry import LIFETIME, merge
 from extensions.dht.records.slots import Slot, fits
+from extensions.entries import LIFETIME, merge
 from extensions.trackers import TrackerEntry
 
 REST: Final = 3

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, record_key, shard_salt
 from extensions.dht.records.shards import SAMPLES, DepthSearch, Uniform, depth_above, random_bits
 from extensions.dht.records.slots import Slot, encode_slot
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 
 

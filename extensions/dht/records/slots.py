@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from extensions.dht.krpc import bencode
-from extensions.dht.records.entry import MAX_ENTRY, Rejected, check_entry, from_fields, latest_first, merge, to_fields
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, shard_path
+from extensions.entries import MAX_ENTRY, Rejected, check_entry, from_fields, latest_first, merge, to_fields
 from extensions.trackers import TrackerEntry
 
 MAX_VALUE: Final = 996

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.krpc.client import Stored
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.publisher import Published, Publisher
-from extensions.dht.records.entry import LIFETIME, merge
 from extensions.dht.records.keys import DAY, SALTS, WINDOW, day_of, shard_path, shard_salt
 from extensions.dht.records.record import Record, sample
 from extensions.dht.records.shards import SHALLOW, ShardMemory
 from extensions.dht.records.slots import LOCKED, Slot, encode_slot
 from extensions.dht.tracked import MAX_DOUBLINGS, REFRESH
+from extensions.entries import LIFETIME, merge
 from extensions.trackers import TrackerEntry
 
 HASH: Final = bytes(range(20))

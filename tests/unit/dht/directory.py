@@ -14,9 +14,9 @@ from extensions.dht.krpc.messages import Contact, Item
 from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.krpc.traversal import Candidate, State
-from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import SALTS, WINDOW, day_of, record_key, shard_path, shard_salt
 from extensions.dht.records.slots import Slot, encode_slot
+from extensions.entries import Rejected, sign_entry
 from extensions.trackers import TrackerEntry
 from tests.client import eventually
 from tests.unit.dht.entries import HASH, NOW, URL, identity

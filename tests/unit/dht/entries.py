@@ -6,9 +6,9 @@ from typing import Any
 import bencodepy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.records.entry import LIFETIME, sign_entry
 from extensions.dht.records.keys import DAY, SALTS
 from extensions.dht.records.slots import Slot, encode_slot
+from extensions.entries import LIFETIME, sign_entry
 from extensions.trackers import TrackerEntry
 
 HASH, OTHER_HASH = bytes(range(20)), b"o" * 20

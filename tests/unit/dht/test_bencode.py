@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extensions.dht.krpc import bencode, messages
-from extensions.dht.records.entry import Rejected
 from extensions.dht.records.slots import decode_slot
+from extensions.entries import Rejected
 
 # The negative length of the key leads back to the value before it.
 CIRCLES = [b"d1:ai1e-6:", b"d1:ai1e-1:", b"d-1:", b"d-0:i1ee", b"ld1:ai1e-6:", b"d1:a1:b-6:i1ee", b"d1:ai1e -6:"]

@@ -12,8 +12,8 @@ from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.bep5 import MAX_FETCHES, MAX_HOSTS, MAX_WAITING, PARALLEL, REMEMBER, TIMEOUT, Bep5Fallback
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import announce_hash
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tests.unit.dht.entries import NOW, unsigned
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from extensions.dht.cache import MAX_KNOWN, MAX_SEEN, RENDEZVOUS_LIFETIME, Cache, Known, unpack
 from extensions.dht.krpc import bencode
-from extensions.dht.records.entry import LIFETIME, SKEW
+from extensions.entries import LIFETIME, SKEW
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, entry_of, unsigned, wire
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from extensions.dht.records import descriptor
 from extensions.dht.records.descriptor import DescriptorError
-from extensions.dht.records.entry import LIFETIME, SKEW, Rejected, sign_entry
+from extensions.entries import LIFETIME, SKEW, Rejected, sign_entry
 from extensions.trackers import MAX_URL
 from tests.unit.dht.entries import HASH, NOW, URL, identity
 

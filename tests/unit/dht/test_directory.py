@@ -7,9 +7,9 @@ import pytest
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import LookupLimits
-from extensions.dht.records.entry import LIFETIME
 from extensions.dht.records.keys import day_of, record_key
 from extensions.dht.tracked import REFRESH, RETRY
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from extensions.dht.records.entry import LIFETIME, sign_entry
 from extensions.dht.records.keys import DAY, day_of
 from extensions.dht.tracked import READ_BACK, REFRESH
+from extensions.entries import LIFETIME, sign_entry
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed
 from tests.unit.dht.entries import HASH, OTHER_HASH, identity

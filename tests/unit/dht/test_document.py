@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
 from extensions.dht.records import descriptor
-from extensions.dht.records.entry import Rejected, sign_entry
 from extensions.dht.records.keys import (
     MAX_DEPTH,
     SALTS,
@@ -22,6 +21,7 @@ from extensions.dht.records.keys import (
 )
 from extensions.dht.records.placing import with_own
 from extensions.dht.records.slots import Slot, decode_slot, encode_slot
+from extensions.entries import Rejected, sign_entry
 from extensions.trackers import RENDEZVOUS, is_url
 from tests.vectors import DOCUMENT, read_vectors
 

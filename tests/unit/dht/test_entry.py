@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records.entry import LIFETIME, MAX_ENTRY, SKEW, Rejected, check_entry, merge, sign_entry
 from extensions.dht.records.slots import MAX_ENTRIES, MAX_VALUE, decode_slot, encode_slot
+from extensions.entries import LIFETIME, MAX_ENTRY, SKEW, Rejected, check_entry, merge, sign_entry
 from extensions.trackers import MAX_URL, RENDEZVOUS, TrackerEntry
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH, URL, entry_of, identity, slot_value, unsigned, wire
 

@@ -10,7 +10,7 @@ import pytest
 from extensions.dht.krpc.messages import Address
 from extensions.dht.records import descriptor
 from extensions.dht.records.descriptor import MAX_RECEIVED, DescriptorError
-from extensions.dht.records.entry import sign_entry
+from extensions.entries import sign_entry
 from tests.unit.dht.entries import NOW, URL, identity
 
 OWN = descriptor.write(sign_entry(identity(1), b"", URL, NOW))

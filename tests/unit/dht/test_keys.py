@@ -5,8 +5,8 @@ from hashlib import sha1, sha256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records.entry import LIFETIME
 from extensions.dht.records.keys import DAY, SALTS, announce_hash, day_of, days_to_read, record_key
+from extensions.entries import LIFETIME
 from tests.unit.dht.entries import HASH, NOW, OTHER_HASH
 
 # The examples of the specification, computed with nothing but SHA and Ed25519.

@@ -10,10 +10,10 @@ from statistics import mean
 
 import pytest
 
-from extensions.dht.records.entry import LIFETIME
 from extensions.dht.records.keys import SALTS, WINDOW
 from extensions.dht.records.placing import REST
 from extensions.dht.records.shards import SAMPLES, TRIES
+from extensions.entries import LIFETIME
 from tests.unit.dht.crowd import MIDNIGHT, Crowd, virtual
 
 HOUR = 3600.0

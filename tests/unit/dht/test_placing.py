@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records.entry import LIFETIME, merge
 from extensions.dht.records.placing import REST, carry_over, with_own, with_own_in_window
 from extensions.dht.records.slots import LOCKED, MAX_VALUE, Slot, encode_slot, fits
+from extensions.entries import LIFETIME, merge
 from extensions.trackers import MAX_URL, TrackerEntry
 from tests.unit.dht.entries import FULL, NOW, SECOND, slot_of, unsigned
 

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 
 from extensions.dht.publisher import ATTEMPTS
-from extensions.dht.records.entry import LIFETIME
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, WINDOW
 from extensions.dht.records.shards import TRIES
 from extensions.dht.records.slots import LOCKED
 from extensions.dht.tracked import ANNOUNCE, FRESH, READ_BACK, REFRESH
+from extensions.entries import LIFETIME
 from tests.unit.dht.crowd import MIDNIGHT, Crowd, CrowdRecord, CrowdTracker, Value, virtual
 
 R0, R1, R2 = SALTS

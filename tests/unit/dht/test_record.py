@@ -11,11 +11,11 @@ from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.entry import Rejected
 from extensions.dht.records.keys import SALTS, day_of, record_key, shard_path, shard_salt
 from extensions.dht.records.record import Record, sample
 from extensions.dht.records.shards import SAMPLES
 from extensions.dht.records.slots import LOCKED, encode_slot
+from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tests.unit.dht.entries import HASH, NOW, entry_of, identity
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from extensions.dht.cache import MAX_SEEN
-from extensions.dht.records.entry import LIFETIME, SKEW, Rejected, sign_entry
+from extensions.entries import LIFETIME, SKEW, Rejected, sign_entry
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 from tests.unit.dht.directory import Setting, running, signed
 from tests.unit.dht.entries import HASH, OTHER_HASH, URL, identity

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from extensions.dht.records.entry import MAX_ENTRY, Rejected, merge
 from extensions.dht.records.keys import MAX_DEPTH, shard_path
 from extensions.dht.records.slots import LOCKED, MAX_VALUE, Slot, decode_slot, encode_slot
+from extensions.entries import MAX_ENTRY, Rejected, merge
 from tests.unit.dht.entries import FULL, HASH, NOW, entry_of, slot_of, slot_value, unsigned, wire
 
 OWN = unsigned(0)

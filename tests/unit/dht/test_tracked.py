@@ -6,7 +6,6 @@ import pytest
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import Priority
-from extensions.dht.records.entry import LIFETIME
 from extensions.dht.tracked import (
     FRESH,
     LONELY,
@@ -17,6 +16,7 @@ from extensions.dht.tracked import (
     TrackedHash,
     next_visit,
 )
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.unit.dht.entries import HASH, entry_of
 

@@ -1,13 +1,17 @@
 """A tracker without sockets and its exchange, and neighbours without connections."""
 
+import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from extensions.federation import wire
+from extensions.federation.events import Interest
 from extensions.federation.exchange import Exchange
+from extensions.federation.filters import OwnSwarms, tag_of
 from extensions.federation.neighbour import Account, Neighbour
 from tests.client import HASH, announce
 from tests.unit.fakes import FakeConnection, HubHarness
@@ -31,25 +35,39 @@ class FakeEndpoint:
 
 
 class FakeNeighbour(Neighbour):
-    """Another tracker without a connection: records the calls, and lets a test send messages."""
+    """Another tracker without a connection: records the calls, and lets a test send messages.
 
-    def __init__(self, exchange: Exchange, number: int) -> None:
+    Like a real one, it replies with its numbers when it is told those of a swarm that it has: when `Here.settle` is
+    called.
+    """
+
+    def __init__(self, here: "Here", number: int) -> None:
         self.account = Account(time.monotonic())
         self.takes_offers = True
+        self.claims_all = False
+        """Whether its filter claims all swarms."""
         self.is_new = False
         """Whether it knows marks."""
+        self.shown: list[bytes] = []
+        """Filters and tags."""
         self.told: list[tuple[str, int, int]] = []
         self.told_present: list[tuple[str, list[str], list[str]]] = []
+        self.replies: list[str] = []
+        """Infohashes that it was told in reply."""
         self.given: list[str] = []
         """offer_ids."""
         self.refused: list[str] = []
         self.said_known: list[bool] = []
         """With each refusal, whether it said that it gets the peer's offers otherwise."""
         self.answers: list[Answer] = []
-        self._exchange = exchange
+        self.owes: dict[str, None] = {}
+        """Infohashes of swarms for which it has not replied yet."""
+        self._here = here
         self._id = tracker_id(number)
-        self._open: set[str] = set()
-        self._theirs: dict[str, tuple[int, int]] = {}
+        self._has: dict[str, Interest] = {}
+        """Its numbers, in swarms that are open here or not."""
+        self._said: set[str] = set()
+        """Infohashes of the open swarms for which it has told its numbers."""
 
     @property
     def tracker_id(self) -> str:
@@ -59,21 +77,32 @@ class FakeNeighbour(Neighbour):
     def knows_marks(self) -> bool:
         return self.is_new
 
-    def open_swarm(self, info_hash: str) -> None:
-        self._open.add(info_hash)
+    def may_have(self, tag: int) -> bool:
+        return self.claims_all or tag in map(tag_of, self._has)
 
-    def close_swarm(self, info_hash: str) -> None:
-        self._open.remove(info_hash)
+    def show(self, messages: Iterable[bytes]) -> None:
+        self.shown += messages
+
+    def leave_swarm(self, info_hash: str) -> None:
+        self._said.discard(info_hash)
         self.told.append((info_hash, 0, 0))
 
-    def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
-        self.told += counts
+    def forget_swarm(self, info_hash: str) -> None:
+        self._said.discard(info_hash)
 
-    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> None:
-        self.told_present += swarms
+    def tell(self, counts: Iterable[tuple[str, int, int]], reply: bool) -> None:
+        for one in counts:
+            self.told.append(one)
+            self._was_told(one[0], reply)
+
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]], reply: bool) -> None:
+        for one in swarms:
+            self.told_present.append(one)
+            self._was_told(one[0], reply)
 
     def counts(self, info_hash: str) -> tuple[int, int]:
-        return self._theirs.get(info_hash, (0, 0)) if info_hash in self._open else (0, 0)
+        has = self._has.get(info_hash) if info_hash in self._said else None
+        return (has.complete, has.incomplete) if has else (0, 0)
 
     def offer(self, info_hash: str, peer_id: str, offers: list[Offer]) -> list[Offer]:
         assert any(self.counts(info_hash))
@@ -94,35 +123,64 @@ class FakeNeighbour(Neighbour):
         return given
 
     def has(self, complete: int, incomplete: int, info_hash: str = HASH, frame_ends: bool = True) -> None:
-        """It tells its counts; by default nothing else is in the frame."""
-        self._theirs[info_hash] = complete, incomplete
-        if info_hash in self._open:
-            self._exchange.on_counts(self, info_hash, complete, incomplete)
-        if frame_ends:
-            self._exchange.on_frame_end(self)
+        """It has so many peers, and tells so if the swarm is open here; by default nothing else is in the frame."""
+        self._now_has(Interest(info_hash, complete, incomplete), frame_ends)
+
+    def would_have(self, complete: int, incomplete: int, info_hash: str = HASH) -> None:
+        """It has so many peers, and tells so only in reply."""
+        self._has[info_hash] = Interest(info_hash, complete, incomplete)
 
     def has_peers(self, *peer_ids: str, seeders: Iterable[str] = (), frame_ends: bool = True) -> None:
-        """It tells which peers it has in the swarm."""
+        """It has these peers in the swarm, and tells so if that is open here."""
         marks = marks_of(HASH, seeders), marks_of(HASH, peer_ids)
-        counts = self._theirs[HASH] = len(marks[0]), len(marks[1])
-        if HASH in self._open:
-            self._exchange.on_counts(self, HASH, *counts, marks)
-        if frame_ends:
-            self._exchange.on_frame_end(self)
+        self._now_has(Interest(HASH, len(marks[0]), len(marks[1]), marks), frame_ends)
+
+    def reply(self) -> None:
+        """It replies to the numbers that it was told."""
+        while self.owes:
+            info_hash = next(iter(self.owes))
+            del self.owes[info_hash]
+            if info_hash in self._has and info_hash not in self._said:
+                self._tell_interest(self._has[info_hash], True)
+                self._here.exchange.on_frame_end(self)
 
     def makes_offers(self, offers: list[Offer], maker: str = B, frame_ends: bool = True) -> None:
-        self._exchange.on_offers(self, HASH, maker, offers)
+        self._here.exchange.on_offers(self, HASH, maker, offers)
         if frame_ends:
-            self._exchange.on_frame_end(self)
+            self._here.exchange.on_frame_end(self)
 
     def refuses(self, *offer_ids: str, known: bool = False) -> None:
         """It refuses offers of A."""
-        self._exchange.on_refused(self, HASH, A, list(offer_ids), known)
+        self._here.exchange.on_refused(self, HASH, A, list(offer_ids), known)
 
     def answers_for_b(self, *offer_ids: str) -> None:
         """B, a peer of this neighbour, answers offers of A."""
         for offer_id in offer_ids:
-            self._exchange.on_answer(self, codec.make_answer(HASH, B, A, offer_id, "v=0"))
+            self._here.exchange.on_answer(self, codec.make_answer(HASH, B, A, offer_id, "v=0"))
+
+    def _now_has(self, interest: Interest, frame_ends: bool) -> None:
+        if interest.complete or interest.incomplete:
+            self._has[interest.info_hash] = interest
+        else:
+            self._has.pop(interest.info_hash, None)
+        if interest.info_hash in self._here.swarms:
+            self._tell_interest(interest, False)
+        if frame_ends:
+            self._here.exchange.on_frame_end(self)
+
+    def _tell_interest(self, interest: Interest, reply: bool) -> None:
+        is_new = interest.info_hash not in self._said
+        if interest.complete or interest.incomplete:
+            self._said.add(interest.info_hash)
+        else:
+            self._said.discard(interest.info_hash)
+        self._here.exchange.on_counts(self, replace(interest, is_new=is_new, reply=reply))
+
+    def _was_told(self, info_hash: str, reply: bool) -> None:
+        if reply:
+            self.replies.append(info_hash)
+        elif info_hash in self._has and info_hash not in self._said:
+            self.owes[info_hash] = None
 
 
 class Here(HubHarness):
@@ -136,13 +194,25 @@ class Here(HubHarness):
         self.events: list[tuple[Any, ...]] = []
         self.trusted: set[Neighbour] = set()
         self.parked_for: list[float] = []
+        self.timers: list[tuple[float, Callable[[], None]]] | None = None
+        """If this is a list, it keeps the calls that are due later."""
         endpoint: Any = FakeEndpoint()
         self.handle = TrackerHandle("federation", Settings(), self.hub, self.remote, endpoint, CollectorRegistry())
+        self.swarms = OwnSwarms()
+        self.neighbours: list[FakeNeighbour] = []
         self.exchange = self.exchange_of(OURS)
 
     def exchange_of(self, own_id: str) -> Exchange:
         """Return an exchange for a tracker with this id."""
-        return Exchange(self.handle, own_id, self.trusted.__contains__, lambda: time.monotonic() + self.later)
+        self.swarms = OwnSwarms()
+        return Exchange(
+            self.handle,
+            own_id,
+            self.trusted.__contains__,
+            self.swarms,
+            lambda: time.monotonic() + self.later,
+            call_later=self._call_later,
+        )
 
     def park(self) -> None:
         """Keep offers that no peer could be given from now on."""
@@ -150,7 +220,9 @@ class Here(HubHarness):
 
     async def settle(self) -> None:
         """Have the exchange learn of everything that has happened."""
-        for _ in range(100):
+        for _ in range(1000):
+            for neighbour in self.neighbours:
+                neighbour.reply()
             if not self.events:
                 return
             name, *content = self.events.pop(0)
@@ -158,10 +230,10 @@ class Here(HubHarness):
         raise AssertionError("each event causes the next one, without end")
 
     async def neighbour(self, number: int) -> FakeNeighbour:
-        """Add a neighbour, and tell it of all swarms."""
-        neighbour = FakeNeighbour(self.exchange, number)
+        """Add a neighbour."""
+        neighbour = FakeNeighbour(self, number)
         self.exchange.add(neighbour)
-        await self.exchange.introduce(neighbour)
+        self.neighbours.append(neighbour)
         return neighbour
 
     async def peer(self, peer_id: str, info_hash: str = HASH, **fields: Any) -> FakeConnection:
@@ -174,6 +246,12 @@ class Here(HubHarness):
         """Have A make offers."""
         self.send(connection, announce(A, offers=made, numwant=len(made), **fields))
         await self.settle()
+
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        if self.timers is None:
+            asyncio.get_running_loop().call_later(seconds, function)
+        else:
+            self.timers.append((seconds, function))
 
     def swarm_opened(self, swarm: Swarm) -> None:
         # As the extension host does: an opening is followed by the counts.

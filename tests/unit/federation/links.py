@@ -2,11 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from extensions.federation import wire
+from extensions.federation.events import Event, Opened
+from extensions.federation.filters import OwnSwarms
+from extensions.federation.handshake import CONTEXT
 from extensions.federation.limits import Budget
-from extensions.federation.session import CONTEXT, Event, Opened, Session
+from extensions.federation.session import Session
 from tests.client import HASH
 from tests.unit.fakes import peer_id
 from tracker.protocol import codec
@@ -33,16 +38,34 @@ def transcript(dialers_hello: bytes, listeners_hello: bytes) -> bytes:
     return b"".join((CONTEXT, *parts, hashlib.sha256(dialer["url"].encode()).digest()))
 
 
+def own_swarms(*info_hashes: str) -> OwnSwarms:
+    """Return the open swarms of a tracker."""
+    swarms = OwnSwarms()
+    for info_hash in info_hashes:
+        swarms.add(info_hash)
+    return swarms
+
+
 def dialing(
-    number: int = 1, url: str = URL, nonce: int = 10, expected: str | None = None, budget: Budget | None = None
+    number: int = 1,
+    url: str = URL,
+    nonce: int = 10,
+    expected: str | None = None,
+    swarms: OwnSwarms | None = None,
+    budget: Budget | None = None,
+    wanted: Sequence[str] = (),
 ) -> Session:
     """Return the end of a tracker that has dialed `url`."""
-    return Session(key(number), bytes([nonce]) * 32, url=url, expected=expected, budget=budget)
+    return Session(
+        key(number), bytes([nonce]) * 32, url, expected=expected, swarms=swarms, budget=budget, wanted=wanted
+    )
 
 
-def listening(number: int = 2, url: str = URL, nonce: int = 11, budget: Budget | None = None) -> Session:
+def listening(
+    number: int = 2, url: str = URL, nonce: int = 11, swarms: OwnSwarms | None = None, budget: Budget | None = None
+) -> Session:
     """Return the end of the tracker that was dialed; `url` is its only URL."""
-    return Session(key(number), bytes([nonce]) * 32, accepts=lambda dialed: dialed == url, budget=budget)
+    return Session(key(number), bytes([nonce]) * 32, accepts=lambda dialed: dialed == url, swarms=swarms, budget=budget)
 
 
 def shake_hands(dialer: Session, listener: Session) -> list[bytes]:
@@ -59,27 +82,41 @@ def shake_hands(dialer: Session, listener: Session) -> list[bytes]:
 
 
 def linked(
-    dialers_budget: Budget | None = None, listeners_budget: Budget | None = None, nonce: int = 10
+    dialers: OwnSwarms | None = None,
+    listeners: OwnSwarms | None = None,
+    nonce: int = 10,
+    budget: Budget | None = None,
+    wanted: Sequence[str] = (),
 ) -> list[Session]:
-    """Return both ends of an open link, the dialer first."""
-    ends = [dialing(nonce=nonce, budget=dialers_budget), listening(budget=listeners_budget)]
+    """Return both ends of an open link, the dialer first, with the open swarms of both. `budget` is the listener's."""
+    ends = [dialing(nonce=nonce, swarms=dialers, wanted=wanted), listening(swarms=listeners, budget=budget)]
     shake_hands(*ends)
     return ends
 
 
-def sharing(info_hash: str = HASH) -> list[Session]:
-    """Return both ends of an open link. Each has told the other of one leecher in a swarm that is open at both."""
-    ends = linked()
-    for end in ends:
-        end.open_swarm(info_hash)
+def sharing(*info_hashes: str) -> list[Session]:
+    """Return both ends of an open link. Each has told the other of one leecher in each swarm; by default in `HASH`."""
+    info_hashes = info_hashes or (HASH,)
+    ends = linked(own_swarms(*info_hashes), own_swarms(*info_hashes))
     for end, other in (ends, ends[::-1]):
-        give(other, end.tell([(info_hash, 0, 1)]))
+        give(other, end.tell([(info_hash, 0, 1) for info_hash in info_hashes]))
     return ends
 
 
-def shared(session: Session) -> int:
-    """Return the number of swarms with peers on both sides."""
-    return sum(session.counts(info_hash) != (0, 0) for info_hash in session.open_swarms)
+def names_in(messages: list[bytes]) -> list[str]:
+    """Return the names of the swarms in `have` or `present`."""
+    return [row[0] for message in messages for row in json.loads(message)["swarms"]]
+
+
+def filter_of(swarms: OwnSwarms) -> list[bytes]:
+    """Return the messages with the filter of a tracker's open swarms."""
+    parts = swarms.parts
+    return [wire.encode(wire.Filter(number, len(parts), bytes(part.bits))) for number, part in enumerate(parts)]
+
+
+def opened(*tags: int) -> bytes:
+    """Return the message that swarms with these tags have opened."""
+    return wire.encode(wire.Opened("".join(f"{tag:016x}" for tag in tags)))
 
 
 def give(session: Session, messages: list[bytes]) -> list[Event]:

@@ -4,8 +4,9 @@ from collections import deque
 from collections.abc import Container, Iterable
 from itertools import combinations
 
+from extensions.federation.events import Interest, MayHave, Offered, Opened, Refused
 from extensions.federation.neighbour import Account, Neighbour
-from extensions.federation.session import Interest, Offered, Opened, Refused, Session
+from extensions.federation.session import Session
 from extensions.federation.wire import fits
 from tests.client import Json, announce, offers
 from tests.unit.fakes import FakeConnection, peer_id
@@ -32,17 +33,23 @@ class MemoryLink(Neighbour):
     def knows_marks(self) -> bool:
         return self._knows_marks
 
-    def open_swarm(self, info_hash: str) -> None:
-        self.session.open_swarm(info_hash)
+    def may_have(self, tag: int) -> bool:
+        return self.session.may_have(tag)
 
-    def close_swarm(self, info_hash: str) -> None:
-        self.out += self.session.close_swarm(info_hash)
+    def show(self, messages: Iterable[bytes]) -> None:
+        self.out += messages
 
-    def tell(self, counts: Iterable[tuple[str, int, int]]) -> None:
-        self.out += self.session.tell(counts)
+    def leave_swarm(self, info_hash: str) -> None:
+        self.out += self.session.leave_swarm(info_hash)
 
-    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]]) -> None:
-        self.out += self.session.tell_present(swarms)
+    def forget_swarm(self, info_hash: str) -> None:
+        self.session.forget_swarm(info_hash)
+
+    def tell(self, counts: Iterable[tuple[str, int, int]], reply: bool) -> None:
+        self.out += self.session.tell(counts, reply)
+
+    def tell_present(self, swarms: Iterable[tuple[str, list[str], list[str]]], reply: bool) -> None:
+        self.out += self.session.tell_present(swarms, reply)
 
     def counts(self, info_hash: str) -> tuple[int, int]:
         return self.session.counts(info_hash)
@@ -64,7 +71,9 @@ class MemoryLink(Neighbour):
         events, _ = self.session.receive(message)
         for event in events:
             if isinstance(event, Interest):
-                exchange.on_counts(self, event.info_hash, event.complete, event.incomplete, event.marks)
+                exchange.on_counts(self, event)
+            elif isinstance(event, MayHave):
+                exchange.on_may_have(self, event.info_hashes)
             elif isinstance(event, Offered):
                 exchange.on_offers(self, event.info_hash, event.peer_id, event.offers)
             elif isinstance(event, Refused):
@@ -74,6 +83,8 @@ class MemoryLink(Neighbour):
             else:
                 assert isinstance(event, Opened)
         exchange.on_frame_end(self)
+        while self.account.backlog:
+            exchange.on_frame_end(self)
 
 
 class Client:
@@ -135,7 +146,10 @@ class MemoryMesh:
             tracker.exchange = tracker.exchange_of(tracker_id(number + 1))
             tracker.park()
         for one, other in combinations(range(count), 2) if linked else ():
-            sessions = dialing(one + 1), listening(other + 1)
+            sessions = (
+                dialing(one + 1, swarms=self.trackers[one].swarms),
+                listening(other + 1, swarms=self.trackers[other].swarms),
+            )
             shake_hands(*sessions)
             for number, there, session in ((one, other, sessions[0]), (other, one, sessions[1])):
                 speaks = number in speaking and there in speaking

@@ -12,7 +12,7 @@ from extensions.federation.exchange import MAX_REFUSALS
 from extensions.federation.ledger import ANSWER_TIMEOUT, REFUSAL_TIMEOUT
 from extensions.federation.reasons import Dropped
 from extensions.federation.routes import ROUTE_LIFETIME
-from tests.client import announce, answer, offers
+from tests.client import HASH, announce, answer, offers
 from tests.unit.federation.here import MILLION, FakeNeighbour, Here
 from tests.unit.federation.links import A, B, ids_of, some_offers
 
@@ -111,6 +111,7 @@ async def test_a_neighbour_that_is_gone_is_not_kept_in_memory_for_the_answers_to
     neighbour.makes_offers(some_offers(1))
     assert neighbour.refused == []
     here.exchange.remove(neighbour)
+    here.neighbours.clear()
     gone = weakref.ref(neighbour)
     del neighbour
     gc.collect()
@@ -291,7 +292,8 @@ async def test_messages_of_a_neighbour_that_was_removed_are_ignored(here: Here) 
     neighbour.makes_offers(some_offers(1))
     neighbour.refuses(*neighbour.given)
     neighbour.answers_for_b(*neighbour.take())
-    told = len(neighbour.told)
-    await here.exchange.introduce(neighbour)
-    assert (here.counts(), neighbour.account.members, len(neighbour.told)) == ((0, 1), {}, told)
+    here.exchange.on_may_have(neighbour, [HASH])
+    here.exchange.on_frame_end(neighbour)
+    assert (here.counts(), neighbour.account.members, neighbour.account.backlog) == ((0, 1), {}, 0)
+    assert neighbour.told == [(HASH, 0, 1)], "nothing since"
     assert [message for message in a.take() if "offer" in message or "answer" in message] == []

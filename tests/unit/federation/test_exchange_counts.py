@@ -4,17 +4,18 @@ import asyncio
 
 import pytest
 
-from extensions.federation.exchange import CHUNK, CREDIT, CREDIT_PER_ANSWER
+from extensions.federation.exchange import CREDIT, CREDIT_PER_ANSWER
 from extensions.federation.ledger import REFUSAL_TIMEOUT
 from extensions.federation.reasons import Dropped
 from tests.client import HASH, offers
 from tests.unit.fakes import peer_id
-from tests.unit.federation.here import MILLION, OTHER, FakeNeighbour, Here
+from tests.unit.federation.here import MILLION, OTHER, Here
 from tests.unit.federation.links import A, B
 
 
-async def test_a_swarm_that_opens_is_told_once(here: Here) -> None:
-    neighbour = await here.neighbour(1)
+async def test_a_swarm_that_opens_is_told_once_to_a_neighbour_that_has_it(here: Here) -> None:
+    neighbour, other = await here.neighbour(1), await here.neighbour(3)
+    neighbour.has(0, 1)
     await here.peer(A)
     assert neighbour.told == [(HASH, 0, 1)]
     await here.exchange.tell_changes()
@@ -25,14 +26,31 @@ async def test_a_swarm_that_opens_is_told_once(here: Here) -> None:
     assert neighbour.told == [(HASH, 0, 1), (HASH, 0, 2)]
     await here.exchange.tell_changes()
     assert len(neighbour.told) == 2
+    assert other.told == [], "only its tag"
+    assert neighbour.replies == []
 
 
 async def test_counts_that_change_after_the_opening_are_told_again(here: Here) -> None:
     neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
     await here.peer(A)
     await here.peer(B)
     await here.exchange.tell_changes()
     assert neighbour.told == [(HASH, 0, 1), (HASH, 0, 2)]
+
+
+async def test_counts_that_change_before_a_neighbour_has_replied_are_told(here: Here) -> None:
+    neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
+    here.join(A)
+    swarm = here.hub.swarms[HASH]
+    here.exchange.swarm_opened(swarm)
+    here.join(B)
+    here.exchange.swarm_changed(swarm)
+    await here.exchange.tell_changes()
+    assert neighbour.told == [(HASH, 0, 1), (HASH, 0, 2)]
+    neighbour.reply()
+    assert (here.counts(), len(neighbour.told)) == ((0, 3), 2)
 
 
 async def test_a_neighbour_that_comes_between_two_changes_ends_up_with_the_right_counts(here: Here) -> None:
@@ -40,6 +58,7 @@ async def test_a_neighbour_that_comes_between_two_changes_ends_up_with_the_right
     await here.peer(A)
     b = here.join(B)
     neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
     here.hub.close(b)
     await here.settle()
     await here.exchange.tell_changes()
@@ -47,7 +66,9 @@ async def test_a_neighbour_that_comes_between_two_changes_ends_up_with_the_right
 
 
 async def test_a_swarm_that_closes_is_told_at_once_and_no_more_after_that(here: Here) -> None:
-    neighbour = await here.neighbour(1)
+    neighbour, other = await here.neighbour(1), await here.neighbour(3)
+    neighbour.has(0, 1)
+    neighbour.has(0, 1, OTHER)
     a = await here.peer(A)
     await here.peer(B, OTHER)
     neighbour.told.clear()
@@ -55,10 +76,12 @@ async def test_a_swarm_that_closes_is_told_at_once_and_no_more_after_that(here: 
     await here.settle()
     await here.exchange.tell_changes()
     assert neighbour.told == [(HASH, 0, 0)]
+    assert other.told == [], "it was never told of the swarm"
 
 
 async def test_a_swarm_that_reopens_is_told_with_its_new_counts_only(here: Here) -> None:
     neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
     connections = [await here.peer(peer_id(number)) for number in range(5)]
     for connection in connections:
         here.hub.close(connection)
@@ -69,6 +92,8 @@ async def test_a_swarm_that_reopens_is_told_with_its_new_counts_only(here: Here)
 
 async def test_a_swarm_that_reopens_while_changes_are_told_is_not_told_with_its_old_counts(here: Here) -> None:
     neighbours = [await here.neighbour(number) for number in (1, 3)]
+    for neighbour in neighbours:
+        neighbour.has(0, 1)
     a, b = await here.peer(A), await here.peer(B)
     telling = asyncio.ensure_future(here.exchange.tell_changes())
     await asyncio.sleep(0)
@@ -83,14 +108,14 @@ async def test_a_swarm_that_reopens_while_changes_are_told_is_not_told_with_its_
 async def test_a_swarm_that_reopens_stays_open_although_the_closing_is_reported_later(here: Here) -> None:
     """The extension host reports an opening early if offers of that swarm wait for it."""
     neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
     here.hub.close(await here.peer(A))
     here.join(A)
     closing, *later = here.events
     assert closing[0] == "swarm_closed"
     here.events = [*later, closing]
     await here.settle()
-    assert neighbour.told == [(HASH, 0, 1)] * 2
-    neighbour.has(0, 1)
+    assert neighbour.told == [(HASH, 0, 1), (HASH, 0, 0), (HASH, 0, 1)]
     assert here.counts() == (0, 2)
 
 
@@ -107,42 +132,6 @@ async def test_a_swarm_that_opens_and_closes_unreported_leaves_no_remote_member(
     await here.settle()
     assert neighbour.account.members == {}
     assert neighbour.told == [(HASH, 0, 1), (HASH, 0, 0)]
-
-
-async def test_a_new_neighbour_is_told_of_the_swarms_that_the_exchange_knows(here: Here) -> None:
-    hashes = [f"{n:020}" for n in range(CHUNK + 1)]
-    for info_hash in hashes:
-        await here.peer(A, info_hash)
-    here.join(A, HASH)
-    neighbour = await here.neighbour(1)
-    assert neighbour.told == [(info_hash, 0, 1) for info_hash in hashes]
-    await here.settle()
-    assert neighbour.told[len(hashes) :] == [(HASH, 0, 1)]
-
-
-async def test_a_swarm_that_opens_before_a_new_neighbour_is_introduced_is_told_once(here: Here) -> None:
-    await here.peer(A)
-    neighbour = FakeNeighbour(here.exchange, 1)
-    here.exchange.add(neighbour)
-    introduction = here.exchange.introduce(neighbour)
-    await here.peer(A, OTHER)
-    await introduction
-    assert neighbour.told == [(OTHER, 0, 1), (HASH, 0, 1)]
-
-
-async def test_a_swarm_that_closes_while_a_new_neighbour_is_introduced_is_not_told(here: Here) -> None:
-    for n in range(CHUNK):
-        await here.peer(A, f"{n:020}")
-    last = await here.peer(A, HASH)
-    neighbour = FakeNeighbour(here.exchange, 1)
-    neighbour.open_swarm(HASH)
-    here.exchange.add(neighbour)
-    introduction = asyncio.ensure_future(here.exchange.introduce(neighbour))
-    await asyncio.sleep(0)
-    here.hub.close(last)
-    await here.settle()
-    await introduction
-    assert [counts for info_hash, *counts in neighbour.told if info_hash == HASH] == [[0, 0]]
 
 
 # Counts that are believed

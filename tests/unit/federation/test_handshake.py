@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.federation import wire
+from extensions.federation.events import Opened
+from extensions.federation.handshake import LinkError
 from extensions.federation.reasons import BROKEN_RULES, EndReason
-from extensions.federation.session import LinkError, Opened, Session, State
+from extensions.federation.session import Session, State
 from tests.unit.federation.links import (
     A,
     an_answer,
@@ -174,6 +176,11 @@ def test_a_relay_cannot_replace_the_url() -> None:
     "later",
     [
         b'{"type":"have","swarms":[]}',
+        b'{"type":"present","swarms":[]}',
+        b'{"type":"filter","part":0,"parts":1,"bits":"AAAA"}',
+        b'{"type":"opened","tags":""}',
+        b'{"type":"seek","swarm":""}',
+        b'{"type":"trackers","swarm":"","trackers":[]}',
         b'{"type":"refused","swarm":"x","peer_id":"%b","offer_ids":[]}' % A.encode(),
         wire.encode_offers(b"x", A, some_offers(1)),
         wire.encode_answer(b"x", an_answer()),

@@ -8,18 +8,26 @@ from typing import cast
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from extensions.federation import link, transports
+from extensions.federation import link, transports, wire
+from extensions.federation.audience import RENEW
+from extensions.federation.events import Interest, MayHave, Offered
+from extensions.federation.filters import tag_of
+from extensions.federation.handshake import LinkError
 from extensions.federation.link import MAX_QUEUED_OFFERS, FrameEnd, Link, LinkEvent
 from extensions.federation.reasons import EndReason
-from extensions.federation.session import Interest, LinkError, Offered
 from extensions.federation.transports import Accepted, Dialed, Transport
 from extensions.federation.wire import MAX_FRAME, SOFT_FRAME
 from tests.client import HASH, eventually
-from tests.unit.federation.links import B, linked, sharing, some_offers
+from tests.unit.federation.links import B, filter_of, give, linked, opened, own_swarms, sharing, some_offers
 from tracker.core.swarm import Swarm
 from tracker.extension import ChannelClosed, RemoteMember
 from tracker.extension.channel import Channel
 from tracker.reasons import CloseReason
+
+MARK = "0" * 16
+HAVE = wire.encode(wire.Have([("0" * 32, 0, 1)]))
+FILTER = wire.encode(wire.Filter(0, 1, bytes(40)))
+PARTS = [wire.encode(wire.Filter(part, 64, bytes(40))) for part in range(64)]
 
 
 class Sink(Transport):
@@ -164,6 +172,38 @@ async def test_the_messages_of_a_frame_are_applied_before_its_end_is_reported(si
     await task
 
 
+@pytest.mark.parametrize(
+    ("allowed", "excess"),
+    [
+        ([FILTER] * 4, FILTER),
+        (PARTS * 4, PARTS[0]),
+        ([opened(*range(6)), opened(*range(4))], opened(1)),
+        ([HAVE] * 10, HAVE),
+        ([wire.encode(wire.Present([("0" * 32, "", MARK)] * 10))], HAVE),
+    ],
+    ids=["filters", "parts of filters", "tags", "numbers", "marks"],
+)
+async def test_too_many_filters_or_swarms_end_a_link(
+    sink: Sink, allowed: list[bytes], excess: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, burst in (("SWARMS", 10), ("FILTERS", 4)):
+        monkeypatch.setattr(link, f"{limit}_BURST", burst)
+        monkeypatch.setattr(link, f"{limit}_PER_SECOND", 1e-9)
+    events: list[LinkEvent] = []
+    one = Link(linked()[0], sink, "", lambda _, event: events.append(event))
+    task = asyncio.ensure_future(one.run())
+    for message in allowed:
+        sink.incoming.put_nowait(message)
+    await eventually(lambda: len(events) == len(allowed))
+    sink.incoming.put_nowait(excess)
+    assert (await task).reason is EndReason.FLOOD
+
+
+def test_a_filter_may_be_renewed_as_often_as_this_tracker_does() -> None:
+    assert 1 / RENEW < link.FILTERS_PER_SECOND
+    assert 1 + 1 / RENEW < link.FILTERS_BURST, "also right after the first one"
+
+
 @pytest.mark.parametrize("placed", [1, 0])
 async def test_the_end_of_a_frame_is_repeated_until_no_newcomers_are_left_or_none_is_served(
     sink: Sink, placed: int
@@ -188,6 +228,27 @@ async def test_the_end_of_a_frame_is_repeated_until_no_newcomers_are_left_or_non
     one.end(EndReason.SHUTDOWN)
     await task
     assert ends == expected
+
+
+async def test_a_link_is_a_neighbour(sink: Sink) -> None:
+    here, there = sharing()
+    one = Link(here, sink, "", lambda *_: None)
+    task = asyncio.ensure_future(one.run())
+    await sink.frames.get()
+    give(here, filter_of(own_swarms(HASH)))
+    assert (one.may_have(tag_of(HASH)), one.may_have(tag_of(B)), one.counts(HASH)) == (True, False, (0, 1))
+    one.show([opened(tag_of(HASH))])
+    one.tell([(HASH, 2, 3)], reply=True)
+    one.leave_swarm(HASH)
+    one.forget_swarm(HASH)
+    assert one.counts(HASH) == (0, 0)
+    assert give(there, (await sink.frames.get()).split(b"\n")) == [
+        MayHave([HASH]),
+        Interest(HASH, 2, 3, reply=True),
+        Interest(HASH, 0, 0),
+    ]
+    one.end(EndReason.SHUTDOWN)
+    await task
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,33 @@
 """An open link: counts, offers, refusals, answers."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 from msgspec import Raw
 
+from extensions.federation import filters, wire
 from extensions.federation import session as module
-from extensions.federation import wire
-from extensions.federation.limits import Budget
+from extensions.federation.events import Event, Interest, MayHave, Offered, Refused
+from extensions.federation.filters import OwnSwarms
+from extensions.federation.handshake import LinkError
 from extensions.federation.reasons import Dropped, EndReason
-from extensions.federation.session import Event, Interest, LinkError, Offered, Refused, Session
+from extensions.federation.session import Session
 from tests.client import HASH
-from tests.unit.federation.links import A, B, C, an_answer, give, ids_of, linked, shared, sharing, some_offers
+from tests.unit.federation.links import (
+    A,
+    B,
+    C,
+    an_answer,
+    give,
+    ids_of,
+    linked,
+    names_in,
+    opened,
+    own_swarms,
+    sharing,
+    some_offers,
+)
 from tracker.core.overlap import marks_of
 from tracker.extension import swarm_key
 from tracker.protocol import codec
@@ -21,20 +36,17 @@ from tracker.protocol.messages import Answer, Offer, OfferDescription
 OTHER = "i" * 20
 
 
-def names_in(messages: list[bytes]) -> list[str]:
-    """The names in messages of counts."""
-    return [name for message in messages for name, _, _ in json.loads(message)["swarms"]]
+def name_of(session: Session, info_hash: str = HASH) -> str:
+    """The name of a swarm in messages of this end."""
+    return names_in(session.tell([(info_hash, 1, 1)]))[0]
 
 
-def test_a_swarm_has_another_name_on_every_link_and_the_same_at_both_ends() -> None:
-    (a, b), (c, d) = linked(nonce=10), linked(nonce=20)
-    for session in (a, b, c, d):
-        session.open_swarm(HASH)
-    told = [names_in(session.tell([(HASH, 1, 1)]))[0] for session in (a, b, c, d)]
-    assert told[0] == told[1]
-    assert told[2] == told[3]
-    assert told[0] != told[2]
-    assert all(len(name) == wire.NAME_LENGTH for name in told)
+def close(session: Session, swarms: OwnSwarms, info_hash: str = HASH) -> list[bytes]:
+    """Close a swarm at one end, and return its messages."""
+    messages = session.leave_swarm(info_hash)
+    session.forget_swarm(info_hash)
+    swarms.remove(info_hash)
+    return messages
 
 
 ROOM = "a room"
@@ -50,10 +62,8 @@ def test_the_peers_of_a_text_swarm_meet_over_a_link() -> None:
 
 
 def test_a_text_swarm_has_not_the_name_of_the_swarm_with_its_key() -> None:
-    a, b = linked()
     key = swarm_key(ROOM).decode("latin-1")
-    a.open_swarm(ROOM)
-    b.open_swarm(key)
+    a, b = linked(own_swarms(ROOM), own_swarms(key))
     assert give(b, a.tell([(ROOM, 0, 1)])) == []
     assert give(a, b.tell([(key, 0, 1)])) == []
     assert a.counts(ROOM) == b.counts(key) == (0, 0)
@@ -62,8 +72,9 @@ def test_a_text_swarm_has_not_the_name_of_the_swarm_with_its_key() -> None:
 @pytest.mark.parametrize("bad", ["short", "n" * 64, "\u0100" * 20, "\U0001f600"])
 def test_about_a_binary_swarm_no_text_ids_are_taken(bad: str) -> None:
     """The clients of this swarm would end their connections."""
-    a, b = sharing()
-    name = a.name_of(HASH)
+    swarms = own_swarms(HASH)
+    a, b = linked(own_swarms(HASH), swarms)
+    name = name_of(a)
     offer = {"offer": {"type": "offer", "sdp": "v=0"}, "offer_id": A}
     messages: list[dict[str, object]] = [
         {"type": "offers", "peer_id": bad, "offers": [offer]},
@@ -80,7 +91,7 @@ def test_about_a_binary_swarm_no_text_ids_are_taken(bad: str) -> None:
             b.receive(frame)
         assert caught.value.reason is EndReason.INVALID_MESSAGE
     # A swarm that has closed here may have been a text swarm.
-    b.close_swarm(HASH)
+    close(b, swarms)
     for message in messages:
         assert b.receive(json.dumps({**message, "swarm": name}).encode()) == ([], [])
     assert b.dropped == {Dropped.UNKNOWN_SWARM: len(messages)}
@@ -88,7 +99,7 @@ def test_about_a_binary_swarm_no_text_ids_are_taken(bad: str) -> None:
 
 @pytest.mark.parametrize("bad", ["", "n" * 65, "\ud800", 5, None])
 def test_about_a_text_swarm_only_ids_are_taken(bad: object) -> None:
-    _, b = sharing(ROOM)
+    a, b = sharing(ROOM)
     offer = {"offer": {"type": "offer", "sdp": "v=0"}, "offer_id": "o"}
     for message in (
         {"type": "offers", "peer_id": bad, "offers": [offer]},
@@ -98,7 +109,7 @@ def test_about_a_text_swarm_only_ids_are_taken(bad: object) -> None:
         {"type": "answer", "peer_id": "x", "to_peer_id": "y", "offer_id": bad, "sdp": "v=0"},
     ):
         with pytest.raises(LinkError):
-            b.receive(json.dumps({**message, "swarm": b.name_of(ROOM)}).encode())
+            b.receive(json.dumps({**message, "swarm": name_of(a, ROOM)}).encode())
 
 
 def test_the_longest_sdp_fits_a_frame_with_the_longest_ids() -> None:
@@ -116,68 +127,105 @@ def test_the_longest_sdp_fits_a_frame_with_the_longest_ids() -> None:
 
 
 def test_messages_of_one_link_mean_nothing_on_another() -> None:
-    (a, _), (_, d) = sharing(), linked(nonce=20)
-    d.open_swarm(HASH)
-    said = [*a.tell([(HASH, 1, 1)]), *a.offer(HASH, A, some_offers(1)), *a.answer(an_answer()), *a.refuse(HASH, A, [])]
+    (a, _), (_, d) = sharing(), linked(None, own_swarms(HASH), nonce=20)
+    said = [
+        *a.tell([(HASH, 1, 1)]),
+        *a.tell_present([(HASH, [], marks_of(HASH, [A]))]),
+        *a.offer(HASH, A, some_offers(1)),
+        *a.answer(an_answer()),
+        *a.refuse(HASH, A, []),
+        *a.seek(HASH),
+        *a.trackers(HASH, []),
+    ]
     assert give(d, said) == []
-    assert d.dropped == {Dropped.UNKNOWN_SWARM: 3}
+    assert d.dropped == {Dropped.UNKNOWN_SWARM: len(said)}
+    assert d.counts(HASH) == (0, 0)
 
 
-def test_counts_are_known_in_whichever_order_the_swarms_open() -> None:
-    a, b = linked()
-    assert a.open_swarm(HASH) is None
-    assert give(b, a.tell([(HASH, 2, 3)])) == [], "b has no peers there, and does not know which swarm it is"
-    assert b.open_swarm(HASH) == Interest(HASH, 2, 3)
-    assert give(a, b.tell([(HASH, 0, 1)])) == [Interest(HASH, 0, 1)]
-    assert shared(a) == shared(b) == 1
+def test_own_messages_that_come_back_mean_nothing() -> None:
+    a, _ = sharing()
+    said = [*a.tell([(HASH, 5, 5)]), *a.offer(HASH, A, some_offers(1)), *a.seek(HASH)]
+    assert give(a, said) == []
+    assert (a.dropped, a.counts(HASH)) == ({Dropped.UNKNOWN_SWARM: len(said)}, (0, 1))
 
 
-def test_counts_change_and_end() -> None:
+@pytest.mark.parametrize("change", [lambda name: name[:16] + "0" * 16, lambda name: "0" * 16 + name[16:], str.upper])
+def test_numbers_of_a_swarm_with_another_proof_are_ignored(change: Callable[[str], str]) -> None:
+    a, b = linked(own_swarms(HASH), own_swarms(HASH))
+    name = name_of(a)
+    assert give(b, [wire.encode(wire.Have([(change(name), 0, 7)]))]) == []
+    assert (b.dropped, b.told, b.counts(HASH)) == ({Dropped.UNKNOWN_SWARM: 1}, 1, (0, 0))
+    assert give(b, [wire.encode(wire.Have([(name, 0, 7)]))]) == [Interest(HASH, 0, 7, is_new=True)]
+
+
+def test_numbers_of_unknown_swarms_are_not_stored() -> None:
+    swarms = OwnSwarms()
+    a, b = linked(own_swarms(HASH), swarms)
+    assert give(b, a.tell([(HASH, 2, 3)])) == [], "b does not know which swarm it is"
+    assert b.dropped == {Dropped.UNKNOWN_SWARM: 1}
+    swarms.add(HASH)
+    assert b.counts(HASH) == (0, 0)
+    assert give(b, a.tell([(HASH, 2, 3)])) == [Interest(HASH, 2, 3, is_new=True)]
+
+
+def test_numbers_change_and_end() -> None:
     a, b = sharing()
     assert give(b, a.tell([(HASH, 4, 5)])) == [Interest(HASH, 4, 5)]
-    assert give(b, a.close_swarm(HASH)) == [Interest(HASH, 0, 0)]
-    assert give(b, a.close_swarm(HASH)) == [], "once is enough"
-    assert shared(b) == 0
+    assert b.counts(HASH) == (4, 5)
+    assert give(b, a.leave_swarm(HASH)) == [Interest(HASH, 0, 0)]
+    assert b.counts(HASH) == (0, 0)
     assert b.offer(HASH, A, some_offers(1)) == [], "all peers have left"
+    assert give(b, a.leave_swarm(HASH)) == [Interest(HASH, 0, 0, is_new=True)], "again, which changes nothing"
+    assert give(b, a.tell([(HASH, 1, 0)])) == [Interest(HASH, 1, 0, is_new=True)]
 
 
-def test_closing_here_does_not_forget_the_counts_of_the_other() -> None:
+def test_a_reply_is_marked_as_one() -> None:
+    a, b = linked(own_swarms(HASH), own_swarms(HASH))
+    marks: tuple[list[str], list[str]] = ([], marks_of(HASH, [A]))
+    assert give(b, a.tell([(HASH, 0, 1)], reply=True)) == [Interest(HASH, 0, 1, is_new=True, reply=True)]
+    assert give(b, a.tell_present([(HASH, *marks)], reply=True)) == [Interest(HASH, 0, 1, marks, reply=True)]
+
+
+def test_who_leaves_a_swarm_forgets_the_numbers_of_the_other() -> None:
     a, b = sharing()
-    b.close_swarm(HASH)
-    assert give(b, a.tell([(HASH, 7, 7)])) == []
-    assert b.open_swarm(HASH) == Interest(HASH, 7, 7)
-    b.close_swarm(HASH)
-    assert give(b, a.close_swarm(HASH)) == []
-    assert b.open_swarm(HASH) is None
+    assert give(a, b.leave_swarm(HASH)) == [Interest(HASH, 0, 0)]
+    assert a.counts(HASH) == b.counts(HASH) == (0, 0)
+    assert (a.offer(HASH, A, some_offers(1)), b.offer(HASH, A, some_offers(1))) == ([], [])
 
 
-def test_counts_of_the_other_are_known_for_swarms_that_are_open_here() -> None:
-    a, b = linked()
-    assert a.counts(HASH) == (0, 0)
-    b.open_swarm(HASH)
-    give(a, b.tell([(HASH, 2, 3)]))
-    assert a.counts(HASH) == (0, 0), "it is not known which swarm this is"
-    a.open_swarm(HASH)
-    assert (a.counts(HASH), a.counts(OTHER), b.counts(HASH)) == ((2, 3), (0, 0), (0, 0))
-    give(a, b.close_swarm(HASH))
-    assert a.counts(HASH) == (0, 0)
+def test_a_swarm_that_closes_is_forgotten_with_its_names() -> None:
+    swarms = own_swarms(HASH)
+    a, b = linked(own_swarms(HASH), swarms)
+    give(b, a.tell([(HASH, 2, 3)]))
+    assert json.loads(close(b, swarms)[0])["swarms"][0][1:] == [0, 0]
+    assert (b.counts(HASH), give(b, a.tell([(HASH, 7, 7)]))) == ((0, 0), [])
+    swarms.add(HASH)
+    assert b.counts(HASH) == (0, 0)
+    assert give(b, a.tell([(HASH, 7, 7)])) == [Interest(HASH, 7, 7, is_new=True)]
 
 
 def test_only_open_swarms_are_told() -> None:
-    a, _ = linked()
-    a.open_swarm(HASH)
+    swarms = own_swarms(HASH)
+    a, _ = linked(swarms)
+    marks: tuple[list[str], list[str]] = ([], marks_of(HASH, [A]))
     assert len(names_in(a.tell([(HASH, 1, 1), (OTHER, 1, 1)]))) == 1
-    assert a.open_swarm(HASH) is None, "again"
-    a.close_swarm(HASH)
-    assert a.tell([(HASH, 1, 1)]) == []
+    assert len(names_in(a.tell_present([(OTHER, *marks), (HASH, *marks)]))) == 1
+    close(a, swarms)
+    assert a.tell([(HASH, 1, 1)]) == a.tell_present([(HASH, *marks)]) == []
+    assert a.seek(HASH) == a.trackers(HASH, []) == a.refuse(HASH, A, []) == a.answer(an_answer()) == []
+
+
+def test_of_two_swarms_with_one_tag_only_the_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "tag_of", lambda _: 5)
+    a, b = linked(own_swarms(HASH, OTHER), own_swarms(OTHER, HASH))
+    told = [give(other, one.tell([(HASH, 1, 1), (OTHER, 1, 1)])) for one, other in ((a, b), (b, a))]
+    assert told == [[], []], "each has linked another one of the two"
+    assert give(b, [opened(5)]) == [MayHave([OTHER])]
 
 
 def test_many_swarms_are_told_in_messages_of_bounded_length() -> None:
-    a, b = linked()
     hashes = [f"{n:020}" for n in range(2 * module.BATCH + 1)]
-    for info_hash in hashes:
-        a.open_swarm(info_hash)
-        b.open_swarm(info_hash)
+    a, b = linked(own_swarms(*hashes), own_swarms(*hashes))
     messages = a.tell([(info_hash, wire.MAX_COUNT, wire.MAX_COUNT) for info_hash in hashes])
     assert len(messages) == 3
     assert max(map(len, messages)) <= wire.SOFT_FRAME
@@ -199,9 +247,10 @@ def test_more_peers_than_can_be_told_are_told_as_the_most() -> None:
 
 def test_the_same_swarm_twice_in_a_message_counts_as_it_was_said_last() -> None:
     a, b = sharing()
-    name = names_in(a.tell([(HASH, 1, 1)]))[0]
+    name = name_of(a)
     events = give(b, [wire.encode(wire.Have([(name, 3, 3), (name, 0, 0), (name, 1, 2)]))])
-    assert events == [Interest(HASH, 3, 3), Interest(HASH, 0, 0), Interest(HASH, 1, 2)]
+    assert events == [Interest(HASH, 3, 3), Interest(HASH, 0, 0), Interest(HASH, 1, 2, is_new=True)]
+    assert b.told == 1 + 3, "each counts against the flood"
 
 
 def test_peers_of_common_swarms_are_told_by_their_marks() -> None:
@@ -211,17 +260,12 @@ def test_peers_of_common_swarms_are_told_by_their_marks() -> None:
     assert give(b, a.tell_present([(HASH, *marks)])) == [Interest(HASH, 1, 2, marks)]
     assert b.counts(HASH) == (1, 2)
     assert give(b, a.tell_present([(HASH, [], [])])) == [Interest(HASH, 0, 0, ([], []))]
-    assert b.tell_present([(HASH, *marks)]) == [], "a has no peers there any more"
-    assert a.tell_present([(OTHER, *marks)]) == []
+    assert b.counts(HASH) == (0, 0)
 
 
 def test_marks_are_told_in_messages_of_bounded_length() -> None:
-    ends = a, b = linked()
     hashes = [f"{n:020}" for n in range(100)]
-    for one, other in (ends, ends[::-1]):
-        for info_hash in hashes:
-            one.open_swarm(info_hash)
-        give(other, one.tell([(info_hash, 0, 1) for info_hash in hashes]))
+    a, b = linked(own_swarms(*hashes), own_swarms(*hashes))
     marks = marks_of(HASH, [f"{n:020}" for n in range(wire.MAX_PRESENT)])
     messages = a.tell_present([(info_hash, [], marks) for info_hash in hashes])
     assert len(messages) > 1
@@ -247,19 +291,19 @@ def test_offers_a_refusal_and_an_answer_pass() -> None:
 
 
 def test_offers_are_made_only_where_the_other_has_peers() -> None:
-    a, b = linked()
+    a, b = linked(own_swarms(HASH), own_swarms(HASH, OTHER))
     assert a.offer(HASH, A, some_offers(1)) == []
-    a.open_swarm(HASH)
-    assert a.offer(HASH, A, some_offers(1)) == []
-    b.open_swarm(HASH)
-    give(a, b.tell([(HASH, 0, 1)]))
+    give(a, b.tell([(HASH, 0, 1), (OTHER, 0, 1)]))
     assert len(a.offer(HASH, A, some_offers(1))) == 1
+    assert a.offer(OTHER, A, some_offers(1)) == []
 
 
 def test_messages_for_a_swarm_that_has_closed_here_are_dropped() -> None:
-    a, b = sharing()
+    swarms = own_swarms(HASH)
+    a, b = linked(own_swarms(HASH), swarms)
+    give(a, b.tell([(HASH, 0, 1)]))
     on_the_way = [*a.offer(HASH, A, some_offers(1)), *a.answer(an_answer()), *a.refuse(HASH, A, ["o" * 20])]
-    b.close_swarm(HASH)
+    close(b, swarms)
     assert give(b, on_the_way) == []
     assert b.dropped == {Dropped.UNKNOWN_SWARM: 3}
     assert (b.refuse(HASH, A, []), b.answer(an_answer())) == ([], [])
@@ -323,54 +367,3 @@ def test_no_offers_are_no_message() -> None:
     a, b = sharing()
     assert a.offer(HASH, A, []) == []
     assert (a.dropped, b.dropped) == ({}, {})
-
-
-# Bounds
-
-
-def test_a_tracker_can_name_only_so_many_swarms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SWARMS", 3)
-    a, b = linked()
-    give(b, [wire.encode(wire.Have([(f"{n:024x}", 1, 1) for n in range(5)]))])
-    assert b.dropped == {Dropped.TOO_MANY_SWARMS: 2}
-    for n in range(5):
-        a.open_swarm(f"{n:020}")
-    assert len(names_in(a.tell([(f"{n:020}", 1, 1) for n in range(5)]))) == 3
-
-
-def test_swarms_that_end_make_place_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SWARMS", 1)
-    a, b = linked()
-    for n in range(3):
-        a.open_swarm(f"{n:020}")
-        b.open_swarm(f"{n:020}")
-        assert give(b, a.tell([(f"{n:020}", 1, 1)])) == [Interest(f"{n:020}", 1, 1)]
-        give(b, a.close_swarm(f"{n:020}"))
-        b.close_swarm(f"{n:020}")
-    assert b.dropped == {}
-
-
-def test_all_links_share_one_budget_and_return_their_part() -> None:
-    budget = Budget(3)
-    (a, b), (c, d) = linked(listeners_budget=budget, nonce=10), linked(listeners_budget=budget, nonce=20)
-    for n in range(4):
-        for session in (a, c, d):
-            session.open_swarm(f"{n:020}")
-    give(b, a.tell([(f"{n:020}", 1, 1) for n in range(2)]))
-    assert len(give(d, c.tell([(f"{n:020}", 1, 1) for n in range(4)]))) == 1
-    assert (budget.left, d.dropped) == (0, {Dropped.TOO_MANY_SWARMS: 3})
-    assert len(give(d, c.tell([(f"{n:020}", 2, 2) for n in range(4)]))) == 1, "known ones still change"
-    give(b, a.close_swarm(f"{0:020}"))
-    assert budget.left == 1
-    assert len(give(d, c.tell([(f"{n:020}", 3, 3) for n in range(4)]))) == 2
-    b.release()
-    d.release()
-    d.release()
-    assert budget.left == 3
-
-
-def test_a_swarm_that_was_never_there_takes_no_place_when_it_ends() -> None:
-    budget = Budget(3)
-    _, b = linked(listeners_budget=budget)
-    give(b, [wire.encode(wire.Have([(f"{n:024x}", 0, 0) for n in range(5)]))])
-    assert budget.left == 3

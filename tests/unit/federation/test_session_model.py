@@ -10,11 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from extensions.federation.events import Event, Interest, MayHave, Offered, Opened, Refused
+from extensions.federation.filters import OwnSwarms
+from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Budget
 from extensions.federation.reasons import Dropped
-from extensions.federation.session import Event, Interest, LinkError, Offered, Opened, Refused, Session
+from extensions.federation.session import Session
 from tests.unit.fakes import peer_id
-from tests.unit.federation.links import ids_of, key, shared, some_offers
+from tests.unit.federation.links import filter_of, ids_of, key, opened, some_offers
 from tracker.protocol.codec import from_json, make_answer
 from tracker.protocol.messages import Answer
 
@@ -28,12 +31,16 @@ numbers = st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(any)
 
 
 class End:
-    """A session, its messages that are not delivered yet, and the counts that it was told for swarms of its tracker."""
+    """A session, its messages that are not delivered yet, the numbers that it was told, and what it has told."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.out: deque[bytes] = deque([session.start()])
         self.others: dict[str, tuple[int, int]] = {}
+        self.told: set[str] = set()
+        """Swarms whose numbers the other side was told, unless it has said since that it has no peers."""
+        self.outdated: set[str] = set()
+        """Those of them whose numbers have changed since, before the other side has told its own."""
         self.is_open = False
 
     def say(self, messages: list[bytes]) -> None:
@@ -43,34 +50,43 @@ class End:
 class FakeTracker:
     """Its swarms, and its end of each link, by the other tracker's number."""
 
-    def __init__(self, number: int, places: int) -> None:
+    def __init__(self, number: int, room: int) -> None:
         self.number = number
-        self.budget = Budget(places)
+        self.budget = Budget(room, 3)
         self.swarms: dict[str, tuple[int, int]] = {}
+        self.own = OwnSwarms()
         self.ends: dict[int, End] = {}
         self.accepted: Counter[str] = Counter()
         self.waiting: dict[str, tuple[str, set[int]]] = {}
         """Offers that may still be refused: the swarm, and the trackers that they were sent to."""
         self.asked: set[str] = set()
 
-    def introduce(self, end: End, info_hash: str) -> None:
-        interest = end.session.open_swarm(info_hash)
-        if interest:
-            end.others[info_hash] = interest.complete, interest.incomplete
-        end.say(end.session.tell([(info_hash, *self.swarms[info_hash])]))
+    def tell(self, end: End, info_hash: str, reply: bool = False) -> None:
+        end.told.add(info_hash)
+        end.outdated.discard(info_hash)
+        end.say(end.session.tell([(info_hash, *self.swarms[info_hash])], reply))
 
     def hear(self, other: int, event: Event) -> None:
         end = self.ends[other]
         if isinstance(event, Opened):
             end.is_open = True
-            for info_hash in self.swarms:
-                self.introduce(end, info_hash)
+            end.say(filter_of(self.own))
+        elif isinstance(event, MayHave):
+            for info_hash in event.info_hashes:
+                assert info_hash_is_open(self, info_hash)
+                if info_hash not in end.others:
+                    self.tell(end, info_hash)
         elif isinstance(event, Interest):
             assert info_hash_is_open(self, event.info_hash)
-            if event.complete or event.incomplete:
-                end.others[event.info_hash] = event.complete, event.incomplete
-            else:
+            assert event.is_new == (event.info_hash not in end.others)
+            if not (event.complete or event.incomplete):
                 end.others.pop(event.info_hash, None)
+                end.told.discard(event.info_hash)
+            else:
+                end.others[event.info_hash] = event.complete, event.incomplete
+                is_up_to_date = event.reply and event.info_hash in end.told - end.outdated
+                if event.is_new and not is_up_to_date:
+                    self.tell(end, event.info_hash, reply=True)
         elif isinstance(event, Offered):
             assert info_hash_is_open(self, event.info_hash)
             assert event.peer_id == peer_id(other)
@@ -125,14 +141,17 @@ class LinkedTrackers(RuleBasedStateMachine):
     """Three trackers, or two."""
 
     size = 3
-    places = 10_000
+    room = 10_000
+    """Bytes of the filters of all neighbours of a tracker. One filter has 40."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.trackers = [FakeTracker(number, self.places) for number in range(self.size)]
+        self.trackers = [FakeTracker(number, self.room) for number in range(self.size)]
         self.nonces = count(1)
         self.offer_ids = count()
         self.recorded: list[tuple[Session, bytes]] = []
+        self.given_up = False
+        """Whether a tracker has given up a neighbour for a swarm. Then some numbers may be missing, at both ends."""
 
     @initialize()
     def link_all(self) -> None:
@@ -144,19 +163,43 @@ class LinkedTrackers(RuleBasedStateMachine):
         tracker = self.trackers[number % self.size]
         opens = info_hash not in tracker.swarms
         tracker.swarms[info_hash] = now
+        tag = tracker.own.add(info_hash)
         for end in tracker.ends.values():
             if end.is_open and opens:
-                tracker.introduce(end, info_hash)
-            elif end.is_open:
-                end.say(end.session.tell([(info_hash, *now)]))
+                end.say([opened(tag)])
+            if end.is_open and (info_hash in end.others or (opens and end.session.may_have(tag))):
+                tracker.tell(end, info_hash)
+            elif info_hash in end.told:
+                end.outdated.add(info_hash)
 
     @rule(number=trackers, info_hash=hashes)
     def the_last_peer_goes(self, number: int, info_hash: str) -> None:
         tracker = self.trackers[number % self.size]
         if tracker.swarms.pop(info_hash, None):
             for end in tracker.ends.values():
+                if info_hash in end.told:
+                    end.say(end.session.leave_swarm(info_hash))
+                end.session.forget_swarm(info_hash)
                 end.others.pop(info_hash, None)
-                end.say(end.session.close_swarm(info_hash))
+                end.told.discard(info_hash)
+            tracker.own.remove(info_hash)
+
+    @rule(one=trackers, other=trackers, info_hash=hashes)
+    def a_neighbour_is_given_up_for_a_swarm(self, one: int, other: int, info_hash: str) -> None:
+        tracker = self.trackers[one % self.size]
+        end = tracker.ends.get(other % self.size)
+        if end and info_hash in end.others:
+            end.say(end.session.leave_swarm(info_hash))
+            del end.others[info_hash]
+            end.told.discard(info_hash)
+            self.given_up = True
+
+    @rule(one=trackers, other=trackers)
+    def a_filter_is_sent_again(self, one: int, other: int) -> None:
+        tracker = self.trackers[one % self.size]
+        end = tracker.ends.get(other % self.size)
+        if end and end.is_open:
+            end.say(filter_of(tracker.own))
 
     @rule(number=trackers, info_hash=hashes, many=st.integers(1, 4))
     def a_peer_makes_offers(self, number: int, info_hash: str, many: int) -> None:
@@ -203,11 +246,6 @@ class LinkedTrackers(RuleBasedStateMachine):
         self.agree()
 
     @invariant()
-    def places_are_counted(self) -> None:
-        for tracker in self.trackers:
-            assert 0 <= tracker.budget.left <= self.places
-
-    @invariant()
     def no_offer_is_taken_twice(self) -> None:
         taken: Counter[str] = Counter()
         for tracker in self.trackers:
@@ -223,7 +261,7 @@ class LinkedTrackers(RuleBasedStateMachine):
         for tracker in self.trackers:
             for end in tracker.ends.values():
                 end.session.release()
-            assert tracker.budget.left == self.places
+            assert tracker.budget.take(0, self.room // 2), "all room is free again"
 
     def link(self, one: int, other: int) -> None:
         for mine, theirs in ((one, other), (other, one)):
@@ -231,7 +269,14 @@ class LinkedTrackers(RuleBasedStateMachine):
             nonce = next(self.nonces).to_bytes(32, "big")
             dials = mine == one
             accepts = None if dials else (lambda url: url == URL)
-            session = Session(key(mine + 1), nonce, url=URL if dials else "", accepts=accepts, budget=tracker.budget)
+            session = Session(
+                key(mine + 1),
+                nonce,
+                url=URL if dials else "",
+                accepts=accepts,
+                swarms=tracker.own,
+                budget=tracker.budget,
+            )
             tracker.ends[theirs] = End(session)
 
     def deliver(self, one: int, other: int, many: int) -> bool:
@@ -240,7 +285,9 @@ class LinkedTrackers(RuleBasedStateMachine):
         if not sender or not receiver or not sender.out:
             return False
         messages = [sender.out.popleft() for _ in range(min(many, len(sender.out)))]
-        self.recorded = [*self.recorded[-200:], *((sender.session, message) for message in messages)]
+        # Filters and tags are the same on all links.
+        of_one_link = [one for one in messages if not one.startswith((b'{"type":"filter"', b'{"type":"opened"'))]
+        self.recorded = [*self.recorded[-200:], *((sender.session, message) for message in of_one_link)]
         events, replies = receiver.session.receive(b"\n".join(messages))
         receiver.say(replies)
         for event in events:
@@ -253,12 +300,21 @@ class LinkedTrackers(RuleBasedStateMachine):
             pass
 
     def agree(self) -> None:
-        for tracker in self.trackers:
+        for one, tracker in enumerate(self.trackers):
             for other, end in tracker.ends.items():
+                partner = self.trackers[other].ends[one]
                 theirs = self.trackers[other].swarms
                 expected = {key: theirs[key] for key in tracker.swarms if key in theirs}
-                assert end.others == expected
-                assert shared(end.session) == len(expected)
+                for info_hash, numbers in end.others.items():
+                    assert numbers == expected[info_hash] == end.session.counts(info_hash)
+                assert end.others.keys() == partner.others.keys(), "a swarm is common for both or for none"
+                missing = expected.keys() - end.others.keys()
+                assert not missing or self.given_up or self.lacks_room(end, partner)
+                assert all(end.session.counts(info_hash) == (0, 0) for info_hash in missing)
+
+    def lacks_room(self, *ends: End) -> bool:
+        """Return whether neither end could store the other's filter."""
+        return all(end.session.dropped.get(Dropped.TOO_MANY_SWARMS) for end in ends)
 
 
 class TwoTrackers(LinkedTrackers):
@@ -268,22 +324,20 @@ class TwoTrackers(LinkedTrackers):
 
 
 class LittleRoom(LinkedTrackers):
-    """The same with a budget that is too small: the known counts are right, but some are missing."""
+    """The same with room for the filter of one neighbour: the known numbers are right, but some are missing."""
 
-    places = 3
-
-    def agree(self) -> None:
-        for tracker in self.trackers:
-            for other, end in tracker.ends.items():
-                theirs = self.trackers[other].swarms
-                for info_hash, known in end.others.items():
-                    assert theirs[info_hash] == known
-                missing = {key for key in tracker.swarms if key in theirs} - set(end.others)
-                assert not missing or end.session.dropped[Dropped.TOO_MANY_SWARMS]
+    room = 80
 
 
-for machine, examples in ((LinkedTrackers, 30), (TwoTrackers, 20), (LittleRoom, 20)):
+class NoRoom(LinkedTrackers):
+    """The same without room for any filter."""
+
+    room = 0
+
+
+for machine, examples in ((LinkedTrackers, 30), (TwoTrackers, 20), (LittleRoom, 20), (NoRoom, 20)):
     machine.TestCase.settings = settings(max_examples=examples, stateful_step_count=40)
 TestThreeTrackers = LinkedTrackers.TestCase
 TestTwoTrackers = TwoTrackers.TestCase
 TestLittleRoom = LittleRoom.TestCase
+TestNoRoom = NoRoom.TestCase

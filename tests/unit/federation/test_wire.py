@@ -1,6 +1,7 @@
 """The messages of a link, valid and invalid."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -9,29 +10,51 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extensions.federation import wire
-from extensions.federation.wire import Answered, Bye, Have, Hello, Offers, Present, Proof, Refused, WireError
+from extensions.federation.filters import MAX_BYTES, MAX_FILL, MAX_PARTS
+from extensions.federation.wire import (
+    Answered,
+    Bye,
+    Filter,
+    Have,
+    Hello,
+    Offers,
+    Opened,
+    Present,
+    Proof,
+    Refused,
+    Seek,
+    Trackers,
+    WireError,
+)
 from tests.client import announce
 from tests.unit.federation.links import A, B, an_answer, ids_of, some_offers
 from tracker.protocol import codec
 from tracker.protocol.messages import Announce, Answer, Offer
 
-NAME = "0123456789abcdef01234567"
+NAME = "0123456789abcdef" * 2
 MARK = "0123456789abcdef"
 SDP_LIMIT = codec.MAX_SDP_BYTES
 
 Json = dict[str, Any]
 
 ids = st.text(st.characters(max_codepoint=255), min_size=20, max_size=20)
-names = st.text("0123456789abcdef", min_size=24, max_size=24)
+names = st.text("0123456789abcdef", min_size=32, max_size=32)
 counts = st.integers(0, wire.MAX_COUNT)
 marks = st.integers(0, wire.MAX_PRESENT // 2).map(lambda count: "0123456789abcdef" * count)
 sdps = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 words = st.text(st.characters(exclude_categories=["Cs"]))
+parts = st.integers(0, 6).map(lambda power: 2**power)
+bits = st.binary(min_size=1, max_size=64).map(lambda some: some + bytes(len(some)))
+trackers = st.lists(st.tuples(words, st.integers(0, 2**63 - 1), words, words), max_size=wire.MAX_TRACKERS)
 simple = st.one_of(
     st.builds(Hello, st.integers(-(2**63), 2**63 - 1), words, words, words, st.lists(words, max_size=3).map(tuple)),
-    st.builds(Proof, words),
-    st.builds(Have, st.lists(st.tuples(names, counts, counts), max_size=20)),
-    st.builds(Present, st.lists(st.tuples(names, marks, marks), max_size=20)),
+    st.builds(Proof, words, st.lists(names, max_size=wire.MAX_WANTED).map(tuple)),
+    st.builds(Have, st.lists(st.tuples(names, counts, counts), max_size=20), st.booleans()),
+    st.builds(Present, st.lists(st.tuples(names, marks, marks), max_size=20), st.booleans()),
+    parts.flatmap(lambda count: st.builds(Filter, st.integers(0, count - 1), st.just(count), bits)),
+    st.builds(Opened, st.integers(0, 20).map(lambda count: "0123456789abcdef" * count)),
+    st.builds(Seek, st.one_of(names, st.just(""))),
+    st.builds(Trackers, st.one_of(names, st.just("")), trackers),
     st.builds(Refused, names, ids, st.lists(ids, max_size=wire.MAX_OFFERS), st.booleans()),
     st.builds(Bye, st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=wire.MAX_REASON)),
 )
@@ -44,7 +67,23 @@ values = st.recursive(
     ),
     max_leaves=10,
 )
-types = st.sampled_from(["hello", "proof", "have", "present", "offers", "refused", "answer", "bye", "x"])
+types = st.sampled_from(
+    [
+        "hello",
+        "proof",
+        "filter",
+        "opened",
+        "have",
+        "present",
+        "offers",
+        "refused",
+        "answer",
+        "seek",
+        "trackers",
+        "bye",
+        "x",
+    ]
+)
 fields = st.sampled_from(
     [
         "version",
@@ -61,6 +100,12 @@ fields = st.sampled_from(
         "offer_ids",
         "sdp",
         "reason",
+        "part",
+        "parts",
+        "bits",
+        "tags",
+        "reply",
+        "trackers",
     ]
 )
 
@@ -103,6 +148,29 @@ def present_message(*swarms: Any) -> Json:
 def have_message(*swarms: Any) -> Json:
     """Counts as they are given."""
     return {"type": "have", "swarms": list(swarms)}
+
+
+def filter_message(part: Any = 0, parts: Any = 1, bits: Any = "AAAA") -> Json:
+    """A part of a filter: by default three empty bytes."""
+    return {"type": "filter", "part": part, "parts": parts, "bits": bits}
+
+
+def trackers_message(*trackers: Any, swarm: Any = "") -> Json:
+    """Trackers as they are given."""
+    return {"type": "trackers", "swarm": swarm, "trackers": trackers}
+
+
+def proof_message(*swarms: Any) -> Json:
+    """A proof with the names of swarms."""
+    return {"type": "proof", "signature": "", "swarms": swarms}
+
+
+TRACKER = ["00" * 32, 1, "wss://tracker.example.org", "00" * 64]
+
+
+def base64(data: bytes) -> str:
+    """Bytes as they are in a filter."""
+    return b64encode(data).decode()
 
 
 def frame(message: object) -> bytes:
@@ -179,7 +247,16 @@ def test_any_json_is_a_message_or_none(kind: str, content: Json) -> None:
 
 
 @given(
-    st.sampled_from([offers_message(), answer_message(), refused_message(), have_message([NAME, 1, 2])]),
+    st.sampled_from(
+        [
+            offers_message(),
+            answer_message(),
+            refused_message(),
+            have_message([NAME, 1, 2]),
+            filter_message(),
+            trackers_message(TRACKER),
+        ]
+    ),
     st.binary(min_size=1, max_size=4),
     st.integers(0),
 )
@@ -197,7 +274,18 @@ def test_a_damaged_message_is_none_or_can_still_be_relayed(message: Json, noise:
 
 @pytest.mark.parametrize(
     "message",
-    [offers_message(), answer_message(), refused_message(), have_message([NAME, 0, 0]), {"type": "bye", "reason": ""}],
+    [
+        offers_message(),
+        answer_message(),
+        refused_message(),
+        have_message([NAME, 0, 0]),
+        filter_message(),
+        proof_message(NAME),
+        trackers_message(TRACKER),
+        {"type": "opened", "tags": ""},
+        {"type": "seek", "swarm": ""},
+        {"type": "bye", "reason": ""},
+    ],
     ids=lambda message: message["type"],
 )
 def test_fields_that_are_not_known_are_passed_over(message: Json) -> None:
@@ -246,11 +334,67 @@ def test_bytes_that_are_no_json_are_no_message(data: bytes) -> None:
         {"type": "hello", "version": 1, "id": "", "nonce": "", "url": None},
         {"type": "hello", "version": 1, "id": "", "nonce": "", "url": "\ud800"},
         {"type": "proof", "signature": None},
+        proof_message(*[NAME] * (wire.MAX_WANTED + 1)),
+        proof_message(""),
+        proof_message(NAME[1:]),
+        proof_message(NAME + "0"),
+        proof_message(5),
+        {"type": "proof", "signature": "", "swarms": NAME},
+        {"type": "proof", "signature": "", "swarms": None},
+        {"type": "filter"},
+        filter_message(part=1),
+        filter_message(part=-1),
+        filter_message(part=2, parts=2),
+        filter_message(part=0.5),
+        filter_message(part=None),
+        filter_message(parts=0),
+        filter_message(parts=-1),
+        filter_message(parts=3),
+        filter_message(parts=63),
+        filter_message(parts=2 * MAX_PARTS),
+        filter_message(parts=2**70),
+        filter_message(parts="1"),
+        filter_message(bits=""),
+        filter_message(bits=None),
+        filter_message(bits=[0, 0, 0]),
+        filter_message(bits="AAA"),
+        filter_message(bits="A"),
+        filter_message(bits="AA!A"),
+        filter_message(bits="AA\nAA"),
+        filter_message(bits="äAAA"),
+        filter_message(bits="////"),
+        filter_message(bits=base64(bytes(MAX_BYTES + 1))),
+        filter_message(bits=base64(b"\xff" * 26 + bytes(14))),
+        {"type": "opened"},
+        {"type": "opened", "tags": None},
+        {"type": "opened", "tags": ["0" * 16]},
+        {"type": "opened", "tags": "0" * 15},
+        {"type": "opened", "tags": "0" * 17},
+        {"type": "opened", "tags": "0" * 16 * (wire.MAX_TAGS + 1)},
+        {"type": "seek"},
+        {"type": "seek", "swarm": None},
+        {"type": "seek", "swarm": NAME[1:]},
+        {"type": "seek", "swarm": NAME + "0"},
+        {"type": "trackers", "swarm": ""},
+        {"type": "trackers", "trackers": []},
+        trackers_message(swarm=NAME[1:]),
+        trackers_message(swarm=None),
+        trackers_message(*[TRACKER] * (wire.MAX_TRACKERS + 1)),
+        trackers_message(TRACKER[:3]),
+        trackers_message([*TRACKER, ""]),
+        trackers_message([TRACKER[0], "1", *TRACKER[2:]]),
+        trackers_message([TRACKER[0], 1.5, *TRACKER[2:]]),
+        trackers_message([TRACKER[0], True, *TRACKER[2:]]),
+        trackers_message([None, *TRACKER[1:]]),
+        trackers_message([*TRACKER[:3], None]),
+        trackers_message({"id": ""}),
         {"type": "bye"},
         {"type": "bye", "reason": "x" * (wire.MAX_REASON + 1)},
         {"type": "bye", "reason": "ü"},
         {"type": "bye", "reason": "a\nb"},
         {"type": "have"},
+        {"type": "have", "swarms": [], "reply": 1},
+        {"type": "present", "swarms": [], "reply": None},
         have_message([NAME, 1]),
         have_message([NAME, 1, 1, 1]),
         have_message([NAME[:-1], 1, 1]),
@@ -346,6 +490,11 @@ def test_the_longest_of_everything() -> None:
     assert is_message(frame(refused_message(offer_ids=["o" * 20] * wire.MAX_OFFERS)))
     assert is_message(frame(one_offer(offer={"type": "offer", "sdp": "v" * SDP_LIMIT})))
     assert is_message(frame(answer_message(sdp="v" * SDP_LIMIT)))
+    assert is_message(frame(filter_message(part=MAX_PARTS - 1, parts=MAX_PARTS, bits=base64(bytes(MAX_BYTES)))))
+    assert is_message(frame(filter_message(bits=base64(b"\xff" * int(40 * MAX_FILL) + bytes(40 - int(40 * MAX_FILL))))))
+    assert is_message(frame({"type": "opened", "tags": "0" * 16 * wire.MAX_TAGS}))
+    assert is_message(frame(trackers_message(*[TRACKER] * wire.MAX_TRACKERS, swarm=NAME)))
+    assert is_message(frame(proof_message(*[NAME] * wire.MAX_WANTED)))
     padded = frame({"type": "bye", "reason": "a"})
     assert is_message(padded + b" " * (wire.MAX_FRAME - len(padded)))
     assert not is_message(padded + b" " * (wire.MAX_FRAME - len(padded) + 1))

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.krpc import bencode
 from extensions.signatures import is_signed
 from extensions.trackers import MAX_URL, RENDEZVOUS, TrackerEntry, is_url
 
@@ -114,5 +113,7 @@ def from_fields(item: object) -> TrackerEntry | Rejected:
 
 
 def _signed_bytes(info_hash: bytes, tracker_id: bytes, expires: int, url: bytes) -> bytes:
+    """Return the signed bytes: a bencoded dictionary."""
     signed_for = b"" if info_hash == RENDEZVOUS else info_hash
-    return bencode.encode({b"e": expires, b"h": signed_for, b"i": tracker_id, b"n": NAMESPACE + b" entry", b"u": url})
+    strings = ((b"h", signed_for), (b"i", tracker_id), (b"n", NAMESPACE + b" entry"), (b"u", url))
+    return b"d1:ei%de%be" % (expires, b"".join(b"1:%b%d:%b" % (key, len(text), text) for key, text in strings))

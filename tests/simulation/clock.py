@@ -1,0 +1,149 @@
+"""Virtual time: an event loop whose clock jumps to the next timer, and clocks and random numbers that belong to a run.
+
+Call `install` before any module of the product is imported: many of them keep `time.monotonic` under a name of their
+own, or as the default of an argument. Outside of a run, the functions that it installs give the real values.
+"""
+
+import asyncio
+import gc
+import os
+import random
+import selectors
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from tests.simulation.errors import Stalled
+
+EPOCH: Final = 1_800_000_000.0
+"""Unix seconds at the start of a run: eight o'clock in UTC, so that no record of the day before is read."""
+
+START: Final = 1000.0
+"""The monotonic clock at the start of a run."""
+
+T = TypeVar("T")
+
+_real_time = time.time
+_real_monotonic = time.monotonic
+_real_urandom = os.urandom
+
+
+class _Run:
+    """The run under way."""
+
+    def __init__(self) -> None:
+        self.loop: VirtualLoop | None = None
+        self.random = random.Random(0)
+
+
+_run: Final = _Run()
+
+
+def _time() -> float:
+    return EPOCH - START + _run.loop.now if _run.loop else _real_time()
+
+
+def _monotonic() -> float:
+    return _run.loop.now if _run.loop else _real_monotonic()
+
+
+def _urandom(size: int) -> bytes:
+    return _run.random.randbytes(size) if _run.loop else _real_urandom(size)
+
+
+def install() -> None:
+    """Replace the clocks and `os.urandom` for the whole process. Raise `RuntimeError` if the product is loaded."""
+    if time.monotonic is not _monotonic:
+        loaded = [name for name in sys.modules if name.partition(".")[0] in ("tracker", "extensions")]
+        if loaded:
+            raise RuntimeError(f"imported before the clocks were replaced: {', '.join(loaded)}")
+        time.time, time.monotonic, os.urandom = _time, _monotonic, _urandom
+
+
+class _NoSockets(selectors.BaseSelector):
+    """Waits for nothing but time, which it lets pass at once."""
+
+    def __init__(self) -> None:
+        self.loop: VirtualLoop | None = None
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return selectors.SelectorKey(fileobj, 0, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return selectors.SelectorKey(fileobj, 0, 0, None)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise Stalled("all tasks wait, and none for the time")
+        if timeout > 0 and self.loop:
+            self.loop.now += timeout
+        return []
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return {}
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in which work takes no time, and waiting takes no work. It has no sockets and no threads."""
+
+    def __init__(self) -> None:
+        self.now = START
+        """Seconds of the virtual monotonic clock."""
+        selector = _NoSockets()
+        super().__init__(selector)
+        selector.loop = self
+
+    def time(self) -> float:
+        return self.now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+        """Call the function at once: the end of a thread would come at a different time in each run."""
+        done: asyncio.Future[T] = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+@contextmanager
+def virtual_time(seed: int) -> Iterator[VirtualLoop]:
+    """Give a loop in virtual time; all clocks are its clock, and all randomness follows from `seed`, until the end."""
+    if time.monotonic is not _monotonic:
+        raise RuntimeError("install() was not called")
+    state = random.getstate()
+    loop = VirtualLoop()
+    random.seed(seed)
+    _run.random = random.Random(seed + 1)
+    _run.loop = loop
+    thresholds = gc.get_threshold()
+    # Thousands of trackers are visited by each full collection, and hardly any of them is garbage.
+    gc.set_threshold(100_000, 50, 1000)
+    try:
+        yield loop
+    finally:
+        loop.close()
+        _run.loop = None
+        random.setstate(state)
+        gc.set_threshold(*thresholds)
+
+
+def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine in virtual time to its end."""
+
+    async def call() -> T:
+        return await main()
+
+    with virtual_time(seed) as loop:
+        asyncio.set_event_loop(loop)
+        try:
+            return loop.run_until_complete(call())
+        finally:
+            # After an error: hundreds of tasks would complain of their end.
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            asyncio.set_event_loop(None)
