@@ -365,7 +365,7 @@ class Exchange:
         self._audience.swarm_closed(swarm)
 
     def _place_late(self, neighbour: Neighbour, now: float) -> None:
-        """Place offers again that a neighbour has not answered, of peers that have met nobody."""
+        """Place offers again that a neighbour has not answered, of peers that have met no other peer."""
         late, neighbour.account.ledger.late = neighbour.account.ledger.late, []
         for key, offer, since in late:
             info_hash, peer_id, _ = key
