@@ -345,9 +345,15 @@ class Exchange:
     def on_frame_end(self, neighbour: Neighbour) -> None:
         """Do the work that the messages of one frame have caused, for some swarms: the rest is left for the next call.
 
-        Parked offers are placed on newcomers. Not before: the same frame may bring offers of these newcomers, and one
-        offer between two peers is enough. And the neighbour is told of swarms that it may have.
+        The neighbour is told the numbers that it is owed. Then parked offers are placed on newcomers. Not before: the
+        same frame may bring offers of these newcomers, and one offer between two peers is enough. And the neighbour is
+        told of swarms that it may have.
         """
+        if neighbour in self._audience.neighbours:
+            self._audience.reply(neighbour)
+        if neighbour.account.owed:
+            # It would ignore offers in swarms of which it has no numbers.
+            return
         for member in list(islice(neighbour.account.grown, MAX_GROWN)):
             self._place_grown(neighbour, member)
         if neighbour in self._audience.neighbours:
