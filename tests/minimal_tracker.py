@@ -3,7 +3,8 @@
     python minimal_tracker.py --port 8000 --url wss://tracker.example.org --peer wss://other.example.org
 
 It trusts every tracker that it is linked with: on a public address, name those that it should admit (`--admit`).
-Numbers in comments are rules of the page.
+Numbers in comments are rules of the page. Beyond that section, it keeps rule 8.3, it names all swarms again when their
+tags have filled the filter, and it engages trackers that name a swarm, so that two small trackers can be linked.
 """
 
 import argparse
@@ -35,7 +36,7 @@ HANDSHAKE_TIMEOUT, TELL_PERIOD, ANSWER_TIMEOUT, QUIET_TIME = 10, 3, 120, 10
 ROOM = PART * 8 // 10  # Swarms in a part of this size.
 # The page leaves these to the tracker: announce intervals of clients, and the pause before it dials again.
 INTERVAL, LONELY_INTERVAL, REDIAL, REDIAL_MOST = 120, 30, 1.0, 60.0
-# `max_queue` counts received frames; pings are answered by the library.
+# `broadcast` sends without waiting. The buffer of a receiver that does not read grows until its pong is overdue.
 WEBSOCKET: dict[str, Any] = {"compression": None, "max_size": FRAME, "ping_interval": 30, "ping_timeout": 25}
 # A value that has not the expected form raises one of these.
 Malformed = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
@@ -249,13 +250,9 @@ class Link:
                     return
                 if self.state != (message["type"] if message["type"] in ("hello", "proof") else "open"):
                     raise LinkEnd("out_of_turn")
-                handlers = {
-                    "opened": self.on_opened,
-                    "have": self.on_have,
-                    "offers": self.on_offers,
-                    "answer": self.on_answer,
-                }
-                handlers |= {"hello": self.on_hello, "proof": self.on_proof, "refused": self.on_refused}
+                handlers = {"hello": self.on_hello, "proof": self.on_proof, "opened": self.on_opened}
+                handlers |= {"have": self.on_have, "offers": self.on_offers}
+                handlers |= {"refused": self.on_refused, "answer": self.on_answer}
                 handlers.get(message["type"], lambda _: None)(message)
         except Malformed as error:
             raise LinkEnd("invalid_message") from error
@@ -588,8 +585,9 @@ class Tracker:
                 yield server.sockets[0].getsockname()[1]
             finally:
                 for link in self.links:
-                    link.end("shutdown")
-                    link.stop()
+                    if link.state != "ended":
+                        link.end("shutdown")
+                        link.stop()
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
