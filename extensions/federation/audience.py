@@ -6,7 +6,7 @@ clock.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
 from typing import Final
@@ -191,8 +191,15 @@ class Audience:
 
     # Neighbours that have the same swarms
 
-    def on_may_have(self, neighbour: Neighbour, info_hashes: Iterable[str]) -> None:
-        """Note that a neighbour may have some of the open swarms. `engage` tells it of them."""
+    def on_may_have(self, neighbour: Neighbour, info_hashes: Sequence[str], has_opened: bool = False) -> None:
+        """Note that a neighbour may have some of the open swarms. `engage` tells it of them.
+
+        `has_opened`: they have just opened there.
+        """
+        for info_hash in info_hashes if has_opened else ():
+            if info_hash in neighbour.account.told and neighbour not in self._common.get(info_hash, ()):
+                # It has ignored these numbers, because the swarm was closed there.
+                self.end_common(neighbour, info_hash)
         neighbour.account.may_have.update(dict.fromkeys(info_hashes))
 
     def engage(self, neighbour: Neighbour) -> None:

@@ -187,6 +187,9 @@ class Exchange:
             # Its link or its swarm has just ended. Other members may have room.
             self._tracker.place_again(info_hash, peer_id, offers, None, 0.0)
             return
+        if member in self._yielding:
+            # This is the one offer between the peers.
+            del self._yielding[member][: len(offers)]
         # Offers that are too long are not placed again, because they could come back here at once, for ever.
         sent = neighbour.offer(info_hash, peer_id, offers)
         neighbour.account.counters["offers_out"] += len(sent)
@@ -208,10 +211,13 @@ class Exchange:
 
     # Messages of neighbours. Those of a neighbour that was removed, or was not added yet, are ignored.
 
-    def on_may_have(self, neighbour: Neighbour, info_hashes: list[str]) -> None:
-        """Note that a neighbour may have open swarms. At the end of the frame, it is told their numbers."""
+    def on_may_have(self, neighbour: Neighbour, info_hashes: list[str], has_opened: bool = False) -> None:
+        """Note that a neighbour may have open swarms. At the end of the frame, it is told their numbers.
+
+        `has_opened`: they have just opened there, so that it has ignored all numbers that it was told before.
+        """
         if neighbour in self._audience.neighbours:
-            self._audience.on_may_have(neighbour, info_hashes)
+            self._audience.on_may_have(neighbour, info_hashes, has_opened)
 
     def on_counts(self, neighbour: Neighbour, interest: Interest) -> None:
         """Apply the number of peers that a neighbour has in a swarm that is open here, and their marks if it tells."""

@@ -132,6 +132,21 @@ async def test_a_swarm_that_loses_neighbours_finds_others(here: Here) -> None:
     assert told(many) >= FEW
 
 
+async def test_a_neighbour_is_told_again_when_its_swarm_has_opened_again(here: Here) -> None:
+    """It has ignored the numbers that came while its swarm was closed."""
+    neighbour = await here.neighbour(1)
+    await here.peer(A)
+    for has_opened in (True, False, True):
+        here.exchange.on_may_have(neighbour, [HASH], has_opened)
+        here.exchange.on_frame_end(neighbour)
+    assert neighbour.told == [(HASH, 0, 1)] * 2
+    neighbour.has(0, 1)
+    here.exchange.on_may_have(neighbour, [HASH], has_opened=True)
+    here.exchange.on_frame_end(neighbour)
+    assert here.exchange.degree(HASH) == 1
+    assert neighbour.told == [(HASH, 0, 1)] * 3, "once more in reply to its own numbers"
+
+
 async def test_a_neighbour_that_wants_no_offers_is_not_told_again_and_again(here: Here) -> None:
     (neighbour,) = await neighbours_with(here, 1)
     await here.peer(A)
