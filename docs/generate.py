@@ -14,7 +14,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from extensions import dialing, entries
-from extensions.dht.records import descriptor, slots
+from extensions.dht.records import descriptor, keys, placing, shards, slots
 from extensions.federation import (
     admission,
     audience,
@@ -144,6 +144,9 @@ def dht() -> str:
         ("MAX_VALUE", str(slots.MAX_VALUE), "bytes of a slot's value"),
         ("MAX_ENTRIES", str(slots.MAX_ENTRIES), "entries of one value that a reader reads"),
         ("LOCKED", f"2^{slots.LOCKED.bit_length() - 1}", "smallest sequence number of a locked slot"),
+        ("MAX_DEPTH", str(keys.MAX_DEPTH), "bits of the longest name of a shard"),
+        ("SHALLOW", str(shards.SHALLOW), "depth of shards down to which there are about a hundred trackers"),
+        ("REST", f"{placing.REST} s", "after a write to the window, in which no entry there is replaced"),
         ("MAX_DESCRIPTOR", str(descriptor.MAX_SIZE), "bytes of a descriptor"),
         ("MAX_RESPONSE", str(descriptor.MAX_RECEIVED), "bytes of an HTTP response with a descriptor"),
         ("DESCRIPTOR_TIMEOUT", f"{descriptor.TIMEOUT:.0f} s", "for fetching a descriptor, including all attempts"),

@@ -15,16 +15,23 @@ class Vectors:
     """URLs, and whether each is valid."""
     values: list[tuple[str, bytes]]
     """Reasons for which a part of a slot's value is ignored, or "none", and the value."""
+    placing: dict[str, str]
+    """The example of an entry that is carried along."""
 
 
 def read_vectors() -> Vectors:
-    """Return the contents of the three blocks of the document's last section."""
+    """Return the contents of the four blocks of the document's last section."""
     section = DOCUMENT.read_text(encoding="utf-8").partition("\n## Test vectors\n")[2]
-    named, urls, values = [block.strip().splitlines() for block in section.split("```")[1::2]]
+    named, urls, values, placing = [block.strip().splitlines() for block in section.split("```")[1::2]]
     judged = [line.partition(" ") for line in urls]
     assert {word for word, _, _ in judged} == {"valid", "invalid"}
     return Vectors(
-        {name: value for name, _, value in (line.partition(": ") for line in named)},
+        _table(named),
         [(url, word == "valid") for word, _, url in judged],
         [(reason, bytes.fromhex(data)) for reason, _, data in (line.partition(" ") for line in values)],
+        _table(placing),
     )
+
+
+def _table(lines: list[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (line.partition(": ") for line in lines)}

@@ -119,7 +119,7 @@ class Publisher:
                     has_others = any(slot.beside(entry) for slot in record.slots) and not record.is_crowded
                     return self._result(stored, until, READ_BACK if is_foreign or has_others else None)
                 # Another tracker wrote at the same time: neither entry may be lost.
-                await self._pause(attempt)
+                await self._pause(record, attempt)
                 slot = await record.read_again(index)
             else:
                 return Published(until, READ_BACK)
@@ -153,14 +153,14 @@ class Publisher:
         if chosen is None:
             return None
         placed = await self._write_to_shard(record, memory, chosen, depth, is_foreign)
-        await self._publish_in_window(record, memory)
+        if not record.conflicts:
+            await self._publish_in_window(record, memory)
         return placed
 
     async def _write_to_shard(
         self, record: Record, memory: ShardMemory, shard: Slot, depth: int, is_foreign: bool
     ) -> Published:
         path, entry, until = shard_path(record.info_hash, self.tracker_id), self._sign(record), 0.0
-        conflicts = 0
         for attempt in range(ATTEMPTS):
             if shard.has_room(entry):
                 stored = await record.write(shard, [*shard.beside(entry), entry])
@@ -169,10 +169,9 @@ class Publisher:
                     memory.note_own(depth, record.day)
                 if not stored.conflicts:
                     return self._result(stored, until, READ_BACK if is_foreign else None)
-                await self._pause(attempt)
-                conflicts += 1
-                # After two conflicts in a row it is contended: deeper, fewer write to each shard.
-                depth += 0 if conflicts % 2 else conflicts
+                await self._pause(record, attempt)
+                # After two conflicts it is contended: deeper, fewer write to each shard.
+                depth += max(0, record.conflicts - 1)
             else:
                 depth += 1
             depth = min(depth, MAX_DEPTH)
@@ -216,7 +215,7 @@ class Publisher:
             stored = await record.write(slot, rest, slot.depth if slot.salt == WINDOW else None)
             if not stored.conflicts:
                 return False
-            await self._pause(attempt)
+            await self._pause(record, attempt)
             slot = await record.read(slot.salt)
         return False
 
@@ -253,6 +252,7 @@ class Publisher:
         # Or it was ours until a restart with another URL. The next look will tell.
         return True
 
-    async def _pause(self, attempt: int) -> None:
+    async def _pause(self, record: Record, attempt: int) -> None:
+        record.conflicts += 1
         self.written[Written.CONFLICT] += 1
         await asyncio.sleep(self._uniform(*BACKOFF) * 2**attempt)

@@ -25,8 +25,8 @@ READ_BACK: Final = (30.0, 90.0)
 """Seconds from a publication to the check whether it is still there, if other trackers write to that record too."""
 
 ANNOUNCE: Final = (20 * 60.0, 30 * 60.0)
-"""Seconds between two announcements (BEP 5): nodes forget them after 45 minutes. Also those from one visit of a record
-without any slot that can be written to the next."""
+"""Seconds between two announcements (BEP 5): nodes forget them after 45 minutes. A record in which our entry finds no
+place at all is visited as often."""
 
 RETRY: Final = (60.0, 180.0)
 """Seconds until a failed visit is repeated; doubled after each further failure."""

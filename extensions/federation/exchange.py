@@ -42,8 +42,11 @@ CREDIT_PER_ANSWER: Final = 20
 """Peers of one swarm that a neighbour is believed to have, and how many more for each of its answered offers. A
 neighbour that claims a million peers gets only as many offers as it has earned."""
 
-MAX_REFUSALS: Final = 2
-"""How often one offer is placed again after a refusal."""
+MAX_REFUSALS: Final = 4
+"""How often one offer is placed again after a refusal, or because there is no answer."""
+
+MAX_RESCUED: Final = 200
+"""Offers to a neighbour whose link has ended that are placed again."""
 
 MAX_GROWN: Final = 50
 """Swarms for which parked offers are placed until other tasks of the event loop may run: one frame can tell of 7000."""
@@ -105,14 +108,21 @@ class Exchange:
         self._routes.add(neighbour)
 
     def remove(self, neighbour: Neighbour) -> None:
-        """Forget a neighbour and the peers behind it. Offers that are on their way come to nothing."""
+        """Forget a neighbour and the peers behind it. The last offers that it has not answered are placed elsewhere."""
+        if neighbour not in self._audience.neighbours:
+            return
         self._audience.remove(neighbour)
         self._routes.remove(neighbour)
-        members = neighbour.account.members
-        for member in members.values():
+        account = neighbour.account
+        for member in account.members.values():
             self._tracker.remove_remote(member)
-        members.clear()
-        neighbour.account.grown.clear()
+        account.members.clear()
+        account.grown.clear()
+        account.withheld.clear()
+        now = self._monotonic()
+        # Their answers cannot come any more. Two trackers that dial each other at once soon end a link that was in use.
+        for (info_hash, peer_id, _), offer, since in account.ledger.take_last(MAX_RESCUED, now):
+            self._tracker.place_again(info_hash, peer_id, [offer], None, now - since)
 
     def degree(self, info_hash: str) -> int:
         """Return the number of neighbours with which offers of a swarm are exchanged."""
@@ -127,9 +137,12 @@ class Exchange:
         return self._audience.candidates(info_hash)
 
     def is_lonely(self, info_hash: str) -> bool:
-        """Return whether a swarm is open here, no neighbour has it, and no local peer has met another one."""
+        """Return whether a swarm is open here and no local peer has met another one, here or behind a link.
+
+        Neighbours that have the swarm do not count: they may claim peers that do not exist.
+        """
         swarm = self._audience.open.get(info_hash)
-        if swarm is None or self.degree(info_hash):
+        if swarm is None:
             return False
         # In large swarms, peers meet.
         return len(swarm.peers) <= MAX_LONELY and not any(peer.met for peer in swarm.peers.values())
@@ -161,8 +174,9 @@ class Exchange:
         now = self._monotonic()
         self._routes.expire(now)
         self._refusals.expire(now)
-        for neighbour in self._audience.neighbours:
+        for neighbour in list(self._audience.neighbours):
             neighbour.account.ledger.expire(now)
+            self._place_late(neighbour, now)
         await self._audience.tell_changes()
 
     def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
@@ -230,6 +244,11 @@ class Exchange:
             newcomers = [UNKNOWN] * min(member.complete + member.incomplete - before, MAX_NEWCOMERS)
         else:
             newcomers = self._tracker.set_remote_peers(member, *marks, self._ranks(neighbour))
+        if not (account.answered or self._is_trusted(neighbour)):
+            # Its peers may not exist. A lonely peer must have offers left for those of other neighbours.
+            waiting = account.withheld.get(member)
+            account.withheld[member] = (newcomers[1:] if waiting is None else waiting + newcomers)[:MAX_NEWCOMERS]
+            newcomers = newcomers[:1] if waiting is None else []
         if not newcomers:
             return
         # Only a single peer that was alone there has parked offers there.
@@ -248,7 +267,9 @@ class Exchange:
         account = neighbour.account
         member = account.members.get(info_hash)
         if member is None:
+            # This tracker may have just given up the neighbour in the swarm. Its peer must be able to meet another one.
             account.dropped[Dropped.NOT_ASKED_FOR] += len(offers)
+            neighbour.refuse(info_hash, peer_id, [from_json(offer.offer_id) for offer in offers], False)
             return
         account.counters["offers_in"] += len(offers)
         now = self._monotonic()
@@ -289,9 +310,7 @@ class Exchange:
                 continue
             offer, since = sent
             account.counters["refused_in"] += 1
-            refusals = (self._refusals.get(key, now) or 0) + 1
-            self._refusals.put(key, refusals, now)
-            if refusals <= MAX_REFUSALS:
+            if self._may_be_placed_again(key, now):
                 again.append(offer)
                 age = max(age, now - since)
         if again:
@@ -315,6 +334,8 @@ class Exchange:
         if account.ledger.take(key, now):
             # Only the first answer to an offer gives credit.
             account.answered += 1
+            account.grown |= account.withheld
+            account.withheld.clear()
             member = account.members.get(answer.info_hash)
             if member and member.complete + member.incomplete >= CREDIT:
                 # A neighbour with fewer peers is believed already.
@@ -349,7 +370,24 @@ class Exchange:
             # It may also belong to a newer swarm, which has closed before it was reported.
             if member and self._tracker.swarms.get(info_hash) is not member.swarm:
                 del members[info_hash]
+                neighbour.account.withheld.pop(member, None)
         self._audience.swarm_closed(swarm)
+
+    def _place_late(self, neighbour: Neighbour, now: float) -> None:
+        """Place offers again that a neighbour has not answered, of peers that have met no other peer."""
+        late, neighbour.account.ledger.late = neighbour.account.ledger.late, []
+        for key, offer, since in late:
+            info_hash, peer_id, _ = key
+            swarm = self._audience.open.get(info_hash)
+            peer = swarm.peers.get(peer_id) if swarm else None
+            if peer and not peer.met and self._may_be_placed_again(key, now):
+                member = neighbour.account.members.get(info_hash)
+                self._tracker.place_again(info_hash, peer_id, [offer], member, now - since)
+
+    def _may_be_placed_again(self, key: OfferKey, now: float) -> bool:
+        refusals = (self._refusals.get(key, now) or 0) + 1
+        self._refusals.put(key, refusals, now)
+        return refusals <= MAX_REFUSALS
 
     def _give_up(self, neighbour: Neighbour, info_hash: str) -> None:
         neighbour.leave_swarm(info_hash)
@@ -360,6 +398,7 @@ class Exchange:
         member = neighbour.account.members.pop(info_hash, None)
         if member:
             neighbour.account.grown.pop(member, None)
+            neighbour.account.withheld.pop(member, None)
             self._tracker.remove_remote(member)
 
     def _gets_otherwise(self, neighbour: Neighbour, member: RemoteMember, peer_id: str) -> bool:

@@ -70,6 +70,9 @@ class Federation(Extension):
         except BaseException:
             self._has_started.set()
             raise
+        # Clients that come back after a restart announce before this extension has started. They come again only after
+        # the interval that they are told now.
+        self.tracker.park_offers(self._parked_seconds.observe)
 
     async def start(self) -> None:
         try:
@@ -97,7 +100,6 @@ class Federation(Extension):
         finder: Any = self.tracker.extension("dht")
         self.discovery = Discovery(self.tracker, mesh, self.exchange, finder, self.settings.allow_private_addresses)
         self.discovery.start()
-        self.tracker.park_offers(self._parked_seconds.observe)
         self.tracker.repeat_task("federation_tell", TELL_PERIOD, self._tell_changes)
 
     async def stop(self) -> None:

@@ -16,6 +16,9 @@ MAX_ANSWERS: Final = 20
 REFUSAL_TIMEOUT: Final = 10.0
 """Seconds for which an offer can be refused, and its first answer gives credit."""
 
+MAX_LATE: Final = 200
+"""Offers that were not answered in time that are remembered until the next look at them."""
+
 MAX_REFUSABLE: Final = 4 << 20
 """Bytes of SDPs of the offers that can be refused; the oldest are forgotten first."""
 
@@ -30,6 +33,8 @@ class Ledger:
         self._refusable: ExpiringMap[OfferKey, tuple[Offer, float]] = ExpiringMap(
             REFUSAL_TIMEOUT, MAX_AWAITED, max_cost=MAX_REFUSABLE, cost=_size
         )
+        self.late: list[tuple[OfferKey, Offer, float]] = []
+        """The last offers that were neither answered nor refused in time, with the times when they were sent."""
         # The number of answers to each offer so far.
         self._awaited: ExpiringMap[OfferKey, int] = ExpiringMap(ANSWER_TIMEOUT, MAX_AWAITED)
 
@@ -45,11 +50,13 @@ class Ledger:
 
     def expire(self, now: float) -> None:
         """Forget the offers for which it is too late, also if no more are entered."""
+        self._note_late(now)
         self._refusable.expire(now)
         self._awaited.expire(now)
 
     def enter(self, key: OfferKey, offer: Offer, now: float) -> None:
         """Record that an offer was sent."""
+        self._note_late(now)
         self._refusable.put(key, (offer, now), now)
         self._awaited.put(key, 0, now)
 
@@ -62,6 +69,13 @@ class Ledger:
         self._refusable.pop(key)
         return sent
 
+    def take_last(self, most: int, now: float) -> list[tuple[OfferKey, Offer, float]]:
+        """Remove the offers that can still be refused. Return the last of them, with the times when they were sent."""
+        keys = list(self._refusable)[-most:]
+        last = [(key, *sent) for key in keys if (sent := self._refusable.get(key, now))]
+        self._refusable.clear()
+        return last
+
     def count_answer(self, key: OfferKey, now: float) -> bool:
         """Count an answer to an offer, and return whether it is accepted.
 
@@ -73,6 +87,12 @@ class Ledger:
             return False
         self._awaited.replace(key, answers + 1)
         return True
+
+    def _note_late(self, now: float) -> None:
+        while (key := next(iter(self._refusable), None)) and self._refusable.get(key, now) is None:
+            if sent := self._refusable.pop(key):
+                self.late.append((key, *sent))
+        del self.late[:-MAX_LATE]
 
 
 def _size(sent: tuple[Offer, float]) -> int:

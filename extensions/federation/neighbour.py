@@ -39,6 +39,8 @@ class Account:
         self.offering = TokenBucket(OFFERS_PER_SECOND, OFFERS_BURST, now)
         self.grown: dict[RemoteMember, list[str]] = {}
         """The marks of newcomers behind each remote member for which no parked offers have been placed yet."""
+        self.withheld: dict[RemoteMember, list[str]] = {}
+        """The marks of newcomers for which none are placed before the neighbour has answered an offer."""
         self.engaging = TokenBucket(ENGAGED_PER_SECOND, ENGAGED_BURST, now)
         self.told: set[str] = set()
         """Infohashes of the open swarms whose numbers it was told, unless it has said since that it wants no offers."""

@@ -20,6 +20,9 @@ ALL: Final = 16
 DEGREE: Final = 8
 """Neighbours that a swarm with more known trackers should have."""
 
+PAUSE: Final = 0.2
+"""Seconds between two looks at the known trackers of a swarm while more of them are found."""
+
 SETTLING: Final = 10.0
 """Seconds that a dialed tracker has to become a neighbour in the swarm, until another one is dialed in its place."""
 
@@ -70,7 +73,7 @@ class Swarms(Protocol):
 class _Search:
     """The state of one swarm."""
 
-    __slots__ = ("again_at", "due", "failures", "fresh", "has_news", "is_large", "rounds", "tried")
+    __slots__ = ("again_at", "due", "failures", "fresh", "has_news", "is_large", "looked_at", "rounds", "tried")
 
     def __init__(self) -> None:
         self.tried: dict[str, float] = {}
@@ -81,6 +84,8 @@ class _Search:
         """Whether a tracker may be known that was not tried."""
         self.is_large = False
         """Whether not all known trackers are dialed."""
+        self.looked_at = -inf
+        """When the known trackers were last examined."""
         self.failures = 0
         """Trackers that could not be linked since one was."""
         self.rounds = 0
@@ -147,7 +152,7 @@ class Seeker:
             search.fresh[entry.tracker_id] = entry
             if len(search.fresh) > MAX_FRESH:
                 del search.fresh[next(iter(search.fresh))]
-        self._schedule(info_hash, search, now)
+        self._schedule(info_hash, search, max(now, search.looked_at + PAUSE))
 
     def swarm_closed(self, info_hash: str) -> None:
         """Forget a swarm."""
@@ -219,7 +224,7 @@ class Seeker:
             if tracker_id in self._links and tracker_id not in search.tried:
                 search.tried[tracker_id] = now
         left = [entry for tracker_id, entry in known.items() if tracker_id not in search.tried]
-        search.has_news = False
+        search.has_news, search.looked_at = False, now
         search.is_large = info_hash == RENDEZVOUS_TEXT or len(known) > ALL
         most = len(left)
         if search.is_large:

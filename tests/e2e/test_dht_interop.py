@@ -14,8 +14,8 @@ from extensions.dht.krpc.client import Client, Found
 from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.traversal import CLOSEST
-from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
-from extensions.dht.records.placing import with_own
+from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key, shard_path, shard_salt
+from extensions.dht.records.placing import REST, with_own
 from extensions.dht.records.slots import LOCKED, Slot, encode_slot
 from extensions.entries import Rejected, sign_entry
 from extensions.trackers import TrackerEntry
@@ -190,6 +190,44 @@ async def test_entries_of_later_slots_are_carried_over(network: Network, writer:
     assert rejected == Counter()
 
 
+async def test_a_shard_is_read_by_both_sides(network: Network) -> None:
+    own = sign_entry(OURS, HASH, OUR_URL, network.now)
+    bits = shard_path(HASH, own.tracker_id)[:4]
+    wrong = "".join("10"[int(bit)] for bit in bits)
+    item = {"infoHash": HASH.hex(), "day": network.day, "seq": 1, "value": encode_slot([own]).hex()}
+    for place, entries, rejected in ((bits, [own], []), (wrong, [], ["wrong_shard"])):
+        put = await network.ask_script("put", "put", bits=place, **item)
+        assert put.get("code") is None
+        read = await network.ask_script("readShard", "shard", bits=place, **network.when)
+        assert (read["seq"], len(read["entries"]), read["rejected"]) == (1, len(entries), rejected)
+        slot = Slot(shard_salt(place))
+        items: list[Item] = []
+        public_key = record_key(HASH, network.day).public_key().public_bytes_raw()
+        await network.client.get(public_key, slot.salt, Job(), items.append)
+        reasons = slot.add(items[0].seq, items[0].value, HASH, network.now)
+        assert (slot.entries, [*reasons.elements()]) == (entries, rejected)
+
+
+async def test_the_window_of_a_crowded_record_rests_and_is_then_taken(network: Network) -> None:
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(10, 28)]
+    entries = [sign_entry(key, HASH, "wss://crowded.example.org", network.now) for key in keys]
+    for slot in range(3):
+        value = encode_slot(entries[6 * slot : 6 * slot + 6], 0 if slot == 2 else None).hex()
+        put = await network.ask_script(
+            "put", "put", slot=slot, seq=1, value=value, infoHash=HASH.hex(), day=network.day
+        )
+        assert put.get("code") is None
+    written = await network.ask_script("write", "written", seed=THEIR_SEED, url=THEIR_URL, **network.when)
+    assert written["slot"] is None
+    network.now += REST
+    written = await network.ask_script("write", "written", seed=THEIR_SEED, url=THEIR_URL, **network.when)
+    assert (written["slot"], written["seq"], written.get("code")) == (2, 2, None)
+    slots, _, rejected = await network.read()
+    assert [len(slot.entries) for slot in slots] == [6, 6, 6]
+    assert THEIR_URL in {entry.url for entry in slots[2].entries}
+    assert rejected == Counter()
+
+
 async def test_conflicts_are_reported(network: Network) -> None:
     item = {"slot": 0, "infoHash": HASH.hex(), "day": network.day}
     value = encode_slot([sign_entry(OURS, HASH, OUR_URL, network.now)])
@@ -244,5 +282,6 @@ async def test_the_script_computes_the_vectors_of_the_document() -> None:
         answer = await script.event(lambda event: event["event"] == "vectors")
     computed = {**answer["computed"], "descriptor": json.loads(answer["computed"]["descriptor"])}
     assert {**computed, **given} == {**vectors.named, "descriptor": json.loads(vectors.named["descriptor"])}
+    assert answer["placing"] == vectors.placing
     assert list(zip([url for url, _ in vectors.urls], answer["urls"], strict=True)) == vectors.urls
     assert answer["values"] == [[] if reason == "none" else [reason] for reason, _ in vectors.values]

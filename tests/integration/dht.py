@@ -90,10 +90,15 @@ class Members:
             service.client.scheduler.wake()
 
     def avoid_midnight(self) -> None:
-        """Set the time of day so that there is only one day's record to read for some hours."""
+        """Make it such a time of day that there is only one day's record to read for some hours."""
         morning = 6 * 3600
         if not morning <= self.clock() % DAY <= 3 * morning:
-            self.clock.ahead += (morning - self.clock()) % DAY
+            wait = (morning - self.clock()) % DAY
+            if self.all:
+                # Members would visit all records again if their clock was set.
+                self.advance(wait)
+            else:
+                self.clock.ahead += wait
 
     async def start_trackers(self, number: int, **settings: Any) -> list[Service]:
         """Start members that publish different URLs."""

@@ -5,15 +5,18 @@ own, or as the default of an argument. Outside of a run, the functions that it i
 """
 
 import asyncio
+import contextvars
 import gc
 import os
 import random
 import selectors
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from heapq import heapify, heappop, heappush
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from tests.simulation.errors import Stalled
 
@@ -23,7 +26,11 @@ EPOCH: Final = 1_800_000_000.0
 START: Final = 1000.0
 """The monotonic clock at the start of a run."""
 
+SPARE: Final = 10_000
+"""Timers are cleared of cancelled ones once there are more of them than of others, and more than this."""
+
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _real_time = time.time
 _real_monotonic = time.monotonic
@@ -66,7 +73,8 @@ class _NoSockets(selectors.BaseSelector):
     """Waits for nothing but time, which it lets pass at once."""
 
     def __init__(self) -> None:
-        self.loop: VirtualLoop | None = None
+        self.pass_time: Callable[[bool], None] = lambda _: None
+        """Makes the timers ready that are due; if nothing else is ready, those that are due next."""
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         return selectors.SelectorKey(fileobj, 0, events, data)
@@ -75,10 +83,7 @@ class _NoSockets(selectors.BaseSelector):
         return selectors.SelectorKey(fileobj, 0, 0, None)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise Stalled("all tasks wait, and none for the time")
-        if timeout > 0 and self.loop:
-            self.loop.now += timeout
+        self.pass_time(timeout is None)
         return []
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
@@ -88,15 +93,38 @@ class _NoSockets(selectors.BaseSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop in which work takes no time, and waiting takes no work. It has no sockets and no threads."""
 
+    _ready: deque[asyncio.Handle]
+
     def __init__(self) -> None:
         self.now = START
         """Seconds of the virtual monotonic clock."""
+        # The loop's own heap compares handles in Python, which would take a tenth of a simulation's time.
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._made = 0
+        self._enough = SPARE
         selector = _NoSockets()
         super().__init__(selector)
-        selector.loop = self
+        selector.pass_time = self._pass_time
 
     def time(self) -> float:
         return self.now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._made += 1
+        heappush(self._timers, (when, self._made, handle))
+        if len(self._timers) > self._enough:
+            self._timers = [timer for timer in self._timers if not timer[2].cancelled()]
+            heapify(self._timers)
+            self._enough = 2 * len(self._timers) + SPARE
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self.now + delay, callback, *args, context=context)
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
         """Call the function at once: the end of a thread would come at a different time in each run."""
@@ -106,6 +134,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         except Exception as error:
             done.set_exception(error)
         return done
+
+    def _pass_time(self, is_idle: bool) -> None:
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        if is_idle:
+            if not timers:
+                raise Stalled("all tasks wait, and none for the time")
+            self.now = max(self.now, timers[0][0])
+        while timers and timers[0][0] <= self.now:
+            handle = heappop(timers)[2]
+            if not handle.cancelled():
+                self._ready.append(handle)
 
 
 @contextmanager

@@ -4,9 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tests.simulation.peers import SimulatedPeer
+
+SETTLED: Final = 5.0
+"""Seconds after which a peer's tracker is expected to have found others of the swarm."""
 
 
 class Measurable(Protocol):
@@ -58,7 +61,7 @@ class Sample:
     wait: float
     """The longest time for which a peer that has met none has been in a swarm with others, in seconds."""
     swarms: int
-    """Swarms with peers at two trackers or more."""
+    """Swarms with settled peers at two trackers or more: they have been connected for `SETTLED` seconds."""
     split: int
     """Those of them whose trackers do not form one component of common links."""
     unmet: int
@@ -138,7 +141,8 @@ def sample(world: Measurable) -> Sample:
             first, second = sorted(peer.present_since for peer in joined)[:2]
             since = max(first, second)
             wait = max(wait, *(world.now - max(peer.present_since, since) for peer in joined if not peer.met), 0.0)
-        serving = {tracker_id for tracker_id, tracker in up.items() if info_hash in tracker.hub.swarms}
+        settled = {peer.home for peer in joined if peer.present_since <= world.now - SETTLED}
+        serving = {one for one, tracker in up.items() if tracker in settled and info_hash in tracker.hub.swarms}
         if len(serving) < 2:
             continue
         swarms += 1

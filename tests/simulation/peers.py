@@ -126,7 +126,7 @@ class SimulatedPeer(Client):
         self.home = home
         self.complete = complete
         self.joined = inf
-        """When it announced first, or tried to (monotonic seconds)."""
+        """When it announced first (monotonic seconds)."""
         self.present_since = inf
         """When it connected to its tracker; infinite while it is not connected."""
         self.left = inf
@@ -151,8 +151,8 @@ class SimulatedPeer(Client):
         """Connect to the tracker and announce; later, if the tracker is not up."""
         if self._connection or self._has_left:
             return
-        self.joined = min(self.joined, time.monotonic())
         if self.home.is_up:
+            self.joined = min(self.joined, time.monotonic())
             self._connection = PeerConnection(self)
             self.present_since = time.monotonic()
             self._announce()

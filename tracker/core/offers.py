@@ -185,6 +185,19 @@ class ParkedOffers:
             self.forget(oldest.peer)
 
 
+def _spread(chosen: list[Member], remotes: list[RemoteMember]) -> None:
+    """Replace members that were chosen before by remote members that were not.
+
+    So a peer that has met no other one makes offers to all remote members, even if one of them claims most peers.
+    """
+    spare = [remote for remote in remotes if remote not in chosen and remote.complete + remote.incomplete]
+    seen: set[Member] = set()
+    for at, member in enumerate(chosen):
+        if member in seen and spare:
+            chosen[at] = spare.pop()
+        seen.add(member)
+
+
 class OfferPlacement:
     """Finds receivers for the offers of local and remote peers."""
 
@@ -235,6 +248,8 @@ class OfferPlacement:
             chosen = receivers_of(swarm, peer, now - 2 * self._rules.announce_interval).assign(offers)
         else:
             chosen = self.chooser.choose(swarm, peer, len(offers) + len(given), now)
+        if not peer.met and len(swarm.remotes) > 1:
+            _spread(chosen, swarm.remotes)
         if overlap is not None:
             overlap.show()
         if given:

@@ -36,6 +36,8 @@ class Record:
         """The slots that were read, in their order; none if the visit has skipped them."""
         self.has_reached = False
         """Whether any node has answered."""
+        self.conflicts = 0
+        """Writes of this visit that met a newer value, so far: many others are writing, too."""
         self._client = client
         self._job = job
         self._clock = clock

@@ -10,8 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
 from extensions.dht.records import descriptor
-from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
-from extensions.dht.records.slots import decode_slot, encode_slot
+from extensions.dht.records.keys import (
+    MAX_DEPTH,
+    SALTS,
+    announce_hash,
+    day_of,
+    record_key,
+    shard_path,
+    shard_salt,
+)
+from extensions.dht.records.placing import with_own
+from extensions.dht.records.slots import Slot, decode_slot, encode_slot
 from extensions.entries import Rejected, sign_entry
 from extensions.trackers import RENDEZVOUS, is_url
 from tests.vectors import DOCUMENT, read_vectors
@@ -68,6 +77,59 @@ def test_a_signed_item() -> None:
     assert key.sign(bytes.fromhex(NAMED["item_message"])) == signature, "the document has another message"
     item = messages.Item(public(key), signature, 1, bytes.fromhex(NAMED["value"]))
     assert messages.is_valid(item, public(key), b"r0")
+
+
+def test_a_locked_item() -> None:
+    key, value = record_key(HASH, DAY), bytes.fromhex(NAMED["value"])
+    signature = messages.sign_item(key, b"r0", 2**63 - 1, value)
+    assert signature.hex() == NAMED["locked_signature"]
+    assert key.sign(bytes.fromhex(NAMED["locked_message"])) == signature, "the document has another message"
+    item = messages.Item(public(key), signature, 2**63 - 1, value)
+    assert messages.is_valid(item, public(key), b"r0")
+    slot = Slot(b"r0")
+    slot.add(item.seq, item.value, HASH, NOW)
+    assert slot.is_locked
+    assert len(slot.entries) == 1
+
+
+def test_a_shard() -> None:
+    path = shard_path(HASH, NAMED["tracker_id"])
+    assert path == NAMED["path"]
+    assert len(path) == MAX_DEPTH
+    target = messages.item_target(public(record_key(HASH, DAY)), shard_salt(path[:3]))
+    assert target.hex() == NAMED["target_shard"]
+
+
+@pytest.mark.parametrize(("name", "depth"), [("value_of_three", None), ("value_with_depth", 10)])
+def test_values_of_several_trackers(name: str, depth: int | None) -> None:
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (11, 12, 13)]
+    entries = [sign_entry(key, HASH, NAMED["url"], NOW + 60 * age) for age, key in enumerate(keys)]
+    value = encode_slot(entries, depth)
+    assert value.hex() == NAMED[name]
+    rejected: Counter[Rejected] = Counter()
+    # The latest come first.
+    assert decode_slot(value, b"r2", HASH, NOW, rejected) == (entries[::-1], depth)
+    assert not rejected
+
+
+def test_the_example_of_placing() -> None:
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(21, 28)]
+    ages = [0, 60, 120, 180, 240, 300, 600]
+    entries = [sign_entry(key, HASH, NAMED["url"], NOW + age) for key, age in zip(keys, ages, strict=True)]
+    values = {salt: bytes.fromhex(VECTORS.placing[f"placing_{salt.decode()}"]) for salt in SALTS[:2]}
+    assert values == {b"r0": encode_slot(entries[:6]), b"r1": encode_slot(entries[6:])}
+    now = int(VECTORS.placing["placing_time"])
+    slots = [Slot(salt) for salt in values]
+    for slot in slots:
+        assert set(slot.add(1, values[slot.salt], HASH, now)) <= {Rejected.EXPIRED}
+    own = sign_entry(keys[1], HASH, NAMED["url"], now)
+    assert [slot.continues for slot in slots] == [True, False]
+    assert slots[0].has_room(own)
+    value = encode_slot(with_own(slots, 0, own))
+    assert value.hex() == VECTORS.placing["placing_value"]
+    rejected: Counter[Rejected] = Counter()
+    placed, _ = decode_slot(value, b"r0", HASH, now, rejected)
+    assert {entry.tracker_id for entry in placed} == {entry.tracker_id for entry in entries[1:]}
 
 
 def test_a_descriptor() -> None:

@@ -123,7 +123,7 @@ async def test_a_slot_that_others_have_filled_meanwhile_leads_to_the_next() -> N
     crowd.fill(WINDOW)
     await visit
     assert crowd.conflicts == {(0, R0): 1}
-    assert places(crowd, tracker) == {tracker.shard(0), WINDOW}
+    assert places(crowd, tracker) == {tracker.shard(0)}
     assert tracker.memory.depth == 0
 
 
@@ -254,7 +254,7 @@ async def test_a_tracker_returns_from_a_shard_to_a_slot() -> None:
 
 
 @virtual
-async def test_two_conflicts_in_a_row_lead_deeper() -> None:
+async def test_two_conflicts_lead_deeper() -> None:
     crowd = crowded()
     (tracker,) = crowd.add(1)
     disturbed = Counter[bytes]()
@@ -270,8 +270,9 @@ async def test_two_conflicts_in_a_row_lead_deeper() -> None:
     await tracker.visit()
     disturbing.cancel()
     assert crowd.conflicts[0, tracker.shard(0)] == 2
-    assert tracker.memory.own_depth == 2
-    assert tracker.shard(2) in places(crowd, tracker)
+    assert tracker.memory.own_depth == 1
+    # Where so many write, it leaves the window to others.
+    assert places(crowd, tracker) == {tracker.shard(1)}
 
 
 @virtual

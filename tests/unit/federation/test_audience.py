@@ -367,15 +367,13 @@ async def test_two_swarms_with_one_tag_are_served_one_after_the_other(
     assert OTHER in here.swarms
 
 
-async def test_peers_are_lonely_until_they_meet_or_a_neighbour_has_some(here: Here) -> None:
+async def test_peers_are_lonely_until_they_meet(here: Here) -> None:
     assert not here.exchange.is_lonely(HASH)
     a = await here.peer(A)
     assert here.exchange.is_lonely(HASH)
     neighbour = await here.neighbour(1)
     neighbour.has(0, 1)
-    assert not here.exchange.is_lonely(HASH)
-    neighbour.has(0, 0)
-    assert here.exchange.is_lonely(HASH)
+    assert here.exchange.is_lonely(HASH), "it may claim peers that do not exist"
     here.hub.swarms[HASH].peers[A].meet(1, False)
     assert not here.exchange.is_lonely(HASH)
     here.hub.close(a)

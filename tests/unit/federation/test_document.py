@@ -148,7 +148,7 @@ def test_which_urls_are_the_same(urls: list[str], same: bool) -> None:
 
 
 def test_every_reason_is_in_the_document_and_marked_if_it_breaks_the_rules() -> None:
-    tables = TEXT.partition("\n## The end of a link\n")[2].partition("\n## ")[0]
+    tables = TEXT.partition("The end of a link\n")[2].partition("\n## ")[0]
     rows = {line.split("`")[1]: line.split("|") for line in tables.splitlines() if line.startswith("| `")}
     assert rows.keys() == {*EndReason, *Dropped}
     assert {reason for reason in EndReason if rows[reason][2].strip() == "*"} == BROKEN_RULES

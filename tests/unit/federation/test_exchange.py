@@ -22,6 +22,7 @@ async def test_parked_offers_go_to_as_many_newcomers_as_are_believed(here: Here)
     a = await here.peer(A)
     await here.make_offers(a, offers(20))
     neighbour = await here.neighbour(1)
+    here.trusted.add(neighbour)
     for now, more in ((3, 3), (5, 2), (4, 0)):
         neighbour.has(0, now)
         await here.settle()
@@ -37,7 +38,58 @@ async def test_no_parked_offers_go_to_peers_that_are_not_believed(here: Here, mo
     neighbour.has(0, MILLION - 1)
     neighbour.has(0, MILLION)
     await here.settle()
-    assert len(neighbour.take()) == 5
+    (first,) = neighbour.take()
+    neighbour.answers_for_b(first)
+    here.exchange.on_frame_end(neighbour)
+    await here.settle()
+    assert len(neighbour.take()) == 4
+
+
+async def test_a_neighbour_that_has_answered_nothing_is_given_one_parked_offer_of_each_peer(here: Here) -> None:
+    """Otherwise a liar would take all of them, and its neighbours would get none."""
+    here.park()
+    await here.make_offers(await here.peer(A), offers(5))
+    liar, honest = await here.neighbour(1), await here.neighbour(3)
+    for claimed in (30, 31, 35):
+        liar.has(0, claimed)
+        await here.settle()
+    honest.has(0, 1)
+    await here.settle()
+    assert (len(liar.take()), len(honest.take())) == (1, 1)
+    liar.has(0, 0)
+    assert liar.account.withheld == {}
+
+
+async def test_a_peer_that_has_met_nobody_makes_offers_to_all_neighbours(here: Here) -> None:
+    a = await here.peer(A)
+    neighbours = [await here.neighbour(number) for number in range(1, 6)]
+    for number, neighbour in enumerate(neighbours):
+        neighbour.has(0, 1 if number == 2 else 50)
+    await here.make_offers(a, offers(5))
+    assert [len(neighbour.take()) for neighbour in neighbours] == [1] * 5
+    here.hub.swarms[HASH].peers[A].meet(1, False)
+    await here.make_offers(a, offers(5, start=5))
+    assert len(neighbours[2].take()) <= 1
+
+
+async def test_offers_of_a_lonely_peer_that_are_not_answered_go_elsewhere(here: Here) -> None:
+    a = await here.peer(A)
+    silent, other = await here.neighbour(1), await here.neighbour(3)
+    silent.has(0, 1)
+    await here.make_offers(a, offers(1))
+    given = silent.take()
+    other.has(0, 1)
+    await here.exchange.tell_changes()
+    assert other.take() == []
+    here.later = REFUSAL_TIMEOUT + 1
+    await here.exchange.tell_changes()
+    await here.settle()
+    assert (silent.take(), other.take()) == ([], given)
+    here.later += REFUSAL_TIMEOUT + 1
+    here.hub.swarms[HASH].peers[A].meet(1, False)
+    await here.exchange.tell_changes()
+    await here.settle()
+    assert (silent.take(), other.take()) == ([], []), "it has met a peer"
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -70,6 +122,7 @@ async def test_offers_in_the_same_frame_come_before_parked_offers_are_placed(her
     a = await here.peer(A)
     await here.make_offers(a, offers(5))
     neighbour = await here.neighbour(1)
+    here.trusted.add(neighbour)
     neighbour.has(0, 1, frame_ends=False)
     neighbour.makes_offers(some_offers(1, start=9))
     await here.settle()
@@ -132,6 +185,48 @@ async def test_offers_that_can_neither_be_refused_nor_answered_any_more_are_forg
     here.later = ANSWER_TIMEOUT + 1
     await here.exchange.tell_changes()
     assert (ledger.refusable, ledger.awaited) == (0, 0)
+
+
+async def test_offers_that_were_sent_over_a_link_that_ends_go_elsewhere(here: Here) -> None:
+    here.park()
+    a = await here.peer(A)
+    ending, other = await here.neighbour(1), await here.neighbour(3)
+    here.trusted.add(other)
+    ending.has(0, 3)
+    await here.make_offers(a, offers(3))
+    first, *rest = ending.take()
+    ending.answers_for_b(first)
+    here.exchange.remove(ending)
+    other.has(0, 3)
+    await here.settle()
+    assert sorted(other.take()) == sorted(rest)
+    here.exchange.remove(ending)
+    assert other.take() == [], "once"
+
+
+async def test_few_offers_are_placed_again_when_a_busy_link_ends(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RESCUED", 2)
+    a = await here.peer(A)
+    ending, other = await here.neighbour(1), await here.neighbour(3)
+    ending.has(0, 5)
+    await here.make_offers(a, offers(5))
+    given = ending.take()
+    other.has(0, 5)
+    here.exchange.remove(ending)
+    await here.settle()
+    assert sorted(other.take()) == sorted(given[-2:])
+
+
+async def test_offers_that_were_sent_too_long_ago_are_not_placed_again(here: Here) -> None:
+    a = await here.peer(A)
+    ending, other = await here.neighbour(1), await here.neighbour(3)
+    ending.has(0, 1)
+    await here.make_offers(a, offers(1))
+    other.has(0, 1)
+    here.later = REFUSAL_TIMEOUT + 1
+    here.exchange.remove(ending)
+    await here.settle()
+    assert other.take() == []
 
 
 async def test_offers_for_a_neighbour_that_is_just_gone_go_elsewhere(here: Here) -> None:
@@ -214,6 +309,8 @@ async def test_offers_without_a_receiver_are_refused(here: Here) -> None:
     neighbour = await here.neighbour(1)
     neighbour.makes_offers(some_offers(2))
     assert neighbour.account.dropped == {Dropped.NOT_ASKED_FOR: 2}, "it has told of no peers"
+    assert neighbour.refused == ids_of(some_offers(2)), "it may have been given up in the swarm a moment ago"
+    neighbour.refused.clear()
     neighbour.has(0, 1)
     neighbour.makes_offers(some_offers(2))
     assert neighbour.refused == ids_of(some_offers(2))[1:]

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from extensions.federation import extension as module
+from extensions.federation.command import LINKING_COLUMNS
 from extensions.federation.extension import Federation
 from extensions.federation.settings import FederationSettings
 from tests.client import PATIENCE
@@ -75,3 +76,9 @@ async def test_stopping_ends_all_tasks_and_is_no_failure(federation: Federation,
     await asyncio.sleep(0)
     assert not [task for task in before & asyncio.all_tasks() if task.get_name().startswith("federation")]
     assert failures.total() == 0
+
+
+async def test_the_state_of_linking_is_one_row(federation: Federation) -> None:
+    (row,) = federation.linking()
+    assert tuple(row) == LINKING_COLUMNS
+    assert row == {**dict.fromkeys(LINKING_COLUMNS, 0), "max_links": 1000, "shortage": ""}

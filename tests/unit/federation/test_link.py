@@ -18,7 +18,18 @@ from extensions.federation.reasons import EndReason
 from extensions.federation.transports import Accepted, Dialed, Transport
 from extensions.federation.wire import MAX_FRAME, SOFT_FRAME
 from tests.client import HASH, eventually
-from tests.unit.federation.links import B, filter_of, give, linked, opened, own_swarms, sharing, some_offers
+from tests.unit.federation.links import (
+    URL,
+    B,
+    dialing,
+    filter_of,
+    give,
+    linked,
+    opened,
+    own_swarms,
+    sharing,
+    some_offers,
+)
 from tracker.core.swarm import Swarm
 from tracker.extension import ChannelClosed, RemoteMember
 from tracker.extension.channel import Channel
@@ -278,3 +289,21 @@ async def test_frames_of_an_accepted_websocket(
         assert caught.value.reason is reason
     else:
         assert await transport.receive() == frame
+
+
+async def test_a_bye_is_read_also_if_nothing_can_be_sent_any_more(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracker without room says so and closes at once, often before the other side has sent anything."""
+    _, there = sharing()
+
+    async def send(_frame: bytes) -> None:
+        raise LinkError(EndReason.LOST)
+
+    monkeypatch.setattr(sink, "send", send)
+    one = Link(dialing(), sink, URL, lambda *_: None)
+    running = asyncio.ensure_future(one.run())
+    for _ in range(5):
+        # Sending has failed meanwhile.
+        await asyncio.sleep(0)
+    sink.incoming.put_nowait(there.bye(EndReason.TOO_MANY_LINKS))
+    error = await running
+    assert (error.reason, str(error)) == (EndReason.CLOSED_THERE, "too_many_links")

@@ -8,7 +8,17 @@ from math import inf
 import pytest
 
 from extensions.federation.reasons import Ended, EndReason
-from extensions.federation.seeker import ALL, DEGREE, LONELY, MAX_FAILURES, MAX_FRESH, MAX_STALE, SETTLING, Seeker
+from extensions.federation.seeker import (
+    ALL,
+    DEGREE,
+    LONELY,
+    MAX_FAILURES,
+    MAX_FRESH,
+    MAX_STALE,
+    PAUSE,
+    SETTLING,
+    Seeker,
+)
 from extensions.trackers import RENDEZVOUS_TEXT, TrackerEntry
 from tests.client import HASH
 
@@ -62,7 +72,8 @@ class World:
         return self.has_room
 
     def find(self, *numbers: int, info_hash: str = HASH) -> None:
-        """The DHT names trackers."""
+        """The DHT names trackers, a moment after others."""
+        self.now += PAUSE
         for number in numbers:
             self.found.setdefault(info_hash, []).append(entry(number))
             self.seeker.on_entry(info_hash, entry(number), self.now)

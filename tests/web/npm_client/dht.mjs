@@ -62,7 +62,9 @@ obey({
     const hash = bytes(infoHash)
     const key = record.keyPair(record.recordSeed(hash, day))
     const own = record.signEntry(record.keyPair(bytes(seed)), hash, url, now)
-    const { slot, entries } = record.place(await read(key, hash, now, true), own)
+    const placed = record.place(await read(key, hash, now, true), own, now)
+    if (!placed) return report('written', { slot: null })
+    const { slot, entries } = placed
     const cas = Math.max(slot.seq, 0)
     const { code, results } = await call('put', {
       k: key.publicKey,
@@ -83,13 +85,21 @@ obey({
     })
   },
 
-  // One raw item in a slot.
-  async put ({ infoHash, day, slot, seq, cas, value }) {
+  // One raw item in a slot, or in a shard that bits name.
+  async put ({ infoHash, day, slot, bits, seq, cas, value }) {
     const key = record.keyPair(record.recordSeed(bytes(infoHash), day))
-    const { code, results } = await call('put', {
-      k: key.publicKey, salt: record.SALTS[slot], seq, cas, v: bytes(value), sign: key.sign
-    })
+    const salt = bits === undefined ? record.SALTS[slot] : record.shardSalt(bits)
+    const { code, results } = await call('put', { k: key.publicKey, salt, seq, cas, v: bytes(value), sign: key.sign })
     report('put', { code, nodes: results?.[1] })
+  },
+
+  async readShard ({ infoHash, day, now, bits }) {
+    const hash = bytes(infoHash)
+    const salt = record.shardSalt(bits)
+    const key = record.keyPair(record.recordSeed(hash, day))
+    const { results } = await call('get', record.target(key.publicKey, salt), { salt, cache: false })
+    const { entries, rejected } = record.decodeValue(results?.[0]?.v, hash, now, bits)
+    report('shard', { seq: results?.[0]?.seq, entries: entries.map(shown), rejected })
   },
 
   async announce ({ hash, port }) {
@@ -118,7 +128,13 @@ obey({
     const entry = record.signEntry(tracker, hash, url, now)
     const card = record.signEntry(tracker, Buffer.alloc(0), url, now)
     const value = record.encodeValue([entry])
-    const item = Buffer.from(`4:salt2:r03:seqi1e1:v${value.length}:${value.toString('latin1')}`, 'latin1')
+    // The number is text: JavaScript would round the greatest one.
+    const itemOf = seq => {
+      return Buffer.from(`4:salt2:r03:seqi${seq}e1:v${value.length}:${value.toString('latin1')}`, 'latin1')
+    }
+    const signed = (number, age) => record.signEntry(record.keyPair(Buffer.alloc(32, number)), hash, url, now + age)
+    const three = [signed(11, 0), signed(12, 60), signed(13, 120)]
+    const path = record.path(hash, tracker.publicKey)
     const hex = {
       record_seed: record.recordSeed(hash, day),
       record_key: key.publicKey,
@@ -132,8 +148,13 @@ obey({
       signature: entry.signature,
       entry: record.encodeEntry(entry),
       value,
-      item_message: item,
-      item_signature: key.sign(item),
+      item_message: itemOf('1'),
+      item_signature: key.sign(itemOf('1')),
+      locked_message: itemOf('9223372036854775807'),
+      locked_signature: key.sign(itemOf('9223372036854775807')),
+      target_shard: record.target(key.publicKey, record.shardSalt(path.slice(0, 3))),
+      value_of_three: record.encodeValue(three),
+      value_with_depth: record.encodeValue(three, 10),
       descriptor_message: record.message(Buffer.alloc(0), card),
       text_key: record.textKey(text),
       unicode_key: record.textKey(unicode)
@@ -141,11 +162,25 @@ obey({
     const computed = {
       day: String(day),
       expires: String(entry.expires),
+      path,
       descriptor: JSON.stringify({ ...shown(card), signature: card.signature.toString('hex') }),
       ...Object.fromEntries(Object.entries(hex).map(([name, data]) => [name, data.toString('hex')]))
     }
+    const seven = [21, 22, 23, 24, 25, 26].map((number, n) => signed(number, 60 * n)).concat(signed(27, 600))
+    const later = 7230
+    const slots = [seven.slice(0, 6), seven.slice(6)].map((entries, index) => {
+      const value = record.encodeValue(entries)
+      return { index, seq: 1, size: value.length, value, ...record.decodeValue(value, hash, now + later) }
+    })
+    const placed = record.place(slots, signed(22, later), now + later)
     report('vectors', {
       computed,
+      placing: {
+        placing_time: String(now + later),
+        placing_r0: slots[0].value.toString('hex'),
+        placing_r1: slots[1].value.toString('hex'),
+        placing_value: placed.slot === slots[0] ? record.encodeValue(placed.entries).toString('hex') : ''
+      },
       urls: urls.map(record.isUrl),
       values: values.map(data => record.decodeValue(bytes(data), hash, now).rejected)
     })

@@ -1,4 +1,4 @@
-// Records in the DHT, as docs/dht.md has them, with nothing else to go by.
+// Records in the DHT, as docs/dht.md has them, with nothing else to go by. It writes no shards.
 import { createHash, createPrivateKey, createPublicKey, sign, verify } from 'node:crypto'
 import bencode from 'bencode'
 
@@ -9,6 +9,8 @@ const MAX_VALUE = 996
 const MAX_ENTRY = 248
 const MAX_ENTRIES = 16
 const LOCKED = 2 ** 52
+const MAX_DEPTH = 20
+const REST = 3
 
 const sha1 = (...parts) => createHash('sha1').update(Buffer.concat(parts)).digest()
 const sha256 = (...parts) => createHash('sha256').update(Buffer.concat(parts)).digest()
@@ -44,6 +46,11 @@ function derive (purpose, infoHash, day) {
 export const dayOf = now => Math.floor(now / 86400)
 export const recordSeed = (infoHash, day) => derive('record', infoHash, day)
 export const announceHash = (infoHash, day) => derive('announce', infoHash, day).subarray(0, 20)
+export function path (infoHash, id) {
+  const bytes = sha256(Buffer.from(`${NAMESPACE} shard`), infoHash, id)
+  return [...bytes].map(byte => byte.toString(2).padStart(8, '0')).join('').slice(0, MAX_DEPTH)
+}
+export const shardSalt = bits => Buffer.from(`s${bits}`)
 export const textKey = infoHash => sha256(Buffer.from(`${NAMESPACE} text id${infoHash}`)).subarray(0, 20)
 export const target = (publicKey, salt) => sha1(publicKey, salt)
 export const RENDEZVOUS = sha1(Buffer.from('peerservers rendezvous'))
@@ -68,7 +75,9 @@ export function signEntry (key, infoHash, url, now) {
 
 const wire = ({ id, expires, url, signature }) => [id, expires, url, signature]
 export const encodeEntry = entry => encode(wire(entry))
-export const encodeValue = entries => encode({ e: entries.map(wire), v: 1 })
+export const encodeValue = (entries, depth) => encode({
+  ...(depth === undefined ? {} : { d: depth }), e: [...entries].sort(freshest).map(wire), v: 1
+})
 
 function rejection ({ id, expires, url, signature }, infoHash, now) {
   if (id.length !== 32 || signature.length !== 64) return 'wrong_length'
@@ -115,8 +124,8 @@ function decode (value) {
   return bencode.decode(data)
 }
 
-// What is valid in a slot's value, and why the rest is not.
-export function decodeValue (value, infoHash, now) {
+// What is valid in a slot's value, and why the rest is not; of a shard if there are bits.
+export function decodeValue (value, infoHash, now, bits = '') {
   const rejected = []
   const nothing = reason => ({ entries: [], rejected: [reason] })
   if (!ArrayBuffer.isView(value)) return nothing('not_a_string')
@@ -135,7 +144,8 @@ export function decodeValue (value, infoHash, now) {
   const entries = []
   for (const item of table.e.slice(0, MAX_ENTRIES)) {
     const entry = parse(item)
-    const reason = entry ? rejection(entry, infoHash, now) : 'wrong_type'
+    let reason = entry ? rejection(entry, infoHash, now) : 'wrong_type'
+    if (!reason && !path(infoHash, entry.id).startsWith(bits)) reason = 'wrong_shard'
     if (reason) rejected.push(reason)
     else entries.push(entry)
   }
@@ -163,23 +173,22 @@ const isSpoilt = slot => slot.rejected.some(reason => reason !== 'expired') && s
 const isFull = slot => Math.max(slot.size, encodeValue(slot.entries).length) + MAX_ENTRY > MAX_VALUE
 export const saysGoOn = slot => isLocked(slot) || isSpoilt(slot) || isFull(slot)
 
-// The slot to write to, and what is in it then; null if all are locked.
-export function place (slots, own) {
+// The slot to write to, and what is in it then; null if all are locked, or the last one rests.
+export function place (slots, own, now) {
   const others = slot => slot.entries.filter(entry => !entry.id.equals(own.id))
   const fits = entries => encodeValue(entries).length <= MAX_VALUE
-  const usable = slots.filter(slot => !isLocked(slot))
-  for (const [position, slot] of usable.entries()) {
+  for (const [position, slot] of slots.entries()) {
     const entries = [...others(slot), own]
-    if (!fits(entries)) continue
-    for (const entry of merge(usable.slice(position + 1).flatMap(later => later.entries))) {
+    if (isLocked(slot) || !fits(entries)) continue
+    const later = slots.slice(position + 1).filter(slot => !isLocked(slot))
+    for (const entry of merge(later.flatMap(slot => slot.entries))) {
       if (!entries.some(({ id }) => id.equals(entry.id)) && fits([...entries, entry])) entries.push(entry)
     }
     return { slot, entries: merge(entries) }
   }
-  if (usable.length === 0) return null
-  const end = slot => Math.min(...others(slot).map(entry => entry.expires))
-  const slot = usable.reduce((best, other) => end(other) < end(best) ? other : best)
-  const entries = others(slot).sort(freshest)
+  const window = slots.at(-1)
+  const entries = others(window).sort(freshest)
+  if (isLocked(window) || entries.some(({ expires }) => Math.abs(expires - LIFETIME - now) < REST)) return null
   while (!fits([...entries, own])) entries.pop()
-  return { slot, entries: merge([...entries, own]) }
+  return { slot: window, entries: merge([...entries, own]) }
 }
