@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from extensions.federation.audience import Audience, CallLater, Sample
+from extensions.federation.audience import MAX_ENGAGED, Audience, CallLater, Sample
 from extensions.federation.events import Interest
 from extensions.federation.filters import OwnSwarms
 from extensions.federation.ledger import OfferKey
@@ -362,8 +362,11 @@ class Exchange:
             return
         for member in list(islice(neighbour.account.grown, MAX_GROWN)):
             self._place_grown(neighbour, member)
-        if neighbour in self._audience.neighbours:
+        if neighbour not in self._audience.neighbours:
+            return
+        if self._id < neighbour.tracker_id or len(neighbour.account.may_have) <= MAX_ENGAGED:
             self._audience.engage(neighbour)
+        # Of many swarms, the other side tells first. If both did at once, both would also reply.
 
     def _close(self, swarm: Swarm) -> None:
         info_hash = swarm.info_hash

@@ -292,6 +292,20 @@ async def test_a_neighbour_with_many_common_swarms_is_told_of_some_at_a_time(her
     assert len(neighbour.told) == steps[-1], "each is told once"
 
 
+@pytest.mark.parametrize("number", [MAX_ENGAGED, MAX_ENGAGED + 1])
+async def test_of_many_common_swarms_the_tracker_with_the_lesser_id_tells_first(here: Here, number: int) -> None:
+    here.exchange = here.exchange_of("f" * 64)
+    hashes = [f"{n:020}" for n in range(number)]
+    for info_hash in hashes:
+        await here.peer(A, info_hash)
+    neighbour = await here.neighbour(1)
+    here.exchange.on_may_have(neighbour, hashes)
+    here.exchange.on_frame_end(neighbour)
+    assert len(neighbour.told) == (0 if number > MAX_ENGAGED else number)
+    await here.exchange.tell_changes()
+    assert len(neighbour.told) == number, "if the other one does not"
+
+
 async def test_a_neighbour_that_reads_slowly_is_told_of_swarms_later(here: Here) -> None:
     hashes = [f"{n:020}" for n in range(10)]
     for info_hash in hashes:
