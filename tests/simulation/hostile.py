@@ -7,7 +7,8 @@ nothing.
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,7 +20,9 @@ from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
 from extensions.dht.records.slots import LOCKED, encode_slot
 from extensions.entries import sign_entry
 from extensions.federation.extension import Federation
+from extensions.federation.link import Link
 from extensions.federation.neighbour import Neighbour
+from extensions.trackers import TrackerEntry
 from tests.simulation.dht import Dht, DhtClient
 from tests.simulation.network import End, InMemoryChannel
 from tests.simulation.peers import Client, PeerConnection
@@ -29,6 +32,10 @@ from tracker.protocol.messages import Announce
 
 HANDSHAKE: Final = 3
 """Frames that a tracker must take until its links are open."""
+
+MISLED: Final = 20
+MISLEADING_PERIOD: Final = 5.0
+"""Trackers that a misleading tracker names in a message, and seconds between two messages for which nobody asked."""
 
 PHANTOMS: Final = 60
 """Peers that a lying tracker claims to have in each swarm."""
@@ -104,7 +111,35 @@ class Full(HostileTracker):
         self.settings["max_links"] = 1
 
 
-KINDS: Final[tuple[type[HostileTracker], ...]] = (Lying, Deaf, Mute, Refusing, Closing, Full)
+class _MisleadingFederation(Federation):
+    async def start(self) -> None:
+        self._misled: dict[Link, None] = {}
+        await super().start()
+        self.tracker.repeat_task("mislead", MISLEADING_PERIOD, self._mislead)
+
+    async def _mislead(self) -> None:
+        for link in self.links:
+            if link not in self._misled:
+                self._misled[link] = None
+                changed: Any = link
+                changed.name_trackers = partial(self._name, link.name_trackers)
+            # Without having been asked, too.
+            link.name_trackers("", ())
+
+    def _name(self, name: Callable[[str, Sequence[TrackerEntry]], None], info_hash: str, _: object) -> None:
+        key = info_hash.encode("latin-1")
+        # They lead nowhere, or to other trackers, which have other ids.
+        urls = [f"wss://t{random.randrange(2 * MISLED)}.example" for _ in range(MISLED)]
+        name(info_hash, [forged(key, url) for url in urls])
+
+
+class Misleading(HostileTracker):
+    """Names trackers that do not exist, or that have other ids, to all neighbours."""
+
+    federation_type = _MisleadingFederation
+
+
+KINDS: Final[tuple[type[HostileTracker], ...]] = (Lying, Deaf, Mute, Refusing, Closing, Full, Misleading)
 
 
 class Vandal:
@@ -152,10 +187,10 @@ class Vandal:
         return seq + 1, encode_slot([forged(info_hash) for _ in range(5)])
 
 
-def forged(info_hash: bytes) -> Any:
-    """Return a valid entry of a tracker that does not exist."""
+def forged(info_hash: bytes, url: str = "") -> TrackerEntry:
+    """Return a valid entry of a tracker that does not exist, by default at a host that does not exist either."""
     key = Ed25519PrivateKey.from_private_bytes(random.randbytes(32))
-    return sign_entry(key, info_hash, f"wss://x{random.getrandbits(32)}.example", time.time())
+    return sign_entry(key, info_hash, url or f"wss://x{random.getrandbits(32)}.example", time.time())
 
 
 def kinds(count: int) -> Iterable[type[HostileTracker]]:
