@@ -183,12 +183,13 @@ async def test_a_filter_tells_numbers_of_few_swarms_that_its_sender_does_not_kno
         told: list[str] = []
         for _ in range(3):
             await link.send(message)
-            await link.send(link.have((HASH, 0, 1), (HASH, 0, 0)))
+            await link.send(link.have((HASH, 0, 1)))
             names_told = [""]
             while names_told[0][: wire.TAG_LENGTH] != own:
                 names_told = [name for name, *_ in (await link.until(wire.Have)).swarms]
                 told += names_told
             told.pop()
+            await link.send(link.have((HASH, 0, 0)))
         assert len(set(told)) == len(told), "each is told once"
         assert 0 < len(told) < 0.05 * swarms
 
@@ -206,6 +207,8 @@ async def test_messages_without_a_reason_go_nowhere(target: TrackerProcess, loca
             as_json(type="have", swarms=[]),
         )
         await eventually(lambda: equals(dropped(target, "not_asked_for"), 202))
+        refused = await link.until(wire.Refused)
+        assert (refused.peer_id, refused.offer_ids) == (STRANGER, ids)
         unknown = "u" * 20
         await link.send(link.offers(unknown, STRANGER, ids), link.answer(unknown, STRANGER, A, ids[0]))
         await eventually(lambda: equals(dropped(target, "unknown_swarm"), 2))
