@@ -340,8 +340,9 @@ class Exchange:
         if account.ledger.take(key, now):
             # Only the first answer to an offer gives credit.
             account.answered += 1
-            account.grown |= account.withheld
-            account.withheld.clear()
+            while account.withheld:
+                waiting, newcomers = account.withheld.popitem()
+                account.grown[waiting] = (account.grown.get(waiting, []) + newcomers)[:MAX_NEWCOMERS]
             member = account.members.get(answer.info_hash)
             if member and member.complete + member.incomplete >= CREDIT:
                 # A neighbour with fewer peers is believed already.

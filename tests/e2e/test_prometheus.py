@@ -38,6 +38,8 @@ QUIET = {
     "tracker: Garbage left": "only a bug in an extension module leaves any",
     "tracker: Log lines lost": "the readers of these logs are quick",
     "federation: Time in the queue": "two trackers with a few swarms have no queue",
+    "federation: Trackers that are not linked": "both trackers are linked",
+    "federation: Links closed by others by reason": "neither tracker ends its link",
     "federation: Items ignored by reason": "no node puts invalid items into this DHT",
 }
 """Panels that show nothing but zero here, and the reason."""
