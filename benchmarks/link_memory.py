@@ -13,6 +13,9 @@ from websockets.asyncio.server import serve
 from benchmarks.links import Tracker, accept, check_shared, neighbour, open_swarms, tracker, two, until
 from benchmarks.servers import OURS
 from benchmarks.suite import Figures, Result, Suite
+from extensions.federation import wire
+from extensions.federation.audience import RENEW
+from extensions.federation.filters import OwnSwarms
 from extensions.federation.transports import SUBPROTOCOL
 
 LINKS: Final = 80
@@ -26,11 +29,13 @@ WARM_SWARMS: Final = 100
 
 
 def link_memory(suite: Suite) -> Iterator[Result]:
-    """Memory of links without swarms, and of swarms without a link, with one, and shared over it."""
+    """Memory of links without swarms, of filters, and of swarms without a link, with one, and shared over it."""
     for dialed in (False, True):
         figures = uvloop.run(_links(suite, LINKS, dialed))
         yield Result("link-memory", f"link, {'dialing' if dialed else 'accepting'}", OURS, figures)
     number = SWARMS // 10 if suite.quick else SWARMS
+    figures = uvloop.run(_filters(suite, number))
+    yield Result("link-memory", f"filter of {number} swarms", OURS, figures)
     for case in ("no link", "told", "shared"):
         for end, figures in zip(("accepting", "dialing"), uvloop.run(_swarms(suite, case, number)), strict=True):
             yield Result("link-memory", f"swarm, {case}, {end}", OURS, figures)
@@ -43,7 +48,8 @@ async def _swarms(suite: Suite, case: str, number: int) -> list[Figures]:
         before = [one.server.resident() for one in pair]
         for n, one in enumerate(pair):
             clients.append(await open_swarms(one.port, 0 if case == "shared" else n * number, number, n))
-        await asyncio.sleep(2 * SETTLE)
+        # Of many swarms that open at once, the next filter tells.
+        await asyncio.sleep(RENEW + 2 * SETTLE)
         expected = {"no link": set[int](), "told": {WARM_SWARMS}, "shared": {WARM_SWARMS + number}}
         check_shared(pair, expected[case])
         return [_grown(number, base, one) for one, base in zip(pair, before, strict=True)]
@@ -67,6 +73,25 @@ async def _links(suite: Suite, number: int, dialed: bool) -> Figures:
             for _, transport in kept:
                 await transport.close()
             return figures
+
+
+async def _filters(suite: Suite, swarms: int) -> Figures:
+    """The filters of trackers with so many swarms, on links that are there before."""
+    own = OwnSwarms()
+    for number in range(swarms):
+        own.add(f"{number:020}")
+    with tracker(suite) as one:
+        kept = [transport for _ in range(LINKS) for _, transport in [await neighbour(one.port)]]
+        await asyncio.sleep(SETTLE)
+        before = one.server.resident()
+        for transport in kept:
+            for number, part in enumerate(own.parts):
+                await transport.send(wire.encode(wire.Filter(number, len(own.parts), bytes(part.bits))))
+        await asyncio.sleep(SETTLE)
+        figures = _grown(LINKS, before, one)
+        for transport in kept:
+            await transport.close()
+        return figures
 
 
 def _grown(number: int, before: float, one: Tracker) -> Figures:

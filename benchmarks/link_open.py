@@ -32,7 +32,9 @@ DIALED_WITHIN: Final = 90.0
 """Seconds in which a tracker surely dials another one that is listed."""
 
 QUIET: Final = 7.0
-"""Seconds without a further byte after which everything has been told."""
+TRICKLE: Final = 1000.0
+"""Seconds with fewer bytes per second than this after which everything has been told. Questions for other trackers of
+swarms that few have go on."""
 
 PERIOD: Final = 0.25
 """Seconds between two looks at the counters."""
@@ -66,12 +68,12 @@ def _now(trackers: list[Tracker]) -> Moment:
 
 
 async def _quiet(trackers: list[Tracker]) -> Moment:
-    """Return the first moment after which nothing is sent for `QUIET` seconds."""
+    """Return the first moment after which little is sent for `QUIET` seconds."""
     last = _now(trackers)
     while True:
         await asyncio.sleep(PERIOD)
         now = _now(trackers)
-        if now.sent > last.sent:
+        if now.sent - last.sent > TRICKLE * QUIET:
             last = now
         elif now.at - last.at > QUIET:
             return last

@@ -360,6 +360,12 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
         ("neighbours of a swarm", f"{audience.MANY}", "for each new one, another one is given up"),
         ("time until a chosen neighbour of a popular swarm is exchanged for another", f"{audience.EXCHANGE:g} s", ""),
         ("swarms that are told to a neighbour in one turn", f"{audience.MAX_ENGAGED}", "are told in the next turn"),
+        (
+            "swarms that are told to a neighbour because it may have them",
+            f"{rate(neighbour.ENGAGED_PER_SECOND, neighbour.ENGAGED_BURST)}; "
+            f"none while more than {mib(link.SLOW / 2**20)} are in the queue of the link",
+            "are told later",
+        ),
         ("filters that are looked at for these", f"{audience.MAX_LOOKED}", "are looked at in the next turn"),
         ("offers from one link", rate(neighbour.OFFERS_PER_SECOND, neighbour.OFFERS_BURST), "are refused"),
         (

@@ -3,7 +3,8 @@
     python minimal_tracker.py --port 8000 --url wss://tracker.example.org --peer wss://other.example.org
 
 It trusts every tracker that it is linked with: on a public address, name those that it should admit (`--admit`).
-Numbers in comments are rules of the page.
+Numbers in comments are rules of the page. Beyond that section, it keeps rule 8.3, it names all swarms again when their
+tags have filled the filter, and it engages trackers that name a swarm, so that two small trackers can be linked.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import hmac
 import json
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,10 +32,11 @@ from websockets.typing import Subprotocol
 SUBPROTOCOL = Subprotocol("peerservers.federation.1")
 # Section 10: sizes, and times in seconds.
 FRAME, SDP, PART, SWARMS, OFFERS, PEERS = 262144, 65536, 32768, 1000, 100, 1000000
-HANDSHAKE_TIMEOUT, TELL_PERIOD, ANSWER_TIMEOUT = 10, 3, 120
+HANDSHAKE_TIMEOUT, TELL_PERIOD, ANSWER_TIMEOUT, QUIET_TIME = 10, 3, 120, 10
+ROOM = PART * 8 // 10  # Swarms in a part of this size.
 # The page leaves these to the tracker: announce intervals of clients, and the pause before it dials again.
 INTERVAL, LONELY_INTERVAL, REDIAL, REDIAL_MOST = 120, 30, 1.0, 60.0
-# `max_queue` counts received frames; pings are answered by the library.
+# `broadcast` sends without waiting. The buffer of a receiver that does not read grows until its pong is overdue.
 WEBSOCKET: dict[str, Any] = {"compression": None, "max_size": FRAME, "ping_interval": 30, "ping_timeout": 25}
 # A value that has not the expected form raises one of these.
 Malformed = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
@@ -164,8 +168,15 @@ def keep(table: dict[Offer, Value], offer: Offer, value: Value) -> None:
     asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, table.pop, offer, None)
 
 
+@dataclass
+class Peer:
+    client: "Client"
+    seeder: bool
+    quiet_until: float  # No offers from links before this time.
+
+
 class Swarm:
-    """The own peers of an open swarm, by their peer_id: their client, and whether they are seeders."""
+    """The own peers of an open swarm, by their peer_id."""
 
     def __init__(self, info_hash: str) -> None:
         self.info_hash = info_hash
@@ -174,10 +185,10 @@ class Swarm:
             key = hashlib.sha256(b"peerservers/1 text id" + info_hash.encode()).digest()[:20]  # dht.md, Keys
         self.bytes = b"text" + key if self.is_text else info_hash.encode("latin-1")  # 5.1
         self.tag = hashlib.sha256(b"peerservers/1 tag" + self.bytes).digest()[:8].hex()  # 5.2
-        self.peers: dict[str, tuple[Client, bool]] = {}
+        self.peers: dict[str, Peer] = {}
 
     def numbers(self) -> tuple[int, int]:
-        seeders = sum(seeder for _, seeder in self.peers.values())
+        seeders = sum(peer.seeder for peer in self.peers.values())
         return seeders, len(self.peers) - seeders
 
     def check(self, *identifiers: str) -> None:
@@ -202,6 +213,7 @@ class Link:
         self.nonce = os.urandom(32)
         self.id = self.transcript = self.secret = b""
         self.state = "hello"  # The next message, then "open" and "ended".
+        self.room = 0  # How many swarms may be named until the next filter.
         self.proved, self.said = False, ""  # `said` is the reason of the other side's `bye`.
         self.stop: Callable[[], None] = lambda: None  # Ends the WebSocket.
         self.numbers: dict[Swarm, tuple[int, int]] = {}  # What the other side has told,
@@ -238,8 +250,9 @@ class Link:
                     return
                 if self.state != (message["type"] if message["type"] in ("hello", "proof") else "open"):
                     raise LinkEnd("out_of_turn")
-                handlers = {"have": self.on_have, "offers": self.on_offers, "answer": self.on_answer}
-                handlers |= {"hello": self.on_hello, "proof": self.on_proof, "refused": self.on_refused}
+                handlers = {"hello": self.on_hello, "proof": self.on_proof, "opened": self.on_opened}
+                handlers |= {"have": self.on_have, "offers": self.on_offers}
+                handlers |= {"refused": self.on_refused, "answer": self.on_answer}
                 handlers.get(message["type"], lambda _: None)(message)
         except Malformed as error:
             raise LinkEnd("invalid_message") from error
@@ -276,10 +289,32 @@ class Link:
         self.proved = True
         self.tracker.admit(self)
         self.state = "open"
-        self.send({"type": "filter", "part": 0, "parts": 1, "bits": base64.b64encode(bytes(PART)).decode()})
-        tags = list(self.tracker.tags)
+        self.send_swarms()
+
+    def send_swarms(self) -> None:
+        """Send a filter without any swarm, and name all open swarms."""
+        tags, parts = list(self.tracker.tags), 1
+        while 2 * len(tags) > parts * ROOM:
+            parts *= 2
+        for part in range(parts):
+            self.send({"type": "filter", "part": part, "parts": parts, "bits": base64.b64encode(bytes(PART)).decode()})
         for start in range(0, len(tags), SWARMS):
             self.send({"type": "opened", "tags": "".join(tags[start : start + SWARMS])})
+        self.room = parts * ROOM - len(tags)
+
+    def send_opened(self, swarm: Swarm) -> None:
+        """Name a swarm that has opened, or all again if the other side cannot keep more tags."""
+        self.room -= 1
+        if self.room:
+            self.send({"type": "opened", "tags": swarm.tag})  # 6.2
+        else:
+            self.send_swarms()
+
+    def on_opened(self, m: Message) -> None:
+        """Engage the other side, which may be as small as this one and not do so itself (6.5)."""
+        tags = [m["tags"][start : start + 16] for start in range(0, len(m["tags"]), 16)]
+        swarms = [self.tracker.tags[tag] for tag in tags if tag in self.tracker.tags]
+        self.tell([swarm for swarm in swarms if swarm not in self.told])
 
     def tell(self, swarms: list[Swarm], reply: bool = False) -> None:
         for start in range(0, len(swarms), SWARMS):
@@ -311,10 +346,11 @@ class Link:
         swarm.check(peer_id, *(item["offer_id"] for item in offers))
         if not self.common(swarm):
             return  # 7.2
-        peers = [client for other, (client, _) in swarm.peers.items() if other != peer_id]
-        for item, client in zip(offers, random.sample(peers, min(len(peers), len(offers))), strict=False):
+        now = time.monotonic()
+        peers = [peer for other, peer in swarm.peers.items() if other != peer_id and peer.quiet_until <= now]
+        for item, peer in zip(offers, random.sample(peers, min(len(peers), len(offers))), strict=False):
             keep(self.tracker.routes, (swarm.bytes, peer_id, item["offer_id"]), self)  # 7.7
-            client.relay(swarm, peer_id, "offer", item["offer"]["sdp"], item["offer_id"])
+            peer.client.relay(swarm, peer_id, "offer", item["offer"]["sdp"], item["offer_id"])
         refused = [item["offer_id"] for item in offers[len(peers) :]]
         if refused:
             self.send({"type": "refused", "swarm": self.name(swarm), "peer_id": peer_id, "offer_ids": refused})
@@ -341,7 +377,7 @@ class Link:
         if swarm:
             swarm.check(m["peer_id"], to_peer_id, offer_id)
             if to_peer_id in swarm.peers and (swarm.bytes, to_peer_id, offer_id) in self.sent:  # 7.8
-                swarm.peers[to_peer_id][0].relay(swarm, m["peer_id"], "answer", m["sdp"], offer_id)
+                swarm.peers[to_peer_id].client.relay(swarm, m["peer_id"], "answer", m["sdp"], offer_id)
 
 
 # --- Clients, and the tracker
@@ -387,7 +423,7 @@ class Client:
             if fits(answer):
                 link.send(answer)
         elif to_peer_id in swarm.peers:
-            swarm.peers[to_peer_id][0].relay(swarm, peer_id, "answer", sdp, offer_id)
+            swarm.peers[to_peer_id].client.relay(swarm, peer_id, "answer", sdp, offer_id)
 
     def announce(self, swarm: Swarm, m: Message) -> None:
         peer_id, event, offers = m["peer_id"], m.get("event"), []
@@ -400,7 +436,10 @@ class Client:
         if event == "stopped":
             self.tracker.leave(self, swarm, peer_id)
         else:
-            self.tracker.join(self, swarm, peer_id, event == "completed" or m.get("left") == 0)
+            joins_quietly = event == "completed" and not offers and peer_id not in swarm.peers  # 8.3
+            quiet_until = time.monotonic() + QUIET_TIME if joins_quietly else 0
+            peer = Peer(self, event == "completed" or m.get("left") == 0, quiet_until)
+            self.tracker.join(swarm, peer_id, peer)
         links = [link for link in self.tracker.links if link.common(swarm)]
         seeders, leechers = map(sum, zip(swarm.numbers(), *(link.numbers[swarm] for link in links), strict=True))
         interval = INTERVAL if seeders + leechers > 1 else LONELY_INTERVAL
@@ -411,7 +450,7 @@ class Client:
 
     def place(self, swarm: Swarm, peer_id: str, offers: list[Message], links: list[Link]) -> None:
         """Draw a receiver for each offer, as if the peers behind links were own peers (7.1)."""
-        receivers: list[Client | Link] = [client for other, (client, _) in swarm.peers.items() if other != peer_id]
+        receivers: list[Client | Link] = [peer.client for other, peer in swarm.peers.items() if other != peer_id]
         counts = [1] * len(receivers) + [sum(link.numbers[swarm]) for link in links]
         receivers += links
         drawn = random.sample(receivers, min(sum(counts), len(offers)), counts=counts) if receivers else []
@@ -445,16 +484,17 @@ class Tracker:
         self.links: set[Link] = set()
         self.routes: dict[Offer, Link] = {}
 
-    def join(self, client: Client, swarm: Swarm, peer_id: str, seeder: bool) -> None:
-        old, was_seeder = swarm.peers.get(peer_id, (client, False))
-        old.joined.discard((swarm.info_hash, peer_id))
-        client.joined.add((swarm.info_hash, peer_id))
-        swarm.peers[peer_id] = client, seeder or was_seeder
+    def join(self, swarm: Swarm, peer_id: str, peer: Peer) -> None:
+        old = swarm.peers.get(peer_id, peer)
+        old.client.joined.discard((swarm.info_hash, peer_id))
+        peer.client.joined.add((swarm.info_hash, peer_id))
+        peer.seeder |= old.seeder
+        swarm.peers[peer_id] = peer
         if swarm.info_hash not in self.swarms:
             self.swarms[swarm.info_hash] = self.tags[swarm.tag] = swarm
             for link in self.links:
                 if link.state == "open":
-                    link.send({"type": "opened", "tags": swarm.tag})  # 6.2
+                    link.send_opened(swarm)
 
     def leave(self, client: Client, swarm: Swarm, peer_id: str) -> None:
         if (swarm.info_hash, peer_id) not in client.joined:
@@ -545,8 +585,9 @@ class Tracker:
                 yield server.sockets[0].getsockname()[1]
             finally:
                 for link in self.links:
-                    link.end("shutdown")
-                    link.stop()
+                    if link.state != "ended":
+                        link.end("shutdown")
+                        link.stop()
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)

@@ -6,7 +6,7 @@ clock.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
 from typing import Final
@@ -122,6 +122,7 @@ class Audience:
         for info_hash in list(neighbour.account.told) + list(neighbour.account.members):
             self.end_common(neighbour, info_hash)
         neighbour.account.may_have.clear()
+        neighbour.account.owed.clear()
 
     # Swarms that open, change and close
 
@@ -185,45 +186,70 @@ class Audience:
             self._widen(info_hash)
             await asyncio.sleep(0)
         await self._exchange_neighbours()
+        await self._engage_more()
         await self._renew()
 
     # Neighbours that have the same swarms
 
-    def on_may_have(self, neighbour: Neighbour, info_hashes: Iterable[str]) -> None:
-        """Note that a neighbour may have some of the open swarms. `engage` tells it of them."""
+    def on_may_have(self, neighbour: Neighbour, info_hashes: Sequence[str], has_opened: bool = False) -> None:
+        """Note that a neighbour may have some of the open swarms. `engage` tells it of them.
+
+        `has_opened`: they have just opened there.
+        """
+        for info_hash in info_hashes if has_opened else ():
+            if info_hash in neighbour.account.told and neighbour not in self._common.get(info_hash, ()):
+                # It has ignored these numbers, because the swarm was closed there.
+                self.end_common(neighbour, info_hash)
         neighbour.account.may_have.update(dict.fromkeys(info_hashes))
 
     def engage(self, neighbour: Neighbour) -> None:
-        """Tell a neighbour the numbers of swarms that it may have: of `MAX_ENGAGED`, so that others have a turn."""
-        waiting = neighbour.account.may_have
+        """Tell a neighbour the numbers of swarms that it may have: of `MAX_ENGAGED`, so that others have a turn.
+
+        If it is told too many, or is slow, the rest is told in later periods.
+        """
+        account = neighbour.account
+        waiting = account.may_have
         chosen = []
         looked = 0
+        now = self._monotonic()
         for info_hash in list(islice(waiting, MAX_ENGAGED)):
             if looked > MAX_LOOKED:
                 break
-            del waiting[info_hash]
             swarm = self.open.get(info_hash)
-            if swarm is None or info_hash in neighbour.account.told:
-                continue
-            told = len(self._told.get(info_hash, ()))
-            if ENOUGH <= told < SMALL:
-                looked += len(self.neighbours)
-            if told < ENOUGH or (told < SMALL and self.candidates(info_hash) <= SMALL):
-                chosen.append(swarm)
-            else:
-                self._asked.add(info_hash)
+            if swarm is not None and info_hash not in account.told:
+                told = len(self._told.get(info_hash, ()))
+                if ENOUGH <= told < SMALL:
+                    looked += len(self.neighbours)
+                if told < ENOUGH or (told < SMALL and self.candidates(info_hash) <= SMALL):
+                    if neighbour.is_slow or not account.engaging.try_take(1, now):
+                        break
+                    chosen.append(swarm)
+                else:
+                    self._asked.add(info_hash)
+            del waiting[info_hash]
         if chosen:
             self._choose(neighbour, chosen)
 
+    def reply(self, neighbour: Neighbour) -> None:
+        """Tell a neighbour the numbers that it is owed: of `MAX_ENGAGED` swarms, so that others have a turn."""
+        owed = neighbour.account.owed
+        swarms = []
+        for info_hash in list(islice(owed, MAX_ENGAGED)):
+            del owed[info_hash]
+            swarms.append(self.open[info_hash])
+        if swarms:
+            self._tell(neighbour, swarms, True)
+
     def begin_common(self, neighbour: Neighbour, info_hash: str, reply: bool) -> None:
-        """Note that a neighbour has told its numbers of an open swarm. It is told those of this tracker, if necessary.
+        """Note that a neighbour has told its numbers of an open swarm. If necessary, it is owed those of this tracker.
 
         `reply`: it has these already. If the swarm has too many neighbours now, one is given up.
         """
         common = self._common.setdefault(info_hash, {})
         common[neighbour] = None
         if not (reply and info_hash in neighbour.account.told):
-            self._tell(neighbour, [self.open[info_hash]], True)
+            self._note_told(neighbour, info_hash)
+            neighbour.account.owed[info_hash] = None
         if len(common) > SMALL:
             self._exchanges.setdefault(info_hash, self._monotonic() + EXCHANGE)
         if len(common) > MANY:
@@ -234,6 +260,7 @@ class Audience:
     def end_common(self, neighbour: Neighbour, info_hash: str) -> None:
         """Note that a neighbour does not exchange offers of a swarm any more."""
         neighbour.account.told.discard(info_hash)
+        neighbour.account.owed.pop(info_hash, None)
         for table in (self._told, self._common, self._chosen):
             if info_hash in table:
                 table[info_hash].pop(neighbour, None)
@@ -297,8 +324,7 @@ class Audience:
             if swarm in self._just_told and self._just_told[swarm] != state_of(swarm):
                 # Neighbours know different peers now: tell them at the next opportunity, even if they change back.
                 del self._just_told[swarm]
-            neighbour.account.told.add(info_hash)
-            self._told.setdefault(info_hash, {})[neighbour] = None
+            self._note_told(neighbour, info_hash)
             if neighbour.knows_marks and len(swarm.peers) <= wire.MAX_PRESENT:
                 present.append((info_hash, *marks_in(swarm)))
             else:
@@ -307,6 +333,19 @@ class Audience:
             neighbour.tell(counts, reply)
         if present:
             neighbour.tell_present(present, reply)
+
+    def _note_told(self, neighbour: Neighbour, info_hash: str) -> None:
+        neighbour.account.told.add(info_hash)
+        self._told.setdefault(info_hash, {})[neighbour] = None
+
+    async def _engage_more(self) -> None:
+        """Tell neighbours of the swarms that could not be told before."""
+        for neighbour in list(self.neighbours):
+            left = -1
+            while len(neighbour.account.may_have) not in (0, left):
+                left = len(neighbour.account.may_have)
+                self.engage(neighbour)
+                await asyncio.sleep(0)
 
     # Filters
 

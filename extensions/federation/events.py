@@ -19,9 +19,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class MayHave:
-    """The other side may have these swarms, which are open here."""
+    """The other side may have these swarms, which are open here. `has_opened`: they have just opened there."""
 
     info_hashes: list[str]
+    has_opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)

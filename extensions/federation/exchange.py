@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from extensions.federation.audience import Audience, CallLater, Sample
+from extensions.federation.audience import MAX_ENGAGED, Audience, CallLater, Sample
 from extensions.federation.events import Interest
 from extensions.federation.filters import OwnSwarms
 from extensions.federation.ledger import OfferKey
@@ -187,6 +187,9 @@ class Exchange:
             # Its link or its swarm has just ended. Other members may have room.
             self._tracker.place_again(info_hash, peer_id, offers, None, 0.0)
             return
+        if member in self._yielding:
+            # This is the one offer between the peers.
+            del self._yielding[member][: len(offers)]
         # Offers that are too long are not placed again, because they could come back here at once, for ever.
         sent = neighbour.offer(info_hash, peer_id, offers)
         neighbour.account.counters["offers_out"] += len(sent)
@@ -208,10 +211,13 @@ class Exchange:
 
     # Messages of neighbours. Those of a neighbour that was removed, or was not added yet, are ignored.
 
-    def on_may_have(self, neighbour: Neighbour, info_hashes: list[str]) -> None:
-        """Note that a neighbour may have open swarms. At the end of the frame, it is told their numbers."""
+    def on_may_have(self, neighbour: Neighbour, info_hashes: list[str], has_opened: bool = False) -> None:
+        """Note that a neighbour may have open swarms. At the end of the frame, it is told their numbers.
+
+        `has_opened`: they have just opened there, so that it has ignored all numbers that it was told before.
+        """
         if neighbour in self._audience.neighbours:
-            self._audience.on_may_have(neighbour, info_hashes)
+            self._audience.on_may_have(neighbour, info_hashes, has_opened)
 
     def on_counts(self, neighbour: Neighbour, interest: Interest) -> None:
         """Apply the number of peers that a neighbour has in a swarm that is open here, and their marks if it tells."""
@@ -345,13 +351,22 @@ class Exchange:
     def on_frame_end(self, neighbour: Neighbour) -> None:
         """Do the work that the messages of one frame have caused, for some swarms: the rest is left for the next call.
 
-        Parked offers are placed on newcomers. Not before: the same frame may bring offers of these newcomers, and one
-        offer between two peers is enough. And the neighbour is told of swarms that it may have.
+        The neighbour is told the numbers that it is owed. Then parked offers are placed on newcomers. Not before: the
+        same frame may bring offers of these newcomers, and one offer between two peers is enough. And the neighbour is
+        told of swarms that it may have.
         """
+        if neighbour in self._audience.neighbours:
+            self._audience.reply(neighbour)
+        if neighbour.account.owed:
+            # It would ignore offers in swarms of which it has no numbers.
+            return
         for member in list(islice(neighbour.account.grown, MAX_GROWN)):
             self._place_grown(neighbour, member)
-        if neighbour in self._audience.neighbours:
+        if neighbour not in self._audience.neighbours:
+            return
+        if self._id < neighbour.tracker_id or len(neighbour.account.may_have) <= MAX_ENGAGED:
             self._audience.engage(neighbour)
+        # Of many swarms, the other side tells first. If both did at once, both would also reply.
 
     def _close(self, swarm: Swarm) -> None:
         info_hash = swarm.info_hash
@@ -365,7 +380,7 @@ class Exchange:
         self._audience.swarm_closed(swarm)
 
     def _place_late(self, neighbour: Neighbour, now: float) -> None:
-        """Place offers again that a neighbour has not answered, of peers that have met nobody."""
+        """Place offers again that a neighbour has not answered, of peers that have met no other peer."""
         late, neighbour.account.ledger.late = neighbour.account.ledger.late, []
         for key, offer, since in late:
             info_hash, peer_id, _ = key

@@ -218,7 +218,7 @@ class Federation(Extension):
         if isinstance(event, Interest):
             exchange.on_counts(link, event)
         elif isinstance(event, MayHave):
-            exchange.on_may_have(link, event.info_hashes)
+            exchange.on_may_have(link, event.info_hashes, event.has_opened)
         elif isinstance(event, Offered):
             exchange.on_offers(link, event.info_hash, event.peer_id, event.offers)
         elif isinstance(event, Answer):

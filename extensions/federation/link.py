@@ -30,6 +30,9 @@ MAX_QUEUED: Final = 8 << 20
 """Bytes of queued messages with offers, and of all other queued messages. Beyond, the oldest messages with offers are
 dropped; for other messages the link ends."""
 
+SLOW: Final = 1 << 20
+"""Bytes of queued messages without offers beyond which no further swarms are told that can wait."""
+
 BYTES_PER_SECOND: Final = 4 << 20
 BYTES_BURST: Final = 16 << 20
 MESSAGE_COST: Final = 1024
@@ -170,6 +173,10 @@ class Link(Neighbour):
     @property
     def knows_marks(self) -> bool:
         return self.session.knows_marks
+
+    @property
+    def is_slow(self) -> bool:
+        return self._bytes[False] > SLOW
 
     def may_have(self, tag: int) -> bool:
         return self.session.may_have(tag)

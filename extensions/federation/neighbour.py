@@ -12,6 +12,10 @@ OFFERS_PER_SECOND: Final = 1000.0
 OFFERS_BURST: Final = 5000.0
 """The token bucket for the offers of one neighbour. Offers beyond it are refused."""
 
+ENGAGED_PER_SECOND: Final = 2000.0
+ENGAGED_BURST: Final = 50_000.0
+"""The token bucket for swarms whose numbers one neighbour is told because it may have them. With as many replies to its
+own, that is well below the rate at which it would end the link."""
 
 MAX_MET: Final = 2000
 """Pairs of peers that have met over one neighbour of which it is remembered."""
@@ -37,8 +41,11 @@ class Account:
         """The marks of newcomers behind each remote member for which no parked offers have been placed yet."""
         self.withheld: dict[RemoteMember, list[str]] = {}
         """The marks of newcomers for which none are placed before the neighbour has answered an offer."""
+        self.engaging = TokenBucket(ENGAGED_PER_SECOND, ENGAGED_BURST, now)
         self.told: set[str] = set()
         """Infohashes of the open swarms whose numbers it was told, unless it has said since that it wants no offers."""
+        self.owed: dict[str, None] = {}
+        """Those of them whose numbers it is told at the end of this frame, in reply to its own."""
         self.may_have: dict[str, None] = {}
         """Infohashes of open swarms that it may have, too, and that have not been looked at since it told so."""
         self.counters: Counter[str] = Counter()
@@ -59,7 +66,7 @@ class Account:
     @property
     def backlog(self) -> int:
         """Swarms for which work is left that messages of the neighbour have caused."""
-        return len(self.grown) + len(self.may_have)
+        return len(self.grown) + len(self.owed) + len(self.may_have)
 
 
 class Neighbour(Protocol):
@@ -76,6 +83,11 @@ class Neighbour(Protocol):
     def knows_marks(self) -> bool:
         """Whether it tells, and understands, which peers it has in common swarms."""
         ...
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether many messages to it have not been sent yet."""
+        return False
 
     def may_have(self, tag: int) -> bool:
         """Return whether it may have a swarm (`filters`). It seldom has none then, and always has none otherwise."""

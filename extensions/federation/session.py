@@ -283,7 +283,7 @@ class Session:
             info_hash = self._swarms.info_hash_of(tag)
             if info_hash is not None:
                 found.append(info_hash)
-        return [MayHave(found)] if found else []
+        return [MayHave(found, has_opened=True)] if found else []
 
     def _on_have(self, message: wire.Have) -> list[Event]:
         events: list[Event] = []

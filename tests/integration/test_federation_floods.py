@@ -212,6 +212,8 @@ async def test_messages_without_a_reason_go_nowhere(target: TrackerProcess, loca
         await link.send(link.have((HASH, 0, 1)))
         await link.send(link.offers(HASH, A, ids))
         refused = await link.until(wire.Refused)
+        assert (refused.peer_id, refused.offer_ids) == (STRANGER, ids), "of a swarm that is not common"
+        refused = await link.until(wire.Refused)
         assert (refused.peer_id, refused.offer_ids) == (A, ids), "no peer is given its own offers"
         assert await local.nothing_came()
         assert await target.metric(LINKS) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from extensions.identity import load_or_create, tracker_id
-from tests.client import PATIENCE, Json, RawClient, announce, answer, eventually, offers, raw_client
+from tests.client import HASH, PATIENCE, Json, RawClient, announce, answer, eventually, offers, raw_client
 from tests.conftest import TrackerProcess, environment, free_port
 from tests.federated import counted
 from tests.minimal_tracker import Client, Link, LinkEnd, Swarm, Tracker, same_url
@@ -77,6 +77,19 @@ class Pair:
             return there == [self.minimal.id.hex()] and here == [self.real_id]
 
         await eventually(is_so)
+
+    async def refused(self) -> int:
+        """Return how many offers the minimal tracker has refused."""
+        (link,) = (await self.real.stats())["federation"]
+        return int(link["refused"])
+
+    async def has_refused(self, count: int) -> bool:
+        """Return whether it is this number."""
+        return await self.refused() == count
+
+    async def open(self, *hashes: str) -> None:
+        """Wait until swarms are open at the minimal tracker."""
+        await eventually(lambda: self.minimal.swarms.keys() >= set(hashes))
 
     async def separate(self, info_hash: str) -> None:
         """Wait until a swarm is not common any more for the minimal tracker."""
@@ -147,15 +160,17 @@ async def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 class TestSwarms:
-    @pytest.mark.parametrize("first", SIDES)
-    async def test_lonely_peers_meet(self, pair: Pair, first: str) -> None:
-        info_hash = new_hash()
+    async def test_lonely_peers_meet(self, pair: Pair) -> None:
+        hashes = {first: new_hash() for first in SIDES}
         async with pair.clients() as (real, minimal):
-            clients = [(real, peer(1)), (minimal, peer(2))]
-            for client, peer_id in clients if first == "real" else reversed(clients):
-                await client.announce(peer_id, info_hash, offers=offers(3))
+            await real.announce(peer(1), hashes["real"], offers=offers(3))
+            for info_hash in hashes.values():
+                await minimal.send(announce(peer(2), info_hash, offers=offers(3, start=3)))
+            await pair.open(*hashes.values())
+            await real.announce(peer(1), hashes["minimal"], offers=offers(3))
             # Only the real tracker keeps offers.
-            await answer_next(minimal, peer(2), real)
+            for _ in hashes:
+                await answer_next(minimal, peer(2), real)
 
     async def test_offers_are_placed_in_both_directions(self, pair: Pair) -> None:
         info_hash = new_hash()
@@ -171,34 +186,41 @@ class TestSwarms:
             assert await real.nothing_came()
             assert await minimal.nothing_came()
 
-    async def test_peers_meet_in_text_swarms(self, pair: Pair) -> None:
-        rooms = [f"{new_hash()}{text}" for text in ("!", "/Räume 日本語", "\u0101" * 44)]
-        async with pair.clients() as (real, minimal):
-            for room in rooms:
-                await minimal.announce("lonely", room)
-            for room in rooms:
-                await real.announce("\U0001f331", room, offers=offers(1))
-            for _ in rooms:
-                await answer_next(minimal, "lonely", real)
-
     async def test_a_swarm_closes_and_opens_again(self, pair: Pair) -> None:
         hashes = {side: new_hash() for side in SIDES}
         async with pair.clients() as (real, minimal):
             sides = {"real": (real, peer(1)), "minimal": (minimal, peer(2))}
-            for start in (0, 2):
-                for info_hash in hashes.values():
-                    await minimal.announce(peer(2), info_hash)
-                for info_hash in hashes.values():
-                    # With only one offer, a peer is not introduced again at once to those that it has met.
-                    await real.announce(peer(1), info_hash, offers=offers(2, start=start))
-                for _ in hashes:
-                    await answer_next(minimal, peer(2), real)
-                for side, info_hash in hashes.items():
-                    await counted(pair.real, info_hash, complete=0, incomplete=2)
-                    client, peer_id = sides[side]
-                    await client.announce(peer_id, info_hash, event="stopped")
-                    await pair.separate(info_hash)
-                    await counted(pair.real, info_hash, complete=0, incomplete=1 if side == "minimal" else 0)
+            for side, info_hash in hashes.items():
+                await minimal.announce(peer(2), info_hash)
+                await real.announce(peer(1), info_hash)
+                await counted(pair.real, info_hash, complete=0, incomplete=2)
+                client, peer_id = sides[side]
+                await client.announce(peer_id, info_hash, event="stopped")
+                await pair.separate(info_hash)
+                await counted(pair.real, info_hash, complete=0, incomplete=1 if side == "minimal" else 0)
+            for info_hash in hashes.values():
+                await minimal.announce(peer(2), info_hash)
+            for info_hash in hashes.values():
+                await real.announce(peer(1), info_hash, offers=offers(1))
+            for info_hash in hashes.values():
+                await answer_next(minimal, peer(2), real)
+                await counted(pair.real, info_hash, complete=0, incomplete=2)
+
+    async def test_a_seeder_makes_its_offers_after_it_has_joined(self, pair: Pair) -> None:
+        """It receives no offer in the meantime: two offers that cross make both connections fail."""
+        info_hash = new_hash()
+        refused = await pair.refused()
+        async with pair.clients() as (real, minimal):
+            await real.announce(peer(1), info_hash, offers=offers(1))
+            await minimal.announce(peer(2), info_hash, event="completed", left=0)
+            await counted(pair.real, info_hash, complete=1, incomplete=1)
+            if pair.real_id < pair.minimal.id.hex():
+                # The tracker with the greater id waits for a second before it sends kept offers.
+                await eventually(lambda: pair.has_refused(refused + 1))
+            assert await minimal.nothing_came()
+            await minimal.announce(peer(2), info_hash, offers=offers(1, start=1))
+            await answer_next(real, peer(1), minimal)
+            assert await minimal.nothing_came()
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +228,17 @@ async def both_dial(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[P
     """Yield trackers that dial each other."""
     async with pair_of(tmp_path_factory.mktemp("real"), SIDES, "minimal") as pair:
         yield pair
+
+
+async def test_peers_meet_in_text_swarms(both_dial: Pair) -> None:
+    rooms = [f"{new_hash()}{text}" for text in ("!", "/Räume 日本語", "\u0101" * 44)]
+    async with both_dial.clients() as (real, minimal):
+        for room in rooms:
+            await minimal.announce("lonely", room)
+        for room in rooms:
+            await real.announce("\U0001f331", room, offers=offers(1))
+        for _ in rooms:
+            await answer_next(minimal, "lonely", real)
 
 
 async def test_numbers_add_up(both_dial: Pair) -> None:
@@ -297,7 +330,7 @@ async def test_the_link_that_the_lesser_has_dialed_stays(
 
     monkeypatch.setattr(Link, "end", record_end)
     async with pair_of(tmp_path, ("real",), lesser) as pair, pair.clients() as (real, minimal):
-        await real.announce(peer(1), offers=offers(1))
+        await real.announce(peer(1))
         (first,) = pair.minimal.links
         async with pair.dialing():
             await asyncio.wait_for(ended.wait(), PATIENCE)
@@ -305,7 +338,24 @@ async def test_the_link_that_the_lesser_has_dialed_stays(
             (link,) = pair.minimal.links
             assert (link is first) == (lesser == "real")
             await minimal.announce(peer(2))
-            await answer_next(minimal, peer(2), real)
+            await counted(pair.real, HASH, complete=0, incomplete=2)
+            await minimal.announce(peer(2), offers=offers(2))
+            await answer_next(real, peer(1), minimal)
+
+
+async def test_two_minimal_trackers() -> None:
+    async with Tracker(os.urandom(32)).serving() as port:
+        url = f"ws://127.0.0.1:{port}"
+        other = Tracker(os.urandom(32), peers=[url])
+        async with raw_client(url) as one, other.serving() as other_port:
+            await one.announce(peer(1))
+            async with raw_client(f"ws://127.0.0.1:{other_port}") as two:
+                await two.announce(peer(2))
+                await eventually(lambda: any(link.numbers for link in other.links))
+                await two.announce(peer(2), offers=offers(2))
+                await answer_next(one, peer(1), two)
+                await one.announce(peer(1), offers=offers(2))
+                await answer_next(two, peer(2), one)
 
 
 def end_links(tracker: Tracker) -> None:
@@ -342,6 +392,7 @@ class Fixture:
         self.sent: list[Json] = []
         self.tracker = Tracker(VECTORS.bytes(f"{side}_seed"), [VECTORS.named["url"]])
         self.link = Link(self.tracker, self.sent.append, VECTORS.named["url"] if side == "dialer" else None)
+        self.tracker.links.add(self.link)
         self.handshake = [VECTORS.named[f"{other}_hello"], VECTORS.named[f"{other}_proof"]]
         self.to_client: list[Json] = []
         self.client = Client(self.tracker, self.to_client.append)
@@ -413,6 +464,20 @@ class TestVectors:
             message.pop("features", None)
             message.pop("bits", None)  # Its filter is empty.
         assert own == expected
+
+    def test_all_open_swarms_are_named_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A filter of zeros makes room for further tags."""
+        monkeypatch.setattr("tests.minimal_tracker.ROOM", 100)
+        there = Fixture(monkeypatch, "listener")
+        there.open()
+        there.join(INFO_HASH, peer(1))
+        for number in range(100):
+            info_hash = f"{number:020}"
+            there.join(info_hash, peer(1))
+            there.client.receive(json.dumps(announce(peer(1), info_hash, event="stopped")))
+        (position,) = [at for at, message in enumerate(there.sent) if message["type"] == "filter" and at > 2]
+        opened = there.sent[position + 1]
+        assert VECTORS.named["tag"] in opened["tags"]
 
     @pytest.mark.parametrize(("relation", "one", "other"), VECTORS.urls)
     def test_the_same_url(self, relation: str, one: str, other: str) -> None:

@@ -186,9 +186,9 @@ class ParkedOffers:
 
 
 def _spread(chosen: list[Member], remotes: list[RemoteMember]) -> None:
-    """Replace members that were chosen before by remote members that were not chosen.
+    """Replace members that were chosen before by remote members that were not.
 
-    So a peer that has met nobody makes offers to all remote members, although one of them claims most of the peers.
+    So a peer that has met no other one makes offers to all remote members, even if one of them claims most peers.
     """
     spare = [remote for remote in remotes if remote not in chosen and remote.complete + remote.incomplete]
     seen: set[Member] = set()

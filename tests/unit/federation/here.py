@@ -48,6 +48,7 @@ class FakeNeighbour(Neighbour):
         """Whether its filter claims all swarms."""
         self.is_new = False
         """Whether it knows marks."""
+        self.reads_slowly = False
         self.shown: list[bytes] = []
         """Filters and tags."""
         self.told: list[tuple[str, int, int]] = []
@@ -76,6 +77,10 @@ class FakeNeighbour(Neighbour):
     @property
     def knows_marks(self) -> bool:
         return self.is_new
+
+    @property
+    def is_slow(self) -> bool:
+        return self.reads_slowly
 
     def may_have(self, tag: int) -> bool:
         return self.claims_all or tag in map(tag_of, self._has)

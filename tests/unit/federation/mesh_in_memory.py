@@ -73,7 +73,7 @@ class MemoryLink(Neighbour):
             if isinstance(event, Interest):
                 exchange.on_counts(self, event)
             elif isinstance(event, MayHave):
-                exchange.on_may_have(self, event.info_hashes)
+                exchange.on_may_have(self, event.info_hashes, event.has_opened)
             elif isinstance(event, Offered):
                 exchange.on_offers(self, event.info_hash, event.peer_id, event.offers)
             elif isinstance(event, Refused):

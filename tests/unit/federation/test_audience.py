@@ -6,10 +6,13 @@ import pytest
 
 from extensions.federation.audience import ENOUGH, EXCHANGE, FEW, GATHER, MANY, MAX_ENGAGED, MAX_GATHERED, RENEW, SMALL
 from extensions.federation.filters import has_tag, part_of, tag_of
+from extensions.federation.link import SWARMS_BURST, SWARMS_PER_SECOND
+from extensions.federation.neighbour import ENGAGED_BURST, ENGAGED_PER_SECOND
 from extensions.federation.wire import Filter, Opened, decode
-from tests.client import HASH
+from tests.client import HASH, offers
 from tests.unit.federation.here import OTHER, FakeNeighbour, Here
 from tests.unit.federation.links import A, B
+from tracker.extension import TokenBucket
 
 
 async def neighbours_with(here: Here, count: int, info_hash: str = HASH) -> list[FakeNeighbour]:
@@ -127,6 +130,21 @@ async def test_a_swarm_that_loses_neighbours_finds_others(here: Here) -> None:
         await here.settle()
     assert here.exchange.degree(HASH) >= FEW
     assert told(many) >= FEW
+
+
+async def test_a_neighbour_is_told_again_when_its_swarm_has_opened_again(here: Here) -> None:
+    """It has ignored the numbers that came while its swarm was closed."""
+    neighbour = await here.neighbour(1)
+    await here.peer(A)
+    for has_opened in (True, False, True):
+        here.exchange.on_may_have(neighbour, [HASH], has_opened)
+        here.exchange.on_frame_end(neighbour)
+    assert neighbour.told == [(HASH, 0, 1)] * 2
+    neighbour.has(0, 1)
+    here.exchange.on_may_have(neighbour, [HASH], has_opened=True)
+    here.exchange.on_frame_end(neighbour)
+    assert here.exchange.degree(HASH) == 1
+    assert neighbour.told == [(HASH, 0, 1)] * 3, "once more in reply to its own numbers"
 
 
 async def test_a_neighbour_that_wants_no_offers_is_not_told_again_and_again(here: Here) -> None:
@@ -272,6 +290,80 @@ async def test_a_neighbour_with_many_common_swarms_is_told_of_some_at_a_time(her
     here.exchange.on_may_have(neighbour, hashes)
     here.exchange.on_frame_end(neighbour)
     assert len(neighbour.told) == steps[-1], "each is told once"
+
+
+@pytest.mark.parametrize("number", [MAX_ENGAGED, MAX_ENGAGED + 1])
+async def test_of_many_common_swarms_the_tracker_with_the_lesser_id_tells_first(here: Here, number: int) -> None:
+    here.exchange = here.exchange_of("f" * 64)
+    hashes = [f"{n:020}" for n in range(number)]
+    for info_hash in hashes:
+        await here.peer(A, info_hash)
+    neighbour = await here.neighbour(1)
+    here.exchange.on_may_have(neighbour, hashes)
+    here.exchange.on_frame_end(neighbour)
+    assert len(neighbour.told) == (0 if number > MAX_ENGAGED else number)
+    await here.exchange.tell_changes()
+    assert len(neighbour.told) == number, "if the other one does not"
+
+
+async def test_a_neighbour_that_reads_slowly_is_told_of_swarms_later(here: Here) -> None:
+    hashes = [f"{n:020}" for n in range(10)]
+    for info_hash in hashes:
+        await here.peer(A, info_hash)
+    neighbour = await here.neighbour(1)
+    neighbour.reads_slowly = True
+    here.exchange.on_may_have(neighbour, hashes)
+    here.exchange.on_frame_end(neighbour)
+    await here.exchange.tell_changes()
+    assert neighbour.told == []
+    neighbour.reads_slowly = False
+    await here.exchange.tell_changes()
+    assert [info_hash for info_hash, *_ in neighbour.told] == hashes
+
+
+async def test_a_neighbour_is_told_of_swarms_at_a_rate_that_it_accepts(here: Here) -> None:
+    """Otherwise trackers with very many common swarms would take each other for hostile ones."""
+    assert ENGAGED_BURST * 2 < SWARMS_BURST
+    assert ENGAGED_PER_SECOND * 2 < SWARMS_PER_SECOND
+    hashes = [f"{n:020}" for n in range(400)]
+    for info_hash in hashes:
+        await here.peer(A, info_hash)
+    neighbour = await here.neighbour(1)
+    neighbour.account.engaging = TokenBucket(0.04, 150, here.now)
+    here.exchange.on_may_have(neighbour, hashes)
+    for _ in range(5):
+        here.exchange.on_frame_end(neighbour)
+    assert len(neighbour.told) == 150
+    here.later += 3000
+    await here.exchange.tell_changes()
+    assert len(neighbour.told) == 150 + 120
+    for _ in range(2):
+        here.later += 3000
+        await here.exchange.tell_changes()
+    assert sorted(info_hash for info_hash, *_ in neighbour.told) == hashes
+
+
+async def test_replies_to_one_frame_are_sent_together_and_before_offers(here: Here) -> None:
+    here.park()
+    hashes = [f"{n:020}" for n in range(MAX_ENGAGED + 50)]
+    for info_hash in hashes:
+        a = await here.peer(A, info_hash)
+        await here.make_offers(a, offers(1), info_hash=info_hash)
+    neighbour = await here.neighbour(1)
+    for info_hash in hashes:
+        neighbour.has(0, 2, info_hash, frame_ends=False)
+    neighbour.has(0, 0, hashes[0], frame_ends=False)
+    neighbour.has(0, 2, hashes[0], frame_ends=False)
+    assert neighbour.replies == []
+    here.exchange.on_frame_end(neighbour)
+    await here.settle()
+    assert len(neighbour.replies) == MAX_ENGAGED
+    assert neighbour.given == []
+    while neighbour.account.backlog:
+        here.exchange.on_frame_end(neighbour)
+    assert sorted(neighbour.replies) == hashes, "each once"
+    await here.settle()
+    assert len(neighbour.given) == len(hashes)
 
 
 async def test_two_swarms_with_one_tag_are_served_one_after_the_other(

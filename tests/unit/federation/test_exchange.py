@@ -116,6 +116,21 @@ async def test_a_peer_with_an_offer_from_one_neighbour_still_makes_one_to_anothe
     assert (len(given + one.take()), len(other.take())) == (0 if waits else 1, 1)
 
 
+async def test_no_second_offer_follows_one_that_was_made_in_the_yield_time(here: Here) -> None:
+    here.exchange = here.exchange_of("f" * 64)
+    here.timers = []
+    here.park()
+    a = await here.peer(A)
+    neighbour = await here.neighbour(1)
+    neighbour.has(0, 1)
+    await here.make_offers(a, offers(3))
+    assert len(neighbour.take()) == 1
+    ((_, end_yielding),) = [(wait, call) for wait, call in here.timers if wait == module.YIELD_TO]
+    end_yielding()
+    await here.settle()
+    assert neighbour.take() == []
+
+
 async def test_offers_in_the_same_frame_come_before_parked_offers_are_placed(here: Here) -> None:
     """Otherwise both peers would make an offer, and each would give up its own when it is answered."""
     here.park()

@@ -254,7 +254,7 @@ async def test_a_link_is_a_neighbour(sink: Sink) -> None:
     one.forget_swarm(HASH)
     assert one.counts(HASH) == (0, 0)
     assert give(there, (await sink.frames.get()).split(b"\n")) == [
-        MayHave([HASH]),
+        MayHave([HASH], has_opened=True),
         Interest(HASH, 2, 3, reply=True),
         Interest(HASH, 0, 0),
     ]

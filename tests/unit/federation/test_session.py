@@ -220,7 +220,7 @@ def test_of_two_swarms_with_one_tag_only_the_first_is_told(monkeypatch: pytest.M
     a, b = linked(own_swarms(HASH, OTHER), own_swarms(OTHER, HASH))
     told = [give(other, one.tell([(HASH, 1, 1), (OTHER, 1, 1)])) for one, other in ((a, b), (b, a))]
     assert told == [[], []], "each has linked another one of the two"
-    assert give(b, [opened(5)]) == [MayHave([OTHER])]
+    assert give(b, [opened(5)]) == [MayHave([OTHER], has_opened=True)]
 
 
 def test_many_swarms_are_told_in_messages_of_bounded_length() -> None:
