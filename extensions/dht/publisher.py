@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.counters import Written
 from extensions.dht.krpc.client import Stored
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, WINDOW, shard_path
-from extensions.dht.records.placing import carry_over, with_own, with_own_in_window
+from extensions.dht.records.placing import carry_over, fitting, with_own, with_own_in_window
 from extensions.dht.records.record import Record
 from extensions.dht.records.shards import TRIES, DepthSearch, ShardMemory, Uniform
 from extensions.dht.records.slots import Slot
@@ -212,7 +212,8 @@ class Publisher:
             rest = [entry for entry in slot.entries if entry.tracker_id != self.tracker_id]
             if index is not None:
                 rest = [one for one in carry_over(record.slots, index, rest) if one.tracker_id != self.tracker_id]
-            stored = await record.write(slot, rest, slot.depth if slot.salt == WINDOW else None)
+            depth = slot.depth if slot.salt == WINDOW else None
+            stored = await record.write(slot, fitting(rest, depth), depth)
             if not stored.conflicts:
                 return False
             await self._pause(record, attempt)

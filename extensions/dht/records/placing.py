@@ -1,7 +1,8 @@
 """The choice of what to write to a slot (sans I/O). `docs/dht.md` specifies it.
 
 No write removes a valid entry of another tracker, except in the window: the last slot of a record. Each tracker that
-writes there has an entry in a shard as well, so that it loses nothing when the next one takes its place.
+writes there has an entry in a shard as well, so that it loses nothing when the next one takes its place. Another
+exception are removals from a slot of which nodes have different values, with too many entries for one value.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,17 @@ def with_own(slots: Sequence[Slot], index: int, own: TrackerEntry) -> list[Track
     They are followed by the entries of later slots, as far as they fit, because readers stop at a slot with room.
     """
     return carry_over(slots, index, [*slots[index].beside(own), own])
+
+
+def fitting(entries: list[TrackerEntry], depth: int | None = None) -> list[TrackerEntry]:
+    """Return as many of the entries, from the first on, as a slot can hold.
+
+    If nodes have different values, the entries of all of them together may be too many.
+    """
+    kept = list(entries)
+    while not fits(kept, depth):
+        kept.pop()
+    return kept
 
 
 def carry_over(slots: Sequence[Slot], index: int, entries: list[TrackerEntry]) -> list[TrackerEntry]:

@@ -353,3 +353,17 @@ async def test_a_removal_goes_on_after_a_conflict() -> None:
     assert not await tracker.publisher.erase([record], tracker.memory)
     assert places(crowd, tracker) == set()
     assert crowd.conflicts == {(0, R0): 1}
+
+
+@virtual
+async def test_an_entry_is_removed_although_the_nodes_have_more_entries_than_fit_a_slot() -> None:
+    """Vandals, and nodes that were not reached, leave different values. A reader has the entries of all of them."""
+    crowd = Crowd()
+    (tracker,) = crowd.add(1)
+    await tracker.visit()
+    record = CrowdRecord(crowd, crowd.today, lambda *_: None)
+    await record.read_slots()
+    record.slots[0].entries += [entry for salt in SALTS for entry in crowded().entries_in(salt)]
+    assert not await tracker.publisher.erase([record], tracker.memory)
+    assert places(crowd, tracker) == set()
+    assert len(crowd.entries_in(R0)) > 3
