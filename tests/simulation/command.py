@@ -113,6 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--vandals", type=float, default=0.0, help="seconds for a vandal's attack on each record")
     parser.add_argument("--hostile", type=float, default=0.0, help="share of trackers that are hostile")
     parser.add_argument("--loss", type=float, default=0.0, help="share of lost packets on links")
+    parser.add_argument("--slow", type=float, default=0.0, help="share of trackers with slow lines")
     parser.add_argument(
         "--dht-rate", type=float, default=8000.0, help="bytes a second that a node of the DHT sends (8000); 0: any"
     )
