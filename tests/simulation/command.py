@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,17 @@ from tests.simulation.plot import plot
 from tests.simulation.report import comparison, figures, table
 from tests.simulation.scenarios import SCENARIOS, Arguments, Outcome
 
-SENSIBLE: Final = ("small-swarms", "cold")
-"""The scenarios that run by default: they take some minutes."""
+SENSIBLE: Final[dict[str, dict[str, Any]]] = {
+    "small-swarms": {"max_links": 30},
+    "popular": {"trackers": 200, "within": 20.0},
+    "cold": {},
+    "hostile": {},
+    "partition": {},
+    "full": {},
+    "one-place": {},
+    "life": {},
+}
+"""The scenarios that run by default, with some of their arguments: they take about five minutes."""
 
 
 def main() -> None:
@@ -33,8 +43,9 @@ def main() -> None:
     seed = options.seed
     arguments = Arguments(**{name: value for name, value in vars(options).items() if name in Arguments.__annotations__})
     runs = []
-    for name in options.scenario:
-        runs.append(simulate(name, arguments, seed))
+    for name in options.scenario or SENSIBLE:
+        own = {} if options.scenario else SENSIBLE[name]
+        runs.append(simulate(name, replace(arguments, **own), seed))
         print(table(runs[-1]), flush=True)
         if name == "validate":
             # Imported here, because it needs libtorrent.
@@ -88,9 +99,7 @@ def _options() -> argparse.Namespace:
     parser.epilog = "scenarios:\n" + "\n".join(
         f"  {name:{width}}  {(run.__doc__ or '').strip().splitlines()[0]}" for name, run in SCENARIOS.items()
     )
-    parser.add_argument(
-        "--scenario", nargs="+", choices=list(SCENARIOS), default=SENSIBLE, metavar="NAME", help="run only these"
-    )
+    parser.add_argument("--scenario", nargs="+", choices=list(SCENARIOS), metavar="NAME", help="run these")
     parser.add_argument("--seed", type=int, default=1, help="the random numbers of the run (1)")
     parser.add_argument("--trackers", type=int, default=0, help="number of trackers")
     parser.add_argument("--infohashes", type=int, default=0, help="number of infohashes")
@@ -104,6 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--vandals", type=float, default=0.0, help="seconds for a vandal's attack on each record")
     parser.add_argument("--hostile", type=float, default=0.0, help="share of trackers that are hostile")
     parser.add_argument("--loss", type=float, default=0.0, help="share of lost packets on links")
+    parser.add_argument("--slow", type=float, default=0.0, help="share of trackers with slow lines")
     parser.add_argument(
         "--dht-rate", type=float, default=8000.0, help="bytes a second that a node of the DHT sends (8000); 0: any"
     )

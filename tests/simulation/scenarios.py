@@ -38,6 +38,8 @@ class Arguments:
     """Seconds in which a vandal spoils one slot of each infohash's record."""
     loss: float = 0.0
     """The share of lost packets."""
+    slow: float = 0.0
+    """The share of trackers with slow lines."""
     dht_rate: float = 8000.0
     """Bytes a second that a node of the DHT sends at most; 0: any number."""
     within: float = 1.0
@@ -353,6 +355,11 @@ def _with_defaults(arguments: Arguments, **defaults: Any) -> Arguments:
 
 def _world(arguments: Arguments) -> World:
     conditions = Conditions(
-        arguments.trackers, arguments.max_links, arguments.dht_rate, loss=arguments.loss, hostile=arguments.hostile
+        arguments.trackers,
+        arguments.max_links,
+        arguments.dht_rate,
+        loss=arguments.loss,
+        slow=arguments.slow,
+        hostile=arguments.hostile,
     )
     return World(conditions)

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import astuple
@@ -145,6 +146,16 @@ class TestStoringNode:
         assert UPLOAD_RATE * 99 < node.bytes_sent < UPLOAD_BURST + UPLOAD_RATE * 101
         assert node.gets == answered
         assert node.dropped == 1000
+
+
+def test_the_document_has_each_scenario_and_each_file() -> None:
+    text = (ROOT / "docs" / "simulation.md").read_text()
+    names = re.findall(
+        r'^    "([a-z-]+)": [a-z_]+,$', (ROOT / "tests/simulation/scenarios.py").read_text(), re.MULTILINE
+    )
+    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == names != []
+    files = {path.name for path in (ROOT / "tests" / "simulation").glob("*.py") if path.name[0] != "_"}
+    assert set(re.findall(r"`([a-z]+\.py)`", text)) == files - {"test_simulation.py", "errors.py"}
 
 
 def test_components() -> None:

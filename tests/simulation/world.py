@@ -20,6 +20,9 @@ from tracker.core.rules import Rules
 AWAY: Final = 2.0
 """Seconds from the end of a tracker to its next start."""
 
+SLOW: Final = (0.4, 20e3)
+"""The latency of a slow line in seconds, and its bytes a second."""
+
 LATENCY: Final = (0.005, 0.08)
 """Seconds from a tracker to the middle of the network."""
 
@@ -35,6 +38,8 @@ class Conditions:
     dht_loss: float = 0.02
     loss: float = 0.0
     """The share of lost packets on links."""
+    slow: float = 0.0
+    """The share of trackers with slow lines."""
     hostile: float = 0.0
     """The share of hostile trackers."""
     dht_nodes: int = 0
@@ -73,6 +78,8 @@ class World:
             disk = Disk(Path(self._directory.name) / str(number))
             disk.write_key(random.getrandbits(64))
             line = Line(random.uniform(*conditions.latency), loss=conditions.loss)
+            if number >= (1 - conditions.slow) * conditions.trackers:
+                line.latency, line.bandwidth = SLOW
             make: type[Tracker] = next(hostile, Tracker)
             self.trackers.append(make(number, self.network, self.dht, disk, settings, Rules(), line))
 
