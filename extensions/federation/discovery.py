@@ -129,7 +129,7 @@ class Discovery:
         return len(self._mesh.links) if info_hash == RENDEZVOUS_TEXT else self._exchange.degree(info_hash)
 
     def is_lonely(self, info_hash: str) -> bool:
-        """Return whether a swarm has no neighbour and none of its peers has met another."""
+        """Return whether none of the peers of a swarm has met another; at the rendezvous, whether there is no link."""
         return not self._mesh.links if info_hash == RENDEZVOUS_TEXT else self._exchange.is_lonely(info_hash)
 
     # Links

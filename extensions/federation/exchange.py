@@ -57,6 +57,9 @@ MAX_LONELY: Final = 16
 MAX_NEWCOMERS: Final = 1000
 """Most newcomers behind a remote member for which parked offers are placed at once. No peer parks as many offers."""
 
+MAX_WITHHELD: Final = 32
+"""Most newcomers behind a remote member that wait until its neighbour has answered an offer."""
+
 KNOWN_FOR: Final = 300.0
 """Seconds for which no offers of a peer are sent to a neighbour that has said that it gets them otherwise."""
 
@@ -121,8 +124,9 @@ class Exchange:
         account.withheld.clear()
         now = self._monotonic()
         # Their answers cannot come any more. Two trackers that dial each other at once soon end a link that was in use.
-        for (info_hash, peer_id, _), offer, since in account.ledger.take_last(MAX_RESCUED, now):
-            self._tracker.place_again(info_hash, peer_id, [offer], None, now - since)
+        for key, offer, since in account.ledger.take_last(MAX_RESCUED, now):
+            if self._may_be_placed_again(key, now):
+                self._tracker.place_again(key[0], key[1], [offer], None, now - since)
 
     def degree(self, info_hash: str) -> int:
         """Return the number of neighbours with which offers of a swarm are exchanged."""
@@ -131,10 +135,6 @@ class Exchange:
     def common(self, info_hash: str) -> list[Neighbour]:
         """Return these neighbours."""
         return self._audience.common(info_hash)
-
-    def candidates(self, info_hash: str) -> int:
-        """Return the number of neighbours that may have a swarm."""
-        return self._audience.candidates(info_hash)
 
     def is_lonely(self, info_hash: str) -> bool:
         """Return whether a swarm is open here and no local peer has met another one, here or behind a link.
@@ -176,7 +176,9 @@ class Exchange:
         self._refusals.expire(now)
         for neighbour in list(self._audience.neighbours):
             neighbour.account.ledger.expire(now)
-            self._place_late(neighbour, now)
+            if neighbour.account.ledger.late:
+                self._place_late(neighbour, now)
+                await asyncio.sleep(0)
         await self._audience.tell_changes()
 
     def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
@@ -253,7 +255,7 @@ class Exchange:
         if not (account.answered or self._is_trusted(neighbour)):
             # Its peers may not exist. A lonely peer must have offers left for those of other neighbours.
             waiting = account.withheld.get(member)
-            account.withheld[member] = (newcomers[1:] if waiting is None else waiting + newcomers)[:MAX_NEWCOMERS]
+            account.withheld[member] = (newcomers[1:] if waiting is None else waiting + newcomers)[:MAX_WITHHELD]
             newcomers = newcomers[:1] if waiting is None else []
         if not newcomers:
             return

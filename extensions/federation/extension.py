@@ -235,7 +235,9 @@ class Federation(Extension):
         assert self.exchange
         assert self.discovery
         self.discovery.on_end(link)
-        self.exchange.remove(link)
+        if self.mesh and not self.mesh.is_closing:
+            # Otherwise all links end, and their offers would be placed on each other.
+            self.exchange.remove(link)
         self.exchange.dropped.update(link.dropped)
 
     def _refer(self, link: Link) -> None:

@@ -17,8 +17,8 @@ ENGAGED_BURST: Final = 50_000.0
 """The token bucket for swarms whose numbers one neighbour is told because it may have them. With as many replies to its
 own, that is well below the rate at which it would end the link."""
 
-MAX_MET: Final = 2000
-"""Pairs of peers that have met over one neighbour of which it is remembered."""
+MAX_MET: Final = 256
+"""Pairs of peers that have met over one neighbour that are remembered. A neighbour with more of them is used anyway."""
 
 
 class Account:

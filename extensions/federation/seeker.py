@@ -66,7 +66,7 @@ class Swarms(Protocol):
         ...
 
     def is_lonely(self, info_hash: str) -> bool:
-        """Return whether a swarm has no neighbour and none of its peers has met another."""
+        """Return whether none of the peers of a swarm has met another; at the rendezvous, whether there is no link."""
         ...
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from itertools import pairwise
 
 import pytest
 
@@ -60,7 +61,31 @@ async def test_a_neighbour_that_has_answered_nothing_is_given_one_parked_offer_o
     assert liar.account.withheld == {}
 
 
-async def test_a_peer_that_has_met_nobody_makes_offers_to_all_neighbours(here: Here) -> None:
+async def test_newcomers_of_a_neighbour_that_has_answered_nothing_are_remembered_in_bounded_number(here: Here) -> None:
+    await here.peer(A)
+    liar = await here.neighbour(1)
+    for claimed in range(1, 200):
+        liar.has(0, claimed % 50 + 1)
+    (withheld,) = liar.account.withheld.values()
+    assert len(withheld) == module.MAX_WITHHELD
+    await here.exchange.tell_changes()
+
+
+async def test_an_offer_does_not_go_from_one_ending_link_to_the_next_for_ever(here: Here) -> None:
+    a = await here.peer(A)
+    neighbours = [await here.neighbour(number) for number in range(1, MAX_REFUSALS + 5)]
+    neighbours[0].has(0, 1)
+    await here.make_offers(a, offers(1))
+    hops = 0
+    for ending, other in pairwise(neighbours):
+        other.has(0, 1)
+        here.exchange.remove(ending)
+        await here.settle()
+        hops += len(other.take())
+    assert hops == MAX_REFUSALS
+
+
+async def test_a_peer_that_has_met_nobodybody_makes_offers_to_all_neighbours(here: Here) -> None:
     a = await here.peer(A)
     neighbours = [await here.neighbour(number) for number in range(1, 6)]
     for number, neighbour in enumerate(neighbours):

@@ -46,6 +46,8 @@ async def federation(
     monkeypatch.setattr(module, "TELL_PERIOD", 0.01)
     federation = Federation(handle, FederationSettings())
     await federation.prepare()
+    # From now on clients are served, though the extension has not started yet.
+    assert harness.hub.offers.parked.enabled
     await federation.start()
     yield federation
     await federation.stop()
