@@ -111,7 +111,7 @@ class Exchange:
         self._routes.add(neighbour)
 
     def remove(self, neighbour: Neighbour) -> None:
-        """Forget a neighbour and the peers behind it. The last offers that it has not answered are placed elsewhere."""
+        """Forget a neighbour and the peers behind it. Offers that it has not answered may go elsewhere."""
         if neighbour not in self._audience.neighbours:
             return
         self._audience.remove(neighbour)
@@ -124,9 +124,7 @@ class Exchange:
         account.withheld.clear()
         now = self._monotonic()
         # Their answers cannot come any more. Two trackers that dial each other at once soon end a link that was in use.
-        for key, offer, since in account.ledger.take_last(MAX_RESCUED, now):
-            if self._may_be_placed_again(key, now):
-                self._tracker.place_again(key[0], key[1], [offer], None, now - since)
+        self._place_elsewhere(neighbour, account.ledger.take_last(MAX_RESCUED, now), now)
 
     def degree(self, info_hash: str) -> int:
         """Return the number of neighbours with which offers of a swarm are exchanged."""
@@ -176,8 +174,9 @@ class Exchange:
         self._refusals.expire(now)
         for neighbour in list(self._audience.neighbours):
             neighbour.account.ledger.expire(now)
-            if neighbour.account.ledger.late:
-                self._place_late(neighbour, now)
+            late, neighbour.account.ledger.late = neighbour.account.ledger.late, []
+            if late:
+                self._place_elsewhere(neighbour, late, now)
                 await asyncio.sleep(0)
         await self._audience.tell_changes()
 
@@ -382,10 +381,14 @@ class Exchange:
                 neighbour.account.withheld.pop(member, None)
         self._audience.swarm_closed(swarm)
 
-    def _place_late(self, neighbour: Neighbour, now: float) -> None:
-        """Place offers again that a neighbour has not answered, of peers that have met no other peer."""
-        late, neighbour.account.ledger.late = neighbour.account.ledger.late, []
-        for key, offer, since in late:
+    def _place_elsewhere(
+        self, neighbour: Neighbour, unanswered: list[tuple[OfferKey, Offer, float]], now: float
+    ) -> None:
+        """Place offers again that a neighbour has not answered, of peers that have met no other peer.
+
+        The others have less need of it, and a second answer to an offer is in vain.
+        """
+        for key, offer, since in unanswered:
             info_hash, peer_id, _ = key
             swarm = self._audience.open.get(info_hash)
             peer = swarm.peers.get(peer_id) if swarm else None

@@ -235,9 +235,7 @@ class Federation(Extension):
         assert self.exchange
         assert self.discovery
         self.discovery.on_end(link)
-        if self.mesh and not self.mesh.is_closing:
-            # Otherwise all links end, and their offers would be placed on each other.
-            self.exchange.remove(link)
+        self.exchange.remove(link)
         self.exchange.dropped.update(link.dropped)
 
     def _refer(self, link: Link) -> None:
