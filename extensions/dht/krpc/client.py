@@ -6,7 +6,8 @@ seconds. And it does not let us limit the packets to one node.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any, Final
@@ -14,6 +15,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
+from extensions.dht.krpc.estimate import SizeEstimate
 from extensions.dht.krpc.messages import Address, Contact, Item, Reply
 from extensions.dht.krpc.messenger import Counters, Messenger
 from extensions.dht.krpc.pacing import NODE_RATE
@@ -30,10 +32,15 @@ METHODS: Final = ("find_node", "get", "get_peers", "put", "announce_peer")
 
 @dataclass(slots=True)
 class Found:
-    """The result of a lookup: the closest nodes, with the tokens that allow storing there."""
+    """The result of a lookup."""
 
     candidates: list[Candidate] = field(default_factory=list)
+    """The nodes at which values are stored, with the tokens that allow it."""
     queries: int = 0
+    asked: list[Candidate] = field(default_factory=list)
+    """All nodes that were queried, the nearest first."""
+    is_dense: bool = False
+    """Whether the eight nearest nodes are so close that they must have chosen their ids; False if it is unknown."""
 
 
 @dataclass(slots=True)
@@ -65,6 +72,8 @@ class Client:
         self._contacts = contacts
         self._private = private
         self._is_closed = False
+        self.estimates: Mapping[int, SizeEstimate] = {4: SizeEstimate(), 6: SizeEstimate()}
+        """The size of the DHT, by address family."""
 
     @property
     def counters(self) -> Counters:
@@ -99,6 +108,16 @@ class Client:
         """Query nodes again although they have not answered lately."""
         self._messenger.forget_timeouts()
 
+    async def measure(self) -> None:
+        """Look up one random id in each address family, to estimate the size of the DHT."""
+        target = os.urandom(20)
+        found = await self.find_nodes(target)
+        for family, estimate in self.estimates.items():
+            nodes = [
+                one.contact.node_id for one in found.candidates if (":" in one.contact.address[0]) == (family == 6)
+            ]
+            estimate.note(target, nodes)
+
     async def find_nodes(self, node_id: bytes) -> Found:
         """Look up the nodes closest to an id (BEP 5)."""
         return await self._look_up(node_id, "find_node", {b"target": node_id}, Job(), lambda _candidate, _reply: None)
@@ -112,19 +131,24 @@ class Client:
 
         def on_reply(candidate: Candidate, reply: Reply) -> None:
             if reply.item and messages.is_valid(reply.item, public_key, salt):
-                candidate.seq = reply.item.seq
+                candidate.seq, candidate.has_item = reply.item.seq, True
                 on_item(reply.item)
             elif reply.item:
                 self.counters.invalid_items += 1
 
         return await self._look_up(target, "get", {b"target": target}, job, on_reply)
 
-    async def get_peers(self, info_hash: bytes, job: Job, on_peer: Callable[[Address], None]) -> Found:
-        """Look up the peers announced for an infohash (BEP 5). `on_peer` may be called several times for one peer."""
+    async def get_peers(
+        self, info_hash: bytes, job: Job, on_peers: Callable[[Address, tuple[Address, ...]], None]
+    ) -> Found:
+        """Look up the peers announced for an infohash (BEP 5).
 
-        def on_reply(_candidate: Candidate, reply: Reply) -> None:
-            for peer in reply.peers:
-                on_peer(peer)
+        `on_peers` is called with the address of each node that names peers, and with these peers.
+        """
+
+        def on_reply(candidate: Candidate, reply: Reply) -> None:
+            if reply.peers:
+                on_peers(candidate.contact.address, reply.peers)
 
         return await self._look_up(info_hash, "get_peers", {b"info_hash": info_hash}, job, on_reply)
 

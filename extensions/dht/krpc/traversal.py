@@ -52,6 +52,14 @@ class Candidate:
     token: bytes = field(default=b"", compare=False)
     seq: int = field(default=0, compare=False)
     """The sequence number of the node's item; 0 if it has none."""
+    fits: bool = field(default=True, compare=False)
+    """Whether its id fits its address (BEP 42)."""
+    can_store: bool = field(default=True, compare=False)
+    """Whether it counts as a node that stores: it has given a token, and is not known to refuse."""
+    code: int = field(default=0, compare=False)
+    """The error code of its last refusal; 0 if it has not refused."""
+    has_item: bool = field(default=False, compare=False)
+    """Whether it has a valid item."""
 
 
 class Traversal:
