@@ -55,8 +55,8 @@ class Members:
     def __init__(self, dht: PrivateDht) -> None:
         self.dht = dht
         self.clock = Clock()
-        self.avoid_midnight()
         self.all: list[Service] = []
+        self.avoid_midnight()
 
     async def start(
         self,
@@ -216,5 +216,5 @@ async def announced(client: Client, info_hash: bytes) -> set[Address]:
     """Return the addresses announced for a record (BEP 5)."""
     found: set[Address] = set()
     for day in days_to_read(time.time()):
-        await client.get_peers(announce_hash(info_hash, day), Job(), found.add)
+        await client.get_peers(announce_hash(info_hash, day), Job(), lambda _node, peers: found.update(peers))
     return found
