@@ -56,8 +56,6 @@ class Priority(IntEnum):
 FIRST: Final = frozenset((Priority.OPENED, Priority.UNPUBLISHED, Priority.LINKED))
 """The priorities of the first visit after a swarm has opened."""
 
-NEWEST_FIRST: Final = frozenset((Priority.OPENED, Priority.UNPUBLISHED))
-
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -92,8 +90,8 @@ class _Kind(NamedTuple):
     """Whether the job has not begun: those that have begun go before all others of their priority."""
 
 
-def _is_newest_first(kind: _Kind) -> bool:
-    return kind.is_new and kind.priority in NEWEST_FIRST
+def _is_first(kind: _Kind) -> bool:
+    return kind.is_new and kind.priority in FIRST
 
 
 @dataclass(slots=True, eq=False)
@@ -119,16 +117,14 @@ class DueQueue(Generic[K]):
     """Jobs that become due at some time, lookups of jobs that have begun, and the order in which they get turns.
 
     Of the entries that are due, the one with the smallest `Priority` goes first. Of equal priority, lookups of jobs
-    that have begun go first. Of the others, the newest (by `Job.since`) goes first if their priority is one of
-    `NEWEST_FIRST`, because peers have just come; otherwise the oldest.
+    that have begun go first. Of the others, the newest (by `Job.since`) goes first if their priority is one of `FIRST`,
+    because peers have just come; otherwise the oldest.
 
     There are three exceptions. Of every `ROUND` turns, one goes to the oldest entry of `Priority.REFRESHED`, one to the
-    newest job of a priority in `NEWEST_FIRST` that has not begun, and one to the oldest entry of all, if there are
-    such. `Priority.ASKED` is exempt: such entries go before all others, and their turns are not counted. This
-    guarantees that
+    newest job of a priority in `FIRST` that has not begun, and one to the oldest entry of all, if there are such.
+    `Priority.ASKED` is exempt: such entries go before all others, and their turns are not counted. This guarantees that
 
-    * the swarm that has opened last waits for three turns of other jobs at most, to be published or not, unless it is
-      linked or `MANY` lookups wait;
+    * the swarm that has opened last waits for three turns of other jobs at most, unless `MANY` lookups wait;
     * our entries in records are renewed in time, if a quarter of the turns suffices for all of them;
     * no entry waits for ever.
 
@@ -148,7 +144,7 @@ class DueQueue(Generic[K]):
         self._due: defaultdict[_Kind, list[_Place[K]]] = defaultdict(list)
         # Those that are due, and will have a higher priority at some time.
         self._refreshes: list[_Place[K]] = []
-        # Those that are due, have not begun and have a priority of `NEWEST_FIRST`, the newest first.
+        # Those that are due, have not begun and have a priority of `FIRST`, the newest first.
         self._newest: list[_Place[K]] = []
         # By `is_new`, all that are due, the oldest first.
         self._oldest: dict[bool, list[_Place[K]]] = {True: [], False: []}
@@ -251,7 +247,7 @@ class DueQueue(Generic[K]):
             self._taken += 1
             if self._taken % ROUND == 1:
                 kind = min((one for one in kinds if one.priority == Priority.REFRESHED), default=kind)
-            elif self._taken % ROUND == 2 and self._lookups < MANY and any(map(_is_newest_first, kinds)):
+            elif self._taken % ROUND == 2 and self._lookups < MANY and any(map(_is_first, kinds)):
                 newest = self._top(self._newest)
                 assert newest
                 return newest[2]
@@ -287,12 +283,10 @@ class DueQueue(Generic[K]):
     def _add_due(self, place: _Place[K]) -> None:
         since, number, entry = place
         priority, is_new = entry.kind
-        if _is_newest_first(entry.kind):
-            reverse = (-since, -number, entry)
-            heappush(self._due[entry.kind], reverse)
+        reverse = (-since, -number, entry)
+        heappush(self._due[entry.kind], reverse if _is_first(entry.kind) else place)
+        if _is_first(entry.kind):
             heappush(self._newest, reverse)
-        else:
-            heappush(self._due[entry.kind], place)
         if priority != Priority.ASKED:
             heappush(self._oldest[is_new], place)
 

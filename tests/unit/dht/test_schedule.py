@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from extensions.dht.krpc.schedule import (
     FEW,
+    FIRST,
     MANY,
     MAX_RAISE,
-    NEWEST_FIRST,
     ROUND,
     SLACK,
     SPARE,
@@ -70,13 +70,13 @@ def test_of_the_entries_that_are_due_the_most_urgent_comes_first() -> None:
     assert (len(queue), queue.next_due()) == (1, 40)
 
 
-@pytest.mark.parametrize("priority", [ASKED, REFRESHED, LINKED, REPEATED])
+@pytest.mark.parametrize("priority", [ASKED, REFRESHED, REPEATED])
 def test_of_equal_priority_the_oldest_comes_first(priority: Priority) -> None:
     queue = queue_of((A, 20, priority), (B, 10, priority), (C, 20, priority))
     assert [key for key, _ in taken(queue, 30)] == [B, A, C]
 
 
-@pytest.mark.parametrize("priority", sorted(NEWEST_FIRST))
+@pytest.mark.parametrize("priority", sorted(FIRST))
 def test_of_the_swarms_that_have_opened_the_newest_comes_first(priority: Priority) -> None:
     queue = queue_of(*((name(number), 10, priority) for number in range(6)), (name(6), 9, priority))
     # The third turn goes by age.
@@ -135,7 +135,7 @@ def test_no_entry_waits_for_ever_however_many_urgent_ones_come(priority: Priorit
 
 
 @pytest.mark.parametrize("others", [OPENED, REFRESHED, UNPUBLISHED, LINKED, REPEATED])
-@pytest.mark.parametrize("priority", sorted(NEWEST_FIRST))
+@pytest.mark.parametrize("priority", sorted(FIRST))
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_the_swarm_that_opened_last_waits_for_three_turns_at_most(
     priority: Priority, others: Priority, has_begun: bool
@@ -183,7 +183,7 @@ def test_refreshes_get_a_quarter_of_the_turns_whatever_else_is_due() -> None:
 
 @pytest.mark.parametrize("priority", [UNPUBLISHED, LINKED, REPEATED])
 def test_a_job_that_waits_until_its_refresh_is_due_becomes_one(priority: Priority) -> None:
-    since = 4.0 if priority in NEWEST_FIRST else 6.0
+    since = 4.0 if priority in FIRST else 6.0
     # The oldest one has the turn that goes by age.
     queue = queue_of((D, 0, REPEATED), *((name(number), 5, priority) for number in range(10, 20)))
     queue.set(A, Job(priority, since, 50.0))
@@ -216,7 +216,7 @@ def test_lookups_of_jobs_that_have_begun_come_first_of_their_priority(priority: 
         enter(queue, name(number), 25 - number, priority, has_begun=True)
     begun = [name(number) for number in range(17, 9, -1)]
     # The second turn of a round goes to a swarm that has opened.
-    expected = [begun[0], B, *begun[1:4], A, *begun[4:]] if priority in NEWEST_FIRST else [*begun, A, B]
+    expected = [begun[0], B, *begun[1:4], A, *begun[4:]] if priority in FIRST else [*begun, A, B]
     assert [key for key, _ in taken(queue, 30)] == expected
 
 
@@ -357,7 +357,7 @@ def chosen(due: list[Entry], counted: int) -> tuple[Entry, int]:
     """Return the entry that has the next turn of those that are due, and the turns counted."""
 
     def rank(entry: Entry) -> tuple[float, ...]:
-        sign = -1 if entry.priority in NEWEST_FIRST and not entry.has_begun else 1
+        sign = -1 if entry.priority in FIRST and not entry.has_begun else 1
         return (entry.priority, not entry.has_begun, sign * entry.due, sign * entry.number)
 
     first = min(due, key=rank)
@@ -367,7 +367,7 @@ def chosen(due: list[Entry], counted: int) -> tuple[Entry, int]:
     refreshes = [entry for entry in due if entry.priority == REFRESHED]
     if counted % ROUND == 1 and refreshes:
         return min(refreshes, key=rank), counted
-    firsts = [entry for entry in due if entry.priority in NEWEST_FIRST and not entry.has_begun]
+    firsts = [entry for entry in due if entry.priority in FIRST and not entry.has_begun]
     if counted % ROUND == 2 and firsts:
         return max(firsts, key=lambda entry: (entry.due, entry.number)), counted
     if counted % ROUND == 3:
