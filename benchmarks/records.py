@@ -85,7 +85,7 @@ async def measure_sizes() -> Sizes:
         found = await client.get(public_key, WINDOW, Job(), lambda _: None)
         await client.put(found, key, WINDOW, 1, value)
         for port in range(1, ANNOUNCED + 1):
-            peers = await client.get_peers(announced, Job(), lambda _: None)
+            peers = await client.get_peers(announced, Job(), lambda _node, _peers: None)
             await client.announce(peers, announced, port)
         client.close()
         _, asker = await asyncio.get_running_loop().create_datagram_endpoint(_Asker, ("127.0.0.1", 0))

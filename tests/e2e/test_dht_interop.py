@@ -255,7 +255,7 @@ async def test_conflicts_are_reported(network: Network) -> None:
 async def test_both_sides_find_the_announcements_of_both(network: Network) -> None:
     announced = announce_hash(HASH, network.day)
     peers: set[Address] = set()
-    found = await network.client.get_peers(announced, Job(), peers.add)
+    found = await network.client.get_peers(announced, Job(), lambda _node, named: peers.update(named))
     assert peers == set()
     stored = await network.client.announce(found, announced, 7001)
     assert (stored.taken, stored.conflicts, stored.failed) == (CLOSEST, 0, 0)
@@ -264,7 +264,7 @@ async def test_both_sides_find_the_announcements_of_both(network: Network) -> No
 
     said = await network.ask_script("announce", "announced", hash=announced.hex(), port=7002)
     assert said.get("code") is None
-    await network.client.get_peers(announced, Job(), peers.add)
+    await network.client.get_peers(announced, Job(), lambda _node, named: peers.update(named))
     assert peers == {("127.0.0.1", 7001), ("127.0.0.1", 7002)}
 
 

@@ -216,5 +216,5 @@ async def announced(client: Client, info_hash: bytes) -> set[Address]:
     """Return the addresses announced for a record (BEP 5)."""
     found: set[Address] = set()
     for day in days_to_read(time.time()):
-        await client.get_peers(announce_hash(info_hash, day), Job(), found.add)
+        await client.get_peers(announce_hash(info_hash, day), Job(), lambda _node, peers: found.update(peers))
     return found

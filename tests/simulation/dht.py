@@ -221,7 +221,9 @@ class DhtClient:
 
         return await self._look_up(target, job, ask)
 
-    async def get_peers(self, info_hash: bytes, job: Job, on_peer: Callable[[Address], None]) -> Found:
+    async def get_peers(
+        self, info_hash: bytes, job: Job, on_peers: Callable[[Address, tuple[Address, ...]], None]
+    ) -> Found:
         """Look up announced peers."""
         self._dht.gets += 1
         self._dht.note("get_peers", self._address, info_hash)
@@ -230,8 +232,8 @@ class DhtClient:
             peers = node.get_peers(info_hash, time.monotonic())
 
             def on_reply(_candidate: Candidate) -> None:
-                for peer in peers:
-                    on_peer(peer)
+                if peers:
+                    on_peers(node.contact.address, tuple(peers))
 
             return on_reply
 
@@ -272,7 +274,7 @@ class DhtClient:
             while missing and (asked := [node for node, _ in zip(waiting, range(missing), strict=False)]):
                 candidates += await self._ask(asked, target, ask)
                 missing = CLOSEST - len(candidates)
-        return Found(sorted(candidates), NODES_PER_TARGET)
+        return Found(sorted(candidates), NODES_PER_TARGET, sorted(candidates))
 
     async def _ask(
         self, nodes: Iterable[StoringNode], target: bytes, ask: Callable[[StoringNode], Callable[[Candidate], None]]

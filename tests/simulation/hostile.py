@@ -170,7 +170,7 @@ class Vandal:
         found = await self._client.get(key.public_key().public_bytes_raw(), salt, Job(), on_item)
         seq, value = random.choice(self._ways)(info_hash, max(seqs))
         await self._client.put(found, key, salt, seq, value, cas=False)
-        peers = await self._client.get_peers(announce_hash(info_hash, day), Job(), lambda _: None)
+        peers = await self._client.get_peers(announce_hash(info_hash, day), Job(), lambda _node, _peers: None)
         await self._client.announce(peers, announce_hash(info_hash, day), random.randint(1, 65535))
 
     def _lock(self, _info_hash: bytes, seq: int) -> tuple[int, bytes]:

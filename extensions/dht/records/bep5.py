@@ -85,7 +85,11 @@ class Bep5Fallback:
         """
         hosts: dict[str, dict[Address, None]] = {}
 
-        def collect(address: Address) -> None:
+        def collect(_node: Address, addresses: tuple[Address, ...]) -> None:
+            for address in addresses:
+                add(address)
+
+        def add(address: Address) -> None:
             if address[1] and (self._private or is_public(address[0])):
                 host = self._host(address)
                 if host in hosts or len(hosts) < MAX_HOSTS:
@@ -103,7 +107,7 @@ class Bep5Fallback:
     async def announce(self, info_hash: bytes, day: int, job: Job) -> None:
         """Announce an infohash for this host and `port`."""
         announced = announce_hash(info_hash, day)
-        found = await self._client.get_peers(announced, job, lambda _: None)
+        found = await self._client.get_peers(announced, job, lambda _node, _peers: None)
         await self._client.announce(found, announced, self.port)
 
     async def _request(self, address: Address, on_entry: Callable[[TrackerEntry], object]) -> None:

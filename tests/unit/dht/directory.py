@@ -58,7 +58,7 @@ class Dht:
         if item := self.items.get((public_key, salt)):
             candidate.seq = item.seq
             on_item(item)
-        return Found([candidate])
+        return Found([candidate], 1, [candidate])
 
     async def put(self, found: Found, key: Any, salt: bytes, seq: int, value: bytes) -> Stored:
         self.puts += 1

@@ -45,9 +45,10 @@ class Announced:
             timeout=timeout,
         )
 
-    async def get_peers(self, _hash: bytes, _job: Job, on_peer: Callable[[Address], None]) -> Found:
-        for address in self.addresses:
-            on_peer(address)
+    async def get_peers(
+        self, _hash: bytes, _job: Job, on_peers: Callable[[Address, tuple[Address, ...]], None]
+    ) -> Found:
+        on_peers(("192.0.2.1", 6881), tuple(self.addresses))
         return Found()
 
     async def announce(self, _found: Found, announced: bytes, port: int) -> None:
