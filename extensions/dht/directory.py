@@ -86,7 +86,7 @@ class Directory:
         self._monotonic = monotonic
         self._uniform = uniform
         self._tracked: dict[bytes, TrackedHash] = {}
-        self._is_closed, self._clock_sets = False, 0
+        self._is_closed, self._clock_sets, self._outages = False, 0, 0
         self._log = structlog.get_logger().bind(extension="dht")
 
     @property
@@ -124,18 +124,18 @@ class Directory:
         opened, lonely, was_linked = not tracked.peers, tracked.is_lonely, tracked.linked
         tracked.peers, tracked.linked = peers, linked
         if self._publishes and (self._listed is None or info_hash in self._listed):
-            for added in self.publish_set.put(info_hash, peers):
-                if added != info_hash:
-                    self._visit_soon(self._track(added), Priority.REFRESHED)
+            added, removed = self.publish_set.put(info_hash, peers)
+            for other in {*added, *removed} - ({info_hash} if opened else set()):
+                self._on_wants_changed(self._track(other))
         if opened:
             tracked.lonely_visits = 0
             # The result of a recent visit is still known; but our own entry may be missing.
             wait = RECENT if self._monotonic() - tracked.last_visit < RECENT else 0.0
-            self._visit_soon(tracked, Priority.LINKED if linked else Priority.OPENED, wait)
+            self._visit_soon(tracked, self._first_priority(tracked), wait)
         elif tracked.is_first_visit and not tracked.visit:
             # Neighbours may have told of its other peers by now: then others need the turn more.
             if linked != was_linked:
-                self._schedule(tracked, tracked.next_visit.due, Priority.LINKED if linked else Priority.OPENED)
+                self._schedule(tracked, tracked.next_visit.due, self._first_priority(tracked))
         elif tracked.is_lonely and not lonely:
             tracked.lonely_visits = 0
             self._schedule_next(tracked)
@@ -146,7 +146,7 @@ class Directory:
         if tracked:
             tracked.peers, tracked.linked = 0, False
             for added in self.publish_set.discard(info_hash):
-                self._visit_soon(self._track(added), Priority.REFRESHED)
+                self._on_wants_changed(self._track(added))
             self._drop_if_idle(tracked)
 
     def publish(self, info_hash: bytes) -> None:
@@ -175,6 +175,16 @@ class Directory:
         for tracked in self._tracked.values():
             if tracked.is_kept and not tracked.visit:
                 self._schedule(tracked, self._monotonic(), Priority.REFRESHED)
+
+    def on_outage_ended(self, began: float) -> None:
+        """Visit at once, by the rate of lookups, the records of which a visit has failed since `began` (monotonic)."""
+        self._outages += 1
+        for tracked in self._tracked.values():
+            if tracked.failed_at >= began:
+                tracked.failures, tracked.failed_at = 0, -inf
+                if tracked.is_kept and not tracked.visit:
+                    wants = self._wants(tracked) or tracked.withdrawn
+                    self._visit_soon(tracked, Priority.REFRESHED if wants else tracked.next_visit.priority)
 
     def learn(self, info_hash: bytes, entry: TrackerEntry) -> bool:
         """Note an entry that another tracker has passed on. Return whether it was new and valid.
@@ -252,7 +262,25 @@ class Directory:
         """Return whether our own entry should be in an infohash's record."""
         return self._publishes and (tracked.pinned or tracked.info_hash in self.publish_set)
 
+    def _on_wants_changed(self, tracked: TrackedHash) -> None:
+        """Note that an open swarm has become one of those to publish, or is one no more."""
+        if tracked.is_first_visit and not tracked.visit:
+            self._schedule(tracked, tracked.next_visit.due, self._first_priority(tracked))
+        elif self._wants(tracked):
+            self._visit_soon(tracked, Priority.REFRESHED)
+        elif not tracked.visit:
+            self._schedule_next(tracked)
+
     # The time of the next visit
+
+    def _first_priority(self, tracked: TrackedHash) -> Priority:
+        if tracked.linked:
+            return Priority.LINKED
+        return Priority.OPENED if self._wants(tracked) else Priority.UNPUBLISHED
+
+    def _again_priority(self, tracked: TrackedHash) -> Priority:
+        """Return the priority of a visit that the last one has made necessary at once."""
+        return Priority.OPENED if self._wants(tracked) or tracked.withdrawn else self._first_priority(tracked)
 
     def _visit_soon(self, tracked: TrackedHash, priority: Priority, wait: float = 0.0) -> None:
         if tracked.visit:
@@ -295,7 +323,7 @@ class Directory:
         if job.priority != Priority.ASKED and tracked.announce_due <= self._monotonic() < tracked.next_visit.due:
             await self._announce(tracked, job)
             return
-        outcome, clock_sets = Outcome(), self._clock_sets
+        outcome, clock_sets, outages = Outcome(), self._clock_sets, self._outages
         try:
             outcome = await self._visits.visit(tracked, job, lambda: self._end_listening(tracked))
         except Exception:
@@ -303,10 +331,20 @@ class Directory:
             tracked.last_visit = self._monotonic()
         finally:
             self._scheduler.release(job)
-            tracked.failures = tracked.failures + 1 if outcome.has_failed else 0
+            self._count_failure(tracked, outcome.has_failed, self._outages > outages)
             tracked.visit = None
             tracked.visit_again |= self._clock_sets > clock_sets
             self._on_visit_ended(tracked, outcome.look_again)
+
+    def _count_failure(self, tracked: TrackedHash, has_failed: bool, was_outage: bool) -> None:
+        """Count the failure of a visit, unless our own network was at fault: then the visit is repeated at once."""
+        if not has_failed:
+            tracked.failures = 0
+        elif was_outage:
+            tracked.visit_again = True
+        elif self._is_reachable():
+            tracked.failures += 1
+            tracked.failed_at = self._monotonic()
 
     async def _announce(self, tracked: TrackedHash, job: Job) -> None:
         try:
@@ -321,7 +359,7 @@ class Directory:
                 self._begin_visit(tracked, Job(Priority.ASKED, self._monotonic()))
             elif tracked.is_kept and not self._is_closed:
                 if tracked.visit_again:
-                    self._schedule(tracked, self._monotonic(), Priority.OPENED)
+                    self._schedule(tracked, self._monotonic(), self._again_priority(tracked))
                 else:
                     self._enter(tracked)
             self._drop_if_idle(tracked)
@@ -335,7 +373,7 @@ class Directory:
         if tracked.is_kept and not self._is_closed:
             # A visit that could reach no node is due again as soon as it can reach one.
             if tracked.visit_again or not self._is_reachable():
-                self._schedule(tracked, self._monotonic(), Priority.OPENED)
+                self._schedule(tracked, self._monotonic(), self._again_priority(tracked))
             else:
                 self._schedule_next(tracked, wait)
         self._drop_if_idle(tracked)

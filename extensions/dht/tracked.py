@@ -7,7 +7,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from extensions.dht.cache import Known
-from extensions.dht.krpc.schedule import Priority
+from extensions.dht.krpc.schedule import FIRST, Priority
 from extensions.dht.records.shards import ShardMemory
 from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
@@ -70,6 +70,8 @@ class TrackedHash:
     """Visits that left its peers alone."""
     failures: int = 0
     """Visits since the last successful one."""
+    failed_at: float = -inf
+    """When the last of them ended (monotonic seconds)."""
     visit_again: bool = False
     """Whether something changed too late for the visit under way."""
     thorough: bool = False
@@ -93,7 +95,7 @@ class TrackedHash:
     @property
     def is_first_visit(self) -> bool:
         """Whether the next visit is the first one of a swarm that has opened."""
-        return self.next_visit.priority in (Priority.OPENED, Priority.LINKED)
+        return self.next_visit.priority in FIRST
 
     @property
     def is_kept(self) -> bool:
