@@ -18,7 +18,7 @@ import pytest
 
 from extensions.dht.krpc.messages import Contact, Item
 from tests.simulation.clock import START, VirtualLoop
-from tests.simulation.dht import ITEM_LIFETIME, PEER_LIFETIME, UPLOAD_BURST, UPLOAD_RATE, StoringNode
+from tests.simulation.dht.model import ITEM_LIFETIME, PEER_LIFETIME, UPLOAD_BURST, UPLOAD_RATE, StoringNode
 from tests.simulation.errors import Stalled
 from tests.simulation.measures import Components, Sample, extent
 from tests.simulation.report import chosen
@@ -154,8 +154,10 @@ def test_the_document_has_each_scenario_and_each_file() -> None:
         r'^    "([a-z-]+)": [a-z_]+,$', (ROOT / "tests/simulation/scenarios.py").read_text(), re.MULTILINE
     )
     assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == names != []
-    files = {path.name for path in (ROOT / "tests" / "simulation").glob("*.py") if path.name[0] != "_"}
-    assert set(re.findall(r"`([a-z]+\.py)`", text)) == files - {"test_simulation.py", "errors.py"}
+    directory = ROOT / "tests" / "simulation"
+    files = {path.relative_to(directory).as_posix() for path in directory.rglob("*.py") if path.name[0] != "_"}
+    documented = set(re.findall(r"`((?:dht/)?[a-z0-9_]+\.py)`", text))
+    assert documented == {name for name in files if not name.startswith("test_")} - {"errors.py"}
 
 
 def test_components() -> None:
