@@ -110,11 +110,11 @@ class TestStoringNode:
 
     def test_a_newer_version_replaces_the_one_that_its_writer_has_read(self) -> None:
         node = self.node()
-        assert node.put(TARGET, self.item(1), 0, 0.0)
-        assert not node.put(TARGET, self.item(2), 0, 0.0), "it has a version that the writer has not read"
-        assert not node.put(TARGET, self.item(1), 1, 0.0), "this version is no newer"
-        assert node.put(TARGET, self.item(2), 1, 0.0)
-        assert node.put(TARGET, self.item(3), None, 0.0), "a vandal does not say what it has read"
+        assert node.put(TARGET, self.item(1), 0, 0.0) == 0
+        assert node.put(TARGET, self.item(2), 0, 0.0) == 301, "it has a version that the writer has not read"
+        assert node.put(TARGET, self.item(2), 1, 0.0) == 0
+        assert node.put(TARGET, self.item(1), 2, 0.0) == 302, "this version is older"
+        assert node.put(TARGET, self.item(3), None, 0.0) == 0, "a vandal does not say what it has read"
         item = node.get(TARGET, 1.0)
         assert item
         assert item.seq == 3
@@ -125,7 +125,15 @@ class TestStoringNode:
         node.put(TARGET, self.item(5), 0, 1.0)
         assert node.get(TARGET, ITEM_LIFETIME)
         assert node.get(TARGET, ITEM_LIFETIME + 2) is None
-        assert node.put(TARGET, self.item(1), 0, ITEM_LIFETIME + 2)
+        assert node.put(TARGET, self.item(1), 0, ITEM_LIFETIME + 2) == 0
+
+    def test_the_same_version_prolongs_the_life_of_an_item(self) -> None:
+        node = self.node()
+        node.put(TARGET, self.item(1, b"first"), None, 0.0)
+        assert node.put(TARGET, self.item(1, b"other"), None, ITEM_LIFETIME) == 0
+        item = node.get(TARGET, ITEM_LIFETIME + 1)
+        assert item
+        assert item.value == b"first"
 
     def test_announced_peers_expire(self) -> None:
         node = self.node()

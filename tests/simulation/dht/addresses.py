@@ -1,0 +1,121 @@
+"""Addresses of emulated nodes, computed from their numbers, and the node ids that fit an address (BEP 42)."""
+
+from array import array
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from extensions.dht.krpc.messages import Address
+
+TRACKERS: Final = 5
+"""The first octet of the trackers' IPv4 addresses; no node has it."""
+
+_OCTETS: Final = [one for one in range(1, 224) if one not in (TRACKERS, 10, 100, 127, 169, 172, 192, 198, 203)]
+"""First octets of IPv4 addresses that are global, whatever the others are."""
+
+_PLACES: Final = {octet: place for place, octet in enumerate(_OCTETS)}
+_FIRST_48: Final = 0x2A00 << 32
+"""The first /48 network of IPv6 nodes."""
+
+MAX_NODES: Final = 1 << 24
+"""Numbers of nodes are smaller."""
+
+MAX_IPV4: Final = len(_OCTETS) << 16
+"""Numbers of IPv4 nodes are smaller."""
+
+_IPV4_MASK: Final = bytes.fromhex("030f3fff")
+_IPV6_MASK: Final = bytes.fromhex("0103070f1f3f7fff")
+_POLYNOMIAL: Final = 0x82F63B78
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC: Final = _crc_table()
+
+
+def crc32c(data: bytes) -> int:
+    """Return the CRC32C (Castagnoli) of some bytes."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def fitting_prefix(host: str, chance: int) -> int:
+    """Return the first 21 bits of the node ids that fit a numeric address; `chance` (0 to 7) is in their last byte."""
+    packed = (IPv6Address(host) if ":" in host else IPv4Address(host)).packed[:8]
+    mask = _IPV6_MASK if len(packed) == 8 else _IPV4_MASK
+    masked = bytearray(byte & bit for byte, bit in zip(packed, mask, strict=True))
+    masked[0] |= chance << 5
+    return crc32c(bytes(masked)) >> 11
+
+
+class FittingPrefixes:
+    """The same for IPv4 addresses by their octets, fast enough for millions of them.
+
+    A CRC of a fixed length is linear, so that each octet contributes to it on its own.
+    """
+
+    def __init__(self) -> None:
+        zero = crc32c(bytes(4))
+        self._parts = [
+            array("L", (crc32c(bytes(place) + bytes([octet]) + bytes(3 - place)) ^ zero for octet in range(256)))
+            for place in range(4)
+        ]
+        self._zero = zero
+
+    def of(self, first: int, second: int, third: int, last: int, chance: int) -> int:
+        """Return the first 21 bits of the node ids that fit an address; `chance` (0 to 7) is in their last byte."""
+        parts = self._parts
+        crc = (
+            parts[0][first & 0x03 | chance << 5] ^ parts[1][second & 0x0F] ^ parts[2][third & 0x3F] ^ parts[3][last]
+        )
+        return (crc ^ self._zero) >> 11
+
+
+def octets_of(number: int) -> tuple[int, int, int]:
+    """Return the first three octets of a node's IPv4 address: each node has a /24 of its own."""
+    return _OCTETS[number >> 16], number >> 8 & 0xFF, number & 0xFF
+
+
+def ipv4_address(number: int, last: int) -> Address:
+    """Return the address of the IPv4 node with a number; `last` is the last octet."""
+    first, second, third = octets_of(number)
+    return f"{first}.{second}.{third}.{last}", 6881 + last
+
+
+def ipv6_address(number: int, last: int) -> Address:
+    """Return the address of the IPv6 node with a number, in a /48 of its own."""
+    network = _FIRST_48 + number
+    return f"{network >> 32:x}:{network >> 16 & 0xFFFF:x}:{network & 0xFFFF:x}:{last:x}::1", 6881 + last
+
+
+def number_of(address: Address) -> int | None:
+    """Return the number of the node that may have an address; None if no node has it, whatever its last octet is."""
+    host, port = address
+    if ":" in host:
+        packed = IPv6Address(host).packed
+        number = int.from_bytes(packed[:6], "big") - _FIRST_48
+        last = int.from_bytes(packed[6:8], "big")
+        is_one = packed[8:] == bytes(7) + b"\1" and 0 <= number < MAX_NODES and last < 256
+    else:
+        first, second, third, last = map(int, host.split("."))
+        number = _PLACES.get(first, 1 << 8) << 16 | second << 8 | third
+        is_one = first in _PLACES
+    return number if is_one and port == 6881 + last else None
+
+
+def tracker_addresses(number: int) -> tuple[str, str]:
+    """Return the IPv4 and the IPv6 host of a tracker."""
+    return f"{TRACKERS}.{number >> 16}.{number >> 8 & 0xFF}.{number & 0xFF}", f"2a10:{number:x}::1"
+
+
+def in_one_network(count: int, attacker: int) -> list[Address]:
+    """Return addresses in `count` different /64 networks of the /48 network of an attacker."""
+    return [(f"2a11:{attacker:x}:1:{number:x}::1", 6881) for number in range(1, count + 1)]
