@@ -73,9 +73,7 @@ class FittingPrefixes:
     def of(self, first: int, second: int, third: int, last: int, chance: int) -> int:
         """Return the first 21 bits of the node ids that fit an address; `chance` (0 to 7) is in their last byte."""
         parts = self._parts
-        crc = (
-            parts[0][first & 0x03 | chance << 5] ^ parts[1][second & 0x0F] ^ parts[2][third & 0x3F] ^ parts[3][last]
-        )
+        crc = parts[0][first & 0x03 | chance << 5] ^ parts[1][second & 0x0F] ^ parts[2][third & 0x3F] ^ parts[3][last]
         return (crc ^ self._zero) >> 11
 
 

@@ -3,16 +3,16 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from extensions.dht.krpc.messages import Address, Contact, item_target
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
-from tests.simulation.dht.liars import Kind, sybils
-from tests.simulation.dht.mainline import Conditions, Mainline, MakeNode, make_mainline
-from tests.simulation.dht.nodes import EmulatedNode
+from tests.simulation.dht.liars import sybils
+from tests.simulation.dht.mainline import Conditions, make_mainline
+from tests.simulation.dht.nodes import Kind
 from tests.simulation.dht.trackers import EmulatedTracker, Hosts
 
 SETTLE: Final = 30.0
@@ -20,7 +20,7 @@ SETTLE: Final = 30.0
 
 STEP: Final = 0.25
 PATIENCE: Final = 120.0
-"""Seconds until a publication counts as failed."""
+"""Seconds until a publication counts as failed that has not ended."""
 
 
 @dataclass
@@ -66,18 +66,19 @@ class Experiment:
         await asyncio.gather(*(tracker.stop() for tracker in self.trackers))
 
     async def publish(self, tracker: EmulatedTracker, info_hashes: Iterable[bytes], figures: Figures) -> None:
-        """Publish infohashes one after the other."""
+        """Publish infohashes one after the other: each in one visit."""
         directory = tracker.directory
         for info_hash in info_hashes:
-            before, until = tracker.queries, time.monotonic() + PATIENCE
+            before, started = tracker.queries, time.monotonic()
             directory.publish(info_hash)
-            while time.monotonic() < until:
+            while time.monotonic() - started < PATIENCE:
                 await asyncio.sleep(STEP)
-                tracked = directory.tracked.get(info_hash)
-                if directory.is_published(info_hash) and tracked and not tracked.visit:
-                    figures.published += 1
-                    figures.publications.append(tracker.queries - before)
+                tracked = directory.tracked[info_hash]
+                if tracked.last_visit > started and not tracked.visit:
                     break
+            if directory.is_published(info_hash):
+                figures.published += 1
+                figures.publications.append(tracker.queries - before)
 
     async def look_up(
         self, reader: EmulatedTracker, info_hashes: Iterable[bytes], wanted: EmulatedTracker, figures: Figures
@@ -118,12 +119,12 @@ class Experiment:
         group += [self.network.contact(family, number) for number in numbers]
 
     def add_next_to(
-        self, target: bytes, count: int, kind: MakeNode | Kind, addresses: list[Address] | None = None, family: int = 4
+        self, target: bytes, count: int, kind: Kind, addresses: list[Address] | None = None, family: int = 4
     ) -> list[int]:
         """Add nodes of a kind next to a target."""
         ids = [target[:6] + random.randbytes(14) for _ in range(count)]
-        make: Any = kind
-        return self.network.add_nodes(family, zip(ids, addresses or [None] * count, strict=True), make)
+        places: list[Address | None] = [*addresses] if addresses else [None] * count
+        return self.network.add_nodes(family, zip(ids, places, strict=True), kind)
 
 
 @asynccontextmanager

@@ -2,13 +2,13 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from extensions.dht.krpc.messages import Contact, Item
 from tests.simulation.dht import wire
 from tests.simulation.dht.addresses import MAX_IPV4, ipv4_address, ipv6_address
-from tests.simulation.dht.nodes import Answer, EmulatedNode, Surroundings, item_fields
+from tests.simulation.dht.nodes import Answer, EmulatedNode, Kind, item_fields
 from tests.simulation.dht.wire import Query
 
 NAMED: Final = 20
@@ -19,8 +19,6 @@ POOL: Final = 64
 
 NO_TRACKERS: Final = 100
 """Addresses in a reply of a node that names hosts without a tracker."""
-
-Kind = Callable[[Surroundings, int, Contact], EmulatedNode]
 
 
 class _Accomplice(EmulatedNode):

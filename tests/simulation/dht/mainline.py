@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import exp
 from statistics import NormalDist
@@ -12,13 +12,10 @@ from typing import Any, Final
 
 from extensions.dht.krpc.messages import Address, Contact
 from tests.simulation.dht import wire
-from tests.simulation.dht.nodes import EmulatedNode
+from tests.simulation.dht.nodes import EmulatedNode, Kind
 from tests.simulation.dht.population import Population
 from tests.simulation.dht.tables import closest_known, table_of
 from tests.simulation.errors import Stalled
-
-MakeNode = Callable[["Mainline", int, Contact], EmulatedNode]
-"""Makes a node of some kind from the network, its number, and its contact."""
 
 DEAD, KIND, DISTANCE = range(3)
 """The random numbers of a node (`Population.trait`) that decide whether it is dead, of which kind it is, and how far
@@ -46,7 +43,7 @@ class Conditions:
     fitting: float = 0.85
     """The share of node ids that fit their addresses (BEP 42)."""
     families: tuple[int, ...] = (4,)
-    kinds: Mapping[MakeNode, float] = field(default_factory=dict)
+    kinds: Mapping[Kind, float] = field(default_factory=dict)
     """The share of each kind of node; all others do as libtorrent does."""
 
 
@@ -61,7 +58,7 @@ class Mainline:
         self.populations = populations
         self.nodes: dict[tuple[int, int], EmulatedNode] = {}
         """The nodes that were asked so far, by family and number."""
-        self.kinds: dict[tuple[int, int], MakeNode] = {}
+        self.kinds: dict[tuple[int, int], Kind] = {}
         """The nodes that are of a given kind."""
         self.cut_off: set[str] = set()
         """Hosts of trackers that no packet reaches or leaves at the moment."""
@@ -92,8 +89,7 @@ class Mainline:
         node = self.nodes.get((family, number))
         if node is None:
             make = self.kinds.get((family, number)) or self._kind(family, number)
-            view: Any = _View(self, family)
-            node = self.nodes[family, number] = make(view, number, self.contact(family, number))
+            node = self.nodes[family, number] = make(_View(self, family), number, self.contact(family, number))
         return node
 
     def is_dead(self, family: int, number: int) -> bool:
@@ -104,7 +100,7 @@ class Mainline:
         return key in self.died or self.populations[family].trait(number, DEAD) < self.conditions.dead
 
     def add_nodes(
-        self, family: int, nodes: Iterable[tuple[bytes, Address | None]], kind: MakeNode = EmulatedNode
+        self, family: int, nodes: Iterable[tuple[bytes, Address | None]], kind: Kind = EmulatedNode
     ) -> list[int]:
         """Add nodes of one kind with given ids, and addresses of their own or given ones. Return their numbers."""
         added = self.populations[family].add(nodes)
@@ -121,6 +117,12 @@ class Mainline:
         """Return the contacts in the table of a node that is not one of the emulated ones."""
         number = int.from_bytes(node_id[-4:], "big") + (1 << 32)
         return [self.contact(family, one) for one in table_of(self.populations[family], number, node_id)]
+
+    def of_kind(self, family: int, kind: Kind, count: int) -> list[int]:
+        """Return the numbers of some live nodes that are of a kind by their share."""
+        numbers = range(len(self.populations[family]))
+        found = (one for one in numbers if self._kind(family, one) is kind and not self.is_dead(family, one))
+        return [number for number, _ in zip(found, range(count), strict=False)]
 
     def storing(self, family: int, target: bytes) -> list[EmulatedNode]:
         """Return the nodes that have an item under a target."""
@@ -184,7 +186,7 @@ class Mainline:
             distance = self._distances[family, number] = max(MIN_ROUND_TRIP, median * exp(self._quantile(share)))
         return distance
 
-    def _kind(self, family: int, number: int) -> MakeNode:
+    def _kind(self, family: int, number: int) -> Kind:
         trait = self.populations[family].trait(number, KIND)
         return next((kind for share, kind in self._shares if trait < share), EmulatedNode)
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from extensions.dht.krpc import bencode
-from extensions.dht.krpc.messages import Address, Contact, Item, is_valid, item_target
+from extensions.dht.krpc.messages import Contact, Item, is_valid, item_target
 from tests.simulation.dht import wire
 from tests.simulation.dht.model import StoringNode
 from tests.simulation.dht.wire import Query
@@ -156,6 +156,10 @@ class EmulatedNode:
     def _token(self, host: str, target: bytes, secret: float) -> bytes:
         made_of = b"%d %d %s " % (self.number, secret, host.encode()) + target
         return hashlib.blake2b(made_of, digest_size=4).digest()
+
+
+Kind = Callable[[Surroundings, int, Contact], EmulatedNode]
+"""Makes a node of some kind from its surroundings, its number, and its contact."""
 
 
 class Silent(EmulatedNode):

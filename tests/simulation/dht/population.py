@@ -5,7 +5,7 @@ import random
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
-from copy import copy
+from copy import deepcopy
 from typing import Final
 
 from extensions.dht.krpc.messages import Address
@@ -57,12 +57,7 @@ class Population:
 
     def copy(self) -> "Population":
         """Return a population that can be changed without this one."""
-        other = copy(self)
-        other._random = copy(self._random)
-        for name in ("_made", "_traits", "_numbers", "_prefixes"):
-            setattr(other, name, getattr(self, name)[:])
-        other._given, other._numbers_given = dict(self._given), dict(self._numbers_given)
-        return other
+        return deepcopy(self)
 
     def node_id(self, number: int) -> bytes:
         """Return the id (20 bytes) of a node."""

@@ -64,8 +64,8 @@ def _near_bits(population: Population, own: int) -> int:
 
 def _sample(population: Population, owner: int, bucket: int, low: int, high: int) -> list[int]:
     """Return some nodes of a bucket: with few changes of the order, mostly the same each time."""
-    size, chosen = high - low, {}
-    draw = 0
+    size, draw = high - low, 0
+    chosen: dict[int, None] = {}
     while len(chosen) < BUCKET:
         # Hashes of numbers do not depend on the process.
         mixed = (hash((owner, bucket, draw)) * 0x9E3779B97F4A7C15 ^ 0x5851F42D4C957F2D) & (1 << 64) - 1
