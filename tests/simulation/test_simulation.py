@@ -174,8 +174,10 @@ def test_components() -> None:
     parts.join("c", "d")
     parts.join("b", "a")
     assert parts.number == 3
+    assert parts.largest == 2
     parts.join("d", "a")
     assert parts.number == 2
+    assert parts.largest == 4
 
 
 def test_extent() -> None:

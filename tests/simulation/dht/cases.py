@@ -74,6 +74,12 @@ def chosen(arguments: Arguments, name: str) -> bool:
     return arguments.only in name
 
 
+def draw_infohashes(seed: int, count: int) -> list[bytes]:
+    """Return random infohashes: the same in all cases of a scenario."""
+    draw = random.Random(seed)
+    return [draw.randbytes(20) for _ in range(count)]
+
+
 async def publish_and_find(
     name: str,
     conditions: Conditions,
@@ -87,9 +93,7 @@ async def publish_and_find(
     `before` prepares the network before the publication, `between` before the lookups.
     """
     case = Case(name)
-    # All cases of a scenario have the same infohashes.
-    draw = random.Random(seed)
-    info_hashes = [draw.randbytes(20) for _ in range(count)]
+    info_hashes = draw_infohashes(seed, count)
     async with experiment(conditions, seed) as run:
         await prepare(before, run, info_hashes)
         writer = await run.start()

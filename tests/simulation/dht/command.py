@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tests.simulation import clock
 from tests.simulation.command import only_errors
-from tests.simulation.dht import kinds, scenarios
+from tests.simulation.dht import crowds, kinds, rendezvous, scenarios, timed
 from tests.simulation.dht.cases import Arguments, Case, Scenario, line
 
 SCENARIOS: Final[dict[str, Scenario]] = {
@@ -31,6 +31,14 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "silent-to-items": kinds.silent_to_items,
     "mixed": kinds.mixed,
     "disturbed": kinds.disturbed,
+    "rendezvous-sybils": rendezvous.rendezvous_sybils,
+    "rendezvous": rendezvous.rendezvous_sizes,
+    "midnight": rendezvous.midnight,
+    "liars-bep5": rendezvous.liars_bep5,
+    "conflicts": timed.conflicts,
+    "churn": timed.churn,
+    "outages": timed.outages,
+    "many-swarms": crowds.many_swarms,
 }
 
 

@@ -14,6 +14,7 @@ from tests.simulation.dht.liars import sybils
 from tests.simulation.dht.mainline import Conditions, make_mainline
 from tests.simulation.dht.nodes import Kind
 from tests.simulation.dht.trackers import EmulatedTracker, Hosts
+from tests.simulation.errors import Stalled
 
 SETTLE: Final = 30.0
 """Seconds after the start of a tracker in which it measures the network."""
@@ -48,22 +49,34 @@ class Experiment:
         self.network = make_mainline(conditions, seed)
         self.hosts = Hosts()
         self.trackers: list[EmulatedTracker] = []
+        self._made = 0
         loop: Any = asyncio.get_running_loop()
         loop.open_udp = self.network.open_socket
 
-    async def start(self, is_published: bool = True, **options: Any) -> EmulatedTracker:
-        """Start a tracker and wait until it is settled."""
+    def make(self, is_published: bool = True, **options: Any) -> EmulatedTracker:
+        """Return a new tracker, which must still be started."""
         options.setdefault("families", self.network.conditions.families)
-        tracker = EmulatedTracker(self.network, len(self.trackers), self.hosts.fetch, is_published, **options)
+        self._made += 1
+        tracker = EmulatedTracker(self.network, self._made, self.hosts.fetch, is_published, **options)
         self.trackers.append(tracker)
         self.hosts.add(tracker)
+        return tracker
+
+    async def start(self, is_published: bool = True, **options: Any) -> EmulatedTracker:
+        """Start a tracker and wait until it is settled."""
+        tracker = self.make(is_published, **options)
         await tracker.start()
         await asyncio.sleep(SETTLE)
         return tracker
 
     async def stop(self) -> None:
         """Stop all trackers."""
-        await asyncio.gather(*(tracker.stop() for tracker in self.trackers))
+        stopped, self.trackers = self.trackers, []
+        self.hosts.trackers.clear()
+        await asyncio.gather(*(tracker.stop() for tracker in stopped))
+        for tracker in stopped:
+            if +tracker.failures:
+                raise Stalled(f"background tasks have failed: {+tracker.failures}")
 
     async def publish(self, tracker: EmulatedTracker, info_hashes: Iterable[bytes], figures: Figures) -> None:
         """Publish infohashes one after the other: each in one visit."""
@@ -85,6 +98,8 @@ class Experiment:
     ) -> None:
         """Look up infohashes one after the other."""
         for info_hash in info_hashes:
+            # As if the reader was new.
+            await reader.directory.forget(info_hash)
             before, started = reader.queries, time.monotonic()
             seconds = None
             async for sighting in reader.directory.trackers(info_hash):

@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,6 +23,9 @@ from tests.simulation.dht.mainline import Mainline
 JOINS: Final = 0.5
 """Seconds until a node that was started knows others."""
 
+EMPTY_AFTER: Final = 180.0
+"""Seconds of an outage after which a node has forgotten all others."""
+
 FETCH: Final = 0.3
 NO_HOST: Final = 5.0
 """Seconds until a descriptor was fetched, and until this has failed because no host is there."""
@@ -37,7 +41,8 @@ class EmulatedMember:
         self.is_running = False
         self._network = network
         self._known: dict[int, list[Contact]] = {}
-        self._joined_at = 0.0
+        self._joins_at = inf
+        self._cut_off_since = inf
 
     @property
     def size(self) -> int:
@@ -54,7 +59,9 @@ class EmulatedMember:
         return self._known.get(family, [])
 
     def join(self) -> None:
-        """Do nothing: the node joins by itself."""
+        """Ask the bootstrap nodes."""
+        if not self._is_cut_off:
+            self._joins_at = min(self._joins_at, time.monotonic() + JOINS)
 
     def add(self, address: Address) -> None:
         """Do nothing: the table follows from the network."""
@@ -63,15 +70,23 @@ class EmulatedMember:
         """Join the network."""
         self.ids = [random.randbytes(20) for _ in self.addresses]
         self.is_running = True
-        self._joined_at = time.monotonic() + JOINS
 
     async def refresh(self) -> None:
         """Update the table."""
-        if time.monotonic() >= self._joined_at and self.is_running:
+        now = time.monotonic()
+        self._cut_off_since = min(self._cut_off_since, now) if self._is_cut_off else inf
+        if now - self._cut_off_since > EMPTY_AFTER:
+            self._known.clear()
+            self._joins_at = inf
+        elif now >= self._joins_at and self.is_running and not self._is_cut_off:
             for (host, _), node_id in zip(self.addresses, self.ids, strict=True):
                 family = 6 if ":" in host else 4
                 if family in self._network.populations and (family not in self._known or self._network.died):
                     self._known[family] = self._network.table(family, node_id)
+
+    @property
+    def _is_cut_off(self) -> bool:
+        return any(host in self._network.cut_off for host, _ in self.addresses)
 
     async def state(self) -> bytes:
         """Return the state for the next start, which is empty."""
