@@ -2,6 +2,7 @@
 
 from array import array
 from ipaddress import IPv4Address, IPv6Address
+from itertools import product
 from typing import Final
 
 from extensions.dht.krpc.messages import Address
@@ -48,7 +49,7 @@ def crc32c(data: bytes) -> int:
 
 
 def fitting_prefix(host: str, chance: int) -> int:
-    """Return the first 21 bits of the node ids that fit a numeric address; `chance` (0 to 7) is in their last byte."""
+    """Return the first 21 bits of the ids that fit a numeric address (BEP 42). `chance` (0 to 7) is in their last byte."""
     packed = (IPv6Address(host) if ":" in host else IPv4Address(host)).packed[:8]
     mask = _IPV6_MASK if len(packed) == 8 else _IPV4_MASK
     masked = bytearray(byte & bit for byte, bit in zip(packed, mask, strict=True))
@@ -56,8 +57,31 @@ def fitting_prefix(host: str, chance: int) -> int:
     return crc32c(bytes(masked)) >> 11
 
 
+def fitting_addresses(prefix: int, chance: int, count: int) -> list[Address]:
+    """Return IPv4 addresses in different /24 networks that fit the ids with these first 21 bits.
+
+    `chance` (0 to 7) is in the last byte of the ids. An attacker needs such addresses for a place next to a target.
+    """
+    make = FittingPrefixes()
+    lower = {make.of(0, 0, third, last, 0): (third, last) for third in range(64) for last in range(1, 255)}
+    zero = make.of(0, 0, 0, 0, 0)
+    found: list[Address] = []
+    for first, second in product(range(4), range(16)):
+        lowest = lower.get(prefix ^ make.of(first, second, 0, 0, chance) ^ zero)
+        if lowest is not None:
+            third, last = lowest
+            found += [
+                (f"{one}.{two}.{three}.{last}", 6881)
+                for one in _OCTETS
+                if one & 3 == first
+                for two in range(second, 256, 16)
+                for three in range(third, 256, 64)
+            ]
+    return found[:count]
+
+
 class FittingPrefixes:
-    """The same for IPv4 addresses by their octets, fast enough for millions of them.
+    """The same as `fitting_prefix` for IPv4 addresses by their octets, fast enough for millions of them.
 
     A CRC of a fixed length is linear, so that each octet contributes to it on its own.
     """

@@ -23,6 +23,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "sybils-before": scenarios.sybils_before,
     "sybils-after": scenarios.sybils_after,
     "sybils-all-slots": scenarios.sybils_all_slots,
+    "sybils-fitting": scenarios.sybils_fitting,
     "sybils-ipv6": scenarios.sybils_ipv6,
     "chameleons": scenarios.chameleon_shares,
     "no-tokens": kinds.no_tokens,

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from extensions.dht.krpc.messages import Address, Contact, item_target
 from extensions.dht.records.keys import SALTS, announce_hash, day_of, record_key
+from tests.simulation.dht.addresses import fitting_addresses
 from tests.simulation.dht.liars import sybils
 from tests.simulation.dht.mainline import Conditions, make_mainline
 from tests.simulation.dht.nodes import Kind
+from tests.simulation.dht.population import BITS, FITTING_BITS, prefix_of
 from tests.simulation.dht.trackers import EmulatedTracker, Hosts
 from tests.simulation.errors import Stalled
 
@@ -129,9 +131,18 @@ class Experiment:
     def add_sybils(self, target: bytes, count: int, addresses: list[Address] | None = None, family: int = 4) -> None:
         """Add nodes next to a target that give tokens, store nothing, and name each other."""
         group: list[Contact] = []
-        self.add_next_to(target, count, sybils(group), addresses, family)
-        numbers = list(self.network.populations[family].closest(target, count))
+        numbers = self.add_next_to(target, count, sybils(group), addresses, family)
         group += [self.network.contact(family, number) for number in numbers]
+
+    def add_fitting_sybils(self, target: bytes, count: int) -> None:
+        """Add the same with ids that fit their addresses (BEP 42)."""
+        prefix = prefix_of(target) >> BITS - FITTING_BITS
+        fitting = ((chance, fitting_addresses(prefix, chance, count)) for chance in range(8))
+        chance, addresses = next((chance, found) for chance, found in fitting if len(found) == count)
+        group: list[Contact] = []
+        ids = [target[:6] + random.randbytes(13) + bytes([random.randrange(32) << 3 | chance]) for _ in addresses]
+        numbers = self.network.add_nodes(4, zip(ids, addresses, strict=True), sybils(group))
+        group += [self.network.contact(4, number) for number in numbers]
 
     def add_next_to(
         self, target: bytes, count: int, kind: Kind, addresses: list[Address] | None = None, family: int = 4
