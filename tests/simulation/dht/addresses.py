@@ -49,7 +49,10 @@ def crc32c(data: bytes) -> int:
 
 
 def fitting_prefix(host: str, chance: int) -> int:
-    """Return the first 21 bits of the ids that fit a numeric address (BEP 42). `chance` (0 to 7) is in their last byte."""
+    """Return the first 21 bits of the ids that fit a numeric address (BEP 42).
+
+    `chance` (0 to 7) is in the last byte of these ids.
+    """
     packed = (IPv6Address(host) if ":" in host else IPv4Address(host)).packed[:8]
     mask = _IPV6_MASK if len(packed) == 8 else _IPV4_MASK
     masked = bytearray(byte & bit for byte, bit in zip(packed, mask, strict=True))
