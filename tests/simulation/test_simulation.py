@@ -158,10 +158,12 @@ class TestStoringNode:
 
 def test_the_document_has_each_scenario_and_each_file() -> None:
     text = (ROOT / "docs" / "simulation.md").read_text()
-    names = re.findall(
-        r'^    "([a-z-]+)": [a-z_]+,$', (ROOT / "tests/simulation/scenarios.py").read_text(), re.MULTILINE
-    )
-    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == names != []
+    names = []
+    for file in ("scenarios.py", "dht/command.py"):
+        names += re.findall(
+            r'^    "([a-z0-9-]+)": [a-z0-9_.]+,$', (ROOT / "tests/simulation" / file).read_text(), re.MULTILINE
+        )
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE) == names != []
     directory = ROOT / "tests" / "simulation"
     files = {path.relative_to(directory).as_posix() for path in directory.rglob("*.py") if path.name[0] != "_"}
     documented = set(re.findall(r"`((?:dht/)?[a-z0-9_]+\.py)`", text))
