@@ -24,6 +24,9 @@ BITS: Final = 64
 FITTING_BITS: Final = 21
 """Bits of an id that follow from the address (BEP 42)."""
 
+PART_BITS: Final = 8
+"""First bits by which nodes are divided before they are sorted."""
+
 SHARE: Final = 1 << 16
 """Shares are as exact as one in this number."""
 
@@ -46,11 +49,7 @@ class Population:
         self._traits = array("Q", self._random.randbytes(8 * count))
         self._given: dict[int, tuple[bytes, Address]] = {}
         self._numbers_given: dict[Address, int] = {}
-        prefixes = list(map(self._prefix, range(count)))
-        # Two nodes with the same first 53 bits would have the wrong order, and no effect.
-        order = sorted(range(count), key=[float(prefix) for prefix in prefixes].__getitem__)
-        self._numbers = array("I", order)
-        self._prefixes = array("Q", (prefixes[number] for number in order))
+        self._numbers, self._prefixes = self._in_order(count)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -162,6 +161,22 @@ class Population:
             start = place
         self._numbers = numbers + self._numbers[start:]
         self._prefixes = kept + self._prefixes[start:]
+
+    def _in_order(self, count: int) -> tuple["array[int]", "array[int]"]:
+        """Return the numbers of the first nodes, and the prefixes of their ids, in the order of the ids."""
+        # By their first bits, because millions of Python's integers at a time would take half a gigabyte.
+        parts = [(array("Q"), array("I")) for _ in range(1 << PART_BITS)]
+        for number in range(count):
+            prefix = self._prefix(number)
+            prefixes, numbers = parts[prefix >> BITS - PART_BITS]
+            prefixes.append(prefix)
+            numbers.append(number)
+        all_numbers, all_prefixes = array("I"), array("Q")
+        for prefixes, numbers in parts:
+            ordered = sorted(zip(prefixes, numbers, strict=True))
+            all_prefixes.extend(prefix for prefix, _ in ordered)
+            all_numbers.extend(number for _, number in ordered)
+        return all_numbers, all_prefixes
 
     def _prefix(self, number: int) -> int:
         made = self._made[number]
