@@ -1,6 +1,5 @@
 """Addresses of emulated nodes, computed from their numbers, and the node ids that fit an address (BEP 42)."""
 
-from array import array
 from ipaddress import IPv4Address, IPv6Address
 from itertools import product
 from typing import Final
@@ -65,12 +64,12 @@ def fitting_addresses(prefix: int, chance: int, count: int) -> list[Address]:
 
     `chance` (0 to 7) is in the last byte of the ids. An attacker needs such addresses for a place next to a target.
     """
-    make = FittingPrefixes()
-    lower = {make.of(0, 0, third, last, 0): (third, last) for third in range(64) for last in range(1, 255)}
-    zero = make.of(0, 0, 0, 0, 0)
+    make = FittingPrefixes(4)
+    lower = {make.of_octets(0, 0, third, last, 0): (third, last) for third in range(64) for last in range(1, 255)}
+    zero = make.of_octets(0, 0, 0, 0, 0)
     found: list[Address] = []
     for first, second in product(range(4), range(16)):
-        lowest = lower.get(prefix ^ make.of(first, second, 0, 0, chance) ^ zero)
+        lowest = lower.get(prefix ^ make.of_octets(first, second, 0, 0, chance) ^ zero)
         if lowest is not None:
             third, last = lowest
             found += [
@@ -84,35 +83,45 @@ def fitting_addresses(prefix: int, chance: int, count: int) -> list[Address]:
 
 
 class FittingPrefixes:
-    """The same as `fitting_prefix` for IPv4 addresses by their octets, fast enough for millions of them.
+    """The same as `fitting_prefix` by the numbers of nodes in an address family, fast enough for millions of them.
 
-    A CRC of a fixed length is linear, so that each octet contributes to it on its own.
+    A CRC of a fixed length is linear, so that each octet of an address contributes to it on its own.
     """
 
-    def __init__(self) -> None:
-        zero = crc32c(bytes(4))
-        self._parts = [
-            array("L", (crc32c(bytes(place) + bytes([octet]) + bytes(3 - place)) ^ zero for octet in range(256)))
-            for place in range(4)
-        ]
+    def __init__(self, family: int) -> None:
+        mask = _IPV4_MASK if family == 4 else _IPV6_MASK
+        size = len(mask)
+        zero = crc32c(bytes(size))
+        self._family = family
         self._zero = zero
+        self._parts = [
+            [
+                crc32c(bytes(place) + bytes([octet & mask[place]]) + bytes(size - 1 - place)) ^ zero
+                for octet in range(256)
+            ]
+            for place in range(size)
+        ]
+        self._chances = [crc32c(bytes([chance << 5]) + bytes(size - 1)) ^ zero for chance in range(8)]
 
-    def of(self, first: int, second: int, third: int, last: int, chance: int) -> int:
-        """Return the first 21 bits of the node ids that fit an address; `chance` (0 to 7) is in their last byte."""
+    def of(self, number: int, last: int, chance: int) -> int:
+        """Return the prefix for a node; `last` tells the addresses in its network apart."""
         parts = self._parts
-        crc = parts[0][first & 0x03 | chance << 5] ^ parts[1][second & 0x0F] ^ parts[2][third & 0x3F] ^ parts[3][last]
-        return (crc ^ self._zero) >> 11
+        if self._family == 4:
+            return self.of_octets(_OCTETS[number >> 16], number >> 8 & 0xFF, number & 0xFF, last, chance)
+        # The first three octets are 2a:00:00, of which the mask leaves nothing.
+        crc = parts[3][number >> 16] ^ parts[4][number >> 8 & 0xFF] ^ parts[5][number & 0xFF] ^ parts[7][last]
+        return (crc ^ self._chances[chance] ^ self._zero) >> 11
 
-
-def octets_of(number: int) -> tuple[int, int, int]:
-    """Return the first three octets of a node's IPv4 address: each node has a /24 of its own."""
-    return _OCTETS[number >> 16], number >> 8 & 0xFF, number & 0xFF
+    def of_octets(self, first: int, second: int, third: int, last: int, chance: int) -> int:
+        """Return the prefix for an IPv4 address."""
+        parts = self._parts
+        crc = parts[0][first] ^ parts[1][second] ^ parts[2][third] ^ parts[3][last]
+        return (crc ^ self._chances[chance] ^ self._zero) >> 11
 
 
 def ipv4_address(number: int, last: int) -> Address:
-    """Return the address of the IPv4 node with a number; `last` is the last octet."""
-    first, second, third = octets_of(number)
-    return f"{first}.{second}.{third}.{last}", 6881 + last
+    """Return the address of the IPv4 node with a number, in a /24 of its own; `last` is the last octet."""
+    return f"{_OCTETS[number >> 16]}.{number >> 8 & 0xFF}.{number & 0xFF}.{last}", 6881 + last
 
 
 def ipv6_address(number: int, last: int) -> Address:

@@ -1,11 +1,15 @@
 """Scenarios of nodes that do less than libtorrent, and of nodes that disturb lookups on the way."""
 
+import time
 from collections.abc import AsyncIterator
 from statistics import mean
 from typing import Final
 
+from extensions.dht.krpc.messages import Item, item_target, sign_item
+from extensions.dht.records.keys import SALTS, day_of, record_key
 from tests.simulation.dht import liars
 from tests.simulation.dht.cases import Arguments, Case, chosen, publish_and_find
+from tests.simulation.dht.experiment import Experiment, slot_targets
 from tests.simulation.dht.mainline import Conditions
 from tests.simulation.dht.nodes import Kind, Silent, SilentToItems, WithoutItems, WithoutTokens, late_by, refusing
 
@@ -41,13 +45,45 @@ async def silent_to_items(arguments: Arguments, seed: int) -> AsyncIterator[Case
 
 
 async def mixed(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
-    """15 % silent to `get`, 15 % without tokens, 5 % that refuse puts, 5 % with error 204."""
+    """15 % silent to `get`, 15 % without tokens, 5 % that refuse puts, 5 % with error 204; also with Sybils."""
     kinds: dict[Kind, float] = {SilentToItems: 0.15, WithoutTokens: 0.15, refusing(203): 0.05, WithoutItems: 0.05}
     conditions = Conditions(nodes=arguments.nodes, kinds=kinds)
-    case = await publish_and_find("mixed", conditions, seed, arguments.infohashes or 40)
-    case.expect_found(1.0)
-    case.expect_at_least("copies", mean(case.figures.copies), ALL_COPIES)
-    yield case
+    for count in (0, 32):
+        name = f"mixed, K={count} at r0" if count else "mixed"
+        if chosen(arguments, name):
+
+            def surround(run: Experiment, info_hashes: list[bytes], count: int = count) -> None:
+                for info_hash in info_hashes:
+                    run.add_sybils(slot_targets(info_hash)[0], count)
+
+            case = await publish_and_find(name, conditions, seed, arguments.infohashes or 40, before=surround)
+            case.expect_found(0.95 if count else 1.0)
+            case.expect_at_least("copies", mean(case.figures.copies), ALL_COPIES)
+            yield case
+
+
+async def locks_on_the_way(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
+    """A share of all nodes answers `get` with a signed item after which no honest writer writes."""
+    for share in (0.02, 0.1, 0.3):
+        name = f"{share:.0%} of all nodes"
+        if chosen(arguments, name):
+            items: dict[bytes, Item] = {}
+
+            def sign(_run: Experiment, info_hashes: list[bytes], items: dict[bytes, Item] = items) -> None:
+                for info_hash in info_hashes:
+                    items.update(_locks(info_hash))
+
+            conditions = Conditions(nodes=arguments.nodes, kinds={liars.holding(items): share})
+            case = await publish_and_find(name, conditions, seed, arguments.infohashes or 20, before=sign)
+            case.expect_found(0.9)
+            yield case
+
+
+def _locks(info_hash: bytes) -> dict[bytes, Item]:
+    """Return items that lock the slots of a record, by their targets."""
+    key = record_key(info_hash, day_of(time.time()))
+    public_key, seq = key.public_key().public_bytes_raw(), 1 << 62
+    return {item_target(public_key, salt): Item(public_key, sign_item(key, salt, seq, b""), seq, b"") for salt in SALTS}
 
 
 async def disturbed(arguments: Arguments, seed: int) -> AsyncIterator[Case]:

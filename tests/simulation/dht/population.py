@@ -15,7 +15,6 @@ from tests.simulation.dht.addresses import (
     ipv4_address,
     ipv6_address,
     number_of,
-    octets_of,
 )
 
 BITS: Final = 64
@@ -42,7 +41,7 @@ class Population:
         self.family = family
         self._seed = seed.to_bytes(8, "big")
         self._fitting = round(fitting * SHARE)
-        self._make_prefix = FittingPrefixes()
+        self._make_prefix = FittingPrefixes(family)
         self._random = random.Random(seed * 2 + family)
         self._made = array("Q", self._random.randbytes(8 * count))
         """Random bits of each node, from which its id and the last octet of its address follow."""
@@ -182,10 +181,7 @@ class Population:
         made = self._made[number]
         if (made >> 3 & 0xFFFF) >= self._fitting:
             return made
-        if self.family == 4:
-            fitting = self._make_prefix.of(*octets_of(number), self._last(number), made & 7)
-        else:
-            fitting = fitting_prefix(self.address(number)[0], made & 7)
+        fitting = self._make_prefix.of(number, self._last(number), made & 7)
         return fitting << BITS - FITTING_BITS | made & (1 << BITS - FITTING_BITS) - 1
 
     def _last(self, number: int) -> int:

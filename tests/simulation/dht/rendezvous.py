@@ -4,21 +4,18 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from itertools import product
 from statistics import mean
 from typing import Final
 
-from extensions.dht.krpc.messages import Item
-from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.keys import DAY, SALTS, day_of, record_key, shard_salt
+from extensions.dht.records.keys import DAY, SALTS, day_of
 from extensions.dht.records.shards import SHALLOW
-from extensions.dht.records.slots import LOCKED, encode_slot
 from extensions.trackers import RENDEZVOUS
 from tests.simulation.dht.cases import Arguments, Case, chosen, draw_infohashes, publish_and_find
 from tests.simulation.dht.experiment import Experiment, announce_target, experiment, slot_targets
 from tests.simulation.dht.liars import NamesHostsWithoutTracker
 from tests.simulation.dht.mainline import Conditions
 from tests.simulation.dht.trackers import EmulatedTracker
+from tests.simulation.dht.vandal import overwrite, upper_shards
 from tests.simulation.measures import Components
 
 MEETING: Final = 900.0
@@ -142,24 +139,14 @@ async def liars_bep5(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
                 ) -> None:
                     vandal = await run.start(is_published=False)
                     for info_hash in info_hashes:
-                        await lock(vandal, info_hash, -1 if depth is None else depth)
+                        salts = [*SALTS, *(upper_shards(depth) if depth is not None else [])]
+                        await overwrite(vandal, info_hash, salts, locks=True)
                         run.add_next_to(announce_target(info_hash), count, NamesHostsWithoutTracker)
 
                 conditions = Conditions(nodes=arguments.nodes)
                 case = await publish_and_find(name, conditions, seed, arguments.infohashes or 24, before=prepare)
                 case.expect_found(22 / 24)
                 yield case
-
-
-async def lock(vandal: EmulatedTracker, info_hash: bytes, depth: int = -1) -> None:
-    """Write sequence numbers after which no honest writer writes: to the slots, and to the shards down to a depth."""
-    key = record_key(info_hash, day_of(time.time()))
-    public_key, client = key.public_key().public_bytes_raw(), vandal.service.client
-    shards = ["".join(bits) for level in range(depth + 1) for bits in product("01", repeat=level)]
-    for salt in (*SALTS, *map(shard_salt, shards)):
-        items: list[Item] = []
-        found = await client.get(public_key, salt, Job(), items.append)
-        await client.put(found, key, salt, max([2 * LOCKED, *(item.seq + 1 for item in items)]), encode_slot([]))
 
 
 async def _wait_until(second: int) -> None:

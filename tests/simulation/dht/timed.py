@@ -6,12 +6,14 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
+from extensions.dht.records.keys import SALTS
 from tests.simulation.dht.cases import Arguments, Case, chosen, draw_infohashes
 from tests.simulation.dht.churn import Churn
 from tests.simulation.dht.experiment import Experiment, Figures, experiment, slot_targets
 from tests.simulation.dht.mainline import Conditions
 from tests.simulation.dht.nodes import Kind, WithoutTokens, refusing
 from tests.simulation.dht.trackers import EmulatedTracker
+from tests.simulation.dht.vandal import overwrite
 
 HOUR: Final = 3600.0
 REFUSERS: Final = 16
@@ -49,6 +51,34 @@ async def conflicts(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
 def _of_records(tracker: EmulatedTracker) -> int:
     """Return the queries of a tracker but those that measure the network."""
     return tracker.queries - tracker.service.client.counters.queries["find_node"]
+
+
+async def emptied(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
+    """A vandal empties all slots again and again, for three hours."""
+    for minutes in (5, 20, 60):
+        name = f"every {minutes} min"
+        if chosen(arguments, name):
+            case = Case(name)
+            info_hashes = draw_infohashes(seed, arguments.infohashes or 12)
+            async with experiment(Conditions(nodes=arguments.nodes), seed) as run:
+                writer = await run.start()
+                reader = await run.start(is_published=False)
+                vandal = await run.start(is_published=False)
+                await run.publish(writer, info_hashes, case.figures)
+                queries, started = _of_records(writer), time.monotonic()
+                emptied_at = started
+                while time.monotonic() < started + 3 * HOUR:
+                    await asyncio.sleep(random.uniform(200.0, 400.0))
+                    if time.monotonic() >= emptied_at + 60.0 * minutes:
+                        emptied_at = time.monotonic()
+                        for info_hash in info_hashes:
+                            await overwrite(vandal, info_hash, SALTS)
+                        await asyncio.sleep(random.uniform(0.0, 200.0))
+                    await run.look_up(reader, info_hashes, writer, case.figures)
+                case.notes["queries an hour"] = (_of_records(writer) - queries) / 3 / len(info_hashes)
+                case.digest = run.network.digest
+            case.expect_at_most("queries an hour", case.notes["queries an hour"], 100)
+            yield case
 
 
 async def churn(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
