@@ -343,6 +343,8 @@ class TestPopulation:
         assert [population.find(address) for address in addresses] == list(range(5000))
         host, port = addresses[5]
         assert population.find((host, port + 1)) is None
+        others = {(other, port) for other, _ in addresses} - {*addresses}
+        assert not any(population.find(address) for address in others)
         assert all(population.find((host, 50_000)) is None for host in tracker_addresses(1))
         # As the product reads it from a reply.
         assert addresses[5] == (messages.decode(contact_reply(addresses[5])).contacts[0].address)  # type: ignore[union-attr]
@@ -436,13 +438,23 @@ class TestTables:
             assert here == nodes.closest(target, 1)[0]
 
     def test_a_table_has_full_buckets_and_all_neighbours(self, nodes: Population) -> None:
-        owner = 17
-        table = table_of(nodes, owner, nodes.node_id(owner))
-        assert len(table) == len(set(table)) < 150
-        assert owner not in table
-        assert set(nodes.closest(nodes.node_id(owner), NEAR)[1:]) <= {*table}
-        first = nodes.node_id(owner)[0] >> 7
-        assert sum(nodes.node_id(number)[0] >> 7 != first for number in table) == BUCKET
+        for owner in range(100):
+            table = table_of(nodes, owner, nodes.node_id(owner))
+            assert len(table) == len(set(table)) < 150
+            assert owner not in table
+            assert set(nodes.closest(nodes.node_id(owner), NEAR)[1:]) <= {*table}
+            first = nodes.node_id(owner)[0] >> 7
+            assert sum(nodes.node_id(number)[0] >> 7 != first for number in table) == BUCKET
+
+    def test_replies_have_nodes_of_the_table(self, nodes: Population) -> None:
+        for owner in range(100):
+            own_id = nodes.node_id(owner)
+            table = {*table_of(nodes, owner, own_id)}
+            for bits in range(20):
+                target = (int.from_bytes(own_id, "big") ^ 1 << 159 - bits).to_bytes(20, "big")
+                known = closest_known(nodes, owner, own_id, target)
+                assert len(set(known)) == BUCKET
+                assert {*known} <= table
 
     def test_a_small_network_is_known_to_all(self) -> None:
         nodes = Population(1, 12)
@@ -516,6 +528,14 @@ class TestMainline:
         assert self.replies(loop, network, "5.0.0.2", *live)
         network.cut_off.clear()
         assert self.replies(loop, network, "5.0.0.1", *live)
+
+    @pytest.mark.parametrize("is_at_first", [True, False])
+    def test_an_outage_that_begins_or_ends_on_the_way(self, loop: VirtualLoop, is_at_first: bool) -> None:
+        network = make_mainline(Conditions(nodes=3000, loss=0.0), 1)
+        hosts = {"5.0.0.1"} if is_at_first else set()
+        network.cut_off.update(hosts)
+        loop.call_later(0.001, network.cut_off.symmetric_difference_update, {"5.0.0.1"})
+        assert self.replies(loop, network, "5.0.0.1", *self.live(network)) == []
 
     def test_shares_of_kinds(self) -> None:
         conditions = Conditions(nodes=3000, dead=0.0, kinds={Silent: 0.2, WithoutTokens: 0.3})

@@ -131,18 +131,13 @@ def ipv6_address(number: int, last: int) -> Address:
 
 
 def number_of(address: Address) -> int | None:
-    """Return the number of the node that may have an address; None if no node has it, whatever its last octet is."""
-    host, port = address
+    """Return the number of the only node that may have an address; None if no node may."""
+    host, _ = address
     if ":" in host:
-        packed = IPv6Address(host).packed
-        number = int.from_bytes(packed[:6], "big") - _FIRST_48
-        last = int.from_bytes(packed[6:8], "big")
-        is_one = packed[8:] == bytes(7) + b"\1" and 0 <= number < MAX_NODES and last < 256
-    else:
-        first, second, third, last = map(int, host.split("."))
-        number = _PLACES.get(first, 1 << 8) << 16 | second << 8 | third
-        is_one = first in _PLACES
-    return number if is_one and port == 6881 + last else None
+        number = int.from_bytes(IPv6Address(host).packed[:6], "big") - _FIRST_48
+        return number if 0 <= number < MAX_NODES else None
+    first, second, third, _ = map(int, host.split("."))
+    return _PLACES[first] << 16 | second << 8 | third if first in _PLACES else None
 
 
 def tracker_addresses(number: int) -> tuple[str, str]:

@@ -20,14 +20,17 @@ def closest_known(population: Population, owner: int, owner_id: bytes, target: b
     own, prefix = prefix_of(owner_id), prefix_of(target)
     common = BITS - (own ^ prefix).bit_length()
     near_bits = _near_bits(population, own)
-    if common < near_bits:
-        low, high = population.range_of(prefix, common + 1)
-        if high - low > BUCKET:
-            return _sample(population, owner, common, low, high)
-    low, high = population.range_of(prefix, min(common, near_bits))
-    by_distance = sorted(range(low, high), key=lambda place: population.prefix_at(place) ^ prefix)
-    numbers = [population.number_at(place) for place in by_distance[: BUCKET + 1]]
-    return [number for number in numbers if number != owner][:BUCKET]
+    if common >= near_bits:
+        low, high = population.range_of(prefix, near_bits)
+        by_distance = sorted(range(low, high), key=lambda place: population.prefix_at(place) ^ prefix)
+        numbers = [population.number_at(place) for place in by_distance[: BUCKET + 1]]
+        return [number for number in numbers if number != owner][:BUCKET]
+    low, high = population.range_of(prefix, common + 1)
+    if high - low > BUCKET:
+        return _sample(population, owner, common, low, high)
+    # The bucket has few nodes, so that the closest ones are in others, too.
+    table = table_of(population, owner, owner_id)
+    return sorted(table, key=lambda number: prefix_of(population.node_id(number)) ^ prefix)[:BUCKET]
 
 
 def table_of(population: Population, owner: int, owner_id: bytes) -> list[int]:
