@@ -28,10 +28,10 @@ CHECK_FLOORS = for floor in $(1); do \
 	$(BIN)/coverage report --include="$${floor%=*}/*" --fail-under=$${floor\#*=} || exit; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench simulate clean
+.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench simulate simulate-dht clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## show three linked trackers; ARGS='--port 9000' chooses the ports
 	$(BIN)/peerservers demo $(ARGS)
@@ -74,6 +74,10 @@ bench: $(VENV)/.installed-bench ## measure next to other trackers; ARGS=--help l
 simulate: $(VENV)/.installed-bench ## simulate many trackers in virtual time; ARGS=--help lists the scenarios
 	mkdir -p build
 	$(BIN)/python -m tests.simulation --json build/simulation.json --plot build/simulation.svg $(ARGS)
+
+simulate-dht: $(VENV)/.installed-test ## simulate the DHT with two million nodes, in virtual time; ARGS=--help lists the scenarios
+	mkdir -p build
+	$(BIN)/python -m tests.simulation.dht --json build/simulation-dht.json $(ARGS)
 
 $(WHEEL): $(COMPILED_FROM) $(VENV)/.installed
 	@echo '* Compiling the modules on the path of every message, for about a minute. Without a C compiler they stay plain.'

@@ -91,13 +91,18 @@ class _NoSockets(selectors.BaseSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which work takes no time, and waiting takes no work. It has no sockets and no threads."""
+    """An event loop in which work takes no time, and waiting takes no work. It has no sockets and no threads.
+
+    Only UDP sockets can be opened if there is a network for them.
+    """
 
     _ready: deque[asyncio.Handle]
 
     def __init__(self) -> None:
         self.now = START
         """Seconds of the virtual monotonic clock."""
+        self.open_udp: Callable[[asyncio.DatagramProtocol, str], asyncio.DatagramTransport] | None = None
+        """Opens a UDP socket on a host of the network, if there is one."""
         # The loop's own heap compares handles in Python, which would take a tenth of a simulation's time.
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._made = 0
@@ -134,6 +139,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         except Exception as error:
             done.set_exception(error)
         return done
+
+    async def create_datagram_endpoint(  # type: ignore[override]
+        self, protocol_factory: Callable[[], T], local_addr: tuple[str, int], **_options: Any
+    ) -> tuple[asyncio.DatagramTransport, T]:
+        if self.open_udp is None:
+            raise OSError("no network")
+        protocol: Any = protocol_factory()
+        return self.open_udp(protocol, local_addr[0]), protocol
 
     def _pass_time(self, is_idle: bool) -> None:
         timers = self._timers

@@ -23,7 +23,7 @@ from extensions.federation.extension import Federation
 from extensions.federation.link import Link
 from extensions.federation.neighbour import Neighbour
 from extensions.trackers import TrackerEntry
-from tests.simulation.dht import Dht, DhtClient
+from tests.simulation.dht.model import Dht, DhtClient
 from tests.simulation.network import End, InMemoryChannel
 from tests.simulation.peers import Client, PeerConnection
 from tests.simulation.tracker import Tracker

@@ -96,6 +96,11 @@ class Components:
             self._parents[one] = other
             self.number -= 1
 
+    @property
+    def largest(self) -> int:
+        """The number of items in the largest set."""
+        return max(Counter(map(self._root, list(self._parents))).values(), default=0)
+
     def _root(self, item: Hashable) -> Hashable:
         while (parent := self._parents[item]) != item:
             self._parents[item] = self._parents[parent]

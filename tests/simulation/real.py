@@ -51,7 +51,7 @@ class RealNetwork:
 
 
 class RealDht:
-    """Counts lookups and stores of all trackers, as `tests.simulation.dht.Dht` does."""
+    """Counts lookups and stores of all trackers, as `tests.simulation.dht.model.Dht` does."""
 
     def __init__(self) -> None:
         self.gets = self.puts = 0

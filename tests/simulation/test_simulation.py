@@ -18,7 +18,7 @@ import pytest
 
 from extensions.dht.krpc.messages import Contact, Item
 from tests.simulation.clock import START, VirtualLoop
-from tests.simulation.dht import ITEM_LIFETIME, PEER_LIFETIME, UPLOAD_BURST, UPLOAD_RATE, StoringNode
+from tests.simulation.dht.model import ITEM_LIFETIME, PEER_LIFETIME, UPLOAD_BURST, UPLOAD_RATE, StoringNode
 from tests.simulation.errors import Stalled
 from tests.simulation.measures import Components, Sample, extent
 from tests.simulation.report import chosen
@@ -110,11 +110,11 @@ class TestStoringNode:
 
     def test_a_newer_version_replaces_the_one_that_its_writer_has_read(self) -> None:
         node = self.node()
-        assert node.put(TARGET, self.item(1), 0, 0.0)
-        assert not node.put(TARGET, self.item(2), 0, 0.0), "it has a version that the writer has not read"
-        assert not node.put(TARGET, self.item(1), 1, 0.0), "this version is no newer"
-        assert node.put(TARGET, self.item(2), 1, 0.0)
-        assert node.put(TARGET, self.item(3), None, 0.0), "a vandal does not say what it has read"
+        assert node.put(TARGET, self.item(1), 0, 0.0) == 0
+        assert node.put(TARGET, self.item(2), 0, 0.0) == 301, "it has a version that the writer has not read"
+        assert node.put(TARGET, self.item(2), 1, 0.0) == 0
+        assert node.put(TARGET, self.item(1), 2, 0.0) == 302, "this version is older"
+        assert node.put(TARGET, self.item(3), None, 0.0) == 0, "a vandal does not say what it has read"
         item = node.get(TARGET, 1.0)
         assert item
         assert item.seq == 3
@@ -125,7 +125,15 @@ class TestStoringNode:
         node.put(TARGET, self.item(5), 0, 1.0)
         assert node.get(TARGET, ITEM_LIFETIME)
         assert node.get(TARGET, ITEM_LIFETIME + 2) is None
-        assert node.put(TARGET, self.item(1), 0, ITEM_LIFETIME + 2)
+        assert node.put(TARGET, self.item(1), 0, ITEM_LIFETIME + 2) == 0
+
+    def test_the_same_version_prolongs_the_life_of_an_item(self) -> None:
+        node = self.node()
+        node.put(TARGET, self.item(1, b"first"), None, 0.0)
+        assert node.put(TARGET, self.item(1, b"other"), None, ITEM_LIFETIME) == 0
+        item = node.get(TARGET, ITEM_LIFETIME + 1)
+        assert item
+        assert item.value == b"first"
 
     def test_announced_peers_expire(self) -> None:
         node = self.node()
@@ -150,12 +158,16 @@ class TestStoringNode:
 
 def test_the_document_has_each_scenario_and_each_file() -> None:
     text = (ROOT / "docs" / "simulation.md").read_text()
-    names = re.findall(
-        r'^    "([a-z-]+)": [a-z_]+,$', (ROOT / "tests/simulation/scenarios.py").read_text(), re.MULTILINE
-    )
-    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == names != []
-    files = {path.name for path in (ROOT / "tests" / "simulation").glob("*.py") if path.name[0] != "_"}
-    assert set(re.findall(r"`([a-z]+\.py)`", text)) == files - {"test_simulation.py", "errors.py"}
+    names = []
+    for file in ("scenarios.py", "dht/command.py"):
+        names += re.findall(
+            r'^    "([a-z0-9-]+)": [a-z0-9_.]+,$', (ROOT / "tests/simulation" / file).read_text(), re.MULTILINE
+        )
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE) == names != []
+    directory = ROOT / "tests" / "simulation"
+    files = {path.relative_to(directory).as_posix() for path in directory.rglob("*.py") if path.name[0] != "_"}
+    documented = set(re.findall(r"`((?:dht/)?[a-z0-9_]+\.py)`", text))
+    assert documented == {name for name in files if not name.startswith("test_")} - {"errors.py"}
 
 
 def test_components() -> None:
@@ -164,8 +176,10 @@ def test_components() -> None:
     parts.join("c", "d")
     parts.join("b", "a")
     assert parts.number == 3
+    assert parts.largest == 2
     parts.join("d", "a")
     assert parts.number == 2
+    assert parts.largest == 4
 
 
 def test_extent() -> None:

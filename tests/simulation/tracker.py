@@ -30,7 +30,7 @@ from extensions.federation.link import Link
 from extensions.federation.mesh import Mesh
 from extensions.identity import KEY_FILE
 from extensions.trackers import TrackerEntry
-from tests.simulation.dht import Dht, DhtClient, NoNode
+from tests.simulation.dht.model import Dht, DhtClient, NoNode
 from tests.simulation.network import End, Host, InMemoryChannel, Line, Network
 from tests.simulation.peers import Home, PeerConnection, PeerOutbox
 from tracker.core.hub import Hub

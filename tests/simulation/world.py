@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.simulation.dht import ROUND_TRIP, UPLOAD_RATE, Dht
+from tests.simulation.dht.model import ROUND_TRIP, UPLOAD_RATE, Dht
 from tests.simulation.hostile import HostileTracker, kinds
 from tests.simulation.measures import Sample, sample
 from tests.simulation.network import Line, Network

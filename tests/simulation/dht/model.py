@@ -16,7 +16,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc.client import Found, Stored
-from extensions.dht.krpc.messages import Address, Contact, Item, item_target
+from extensions.dht.krpc.messages import CAS_MISMATCH, SEQ_TOO_OLD, Address, Contact, Item, item_target
 from extensions.dht.krpc.messenger import Counters
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.scheduler import Scheduler
@@ -96,15 +96,24 @@ class StoringNode:
         self.send(REPLY + (len(item.value) if item else 0), now)
         return item
 
-    def put(self, target: bytes, item: Item, cas: int | None, now: float) -> bool:
-        """Store an item, if the node has no newer one and the version of `cas`. Return whether it did."""
+    def put(self, target: bytes, item: Item, cas: int | None, now: float) -> int:
+        """Store an item, if the node has no newer one and the version of `cas`. Return 0, or the error code of BEP 44.
+
+        As in libtorrent, an item of the same version is accepted, and prolongs the life of the known one.
+        """
         self.puts += 1
         self.send(STORED, now)
         known = self._item(target, now)
-        if known and ((cas is not None and cas != known.seq) or item.seq <= known.seq):
-            return False
-        self.items[target] = item, now
-        return True
+        if known and cas is not None and cas != known.seq:
+            return CAS_MISMATCH
+        if known and item.seq < known.seq:
+            return SEQ_TOO_OLD
+        self.items[target] = known if known and item.seq == known.seq else item, now
+        return 0
+
+    def has_item(self, target: bytes, now: float) -> bool:
+        """Return whether it has an item of a target, without counting this as a query."""
+        return self._item(target, now) is not None
 
     def get_peers(self, info_hash: bytes, now: float) -> list[Address]:
         """Return a sample of the announced peers."""
@@ -251,7 +260,7 @@ class DhtClient:
         signature = hashlib.blake2b(value + seq.to_bytes(8, "big"), digest_size=64).digest()
         item = Item(public_key, signature, seq, value)
         return await self._store(
-            found, lambda node, candidate: node.put(target, item, candidate.seq if cas else None, time.monotonic())
+            found, lambda node, candidate: not node.put(target, item, candidate.seq if cas else None, time.monotonic())
         )
 
     async def announce(self, found: Found, info_hash: bytes, port: int) -> Stored:
