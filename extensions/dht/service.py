@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -21,12 +21,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from extensions.dht.cache import Cache, Known
 from extensions.dht.directory import Directory
 from extensions.dht.krpc.client import Client
+from extensions.dht.krpc.messages import Address, Contact
 from extensions.dht.krpc.pacing import NODE_RATE
 from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.node import Node
 from extensions.dht.records import descriptor
-from extensions.dht.records.bep5 import Bep5Fallback
+from extensions.dht.records.bep5 import Bep5Fallback, Fetch
 from extensions.dht.settings import DhtSettings
 from tracker.extension import BackgroundTasks, parse_info_hash, swarm_key
 
@@ -58,7 +59,33 @@ CLOCK_STEP: Final = 60.0
 UNREACHABLE_AFTER: Final = 20.0
 """Seconds without a known node after which a warning is logged."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class DhtNode(Protocol):
+    """The part of `Node` that the service uses."""
+
+    stats: dict[str, int]
+
+    @property
+    def addresses(self) -> list[Address]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def ids(self) -> list[bytes]: ...
+    @property
+    def is_running(self) -> bool: ...
+    @property
+    def has_contacts(self) -> bool: ...
+
+    def contacts(self, family: int) -> list[Contact]: ...
+    def join(self) -> None: ...
+    def add(self, address: Address) -> None: ...
+    async def start(self, state: bytes | None) -> None: ...
+    async def refresh(self) -> None: ...
+    async def state(self) -> bytes: ...
+    async def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -79,7 +106,8 @@ class Service:
 
     Without `state_dir` nothing survives a restart. `clock` gives Unix seconds, which may be set back; `monotonic` gives
     seconds that never go back. At most `node_rate` packets per second go to one node. `task_failures` counts the
-    background tasks that fail, by name.
+    background tasks that fail, by name. `make_node` makes the node from the arguments of `Node`. `fetch` fetches the
+    descriptor of the tracker at an address.
     """
 
     def __init__(
@@ -93,8 +121,10 @@ class Service:
         monotonic: Callable[[], float] = time.monotonic,
         limits: LookupLimits = LookupLimits(),  # noqa: B008  (frozen)
         task_failures: Counter[str] | None = None,
+        make_node: Callable[[list[str], list[str], bool, Counter[str] | None], DhtNode] = Node,
+        fetch: Fetch = descriptor.fetch,
     ) -> None:
-        self.node = Node(settings.addresses, settings.bootstrap, settings.private, task_failures)
+        self.node = make_node(settings.addresses, settings.bootstrap, settings.private, task_failures)
         self.reachable = asyncio.Event()
         """Set while other nodes are known."""
         self.settled = asyncio.Event()
@@ -116,12 +146,10 @@ class Service:
         self._walks: set[asyncio.Task[Any]] = set()
         self._log = structlog.get_logger().bind(extension="dht")
         # Its own executor: slow files must not delay other users of the loop's executor.
-        self._executor = ThreadPoolExecutor(1, "dht-files")
-        self._work: set[Future[Any]] = set()
-        """The calls in the executor that have not ended."""
+        self._executor = _FilesExecutor()
         self.directory = Directory(
             self.client,
-            Bep5Fallback(self.client, descriptor.fetch, port, settings.private, clock, monotonic, Counter()),
+            Bep5Fallback(self.client, fetch, port, settings.private, clock, monotonic, Counter()),
             scheduler,
             key,
             url,
@@ -258,14 +286,30 @@ class Service:
                 knowledge.changed = {**changed, **knowledge.changed}
 
     async def _in_executor(self, function: Callable[..., T], *arguments: Any) -> T:
-        work = self._executor.submit(function, *arguments)
-        self._work.add(work)
-        work.add_done_callback(self._work.discard)
-        return await asyncio.wrap_future(work)
+        # By the loop, because a simulation's loop has no threads.
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     def _shut_down_executor(self) -> None:
         # Do not wait for a disk that hangs.
-        self._executor.shutdown(wait=not self._work)
+        self._executor.shutdown(wait=not self._executor.is_busy)
+
+
+class _FilesExecutor(ThreadPoolExecutor):
+    """One thread for files, which knows whether a call has not ended."""
+
+    def __init__(self) -> None:
+        super().__init__(1, "dht-files")
+        self._calls: set[Future[Any]] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._calls)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        call = super().submit(fn, *args, **kwargs)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call
 
 
 def _replace(file: Path, content: bytes) -> None:

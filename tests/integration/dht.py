@@ -55,8 +55,8 @@ class Members:
     def __init__(self, dht: PrivateDht) -> None:
         self.dht = dht
         self.clock = Clock()
-        self.avoid_midnight()
         self.all: list[Service] = []
+        self.avoid_midnight()
 
     async def start(
         self,
