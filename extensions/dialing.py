@@ -173,11 +173,11 @@ def is_public(host: str) -> bool:
 
 
 @lru_cache(8192)
-def network_of(host: str, ipv4_bits: int) -> str:
-    """Return, in hexadecimal, the network of a numeric address: its first bits in IPv4, 64 bits in IPv6.
+def network_of(host: str, ipv4_bits: int, ipv6_bits: int = 64) -> str:
+    """Return, in hexadecimal, the network of a numeric address: its first bits, whole octets.
 
-    64, because no customer of a provider has fewer addresses than a /64.
+    64 in IPv6, because no customer of a provider has fewer addresses than a /64.
     """
     address = ip_address(host)
-    octets = 8 if isinstance(address, IPv6Address) else ipv4_bits // 8
+    octets = (ipv6_bits if isinstance(address, IPv6Address) else ipv4_bits) // 8
     return address.packed[:octets].hex()

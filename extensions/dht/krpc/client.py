@@ -19,9 +19,14 @@ from extensions.dht.krpc.estimate import SizeEstimate
 from extensions.dht.krpc.messages import Address, Contact, Item, Reply
 from extensions.dht.krpc.messenger import Counters, Messenger
 from extensions.dht.krpc.pacing import NODE_RATE
+from extensions.dht.krpc.refusers import Refusers
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.krpc.scheduler import Scheduler
-from extensions.dht.krpc.traversal import Candidate, Traversal
+from extensions.dht.krpc.stores import Search, Store, Stored
+from extensions.dht.krpc.traversal import Candidate, Goal, Traversal
+from extensions.dht.krpc.walks import Walk
+
+__all__ = ["METHODS", "START", "Client", "Found", "Stored"]
 
 START: Final = 16
 """Known nodes with which a lookup starts."""
@@ -41,15 +46,8 @@ class Found:
     """All nodes that were queried, the nearest first."""
     is_dense: bool = False
     """Whether the eight nearest nodes are so close that they must have chosen their ids; False if it is unknown."""
-
-
-@dataclass(slots=True)
-class Stored:
-    """The result of a store: the nodes that stored the value, that had a newer one, and that failed."""
-
-    taken: int = 0
-    conflicts: int = 0
-    failed: int = 0
+    search: Search | None = field(default=None, repr=False, compare=False)
+    """The lookup itself, for stores that need more nodes."""
 
 
 class Client:
@@ -71,6 +69,7 @@ class Client:
         self._messenger = Messenger(private, node_rate)
         self._contacts = contacts
         self._private = private
+        self._refusers = Refusers()
         self._is_closed = False
         self.estimates: Mapping[int, SizeEstimate] = {4: SizeEstimate(), 6: SizeEstimate()}
         """The size of the DHT, by address family."""
@@ -111,16 +110,15 @@ class Client:
     async def measure(self) -> None:
         """Look up one random id in each address family, to estimate the size of the DHT."""
         target = os.urandom(20)
-        found = await self.find_nodes(target)
-        for family, estimate in self.estimates.items():
-            nodes = [
-                one.contact.node_id for one in found.candidates if (":" in one.contact.address[0]) == (family == 6)
-            ]
-            estimate.note(target, nodes)
+        goal = Goal(needs_fitting=True)
+        found = await self._look_up(target, "find_node", {b"target": target}, Job(), lambda _family: goal)
+        for family, walk in zip(self._messenger.families, found.search.walks if found.search else (), strict=False):
+            live = walk.traversal.live()
+            self.estimates[family].note(target, ids_of(live), ids_of(one for one in live if one.fits))
 
     async def find_nodes(self, node_id: bytes) -> Found:
         """Look up the nodes closest to an id (BEP 5)."""
-        return await self._look_up(node_id, "find_node", {b"target": node_id}, Job(), lambda _candidate, _reply: None)
+        return await self._look_up(node_id, "find_node", {b"target": node_id}, Job(), lambda _family: Goal())
 
     async def get(self, public_key: bytes, salt: bytes, job: Job, on_item: Callable[[Item], None]) -> Found:
         """Look up a mutable item (BEP 44).
@@ -128,15 +126,21 @@ class Client:
         `on_item` is called with each valid item as it comes, also shortly after the end of the lookup.
         """
         target = messages.item_target(public_key, salt)
+        items: dict[Address, bytes] = {}
 
         def on_reply(candidate: Candidate, reply: Reply) -> None:
-            if reply.item and messages.is_valid(reply.item, public_key, salt):
-                candidate.seq, candidate.has_item = reply.item.seq, True
-                on_item(reply.item)
-            elif reply.item:
+            address, item = candidate.contact.address, reply.item
+            self._refusers.on_item(target, address, item.seq if item else 0, self._now())
+            if self._refuses("put", address):
+                candidate.can_store = False
+            if item and messages.is_valid(item, public_key, salt):
+                candidate.seq, candidate.has_item = item.seq, True
+                items[address] = item.signature
+                on_item(item)
+            elif item:
                 self.counters.invalid_items += 1
 
-        return await self._look_up(target, "get", {b"target": target}, job, on_reply)
+        return await self._look_up(target, "get", {b"target": target}, job, self._goal_of("put"), on_reply, items)
 
     async def get_peers(
         self, info_hash: bytes, job: Job, on_peers: Callable[[Address, tuple[Address, ...]], None]
@@ -150,10 +154,14 @@ class Client:
             if reply.peers:
                 on_peers(candidate.contact.address, reply.peers)
 
-        return await self._look_up(info_hash, "get_peers", {b"info_hash": info_hash}, job, on_reply)
+        goal_of = self._goal_of("announce_peer")
+        return await self._look_up(info_hash, "get_peers", {b"info_hash": info_hash}, job, goal_of, on_reply)
 
     async def put(self, found: Found, key: Ed25519PrivateKey, salt: bytes, seq: int, value: bytes) -> Stored:
-        """Store a mutable item at the nodes found. Each replaces only the version that it had then (`cas`, BEP 44)."""
+        """Store a mutable item at the nodes found, or at the next ones in place of those that fail.
+
+        Each replaces only the version that it had then (`cas`, BEP 44).
+        """
         arguments = {
             b"k": key.public_key().public_bytes_raw(),
             b"salt": salt,
@@ -173,37 +181,55 @@ class Client:
         method: str,
         arguments: dict[bytes, Any],
         job: Job,
-        on_reply: Callable[[Candidate, Reply], None],
+        goal_of: Callable[[int], Goal],
+        on_reply: Callable[[Candidate, Reply], None] = lambda _candidate, _reply: None,
+        items: dict[Address, bytes] | None = None,
     ) -> Found:
         self._refuse_if_closed()
         async with self.scheduler.turn(job):
-            walks = [
-                _Walk(self._messenger, self._traversal(target, family), method, arguments, on_reply)
+            walks = {
+                family: Walk(
+                    self._messenger,
+                    self._traversal(target, family, goal_of(family)),
+                    target,
+                    method,
+                    arguments,
+                    on_reply,
+                )
                 for family in self._messenger.families
-            ]
-            for walk in walks:
-                walk.go_on()
-            await asyncio.gather(*(walk.done for walk in walks))
+            }
+            await asyncio.gather(*(walk.run() for walk in walks.values()))
+        traversals = [walk.traversal for walk in walks.values()]
         return Found(
-            [candidate for walk in walks for candidate in walk.traversal.closest()],
-            sum(walk.traversal.queries for walk in walks),
+            [candidate for traversal in traversals for candidate in traversal.closest()],
+            sum(traversal.queries for traversal in traversals),
+            sorted(candidate for traversal in traversals for candidate in traversal.asked()),
+            any(
+                self.estimates[family].is_dense(target, ids_of(walk.traversal.live())) for family, walk in walks.items()
+            ),
+            Search(list(walks.values()), self._now(), items if items is not None else {}),
         )
 
     async def _store(self, found: Found, method: str, arguments: dict[bytes, Any], cas: bool) -> Stored:
         self._refuse_if_closed()
-        candidates = [candidate for candidate in found.candidates if candidate.token]
-        if not candidates:
-            return Stored()
-        store = _Store(len(candidates))
-        for candidate in candidates:
-            own = {**arguments, b"token": candidate.token}
-            if cas:
-                # Also if the node had nothing: otherwise it accepts the first values of two writers, and keeps one.
-                own[b"cas"] = candidate.seq
-            self._messenger.query(store, candidate.contact, method, own)
-        return await store.done
+        store = Store(self._messenger, self._refusers, found.search, method, arguments, cas)
+        return await store.run(found.candidates)
 
-    def _traversal(self, target: bytes, family: int) -> Traversal:
+    def _goal_of(self, method: str) -> Callable[[int], Goal]:
+        """Return the goal of lookups in an address family whose nodes are to store with this method."""
+
+        def goal_of(family: int) -> Goal:
+            return Goal(True, True, self.estimates[family].reach, lambda address: self._refuses(method, address))
+
+        return goal_of
+
+    def _refuses(self, method: str, address: Address) -> bool:
+        return self._refusers.refuses(method, address, self._now())
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _traversal(self, target: bytes, family: int, goal: Goal) -> Traversal:
         number = int.from_bytes(target, "big")
         usable = [
             contact
@@ -212,85 +238,13 @@ class Client:
             if contact.node_id != self._messenger.node_id and self._messenger.is_usable(contact.address)
         ]
         start = nsmallest(START, usable, key=lambda contact: int.from_bytes(contact.node_id, "big") ^ number)
-        return Traversal(target, start, self._messenger.is_usable, one_per_network=not self._private)
+        return Traversal(target, start, self._messenger.is_usable, not self._private, goal)
 
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
             raise asyncio.CancelledError("the client is closed")
 
 
-class _Walk:
-    """A traversal under way."""
-
-    def __init__(
-        self,
-        messenger: Messenger,
-        traversal: Traversal,
-        method: str,
-        arguments: dict[bytes, Any],
-        on_reply: Callable[[Candidate, Reply], None],
-    ) -> None:
-        self.traversal = traversal
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._messenger = messenger
-        self._method = method
-        self._arguments = arguments
-        self._on_reply = on_reply
-
-    def go_on(self) -> None:
-        while not self.done.done() and (contact := self.traversal.next()):
-            self._messenger.query(self, contact, self._method, self._arguments)
-        if not self.done.done() and self.traversal.is_done:
-            self.done.set_result(None)
-
-    def on_reply(self, contact: Contact, reply: Reply) -> None:
-        # Some nodes have taken this client for a node, and name it.
-        others = (other for other in reply.contacts if other.node_id != self._messenger.node_id)
-        candidate = self.traversal.answered(Contact(reply.node_id, contact.address), others, reply.token)
-        try:
-            if candidate:
-                self._on_reply(candidate, reply)
-        finally:
-            self.go_on()
-
-    def on_error(self, contact: Contact, _code: int) -> None:
-        self.on_timeout(contact)
-
-    def on_slow(self, contact: Contact) -> None:
-        self.traversal.slow(contact.address)
-        self.go_on()
-
-    def on_timeout(self, contact: Contact) -> None:
-        self.traversal.failed(contact.address)
-        self.go_on()
-
-
-class _Store:
-    """A store at several nodes. It waits for slow ones too, since a reader may find them alive."""
-
-    def __init__(self, nodes: int) -> None:
-        self.done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        self._stored = Stored()
-        self._missing = nodes
-
-    def on_reply(self, _contact: Contact, _reply: Reply) -> None:
-        self._stored.taken += 1
-        self._count()
-
-    def on_error(self, _contact: Contact, code: int) -> None:
-        if code in (messages.CAS_MISMATCH, messages.SEQ_TOO_OLD):
-            self._stored.conflicts += 1
-        else:
-            self._stored.failed += 1
-        self._count()
-
-    def on_slow(self, contact: Contact) -> None: ...
-
-    def on_timeout(self, _contact: Contact) -> None:
-        self._stored.failed += 1
-        self._count()
-
-    def _count(self) -> None:
-        self._missing -= 1
-        if not self._missing and not self.done.done():
-            self.done.set_result(self._stored)
+def ids_of(candidates: Iterable[Candidate]) -> list[bytes]:
+    """Return the ids of nodes."""
+    return [candidate.contact.node_id for candidate in candidates]

@@ -31,16 +31,21 @@ class SizeEstimate:
     def __init__(self) -> None:
         self._sizes: deque[float] = deque(maxlen=SAMPLES)
 
-    def note(self, target: bytes, node_ids: Collection[bytes]) -> None:
+    def note(self, target: bytes, node_ids: Collection[bytes], fitting: Collection[bytes] = ()) -> None:
         """Note the ids of the nodes nearest to a random target (20 bytes) that have answered.
 
         The nearest eight count. If they are fewer, the DHT is tiny, or nothing is known, and they are ignored.
+        `fitting` are the ids that fit the addresses of their nodes (BEP 42), a few more of which were asked for. If
+        these are much sparser, the others have chosen their ids to be near this target, and do not count.
         """
-        distances = distances_from(target, node_ids)
-        if len(distances) >= CLOSEST:
-            # Their number within a distance has a Poisson distribution; the median of the distance of number k is that
-            # within which k - 1/3 nodes are expected.
-            self._sizes.append((CLOSEST - 1 / 3) * _IDS / max(1, distances[CLOSEST - 1]))
+        distances, honest = distances_from(target, node_ids), distances_from(target, fitting)
+        if len(distances) < CLOSEST:
+            return
+        if len(honest) >= CLOSEST and honest[CLOSEST - 1] > DENSE * distances[CLOSEST - 1]:
+            distances = honest
+        # Their number within a distance has a Poisson distribution; the median of the distance of number k is that
+        # within which k - 1/3 nodes are expected.
+        self._sizes.append((CLOSEST - 1 / 3) * _IDS / max(1, distances[CLOSEST - 1]))
 
     @property
     def nodes(self) -> float | None:

@@ -21,7 +21,7 @@ class Node(asyncio.DatagramProtocol):
     """A node that answers each query with the same item."""
 
     def __init__(self, signature: bytes) -> None:
-        self._body = {b"id": b"n" * 20, b"k": PUBLIC_KEY, b"seq": 1, b"sig": signature, b"v": b"value"}
+        self._body = {b"id": b"n" * 20, b"k": PUBLIC_KEY, b"seq": 1, b"sig": signature, b"token": b"t", b"v": b"value"}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.DatagramTransport, transport)
