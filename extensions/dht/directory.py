@@ -86,7 +86,7 @@ class Directory:
         self._monotonic = monotonic
         self._uniform = uniform
         self._tracked: dict[bytes, TrackedHash] = {}
-        self._is_closed, self._clock_sets = False, 0
+        self._is_closed, self._clock_sets, self._outages = False, 0, 0
         self._log = structlog.get_logger().bind(extension="dht")
 
     @property
@@ -175,6 +175,16 @@ class Directory:
         for tracked in self._tracked.values():
             if tracked.is_kept and not tracked.visit:
                 self._schedule(tracked, self._monotonic(), Priority.REFRESHED)
+
+    def on_outage_ended(self, began: float) -> None:
+        """Visit at once, by the rate of lookups, the records of which a visit has failed since `began` (monotonic)."""
+        self._outages += 1
+        for tracked in self._tracked.values():
+            if tracked.failed_at >= began:
+                tracked.failures, tracked.failed_at = 0, -inf
+                if tracked.is_kept and not tracked.visit:
+                    wants = self._wants(tracked) or tracked.withdrawn
+                    self._visit_soon(tracked, Priority.REFRESHED if wants else tracked.next_visit.priority)
 
     def learn(self, info_hash: bytes, entry: TrackerEntry) -> bool:
         """Note an entry that another tracker has passed on. Return whether it was new and valid.
@@ -295,7 +305,7 @@ class Directory:
         if job.priority != Priority.ASKED and tracked.announce_due <= self._monotonic() < tracked.next_visit.due:
             await self._announce(tracked, job)
             return
-        outcome, clock_sets = Outcome(), self._clock_sets
+        outcome, clock_sets, outages = Outcome(), self._clock_sets, self._outages
         try:
             outcome = await self._visits.visit(tracked, job, lambda: self._end_listening(tracked))
         except Exception:
@@ -303,10 +313,20 @@ class Directory:
             tracked.last_visit = self._monotonic()
         finally:
             self._scheduler.release(job)
-            tracked.failures = tracked.failures + 1 if outcome.has_failed else 0
+            self._count_failure(tracked, outcome.has_failed, self._outages > outages)
             tracked.visit = None
             tracked.visit_again |= self._clock_sets > clock_sets
             self._on_visit_ended(tracked, outcome.look_again)
+
+    def _count_failure(self, tracked: TrackedHash, has_failed: bool, was_outage: bool) -> None:
+        """Count the failure of a visit, unless our own network was at fault: then the visit is repeated at once."""
+        if not has_failed:
+            tracked.failures = 0
+        elif was_outage:
+            tracked.visit_again = True
+        elif self._is_reachable():
+            tracked.failures += 1
+            tracked.failed_at = self._monotonic()
 
     async def _announce(self, tracked: TrackedHash, job: Job) -> None:
         try:

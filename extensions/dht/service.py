@@ -26,6 +26,7 @@ from extensions.dht.krpc.pacing import NODE_RATE
 from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.node import Node
+from extensions.dht.reachability import WATCH_PERIOD, Reachability, Watch
 from extensions.dht.records import descriptor
 from extensions.dht.records.bep5 import Bep5Fallback, Fetch
 from extensions.dht.settings import DhtSettings
@@ -36,7 +37,7 @@ CACHE_FILE: Final = "dht.sqlite"
 REFRESH_PERIOD: Final = 10.0
 WAIT_PERIOD: Final = 1.0
 HASTY_PERIOD: Final = 0.1
-"""Seconds between two refreshes of the node: normally, while it knows no other node, and soon after the start."""
+"""Seconds between two refreshes of the node: normally, while no other node answers, and soon after the start."""
 
 HASTE: Final = 10.0
 """Seconds after the start with frequent refreshes, because each node found makes lookups better."""
@@ -47,6 +48,9 @@ SETTLED: Final = 8
 WELL_KNOWN: Final = 100
 """Nodes met in lookups are added to the routing table until it has this many."""
 
+KNOWN_AGAIN: Final = 16
+"""Nodes of each address family that are added to an empty routing table when an outage ends."""
+
 JOIN_PERIOD: Final = 30.0
 """Seconds between two attempts to reach the bootstrap nodes."""
 
@@ -56,8 +60,8 @@ SAVE_PERIOD: Final = 300.0
 CLOCK_STEP: Final = 60.0
 """Seconds by which the clock must be set before all records are visited again."""
 
-UNREACHABLE_AFTER: Final = 20.0
-"""Seconds without a known node after which a warning is logged."""
+NEIGHBOURS_PERIOD: Final = 600.0
+"""Seconds between two lookups of our own node id, at least: a network that comes and goes must not cause more."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,9 +96,6 @@ class DhtNode(Protocol):
 class _Upkeep:
     """The state between two refreshes of the node. Times are the loop's."""
 
-    reached: float
-    """When another node was last known; at first, the start."""
-    warned: bool = False
     joined: float = -inf
     """When the bootstrap nodes were last added."""
     saved: float = -inf
@@ -125,12 +126,17 @@ class Service:
         fetch: Fetch = descriptor.fetch,
     ) -> None:
         self.node = make_node(settings.addresses, settings.bootstrap, settings.private, task_failures)
-        self.reachable = asyncio.Event()
-        """Set while other nodes are known."""
+        self._reachability = Reachability()
+        self.reachable = self._reachability.event
+        """Set while other nodes are known, and answer."""
         self.settled = asyncio.Event()
         """Set once `SETTLED` other nodes have been known."""
         scheduler = Scheduler(limits, self.reachable.is_set, monotonic)
-        self.client = Client(self.node.contacts, settings.private, node_rate, scheduler)
+        self.client = Client(self._contacts, settings.private, node_rate, scheduler)
+        self._watch = Watch(self.client.messenger, self.node.contacts)
+        self._outage_began = inf
+        """When the last reply came before the outage (monotonic seconds)."""
+        self._neighbours_sought = -inf
         parts = urlsplit(url)
         port = settings.announce_port or parts.port or (80 if parts.scheme == "ws" else 443)
         self._clock = clock
@@ -143,6 +149,7 @@ class Service:
         self._cache: Cache | None = None
         self._start_task = BackgroundTasks(task_failures).start
         self._upkeep: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._walks: set[asyncio.Task[Any]] = set()
         self._log = structlog.get_logger().bind(extension="dht")
         # Its own executor: slow files must not delay other users of the loop's executor.
@@ -166,9 +173,14 @@ class Service:
 
     async def start(self) -> None:
         """Start. Raises `OSError` if no socket can be opened."""
+        self._loop = asyncio.get_running_loop()
+        # Soon, because the messenger must go on if this fails.
+        self.client.messenger.on_cut_off = lambda is_cut_off: self._loop.call_soon(self._on_cut_off, is_cut_off)
         await self.client.start(self._hosts)
         await self.node.start(await self._load())
+        self._reachability.start(self._loop.time())
         self._upkeep = self._start_task("dht_upkeep", self._keep_up(), endless=True)
+        self._watching = self._start_task("dht_watch", self._keep_watching(), endless=True)
 
     async def stop(self) -> None:
         """Stop, and save the node's state and the cache."""
@@ -182,15 +194,15 @@ class Service:
                 ending.push_async_callback(self._save)
             ending.callback(self.client.close)
             ending.push_async_callback(self.directory.close)
-            tasks = [*self._walks, *([self._upkeep] if self._upkeep else [])]
+            tasks = [*self._walks, *(task for task in (self._upkeep, self._watching) if task)]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep_up(self) -> None:
         """Refresh the node from time to time, until cancelled."""
-        loop = asyncio.get_running_loop()
-        upkeep, hasty_until = _Upkeep(loop.time()), loop.time() + HASTE
+        loop = self._loop
+        upkeep, hasty_until = _Upkeep(), loop.time() + HASTE
         while True:
             self._look_at_clock()
             try:
@@ -200,7 +212,49 @@ class Service:
             if loop.time() < hasty_until:
                 await asyncio.sleep(HASTY_PERIOD)
             else:
-                await asyncio.sleep(REFRESH_PERIOD if self.node.has_contacts else WAIT_PERIOD)
+                await asyncio.sleep(REFRESH_PERIOD if self.reachable.is_set() else WAIT_PERIOD)
+
+    async def _keep_watching(self) -> None:
+        """Ping nodes from time to time, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_PERIOD)
+            try:
+                self._watch.look(self._loop.time())
+                self._update_reachable()
+            except Exception:
+                self._log.exception("dht_watch_failed")
+
+    def _contacts(self, family: int) -> list[Contact]:
+        return self._watch.contacts(family)
+
+    def _on_cut_off(self, is_cut_off: bool) -> None:
+        if self.client.is_closed:
+            return
+        if is_cut_off:
+            self._outage_began = self._monotonic() - (self._loop.time() - self._heard())
+        else:
+            self.directory.on_outage_ended(self._outage_began)
+            if not self.node.has_contacts:
+                # All of its nodes are gone, as none has answered for minutes.
+                for family in self.client.messenger.families:
+                    for contact in self._watch.contacts(family)[:KNOWN_AGAIN]:
+                        self.node.add(contact.address)
+        self._update_reachable()
+
+    def _heard(self) -> float:
+        """Return when the last reply came, by the loop's clock."""
+        messenger = self.client.messenger
+        return max(messenger.reception(family).heard for family in messenger.families)
+
+    def _update_reachable(self) -> None:
+        messenger, now = self.client.messenger, self._loop.time()
+        is_reachable = self._watch.knows_any and not messenger.is_cut_off
+        families = messenger.families
+        if self._reachability.update(is_reachable, self._heard(), now, self.node.size, families):
+            self.client.scheduler.wake()
+            if now - self._neighbours_sought > NEIGHBOURS_PERIOD:
+                self._neighbours_sought = now
+                self._find_neighbours()
 
     def _look_at_clock(self) -> None:
         boot = self._clock() - self._monotonic()
@@ -217,25 +271,12 @@ class Service:
             # Its ids have changed with its address.
             await self.node.state()
             await self.node.refresh()
-        if self.node.has_contacts:
-            upkeep.reached = now
-            if upkeep.warned:
-                self._log.info("dht_reachable", nodes=self.node.size)
-                upkeep.warned = False
-            if not self.reachable.is_set():
-                self.reachable.set()
-                self.client.scheduler.wake()
-                self._find_neighbours()
-            if self.node.size >= SETTLED:
-                self.settled.set()
-        else:
-            self.reachable.clear()
-            if now - upkeep.joined > JOIN_PERIOD:
-                upkeep.joined = now
-                self.node.join()
-            if now - upkeep.reached > UNREACHABLE_AFTER and not upkeep.warned:
-                upkeep.warned = True
-                self._log.warning("dht_unreachable", seconds=int(now - upkeep.reached))
+        self._update_reachable()
+        if self.reachable.is_set() and self.node.size >= SETTLED:
+            self.settled.set()
+        if not (self.reachable.is_set() and self.node.has_contacts) and now - upkeep.joined > JOIN_PERIOD:
+            upkeep.joined = now
+            self.node.join()
         for address in self.client.take_responders() if self.node.size < WELL_KNOWN else []:
             self.node.add(address)
         if now - upkeep.saved > SAVE_PERIOD and self.node.has_contacts:

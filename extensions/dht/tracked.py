@@ -70,6 +70,8 @@ class TrackedHash:
     """Visits that left its peers alone."""
     failures: int = 0
     """Visits since the last successful one."""
+    failed_at: float = -inf
+    """When the last of them ended (monotonic seconds)."""
     visit_again: bool = False
     """Whether something changed too late for the visit under way."""
     thorough: bool = False

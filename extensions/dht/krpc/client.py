@@ -31,7 +31,7 @@ __all__ = ["METHODS", "START", "Client", "Found", "Stored"]
 START: Final = 16
 """Known nodes with which a lookup starts."""
 
-METHODS: Final = ("find_node", "get", "get_peers", "put", "announce_peer")
+METHODS: Final = ("find_node", "get", "get_peers", "put", "announce_peer", "ping")
 """The methods of the queries that are sent."""
 
 
@@ -78,6 +78,11 @@ class Client:
     def counters(self) -> Counters:
         """Counters of queries and bytes."""
         return self._messenger.counters
+
+    @property
+    def messenger(self) -> Messenger:
+        """The sockets, and whether nodes answer."""
+        return self._messenger
 
     @property
     def in_flight(self) -> int:

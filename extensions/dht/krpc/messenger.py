@@ -12,6 +12,8 @@ import structlog
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.messages import Address, Contact, Failure, Question, Reply
 from extensions.dht.krpc.pacing import NODE_RATE, NodePace
+from extensions.dht.krpc.reception import Reception
+from extensions.dht.krpc.sockets import family_of, open_socket
 from extensions.dialing import is_public
 from tracker.extension import ExpiringMap, TokenBucket
 
@@ -36,8 +38,10 @@ MAX_AVOID: Final = 600.0
 MEMORY: Final = 2 * MAX_AVOID
 """Seconds after which a node's timeouts are forgotten."""
 
-OUTAGE: Final = 2 * TIMEOUT
-"""Seconds without any reply after which timeouts are put down to our own network."""
+CONFIRMED: Final = 24 * 3600.0
+MAX_CONFIRMED: Final = 2000
+"""Seconds for which a node that has answered is remembered, and the number of such nodes. After an outage, they are the
+nodes that lookups start from."""
 
 MAX_AVOIDED: Final = 10_000
 MAX_RESPONDERS: Final = 100
@@ -89,6 +93,9 @@ class _Pending:
 class Messenger:
     """One UDP socket for each address family.
 
+    It is *cut off* if no node answers any more, in any address family. If some answer in another family, the nodes of
+    a family that is cut off count as not usable until a `ping` is answered. `on_cut_off` is called when that changes.
+
     With `private`, nodes may have any address; otherwise only global ones. At most `node_rate` packets per second go
     to one node. `loop` is the running loop if it is not given.
     """
@@ -106,10 +113,13 @@ class Messenger:
         self._waiting: deque[_Pending] = deque()
         self._queried: Counter[Address] = Counter()
         """Pending queries by node."""
+        self.on_cut_off: Callable[[bool], object] = lambda _: None
         self._responders: deque[Address] = deque(maxlen=MAX_RESPONDERS)
+        self._confirmed: ExpiringMap[Address, bytes] = ExpiringMap(CONFIRMED, MAX_CONFIRMED)
+        """The ids of the nodes that have answered."""
         self._avoided: ExpiringMap[Address, tuple[float, float]] = ExpiringMap(MEMORY, MAX_AVOIDED)
         """The time until which a node is avoided, and the seconds before that."""
-        self._no_reply_since: float | None = None
+        self._receptions: dict[int, Reception] = {}
         self._is_cut_off = False
         self._unsolicited = TokenBucket(UNSOLICITED, UNSOLICITED, 0.0)
         self._round_trip, self._deviation = MAX_SLOW / 3, MAX_SLOW / 6
@@ -127,6 +137,15 @@ class Messenger:
         """The address families (4, 6) that have a socket."""
         return list(self._sockets)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether queries have no replies any more, in any address family."""
+        return self._is_cut_off
+
+    def reception(self, family: int) -> Reception:
+        """Return whether nodes of an address family answer. Raises `KeyError` if the family has no socket."""
+        return self._receptions[family]
+
     async def start(self, hosts: Iterable[str]) -> None:
         """Open a socket on a free port of each address, one for each family.
 
@@ -135,19 +154,26 @@ class Messenger:
         self._loop = self._given_loop or asyncio.get_running_loop()
         fault: OSError | None = None
         for host in hosts:
-            if _family(host) in self._sockets:
+            if family_of(host) in self._sockets:
                 continue
             try:
-                transport, _ = await self._loop.create_datagram_endpoint(
-                    lambda: _Receiver(self._on_datagram), local_addr=(host, 0)
-                )
+                transport = await open_socket(self._loop, host, self._on_datagram)
             except OSError as error:
                 fault = error
-                structlog.get_logger().warning("dht_no_socket", extension="dht", host=host, error=str(error))
+                self._log_no_socket(host, error)
             else:
-                self._sockets[_family(host)] = transport
+                self._sockets[family_of(host)] = transport
+                self._receptions[family_of(host)] = Reception(self._loop.time())
         if fault and not self._sockets:
             raise fault
+
+    def _log_no_socket(self, host: str, error: OSError) -> None:
+        log = structlog.get_logger().bind(extension="dht", host=host)
+        if host in ("::", "0.0.0.0"):
+            # All addresses of a family that the host does not have.
+            log.info("dht_no_socket", error=str(error))
+        else:
+            log.warning("dht_no_socket", error=str(error))
 
     def close(self) -> None:
         """Close the sockets. Listeners receive no more calls."""
@@ -163,7 +189,11 @@ class Messenger:
     def is_usable(self, address: Address) -> bool:
         """Return whether a node may be queried now."""
         host, port = address
-        if not port or _family(host) not in self._sockets or not (self._private or is_public(host)):
+        reception = self._receptions.get(family_of(host))
+        if not port or reception is None or not (self._private or is_public(host)):
+            return False
+        if reception.is_cut_off and not self._is_cut_off:
+            # The other family will do, and costs no timeouts.
             return False
         now = self._loop.time()
         avoided = self._avoided.get(address, now)
@@ -174,6 +204,24 @@ class Messenger:
         responders = list(dict.fromkeys(self._responders))
         self._responders.clear()
         return responders
+
+    def has_answered(self, address: Address) -> bool:
+        """Return whether a node has answered lately, and has missed no query since."""
+        now = self._loop.time()
+        return self._confirmed.get(address, now) is not None and self._avoided.get(address, now) is None
+
+    def confirmed(self, family: int) -> list[Contact]:
+        """Return the nodes of an address family for which `has_answered` is true, the last ones first."""
+        now, found = self._loop.time(), []
+        for address in self._confirmed:
+            node_id = self._confirmed.get(address, now)
+            if node_id and family_of(address[0]) == family and self._avoided.get(address, now) is None:
+                found.append(Contact(node_id, address))
+        return found[::-1]
+
+    def ping(self, contact: Contact) -> None:
+        """Send a query whose only purpose is to see whether the node answers. It may have been avoided."""
+        self.query(_Nothing(), contact, "ping", {})
 
     def forget_timeouts(self) -> None:
         """Query nodes again although they have not answered lately."""
@@ -221,7 +269,7 @@ class Messenger:
         self.counters.queries[pending.method] += 1
         self.counters.bytes_out += len(data)
         # A query that the system cannot send ends with its timeout.
-        self._sockets[_family(address[0])].sendto(data, address)
+        self._sockets[family_of(address[0])].sendto(data, address)
 
     def _on_datagram(self, data: bytes, address: Address) -> None:
         self.counters.bytes_in += len(data)
@@ -229,14 +277,14 @@ class Messenger:
             return
         message = messages.decode(data)
         if isinstance(message, Question):
-            self._sockets[_family(address[0])].sendto(messages.refusal(message.transaction), address)
+            self._sockets[family_of(address[0])].sendto(messages.refusal(message.transaction), address)
             return
         pending = self._pending.get(message.transaction) if message else None
         if message is None or pending is None or pending.contact.address != address:
             self.counters.garbage += 1
             return
         self._settle(message.transaction)
-        self._note_answer(address)
+        self._note_answer(address, message)
         if isinstance(message, Failure):
             self.counters.refusals += 1
             pending.listener.on_error(pending.contact, message.code)
@@ -273,25 +321,34 @@ class Messenger:
                     pending.listener.on_slow(pending.contact)
             self._pace.forget(now)
             self._avoided.expire(now)
+            self._confirmed.expire(now)
         finally:
             self._tick = self._loop.call_later(TICK, self._on_tick) if self._pending and not self._is_closed else None
 
-    def _note_answer(self, address: Address) -> None:
+    def _note_answer(self, address: Address, message: Reply | Failure) -> None:
+        now = self._loop.time()
         self._avoided.pop(address)
-        self._no_reply_since = None
-        if self._is_cut_off:
-            # The timeouts before the outage was noticed had the same cause.
-            self._is_cut_off = False
-            self._avoided.clear()
+        if isinstance(message, Reply):
+            self._confirmed.put(address, message.node_id, now)
+        # The timeouts before the outage was noticed had the same cause.
+        for wrongly in self._receptions[family_of(address[0])].answered(now):
+            self._avoided.pop(wrongly)
+        self._update_cut_off()
 
     def _note_timeout(self, pending: _Pending, now: float) -> None:
-        if self._no_reply_since is None:
-            self._no_reply_since = pending.sent
-        if now - self._no_reply_since > OUTAGE:
-            # It is unlikely that all nodes are gone.
-            self._is_cut_off = True
-        if not self._is_cut_off:
-            self._avoid(pending.contact.address, now)
+        address = pending.contact.address
+        is_known = self._confirmed.get(address, now) is not None
+        if self._receptions[family_of(address[0])].timed_out(address, pending.sent, is_known):
+            self._avoid(address, now)
+        self._update_cut_off()
+
+    def _update_cut_off(self) -> None:
+        receptions = self._receptions.values()
+        # A family without any nodes is never cut off, and helps nothing.
+        is_cut_off = any(one.is_cut_off for one in receptions) and not any(one.works for one in receptions)
+        if is_cut_off != self._is_cut_off:
+            self._is_cut_off = is_cut_off
+            self.on_cut_off(is_cut_off)
 
     def _avoid(self, address: Address, now: float) -> None:
         _, before = self._avoided.get(address, now) or (0.0, AVOID / 4)
@@ -299,19 +356,10 @@ class Messenger:
         self._avoided.put(address, (now + seconds, seconds), now)
 
 
-class _Receiver(asyncio.DatagramProtocol):
-    def __init__(self, on_datagram: Callable[[bytes, Address], None]) -> None:
-        self._on_datagram = on_datagram
+class _Nothing:
+    """Ignores the outcome of a query."""
 
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        try:
-            self._on_datagram(data, (addr[0], addr[1]))
-        except Exception:
-            structlog.get_logger().exception("dht_message_failed")
-
-    def error_received(self, exc: Exception) -> None:
-        """Ignore ICMP messages and failed sends: the query's timeout covers them."""
-
-
-def _family(host: str) -> int:
-    return 6 if ":" in host else 4
+    def on_reply(self, contact: Contact, reply: Reply) -> None: ...
+    def on_error(self, contact: Contact, code: int) -> None: ...
+    def on_slow(self, contact: Contact) -> None: ...
+    def on_timeout(self, contact: Contact) -> None: ...

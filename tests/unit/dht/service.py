@@ -1,8 +1,10 @@
 """A service in virtual time, with a node and a network that the test controls."""
 
 import asyncio
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,7 +81,8 @@ class Loop(VirtualLoop):
         self.is_up = True
         self.sent: list[float] = []
         """The times at which packets were sent."""
-        self.gets = self.puts = 0
+        self.is_alive: Callable[[Address], bool] = lambda _: True
+        self.gets = self.puts = self.finds = 0
         self.items: dict[bytes, dict[bytes, Any]] = {}
 
     async def create_datagram_endpoint(  # type: ignore[override]
@@ -90,7 +93,7 @@ class Loop(VirtualLoop):
 
     def sendto(self, data: bytes, address: Address) -> None:
         self.sent.append(self.now)
-        if self.is_up:
+        if self.is_up and self.is_alive(address):
             self.call_later(ROUND_TRIP, self._answer, bencode.decode(data), address)
 
     def abort(self) -> None: ...
@@ -98,8 +101,10 @@ class Loop(VirtualLoop):
     def _answer(self, query: dict[bytes, Any], address: Address) -> None:
         if not self.is_up:
             return
-        arguments, values = query[b"a"], {b"id": address[0].encode().ljust(20, b".")}
-        if query[b"q"] == b"get":
+        arguments, values = query[b"a"], {b"id": hashlib.sha1(address[0].encode()).digest()}
+        if query[b"q"] == b"find_node":
+            self.finds += 1
+        elif query[b"q"] == b"get":
             self.gets += 1
             values |= {b"token": b"token", **self.items.get(arguments[b"target"], {})}
         elif query[b"q"] == b"put":
@@ -129,8 +134,28 @@ class World:
     def meet(self, nodes: int) -> None:
         """Let the node know so many others."""
         self.node.known = [
-            Contact(address[0].encode().ljust(20, b"."), address) for address in map(place, range(nodes))
+            Contact(hashlib.sha1(address[0].encode()).digest(), address) for address in map(place, range(nodes))
         ]
+
+    def open(self, infohashes: Iterable[bytes]) -> None:
+        """Open swarms of two peers."""
+        for info_hash in infohashes:
+            self.service.directory.swarm(info_hash, 2, False)
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[World]:
+    """Start a service, and stop it at the end."""
+    await world.service.start()
+    try:
+        yield world
+    finally:
+        await world.service.stop()
+
+
+def hashes(number: int) -> list[bytes]:
+    """Return so many infohashes."""
+    return [hashlib.sha1(bytes([one // 256, one % 256])).digest() for one in range(number)]
 
 
 async def no_descriptor(_address: Address, _now: float) -> TrackerEntry:

@@ -16,11 +16,11 @@ from extensions.dht.krpc.messenger import (
     MAX_AVOID,
     MAX_IN_FLIGHT,
     MEMORY,
-    OUTAGE,
     TIMEOUT,
     UNSOLICITED,
     Messenger,
 )
+from extensions.dht.krpc.reception import LOST
 
 PLACE = ("127.0.0.1", 6881)
 
@@ -138,18 +138,78 @@ async def test_a_node_is_avoided_for_a_while_after_a_timeout() -> None:
 
 async def test_while_no_node_answers_none_is_avoided() -> None:
     network, listener = await Network.start(), Listener()
+    told: list[bool] = []
+    network.messenger.on_cut_off = told.append
     early, later = places(20)[:10], places(20)[10:]
-    network.query(listener, *early)
-    network.loop.pass_time(OUTAGE)
-    assert usable(network, early) == 0
+    network.alive = {*early, *later}
+    network.query(listener, *early, *later)
+    network.loop.pass_time(0.1)
+    network.alive = set()
+    network.query(listener, *early[: LOST - 1])
+    network.loop.pass_time(TIMEOUT + 0.2)
+    assert (usable(network, early[: LOST - 1]), network.messenger.is_cut_off, told) == (0, False, [])
     network.query(listener, *later)
     network.loop.pass_time(TIMEOUT + 0.2)
-    assert (usable(network, early), usable(network, later)) == (0, 10)
+    assert (usable(network, later), network.messenger.is_cut_off, told) == (10, True, [True])
     # As soon as one answers, the others are queried again, too.
     network.alive = {later[0]}
     network.query(listener, later[0])
     network.loop.pass_time(0.1)
-    assert usable(network, early) == 10
+    assert (usable(network, early), network.messenger.is_cut_off, told) == (10, False, [True, False])
+
+
+async def test_dead_nodes_are_no_outage() -> None:
+    network, listener = await Network.start(), Listener()
+    network.alive = {PLACE}
+    network.query(listener, PLACE)
+    network.loop.pass_time(1)
+    network.query(listener, *places(100))
+    network.loop.pass_time(10)
+    assert (network.messenger.is_cut_off, usable(network, places(100))) == (False, 0)
+
+
+async def test_an_address_family_that_is_cut_off_costs_nothing_while_the_other_works() -> None:
+    network, listener = await Network.start(), Listener()
+    await network.messenger.start(["::1"])
+    four, six = [("127.0.0.1", number) for number in range(1, 11)], [("::1", number) for number in range(1, 11)]
+    network.alive = {*four, *six}
+    network.query(listener, *four, *six)
+    network.loop.pass_time(1)
+    network.alive = set(four)
+    network.query(listener, *six)
+    network.loop.pass_time(5)
+    reception = network.messenger.reception(6)
+    assert (reception.is_cut_off, network.messenger.is_cut_off, usable(network, six)) == (True, False, 0)
+    # A ping finds out when it is over.
+    network.alive = {*four, *six}
+    network.messenger.ping(Contact(b"n" * 20, six[0]))
+    network.loop.pass_time(1)
+    assert (reception.is_cut_off, usable(network, six), usable(network, four)) == (False, 10, 10)
+    # Both families together are an outage, in which none is avoided.
+    network.alive = set()
+    network.query(listener, *four, *six)
+    network.loop.pass_time(5)
+    assert network.messenger.is_cut_off
+    network.query(listener, *four, *six)
+    network.loop.pass_time(5)
+    network.alive = {four[0]}
+    network.query(listener, four[0])
+    network.loop.pass_time(1)
+    assert (network.messenger.is_cut_off, usable(network, four), usable(network, six)) == (False, 10, 0)
+
+
+async def test_the_nodes_that_have_answered_are_known_until_they_miss_a_query() -> None:
+    network, listener = await Network.start(), Listener()
+    network.alive = {PLACE, *places(3)}
+    network.query(listener, *places(3), PLACE)
+    network.loop.pass_time(1)
+    assert [contact.address for contact in network.messenger.confirmed(4)] == [PLACE, *places(3)[::-1]]
+    assert network.messenger.confirmed(6) == []
+    network.alive = {PLACE}
+    network.query(listener, places(1)[0])
+    network.loop.pass_time(3)
+    assert not network.messenger.has_answered(places(1)[0])
+    assert [contact.address for contact in network.messenger.confirmed(4)] == [PLACE, *places(3)[:0:-1]]
 
 
 async def test_each_further_timeout_of_a_node_quadruples_the_time_until_that_is_forgotten() -> None:
