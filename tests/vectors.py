@@ -17,12 +17,14 @@ class Vectors:
     """Reasons for which a part of a slot's value is ignored, or "none", and the value."""
     placing: dict[str, str]
     """The example of an entry that is carried along."""
+    node_ids: list[tuple[str, int, bytes]]
+    """Addresses, and the last byte and the first three bytes of an id that fits (BEP 42)."""
 
 
 def read_vectors() -> Vectors:
-    """Return the contents of the four blocks of the document's last section."""
+    """Return the contents of the five blocks of the document's last section."""
     section = DOCUMENT.read_text(encoding="utf-8").partition("\n## Test vectors\n")[2]
-    named, urls, values, placing = [block.strip().splitlines() for block in section.split("```")[1::2]]
+    named, urls, values, placing, node_ids = [block.strip().splitlines() for block in section.split("```")[1::2]]
     judged = [line.partition(" ") for line in urls]
     assert {word for word, _, _ in judged} == {"valid", "invalid"}
     return Vectors(
@@ -30,6 +32,7 @@ def read_vectors() -> Vectors:
         [(url, word == "valid") for word, _, url in judged],
         [(reason, bytes.fromhex(data)) for reason, _, data in (line.partition(" ") for line in values)],
         _table(placing),
+        [(host, int(last), bytes.fromhex(first)) for host, last, first in (line.split() for line in node_ids)],
     )
 
 

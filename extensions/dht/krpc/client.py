@@ -221,7 +221,7 @@ class Client:
         return await store.run(found.candidates)
 
     def _goal_of(self, method: str) -> Callable[[int], Goal]:
-        """Return the goal of lookups in an address family whose nodes are to store with this method."""
+        """Return the goal, by address family, of a lookup for nodes that store with this method."""
 
         def goal_of(family: int) -> Goal:
             return Goal(True, True, self.estimates[family].reach, lambda address: self._refuses(method, address))

@@ -1,6 +1,6 @@
 """The number of nodes in the DHT, estimated from lookups of random ids. Sans I/O.
 
-A lookup whose closest nodes are much closer than this number lets expect has met nodes that have chosen their ids.
+If the closest nodes of a lookup are much closer than this number lets expect, they have chosen their ids.
 """
 
 from collections import deque

@@ -70,7 +70,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Another node's query. Its content does not matter, since every query gets the same error."""
+    """Another node's query, with a method and an id. Its content does not matter: every query gets the same error."""
 
     transaction: bytes
 
@@ -111,7 +111,7 @@ def decode(data: bytes) -> Reply | Failure | Question | None:
                     return Failure(transaction, code)
                 case _:
                     return Failure(transaction, 0)
-        case b"q" if len(transaction) <= MAX_TOKEN:
+        case b"q" if len(transaction) <= MAX_TOKEN and _is_query(message):
             return Question(transaction)
         case _:
             return None
@@ -132,6 +132,15 @@ def is_valid(item: Item, public_key: bytes, salt: bytes) -> bool:
     if item.public_key != public_key or item.seq < 0:
         return False
     return is_signed(public_key, _signed(salt, item.seq, item.value), item.signature)
+
+
+def _is_query(message: dict[bytes, Any]) -> bool:
+    """Return whether a message has the parts that every query has. So it is longer than the error that answers it."""
+    match message:
+        case {b"q": bytes(), b"a": {b"id": bytes(node_id)}}:
+            return len(node_id) == 20
+        case _:
+            return False
 
 
 def _reply(transaction: bytes, body: object) -> Reply | None:

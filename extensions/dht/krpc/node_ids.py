@@ -5,16 +5,29 @@ an id near a target: of all IPv4 addresses, one in 2^18 has an id with the same 
 """
 
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final
-
-from extensions.dialing import is_public
 
 _IPV4_MASK: Final = 0x030F3FFF
 _IPV6_MASK: Final = 0x0103070F1F3F7FFF
 
 _POLYNOMIAL: Final = 0x82F63B78
 """CRC-32C (Castagnoli), reflected."""
+
+
+_LOCAL: Final = tuple(
+    (int.from_bytes(inet_pton(AF_INET, network), "big") >> 32 - bits, 32 - bits)
+    for network, bits in (
+        ("0.0.0.0", 8),
+        ("10.0.0.0", 8),
+        ("100.64.0.0", 10),
+        ("127.0.0.0", 8),
+        ("169.254.0.0", 16),
+        ("172.16.0.0", 12),
+        ("192.168.0.0", 16),
+    )
+)
+"""The IPv4 networks that are local. They are compared as numbers, because a lookup checks a hundred addresses."""
 
 
 def fits(node_id: bytes, host: str) -> bool:
@@ -32,15 +45,15 @@ def _prefix(host: str, seed: int) -> int | None:
 
     None if the ids may begin with any bits.
     """
-    if not is_public(host):
+    if ":" in host:
+        # A link-local address may have a zone (RFC 4007).
+        number = int.from_bytes(inet_pton(AF_INET6, host.partition("%")[0])[:8], "big")
+        # All global addresses are in 2000::/3.
+        return crc32c((number & _IPV6_MASK | seed << 61).to_bytes(8, "big")) >> 11 if number >> 61 == 1 else None
+    number = int.from_bytes(inet_pton(AF_INET, host), "big")
+    if any(number >> shift == network for network, shift in _LOCAL):
         return None
-    address = ip_address(host)
-    match address:
-        case IPv4Address():
-            masked = (int(address) & _IPV4_MASK | seed << 29).to_bytes(4, "big")
-        case IPv6Address():
-            masked = (int(address) >> 64 & _IPV6_MASK | seed << 61).to_bytes(8, "big")
-    return crc32c(masked) >> 11
+    return crc32c((number & _IPV4_MASK | seed << 29).to_bytes(4, "big")) >> 11
 
 
 def crc32c(data: bytes) -> int:

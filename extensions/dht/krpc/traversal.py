@@ -36,6 +36,13 @@ MAX_CONTACTS: Final = 8
 """Further nodes named in one reply are ignored: an honest node names eight. Together with `MAX_QUERIES`, it bounds the
 candidates of a traversal."""
 
+CROWDED: Final = 10
+"""If the closest nodes are this many times as dense as expected, the lookup makes detours."""
+
+DETOURS: Final = 2
+"""Queries of a detour to each of the closest nodes with a fitting id. They go to nodes that were asked just now, and
+more than four packets a second would have to wait."""
+
 JUDGED: Final = 8
 """Nodes that a traversal has asked before it can tell whether most nodes are late."""
 
@@ -81,7 +88,7 @@ class Goal:
     needs_token: bool = False
     """Whether only nodes that give a token count."""
     needs_fitting: bool = False
-    """Whether it must also find the closest nodes whose id fits their address."""
+    """Whether it must also find the closest nodes with an id that fits their address."""
     reach: int = 0
     """The distance up to which it must ask all nodes."""
     refuses: Callable[[Address], bool] = _never
@@ -121,6 +128,8 @@ class Traversal:
         # Late nodes that were asked a second time: their first reply may still come.
         self._asked_twice: set[Address] = set()
         self._is_for_fitting = False
+        self._scouting = 0
+        self._has_scouted = False
         self.add(start)
 
     def add(self, contacts: Iterable[Contact]) -> None:
@@ -233,6 +242,38 @@ class Traversal:
         elif candidate:
             self._fail(candidate)
 
+    def detours(self) -> list[tuple[Contact, bytes]]:
+        """Return nodes to ask now, with `find_node`, for nodes near other targets (20 bytes).
+
+        Each must end with `scouted`. They come once, if the closest nodes are far denser than expected: then these fill
+        all replies, and hide the honest nodes around them. An honest node names others if it is asked for the places
+        around the target.
+        """
+        reach = self._goal.reach
+        if self._has_scouted or not reach or self._missing(self._nearest) or self._missing_fitting():
+            return []
+        live = self.live()
+        if len(live) < CLOSEST or live[CLOSEST - 1].distance * CROWDED >= reach:
+            return []
+        self._has_scouted = True
+        size = reach.bit_length()
+        # The targets lie in the other quarters of the part of all ids that `reach` covers, and in the next part.
+        around = [(self._target ^ part << max(0, size - 2)).to_bytes(20, "big") for part in (1, 2, 3, 4)]
+        asked = [one.contact for one in live if one.fits][: min(CLOSEST, (MAX_QUERIES - self.queries) // DETOURS)]
+        detours = [
+            (contact, around[(number + step * 2) % 4])
+            for number, contact in enumerate(asked)
+            for step in range(DETOURS)
+        ]
+        self._scouting += len(detours)
+        self.queries += len(detours)
+        return detours
+
+    def scouted(self, contacts: Iterable[Contact] = (), is_late: bool = False) -> None:
+        """Note the end of a detour, or that it is late, or (`is_late`) the reply after that."""
+        self._scouting -= not is_late
+        self.add(islice(contacts, MAX_CONTACTS))
+
     @property
     def pending(self) -> int:
         """Queries that have neither been answered nor failed."""
@@ -241,7 +282,7 @@ class Traversal:
     @property
     def is_done(self) -> bool:
         """Whether the goal is reached, or no candidate is left."""
-        if self._asked:
+        if self._asked or self._scouting:
             return False
         if self.queries >= MAX_QUERIES:
             return True

@@ -1,7 +1,7 @@
 """Traversals under way: their queries are sent, and the replies passed on."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from extensions.dht.krpc import messages
@@ -46,6 +46,8 @@ class Walk:
             return
         while contact := self.traversal.next():
             self._messenger.query(self, contact, self._method, self._arguments)
+        for contact, target in self.traversal.detours():
+            self._messenger.query(_Scout(self), contact, "find_node", {b"target": target})
         if self.traversal.is_done:
             self._done.set_result(None)
 
@@ -106,4 +108,29 @@ class _Router:
 
     def on_timeout(self, contact: Contact) -> None:
         self._walk.traversal.not_routed(contact.address)
+        self._walk.go_on()
+
+
+class _Scout:
+    """Receives the reply of one detour."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._is_late = False
+
+    def on_reply(self, _contact: Contact, reply: Reply) -> None:
+        self._end(self._walk.others(reply))
+
+    def on_error(self, _contact: Contact, _code: int) -> None:
+        self._end()
+
+    def on_slow(self, _contact: Contact) -> None:
+        self._end()
+        self._is_late = True
+
+    def on_timeout(self, _contact: Contact) -> None:
+        self._end()
+
+    def _end(self, contacts: Iterable[Contact] = ()) -> None:
+        self._walk.traversal.scouted(contacts, self._is_late)
         self._walk.go_on()

@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
+from extensions.dht.krpc.node_ids import fits
 from extensions.dht.records import descriptor
 from extensions.dht.records.keys import (
     MAX_DEPTH,
@@ -150,6 +151,13 @@ def test_values(reason: str, value: bytes) -> None:
     rejected: Counter[Rejected] = Counter()
     decode_slot(value, b"r0", HASH, NOW, rejected)
     assert [str(found) for found in rejected.elements()] == ([] if reason == "none" else [reason])
+
+
+@pytest.mark.parametrize(("host", "last", "first"), VECTORS.node_ids)
+def test_node_ids(host: str, last: int, first: bytes) -> None:
+    node_id = first + bytes(16) + bytes([last])
+    assert fits(node_id, host)
+    assert not fits(bytes([first[0], first[1], first[2] ^ 8]) + node_id[3:], host)
 
 
 def test_the_document_has_the_reasons_of_the_code() -> None:

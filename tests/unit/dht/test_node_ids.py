@@ -34,7 +34,7 @@ def test_an_ipv6_address_counts_up_to_its_64th_bit() -> None:
     assert not fits(prefix + bytes(16) + b"\x05", "2001:470:1:3::1")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "192.168.0.1", "::1", "fe80::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "192.168.0.1", "::1", "fe80::1", "fe80::1%eth0"])
 def test_any_id_fits_a_local_address(host: str) -> None:
     assert fits(bytes(20), host)
     assert fits(b"\xff" * 20, host)
