@@ -14,7 +14,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from extensions import dialing, entries
-from extensions.dht.records import descriptor, keys, placing, shards, slots
+from extensions.dht.records import descriptor, keys, placing, shards, slots, trouble
 from extensions.federation import (
     admission,
     audience,
@@ -147,6 +147,10 @@ def dht() -> str:
         ("MAX_DEPTH", str(keys.MAX_DEPTH), "bits of the longest name of a shard"),
         ("SHALLOW", str(shards.SHALLOW), "depth of shards down to which there are about a hundred trackers"),
         ("REST", f"{placing.REST} s", "after a write to the window, in which no entry there is replaced"),
+        ("SETTLED", f"{trouble.SETTLED:.0f} s", "from a write, after which the writer's entry must be there"),
+        ("SPREAD", f"{trouble.SPREAD:.0f} s", "from the signing of an entry, after which it must be in the record"),
+        ("MAX_AGE", f"{trouble.MAX_AGE:.0f} s", "from the signing of an entry, until which it must be there"),
+        ("MAX_OWN_AGE", f"{trouble.MAX_OWN_AGE:.0f} s", "from a write, until which the writer's entry must be there"),
         ("MAX_DESCRIPTOR", str(descriptor.MAX_SIZE), "bytes of a descriptor"),
         ("MAX_RESPONSE", str(descriptor.MAX_RECEIVED), "bytes of an HTTP response with a descriptor"),
         ("DESCRIPTOR_TIMEOUT", f"{descriptor.TIMEOUT:.0f} s", "for fetching a descriptor, including all attempts"),

@@ -22,7 +22,7 @@ from extensions.dht.publish_set import PublishSet
 from extensions.dht.publisher import Publisher
 from extensions.dht.records.bep5 import Bep5Fallback
 from extensions.dht.sightings import Sightings
-from extensions.dht.tracked import NextVisit, TrackedHash, next_visit
+from extensions.dht.tracked import ANNOUNCE_SLACK, NextVisit, TrackedHash, next_visit
 from extensions.dht.visits import Outcome, Visits
 from extensions.trackers import Sighting, TrackerEntry
 
@@ -173,6 +173,7 @@ class Directory:
         self._publisher.on_clock_set()
         self.sightings.on_clock_set()
         for tracked in self._tracked.values():
+            tracked.own.forget()
             if tracked.is_kept and not tracked.visit:
                 self._schedule(tracked, self._monotonic(), Priority.REFRESHED)
 
@@ -281,9 +282,9 @@ class Directory:
         self._enter(tracked)
 
     def _enter(self, tracked: TrackedHash) -> None:
-        """Enter a visit, or an announcement that is due earlier, into the schedule."""
+        """Enter a visit, or an announcement that is due much earlier, into the schedule."""
         due, priority, refresh_due = tracked.next_visit
-        if tracked.announce_due < due:
+        if tracked.announce_due < due - ANNOUNCE_SLACK:
             due, priority = tracked.announce_due, Priority.REFRESHED
         self._scheduler.schedule(tracked.info_hash, due, priority, self._begin, refresh_due)
 

@@ -17,12 +17,17 @@ from extensions.dht.records.placing import carry_over, fitting, with_own, with_o
 from extensions.dht.records.record import Record
 from extensions.dht.records.shards import TRIES, DepthSearch, ShardMemory, Uniform
 from extensions.dht.records.slots import Slot
-from extensions.dht.tracked import ANNOUNCE, FRESH, READ_BACK, RETRY
+from extensions.dht.records.trouble import Trouble
+from extensions.dht.refresh import OwnEntry
+from extensions.dht.tracked import ANNOUNCE, READ_BACK, RETRY
 from extensions.entries import LIFETIME, sign_entry
 from extensions.trackers import TrackerEntry
 
 ATTEMPTS: Final = 5
 """Writes to one slot, and to shards, of one publication, if other trackers write at the same time."""
+
+REPEATED_ATTEMPTS: Final = 2
+"""The same if the last publication met conflicts only: nodes that refuse every write would cost us the most."""
 
 BACKOFF: Final = (0.1, 0.5)
 """Seconds until the second attempt, drawn at random between these two; doubled for each further attempt."""
@@ -59,22 +64,29 @@ class Publisher:
         """Note that times before this moment cannot be compared with later ones."""
         self._first_signed = inf
 
-    async def publish(self, record: Record, memory: ShardMemory) -> Published:
+    async def publish(
+        self, record: Record, memory: ShardMemory, kept: OwnEntry | None = None, attempts: int = ATTEMPTS
+    ) -> Published:
         """Write our entry into a record whose slots were just read or skipped, unless a fresh one is there already.
 
         It gets a place in the first slot before the window that has room, and otherwise in a shard. In the latter case
-        it is also written to the window, if that was read.
+        it is also written to the window, if that was read. A doubtful slot is written, and so is the next place after
+        it. `kept` is the knowledge about our entry, and `attempts` limits the writes to a slot that meet conflicts.
         """
+        kept = kept or OwnEntry()
+        placed = None
         if record.slots:
-            settled = await self._publish_in_slots(record)
-            if settled:
+            placed, is_enough = await self._publish_in_slots(record, kept, attempts)
+            if placed and is_enough:
                 memory.own_depth = None
-                return settled
+                return placed
             if record.window is None:
-                # The slots before it were filled since they were read.
+                # The slots before it were filled since they were read, or the first one is doubtful.
                 await record.read_again(len(SALTS) - 1)
             memory.note_slots(record.window)
-        placed = await self._publish_in_shard(record, memory)
+        in_shard = await self._publish_in_shard(record, memory, kept)
+        if in_shard:
+            return _both(placed, in_shard)
         if placed:
             return placed
         self.written[Written.LOCKED] += 1
@@ -94,38 +106,67 @@ class Publisher:
 
     # The places of an entry
 
-    async def _publish_in_slots(self, record: Record) -> Published | None:
-        """Write to the first slot before the window that has room. Return None if there is none."""
-        for slot in record.slots:
-            own = slot.entry_of(self.tracker_id)
-            if own and slot.salt != WINDOW and self._is_fresh(own):
-                return Published(own.expires)
-        until = 0.0
-        for index in range(len(SALTS) - 1):
-            slot = record.slots[index] if index < len(record.slots) else await record.read_again(index)
-            for attempt in range(ATTEMPTS):
-                own = slot.entry_of(self.tracker_id)
-                if own and attempt and self._is_fresh(own):
-                    self.written[Written.STORED] += 1
-                    return Published(own.expires)
-                is_foreign = own is not None and self._is_foreign(own)
-                entry = self._sign(record)
-                if not slot.has_room(entry):
-                    break
-                stored = await record.write(slot, with_own(record.slots, index, entry))
-                until = entry.expires if stored.taken else until
-                if not stored.conflicts:
-                    # If the record is crowded, many write to it, and more lookups would be a burden.
-                    has_others = any(slot.beside(entry) for slot in record.slots) and not record.is_crowded
-                    return self._result(stored, until, READ_BACK if is_foreign or has_others else None)
-                # Another tracker wrote at the same time: neither entry may be lost.
-                await self._pause(record, attempt)
-                slot = await record.read_again(index)
-            else:
-                return Published(until, READ_BACK)
-        return None
+    async def _publish_in_slots(self, record: Record, kept: OwnEntry, attempts: int) -> tuple[Published | None, bool]:
+        """Write to the first slot before the window that has room, and after a doubtful one to the next, too.
 
-    async def _publish_in_shard(self, record: Record, memory: ShardMemory) -> Published | None:
+        Return the result, None if there is no room, and whether no other place is needed.
+        """
+        places = range(len(SALTS) - 1)
+        fresh: dict[bytes, float] = {}
+        for slot in record.slots[: len(places)]:
+            own = slot.entry_of(self.tracker_id)
+            if own and self._is_fresh(own, kept):
+                fresh[slot.salt] = own.expires
+            elif not own and (until := kept.withheld_until(slot.salt, record.day, self._clock())):
+                fresh[slot.salt] = until
+        if fresh and not any(slot.is_doubtful for slot in record.slots[: len(places)]):
+            return Published(next(iter(fresh.values()))), True
+        placed: Published | None = None
+        for index in places:
+            slot = record.slots[index] if index < len(record.slots) else await record.read_again(index)
+            if slot.salt in fresh:
+                result: Published | None = Published(fresh[slot.salt])
+            else:
+                result = await self._publish_in_slot(record, index, slot, kept, attempts)
+            if result:
+                placed = _both(placed, result)
+                if not record.slots[index].is_doubtful:
+                    return placed, True
+        return placed, False
+
+    async def _publish_in_slot(
+        self, record: Record, index: int, slot: Slot, kept: OwnEntry, attempts: int
+    ) -> Published | None:
+        """Write to a slot that was just read. Return None if it has no room."""
+        until = 0.0
+        for attempt in range(attempts):
+            if attempt:
+                # Another tracker wrote at the same time: neither entry may be lost.
+                await self._pause(attempt - 1)
+                slot = await record.read_again(index)
+            own = slot.entry_of(self.tracker_id)
+            if own and attempt and self._is_fresh(own, kept):
+                self.written[Written.STORED] += 1
+                return Published(own.expires)
+            is_foreign = own is not None and self._is_foreign(own)
+            entry = self._sign(record)
+            if not slot.has_room(entry):
+                return None
+            stored = await record.write(slot, with_own(record.slots, index, entry))
+            until = entry.expires if stored.taken else until
+            if not stored.conflicts or stored.taken > stored.conflicts:
+                if stored.taken > stored.conflicts + stored.failed:
+                    kept.note_stored(slot.salt, record.day, self._clock(), stored.taken)
+                # With a conflict, the other writer reaches fewer nodes than we do: it repeats its write, with our
+                # entry. If the record is crowded, many write to it, and more lookups would be a burden.
+                has_others = bool(stored.conflicts) or any(slot.beside(entry) for slot in record.slots)
+                look_again = is_foreign or (has_others and not record.is_crowded)
+                return self._result(stored, until, READ_BACK if look_again else None)
+            self._count_conflict(record)
+        record.troubles.add(Trouble.CONTESTED)
+        return Published(until, RETRY, has_failed=True)
+
+    async def _publish_in_shard(self, record: Record, memory: ShardMemory, kept: OwnEntry) -> Published | None:
         """Write to the first shard on our path that has room. Return None if none was found.
 
         The search starts where our entry was the last time. On the first write of a day that place is taken again,
@@ -138,7 +179,7 @@ class Publisher:
         while search.depth is not None:
             shard = await record.read_shard(path[: search.depth])
             own = shard.entry_of(self.tracker_id)
-            if own and self._is_fresh(own):
+            if own and self._is_fresh(own, kept):
                 memory.note_own(search.depth, record.day)
                 return Published(own.expires)
             is_foreign |= own is not None and self._is_foreign(own)
@@ -152,13 +193,13 @@ class Publisher:
                 search.shallower()
         if chosen is None:
             return None
-        placed = await self._write_to_shard(record, memory, chosen, depth, is_foreign)
+        placed = await self._write_to_shard(record, memory, kept, chosen, depth, is_foreign)
         if not record.conflicts:
             await self._publish_in_window(record, memory)
         return placed
 
     async def _write_to_shard(
-        self, record: Record, memory: ShardMemory, shard: Slot, depth: int, is_foreign: bool
+        self, record: Record, memory: ShardMemory, kept: OwnEntry, shard: Slot, depth: int, is_foreign: bool
     ) -> Published:
         path, entry, until = shard_path(record.info_hash, self.tracker_id), self._sign(record), 0.0
         for attempt in range(ATTEMPTS):
@@ -167,9 +208,10 @@ class Publisher:
                 if stored.taken:
                     until = entry.expires
                     memory.note_own(depth, record.day)
-                if not stored.conflicts:
+                if not stored.conflicts or stored.taken > stored.conflicts:
                     return self._result(stored, until, READ_BACK if is_foreign else None)
-                await self._pause(record, attempt)
+                self._count_conflict(record)
+                await self._pause(attempt)
                 # After two conflicts it is contended: deeper, fewer write to each shard.
                 depth += max(0, record.conflicts - 1)
             else:
@@ -177,7 +219,7 @@ class Publisher:
             depth = min(depth, MAX_DEPTH)
             shard = await record.read_shard(path[:depth])
             own = shard.entry_of(self.tracker_id)
-            if own and self._is_fresh(own):
+            if own and self._is_fresh(own, kept):
                 self.written[Written.STORED] += 1
                 memory.note_own(depth, record.day)
                 return Published(own.expires)
@@ -216,14 +258,15 @@ class Publisher:
             stored = await record.write(slot, fitting(rest, depth), depth)
             if not stored.conflicts:
                 return False
-            await self._pause(record, attempt)
+            self._count_conflict(record)
+            await self._pause(attempt)
             slot = await record.read(slot.salt)
         return False
 
     # Parts of it
 
     def _result(self, stored: Stored, until: float, look_again: tuple[float, float] | None) -> Published:
-        """Return the result of a publication whose last write met no conflict, and count it."""
+        """Return the result of a publication after a write that is not repeated, and count it."""
         if not stored.taken:
             self.written[Written.UNREACHABLE] += 1
             return Published(until, RETRY, has_failed=True)
@@ -235,9 +278,9 @@ class Publisher:
         self._first_signed = min(self._first_signed, now)
         return sign_entry(self._key, record.info_hash, self.url, now)
 
-    def _is_fresh(self, own: TrackerEntry) -> bool:
+    def _is_fresh(self, own: TrackerEntry, kept: OwnEntry) -> bool:
         """Return whether our entry in a record needs no renewal."""
-        return own.url == self.url and own.expires > self._clock() + FRESH
+        return own.url == self.url and kept.is_fresh(own.expires - self._clock())
 
     def _is_foreign(self, own: TrackerEntry) -> bool:
         """Return whether an entry with our key may be that of another tracker with a copy of the key.
@@ -253,7 +296,18 @@ class Publisher:
         # Or it was ours until a restart with another URL. The next look will tell.
         return True
 
-    async def _pause(self, record: Record, attempt: int) -> None:
+    def _count_conflict(self, record: Record) -> None:
         record.conflicts += 1
         self.written[Written.CONFLICT] += 1
+
+    async def _pause(self, attempt: int) -> None:
         await asyncio.sleep(self._uniform(*BACKOFF) * 2**attempt)
+
+
+def _both(first: Published | None, second: Published) -> Published:
+    """Return the result of writing to two places of a record: one that was stored is enough."""
+    if first is None:
+        return second
+    has_failed = first.has_failed and second.has_failed
+    waits = [one.look_again for one in (first, second) if one.look_again and one.has_failed == has_failed]
+    return Published(max(first.until, second.until), min(waits, default=None), has_failed)

@@ -45,7 +45,7 @@ class Sightings:
     def note(self, tracked: TrackedHash, sighting: Sighting) -> bool:
         """Tell of a valid entry, unless it is known, our own, or not believed. Return whether it was told."""
         entry = sighting.entry
-        if entry.tracker_id == self.own_id or self._is_distrusted(entry) or not tracked.known.add(sighting):
+        if not self.is_other(entry) or not tracked.known.add(sighting):
             return False
         self._knowledge.note_change(tracked.info_hash, tracked.known)
         for listener in tracked.listeners:
@@ -60,7 +60,7 @@ class Sightings:
     def learn(self, tracked: TrackedHash, entry: TrackerEntry) -> bool:
         """Check an entry that another tracker has passed on, and note it. Return whether it was new and valid."""
         # The signature is not verified for what is known already.
-        if entry.tracker_id == self.own_id or self._is_distrusted(entry) or not tracked.known.is_news(entry):
+        if not self.is_other(entry) or not tracked.known.is_news(entry):
             return False
         fault = check_entry(entry, tracked.info_hash, self._clock())
         if fault:
@@ -84,6 +84,10 @@ class Sightings:
         return [
             entry for entry in entries if not self._is_distrusted(entry) and check_entry(entry, info_hash, now) is None
         ]
+
+    def is_other(self, entry: TrackerEntry) -> bool:
+        """Return whether an entry is that of another tracker, and believed."""
+        return entry.tracker_id != self.own_id and not self._is_distrusted(entry)
 
     def distrust(self, tracker_id: str, url: str) -> None:
         """Believe no entry of a tracker at a URL that was signed before this moment."""

@@ -9,14 +9,10 @@ from typing import Final, NamedTuple
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import Priority
 from extensions.dht.records.shards import ShardMemory
+from extensions.dht.records.trouble import Trouble
+from extensions.dht.refresh import REFRESH, OwnEntry
 from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
-
-REFRESH: Final = (50 * 60.0, 70 * 60.0)
-"""Seconds between two publications of an entry, drawn at random between these two each time."""
-
-FRESH: Final = 80 * 60
-"""An entry of ours is left as it is while it is valid for more seconds than this."""
 
 LONELY: Final = (10.0, 60.0, 300.0, 600.0, 1200.0, 1800.0)
 """Seconds from one visit to the next while the peers of a swarm are alone; the last value repeats."""
@@ -27,6 +23,16 @@ READ_BACK: Final = (30.0, 90.0)
 ANNOUNCE: Final = (20 * 60.0, 30 * 60.0)
 """Seconds between two announcements (BEP 5): nodes forget them after 45 minutes. A record in which our entry finds no
 place at all is visited as often."""
+
+ANNOUNCE_SLACK: Final = 10 * 60.0
+"""An announcement waits so many seconds for the next visit, which also announces."""
+
+THOROUGH_EVERY: Final = 5
+"""Each one of so many visits for lonely peers reads all slots and uses BEP 5, too."""
+
+MAX_VAIN: Final = 2
+VAIN_EVERY: Final = 4
+"""Visits in a row that search for the missing entries of others in vain, and after which every so many do it again."""
 
 RETRY: Final = (60.0, 180.0)
 """Seconds until a failed visit is repeated; doubled after each further failure."""
@@ -81,7 +87,14 @@ class TrackedHash:
     next_visit: NextVisit = NO_VISIT
     announce_due: float = inf
     """When the next announcement by BEP 5 is due (monotonic seconds), if it is announced at all."""
+    last_search: float = -inf
+    """When BEP 5 was used last to find trackers (monotonic seconds)."""
     shards: ShardMemory = field(default_factory=ShardMemory)
+    own: OwnEntry = field(default_factory=OwnEntry)
+    troubles: frozenset[Trouble] = frozenset()
+    """The troubles of its records at the last visit."""
+    vain_searches: int = 0
+    """Visits, in a row, that have found no entry of another tracker, neither where it must be nor elsewhere."""
     listeners: set[asyncio.Queue[Sighting | None]] = field(default_factory=set)
     """They receive each tracker found, and None at the end."""
 
@@ -91,6 +104,16 @@ class TrackedHash:
         if self.peers:
             return self.peers < 2 and not self.linked
         return self.info_hash == RENDEZVOUS and not self.known.seen
+
+    @property
+    def is_thorough_turn(self) -> bool:
+        """Whether the next visit is one of those for lonely peers that search everywhere."""
+        return self.is_lonely and self.lonely_visits % THOROUGH_EVERY == THOROUGH_EVERY - 1
+
+    @property
+    def may_search(self) -> bool:
+        """Whether the next visit may search for missing entries of others: not always if that was in vain."""
+        return self.vain_searches < MAX_VAIN or self.vain_searches % VAIN_EVERY == 0
 
     @property
     def is_first_visit(self) -> bool:
@@ -125,8 +148,8 @@ def next_visit(
     if is_wanted:
         priority = Priority.REFRESHED
         # More than the whole lifetime is left if the clock has been set back.
-        if FRESH < own_left <= LIFETIME:
-            due = now + own_left - LIFETIME + uniform(*REFRESH)
+        if tracked.own.is_fresh(own_left) and own_left <= LIFETIME:
+            due = now + own_left - LIFETIME + tracked.own.interval(uniform)
         else:
             wait = wait or RETRY
     elif tracked.withdrawn:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
@@ -12,13 +12,15 @@ from extensions.dht.counters import Counters, Looked
 from extensions.dht.knowledge import Knowledge
 from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.schedule import Job, Priority
-from extensions.dht.publisher import Publisher
-from extensions.dht.records.bep5 import Bep5Fallback
+from extensions.dht.publisher import ATTEMPTS, REPEATED_ATTEMPTS, Publisher
+from extensions.dht.records.bep5 import REMEMBER, Bep5Fallback
 from extensions.dht.records.keys import day_of, days_to_read
 from extensions.dht.records.record import Record, sample
 from extensions.dht.records.shards import SHALLOW, Uniform
+from extensions.dht.records.trouble import MAX_AGE, Expected, Trouble, has_expected
 from extensions.dht.sightings import Sightings
-from extensions.dht.tracked import ANNOUNCE, RETRY, TrackedHash
+from extensions.dht.tracked import ANNOUNCE, ANNOUNCE_SLACK, RETRY, TrackedHash
+from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 
 MAX_ERASURES: Final = 5
@@ -32,6 +34,25 @@ class Outcome:
     look_again: tuple[float, float] | None = RETRY
     """The record should be read again after a time between these two (seconds); None: there is no reason to."""
     has_failed: bool = True
+
+
+@dataclass(slots=True)
+class _Search:
+    """The search of one visit for other trackers, outside the slot that must have them."""
+
+    is_missing: bool = False
+    """Whether the first slot has no entry although one must be there."""
+    has_found: bool = False
+    """Whether the BEP 5 fallback has found another tracker."""
+    has_ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def conclude(self, tracked: TrackedHash, records: list[Record]) -> None:
+        """Note whether it was in vain."""
+        if self.is_missing:
+            is_in_vain = not self.has_found and not any(slot.entries for one in records for slot in one.slots)
+            tracked.vain_searches = tracked.vain_searches + 1 if is_in_vain else 0
+        elif any(record.slots and record.slots[0].entries for record in records):
+            tracked.vain_searches = 0
 
 
 class Visits:
@@ -71,34 +92,62 @@ class Visits:
 
         `on_read` is called when all trackers were found that this visit finds.
         """
-        started, is_thorough = self._monotonic(), tracked.thorough
+        started, is_thorough = self._monotonic(), tracked.thorough or tracked.is_thorough_turn
+        reads_all = tracked.is_thorough_turn
         tracked.thorough = False
         tracked.known.forget_ended(tracked.info_hash, self._clock())
         # An entry can be removed from slots only that were read.
         is_plain = job.priority != Priority.ASKED and (self._wants(tracked) or not tracked.known.own_until)
         skips = is_plain and tracked.shards.skips_slots(self._uniform)
-        records = [self._record(tracked, day, job) for day in days_to_read(self._clock())]
+        search = _Search()
+        records = [self._record(tracked, day, job, search) for day in days_to_read(self._clock())]
         async with asyncio.TaskGroup() as together:
-            fallback = together.create_task(self._find_by_bep5(tracked, records, job)) if is_thorough else None
+            fallback = None
+            if is_thorough:
+                fallback = together.create_task(self._find_by_bep5(tracked, records, job, search))
             if not skips:
                 async with asyncio.TaskGroup() as reads:
                     for record in records:
-                        reads.create_task(record.read_slots())
-                tracked.shards.note_slots(records[0].window)
-            together.create_task(self._conclude(tracked, records, fallback, job, started, on_read))
+                        reads.create_task(record.read_slots(reads_all))
+                self._note_slots(tracked, records[0])
+            together.create_task(self._conclude(tracked, records, fallback, job, search, started, on_read))
             # At the same time: our own entry must not wait until hosts answer over BEP 5.
-            return await self._update_own(tracked, records, job)
+            outcome = await self._update_own(tracked, records, job, search)
+        tracked.troubles = frozenset[Trouble]().union(*(record.troubles for record in records))
+        return outcome
 
     async def announce(self, tracked: TrackedHash, job: Job) -> None:
         """Announce an infohash by BEP 5 once more, without a look at its record."""
         tracked.announce_due = self._monotonic() + self._uniform(*ANNOUNCE)
         await self._bep5_fallback.announce(tracked.info_hash, day_of(self._clock()), job)
 
-    def _record(self, tracked: TrackedHash, day: int, job: Job) -> Record:
+    def _record(self, tracked: TrackedHash, day: int, job: Job, search: "_Search") -> Record:
         def on_entry(entry: TrackerEntry, where: str) -> None:
             self._sightings.note(tracked, Sighting(entry, where))
 
-        return Record(self._client, tracked.info_hash, day, job, self._clock, self._counters.rejected, on_entry)
+        def has_others() -> bool:
+            # The slots of a record with shards may be empty.
+            if tracked.shards.depth is not None:
+                return False
+            max_age = LIFETIME if Trouble.EMPTIED in tracked.troubles else MAX_AGE
+            seen = tracked.known.seen.values()
+            search.is_missing |= has_expected(seen, tracked.info_hash, day, self._clock(), max_age)
+            return search.is_missing and tracked.may_search
+
+        own = tracked.own.expected(day, self._clock()) if self._wants(tracked) else frozenset[bytes]()
+        expected = Expected(self._publisher.tracker_id, own, has_others)
+        return Record(
+            self._client, tracked.info_hash, day, job, self._clock, self._counters.rejected, on_entry, expected
+        )
+
+    def _note_slots(self, tracked: TrackedHash, record: Record) -> None:
+        """Note the depth of shards and the copies of our own entry, as the slots of today's record show them."""
+        tracked.shards.note_slots(record.window if record.is_crowded else None)
+        tracked.own.alarms = tracked.own.alarms + 1 if Trouble.EMPTIED in record.troubles else 0
+        tracked.own.is_doubtful = record.needs_bep5
+        for slot in record.slots if not record.needs_bep5 else ():
+            if slot.entry_of(self._publisher.tracker_id):
+                tracked.own.note_look(slot.salt, record.day, slot.written, self._clock(), slot.copies)
 
     async def _conclude(
         self,
@@ -106,6 +155,7 @@ class Visits:
         records: list[Record],
         fallback: asyncio.Task[None] | None,
         job: Job,
+        search: "_Search",
         started: float,
         on_read: Callable[[], None],
     ) -> None:
@@ -114,11 +164,13 @@ class Visits:
         if fallback:
             await fallback
         elif tracked.thorough or self._needs_bep5(tracked, records):
-            await self._find_by_bep5(tracked, records, job)
+            await self._find_by_bep5(tracked, records, job, search)
+        search.has_ended.set()
         tracked.thorough = False
         tracked.last_visit, tracked.known.looked = self._monotonic(), self._clock()
         if tracked.is_lonely:
             tracked.lonely_visits += 1
+        search.conclude(tracked, records)
         if has_reached := any(record.has_reached for record in records):
             self._knowledge.note_change(tracked.info_hash, tracked.known)
         result = Looked.UNREACHABLE if not has_reached else Looked.FOUND if self._knows_any(tracked) else Looked.NONE
@@ -137,38 +189,54 @@ class Visits:
     def _needs_bep5(self, tracked: TrackedHash, records: list[Record]) -> bool:
         """Return whether the BEP 5 fallback is needed.
 
-        At the rendezvous it is used in any case while that is small, and when no other tracker is found.
+        At the rendezvous it is used in any case while that is small, and when no other tracker is found. Elsewhere, it
+        finds the same hosts as some minutes ago, most of which get no request again.
         """
-        if any(record.is_troubled for record in records):
+        if tracked.info_hash != RENDEZVOUS and self._monotonic() - tracked.last_search < REMEMBER:
+            return False
+        if any(record.needs_bep5 for record in records):
             return True
         return tracked.info_hash == RENDEZVOUS and not (tracked.shards.is_large and self._knows_any(tracked))
 
     def _knows_any(self, tracked: TrackedHash) -> bool:
         return any(one.entry.expires > self._clock() for one in tracked.known.seen.values())
 
-    async def _find_by_bep5(self, tracked: TrackedHash, records: list[Record], job: Job) -> None:
-        days = [record.day for record in records]
+    async def _find_by_bep5(self, tracked: TrackedHash, records: list[Record], job: Job, search: "_Search") -> None:
+        def on_entry(entry: TrackerEntry) -> bool:
+            self._sightings.note(tracked, Sighting(entry, "bep5"))
+            is_other = self._sightings.is_other(entry)
+            search.has_found |= is_other
+            return is_other
+
+        tracked.last_search = self._monotonic()
         try:
-            await self._bep5_fallback.find(
-                tracked.info_hash, days, job, lambda entry: self._sightings.note(tracked, Sighting(entry, "bep5"))
-            )
+            await self._bep5_fallback.find(tracked.info_hash, [record.day for record in records], job, on_entry)
         except Exception:
             self._log.exception("dht_second_path_failed")
 
-    async def _update_own(self, tracked: TrackedHash, records: list[Record], job: Job) -> Outcome:
+    async def _update_own(self, tracked: TrackedHash, records: list[Record], job: Job, search: "_Search") -> Outcome:
         """Write our own entry to the record if it should be there, and otherwise remove it."""
         tracked.visit_again = False
         if self._wants(tracked):
-            published = await self._publisher.publish(records[0], tracked.shards)
+            attempts = REPEATED_ATTEMPTS if Trouble.CONTESTED in tracked.troubles else ATTEMPTS
+            published = await self._publisher.publish(records[0], tracked.shards, tracked.own, attempts)
             if published.until:
                 self._knowledge.note_own(tracked.info_hash, tracked.known, published.until)
             if self._should_announce(tracked, records):
-                await self.announce(tracked, job)
+                # The announcement goes to the nodes that the search has found.
+                await search.has_ended.wait()
+                if not self._monotonic() < tracked.announce_due - ANNOUNCE_SLACK < inf:
+                    await self.announce(tracked, job)
             else:
                 tracked.announce_due = inf
-            return Outcome(published.look_again, published.has_failed)
+            look_again = published.look_again
+            if Trouble.EMPTIED in records[0].troubles and tracked.own.alarms == 1:
+                # Nodes may leave so fast that a look after an hour sees no copies: a sooner one shows how fast.
+                look_again = look_again or ANNOUNCE
+            return Outcome(look_again, published.has_failed)
         tracked.announce_due = inf
         if tracked.withdrawn or tracked.known.own_until > self._clock():
+            tracked.own.forget()
             is_gone = await self._publisher.erase(records, tracked.shards)
             if is_gone:
                 self._knowledge.note_own(tracked.info_hash, tracked.known, 0.0)
@@ -185,4 +253,4 @@ class Visits:
         own_depth = tracked.shards.own_depth
         if own_depth is not None and own_depth > SHALLOW:
             return False
-        return tracked.info_hash == RENDEZVOUS or any(record.is_troubled for record in records)
+        return tracked.info_hash == RENDEZVOUS or any(record.needs_bep5 for record in records)

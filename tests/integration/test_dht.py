@@ -16,7 +16,8 @@ from extensions.dht.krpc.messages import Address, Contact, Item
 from extensions.dht.krpc.messenger import MAX_IN_FLIGHT
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.keys import DAY, day_of, days_to_read, record_key
-from extensions.dht.tracked import REFRESH, RETRY
+from extensions.dht.refresh import REFRESH
+from extensions.dht.tracked import RETRY
 from extensions.dht.visits import MAX_ERASURES
 from extensions.entries import LIFETIME, Rejected
 from tests.client import eventually

@@ -14,8 +14,8 @@ from extensions.dht.krpc.traversal import CLOSEST
 from extensions.dht.records import descriptor
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, day_of, shard_path, shard_salt
 from extensions.dht.records.slots import encode_slot
+from extensions.dht.refresh import REFRESH
 from extensions.dht.service import Service
-from extensions.dht.tracked import REFRESH
 from extensions.entries import sign_entry
 from tests.client import eventually
 from tests.integration.dht import (

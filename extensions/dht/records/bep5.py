@@ -1,41 +1,44 @@
 """The BEP 5 fallback for records that cannot be read or written: announcements lead to hosts, hosts to descriptors."""
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from extensions.dht.krpc.client import Client
+from extensions.dht.krpc.client import Client, Found
 from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.keys import announce_hash
+from extensions.dht.records.votes import Votes
 from extensions.dialing import is_public, network_of
 from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tracker.extension import ExpiringMap
 
 MAX_FETCHES: Final = 8
-"""Hosts that one lookup requests a descriptor from: anyone can announce any number of ports."""
-
-MAX_HOSTS: Final = 500
-MAX_PORTS: Final = 16
-"""Hosts that one lookup collects, and ports of one host."""
+ROUNDS: Final = 2
+"""Hosts that one lookup requests a descriptor from, because anyone can announce any number of ports; and how often it
+does that with others if none of them was a tracker."""
 
 PARALLEL: Final = 4
 MAX_WAITING: Final = 32
 """Requests at a time, and requests that wait; further ones are dropped."""
 
 TIMEOUT: Final = 15.0
-"""Seconds that one lookup waits for descriptors."""
+"""Seconds that one round of a lookup waits for descriptors."""
 
 REMEMBER: Final = 600.0
 """Seconds during which no host is requested again, whatever the result was."""
 
 MAX_REMEMBERED: Final = 2000
 """Hosts whose results are kept."""
+
+TOKENS: Final = 120.0
+MAX_TOKENS: Final = 64
+"""Seconds for which an announcement uses the nodes that a lookup has found, and hashes of which they are kept. Nodes
+accept tokens for five minutes at least (BEP 5)."""
 
 Fetch = Callable[[Address, float], Awaitable[TrackerEntry]]
 """Fetches the descriptor of a host, at this time (Unix seconds). Raises `DescriptorError`."""
@@ -75,39 +78,48 @@ class Bep5Fallback:
         self._waiting = 0
         # By host, its valid descriptor; empty if it gave none.
         self._results: ExpiringMap[str, tuple[TrackerEntry, ...]] = ExpiringMap(REMEMBER, MAX_REMEMBERED)
+        # By announced hash, the nodes closest to it, with their tokens.
+        self._found: ExpiringMap[bytes, Found] = ExpiringMap(TOKENS, MAX_TOKENS)
 
-    async def find(
-        self, info_hash: bytes, days: list[int], job: Job, on_entry: Callable[[TrackerEntry], object]
-    ) -> None:
-        """Look up the hosts that announced an infohash and request their descriptors.
+    async def find(self, info_hash: bytes, days: list[int], job: Job, on_entry: Callable[[TrackerEntry], bool]) -> None:
+        """Look up the hosts that announced an infohash and request the descriptors of some.
 
-        `on_entry` is called with each valid descriptor.
+        Half of these hosts are those that most nodes name, the others are taken from all nodes in turn. `on_entry` is
+        called with each valid descriptor, and returns whether it is that of another tracker. If there is none, other
+        hosts get requests. The results of earlier requests are used as well.
         """
-        hosts: dict[str, dict[Address, None]] = {}
+        votes = Votes()
 
-        def collect(_node: Address, addresses: tuple[Address, ...]) -> None:
-            for address in addresses:
-                add(address)
-
-        def add(address: Address) -> None:
-            if address[1] and (self._private or is_public(address[0])):
-                host = self._host(address)
-                if host in hosts or len(hosts) < MAX_HOSTS:
-                    ports = hosts.setdefault(host, {})
-                    if len(ports) < MAX_PORTS:
-                        ports[address] = None
+        def collect(node: Address, peers: tuple[Address, ...]) -> None:
+            votes.add(node, [(self._host(peer), peer) for peer in peers if peer[1] and self._is_allowed(peer[0])])
 
         for day in days:
-            await self._client.get_peers(announce_hash(info_hash, day), job, collect)
-        chosen = random.sample(list(hosts.values()), min(MAX_FETCHES, len(hosts)))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout):
-                await asyncio.gather(*(self._request(random.choice(list(ports)), on_entry) for ports in chosen))
+            announced = announce_hash(info_hash, day)
+            self._found.put(announced, await self._client.get_peers(announced, job, collect), self._monotonic())
+        others = 0
+
+        def count(entry: TrackerEntry) -> None:
+            nonlocal others
+            others += on_entry(entry)
+
+        for host in list(votes.hosts):
+            if (result := self._result(host)) is not None:
+                votes.discard(host)
+                for entry in result:
+                    count(entry)
+        for _ in range(ROUNDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await asyncio.gather(*(self._request(address, count) for address in votes.take(MAX_FETCHES)))
+            if others:
+                break
 
     async def announce(self, info_hash: bytes, day: int, job: Job) -> None:
-        """Announce an infohash for this host and `port`."""
+        """Announce an infohash for this host and `port`, at the nodes that a lookup has just found if there was one."""
         announced = announce_hash(info_hash, day)
-        found = await self._client.get_peers(announced, job, lambda _node, _peers: None)
+        found = self._found.get(announced, self._monotonic())
+        if found is None:
+            found = await self._client.get_peers(announced, job, lambda _node, _peers: None)
         await self._client.announce(found, announced, self.port)
 
     async def _request(self, address: Address, on_entry: Callable[[TrackerEntry], object]) -> None:
@@ -131,6 +143,9 @@ class Bep5Fallback:
 
     def _result(self, host: str) -> tuple[TrackerEntry, ...] | None:
         return self._results.get(host, self._monotonic())
+
+    def _is_allowed(self, host: str) -> bool:
+        return self._private or is_public(host)
 
     def _host(self, address: Address) -> str:
         return f"{address[0]} {address[1]}" if self._private else network_of(address[0], ipv4_bits=32)

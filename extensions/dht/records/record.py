@@ -9,6 +9,7 @@ from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, record_key, shard_salt
 from extensions.dht.records.shards import SAMPLES, DepthSearch, Uniform, depth_above, random_bits
 from extensions.dht.records.slots import Slot, encode_slot
+from extensions.dht.records.trouble import NOTHING, Expected, Trouble
 from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 
@@ -17,7 +18,8 @@ class Record:
     """One day's record of an infohash, for one visit.
 
     `on_entry` is called with each valid entry and the name of its slot as soon as it arrives. The ignored parts of
-    values are counted in `rejected`. `clock` gives Unix seconds.
+    values are counted in `rejected`. `clock` gives Unix seconds. A slot without an entry that is `expected` in it is
+    doubtful.
     """
 
     def __init__(
@@ -29,11 +31,14 @@ class Record:
         clock: Callable[[], float],
         rejected: Counter[Rejected],
         on_entry: Callable[[TrackerEntry, str], object],
+        expected: Expected = NOTHING,
     ) -> None:
         self.info_hash = info_hash
         self.day = day
         self.slots: list[Slot] = []
         """The slots that were read, in their order; none if the visit has skipped them."""
+        self.troubles: set[Trouble] = set()
+        """The troubles of its slots. Shards do not count."""
         self.has_reached = False
         """Whether any node has answered."""
         self.conflicts = 0
@@ -43,29 +48,34 @@ class Record:
         self._clock = clock
         self._rejected = rejected
         self._on_entry = on_entry
+        self._expected = expected
         self._nodes: dict[bytes, Found] = {}
         """For each slot and shard that was read the nodes closest to its target."""
 
     @property
     def is_crowded(self) -> bool:
         """Whether entries may be in shards, because the slots before the window have, or had, no room."""
-        return len(self.slots) == len(SALTS)
+        if len(self.slots) < len(SALTS):
+            return False
+        first, second, _ = self.slots
+        return second.continues and (first.continues or first.is_doubtful)
 
     @property
     def window(self) -> Slot | None:
         """The window, if it was read."""
-        return self.slots[-1] if self.is_crowded else None
+        return self.slots[-1] if len(self.slots) == len(SALTS) else None
 
     @property
-    def is_troubled(self) -> bool:
-        """Whether the BEP 5 fallback is needed, because a slot cannot be used."""
-        return any(slot.is_locked or slot.is_spoilt for slot in self.slots)
+    def needs_bep5(self) -> bool:
+        """Whether the BEP 5 fallback is needed, because a slot cannot be used or trusted."""
+        return any(trouble.needs_bep5 for trouble in self.troubles)
 
-    async def read_slots(self) -> None:
-        """Read the slots, one after the other, as far as entries may be in the next one."""
+    async def read_slots(self, everything: bool = False) -> None:
+        """Read the slots, one after the other, as far as entries may be in the next one; or all of them."""
         for salt in SALTS:
-            self.slots.append(await self.read(salt))
-            if not self.slots[-1].continues:
+            slot = await self.read(salt)
+            self.slots.append(slot)
+            if not (everything or slot.continues or slot.is_doubtful):
                 break
 
     async def read_again(self, index: int) -> Slot:
@@ -84,7 +94,22 @@ class Record:
         collect = _Collector(slot, self.info_hash, self._clock, self._rejected, self._on_entry)
         found = self._nodes[salt] = await self._client.get(public_key, salt, self._job, collect)
         self.has_reached |= bool(found.candidates)
+        slot.answers, slot.is_dense = len(found.candidates), found.is_dense
+        slot.copies = sum(0 < candidate.seq == slot.seq for candidate in found.candidates)
+        if salt in SALTS:
+            self._judge(slot)
         return slot
+
+    def _judge(self, slot: Slot) -> None:
+        """Note the troubles of a slot that was just read, and whether it is doubtful."""
+        doubts = self._expected.troubles(slot)
+        # Of the others, r2 is no better than r1, and each lookup more is a gain for an attacker.
+        slot.is_doubtful = bool(doubts) and slot.salt == SALTS[0]
+        self.troubles |= doubts
+        if slot.is_locked:
+            self.troubles.add(Trouble.LOCKED)
+        if slot.is_spoilt:
+            self.troubles.add(Trouble.SPOILT)
 
     async def write(self, slot: Slot, entries: Sequence[TrackerEntry], depth: int | None = None) -> Stored:
         """Write these entries, and no others, to a slot or shard that was just read; also a depth of shards, if given.

@@ -1,6 +1,6 @@
 """The slots of a record: their encoding, and their state (sans I/O).
 
-`docs/dht.md` specifies them. Anyone who knows the infohash can write any bytes to a slot.
+`docs/dht.md` specifies them. Any party that knows the infohash can write any bytes to a slot.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Final
 
 from extensions.dht.krpc import bencode
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, shard_path
-from extensions.entries import MAX_ENTRY, Rejected, check_entry, from_fields, latest_first, merge, to_fields
+from extensions.entries import LIFETIME, MAX_ENTRY, Rejected, check_entry, from_fields, latest_first, merge, to_fields
 from extensions.trackers import TrackerEntry
 
 MAX_VALUE: Final = 996
@@ -38,6 +38,14 @@ class Slot:
     """Whether anything was ignored for another reason than `expired`."""
     depth: int | None = None
     """The depth of shards that the newest valid value names, if it names one."""
+    answers: int = 0
+    """Closest nodes that have answered."""
+    copies: int = 0
+    """Closest nodes that have the newest value."""
+    is_dense: bool = False
+    """Whether the closest nodes are so close that they must have chosen their ids."""
+    is_doubtful: bool = False
+    """Whether nodes may withhold its entries, so that readers and writers also use the next slot."""
 
     def add(self, seq: int, value: object, info_hash: bytes, now: float) -> Counter[Rejected]:
         """Add the value of one node. Return the reasons for which parts of it are ignored."""
@@ -81,6 +89,11 @@ class Slot:
     def continues(self) -> bool:
         """Whether a reader must also read the next slot."""
         return self.is_locked or self.is_spoilt or self.is_full
+
+    @property
+    def written(self) -> float:
+        """When the newest value was written, as far as its entries tell (Unix seconds); 0 if it has none."""
+        return max((entry.expires - LIFETIME for entry in self.entries), default=0.0)
 
     def entry_of(self, tracker_id: str) -> TrackerEntry | None:
         """Return a tracker's entry, if it has a valid one here."""

@@ -19,7 +19,8 @@ from extensions.dht.records.keys import DAY, SALTS, WINDOW, day_of, shard_path, 
 from extensions.dht.records.record import Record, sample
 from extensions.dht.records.shards import SHALLOW, ShardMemory
 from extensions.dht.records.slots import LOCKED, Slot, encode_slot
-from extensions.dht.tracked import MAX_DOUBLINGS, REFRESH
+from extensions.dht.refresh import REFRESH
+from extensions.dht.tracked import MAX_DOUBLINGS
 from extensions.entries import LIFETIME, merge
 from extensions.trackers import TrackerEntry
 

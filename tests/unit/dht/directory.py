@@ -1,4 +1,4 @@
-"""A directory in a DHT of one node that the test controls."""
+"""A directory in a DHT of eight nodes with the same contents, which the test controls."""
 
 import asyncio
 from collections import Counter
@@ -13,7 +13,7 @@ from extensions.dht.krpc.client import Found, Stored
 from extensions.dht.krpc.messages import Contact, Item
 from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
-from extensions.dht.krpc.traversal import Candidate, State
+from extensions.dht.krpc.traversal import CLOSEST, Candidate, State
 from extensions.dht.records.keys import SALTS, WINDOW, day_of, record_key, shard_path, shard_salt
 from extensions.dht.records.slots import Slot, encode_slot
 from extensions.entries import Rejected, sign_entry
@@ -27,7 +27,7 @@ UNLIMITED = LookupLimits(100, 1e9, 1e9)
 
 
 class Dht:
-    """One node and its client. `on_get` and `on_put` are called before each request; they may raise or wait."""
+    """The nodes and their client. `on_get` and `on_put` are called before each request; they may raise or wait."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.items: dict[tuple[bytes, bytes], Item] = {}
@@ -37,6 +37,14 @@ class Dht:
         """Public key and salt of each lookup."""
         self.conflicts = 0
         """Writes that meet a newer value of another writer."""
+        self.hidden: set[bytes] = set()
+        """Salts of slots whose nodes take every value, and return none."""
+        self.dense: set[bytes] = set()
+        """Salts of slots whose nodes are much nearer than expected."""
+        self.copies = CLOSEST
+        """Nodes that have a value, of the closest ones. They all answer, and take each value."""
+        self.refusals = 0
+        """Nodes, of the closest ones, at which each write meets a newer value."""
         self.is_there = True
         self.clock: Callable[[], float] = lambda: NOW
         self.on_get: Callable[[], Any] = lambda: None
@@ -54,11 +62,15 @@ class Dht:
             await waits
         if not self.is_there:
             return Found()
-        candidate = Candidate(0, Contact(bytes(20), ("192.0.2.1", 1)), State.ANSWERED, b"token")
-        if item := self.items.get((public_key, salt)):
-            candidate.seq = item.seq
+        candidates = [
+            Candidate(number, Contact(bytes(20), (f"192.0.{number}.1", 1)), State.ANSWERED, b"token")
+            for number in range(CLOSEST)
+        ]
+        if (item := self.items.get((public_key, salt))) and salt not in self.hidden:
+            for candidate in candidates[: self.copies]:
+                candidate.seq = item.seq
             on_item(item)
-        return Found([candidate], 1, [candidate])
+        return Found(candidates, CLOSEST, candidates, salt in self.dense)
 
     async def put(self, found: Found, key: Any, salt: bytes, seq: int, value: bytes) -> Stored:
         self.puts += 1
@@ -67,12 +79,14 @@ class Dht:
             await waits
         if self.conflicts:
             self.conflicts -= 1
-            return Stored(conflicts=1)
+            return Stored(conflicts=CLOSEST)
         if not self.is_there or not found.candidates:
-            return Stored(failed=1)
+            return Stored(failed=CLOSEST)
+        if self.refusals >= CLOSEST:
+            return Stored(conflicts=CLOSEST)
         public_key = key.public_key().public_bytes_raw()
         self.items[public_key, salt] = Item(public_key, messages.sign_item(key, salt, seq, value), seq, value)
-        return Stored(taken=1)
+        return Stored(CLOSEST - self.refusals, self.refusals)
 
     def has(self, info_hash: bytes = HASH, day: int = day_of(NOW)) -> set[str]:
         """Return the trackers in a record."""
@@ -123,7 +137,7 @@ class SecondPath:
         self.fault: Exception | None = None
         self.finds = self.announces = 0
 
-    async def find(self, _hash: bytes, _days: list[int], _job: Job, on_entry: Callable[[TrackerEntry], None]) -> None:
+    async def find(self, _hash: bytes, _days: list[int], _job: Job, on_entry: Callable[[TrackerEntry], bool]) -> None:
         self.finds += 1
         await asyncio.sleep(0)
         if self.fault:
@@ -147,6 +161,8 @@ class Setting:
         policy: str = "all",
         limit: int = 1000,
         limits: LookupLimits = UNLIMITED,
+        # Pauses between attempts take no time, and random factors around 1 are exactly 1.
+        uniform: Callable[[float, float], float] = lambda first, last: 0.0 if last < 1 else max(1.0, first),
     ) -> None:
         # Noon: there is no other day to read.
         self.time, self.passed = NOW + 43200.0, 0.0
@@ -168,8 +184,7 @@ class Setting:
             BackgroundTasks().start,
             lambda: self.time,
             lambda: self.passed,
-            # Pauses between attempts take no time, and random factors around 1 are exactly 1.
-            lambda first, last: 0.0 if last < 1 else max(1.0, first),
+            uniform,
         )
 
     def advance(self, seconds: float) -> None:
@@ -184,6 +199,13 @@ class Setting:
             return not self.directory.visits and not self.directory.overdue
 
         await eventually(is_idle)
+
+    async def pass_by(self, seconds: float, step: float = 30.0) -> None:
+        """Let so much time pass in steps, with all visits that become due in it."""
+        end = self.passed + seconds
+        while self.passed < end:
+            self.advance(min(step, end - self.passed))
+            await self.idle()
 
     async def trackers(self, info_hash: bytes = HASH, thorough: bool = False) -> set[str]:
         return {one.entry.tracker_id async for one in self.directory.trackers(info_hash, thorough)}

@@ -10,7 +10,16 @@ import pytest
 from extensions.dht.krpc.client import Found
 from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.schedule import Job
-from extensions.dht.records.bep5 import MAX_FETCHES, MAX_HOSTS, MAX_WAITING, PARALLEL, REMEMBER, TIMEOUT, Bep5Fallback
+from extensions.dht.records.bep5 import (
+    MAX_FETCHES,
+    MAX_WAITING,
+    PARALLEL,
+    REMEMBER,
+    ROUNDS,
+    TIMEOUT,
+    TOKENS,
+    Bep5Fallback,
+)
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.keys import announce_hash
 from extensions.entries import Rejected
@@ -26,6 +35,9 @@ class Announced:
 
     def __init__(self, *addresses: Address, private: bool = False, timeout: float = TIMEOUT) -> None:
         self.addresses = list(addresses)
+        self.liars: list[list[Address]] = []
+        """What further nodes name."""
+        self.lookups = 0
         self.trackers: dict[Address, TrackerEntry] = {}
         self.requested: list[Address] = []
         self.announcements: list[tuple[bytes, int]] = []
@@ -48,7 +60,10 @@ class Announced:
     async def get_peers(
         self, _hash: bytes, _job: Job, on_peers: Callable[[Address, tuple[Address, ...]], None]
     ) -> Found:
+        self.lookups += 1
         on_peers(("192.0.2.1", 6881), tuple(self.addresses))
+        for number, named in enumerate(self.liars, 2):
+            on_peers((f"192.0.2.{number}", 6881), tuple(named))
         return Found()
 
     async def announce(self, _found: Found, announced: bytes, port: int) -> None:
@@ -61,9 +76,15 @@ class Announced:
             raise DescriptorError("nothing", self.failure)
         return self.trackers[address]
 
-    async def find(self, info_hash: bytes = b"x" * 20) -> list[TrackerEntry]:
+    async def find(self, info_hash: bytes = b"x" * 20, own_id: str = "") -> list[TrackerEntry]:
+        """Return all entries found. Those of `own_id` are our own."""
         entries: list[TrackerEntry] = []
-        await self.fallback.find(info_hash, [1], Job(), entries.append)
+
+        def on_entry(entry: TrackerEntry) -> bool:
+            entries.append(entry)
+            return entry.tracker_id != own_id
+
+        await self.fallback.find(info_hash, [1], Job(), on_entry)
         return entries
 
 
@@ -106,11 +127,47 @@ async def test_in_a_private_dht_each_address_and_port_is_a_host() -> None:
     assert len(announced.requested) == 2
 
 
-async def test_hosts_are_collected_up_to_a_limit_and_few_of_them_get_a_request() -> None:
-    announced = Announced(*((f"9.{n >> 8}.{n & 255}.1", 80) for n in range(MAX_HOSTS * 2)))
+def hosts(count: int, network: int = 9) -> list[Address]:
+    return [(f"{network}.{number >> 8}.{number & 255}.1", 80) for number in range(count)]
+
+
+async def test_few_hosts_get_a_request_however_many_are_named() -> None:
+    announced = Announced(*hosts(1000))
     await announced.find()
-    assert len(set(announced.requested)) == len(announced.requested) == MAX_FETCHES
-    assert all(int(host.split(".")[1]) * 256 + int(host.split(".")[2]) < MAX_HOSTS for host, _ in announced.requested)
+    assert len(set(announced.requested)) == len(announced.requested) == ROUNDS * MAX_FETCHES
+
+
+async def test_other_hosts_get_requests_only_if_no_other_tracker_was_found() -> None:
+    for own_id, rounds in (("", 1), (unsigned(1).tracker_id, ROUNDS)):
+        announced = Announced(*hosts(1000))
+        announced.trackers = dict.fromkeys(announced.addresses, unsigned(1))
+        await announced.find(own_id=own_id)
+        assert len(announced.requested) == rounds * MAX_FETCHES
+
+
+async def test_a_host_without_a_descriptor_leaves_its_place_to_others_for_ten_minutes() -> None:
+    announced = Announced(*hosts(4 * MAX_FETCHES))
+    for _ in range(2):
+        await announced.find()
+    assert len(set(announced.requested)) == len(announced.requested) == 4 * MAX_FETCHES
+
+
+@pytest.mark.parametrize("liars", [1, 5, 7])
+async def test_liars_that_name_a_hundred_hosts_each_do_not_hide_those_of_other_nodes(liars: int) -> None:
+    announced = Announced(*HONEST[:1])
+    announced.trackers = {HONEST[0]: unsigned(1)}
+    # They agree on what they name, so that each of these hosts has more votes.
+    announced.liars = [hosts(100, 11)] * liars
+    assert await announced.find() == [unsigned(1)]
+
+
+async def test_hosts_that_several_nodes_name_come_first() -> None:
+    announced = Announced(*HONEST)
+    announced.liars = [[*hosts(30, 20 + number), *HONEST] for number in range(30)]
+    announced.trackers = dict.fromkeys(HONEST, unsigned(1))
+    found = await announced.find()
+    assert len(found) >= MAX_FETCHES // 2
+    assert len(announced.requested) == MAX_FETCHES
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 80), ("10.0.0.1", 80), ("9.9.9.9", 0), ("::1", 80)])
@@ -166,3 +223,14 @@ async def test_the_port_of_our_descriptor_is_announced_under_the_days_hash() -> 
     announced = Announced()
     await announced.fallback.announce(b"x" * 20, 1, Job())
     assert announced.announcements == [(announce_hash(b"x" * 20, 1), 80)]
+
+
+async def test_an_announcement_after_a_search_needs_no_lookup_while_tokens_are_valid() -> None:
+    announced = Announced()
+    await announced.find()
+    await announced.fallback.announce(b"x" * 20, 1, Job())
+    assert announced.lookups == 1
+    await announced.fallback.announce(b"x" * 20, 2, Job())
+    announced.passed += TOKENS
+    await announced.fallback.announce(b"x" * 20, 1, Job())
+    assert (announced.lookups, len(announced.announcements)) == (3, 3)

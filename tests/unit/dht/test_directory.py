@@ -8,7 +8,8 @@ import pytest
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.records.keys import day_of, record_key
-from extensions.dht.tracked import REFRESH, RETRY
+from extensions.dht.refresh import REFRESH
+from extensions.dht.tracked import RETRY
 from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting
 from tests.client import eventually

@@ -6,7 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from extensions.dht.records.keys import DAY, day_of
-from extensions.dht.tracked import READ_BACK, REFRESH
+from extensions.dht.refresh import REFRESH
+from extensions.dht.tracked import READ_BACK
 from extensions.entries import LIFETIME, sign_entry
 from tests.client import eventually
 from tests.unit.dht.directory import OWN, Setting, running, signed

@@ -78,7 +78,7 @@ async def test_an_empty_record_is_read_and_written() -> None:
     store = Store()
     record = await store.read()
     assert (store.asked, [slot.entries for slot in record.slots], store.reported) == ([b"r0"], [[]], [])
-    assert (record.is_crowded, record.window, record.is_troubled) == (False, None, False)
+    assert (record.is_crowded, record.window, record.needs_bep5) == (False, None, False)
     assert await record.write(record.slots[0], [entry_of(1)]) == Stored(taken=1)
     assert [item.seq for item in store.items[b"r0"]] == [1]
     await store.read()
@@ -102,7 +102,7 @@ async def test_behind_two_full_slots_a_record_is_crowded() -> None:
     assert (store.asked, len(store.reported), record.is_crowded) == ([*SALTS], 18, True)
     assert record.window is record.slots[2]
     # That is no trouble: there are shards.
-    assert not record.is_troubled
+    assert not record.needs_bep5
     # It remains so when all of them have ended.
     store.now += 7200
     assert (await store.read()).is_crowded
@@ -114,7 +114,7 @@ async def test_a_record_with_an_unusable_slot_is_in_trouble(value: bytes, seq: i
     store = Store(*(encode_slot([entry_of(10 * slot + n) for n in range(6)]) for slot in range(index)))
     store.add(SALTS[index], seq, value)
     record = await store.read()
-    assert (record.is_troubled, record.is_crowded) == (True, index > 0)
+    assert (record.needs_bep5, record.is_crowded) == (True, index > 0)
 
 
 async def test_a_slot_can_be_read_again_and_the_next_one_for_the_first_time() -> None:

@@ -6,12 +6,11 @@ import pytest
 
 from extensions.dht.cache import Known
 from extensions.dht.krpc.schedule import Priority
+from extensions.dht.refresh import FRESH, REFRESH
 from extensions.dht.tracked import (
-    FRESH,
     LONELY,
     MAX_DOUBLINGS,
     READ_BACK,
-    REFRESH,
     RETRY,
     TrackedHash,
     next_visit,

@@ -1,0 +1,109 @@
+"""Our own entry in the slots of a record: where it was stored, and when it must be written again (sans I/O).
+
+Nodes leave the DHT, and take their copies of an entry with them. Each look at the record shows how many are left.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf, log
+from statistics import median
+from typing import Final
+
+from extensions.dht.krpc.traversal import CLOSEST
+from extensions.dht.records.trouble import MAX_OWN_AGE, SETTLED
+from extensions.entries import LIFETIME
+
+REFRESH: Final = (50 * 60.0, 70 * 60.0)
+"""Seconds between two publications of an entry, drawn at random between these two each time."""
+
+SHORTEST: Final = 15 * 60.0
+"""Seconds between two publications of an entry, at least, however fast its copies vanish."""
+
+ENOUGH: Final = 3
+"""Copies of an entry when it is written again: of eight. Fewer may all be gone before that."""
+
+FRESH: Final = 80 * 60
+"""An entry of ours is left as it is while it is valid for more seconds than this, unless its copies vanish fast."""
+
+FRESH_PART: Final = 0.8
+"""The part of the time between two publications for which an entry is left as it is if its copies vanish fast."""
+
+LOOKS: Final = 5
+"""Looks at our entry that count: the last ones."""
+
+MIN_AGE: Final = 10 * 60.0
+"""Seconds since the last write from which a look counts. Before that, one lost packet looks like a fast decay."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Our entry in a slot: its record's day, when it was stored (Unix seconds), and at how many nodes."""
+
+    day: int
+    stored: float
+    copies: int
+
+
+@dataclass(slots=True)
+class OwnEntry:
+    """The knowledge about our own entry for an infohash that is kept from one visit to the next."""
+
+    _places: dict[bytes, _Place] = field(default_factory=dict)
+    """By salt. Neither the window, in which others may replace our entry, nor shards."""
+    alarms: int = 0
+    """Looks in a row, up to the last one, at a record that lacked entries which must be there."""
+    is_doubtful: bool = False
+    """Whether the last look met any trouble. Then the number of copies is the choice of an attacker."""
+    _times: deque[float] = field(default_factory=lambda: deque(maxlen=LOOKS))
+    """Of each look, the seconds in which eight copies become `ENOUGH`."""
+
+    def note_stored(self, salt: bytes, day: int, now: float, copies: int) -> None:
+        """Note that so many nodes have stored our entry in a slot of a day's record, now (Unix seconds)."""
+        self._places[salt] = _Place(day, now, copies)
+
+    def expected(self, day: int, now: float) -> frozenset[bytes]:
+        """Return the salts of the slots of a day's record in which our entry must be."""
+        return frozenset(
+            salt
+            for salt, place in self._places.items()
+            if place.day == day and SETTLED <= now - place.stored <= MAX_OWN_AGE
+        )
+
+    def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> None:
+        """Note that so many nodes, at least one, have the newest value of a slot, with our entry in it.
+
+        `written` is when that value was written (Unix seconds): other trackers renew our entry when they renew theirs.
+        """
+        place, age = self._places.get(salt), now - written
+        if place is None or place.day != day or not copies or not MIN_AGE <= age <= LIFETIME:
+            return
+        is_left = min(1.0, copies / max(1, place.copies))
+        self._times.append(inf if is_left == 1.0 else age * log(CLOSEST / ENOUGH) / -log(is_left))
+
+    def withheld_until(self, salt: bytes, day: int, now: float) -> float:
+        """Return when our entry in a slot ends (Unix seconds) if nodes took it not long ago, and withhold it.
+
+        Otherwise, or at the first look without it, it must be written again: return 0.
+        """
+        place = self._places.get(salt)
+        if place and place.day == day and self.alarms > 1 and 0 <= now - place.stored < LIFETIME - FRESH:
+            return place.stored + LIFETIME
+        return 0.0
+
+    @property
+    def longest(self) -> float:
+        """Seconds until an entry must be written again so that enough copies are left; infinite if it is unknown."""
+        return max(SHORTEST, median(self._times)) if self._times and not self.is_doubtful else inf
+
+    def interval(self, uniform: Callable[[float, float], float]) -> float:
+        """Return the seconds from the signing of our entry to its next publication."""
+        return min(uniform(*REFRESH), self.longest)
+
+    def is_fresh(self, left: float) -> bool:
+        """Return whether our entry needs no renewal while it is valid for so many more seconds."""
+        return left > max(FRESH, LIFETIME - FRESH_PART * self.longest)
+
+    def forget(self) -> None:
+        """Forget where it was stored: it was removed, or the clock was set."""
+        self._places.clear()
