@@ -137,7 +137,9 @@ class SecondPath:
         self.fault: Exception | None = None
         self.finds = self.announces = 0
 
-    async def find(self, _hash: bytes, _days: list[int], _job: Job, on_entry: Callable[[TrackerEntry], bool]) -> None:
+    async def find(
+        self, _hash: bytes, _days: list[int], _job: Job, on_entry: Callable[[TrackerEntry], bool], _report: object
+    ) -> None:
         self.finds += 1
         await asyncio.sleep(0)
         if self.fault:
