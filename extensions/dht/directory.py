@@ -132,18 +132,18 @@ class Directory:
         opened, lonely, was_linked = not tracked.peers, tracked.is_lonely, tracked.linked
         tracked.peers, tracked.linked = peers, linked
         if self._publishes and (self._listed is None or info_hash in self._listed):
-            for added in self.publish_set.put(info_hash, peers):
-                if added != info_hash:
-                    self._visit_soon(self._track(added), Priority.REFRESHED)
+            added, removed = self.publish_set.put(info_hash, peers)
+            for other in {*added, *removed} - ({info_hash} if opened else set()):
+                self._on_wants_changed(self._track(other))
         if opened:
             tracked.lonely_visits = 0
             # The result of a recent visit is still known; but our own entry may be missing.
             wait = RECENT if self._monotonic() - tracked.last_visit < RECENT else 0.0
-            self._visit_soon(tracked, Priority.LINKED if linked else Priority.OPENED, wait)
+            self._visit_soon(tracked, self._first_priority(tracked), wait)
         elif tracked.is_first_visit and not tracked.visit:
             # Neighbours may have told of its other peers by now: then others need the turn more.
             if linked != was_linked:
-                self._schedule(tracked, tracked.next_visit.due, Priority.LINKED if linked else Priority.OPENED)
+                self._schedule(tracked, tracked.next_visit.due, self._first_priority(tracked))
         elif tracked.is_lonely and not lonely:
             tracked.lonely_visits = 0
             self._schedule_next(tracked)
@@ -154,7 +154,7 @@ class Directory:
         if tracked:
             tracked.peers, tracked.linked = 0, False
             for added in self.publish_set.discard(info_hash):
-                self._visit_soon(self._track(added), Priority.REFRESHED)
+                self._on_wants_changed(self._track(added))
             self._drop_if_idle(tracked)
 
     def publish(self, info_hash: bytes) -> None:
@@ -271,7 +271,25 @@ class Directory:
         """Return whether our own entry should be in an infohash's record."""
         return self._publishes and (tracked.pinned or tracked.info_hash in self.publish_set)
 
+    def _on_wants_changed(self, tracked: TrackedHash) -> None:
+        """Note that an open swarm has become one of those to publish, or is one no more."""
+        if tracked.is_first_visit and not tracked.visit:
+            self._schedule(tracked, tracked.next_visit.due, self._first_priority(tracked))
+        elif self._wants(tracked):
+            self._visit_soon(tracked, Priority.REFRESHED)
+        elif not tracked.visit:
+            self._schedule_next(tracked)
+
     # The time of the next visit
+
+    def _first_priority(self, tracked: TrackedHash) -> Priority:
+        if tracked.linked:
+            return Priority.LINKED
+        return Priority.OPENED if self._wants(tracked) else Priority.UNPUBLISHED
+
+    def _again_priority(self, tracked: TrackedHash) -> Priority:
+        """Return the priority of a visit that the last one has made necessary at once."""
+        return Priority.OPENED if self._wants(tracked) or tracked.withdrawn else self._first_priority(tracked)
 
     def _visit_soon(self, tracked: TrackedHash, priority: Priority, wait: float = 0.0) -> None:
         if tracked.visit:
@@ -350,7 +368,7 @@ class Directory:
                 self._begin_visit(tracked, Job(Priority.ASKED, self._monotonic()))
             elif tracked.is_kept and not self._is_closed:
                 if tracked.visit_again:
-                    self._schedule(tracked, self._monotonic(), Priority.OPENED)
+                    self._schedule(tracked, self._monotonic(), self._again_priority(tracked))
                 else:
                     self._enter(tracked)
             self._drop_if_idle(tracked)
@@ -364,7 +382,7 @@ class Directory:
         if tracked.is_kept and not self._is_closed:
             # A visit that could reach no node is due again as soon as it can reach one.
             if tracked.visit_again or not self._is_reachable():
-                self._schedule(tracked, self._monotonic(), Priority.OPENED)
+                self._schedule(tracked, self._monotonic(), self._again_priority(tracked))
             else:
                 self._schedule_next(tracked, wait)
         self._drop_if_idle(tracked)

@@ -40,7 +40,9 @@ class DhtCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         service = self._service()
         reachable = service is not None and service.reachable.is_set()
-        yield GaugeMetricFamily("peerservers_dht_reachable", "Whether other nodes of the DHT are known", int(reachable))
+        yield GaugeMetricFamily(
+            "peerservers_dht_reachable", "Whether nodes of the DHT are known, and answer", int(reachable)
+        )
         if service is None:
             return
         for name, (key, text) in _NODE_GAUGES.items():

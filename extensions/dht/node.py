@@ -8,8 +8,10 @@ the session ends in an executor, because that waits for its threads.
 import asyncio
 import socket
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, Final, cast
 
 import libtorrent as lt
@@ -17,6 +19,7 @@ import structlog
 
 from extensions.dht.krpc import bencode
 from extensions.dht.krpc.messages import Address, Contact
+from extensions.dht.krpc.sockets import family_of
 from extensions.dialing import lookup
 from tracker.extension import BackgroundTasks
 
@@ -74,6 +77,8 @@ class Node:
         """libtorrent's counters and gauges as of the last refresh."""
         self.addresses: list[Address] = []
         """The addresses on which it listens."""
+        self._is_private = private
+        self._families = {family_of(address.rpartition(":")[0]) for address in listen}
         self._ports = {int(address.rpartition(":")[2]) for address in listen}
         self._bootstrap = bootstrap
         self._settings = {
@@ -90,6 +95,8 @@ class Node:
         self._session: Any = None
         self._making: asyncio.Future[Any] | None = None
         self._joining: set[str] = set()
+        self._unknown: set[str] = set()
+        """Bootstrap names that could not be resolved the last time."""
         self._tasks = BackgroundTasks(task_failures)
         self._stats_waiting: list[asyncio.Future[None]] = []
         self._log = structlog.get_logger().bind(extension="dht")
@@ -118,8 +125,7 @@ class Node:
 
     def contacts(self, family: int) -> list[Contact]:
         """Return the nodes of the routing table in an address family (4 or 6)."""
-        mark = ":" if family == 6 else "."
-        return [contact for live in self._live.values() for contact in live if mark in contact.address[0]]
+        return [contact for live in self._live.values() for contact in live if family_of(contact.address[0]) == family]
 
     async def start(self, state: bytes | None) -> None:
         """Start, with a saved state if one is given."""
@@ -143,7 +149,11 @@ class Node:
         await asyncio.sleep(SETTLE)
 
     def join(self) -> None:
-        """Add the bootstrap nodes, each as soon as its name is resolved."""
+        """Add the bootstrap nodes, each as soon as its name is resolved.
+
+        Addresses of a family on which it does not listen are left out. A name that cannot be resolved is logged once,
+        until it can.
+        """
         for name in self._bootstrap:
             if name not in self._joining:
                 self._joining.add(name)
@@ -229,15 +239,34 @@ class Node:
     async def _join_at(self, name: str) -> None:
         host, _, port = name.rpartition(":")
         try:
-            for address in await lookup(host.strip("[]")):
-                self.add((address, int(port)))
+            addresses = await lookup(host.strip("[]"))
+            families = families_of(self.addresses, self._is_private) or self._families
+            for address in addresses:
+                if family_of(address) in families:
+                    self.add((address, int(port)))
+            self._unknown.discard(name)
         except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            self._log.warning("dht_bootstrap_unknown", name=host, error=reason or str(error))
+            if name not in self._unknown:
+                self._unknown.add(name)
+                reason = error.strerror if isinstance(error, OSError) else None
+                self._log.warning("dht_bootstrap_unknown", name=host, error=reason or str(error))
         except Exception:
             self._log.exception("dht_join_failed", name=host)
         finally:
             self._joining.discard(name)
+
+
+def families_of(addresses: Iterable[Address], private: bool) -> set[int]:
+    """Return the address families (4, 6) in which a node at these addresses can be reached.
+
+    Without `private`, loopback and link-local addresses do not count.
+    """
+
+    def is_local(host: str) -> bool:
+        address = ip_address(host)
+        return address.is_loopback or address.is_link_local
+
+    return {family_of(host) for host, _ in addresses if private or not is_local(host)}
 
 
 def _contact(node: Any) -> Contact:

@@ -1,9 +1,16 @@
 """The choice of swarms to publish (sans I/O)."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 SIZES: Final = 32
 """Swarms are ranked by the power of two of their size, so that one more peer rarely changes the rank."""
+
+
+class Changes(NamedTuple):
+    """The infohashes that became members, and those that are members no more."""
+
+    added: list[bytes]
+    removed: list[bytes]
 
 
 class PublishSet:
@@ -32,21 +39,28 @@ class PublishSet:
         """Infohashes for which there is no room."""
         return len(self._sizes) - self._number
 
-    def put(self, info_hash: bytes, peers: int) -> list[bytes]:
-        """Enter an infohash with its number of peers, or update that. Return the infohashes that became members."""
+    def put(self, info_hash: bytes, peers: int) -> Changes:
+        """Enter an infohash with its number of peers, or update that. Return the members that have changed."""
         size = min(SIZES - 1, peers.bit_length())
         old = self._sizes.get(info_hash)
         if old == size:
-            return []
+            return Changes([], [])
+        was_member = info_hash in self
         if old is not None:
             self._take_out(info_hash, old)
         self._sizes[info_hash] = size
         self._waiting[size][info_hash] = None
-        added = self._fill()
-        if info_hash not in self and self._make_room(size):
+        added, removed = self._fill(), []
+        if info_hash not in self and (displaced := self._make_room(size)) is not None:
             self._admit(info_hash, size)
             added.append(info_hash)
-        return added
+            removed.append(displaced)
+        if was_member:
+            if info_hash in self:
+                added.remove(info_hash)
+            else:
+                removed.append(info_hash)
+        return Changes(added, removed)
 
     def discard(self, info_hash: bytes) -> list[bytes]:
         """Remove an infohash. Return the infohashes that became members in its place."""
@@ -77,12 +91,12 @@ class PublishSet:
                 self._admit(added[-1], size)
         return added
 
-    def _make_room(self, size: int) -> bool:
-        """Displace the oldest of the smallest members, if it is no larger than `size`. Return whether there was one."""
+    def _make_room(self, size: int) -> bytes | None:
+        """Displace the oldest of the smallest members, if it is no larger than `size`. Return it, if there was one."""
         smallest = next((number for number in range(size + 1) if self._members[number]), None)
         if smallest is None:
-            return False
+            return None
         oldest = next(iter(self._members[smallest]))
         self._take_out(oldest, smallest)
         self._waiting[smallest][oldest] = None
-        return True
+        return oldest

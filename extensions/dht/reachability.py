@@ -91,8 +91,10 @@ class Watch:
 
 
 class Reachability:
-    """Whether nodes of the DHT answer. Each outage of `UNREACHABLE_AFTER` seconds costs one warning. Times are the
-    loop's; `now` is the start."""
+    """Whether nodes of the DHT answer. Each outage of `UNREACHABLE_AFTER` seconds costs one warning.
+
+    Times are seconds on any monotonic clock.
+    """
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
@@ -109,14 +111,14 @@ class Reachability:
         """Note whether nodes answer. Return whether they do again.
 
         `reached`: when the last node has answered. `nodes`: the size of the routing table. `families`: the address
-        families (4, 6) that have a socket.
+        families (4, 6) on which our node listens.
         """
         self._reached = max(self._reached, now if is_reachable else reached)
         if not is_reachable:
             self.event.clear()
             if now - self._reached > UNREACHABLE_AFTER and not self._is_warned:
                 self._is_warned = True
-                names = ", ".join(NAMES[family] for family in sorted(families))
+                names = ", ".join(NAMES[family] for family in families)
                 self._log.warning("dht_unreachable", seconds=int(now - self._reached), families=names)
             return False
         if self._is_warned:

@@ -25,7 +25,7 @@ from extensions.dht.krpc.messages import Address, Contact
 from extensions.dht.krpc.pacing import NODE_RATE
 from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
-from extensions.dht.node import Node
+from extensions.dht.node import Node, families_of
 from extensions.dht.reachability import WATCH_PERIOD, Reachability, Watch
 from extensions.dht.records import descriptor
 from extensions.dht.records.bep5 import Bep5Fallback, Fetch
@@ -144,6 +144,7 @@ class Service:
         self._boot = clock() - monotonic()
         """The clock when the monotonic one was 0. It changes only if the clock is set."""
         self._hosts = settings.hosts
+        self._is_private = settings.private
         self._state_dir = state_dir
         self._known: dict[bytes, Known] = {}
         self._cache: Cache | None = None
@@ -250,7 +251,7 @@ class Service:
     def _update_reachable(self) -> None:
         messenger, now = self.client.messenger, self._loop.time()
         is_reachable = self._watch.knows_any and not messenger.is_cut_off
-        families = messenger.families
+        families = sorted(families_of(self.node.addresses, self._is_private) or messenger.families)
         if self._reachability.update(is_reachable, self._heard(), now, self.node.size, families):
             self.client.scheduler.wake()
             if now - self._neighbours_sought > NEIGHBOURS_PERIOD:

@@ -17,7 +17,10 @@ _LOCAL_NAMES: Final = (".local", ".localhost", ".internal", ".lan", ".home.arpa"
 class DhtSettings(ExtensionSettings):
     """Finds the other trackers of a swarm in the BitTorrent DHT, and publishes this one if server.public_url is set."""
 
-    listen: str = Field("0.0.0.0:6881", description='UDP addresses to listen on, e.g. "0.0.0.0:6881,[::]:6881".')
+    listen: str = Field(
+        "0.0.0.0:6881,[::]:6881",
+        description="UDP addresses to listen on. An address family that the host does not have is left out.",
+    )
     bootstrap: list[str] = Field(
         ["router.bittorrent.com:6881", "dht.libtorrent.org:25401", "router.utorrent.com:6881"],
         description="Bootstrap nodes.",

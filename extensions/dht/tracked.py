@@ -7,7 +7,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from extensions.dht.cache import Known
-from extensions.dht.krpc.schedule import Priority
+from extensions.dht.krpc.schedule import FIRST, Priority
 from extensions.dht.records.shards import ShardMemory
 from extensions.dht.records.trouble import Trouble
 from extensions.dht.refresh import REFRESH, OwnEntry
@@ -118,7 +118,7 @@ class TrackedHash:
     @property
     def is_first_visit(self) -> bool:
         """Whether the next visit is the first one of a swarm that has opened."""
-        return self.next_visit.priority in (Priority.OPENED, Priority.LINKED)
+        return self.next_visit.priority in FIRST
 
     @property
     def is_kept(self) -> bool:

@@ -11,7 +11,11 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from tracker.extension import TokenBucket
 
 ROUND: Final = 4
-"""Of this many turns one goes to the refreshes, and another one to the oldest entry."""
+"""Of this many turns one goes to the refreshes, one to the swarm that has opened last, and one to the oldest entry."""
+
+MANY: Final = 256
+"""While as many lookups of jobs that have begun wait, no job begins in the turns of the swarm that has opened last.
+Otherwise more and more jobs would be under way if each took more lookups than a round has turns."""
 
 SPARE: Final = 64
 """Heaps are cleared of stale entries once there are more of them than of valid entries, and more than this."""
@@ -38,13 +42,19 @@ class Priority(IntEnum):
     ASKED = 0
     """A caller waits for the result."""
     OPENED = 1
-    """A swarm has opened."""
+    """A swarm has opened that should be published."""
     REFRESHED = 2
     """An entry of ours needs a refresh."""
-    LINKED = 3
+    UNPUBLISHED = 3
+    """A swarm has opened that should not be published."""
+    LINKED = 4
     """A swarm has opened, and its peers can reach those of other trackers already."""
-    REPEATED = 4
+    REPEATED = 5
     """The record was looked up before, and the peers of a swarm are still alone."""
+
+
+FIRST: Final = frozenset((Priority.OPENED, Priority.UNPUBLISHED, Priority.LINKED))
+"""The priorities of the first visit after a swarm has opened."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +63,7 @@ class Job:
 
     priority: Priority = Priority.ASKED
     since: float = 0.0
-    """When the job became due; of two jobs of equal priority the older one goes first."""
+    """When the job became due."""
     refresh_due: float = inf
     """When its priority becomes `REFRESHED`, if it has a lower one."""
     has_turn: bool = False
@@ -80,6 +90,10 @@ class _Kind(NamedTuple):
     """Whether the job has not begun: those that have begun go before all others of their priority."""
 
 
+def _is_first(kind: _Kind) -> bool:
+    return kind.is_new and kind.priority in FIRST
+
+
 @dataclass(slots=True, eq=False)
 class _Entry(Generic[K]):
     key: K
@@ -103,14 +117,14 @@ class DueQueue(Generic[K]):
     """Jobs that become due at some time, lookups of jobs that have begun, and the order in which they get turns.
 
     Of the entries that are due, the one with the smallest `Priority` goes first. Of equal priority, lookups of jobs
-    that have begun go first. Of the others, the newest (by `Job.since`) goes first if they have `Priority.OPENED`,
+    that have begun go first. Of the others, the newest (by `Job.since`) goes first if their priority is one of `FIRST`,
     because peers have just come; otherwise the oldest.
 
-    There are two exceptions. Of every `ROUND` turns, one goes to the oldest entry of `Priority.REFRESHED`, if there is
-    one, and one to the oldest of all. `Priority.ASKED` is exempt: such entries go before all others, and their turns
-    are not counted. This guarantees that
+    There are three exceptions. Of every `ROUND` turns, one goes to the oldest entry of `Priority.REFRESHED`, one to the
+    newest job of a priority in `FIRST` that has not begun, and one to the oldest entry of all, if there are such.
+    `Priority.ASKED` is exempt: such entries go before all others, and their turns are not counted. This guarantees that
 
-    * a swarm that has just opened waits for two turns of other jobs at most, apart from lookups of begun ones;
+    * the swarm that has opened last waits for three turns of other jobs at most, unless `MANY` lookups wait;
     * our entries in records are renewed in time, if a quarter of the turns suffices for all of them;
     * no entry waits for ever.
 
@@ -130,6 +144,8 @@ class DueQueue(Generic[K]):
         self._due: defaultdict[_Kind, list[_Place[K]]] = defaultdict(list)
         # Those that are due, and will have a higher priority at some time.
         self._refreshes: list[_Place[K]] = []
+        # Those that are due, have not begun and have a priority of `FIRST`, the newest first.
+        self._newest: list[_Place[K]] = []
         # By `is_new`, all that are due, the oldest first.
         self._oldest: dict[bool, list[_Place[K]]] = {True: [], False: []}
         self._entered = 0
@@ -222,7 +238,7 @@ class DueQueue(Generic[K]):
 
     @property
     def _heaps(self) -> list[list[_Place[K]]]:
-        return [self._later, self._refreshes, *self._due.values(), *self._oldest.values()]
+        return [self._later, self._refreshes, self._newest, *self._due.values(), *self._oldest.values()]
 
     def _first(self, kinds: list[_Kind]) -> _Entry[K]:
         """Return the entry that has the next turn, and count the turn. Some kinds have valid entries that are due."""
@@ -231,6 +247,10 @@ class DueQueue(Generic[K]):
             self._taken += 1
             if self._taken % ROUND == 1:
                 kind = min((one for one in kinds if one.priority == Priority.REFRESHED), default=kind)
+            elif self._taken % ROUND == 2 and self._lookups < MANY and any(map(_is_first, kinds)):
+                newest = self._top(self._newest)
+                assert newest
+                return newest[2]
             elif self._taken % ROUND == 3:
                 tops = [self._top(self._oldest[is_new]) for is_new in {one.is_new for one in kinds}]
                 return min(top for top in tops if top)[2]
@@ -262,10 +282,13 @@ class DueQueue(Generic[K]):
 
     def _add_due(self, place: _Place[K]) -> None:
         since, number, entry = place
-        is_newest_first = entry.kind == _Kind(Priority.OPENED, True)
-        heappush(self._due[entry.kind], (-since, -number, entry) if is_newest_first else place)
-        if entry.kind.priority != Priority.ASKED:
-            heappush(self._oldest[entry.kind.is_new], place)
+        priority, is_new = entry.kind
+        reverse = (-since, -number, entry)
+        heappush(self._due[entry.kind], reverse if _is_first(entry.kind) else place)
+        if _is_first(entry.kind):
+            heappush(self._newest, reverse)
+        if priority != Priority.ASKED:
+            heappush(self._oldest[is_new], place)
 
     def _top(self, heap: list[_Place[K]]) -> _Place[K] | None:
         """Return the first valid place of a heap, if there is one."""

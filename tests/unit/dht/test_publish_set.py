@@ -30,33 +30,33 @@ def members(published: PublishSet) -> list[bytes]:
 
 def test_while_there_is_room_all_are_members() -> None:
     published = PublishSet(2)
-    assert published.put(A, 1) == [A]
-    assert published.put(B, 100) == [B]
+    assert published.put(A, 1).added == [A]
+    assert published.put(B, 100).added == [B]
     assert (members(published), published.left_out) == ([A, B], 0)
 
 
 def test_a_larger_one_takes_the_place_of_the_smallest() -> None:
     published = set_of(2, (A, 4), (B, 1))
-    assert published.put(C, 2) == [C]
+    assert published.put(C, 2).added == [C]
     assert (members(published), published.left_out) == ([A, C], 1)
     # A swarm must be larger to replace a larger one.
-    assert published.put(D, 1) == []
+    assert published.put(D, 1).added == []
     assert published.left_out == 2
 
 
 def test_a_newer_one_takes_the_place_of_the_oldest_that_is_no_larger() -> None:
     published = set_of(2, (A, 1), (B, 1))
-    assert published.put(C, 1) == [C]
+    assert published.put(C, 1) == ([C], [A])
     assert members(published) == [B, C]
-    assert published.put(D, 1) == [D]
+    assert published.put(D, 1) == ([D], [B])
     assert members(published) == [C, D]
 
 
 def test_sizes_are_compared_by_their_power_of_two() -> None:
     published = set_of(1, (A, 8), (B, 7))
     assert members(published) == [A]
-    assert published.put(A, 15) == []
-    assert published.put(B, 8) == [B]
+    assert published.put(A, 15).added == []
+    assert published.put(B, 8).added == [B]
     assert members(published) == [B]
 
 
@@ -73,7 +73,7 @@ def test_a_removed_member_makes_room_for_the_largest_and_newest() -> None:
 
 def test_a_member_that_has_shrunk_makes_room() -> None:
     published = set_of(2, (A, 100), (B, 100), (C, 50), (D, 50))
-    assert published.put(A, 1) == [D]
+    assert published.put(A, 1) == ([D], [A])
     assert members(published) == [B, D]
 
 
@@ -85,7 +85,7 @@ def test_without_room_there_are_no_members() -> None:
 def test_any_number_of_peers_has_a_size() -> None:
     published = set_of(1, (A, 0))
     for info_hash, peers in ((B, 2**31), (C, 2**100)):
-        assert published.put(info_hash, peers) == [info_hash]
+        assert published.put(info_hash, peers).added == [info_hash]
     assert members(published) == [C]
 
 
@@ -106,24 +106,21 @@ def test_the_publish_set_behaves_as_its_model(limit: int, happened: list[tuple[b
         same = peers is not None and info_hash in swarms and size_of(swarms[info_hash]) == size_of(peers)
         if peers is None:
             swarms.pop(info_hash, None)
-            came = published.discard(info_hash)
+            came, went = published.discard(info_hash), list({info_hash} & before)
         else:
             swarms[info_hash] = peers
-            came = published.put(info_hash, peers)
+            came, went = published.put(info_hash, peers)
         now = {*members(published)}
         assert now <= {*swarms}
         assert len(now) == min(limit, len(swarms))
         assert published.left_out == len(swarms) - len(now)
         waiting = [size_of(swarms[one]) for one in swarms if one not in now]
         assert max(waiting, default=0) <= min((size_of(swarms[one]) for one in now), default=SIZES)
-        assert len(came) == len({*came})
-        # The infohash that was entered may be reported although it was a member before.
-        assert {*came} - {info_hash} == now - before - {info_hash}
-        assert {*came} <= now
-        assert info_hash in came or info_hash not in now - before
+        assert sorted(came) == sorted(now - before)
+        assert sorted(went) == sorted(before - now)
         # At most one other member is displaced.
         assert len(before - now - {info_hash}) <= (peers is not None)
-        assert not same or (came, now) == ([], before)
+        assert not same or (came, went, now) == ([], [], before)
         before = now
 
 

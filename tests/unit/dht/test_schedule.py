@@ -7,10 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.krpc.schedule import FEW, MAX_RAISE, ROUND, SLACK, SPARE, DueQueue, Job, LookupLimits, Priority
+from extensions.dht.krpc.schedule import (
+    FEW,
+    FIRST,
+    MANY,
+    MAX_RAISE,
+    ROUND,
+    SLACK,
+    SPARE,
+    DueQueue,
+    Job,
+    LookupLimits,
+    Priority,
+)
 
 reproducible = settings(derandomize=True)
-ASKED, OPENED, REFRESHED, LINKED, REPEATED = Priority
+ASKED, OPENED, REFRESHED, UNPUBLISHED, LINKED, REPEATED = Priority
 UNLIMITED = LookupLimits(10**9, 1e9, 1e9)
 
 
@@ -58,14 +70,15 @@ def test_of_the_entries_that_are_due_the_most_urgent_comes_first() -> None:
     assert (len(queue), queue.next_due()) == (1, 40)
 
 
-@pytest.mark.parametrize("priority", [ASKED, REFRESHED, LINKED, REPEATED])
+@pytest.mark.parametrize("priority", [ASKED, REFRESHED, REPEATED])
 def test_of_equal_priority_the_oldest_comes_first(priority: Priority) -> None:
     queue = queue_of((A, 20, priority), (B, 10, priority), (C, 20, priority))
     assert [key for key, _ in taken(queue, 30)] == [B, A, C]
 
 
-def test_of_the_swarms_that_have_opened_the_newest_comes_first() -> None:
-    queue = queue_of(*((name(number), 10, OPENED) for number in range(6)), (name(6), 9, OPENED))
+@pytest.mark.parametrize("priority", sorted(FIRST))
+def test_of_the_swarms_that_have_opened_the_newest_comes_first(priority: Priority) -> None:
+    queue = queue_of(*((name(number), 10, priority) for number in range(6)), (name(6), 9, priority))
     # The third turn goes by age.
     assert [key for key, _ in taken(queue, 10)] == [name(number) for number in (5, 4, 6, 3, 2, 1, 0)]
 
@@ -99,17 +112,18 @@ def test_a_dropped_entry_has_no_turn_until_it_is_entered_again() -> None:
 def test_of_four_turns_one_is_for_refreshes_and_one_goes_by_age() -> None:
     opened = [(name(number), 30, OPENED) for number in range(10, 18)]
     queue = queue_of((A, 10, REPEATED), (B, 20, REFRESHED), (C, 21, REFRESHED), (D, 15, LINKED), *opened)
-    assert [priority for _, priority in taken(queue, 30)] == [2, 1, 4, 1, 2, 1, 3, 1, 1, 1, 1, 1]
+    expected = [REFRESHED, OPENED, REPEATED, OPENED, REFRESHED, OPENED, LINKED, *[OPENED] * 5]
+    assert [priority for _, priority in taken(queue, 30)] == expected
 
 
 def test_requested_lookups_come_before_all_others_and_are_not_counted() -> None:
     queue = queue_of((A, 1, REPEATED), *((name(number), 30, OPENED) for number in range(10, 14)))
     for number in range(20, 25):
         enter(queue, name(number), 30, ASKED, has_begun=True)
-    assert [priority for _, priority in taken(queue, 30)] == [0] * 5 + [1, 1, 4, 1, 1]
+    assert [priority for _, priority in taken(queue, 30)] == [ASKED] * 5 + [OPENED, OPENED, REPEATED, OPENED, OPENED]
 
 
-@pytest.mark.parametrize("priority", [OPENED, REFRESHED, LINKED, REPEATED])
+@pytest.mark.parametrize("priority", [OPENED, REFRESHED, UNPUBLISHED, LINKED, REPEATED])
 def test_no_entry_waits_for_ever_however_many_urgent_ones_come(priority: Priority) -> None:
     queue = queue_of((A, 0, priority))
     for now in range(1, 100):
@@ -120,22 +134,46 @@ def test_no_entry_waits_for_ever_however_many_urgent_ones_come(priority: Priorit
     raise AssertionError
 
 
-@pytest.mark.parametrize("others", [OPENED, REFRESHED, LINKED, REPEATED])
-def test_a_swarm_that_opens_waits_for_two_turns_at_most(others: Priority) -> None:
+@pytest.mark.parametrize("others", [OPENED, REFRESHED, UNPUBLISHED, LINKED, REPEATED])
+@pytest.mark.parametrize("priority", sorted(FIRST))
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_the_swarm_that_opened_last_waits_for_three_turns_at_most(
+    priority: Priority, others: Priority, has_begun: bool
+) -> None:
     queue: DueQueue[object] = DueQueue(UNLIMITED)
-    for number in range(1000):
-        queue.set(number, Job(others, number % 7))
+    for number in range(MANY - 1 if has_begun else 1000):
+        queue.set(number, Job(others, number % 7), has_begun=has_begun)
     for number in range(8):
         now = 10.0 + number
-        queue.set("new", Job(OPENED, now))
-        turns = [queue.take(now) for _ in range(3)]
+        queue.set("new", Job(priority, now))
+        turns = [queue.take(now) for _ in range(4)]
         assert "new" in {turn.key for turn in turns if turn}
+
+
+def test_while_many_lookups_wait_they_come_before_new_jobs() -> None:
+    queue: DueQueue[object] = DueQueue(UNLIMITED)
+    for number in range(MANY + 8):
+        queue.set(number, Job(OPENED, 20.0), has_begun=True)
+    queue.set("new", Job(OPENED, 30.0))
+    turns = [queue.take(30.0) for _ in range(12)]
+    assert [turn.has_begun for turn in turns if turn] == [*[True] * 9, False, True, True]
+
+
+def test_swarms_to_publish_come_before_others_and_those_before_linked_ones() -> None:
+    priorities = [REPEATED, LINKED, UNPUBLISHED, REFRESHED, OPENED]
+    queue = queue_of(*((name(number), 10, priority) for number, priority in enumerate(priorities)))
+    # The turns go to refreshes, the newest, the oldest, and by priority.
+    assert [priority for _, priority in taken(queue, 10)] == [REFRESHED, OPENED, REPEATED, UNPUBLISHED, LINKED]
+    queue = queue_of(*((name(number + 10 * priority), 10, priority) for priority in priorities for number in range(10)))
+    order = [priority for number, (_, priority) in enumerate(taken(queue, 10)) if number % ROUND == 3]
+    assert order == sorted(order)
+    assert set(order) > {OPENED, UNPUBLISHED}
 
 
 def test_refreshes_get_a_quarter_of_the_turns_whatever_else_is_due() -> None:
     queue: DueQueue[object] = DueQueue(UNLIMITED)
     for number in range(3000):
-        queue.set(number, Job((OPENED, LINKED, REPEATED)[number % 3], 0.0))
+        queue.set(number, Job((OPENED, UNPUBLISHED, LINKED, REPEATED)[number % 4], 0.0))
         queue.set(-number, Job(REFRESHED, 1000.0 + number))
     turns = [queue.take(1e4) for _ in range(1000)]
     refreshed = [turn.key for turn in turns if turn and turn.job.priority == REFRESHED]
@@ -143,16 +181,20 @@ def test_refreshes_get_a_quarter_of_the_turns_whatever_else_is_due() -> None:
     assert refreshed == [-number for number in range(250)]
 
 
-@pytest.mark.parametrize("priority", [LINKED, REPEATED])
+@pytest.mark.parametrize("priority", [UNPUBLISHED, LINKED, REPEATED])
 def test_a_job_that_waits_until_its_refresh_is_due_becomes_one(priority: Priority) -> None:
-    queue = queue_of(*((name(number), 5, priority) for number in range(10, 20)))
-    queue.set(A, Job(priority, 6.0, 50.0))
-    queue.set(B, Job(priority, 6.0, 60.0))
+    since = 4.0 if priority in FIRST else 6.0
+    # The oldest one has the turn that goes by age.
+    queue = queue_of((D, 0, REPEATED), *((name(number), 5, priority) for number in range(10, 20)))
+    queue.set(A, Job(priority, since, 50.0))
+    queue.set(B, Job(priority, since, 60.0))
     turn = queue.take(49)
     assert turn
-    assert (turn.key, turn.job.priority) == (name(10), priority)
-    assert (queue.overdue(50), queue.next_due()) == (11, None)
+    assert turn.job.priority == priority
+    assert (queue.overdue(50), queue.next_due()) == (12, None)
     turn = queue.take(55)
+    while turn and turn.job.priority != REFRESHED:
+        turn = queue.take(55)
     assert turn
     assert (turn.key, turn.job.priority, turn.job.since, turn.has_begun) == (A, REFRESHED, 50, False)
     assert [key for key, one in taken(queue, 60) if one == REFRESHED] == [B]
@@ -167,12 +209,15 @@ def test_a_job_whose_refresh_is_due_first_is_entered_as_one() -> None:
     assert taken(queue, 100) == [(A, REFRESHED)]
 
 
-@pytest.mark.parametrize("priority", [ASKED, OPENED, REFRESHED, LINKED, REPEATED])
+@pytest.mark.parametrize("priority", Priority)
 def test_lookups_of_jobs_that_have_begun_come_first_of_their_priority(priority: Priority) -> None:
-    queue = queue_of((A, 10, priority), (B, 30, priority))
-    enter(queue, C, 25, priority, has_begun=True)
-    enter(queue, D, 20, priority, has_begun=True)
-    assert [key for key, _ in taken(queue, 30)][:2] == [D, C]
+    queue = queue_of((A, 30, priority), (B, 30, priority))
+    for number in range(10, 18):
+        enter(queue, name(number), 25 - number, priority, has_begun=True)
+    begun = [name(number) for number in range(17, 9, -1)]
+    # The second turn of a round goes to a swarm that has opened.
+    expected = [begun[0], B, *begun[1:4], A, *begun[4:]] if priority in FIRST else [*begun, A, B]
+    assert [key for key, _ in taken(queue, 30)] == expected
 
 
 def test_lookups_of_a_job_that_has_begun_are_due_at_once() -> None:
@@ -204,7 +249,7 @@ def test_jobs_that_are_due_and_lookups_that_wait_are_counted() -> None:
 def test_replaced_entries_take_little_memory() -> None:
     queue = queue_of()
     for number in range(10_000):
-        enter(queue, name(number % 10), number % 7 * 1e6, Priority(number % 5), has_begun=number % 3 == 0)
+        enter(queue, name(number % 10), number % 7 * 1e6, Priority(number % 6), has_begun=number % 3 == 0)
         queue.overdue(3e6)
     assert queue.size <= 4 * len(queue) + SPARE + 3
     assert len(taken(queue, 1e9)) == 10
@@ -312,7 +357,7 @@ def chosen(due: list[Entry], counted: int) -> tuple[Entry, int]:
     """Return the entry that has the next turn of those that are due, and the turns counted."""
 
     def rank(entry: Entry) -> tuple[float, ...]:
-        sign = -1 if entry.priority == OPENED and not entry.has_begun else 1
+        sign = -1 if entry.priority in FIRST and not entry.has_begun else 1
         return (entry.priority, not entry.has_begun, sign * entry.due, sign * entry.number)
 
     first = min(due, key=rank)
@@ -322,6 +367,9 @@ def chosen(due: list[Entry], counted: int) -> tuple[Entry, int]:
     refreshes = [entry for entry in due if entry.priority == REFRESHED]
     if counted % ROUND == 1 and refreshes:
         return min(refreshes, key=rank), counted
+    firsts = [entry for entry in due if entry.priority in FIRST and not entry.has_begun]
+    if counted % ROUND == 2 and firsts:
+        return max(firsts, key=lambda entry: (entry.due, entry.number)), counted
     if counted % ROUND == 3:
         return min(due, key=lambda entry: (entry.due, entry.number)), counted
     return first, counted
