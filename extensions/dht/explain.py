@@ -12,7 +12,7 @@ from typing import Any, Final
 from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.traversal import Candidate, State
 from extensions.dht.records.keys import DAY, SALTS
-from extensions.dht.records.reports import Bep5Report, HostRequest, Lookup, Reading, Value, VisitReport
+from extensions.dht.records.reports import Bep5Report, HostRequest, Lookup, NamedHost, Reading, Value, VisitReport
 from extensions.dht.records.slots import Slot
 from extensions.entries import Rejected
 
@@ -181,8 +181,8 @@ def _bep5(bep5: Bep5Report) -> dict[str, Any]:
         "refused": bep5.refused,
         "hosts": [
             {
-                "host": host,
-                "nodes": len(nodes),
+                "addresses": [_address(address) for address in sorted(named.addresses)],
+                "nodes": len(named.nodes),
                 "requests": [
                     {
                         "address": _address(request.address),
@@ -193,7 +193,7 @@ def _bep5(bep5: Bep5Report) -> dict[str, Any]:
                     for request in _requests(bep5, host)
                 ],
             }
-            for host, nodes in _by_votes(bep5)
+            for host, named in _by_votes(bep5)
         ],
     }
 
@@ -208,9 +208,9 @@ def _bep5_lines(report: VisitReport, bep5: Bep5Report) -> Iterator[str]:
     hosts = _by_votes(bep5)
     refused = f"; {_count(bep5.refused, 'name')} of addresses that may get no request" if bep5.refused else ""
     yield f"  {_count(len(hosts), 'host')} named{refused}{':' if hosts else ''}"
-    for host, nodes in hosts[:MAX_ROWS]:
+    for host, named in hosts[:MAX_ROWS]:
         requests = [f"port {one.address[1]}: {_result(one)}" for one in _requests(bep5, host)]
-        yield f"    by {_count(len(nodes), 'node'):9} {host:22} {'; '.join(requests) or 'not asked'}"
+        yield f"    by {_count(len(named.nodes), 'node'):9} {_name(named):24} {'; '.join(requests) or 'not asked'}"
     if len(hosts) > MAX_ROWS:
         yield f"    and {len(hosts) - MAX_ROWS} more"
 
@@ -226,8 +226,15 @@ def _result(request: HostRequest) -> str:
     return "".join(character if character.isprintable() else "?" for character in request.fault)[:60]
 
 
-def _by_votes(bep5: Bep5Report) -> list[tuple[str, set[Address]]]:
-    return sorted(bep5.named.items(), key=lambda named: (-len(named[1]), not _requests(bep5, named[0])))
+def _by_votes(bep5: Bep5Report) -> list[tuple[str, NamedHost]]:
+    return sorted(bep5.named.items(), key=lambda named: (-len(named[1].nodes), not _requests(bep5, named[0])))
+
+
+def _name(named: NamedHost) -> str:
+    first, *others = sorted(named.addresses)
+    if any(host != first[0] for host, _ in others):
+        return f"{first[0]} and {_count(len(others), 'address', 'addresses')} near it"
+    return first[0]
 
 
 # Nodes

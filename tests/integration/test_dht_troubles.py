@@ -207,5 +207,5 @@ async def test_the_command_explains_which_hosts_are_named_and_what_they_gave(
     assert "then not r1, because r0 can be read, and has room" in lines
     # The tracker announces the port of its public URL.
     named = [line.partition(" nodes ")[2] for line in lines if line.startswith("by ")]
-    assert sorted(line.partition(": ")[0] for line in named) == ["127.0.0.1 443 port 443", "127.0.0.1 9 port 9"]
+    assert sorted(line.partition(": ")[0] for line in named) == ["127.0.0.1 port 443", "127.0.0.1 port 9"]
     assert all("Connection refused" in line for line in named)

@@ -103,7 +103,7 @@ class Bep5Fallback:
             named = [(self._host(peer), peer) for peer in peers if peer[1] and self._is_allowed(peer[0])]
             votes.add(node, named)
             if report:
-                report.note_named(node, {host for host, _ in named}, len(peers) - len(named))
+                report.note_named(node, named, len(peers) - len(named))
 
         for day in days:
             announced = announce_hash(info_hash, day)

@@ -4,7 +4,7 @@ Only `peerservers lookup --explain` needs them. Without an observer, a visit mak
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from extensions.dht.krpc.client import Found
@@ -95,12 +95,22 @@ class HostRequest:
 
 
 @dataclass(slots=True)
+class NamedHost:
+    """A host that nodes have named."""
+
+    addresses: set[Address] = field(default_factory=set)
+    """Its addresses and ports. An IPv6 network counts as one host."""
+    nodes: set[Address] = field(default_factory=set)
+    """The nodes that have named it."""
+
+
+@dataclass(slots=True)
 class Bep5Report:
     """One use of the BEP 5 fallback."""
 
     lookups: list[Lookup] = field(default_factory=list)
-    named: dict[str, set[Address]] = field(default_factory=dict)
-    """By host, the nodes that have named it. A host is a text: an address, or the network of an IPv6 address."""
+    named: dict[str, NamedHost] = field(default_factory=dict)
+    """By a text that identifies the host."""
     refused: int = 0
     """Addresses, named by nodes, that get no request because they are not global, or their port is 0."""
     requests: list[HostRequest] = field(default_factory=list)
@@ -110,10 +120,12 @@ class Bep5Report:
         self.lookups.append(Lookup(day, target, clock))
         return self.lookups[-1]
 
-    def note_named(self, node: Address, hosts: set[str], refused: int) -> None:
-        """Note the hosts that a node has named, and the number of addresses that get no request."""
-        for host in hosts:
-            self.named.setdefault(host, set()).add(node)
+    def note_named(self, node: Address, named: Iterable[tuple[str, Address]], refused: int) -> None:
+        """Note the hosts that a node has named, each with an address, and the number of addresses without a request."""
+        for host, address in named:
+            known = self.named.setdefault(host, NamedHost())
+            known.addresses.add(address)
+            known.nodes.add(node)
         self.refused += refused
 
     def request(self, host: str, address: Address) -> HostRequest:

@@ -240,7 +240,8 @@ def test_hosts_are_shown_by_the_number_of_nodes_that_name_them() -> None:
     bep5 = visit.report.begin_bep5()
     bep5.begin(TODAY, TARGET, lambda: visit.now).end(found())
     for number in range(3):
-        bep5.note_named((f"192.0.2.{number}", 1), {"198.51.100.1", f"198.51.100.{number + 1}"}, refused=2)
+        named = {(f"198.51.100.{host}", (f"198.51.100.{host}", 80 + host)) for host in (1, number + 1)}
+        bep5.note_named((f"192.0.2.{number}", 1), named, refused=2)
     entry = signed(1, NOW, b"")
     request = bep5.request("198.51.100.1", ("198.51.100.1", 443))
     request.fault, request.entry = "", entry
@@ -255,7 +256,7 @@ def test_hosts_are_shown_by_the_number_of_nodes_that_name_them() -> None:
         "by 1 node 198.51.100.3 not asked",
     ]
     hosts = visit.json["bep5"][0]["hosts"]
-    assert (hosts[0]["host"], [one["nodes"] for one in hosts]) == ("198.51.100.1", [3, 1, 1])
+    assert (hosts[0]["addresses"], [one["nodes"] for one in hosts]) == (["198.51.100.1:81"], [3, 1, 1])
     (asked,) = hosts[0]["requests"]
     assert asked == {"address": "198.51.100.1:443", "fault": "", "id": entry.tracker_id, "url": URL}
 
@@ -269,6 +270,13 @@ def test_replies_to_get_peers_tell_of_no_items() -> None:
     assert "BEP 5, as in every lookup of this command" in visit.lines
     assert any("2 replies, 0.0 s, denser than by chance" in line for line in visit.lines)
     assert visit.lines[-1] == "0 hosts named"
+
+
+def test_the_addresses_of_an_ipv6_network_are_one_host() -> None:
+    visit = Visit()
+    named = [("2001:db8:1:2", (f"2001:db8:1:2::{number}", 80)) for number in range(1, 4)]
+    visit.report.begin_bep5().note_named(("192.0.2.1", 1), named, refused=0)
+    assert visit.lines[-2:] == ["1 host named:", "by 1 node 2001:db8:1:2::1 and 2 addresses near it not asked"]
 
 
 # The whole
