@@ -1,4 +1,5 @@
-"""Hosts without an address family, or without addresses at boot; with disks that hang, and homes that are read-only."""
+"""Hosts without an address family, or without addresses at boot; networks that fail, disks that hang, homes that are
+read-only."""
 
 import json
 import os
@@ -68,6 +69,38 @@ async def main():
         await eventually(lambda: service.directory.published == 1, {patience})
         assert ("{host}", 6881) in service.node.addresses
         assert service.client.counters.timeouts == 0
+        await service.stop()
+
+asyncio.run(main())
+"""
+
+OUTAGE = """
+import asyncio, subprocess
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from extensions.dht.service import Service
+from extensions.dht.settings import DhtSettings
+from tests.client import eventually
+from tests.private_dht import PrivateDht
+
+def drop(is_on):
+    # A bucket that is too small for any packet.
+    does, limits = ("add", "tbf rate 8bit burst 10 latency 1ms") if is_on else ("del", "")
+    subprocess.run(f"tc qdisc {{does}} dev lo root {{limits}}", shell=True, check=True)
+
+async def main():
+    async with PrivateDht(12) as dht:
+        service = Service(DhtSettings(**dht.settings), Ed25519PrivateKey.generate(), "wss://tracker.example.org", None)
+        await service.start()
+        directory = service.directory
+        directory.swarm(bytes(20), 2, False)
+        await eventually(lambda: directory.published == 1, {patience})
+        drop(True)
+        for number in range(1, 11):
+            directory.swarm(bytes([number]) * 20, 2, False)
+        await eventually(lambda: not service.reachable.is_set(), {patience})
+        drop(False)
+        await eventually(lambda: directory.published == 11, {patience})
+        assert service.reachable.is_set()
         await service.stop()
 
 asyncio.run(main())
@@ -152,6 +185,13 @@ def test_a_tracker_is_published_in_the_address_family_that_there_is(setup: str, 
 def test_a_host_that_gets_its_addresses_after_the_start() -> None:
     """The node of the DHT listens on them, too."""
     in_namespace('exec "$PYTHON" -c "$CODE"', CODE=NODE.format(address=LATER, patience=PATIENCE))
+
+
+def test_a_network_that_drops_all_packets_for_a_while() -> None:
+    """Real sockets and nodes; tests/unit/dht/test_service.py has the details."""
+    if shutil.which("tc") is None:
+        unavailable("tc")
+    in_namespace('ip link set lo up; exec "$PYTHON" -c "$CODE"', CODE=OUTAGE.format(patience=PATIENCE))
 
 
 # Disks
