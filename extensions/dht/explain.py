@@ -25,8 +25,8 @@ _STATES: Final = {
     "locked": "locked: no write can follow its sequence number, until the key changes at 00:00 UTC",
     "spoilt": "spoilt: it has invalid contents only, which the next writer replaces",
     "full": "full: a writer may have found no room here",
-    "dense": "dense: the nearest nodes are much closer than by chance; they may hide the record",
-    "doubtful": "doubtful: an entry that must be here is missing",
+    "emptied": "emptied: an entry that must be here is missing",
+    "blinded": "blinded: the nearest nodes are much closer than by chance; they may hide the record",
 }
 
 
@@ -58,18 +58,18 @@ def as_text(reports: Iterable[VisitReport], estimates: Mapping[int, float | None
         for bep5 in report.bep5:
             lines += ["", *_bep5_lines(report, bep5)]
         if not report.bep5 and report.is_complete:
-            lines += ["", "BEP 5 was not used: no slot is locked, spoilt, dense or doubtful."]
+            lines += ["", "BEP 5 was not used: no slot is locked, spoilt, emptied or blinded."]
     return "\n".join(lines)
 
 
 def states(slot: Slot) -> list[str]:
-    """Return the reasons for which readers do not stop at a slot, in the words of `docs/dht.md`."""
+    """Return the states of a slot that matter to readers, in the words of `docs/dht.md`."""
     found = {
         "locked": slot.is_locked,
         "spoilt": slot.is_spoilt,
         "full": slot.is_full,
-        "dense": slot.is_dense,
-        "doubtful": slot.is_doubtful and not slot.is_dense,
+        "emptied": slot.is_doubtful and not slot.is_dense,
+        "blinded": slot.is_dense,
     }
     return [name for name, is_so in found.items() if is_so]
 
@@ -144,22 +144,17 @@ def _reading_lines(report: VisitReport, reading: Reading) -> Iterator[str]:
 
 def _next(report: VisitReport, reading: Reading) -> str:
     """Return why the next slot was read, or was not; empty for shards."""
-    salt = reading.slot.salt
+    slot, salt = reading.slot, reading.slot.salt
     if salt not in SALTS or reading.seconds is None:
         return ""
-    reasons = " and ".join(states(reading.slot))
-    is_last = salt == SALTS[-1]
-    if is_last:
+    if salt == SALTS[-1]:
         has_shards = any(one.day == reading.day and one.slot.salt not in SALTS for one in report.readings)
         return "shards, because r0 and r1 leave no room" if has_shards else "no shard, because r0 or r1 has room"
-    following = SALTS[SALTS.index(salt) + 1]
+    following, goes_on = SALTS[SALTS.index(salt) + 1], slot.continues or slot.is_doubtful
     if any(one.day == reading.day and one.slot.salt == following for one in report.readings):
-        return (
-            f"{following.decode()}, because {salt.decode()} is {reasons}" if reasons else f"{following.decode()}, too"
-        )
-    if reasons:
-        return ""
-    return f"not {following.decode()}, because {salt.decode()} can be read, and has room"
+        reason = f"because {salt.decode()} is {' and '.join(states(slot))}" if goes_on else "as in some visits"
+        return f"{following.decode()}, {reason}"
+    return "" if goes_on else f"not {following.decode()}, because {salt.decode()} can be read, and has room"
 
 
 def _by_nodes(reading: Reading) -> list[Value]:

@@ -1,5 +1,6 @@
 """The log lines for records in trouble."""
 
+import asyncio
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 from extensions.dht.alarms import HINTS, MAX_LINES, PERIOD, Alarms
 from extensions.dht.records.trouble import Trouble
 from tests.unit.dht.entries import HASH
+from tests.unit.dht.service import Loop, World, in_virtual_time, running
 
 
 class Setting:
@@ -80,6 +82,19 @@ def test_after_a_quiet_time_each_infohash_has_a_line_again() -> None:
         setting.get_into_trouble(MAX_LINES)
     assert {line["event"] for line in lines} == {"dht_record_troubled"}
     assert len(lines) == 2 * MAX_LINES
+
+
+def test_the_service_tells_of_them_when_the_time_has_come() -> None:
+    async def main(loop: Loop) -> None:
+        async with running(World(loop)) as world:
+            world.meet(8)
+            with capture_logs() as lines:
+                for number in range(MAX_LINES + 3):
+                    world.service.directory.alarms.note(bytes([number]) * 20, (), {Trouble.SPOILT})
+                await asyncio.sleep(2 * PERIOD)
+            assert [line["more"] for line in lines if line["event"] == "dht_records_troubled"] == [3]
+
+    in_virtual_time(main)
 
 
 Step = tuple[int, bool, set[Trouble]]

@@ -105,7 +105,7 @@ def test_a_record_in_good_order() -> None:
         ),
         "then not r1, because r0 can be read, and has room",
     ]
-    assert visit.lines[-1] == "BEP 5 was not used: no slot is locked, spoilt, dense or doubtful."
+    assert visit.lines[-1] == "BEP 5 was not used: no slot is locked, spoilt, emptied or blinded."
     (reading,) = visit.json["readings"]
     assert {name: reading[name] for name in ("day", "salt", "target", "queries", "seconds", "seq", "states")} == {
         "day": TODAY,
@@ -126,8 +126,8 @@ def test_a_record_in_good_order() -> None:
         ([(1, b"rubbish", 8)], {}, ["spoilt"]),
         ([(LOCKED, b"rubbish", 8)], {}, ["locked", "spoilt"]),
         ([(1, entries(1, 2, 3, 4, 5, 6), 8)], {}, ["full"]),
-        ([], {"is_dense": True, "is_doubtful": True}, ["dense"]),
-        ([], {"is_doubtful": True}, ["doubtful"]),
+        ([], {"is_dense": True, "is_doubtful": True}, ["blinded"]),
+        ([], {"is_doubtful": True}, ["emptied"]),
     ],
 )
 def test_the_reason_why_the_next_slot_is_read(values: list[Any], state: dict[str, bool], expected: list[str]) -> None:
@@ -139,6 +139,25 @@ def test_the_reason_why_the_next_slot_is_read(values: list[Any], state: dict[str
     for name in expected:
         assert sum(line.startswith(f"state {name}: ") for line in visit.lines) == 1
     assert [reading["states"] for reading in visit.json["readings"]] == [expected, []]
+
+
+def test_nodes_that_are_too_close_to_a_later_slot_are_no_reason_to_go_on() -> None:
+    visit = Visit()
+    visit.read(b"r0", (LOCKED, entries(1), 8))
+    visit.read(b"r1", state={"is_dense": True})
+    assert "then not r2, because r1 can be read, and has room" in visit.lines
+    assert visit.json["readings"][1]["states"] == ["blinded"]
+
+
+def test_a_visit_may_read_all_slots_without_a_reason() -> None:
+    visit = Visit()
+    for salt in (b"r0", b"r1", b"r2"):
+        visit.read(salt, (1, entries(1), 8))
+    assert [one["next"] for one in visit.json["readings"]] == [
+        "r1, as in some visits",
+        "r2, as in some visits",
+        "no shard, because r0 or r1 has room",
+    ]
 
 
 def test_ignored_parts_are_told_by_reason() -> None:
