@@ -51,6 +51,10 @@ WELL_KNOWN: Final = 100
 KNOWN_AGAIN: Final = 16
 """Nodes of each address family that are added to an empty routing table when an outage ends."""
 
+MEASURES: Final = 8
+MEASURE_PERIOD: Final = 600.0
+"""Measurements of the DHT's size as soon as it is reachable, and seconds between two later ones."""
+
 JOIN_PERIOD: Final = 30.0
 """Seconds between two attempts to reach the bootstrap nodes."""
 
@@ -151,6 +155,7 @@ class Service:
         self._start_task = BackgroundTasks(task_failures).start
         self._upkeep: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._measuring: asyncio.Task[None] | None = None
         self._walks: set[asyncio.Task[Any]] = set()
         self._log = structlog.get_logger().bind(extension="dht")
         # Its own executor: slow files must not delay other users of the loop's executor.
@@ -182,6 +187,7 @@ class Service:
         self._reachability.start(self._loop.time())
         self._upkeep = self._start_task("dht_upkeep", self._keep_up(), endless=True)
         self._watching = self._start_task("dht_watch", self._keep_watching(), endless=True)
+        self._measuring = self._start_task("dht_measure", self._keep_measuring(), endless=True)
 
     async def stop(self) -> None:
         """Stop, and save the node's state and the cache."""
@@ -195,7 +201,7 @@ class Service:
                 ending.push_async_callback(self._save)
             ending.callback(self.client.close)
             ending.push_async_callback(self.directory.close)
-            tasks = [*self._walks, *(task for task in (self._upkeep, self._watching) if task)]
+            tasks = [*self._walks, *(task for task in (self._upkeep, self._watching, self._measuring) if task)]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -225,6 +231,19 @@ class Service:
                 self._update_reachable()
             except Exception:
                 self._log.exception("dht_watch_failed")
+
+    async def _keep_measuring(self) -> None:
+        """Measure the size of the DHT from time to time, until cancelled."""
+        done = 0
+        while True:
+            await self.reachable.wait()
+            try:
+                await self.client.measure()
+            except Exception:
+                self._log.exception("dht_measure_failed")
+            done += 1
+            # A network that comes and goes must not cause more.
+            await asyncio.sleep(MEASURE_PERIOD if done >= MEASURES else 0)
 
     def _contacts(self, family: int) -> list[Contact]:
         return self._watch.contacts(family)

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from extensions.dht.krpc.schedule import LookupLimits
-from extensions.dht.service import CACHE_FILE, NEIGHBOURS_PERIOD, STATE_FILE
+from extensions.dht.service import CACHE_FILE, MEASURE_PERIOD, MEASURES, NEIGHBOURS_PERIOD, STATE_FILE
 from tests.unit.dht.entries import HASH
 from tests.unit.dht.service import FakeNode, Loop, World, hashes, in_virtual_time, place, running
 
@@ -120,7 +120,7 @@ def test_a_network_that_comes_and_goes_causes_no_flood() -> None:
             world.meet(50)
             world.open(hashes(300))
             await asyncio.sleep(5 * MINUTE)
-            began, gets = loop.now, loop.gets
+            began, gets, finds = loop.now, loop.gets, loop.finds
             for _ in range(20):
                 loop.is_up = False
                 await asyncio.sleep(12)
@@ -129,7 +129,7 @@ def test_a_network_that_comes_and_goes_causes_no_flood() -> None:
             lookups = (loop.gets - gets) / 8
             assert lookups < limits.burst + limits.rate * (loop.now - began)
             # Those that have not failed are not visited before their time.
-            assert loop.finds <= 8 * (2 + (loop.now - began) // NEIGHBOURS_PERIOD)
+            assert loop.finds - finds <= 2 * 8 * (1 + (loop.now - began) // NEIGHBOURS_PERIOD)
             assert loop.gets - gets < 3 * 8 * 300
             await asyncio.sleep(MINUTE)
             assert world.service.directory.published == 300
@@ -206,6 +206,32 @@ def test_if_few_nodes_have_answered_lookups_start_from_all() -> None:
             world.service.directory.publish(HASH)
             await asyncio.sleep(MINUTE)
             assert world.service.directory.is_published(HASH)
+
+    in_virtual_time(main)
+
+
+def test_the_size_of_the_dht_is_measured_while_it_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(loop: Loop) -> None:
+        measured: list[float] = []
+
+        async def measure() -> None:
+            measured.append(loop.now)
+            if len(measured) % 3 == 0:
+                raise RuntimeError
+
+        async with running(World(loop)) as world:
+            monkeypatch.setattr(world.service.client, "measure", measure)
+            await asyncio.sleep(MINUTE)
+            assert measured == []
+            world.meet(50)
+            await asyncio.sleep(MEASURE_PERIOD - 2 * MINUTE)
+            assert len(measured) == MEASURES
+            loop.is_up = False
+            await asyncio.sleep(3 * MEASURE_PERIOD)
+            assert len(measured) == MEASURES
+            loop.is_up = True
+            await asyncio.sleep(3 * MEASURE_PERIOD)
+            assert MEASURES + 3 <= len(measured) <= MEASURES + 4
 
     in_virtual_time(main)
 
