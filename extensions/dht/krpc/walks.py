@@ -36,6 +36,9 @@ class Walk:
 
     async def run(self) -> None:
         """Send queries until the goal of the traversal is reached, also once more if it is no longer."""
+        if self._done and not self._done.done():
+            await asyncio.wait([self._done])
+            return
         done = self._done = asyncio.get_running_loop().create_future()
         self.go_on()
         await done

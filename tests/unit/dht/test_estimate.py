@@ -72,3 +72,25 @@ def test_eight_nodes_within_a_tenth_of_the_reach_are_dense() -> None:
     assert estimate.is_dense(bytes(20), crowd(estimate.reach // 10 - 9, 8))
     assert not estimate.is_dense(bytes(20), crowd(estimate.reach // 10 + 1, 8))
     assert not estimate.is_dense(bytes(20), crowd(1, 7))
+
+
+def test_nodes_that_crowd_round_every_target_do_not_spoil_it_if_others_have_fitting_ids() -> None:
+    source = random.Random(1)
+    ids = [source.randbytes(20) for _ in range(1000)]
+    estimate = SizeEstimate()
+    for _ in range(SAMPLES):
+        target = source.randbytes(20)
+        crowd = [target[:-1] + bytes([other]) for other in range(8)]
+        fitting = nearest(target, ids)
+        estimate.note(target, [*crowd, *fitting], fitting)
+    assert estimate.nodes == pytest.approx(1000, rel=0.25)
+
+
+def test_if_only_some_ids_fit_all_count() -> None:
+    source = random.Random(1)
+    ids = [source.randbytes(20) for _ in range(1000)]
+    estimate = SizeEstimate()
+    for _ in range(SAMPLES):
+        target = source.randbytes(20)
+        estimate.note(target, nearest(target, ids), nearest(target, ids[:300]))
+    assert estimate.nodes == pytest.approx(1000, rel=0.25)

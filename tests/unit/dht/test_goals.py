@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from heapq import nsmallest
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from extensions.dht.krpc.estimate import SizeEstimate
 from extensions.dht.krpc.messages import Contact
@@ -191,6 +193,15 @@ def test_the_closest_nodes_with_a_fitting_id_are_found_too() -> None:
     assert [one.fits for one in traversal.closest()] == [False] * 8 + [True] * 8
 
 
+def test_fitting_nodes_that_are_dead_are_replaced() -> None:
+    source = random.Random(1)
+    honest = sorted((compliant(number, source) for number in range(200)), key=distance)
+    wilful_ones = [wilful(1000 + number, at(SPOT ^ number)) for number in range(1, 9)]
+    traversal = Traversal(TARGET, [*wilful_ones, *honest], anyone, goal=Goal(True, True))
+    search(traversal, lambda contact, _: None if contact in honest[:20] else ((), b"token"))
+    assert found(traversal) == [*wilful_ones, *honest[20:28]]
+
+
 def test_the_search_for_fitting_nodes_is_not_held_up_by_others_without_tokens() -> None:
     source = random.Random(1)
     honest = sorted((compliant(number, source) for number in range(200)), key=distance)
@@ -245,6 +256,46 @@ def test_an_honest_network_costs_little(seed: int) -> None:
     assert sum(stores) / len(stores) < 16
 
 
+nodes_of_all_kinds = st.lists(
+    st.tuples(st.integers(1, 200), st.booleans(), st.booleans(), st.booleans(), st.booleans()),
+    max_size=60,
+    unique_by=lambda one: one[0],
+)
+
+
+@given(nodes_of_all_kinds, st.booleans(), st.booleans(), st.sampled_from([0, 5, 60]))
+@settings(derandomize=True, max_examples=200)
+def test_the_nodes_found_are_those_of_the_goal(
+    kinds: list[tuple[int, bool, bool, bool, bool]], needs_token: bool, needs_fitting: bool, reach: int
+) -> None:
+    """Each node has a distance, and may be compliant, alive, have a token, and be known to refuse."""
+    nodes = {
+        Contact(at(SPOT ^ far), (f"10.0.{far}.1" if is_local else global_host(far), 1)): (alive, token, refuses)
+        for far, is_local, alive, token, refuses in kinds
+    }
+    refusers = {contact.address for contact, (_, _, refuses) in nodes.items() if refuses}
+    goal = Goal(needs_token, needs_fitting, reach, refusers.__contains__)
+    traversal = Traversal(TARGET, nodes, anyone, goal=goal)
+    asked = search(
+        traversal, lambda contact, _: ((), b"token" if nodes[contact][1] else b"") if nodes[contact][0] else None
+    )
+    able = [
+        one
+        for one in sorted(nodes, key=distance)
+        if nodes[one][0] and not nodes[one][2] and nodes[one][1] >= needs_token
+    ]
+    # Any id fits a local address, and these do not fit the others.
+    fitting = [one for one in able if one.address[0].startswith("10.")] if needs_fitting else []
+    wanted = {*able[:CLOSEST], *fitting[:CLOSEST], *(one for one in able if distance(one) <= reach)}
+    assert found(traversal) == sorted(wanted, key=distance)
+    # No more nodes are asked than that takes.
+    last = max(
+        [distance(able[CLOSEST - 1])] if len(able) >= CLOSEST else [200],
+        [distance(fitting[CLOSEST - 1])] if len(fitting) >= CLOSEST else [200 * needs_fitting],
+    )[0]
+    assert all(distance(one) <= max(last, reach) for one in asked)
+
+
 def test_detours_go_once_to_fitting_nodes_and_only_in_a_crowd() -> None:
     source = random.Random(1)
     honest = sorted((compliant(number, source) for number in range(200)), key=distance)
@@ -292,6 +343,17 @@ def test_a_node_that_refuses_a_method_may_name_others() -> None:
     assert (state(traversal).state, state(traversal).can_store, state(traversal).code) == (State.ANSWERED, False, 204)
     assert traversal.next() == near(2)
     assert traversal.answered(near(1), (), b"token") is None
+
+
+def test_a_node_that_is_asked_again_does_not_count_meanwhile() -> None:
+    traversal = Traversal(TARGET, [near(number) for number in range(1, 10)], anyone, goal=STORING)
+    assert traversal.next() == near(1)
+    for number in range(2, 9):
+        assert traversal.next() == near(number)
+        assert traversal.answered(near(number), (), b"token")
+    assert traversal.next() is None
+    assert traversal.ask_again(near(1).address, 204)
+    assert traversal.next() == near(9)
 
 
 def test_a_late_node_that_is_asked_again_may_still_answer_the_first_query() -> None:

@@ -162,6 +162,15 @@ async def test_nodes_that_refuse_puts_may_take_announcements() -> None:
         assert (await dht.client.announce(found, TARGET, 80)).taken == CLOSEST
 
 
+async def test_nodes_that_refuse_announcements_may_take_puts() -> None:
+    async with Dht.start(20) as dht:
+        for node in dht.nodes[:8]:
+            node.refuses = {"announce_peer": 203}
+        found = await dht.client.get_peers(TARGET, Job(), lambda _node, _peers: None)
+        assert await dht.client.announce(found, TARGET, 80) == Stored(taken=8, failed=8)
+        assert distances(await dht.look()) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 async def test_a_node_that_invents_conflicts_is_found_out() -> None:
     async with Dht.start(30) as dht:
         for node in dht.nodes[:8]:
@@ -175,10 +184,10 @@ async def test_a_node_that_invents_conflicts_is_found_out() -> None:
 
 async def test_nodes_at_which_another_writer_was_first_are_no_liars() -> None:
     async with Dht.start(20) as dht:
-        for seq in range(1, 12, 2):
+        for seq in range(1, 6):
             found = await dht.look()
             for node in dht.nodes[:8]:
-                node.store(seq + 1, b"another")
+                node.store(seq, b"another")
             assert await dht.put(found, seq) == Stored(conflicts=8)
         assert distances(await dht.look()) == [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -339,6 +348,30 @@ async def test_detours_are_sent_and_their_nodes_are_asked() -> None:
     assert under_way.traversal.queries == len(wire.sent)
 
 
+async def test_two_callers_may_wait_for_one_walk() -> None:
+    wire = Wire()
+    under_way = walk(wire, contacts(1), Goal())
+    first, second = (asyncio.ensure_future(under_way.run()) for _ in range(2))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.sleep(0)
+    [(listener, contact, _, _)] = wire.sent
+    listener.on_reply(contact, Reply(b"", contact.node_id))
+    await first
+
+
+async def test_a_walk_without_a_caller_sends_nothing_more() -> None:
+    wire = Wire()
+    under_way = walk(wire, contacts(1), Goal())
+    running = asyncio.ensure_future(under_way.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.sleep(0)
+    [(listener, contact, _, _)] = wire.sent
+    listener.on_reply(contact, Reply(b"", contact.node_id, tuple(contacts(8))))
+    assert len(wire.sent) == 1
+
+
 @pytest.mark.parametrize("age", [0.0, TOKEN_LASTS])
 async def test_a_refusal_long_after_the_lookup_does_not_count(age: float) -> None:
     # The node's token may have expired.
@@ -374,6 +407,7 @@ async def test_a_node_that_does_not_answer_a_put_is_replaced_but_not_remembered(
     under_way.on_reply(second, Reply(b"", second.node_id, (), b"token"))
     for _ in range(5):
         await asyncio.sleep(0)
+    assert [(contact, method) for _, contact, method, _ in wire.sent][-1] == (second, "put")
     store.on_reply(second, Reply(b"", second.node_id))
     assert await running == Stored(taken=1, failed=1)
     assert not refusers.refuses("put", first.address, now)
