@@ -281,7 +281,7 @@ def _node_lines(lookup: Lookup) -> Iterator[str]:
             f"  {'*' if is_chosen else ' '} {_distance(node):7.1f}  {_address(node.contact.address):{width}} {fits:5} "
             f"{reply_of(node) if is_record else _peers_reply_of(node)}"
         )
-    others = Counter("a reply" if one.state is State.ANSWERED else reply_of(one) for one, _ in nodes[MAX_ROWS:])
+    others = Counter("answered" if one.state is State.ANSWERED else reply_of(one) for one, _ in nodes[MAX_ROWS:])
     if others:
         yield f"            and {others.total()} more: {', '.join(f'{n} {reply}' for reply, n in others.items())}"
 

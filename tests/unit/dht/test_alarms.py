@@ -74,6 +74,21 @@ def test_of_many_infohashes_a_few_have_lines_and_one_line_counts_the_others() ->
         ]
 
 
+def test_a_flood_that_goes_on_has_as_many_lines_in_each_minute() -> None:
+    setting = Setting()
+    with capture_logs() as lines:
+        for number, kind in enumerate((Trouble.LOCKED, Trouble.SPOILT, Trouble.BLINDED), 1):
+            setting.get_into_trouble(100, kind)
+            assert len(lines) == number * MAX_LINES
+            setting.now += PERIOD
+    counts = [
+        {name: line[name] for name in Trouble if name in line}
+        for line in lines
+        if line["event"] == "dht_records_troubled"
+    ]
+    assert counts == [{"locked": 100 - MAX_LINES}, {"spoilt": 100 - (MAX_LINES - 1)}]
+
+
 def test_after_a_quiet_time_each_infohash_has_a_line_again() -> None:
     setting = Setting()
     with capture_logs() as lines:

@@ -246,7 +246,7 @@ def test_of_very_many_nodes_the_text_has_the_nearest() -> None:
     visit.read(b"r0", result=found(*[node(20 + number) for number in range(30)], *others))
     shown = [line for line in visit.lines if "192.0.2." in line]
     assert len(shown) == MAX_ROWS
-    assert f"and {60 - MAX_ROWS} more: 6 a reply, 30 no reply" in visit.lines
+    assert f"and {60 - MAX_ROWS} more: 6 answered, 30 no reply" in visit.lines
     assert len(visit.json["readings"][0]["nodes"]) == 60
 
 
