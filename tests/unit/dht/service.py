@@ -82,6 +82,8 @@ class Loop(VirtualLoop):
         self.sent: list[float] = []
         """The times at which packets were sent."""
         self.is_alive: Callable[[Address], bool] = lambda _: True
+        self.asked: set[Address] = set()
+        """The nodes that were sent a `get`."""
         self.gets = self.puts = self.finds = 0
         self.items: dict[bytes, dict[bytes, Any]] = {}
 
@@ -92,9 +94,12 @@ class Loop(VirtualLoop):
         return cast(Any, self), self.receiver
 
     def sendto(self, data: bytes, address: Address) -> None:
+        query = bencode.decode(data)
         self.sent.append(self.now)
+        if query[b"q"] == b"get":
+            self.asked.add(address)
         if self.is_up and self.is_alive(address):
-            self.call_later(ROUND_TRIP, self._answer, bencode.decode(data), address)
+            self.call_later(ROUND_TRIP, self._answer, query, address)
 
     def abort(self) -> None: ...
 
