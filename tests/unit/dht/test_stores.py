@@ -266,6 +266,22 @@ async def test_nodes_that_crowd_round_the_target_are_reported() -> None:
         assert (await dht.look()).is_dense
 
 
+async def test_lookups_reach_as_far_as_the_estimate_says() -> None:
+    async with Dht.start(30) as dht:
+        dht.client.estimates[4].note(bytes(20), [number.to_bytes(20, "big") for number in range(5, 13)])
+        assert distances(await dht.look()) == [*range(1, 13)]
+
+
+async def test_lookups_find_the_closest_nodes_with_fitting_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fits_if_even(node_id: bytes, _host: str) -> bool:
+        return (node_id[19] ^ TARGET[19]) % 2 == 0
+
+    monkeypatch.setattr("extensions.dht.krpc.traversal.fits", fits_if_even)
+    async with Dht.start(30) as dht:
+        assert distances(await dht.look()) == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16]
+        assert len((await dht.client.find_nodes(TARGET)).candidates) == CLOSEST
+
+
 # Without sockets
 
 
