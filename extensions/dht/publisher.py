@@ -159,7 +159,8 @@ class Publisher:
                     kept.note_stored(slot.salt, record.day, self._clock(), stored.taken)
                 # With a conflict, the other writer reaches fewer nodes than we do: it repeats its write, with our
                 # entry. If the record is crowded, many write to it, and more lookups would be a burden.
-                has_others = bool(stored.conflicts) or any(slot.beside(entry) for slot in record.slots)
+                is_unread = bool(stored.conflicts) and not attempt
+                has_others = is_unread or any(slot.beside(entry) for slot in record.slots)
                 look_again = is_foreign or (has_others and not record.is_crowded)
                 return self._result(stored, until, READ_BACK if look_again else None)
             self._count_conflict(record)

@@ -71,6 +71,22 @@ def test_looks_at_other_records_do_not_count() -> None:
     assert own.longest == inf
 
 
+def test_in_trouble_the_number_of_copies_does_not_count() -> None:
+    own = looked((1200.0, 1))
+    own.is_doubtful = True
+    assert own.interval(earliest) == REFRESH[0]
+
+
+def test_an_entry_that_nodes_withhold_is_not_written_again_at_once() -> None:
+    own = looked()
+    assert own.withheld_until(R0, TODAY, NOW + 600) == 0
+    own.alarms = 2
+    assert own.withheld_until(R0, TODAY, NOW + 600) == NOW + LIFETIME
+    assert own.withheld_until(R0, TODAY + 1, NOW + 600) == 0
+    assert own.withheld_until(R0, TODAY, NOW - 600) == 0
+    assert own.withheld_until(R0, TODAY, NOW + LIFETIME - FRESH) == 0
+
+
 @given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.integers(0, 100)), max_size=20), st.integers(0, 100))
 def test_it_is_never_written_more_often_than_the_limit(looks: list[tuple[float, int]], taken: int) -> None:
     assert SHORTEST <= looked(*looks, taken=taken).interval(earliest) <= REFRESH[0]

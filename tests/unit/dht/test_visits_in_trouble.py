@@ -6,12 +6,14 @@ from typing import Any, Final, cast
 import pytest
 
 from extensions.dht.counters import Written
-from extensions.dht.krpc.client import Found
+from extensions.dht.krpc.client import Found, Stored
+from extensions.dht.records.bep5 import REMEMBER
 from extensions.dht.records.keys import DAY, SALTS, day_of, record_key
 from extensions.dht.records.slots import LOCKED
 from extensions.dht.records.trouble import Trouble
 from extensions.dht.refresh import REFRESH, SHORTEST
 from extensions.dht.tracked import ANNOUNCE, LONELY, MAX_VAIN, RETRY, THOROUGH_EVERY, VAIN_EVERY
+from extensions.trackers import RENDEZVOUS
 from tests.unit.dht.directory import OWN, Setting, running, signed
 from tests.unit.dht.entries import HASH
 
@@ -121,16 +123,33 @@ async def test_a_write_that_most_nodes_did_not_take_is_not_expected(setting: Set
     assert troubles(setting) == set()
 
 
-async def test_an_entry_that_was_removed_is_not_expected(setting: Setting) -> None:
-    setting.directory.publish(HASH)
-    await setting.idle()
-    setting.directory.swarm(HASH, 5, linked=False)
-    setting.directory.swarm_closed(HASH)
-    setting.directory.withdraw(HASH)
-    await setting.pass_by(10 * 60)
-    setting.directory.publish(HASH)
-    await setting.idle()
-    assert (bep5(setting), setting.dht.asked.count((setting.dht.asked[0][0], R1))) == ((0, 0), 0)
+async def test_an_entry_that_was_removed_is_not_expected() -> None:
+    async with running(Setting(policy="listed")) as setting:
+        # The swarm stays open, but only the extension wants it published.
+        setting.directory.swarm(HASH, 5, linked=False)
+        setting.directory.publish(HASH)
+        await setting.idle()
+        setting.directory.withdraw(HASH)
+        await setting.pass_by(10 * 60)
+        assert not has_own(setting, R0)
+        setting.directory.publish(HASH)
+        await setting.idle()
+        assert has_own(setting, R0)
+        assert (troubles(setting), bep5(setting), has_own(setting, R1)) == (set(), (0, 0), False)
+
+
+async def test_an_entry_that_few_nodes_took_is_not_expected(setting: Setting) -> None:
+    put = setting.dht.put
+
+    async def put_at_three(*arguments: Any) -> Stored:
+        await put(*arguments)
+        return Stored(taken=3, failed=5)
+
+    cast(Any, setting.dht).put = put_at_three
+    setting.dht.hidden = {R0}
+    await opened(setting)
+    assert await after(setting, REFRESH[0]) == [R0]
+    assert troubles(setting) == set()
 
 
 async def test_after_the_clock_was_set_nothing_is_expected(setting: Setting) -> None:
@@ -242,6 +261,47 @@ async def test_conflicts_without_end_make_publications_rare(setting: Setting) ->
     await after(setting, RETRY[0])
     assert setting.dht.puts == 7, "the wait is doubled"
     assert bep5(setting) == (0, 0)
+
+
+async def test_a_conflict_that_was_read_again_needs_no_further_look(setting: Setting) -> None:
+    setting.dht.conflicts, setting.dht.refusals = 1, 3
+    assert await opened(setting) == [R0, R0]
+    assert setting.directory.counters.publications == {Written.CONFLICT: 1, Written.STORED: 1}
+    assert await after(setting, 90) == []
+
+
+# The limits of searches and announcements
+
+
+async def test_bep5_is_used_at_most_every_ten_minutes_but_at_the_rendezvous(setting: Setting) -> None:
+    setting.dht.dense = {R0}
+    setting.directory.swarm(HASH, 1, linked=False)
+    await setting.pass_by(LONELY[0] + LONELY[1] + 60)
+    assert (setting.dht.gets >= 6, bep5(setting)) == (True, (1, 1))
+    await setting.pass_by(LONELY[2] + REMEMBER)
+    assert bep5(setting)[0] == 2
+    setting.dht.dense = set()
+    setting.directory.publish(RENDEZVOUS)
+    await setting.pass_by(LONELY[0] + LONELY[1] + 60)
+    assert bep5(setting)[0] == 5
+
+
+async def test_a_caller_that_asks_for_everything_gets_a_search_at_any_time(setting: Setting) -> None:
+    setting.dht.dense = {R0}
+    await opened(setting)
+    setting.advance(60)
+    await setting.trackers(thorough=True)
+    assert bep5(setting)[0] == 2
+
+
+async def test_an_entry_that_is_withheld_again_and_again_is_written_every_hour_only(setting: Setting) -> None:
+    setting.dht.hidden = {*SALTS}
+    await opened(setting, peers=1)
+    await setting.pass_by(2 * HOUR)
+    puts = setting.dht.puts
+    await setting.pass_by(3 * HOUR)
+    # To two slots each time, although the record is read every half an hour.
+    assert puts + 4 <= setting.dht.puts <= puts + 8
 
 
 # Lonely swarms
