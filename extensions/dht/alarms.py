@@ -19,7 +19,7 @@ PERIOD: Final = 60.0
 HINTS: Final = {
     Trouble.BLINDED: "nodes near this record seem to hide it; other slots and BEP 5 are used too",
     Trouble.EMPTIED: "entries that must be in this record are missing; they are written again, and BEP 5 is used too",
-    Trouble.LOCKED: "the record cannot be written until 00:00 UTC; other slots or shards, and BEP 5, are used instead",
+    Trouble.LOCKED: "a slot cannot be written until 00:00 UTC; other slots or shards, and BEP 5, are used too",
     Trouble.SPOILT: "the record has invalid contents, which are overwritten; BEP 5 is used too",
     Trouble.CONTESTED: "all writes met newer values; they are repeated ever more rarely",
 }
