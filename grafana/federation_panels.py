@@ -296,6 +296,48 @@ PANELS: list[Json] = [
         ("{{instance}} left out", "peerservers_dht_unpublished{}"),
     ),
     timeseries(
+        64,
+        "Records in trouble",
+        "Infohashes whose record was in trouble at its last visit. locked: a slot cannot be written. spoilt: a slot "
+        "has invalid contents only. emptied: entries are missing. blinded: nodes near the record seem to hide it. "
+        "contested: all writes met newer values.",
+        ("{{kind}}", "sum by (kind) (peerservers_dht_troubled_records{})"),
+        ("{{kind}}, found per minute", "60 * " + rate("peerservers_dht_troubles_total{}", by="kind")),
+        hide_zeros=True,
+    ),
+    timeseries(
+        65,
+        "Copies of our entries",
+        "Of the eight nodes that stored an entry, those that still had it when this tracker looked again. If they are "
+        "few, entries are written more often.",
+        ("{{instance}}", "peerservers_dht_copies{}"),
+        max=8,
+    ),
+    timeseries(
+        66,
+        "Refresh interval",
+        "Time after which entries are written again, at most. It is 70 minutes, and down to 15 where nodes leave the "
+        "DHT fast.",
+        ("{{instance}}", "peerservers_dht_refresh_seconds{}"),
+        unit="s",
+    ),
+    timeseries(
+        67,
+        "Size of the DHT",
+        "Nodes of the whole DHT, estimated by lookups of random ids; 0 while it is unknown. The public DHT has some "
+        "millions in IPv4.",
+        ("{{instance}} {{family}}", "peerservers_dht_estimated_nodes{}"),
+        decimals=0,
+    ),
+    timeseries(
+        68,
+        "Nodes that refuse to store",
+        "remembered: nodes that count as refusing for two hours. failed: nodes that refused an entry or were silent, "
+        "so that the next nearest got it.",
+        ("remembered", "sum(peerservers_dht_refusers{})"),
+        ("failed per minute", "60 * " + rate("peerservers_dht_stores_failed_total{}")),
+    ),
+    timeseries(
         30,
         "Backlog",
         "overdue: infohashes whose next lookup is late. lookups waiting: lookups in the queue. A backlog that "

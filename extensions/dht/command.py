@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,9 @@ import click
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from extensions.dht import explain
 from extensions.dht.extension import check_libtorrent
+from extensions.dht.records.reports import VisitReport
 from extensions.dht.settings import DhtSettings
 from extensions.trackers import Sighting
 from tracker.extension import (
@@ -40,11 +43,25 @@ PROGRESS_PERIOD: Final = 0.2
 SETTLE: Final = 1.0
 """Seconds to wait, at most, until the routing table is filled."""
 
+MEASURE: Final = 2.0
+"""Seconds to wait, at most, for the size of the DHT, without which nothing can be called dense."""
+
 MAX_TIMEOUT: Final = 24 * 3600.0
 
 
 class Unreachable(Exception):
     """No node of the DHT has answered."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """The results of a search."""
+
+    found: list[Sighting] = field(default_factory=list)
+    reports: list[VisitReport] | None = None
+    """The visits; None if they are not explained."""
+    estimates: dict[int, float | None] = field(default_factory=dict)
+    """The number of nodes of the DHT, by address family."""
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -61,6 +78,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 @click.option("--private", is_flag=True, default=None, help="A private DHT, in which nodes may have any address.")
 @click.option("--listen", help="UDP address; by default a free port at the configured address.")
 @click.option("--timeout", default=30.0, show_default=True, callback=_seconds, help="Seconds to search, at most.")
+@click.option("--explain", "explains", is_flag=True, help="Also print where it looked, and which nodes answered.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def lookup(
     config_file: Path | None,
@@ -69,11 +87,14 @@ def lookup(
     private: bool | None,
     listen: str | None,
     timeout: float,
+    explains: bool,
     as_json: bool,
 ) -> None:
     """Find the trackers that serve INFOHASH (hexadecimal, base32 or a magnet link) in the DHT.
 
     An info_hash of another length than 20 bytes is written as a JSON string, with its quotes: '"name"'.
+
+    docs/dht.md has the words that --explain uses.
 
     Exits with 0 if there are any, 1 if there are none, and 3 if no node of the DHT can be reached.
     """
@@ -89,12 +110,12 @@ def lookup(
     settings = _settings(config_file, chosen)
     configure_logs("error", "text")
     try:
-        found = uvloop.run(_search(settings, info_hash, timeout))
+        search = uvloop.run(_search(settings, info_hash, timeout, explains))
     except Unreachable:
         click.echo(f"peerservers: no node of the DHT answers ({', '.join(settings.bootstrap)})", err=True)
         sys.exit(3)
-    click.echo(_as_json(info_hash, found) if as_json else _as_table(info_hash, found))
-    sys.exit(0 if found else 1)
+    click.echo(_as_json(info_hash, search) if as_json else _as_text(info_hash, search))
+    sys.exit(0 if search.found else 1)
 
 
 def _settings(config_file: Path | None, options: dict[str, Any]) -> DhtSettings:
@@ -123,29 +144,44 @@ def parse_infohash(text: str) -> bytes:
         ) from None
 
 
-async def _search(settings: DhtSettings, info_hash: bytes, max_seconds: float) -> list[Sighting]:
+async def _search(settings: DhtSettings, info_hash: bytes, max_seconds: float, explains: bool) -> _Search:
     from extensions.dht.service import Service
 
     service = Service(settings, Ed25519PrivateKey.generate(), "", None)
-    found: list[Sighting] = []
+    search = _Search()
+    if explains:
+        reports = search.reports = []
+        service.directory.observe(reports.append)
     await service.start()
-    progress = asyncio.ensure_future(_show_progress(service, found))
+    progress = asyncio.ensure_future(_show_progress(service, search.found))
     try:
         async with asyncio.timeout(max_seconds):
             await service.reachable.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE):
                     await service.settled.wait()
+            if explains:
+                await _measure(service)
             async for sighting in service.directory.trackers(info_hash, thorough=True):
-                found.append(sighting)  # noqa: PERF401  (the progress line shows the number)
+                search.found.append(sighting)
     except TimeoutError:
         if not service.reachable.is_set():
             raise Unreachable from None
     finally:
         progress.cancel()
         await asyncio.wait([progress])
+        families = sorted(service.client.messenger.families)
+        search.estimates = {family: service.client.estimates[family].nodes for family in families}
         await service.stop()
-    return sorted(found, key=lambda sighting: -sighting.entry.expires)
+    search.found.sort(key=lambda sighting: -sighting.entry.expires)
+    return search
+
+
+async def _measure(service: "Service") -> None:
+    """Estimate the size of the DHT, unless that takes long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(MEASURE):
+            await service.client.measure()
 
 
 async def _show_progress(service: "Service", found: list[Sighting]) -> None:
@@ -167,12 +203,22 @@ async def _show_progress(service: "Service", found: list[Sighting]) -> None:
         click.echo(f"\r\x1b[K{line()}" if is_terminal else line(), err=True)
 
 
-def _as_json(info_hash: bytes, found: list[Sighting]) -> str:
+def _as_json(info_hash: bytes, search: _Search) -> str:
     trackers = [
         {"id": one.entry.tracker_id, "url": one.entry.url, "expires": one.entry.expires, "found_in": one.where}
-        for one in found
+        for one in search.found
     ]
-    return json.dumps({"infohash": info_hash.hex(), "trackers": trackers}, indent=2)
+    result: dict[str, Any] = {"infohash": info_hash.hex(), "trackers": trackers}
+    if search.reports is not None:
+        result["explanation"] = explain.as_json(search.reports, search.estimates)
+    return json.dumps(result, indent=2)
+
+
+def _as_text(info_hash: bytes, search: _Search) -> str:
+    table = _as_table(info_hash, search.found)
+    if search.reports is None:
+        return table
+    return f"{table}\n\n{explain.as_text(search.reports, search.estimates)}"
 
 
 def _as_table(info_hash: bytes, found: list[Sighting]) -> str:

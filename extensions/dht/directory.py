@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from extensions.dht.alarms import Alarms
 from extensions.dht.cache import Known
 from extensions.dht.counters import Counters
 from extensions.dht.knowledge import Knowledge
@@ -21,6 +22,7 @@ from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.publish_set import PublishSet
 from extensions.dht.publisher import Publisher
 from extensions.dht.records.bep5 import Bep5Fallback
+from extensions.dht.records.reports import Observer
 from extensions.dht.sightings import Sightings
 from extensions.dht.tracked import ANNOUNCE_SLACK, NextVisit, TrackedHash, next_visit
 from extensions.dht.visits import Outcome, Visits
@@ -65,6 +67,7 @@ class Directory:
         self.knowledge = Knowledge(known, clock)
         self.sightings = Sightings(self._publisher.tracker_id, self.knowledge, bep5_fallback.rejected, clock, monotonic)
         self.publish_set = PublishSet(max_published)
+        self.alarms = Alarms(monotonic)
         self._visits = Visits(
             client,
             bep5_fallback,
@@ -76,6 +79,7 @@ class Directory:
             clock,
             monotonic,
             uniform,
+            self.alarms,
         )
         self._scheduler = scheduler
         self._publishes = bool(url) and policy != "none"
@@ -113,6 +117,10 @@ class Directory:
     def overdue(self) -> int:
         """Infohashes whose visit is due and has not begun."""
         return self._scheduler.overdue
+
+    def observe(self, observer: Observer) -> None:
+        """Let `observer` receive a report of each visit as it begins."""
+        self._visits.observer = observer
 
     def is_published(self, info_hash: bytes) -> bool:
         """Return whether the record of an infohash has a valid entry of ours."""

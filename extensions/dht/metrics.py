@@ -1,7 +1,8 @@
 """The DHT's metrics: plain counters that are read when Prometheus scrapes."""
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -9,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from extensions.dht.counters import Looked, Written
 from extensions.dht.krpc.client import METHODS
+from extensions.dht.records.trouble import Trouble
 from extensions.entries import Rejected
 from tracker.extension import counter_by
 
@@ -64,6 +66,20 @@ class DhtCollector(Collector):
         yield CounterMetricFamily(
             "peerservers_dht_queries_delayed", "Queries delayed because of the rate limit per node", counters.delayed
         )
+        yield gauge_by(
+            "family",
+            "peerservers_dht_estimated_nodes",
+            "Nodes of the whole DHT, by lookups of random ids; 0 while it is unknown",
+            {f"ipv{family}": estimate.nodes or 0 for family, estimate in client.estimates.items()},
+        )
+        yield CounterMetricFamily(
+            "peerservers_dht_stores_failed",
+            "Nodes that have refused a value or an announcement, or were silent; others are used in their place",
+            counters.stores_failed,
+        )
+        yield GaugeMetricFamily(
+            "peerservers_dht_refusers", "Nodes that are remembered as refusing to store", client.refusers
+        )
         yield CounterMetricFamily("peerservers_dht_garbage", "Datagrams that answered no query", counters.garbage)
         yield CounterMetricFamily(
             "peerservers_dht_received_bytes", "Bytes received in lookups and stores", counters.bytes_in
@@ -92,3 +108,33 @@ class DhtCollector(Collector):
         yield counter_by(
             "reason", "peerservers_dht_rejected", "Items, entries and descriptors ignored", rejected, Rejected
         )
+        yield GaugeMetricFamily(
+            "peerservers_dht_copies",
+            "Nodes that still had our entry, of eight that stored it, in the mean of the last 100 looks at records",
+            counters.copies,
+        )
+        yield GaugeMetricFamily(
+            "peerservers_dht_refresh_seconds",
+            "Seconds after which entries are written again, at most, in the mean of these looks",
+            counters.refresh_seconds,
+        )
+        yield counter_by(
+            "kind", "peerservers_dht_troubles", "Visits that found a record in trouble", counters.troubles, Trouble
+        )
+        yield gauge_by(
+            "kind",
+            "peerservers_dht_troubled_records",
+            "Infohashes whose record was in trouble at its last visit",
+            Counter(kind for tracked in directory.tracked.values() for kind in tracked.troubles),
+            Trouble,
+        )
+
+
+def gauge_by(
+    label: str, name: str, text: str, numbers: Mapping[Any, float], values: Iterable[Any] = ()
+) -> GaugeMetricFamily:
+    """Return a gauge with one label. All `values` of the label are always present."""
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, number in sorted({**dict.fromkeys(values, 0), **numbers}.items()):
+        family.add_metric([str(value)], number)
+    return family

@@ -70,16 +70,19 @@ class OwnEntry:
             if place.day == day and SETTLED <= now - place.stored <= MAX_OWN_AGE
         )
 
-    def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> None:
+    def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> bool:
         """Note that so many nodes, at least one, have the newest value of a slot, with our entry in it.
+
+        Return whether this look counts.
 
         `written` is when that value was written (Unix seconds): other trackers renew our entry when they renew theirs.
         """
         place, age = self._places.get(salt), now - written
         if place is None or place.day != day or not copies or not MIN_AGE <= age <= LIFETIME:
-            return
+            return False
         is_left = min(1.0, copies / max(1, place.copies))
         self._times.append(inf if is_left == 1.0 else age * log(CLOSEST / ENOUGH) / -log(is_left))
+        return True
 
     def withheld_until(self, salt: bytes, day: int, now: float) -> float:
         """Return when our entry in a slot ends (Unix seconds) if nodes took it not long ago, and withhold it.

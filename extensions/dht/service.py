@@ -212,6 +212,7 @@ class Service:
         upkeep, hasty_until = _Upkeep(), loop.time() + HASTE
         while True:
             self._look_at_clock()
+            self.directory.alarms.flush()
             try:
                 await self._refresh_node(upkeep, loop.time())
             except Exception:

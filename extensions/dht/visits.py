@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from extensions.dht.alarms import Alarms
 from extensions.dht.counters import Counters, Looked
 from extensions.dht.knowledge import Knowledge
 from extensions.dht.krpc.client import Client
@@ -16,8 +17,10 @@ from extensions.dht.publisher import ATTEMPTS, REPEATED_ATTEMPTS, Publisher
 from extensions.dht.records.bep5 import REMEMBER, Bep5Fallback
 from extensions.dht.records.keys import day_of, days_to_read
 from extensions.dht.records.record import Record, sample
+from extensions.dht.records.reports import Observer, VisitReport
 from extensions.dht.records.shards import SHALLOW, Uniform
 from extensions.dht.records.trouble import MAX_AGE, Expected, Trouble, has_expected
+from extensions.dht.refresh import REFRESH
 from extensions.dht.sightings import Sightings
 from extensions.dht.tracked import ANNOUNCE, ANNOUNCE_SLACK, RETRY, TrackedHash
 from extensions.entries import LIFETIME
@@ -40,6 +43,8 @@ class Outcome:
 class _Search:
     """The search of one visit for other trackers, outside the slot that must have them."""
 
+    report: VisitReport | None
+    """The report of the visit, if any is made."""
     is_missing: bool = False
     """Whether the first slot has no entry although one must be there."""
     has_found: bool = False
@@ -59,7 +64,8 @@ class Visits:
     """Carries out visits.
 
     `clock` gives Unix seconds, which may be set back; `monotonic` gives seconds that never go back; `uniform` gives a
-    random float between two floats. `wants` tells whether our own entry should be in an infohash's record.
+    random float between two floats. `wants` tells whether our own entry should be in an infohash's record. `alarms` is
+    told the troubles of records.
     """
 
     def __init__(
@@ -74,7 +80,9 @@ class Visits:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         uniform: Uniform,
+        alarms: Alarms,
     ) -> None:
+        self.observer: Observer | None = None
         self._client = client
         self._bep5_fallback = bep5_fallback
         self._publisher = publisher
@@ -85,6 +93,7 @@ class Visits:
         self._clock = clock
         self._monotonic = monotonic
         self._uniform = uniform
+        self._alarms = alarms
         self._log = structlog.get_logger().bind(extension="dht")
 
     async def visit(self, tracked: TrackedHash, job: Job, on_read: Callable[[], None]) -> Outcome:
@@ -99,7 +108,7 @@ class Visits:
         # An entry can be removed from slots only that were read.
         is_plain = job.priority != Priority.ASKED and (self._wants(tracked) or not tracked.known.own_until)
         skips = is_plain and tracked.shards.skips_slots(self._uniform)
-        search = _Search()
+        search = _Search(self._report(tracked))
         records = [self._record(tracked, day, job, search) for day in days_to_read(self._clock())]
         async with asyncio.TaskGroup() as together:
             fallback = None
@@ -113,13 +122,26 @@ class Visits:
             together.create_task(self._conclude(tracked, records, fallback, job, search, started, on_read))
             # At the same time: our own entry must not wait until hosts answer over BEP 5.
             outcome = await self._update_own(tracked, records, job, search)
-        tracked.troubles = frozenset[Trouble]().union(*(record.troubles for record in records))
+        if not skips and any(record.has_reached for record in records):
+            self._note_troubles(tracked, frozenset[Trouble]().union(*(record.troubles for record in records)))
         return outcome
 
     async def announce(self, tracked: TrackedHash, job: Job) -> None:
         """Announce an infohash by BEP 5 once more, without a look at its record."""
         tracked.announce_due = self._monotonic() + self._uniform(*ANNOUNCE)
         await self._bep5_fallback.announce(tracked.info_hash, day_of(self._clock()), job)
+
+    def _report(self, tracked: TrackedHash) -> VisitReport | None:
+        if self.observer is None:
+            return None
+        report = VisitReport(tracked.info_hash)
+        self.observer(report)
+        return report
+
+    def _note_troubles(self, tracked: TrackedHash, troubles: frozenset[Trouble]) -> None:
+        self._counters.troubles.update(troubles)
+        self._alarms.note(tracked.info_hash, tracked.troubles, troubles)
+        tracked.troubles = troubles
 
     def _record(self, tracked: TrackedHash, day: int, job: Job, search: "_Search") -> Record:
         def on_entry(entry: TrackerEntry, where: str) -> None:
@@ -137,7 +159,15 @@ class Visits:
         own = tracked.own.expected(day, self._clock()) if self._wants(tracked) else frozenset[bytes]()
         expected = Expected(self._publisher.tracker_id, own, has_others)
         return Record(
-            self._client, tracked.info_hash, day, job, self._clock, self._counters.rejected, on_entry, expected
+            self._client,
+            tracked.info_hash,
+            day,
+            job,
+            self._clock,
+            self._counters.rejected,
+            on_entry,
+            expected,
+            search.report,
         )
 
     def _note_slots(self, tracked: TrackedHash, record: Record) -> None:
@@ -147,7 +177,9 @@ class Visits:
         tracked.own.is_doubtful = record.needs_bep5
         for slot in record.slots if not record.needs_bep5 else ():
             if slot.entry_of(self._publisher.tracker_id):
-                tracked.own.note_look(slot.salt, record.day, slot.written, self._clock(), slot.copies)
+                now = self._clock()
+                if tracked.own.note_look(slot.salt, record.day, slot.written, now, slot.copies):
+                    self._counters.note_look(slot.copies, min(REFRESH[1], tracked.own.longest))
 
     async def _conclude(
         self,
@@ -166,6 +198,9 @@ class Visits:
         elif tracked.thorough or self._needs_bep5(tracked, records):
             await self._find_by_bep5(tracked, records, job, search)
         search.has_ended.set()
+        if search.report:
+            search.report.needs_bep5 = any(record.needs_bep5 for record in records)
+            search.report.is_complete = True
         tracked.thorough = False
         tracked.last_visit, tracked.known.looked = self._monotonic(), self._clock()
         if tracked.is_lonely:
@@ -209,8 +244,9 @@ class Visits:
             return is_other
 
         tracked.last_search = self._monotonic()
+        report = search.report.begin_bep5() if search.report else None
         try:
-            await self._bep5_fallback.find(tracked.info_hash, [record.day for record in records], job, on_entry)
+            await self._bep5_fallback.find(tracked.info_hash, [record.day for record in records], job, on_entry, report)
         except Exception:
             self._log.exception("dht_second_path_failed")
 

@@ -41,6 +41,9 @@ QUIET = {
     "federation: Trackers that are not linked": "both trackers are linked",
     "federation: Links closed by others by reason": "neither tracker ends its link",
     "federation: Items ignored by reason": "no node puts invalid items into this DHT",
+    "federation: Records in trouble": "no node attacks a record of this DHT",
+    "federation: Size of the DHT": "an estimate needs eight nodes that answer",
+    "federation: Nodes that refuse to store": "all nodes of this DHT store",
 }
 """Panels that show nothing but zero here, and the reason."""
 

@@ -8,6 +8,7 @@ import pytest
 from extensions.dht.counters import Looked, Written
 from extensions.dht.extension import Dht
 from extensions.dht.krpc.client import METHODS
+from extensions.dht.records.trouble import Trouble
 from extensions.entries import Rejected
 from extensions.federation.extension import Federation
 from extensions.federation.reasons import OTHER, Dropped, EndReason, Gossip
@@ -32,6 +33,7 @@ COUNTERS = {
     "peerservers_dht_lookups": Looked,
     "peerservers_dht_publications": Written,
     "peerservers_dht_rejected": Rejected,
+    "peerservers_dht_troubles": Trouble,
 }
 
 

@@ -90,6 +90,11 @@ class Client:
         return self._messenger.in_flight
 
     @property
+    def refusers(self) -> int:
+        """Nodes that are remembered as refusing to store."""
+        return self._refusers.count(self._now())
+
+    @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         return self._is_closed
@@ -143,6 +148,7 @@ class Client:
                 items[address] = item.signature
                 on_item(item)
             elif item:
+                candidate.has_invalid_item = True
                 self.counters.invalid_items += 1
 
         return await self._look_up(target, "get", {b"target": target}, job, self._goal_of("put"), on_reply, items)
@@ -218,7 +224,9 @@ class Client:
     async def _store(self, found: Found, method: str, arguments: dict[bytes, Any], cas: bool) -> Stored:
         self._refuse_if_closed()
         store = Store(self._messenger, self._refusers, found.search, method, arguments, cas)
-        return await store.run(found.candidates)
+        stored = await store.run(found.candidates)
+        self.counters.stores_failed += stored.failed
+        return stored
 
     def _goal_of(self, method: str) -> Callable[[int], Goal]:
         """Return the goal, by address family, of a lookup for nodes that store with this method."""

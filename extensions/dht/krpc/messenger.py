@@ -76,6 +76,8 @@ class Counters:
     garbage: int = 0
     """Datagrams that answered no query."""
     invalid_items: int = 0
+    stores_failed: int = 0
+    """Nodes that have not taken a value or an announcement, without those that had a newer value."""
     bytes_in: int = 0
     bytes_out: int = 0
 

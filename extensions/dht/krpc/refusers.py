@@ -35,6 +35,11 @@ class Refusers:
         """By target and node, the sequence number that a put expected."""
         self._lies: ExpiringMap[Address, int] = ExpiringMap(LIES_LAST, MAX_CONFLICTS)
 
+    def count(self, now: float) -> int:
+        """Return the number of nodes that are known to refuse; a node may count for each method."""
+        self._refusers.expire(now)
+        return len(self._refusers)
+
     def refuses(self, method: str, address: Address, now: float) -> bool:
         """Return whether a node is known to refuse this method (`put`, `announce_peer`)."""
         return bool(self._refusers.get((method, address), now))

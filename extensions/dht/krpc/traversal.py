@@ -75,6 +75,7 @@ class Candidate:
     """The error code of its last refusal; 0 if it has not refused."""
     has_item: bool = field(default=False, compare=False)
     """Whether it has a valid item."""
+    has_invalid_item: bool = field(default=False, compare=False)
 
 
 def _never(_address: Address) -> bool:

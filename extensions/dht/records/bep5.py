@@ -11,6 +11,7 @@ from extensions.dht.krpc.messages import Address
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.keys import announce_hash
+from extensions.dht.records.reports import Bep5Report, HostRequest
 from extensions.dht.records.votes import Votes
 from extensions.dialing import is_public, network_of
 from extensions.entries import Rejected
@@ -81,21 +82,36 @@ class Bep5Fallback:
         # By announced hash, the nodes closest to it, with their tokens.
         self._found: ExpiringMap[bytes, Found] = ExpiringMap(TOKENS, MAX_TOKENS)
 
-    async def find(self, info_hash: bytes, days: list[int], job: Job, on_entry: Callable[[TrackerEntry], bool]) -> None:
+    async def find(
+        self,
+        info_hash: bytes,
+        days: list[int],
+        job: Job,
+        on_entry: Callable[[TrackerEntry], bool],
+        report: Bep5Report | None = None,
+    ) -> None:
         """Look up the hosts that announced an infohash and request the descriptors of some.
 
         Half of these hosts are those that most nodes name, the others are taken from all nodes in turn. `on_entry` is
         called with each valid descriptor, and returns whether it is that of another tracker. If there is none, other
-        hosts get requests. The results of earlier requests are used as well.
+        hosts get requests. The results of earlier requests are used as well. All steps are added to the `report`, if
+        there is one.
         """
         votes = Votes()
 
         def collect(node: Address, peers: tuple[Address, ...]) -> None:
-            votes.add(node, [(self._host(peer), peer) for peer in peers if peer[1] and self._is_allowed(peer[0])])
+            named = [(self._host(peer), peer) for peer in peers if peer[1] and self._is_allowed(peer[0])]
+            votes.add(node, named)
+            if report:
+                report.note_named(node, named, len(peers) - len(named))
 
         for day in days:
             announced = announce_hash(info_hash, day)
-            self._found.put(announced, await self._client.get_peers(announced, job, collect), self._monotonic())
+            lookup = report.begin(day, announced, self._clock) if report else None
+            found = await self._client.get_peers(announced, job, collect)
+            self._found.put(announced, found, self._monotonic())
+            if lookup:
+                lookup.end(found)
         others = 0
 
         def count(entry: TrackerEntry) -> None:
@@ -110,7 +126,9 @@ class Bep5Fallback:
         for _ in range(ROUNDS):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout):
-                    await asyncio.gather(*(self._request(address, count) for address in votes.take(MAX_FETCHES)))
+                    await asyncio.gather(
+                        *(self._request(address, count, report) for address in votes.take(MAX_FETCHES))
+                    )
             if others:
                 break
 
@@ -122,8 +140,11 @@ class Bep5Fallback:
             found = await self._client.get_peers(announced, job, lambda _node, _peers: None)
         await self._client.announce(found, announced, self.port)
 
-    async def _request(self, address: Address, on_entry: Callable[[TrackerEntry], object]) -> None:
+    async def _request(
+        self, address: Address, on_entry: Callable[[TrackerEntry], object], report: Bep5Report | None
+    ) -> None:
         host = self._host(address)
+        request = report.request(host, address) if report else None
         if self._result(host) is None:
             if self._waiting >= MAX_WAITING:
                 return
@@ -135,7 +156,7 @@ class Bep5Fallback:
             try:
                 # Another lookup may have requested it in the meantime.
                 if self._result(host) is None:
-                    self._results.put(host, await self._fetch_from(address), self._monotonic())
+                    self._results.put(host, await self._fetch_from(address, request), self._monotonic())
             finally:
                 self._requests.release()
         for entry in self._result(host) or ():
@@ -150,9 +171,14 @@ class Bep5Fallback:
     def _host(self, address: Address) -> str:
         return f"{address[0]} {address[1]}" if self._private else network_of(address[0], ipv4_bits=32)
 
-    async def _fetch_from(self, address: Address) -> tuple[TrackerEntry, ...]:
+    async def _fetch_from(self, address: Address, request: HostRequest | None) -> tuple[TrackerEntry, ...]:
         try:
-            return (await self._fetch(address, self._clock()),)
+            entry = await self._fetch(address, self._clock())
         except DescriptorError as error:
             self.rejected[error.reason] += 1
+            if request:
+                request.fault = str(error)
             return ()
+        if request:
+            request.fault, request.entry = "", entry
+        return (entry,)

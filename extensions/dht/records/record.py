@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Client, Found, Stored
 from extensions.dht.krpc.messages import Item
 from extensions.dht.krpc.schedule import Job
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, record_key, shard_salt
+from extensions.dht.records.reports import VisitReport
 from extensions.dht.records.shards import SAMPLES, DepthSearch, Uniform, depth_above, random_bits
 from extensions.dht.records.slots import Slot, encode_slot
 from extensions.dht.records.trouble import NOTHING, Expected, Trouble
@@ -19,7 +21,7 @@ class Record:
 
     `on_entry` is called with each valid entry and the name of its slot as soon as it arrives. The ignored parts of
     values are counted in `rejected`. `clock` gives Unix seconds. A slot without an entry that is `expected` in it is
-    doubtful.
+    doubtful. All lookups are added to the `report`, if there is one.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Record:
         rejected: Counter[Rejected],
         on_entry: Callable[[TrackerEntry, str], object],
         expected: Expected = NOTHING,
+        report: VisitReport | None = None,
     ) -> None:
         self.info_hash = info_hash
         self.day = day
@@ -49,6 +52,7 @@ class Record:
         self._rejected = rejected
         self._on_entry = on_entry
         self._expected = expected
+        self._report = report
         self._nodes: dict[bytes, Found] = {}
         """For each slot and shard that was read the nodes closest to its target."""
 
@@ -91,8 +95,15 @@ class Record:
         """Read a slot or a shard by its salt."""
         slot = Slot(salt)
         public_key = record_key(self.info_hash, self.day).public_key().public_bytes_raw()
+        collect: Callable[[Item], None]
         collect = _Collector(slot, self.info_hash, self._clock, self._rejected, self._on_entry)
+        reading = None
+        if self._report:
+            reading = self._report.begin(self.day, slot, messages.item_target(public_key, salt), self._clock)
+            collect = reading.collecting(collect)
         found = self._nodes[salt] = await self._client.get(public_key, salt, self._job, collect)
+        if reading:
+            reading.end(found)
         self.has_reached |= bool(found.candidates)
         slot.answers, slot.is_dense = len(found.candidates), found.is_dense
         slot.copies = sum(0 < candidate.seq == slot.seq for candidate in found.candidates)

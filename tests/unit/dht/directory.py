@@ -15,6 +15,7 @@ from extensions.dht.krpc.schedule import Job, LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
 from extensions.dht.krpc.traversal import CLOSEST, Candidate, State
 from extensions.dht.records.keys import SALTS, WINDOW, day_of, record_key, shard_path, shard_salt
+from extensions.dht.records.reports import Bep5Report
 from extensions.dht.records.slots import Slot, encode_slot
 from extensions.entries import Rejected, sign_entry
 from extensions.trackers import TrackerEntry
@@ -136,9 +137,19 @@ class SecondPath:
         self.entries: list[TrackerEntry] = []
         self.fault: Exception | None = None
         self.finds = self.announces = 0
+        self.reports: list[Bep5Report | None] = []
+        """The report given to each search."""
 
-    async def find(self, _hash: bytes, _days: list[int], _job: Job, on_entry: Callable[[TrackerEntry], bool]) -> None:
+    async def find(
+        self,
+        _hash: bytes,
+        _days: list[int],
+        _job: Job,
+        on_entry: Callable[[TrackerEntry], bool],
+        report: Bep5Report | None,
+    ) -> None:
         self.finds += 1
+        self.reports.append(report)
         await asyncio.sleep(0)
         if self.fault:
             raise self.fault

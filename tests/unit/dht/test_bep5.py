@@ -22,6 +22,7 @@ from extensions.dht.records.bep5 import (
 )
 from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.keys import announce_hash
+from extensions.dht.records.reports import Bep5Report
 from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tests.unit.dht.entries import NOW, unsigned
@@ -76,7 +77,9 @@ class Announced:
             raise DescriptorError("nothing", self.failure)
         return self.trackers[address]
 
-    async def find(self, info_hash: bytes = b"x" * 20, own_id: str = "") -> list[TrackerEntry]:
+    async def find(
+        self, info_hash: bytes = b"x" * 20, own_id: str = "", report: Bep5Report | None = None
+    ) -> list[TrackerEntry]:
         """Return all entries found. Those of `own_id` are our own."""
         entries: list[TrackerEntry] = []
 
@@ -84,7 +87,7 @@ class Announced:
             entries.append(entry)
             return entry.tracker_id != own_id
 
-        await self.fallback.find(info_hash, [1], Job(), on_entry)
+        await self.fallback.find(info_hash, [1], Job(), on_entry, report)
         return entries
 
 
@@ -234,3 +237,31 @@ async def test_an_announcement_after_a_search_needs_no_lookup_while_tokens_are_v
     announced.passed += TOKENS
     await announced.fallback.announce(b"x" * 20, 1, Job())
     assert (announced.lookups, len(announced.announcements)) == (3, 3)
+
+
+# Reports
+
+
+async def test_a_report_has_the_nodes_that_name_each_host_and_the_results_of_requests() -> None:
+    announced = Announced(HONEST[0], ("10.0.0.1", 80), ("9.9.9.9", 0))
+    announced.liars = [[HONEST[0], HONEST[1], (HONEST[1][0], 80)]]
+    announced.trackers = {HONEST[0]: unsigned(1)}
+    report = Bep5Report()
+    assert await announced.find(report=report) == [unsigned(1)]
+    (lookup,) = report.lookups
+    assert (lookup.day, lookup.target, lookup.seconds) == (1, announce_hash(b"x" * 20, 1), 0.0)
+    nodes = [("192.0.2.1", 6881), ("192.0.2.2", 6881)]
+    first, second = report.named.values()
+    assert (first.addresses, sorted(first.nodes)) == ({HONEST[0]}, nodes)
+    assert (second.addresses, sorted(second.nodes)) == ({HONEST[1], (HONEST[1][0], 80)}, nodes[1:])
+    assert report.refused == 2
+    results = {one.host: (one.fault, one.entry) for one in report.requests}
+    assert results == dict(zip(report.named, [("", unsigned(1)), ("nothing", None)], strict=True))
+
+
+async def test_a_report_has_the_requests_that_are_not_answered_in_time() -> None:
+    announced = Announced(HONEST[0], timeout=0.01)
+    announced.open.clear()
+    report = Bep5Report()
+    await announced.find(report=report)
+    assert [(one.address, one.fault, one.entry) for one in report.requests] == [(HONEST[0], "no answer in time", None)]
