@@ -9,7 +9,6 @@ from typing import NamedTuple
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.dht.krpc.client import Client
 from extensions.dht.krpc.traversal import CLOSEST
 from extensions.dht.records import descriptor
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, day_of, shard_path, shard_salt
@@ -66,27 +65,26 @@ class DescriptorServer:
 
 
 class Network(NamedTuple):
-    """A private DHT: its members, and the client of the attacker."""
+    """A private DHT with its members."""
 
     members: Members
     trackers: list[Service]
     servers: list[DescriptorServer]
     reader: Service
-    client: Client
 
 
 @pytest.fixture(scope="module")
 async def network() -> AsyncIterator[Network]:
     # One network for all tests, as they write records of different infohashes. With those of the members it has eight
     # nodes, so that all of them store every record, and the attacker reaches them all.
-    async with PrivateDht(CLOSEST - 3) as dht, members_of(dht) as members, client_of(members) as client:
+    async with PrivateDht(CLOSEST - 3) as dht, members_of(dht) as members:
         servers = [DescriptorServer(f"wss://tracker{number}.example.org", members.clock) for number in range(2)]
         for server in servers:
             await server.start()
         reader, *trackers = await asyncio.gather(
             members.start(), *(members.start(one.url, key=one.key, announce_port=one.port) for one in servers)
         )
-        yield Network(members, trackers, servers, reader, client)
+        yield Network(members, trackers, servers, reader)
         for server in servers:
             await server.stop()
 
@@ -114,8 +112,9 @@ async def record_of(
         for tracker in trackers:
             tracker.directory.swarm(info_hash, peers=5, linked=False)
             await published(tracker, info_hash)
-        vandal = Vandal(network.client, info_hash, day_of(members.clock()))
-        yield members, trackers, network.reader, vandal
+        # Its own client for each: it would avoid nodes that have refused the invalid values of another test.
+        async with client_of(members) as client:
+            yield members, trackers, network.reader, Vandal(client, info_hash, day_of(members.clock()))
     finally:
         for tracker in trackers:
             tracker.directory.swarm_closed(info_hash)
