@@ -68,8 +68,8 @@ def states(slot: Slot) -> list[str]:
         "locked": slot.is_locked,
         "spoilt": slot.is_spoilt,
         "full": slot.is_full,
-        "emptied": slot.is_doubtful and not slot.is_dense,
-        "blinded": slot.is_dense,
+        "emptied": slot.is_doubtful and not slot.is_blinded,
+        "blinded": slot.is_blinded,
     }
     return [name for name, is_so in found.items() if is_so]
 

@@ -10,19 +10,14 @@ from typing import Final
 from extensions.dht.krpc.messages import Address
 from tracker.extension import ExpiringMap
 
-REMEMBER: Final = 2 * 3600.0
+REMEMBER: Final = 6 * 3600.0
 """Seconds for which a refuser is remembered."""
 
 MAX_REFUSERS: Final = 10_000
 
-RECENT: Final = 60.0
+RECENT: Final = 120.0
 """Seconds within which an item that contradicts a conflict counts. Later, an honest node may have lost its item."""
 
-LIES: Final = 2
-"""Conflicts without another writer after which a node is a refuser. More than one, because an honest node can have lost
-its item in the meantime: by a restart, or because it was made to store many others."""
-
-LIES_LAST: Final = 600.0
 MAX_CONFLICTS: Final = 4000
 
 
@@ -33,7 +28,6 @@ class Refusers:
         self._refusers: ExpiringMap[tuple[str, Address], bool] = ExpiringMap(REMEMBER, MAX_REFUSERS)
         self._conflicts: ExpiringMap[tuple[bytes, Address], int] = ExpiringMap(RECENT, MAX_CONFLICTS)
         """By target and node, the sequence number that a put expected."""
-        self._lies: ExpiringMap[Address, int] = ExpiringMap(LIES_LAST, MAX_CONFLICTS)
 
     def count(self, now: float) -> int:
         """Return the number of nodes that are known to refuse; a node may count for each method."""
@@ -59,9 +53,6 @@ class Refusers:
         """
         expected = self._conflicts.get((target, address), now)
         self._conflicts.pop((target, address))
-        if expected is None or seq > expected:
-            return
-        lies = (self._lies.get(address, now) or 0) + 1
-        self._lies.put(address, lies, now)
-        if lies >= LIES:
+        if expected is not None and seq <= expected:
+            # Rarely, an honest node has lost its item in between. It does no harm that another one stores instead.
             self._refusers.put(("put", address), True, now)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Client, Found, Stored
@@ -14,6 +15,9 @@ from extensions.dht.records.slots import Slot, encode_slot
 from extensions.dht.records.trouble import NOTHING, Expected, Trouble
 from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
+
+_UNUSABLE: Final = frozenset({Trouble.LOCKED, Trouble.SPOILT, Trouble.EMPTIED})
+"""Troubles for each of which BEP 5 is needed."""
 
 
 class Record:
@@ -71,8 +75,12 @@ class Record:
 
     @property
     def needs_bep5(self) -> bool:
-        """Whether the BEP 5 fallback is needed, because a slot cannot be used or trusted."""
-        return any(trouble.needs_bep5 for trouble in self.troubles)
+        """Whether the BEP 5 fallback is needed, because a slot cannot be used or trusted.
+
+        If only the first slot is blinded, the second one is enough.
+        """
+        is_blinded = any(slot.salt == SALTS[1] and slot.is_blinded for slot in self.slots)
+        return is_blinded or not self.troubles.isdisjoint(_UNUSABLE)
 
     async def read_slots(self, everything: bool = False) -> None:
         """Read the slots, one after the other, as far as entries may be in the next one; or all of them."""

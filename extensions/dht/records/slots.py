@@ -72,6 +72,14 @@ class Slot:
         return self.has_faults and not self.entries
 
     @property
+    def is_blinded(self) -> bool:
+        """Whether it has no valid entry, and the nodes nearest to it are so dense that they must have chosen their ids.
+
+        With an entry, honest nodes were reached nevertheless.
+        """
+        return self.is_dense and not self.entries
+
+    @property
     def is_full(self) -> bool:
         """Whether a writer may have found no room here and used the next slot.
 

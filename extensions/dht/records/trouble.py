@@ -32,13 +32,8 @@ class Trouble(StrEnum):
     LOCKED = "locked"  # the sequence number of a slot leaves no room for writes
     SPOILT = "spoilt"  # a slot has invalid contents only
     EMPTIED = "emptied"  # nodes have answered, and none has an entry that must be there
-    BLINDED = "blinded"  # the nodes nearest to a slot are so close that they must have chosen their ids
+    BLINDED = "blinded"  # the nodes nearest to an empty slot are so close that they must have chosen their ids
     CONTESTED = "contested"  # all writes to a slot met newer values
-
-    @property
-    def needs_bep5(self) -> bool:
-        """Whether the BEP 5 fallback must be used."""
-        return self is not Trouble.CONTESTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,7 @@ class Expected:
         found: set[Trouble] = set()
         if not slot.answers:
             return found
-        if slot.is_dense:
+        if slot.is_blinded:
             found.add(Trouble.BLINDED)
         is_own_missing = slot.salt in self.own and slot.entry_of(self.own_id) is None
         # From a slot with more entries than fit a value, a writer may have removed ours by rights.

@@ -46,11 +46,15 @@ def test_the_first_slot_must_have_an_entry_if_there_are_other_trackers() -> None
 
 
 def test_nodes_that_are_too_near_are_a_trouble() -> None:
+    slot = answered(0)
+    slot.is_dense = True
+    assert NOTHING.troubles(slot) == {Trouble.BLINDED}
+
+
+def test_near_nodes_are_no_trouble_if_others_have_an_entry() -> None:
     slot = answered(0, OWN)
     slot.is_dense = True
-    assert OURS.troubles(slot) == {Trouble.BLINDED}
-    assert not Trouble.CONTESTED.needs_bep5
-    assert Trouble.BLINDED.needs_bep5
+    assert OURS.troubles(slot) == set()
 
 
 # The entries of others

@@ -230,11 +230,20 @@ async def test_a_tracker_that_publishes_searches_once(setting: Setting) -> None:
 # Nodes that are too near, and conflicts
 
 
-async def test_where_nodes_are_too_near_the_next_slot_and_bep5_are_used_too(setting: Setting) -> None:
+async def test_where_nodes_are_too_near_the_next_slot_is_used_too(setting: Setting) -> None:
     setting.dht.dense = {R0}
     assert await opened(setting) == [R0, R1]
-    assert (has_own(setting, R0), has_own(setting, R1), bep5(setting)) == (True, True, (1, 1))
+    assert (has_own(setting, R0), has_own(setting, R1), bep5(setting)) == (True, True, (0, 0))
     assert troubles(setting) == {Trouble.BLINDED}
+    # Where the entry is seen, others see it.
+    assert await after(setting, REFRESH[0]) == [R0]
+    assert troubles(setting) == set()
+
+
+async def test_where_nodes_are_too_near_everywhere_bep5_is_used_too(setting: Setting) -> None:
+    setting.dht.dense = {R0, R1}
+    assert await opened(setting) == [R0, R1]
+    assert (has_own(setting, R0), has_own(setting, R1), bep5(setting)) == (True, True, (1, 1))
 
 
 async def test_a_write_that_most_nodes_take_is_stored_and_read_back(setting: Setting) -> None:
@@ -274,20 +283,20 @@ async def test_a_conflict_that_was_read_again_needs_no_further_look(setting: Set
 
 
 async def test_bep5_is_used_at_most_every_ten_minutes_but_at_the_rendezvous(setting: Setting) -> None:
-    setting.dht.dense = {R0}
+    setting.dht.hidden = setting.dht.dense = {R0, R1}
     setting.directory.swarm(HASH, 1, linked=False)
     await setting.pass_by(LONELY[0] + LONELY[1] + 60)
     assert (setting.dht.gets >= 6, bep5(setting)) == (True, (1, 1))
     await setting.pass_by(LONELY[2] + REMEMBER)
     assert bep5(setting)[0] == 2
-    setting.dht.dense = set()
+    setting.dht.hidden, setting.dht.dense = set(), set()
     setting.directory.publish(RENDEZVOUS)
     await setting.pass_by(LONELY[0] + LONELY[1] + 60)
     assert bep5(setting)[0] == 5
 
 
 async def test_a_caller_that_asks_for_everything_gets_a_search_at_any_time(setting: Setting) -> None:
-    setting.dht.dense = {R0}
+    setting.dht.dense = {R0, R1}
     await opened(setting)
     setting.advance(60)
     await setting.trackers(thorough=True)
