@@ -176,7 +176,7 @@ class Publisher:
         path, entry = shard_path(record.info_hash, self.tracker_id), self._sign(record)
         kept_depth = None if memory.own_day == record.day else memory.own_depth
         search = DepthSearch(memory.depth or 0 if memory.own_depth is None else memory.own_depth, TRIES)
-        chosen, depth, is_foreign = None, 0, False
+        chosen, depth, is_foreign, is_locked = None, 0, False, False
         while search.depth is not None:
             shard = await record.read_shard(path[: search.depth])
             own = shard.entry_of(self.tracker_id)
@@ -184,6 +184,7 @@ class Publisher:
                 memory.note_own(search.depth, record.day)
                 return Published(own.expires)
             is_foreign |= own is not None and self._is_foreign(own)
+            is_locked |= shard.is_locked
             if not shard.has_room(entry):
                 search.deeper()
                 continue
@@ -194,6 +195,7 @@ class Publisher:
                 search.shallower()
         if chosen is None:
             return None
+        memory.is_forced_down = is_locked
         placed = await self._write_to_shard(record, memory, kept, chosen, depth, is_foreign)
         if not record.conflicts:
             await self._publish_in_window(record, memory)

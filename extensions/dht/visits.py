@@ -18,7 +18,7 @@ from extensions.dht.records.bep5 import REMEMBER, Bep5Fallback
 from extensions.dht.records.keys import day_of, days_to_read
 from extensions.dht.records.record import Record, sample
 from extensions.dht.records.reports import Observer, VisitReport
-from extensions.dht.records.shards import SHALLOW, Uniform
+from extensions.dht.records.shards import Uniform
 from extensions.dht.records.trouble import MAX_AGE, Expected, Trouble, has_expected
 from extensions.dht.refresh import REFRESH
 from extensions.dht.sightings import Sightings
@@ -286,7 +286,6 @@ class Visits:
 
         A tracker with a place deep among the shards leaves it to the hundred that are above.
         """
-        own_depth = tracked.shards.own_depth
-        if own_depth is not None and own_depth > SHALLOW:
+        if tracked.shards.is_among_many:
             return False
         return tracked.info_hash == RENDEZVOUS or any(record.needs_bep5 for record in records)

@@ -25,6 +25,9 @@ MAX_TOKEN: Final = 128
 MAX_PEERS: Final = 100
 """Further peers of one reply are ignored."""
 
+_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
+"""The order of Ed25519's group (RFC 8032, section 5.1)."""
+
 ERROR_METHOD: Final = 204
 CAS_MISMATCH: Final = 301
 SEQ_TOO_OLD: Final = 302
@@ -131,7 +134,7 @@ def is_valid(item: Item, public_key: bytes, salt: bytes) -> bool:
     """Return whether an item is signed by `public_key` and has a valid sequence number."""
     if item.public_key != public_key or item.seq < 0:
         return False
-    return is_signed(public_key, _signed(salt, item.seq, item.value), item.signature)
+    return is_signed(public_key, _signed(salt, item.seq, item.value), _reduced(item.signature))
 
 
 def _is_query(message: dict[bytes, Any]) -> bool:
@@ -166,6 +169,18 @@ def _item(body: dict[bytes, Any]) -> Item | None:
             return Item(public_key, signature, seq, value)
         case _:
             return None
+
+
+def _reduced(signature: bytes) -> bytes:
+    """Return an Ed25519 signature with its second half in the range that RFC 8032, section 5.1.7, demands.
+
+    libtorrent and others accept larger numbers below 2^253, too. If such an item counted as invalid here, it would lock
+    a slot in which nothing can be seen.
+    """
+    number = int.from_bytes(signature[32:], "little")
+    if len(signature) != 64 or not _ORDER <= number < 2**253:
+        return signature
+    return signature[:32] + (number % _ORDER).to_bytes(32, "little")
 
 
 def _contacts(packed: object, size: int) -> list[Contact]:

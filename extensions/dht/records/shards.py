@@ -36,6 +36,8 @@ class ShardMemory:
     """The depth of the shard with our own entry; None if it is in no shard."""
     own_day: int = 0
     """The day of the record with our own entry in that shard."""
+    is_forced_down: bool = False
+    """Whether our entry is so deep because shards above are locked, and not because others have filled them."""
 
     def note_slots(self, window: Slot | None) -> None:
         """Note the state of the slots: without a window that was read, the record needs no shards."""
@@ -48,6 +50,11 @@ class ShardMemory:
         """Note the shard with our own entry."""
         self.own_depth, self.own_day = depth, day
         self.depth = max(self.depth or 0, depth)
+
+    @property
+    def is_among_many(self) -> bool:
+        """Whether our own entry is so deep that some hundred others must be above it."""
+        return self.own_depth is not None and self.own_depth > SHALLOW and not self.is_forced_down
 
     @property
     def is_large(self) -> bool:

@@ -255,6 +255,16 @@ def test_a_signed_item_is_valid(salt: bytes, seq: int, value: object) -> None:
     assert not messages.is_valid(item, BEP_KEY, salt)
 
 
+@pytest.mark.parametrize(("multiple", "is_accepted"), [(1, True), (8, False)])
+def test_a_signature_with_a_larger_number_is_valid_as_for_libtorrent(multiple: int, is_accepted: bool) -> None:
+    signature = messages.sign_item(KEY, b"r0", 1, b"value")
+    order = 2**252 + 27742317777372353535851937790883648493
+    larger = int.from_bytes(signature[32:], "little") + multiple * order
+    item = Item(PUBLIC_KEY, signature[:32] + larger.to_bytes(32, "little"), 1, b"value")
+    assert messages.is_valid(item, PUBLIC_KEY, b"r0") is is_accepted
+    assert not messages.is_valid(item, PUBLIC_KEY, b"r1")
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"seq": -1}, {"public_key": BEP_KEY}, {"public_key": b""}, {"signature": b""}, {"signature": bytes(64)}],

@@ -7,7 +7,7 @@ import pytest
 
 from extensions.dht.publisher import ATTEMPTS
 from extensions.dht.records.keys import MAX_DEPTH, SALTS, WINDOW
-from extensions.dht.records.shards import TRIES
+from extensions.dht.records.shards import SHALLOW, TRIES
 from extensions.dht.records.slots import LOCKED
 from extensions.dht.refresh import FRESH, REFRESH
 from extensions.dht.tracked import ANNOUNCE, READ_BACK, RETRY
@@ -191,6 +191,24 @@ async def test_a_wrong_depth_costs_some_lookups() -> None:
                 crowd.fill(salt)
             await tracker.visit()
         assert tracker.shard(8) in places(crowd, tracker)
+
+
+@virtual
+async def test_only_a_tracker_below_full_shards_is_among_many() -> None:
+    crowd = crowded()
+    (tracker,) = crowd.add(1)
+    for depth in range(SHALLOW + 1):
+        crowd.lock(tracker.shard(depth))
+    await tracker.visit()
+    assert tracker.memory.own_depth is not None
+    assert tracker.memory.own_depth > SHALLOW
+    assert not tracker.memory.is_among_many
+    await asyncio.sleep(REFRESH[0])
+    for depth in range(SHALLOW + 1):
+        crowd.values[crowd.today, tracker.shard(depth)] = Value(1)
+        crowd.fill(tracker.shard(depth))
+    await tracker.visit()
+    assert tracker.memory.is_among_many
 
 
 @virtual

@@ -175,10 +175,9 @@ async def test_a_node_that_invents_conflicts_is_found_out() -> None:
     async with Dht.start(30) as dht:
         for node in dht.nodes[:8]:
             node.refuses = {"put": CAS_MISMATCH}
-        for _ in range(2):
-            found = await dht.look()
-            assert distances(found) == [1, 2, 3, 4, 5, 6, 7, 8]
-            assert await dht.put(found) == Stored(conflicts=8)
+        found = await dht.look()
+        assert distances(found) == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert await dht.put(found) == Stored(conflicts=8)
         assert distances(await dht.look()) == [9, 10, 11, 12, 13, 14, 15, 16]
 
 
