@@ -49,8 +49,9 @@ async def conflicts(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
 
 
 def _of_records(tracker: EmulatedTracker) -> int:
-    """Return the queries of a tracker but those that measure the network."""
-    return tracker.queries - tracker.service.client.counters.queries["find_node"]
+    """Return the queries of a tracker but those that do not depend on the number of infohashes."""
+    queries = tracker.service.client.counters.queries
+    return tracker.queries - queries["find_node"] - queries["ping"]
 
 
 async def emptied(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
