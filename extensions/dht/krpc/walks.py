@@ -47,12 +47,16 @@ class Walk:
         """Send the queries that may be sent now."""
         if self._done is None or self._done.done():
             return
-        while contact := self.traversal.next():
-            self._messenger.query(self, contact, self._method, self._arguments)
-        for contact, target in self.traversal.detours():
-            self._messenger.query(_Scout(self), contact, "find_node", {b"target": target})
-        if self.traversal.is_done:
-            self._done.set_result(None)
+        try:
+            while contact := self.traversal.next():
+                self._messenger.query(self, contact, self._method, self._arguments)
+            for contact, target in self.traversal.detours():
+                self._messenger.query(_Scout(self), contact, "find_node", {b"target": target})
+            if self.traversal.is_done:
+                self._done.set_result(None)
+        except Exception as error:
+            # The caller raises it. Otherwise, the lookup would never end, and keep its turn.
+            self._done.set_exception(error)
 
     def others(self, reply: Reply) -> list[Contact]:
         """Return the nodes that a reply names, without us: some nodes have taken this client for a node."""
@@ -60,8 +64,8 @@ class Walk:
 
     def on_reply(self, contact: Contact, reply: Reply) -> None:
         sender = Contact(reply.node_id, contact.address)
-        candidate = self.traversal.answered(sender, self.others(reply), reply.token)
         try:
+            candidate = self.traversal.answered(sender, self.others(reply), reply.token)
             if candidate:
                 self._on_reply(candidate, reply)
         finally:

@@ -376,6 +376,24 @@ async def test_two_callers_may_wait_for_one_walk() -> None:
     await first
 
 
+async def test_a_fault_ends_a_walk() -> None:
+    # Otherwise, the lookup would keep its turn for ever.
+    class Faulty(Wire):
+        def query(self, *query: Any) -> None:
+            if self.sent:
+                raise OverflowError
+            super().query(*query)
+
+    wire = Faulty()
+    under_way = walk(wire, contacts(1), Goal())
+    running = asyncio.ensure_future(under_way.run())
+    await asyncio.sleep(0)
+    [(listener, contact, _, _)] = wire.sent
+    listener.on_reply(contact, Reply(b"", contact.node_id, tuple(contacts(8))))
+    with pytest.raises(OverflowError):
+        await running
+
+
 async def test_a_walk_without_a_caller_sends_nothing_more() -> None:
     wire = Wire()
     under_way = walk(wire, contacts(1), Goal())
