@@ -15,12 +15,11 @@ WATCH_PERIOD: Final = 3.0
 QUIET: Final = 20.0
 """Seconds without any reply after which nodes are pinged, because an idle tracker sends no queries otherwise."""
 
-PINGS: Final = 3
-"""Nodes pinged at a time in an address family that is quiet or cut off, of those that have answered before; and one of
-the others, as they may all be gone."""
-
 CANDIDATES: Final = 32
-"""The nodes that have answered last, so many, are pinged one after the other."""
+PINGS: Final = 3
+"""The nodes that have answered last, and how many of these are pinged at a time in an address family that is quiet or
+cut off. One of those that have answered before is pinged, too, and one of the routing table: the last ones may be gone,
+or belong to an attacker."""
 
 UNCONFIRMED: Final = 8
 """Nodes pinged at a time that have never answered."""
@@ -68,26 +67,28 @@ class Watch:
         for family in self._messenger.families:
             reception, known = self._messenger.reception(family), self._contacts(family)
             if reception.is_cut_off or now - reception.heard > QUIET:
-                self._ping_some(self._messenger.confirmed(family), known)
+                self._ping_some(self._messenger.confirmed(family, with_silent=True), known)
             else:
                 self._ping_unconfirmed(known)
-
-    def _ping_some(self, confirmed: list[Contact], known: list[Contact]) -> None:
-        addresses = {contact.address for contact in confirmed}
-        others = [contact for contact in known if contact.address not in addresses]
-        for candidates, number in ((confirmed[:CANDIDATES], PINGS), (others, 1)):
-            for index in range(number if candidates else 0):
-                self._messenger.ping(candidates[(self._looks * number + index) % len(candidates)])
         self._looks += 1
 
+    def _ping_some(self, confirmed: list[Contact], known: Iterable[Contact]) -> None:
+        last = confirmed[:CANDIDATES]
+        addresses = {contact.address for contact in last}
+        others = [contact for contact in known if contact.address not in addresses]
+        for candidates, number in ((last, PINGS), (confirmed[CANDIDATES:], 1), (others, 1)):
+            for index in range(number if candidates else 0):
+                self._messenger.ping(candidates[(self._looks * number + index) % len(candidates)])
+
     def _ping_unconfirmed(self, known: Iterable[Contact]) -> None:
-        waiting = (
+        waiting = [
             contact
             for contact in known
             if not self._messenger.has_answered(contact.address) and self._messenger.is_usable(contact.address)
-        )
-        for _, contact in zip(range(UNCONFIRMED), waiting, strict=False):
-            self._messenger.ping(contact)
+        ]
+        # In turn, because some answer with errors for ever.
+        for index in range(min(UNCONFIRMED, len(waiting))):
+            self._messenger.ping(waiting[(self._looks * UNCONFIRMED + index) % len(waiting)])
 
 
 class Reachability:

@@ -212,12 +212,16 @@ class Messenger:
         now = self._loop.time()
         return self._confirmed.get(address, now) is not None and self._avoided.get(address, now) is None
 
-    def confirmed(self, family: int) -> list[Contact]:
-        """Return the nodes of an address family for which `has_answered` is true, the last ones first."""
+    def confirmed(self, family: int, with_silent: bool = False) -> list[Contact]:
+        """Return the nodes of an address family for which `has_answered` is true, the last ones first.
+
+        `with_silent` includes those that have missed a query since.
+        """
         now, found = self._loop.time(), []
         for address in self._confirmed:
             node_id = self._confirmed.get(address, now)
-            if node_id and family_of(address[0]) == family and self._avoided.get(address, now) is None:
+            is_silent = self._avoided.get(address, now) is not None
+            if node_id and family_of(address[0]) == family and (with_silent or not is_silent):
                 found.append(Contact(node_id, address))
         return found[::-1]
 
