@@ -56,7 +56,7 @@ class Watch:
         They are those of the routing table that have answered, or all of it if these are few. While it is empty, as
         after a long outage, they are the nodes that have answered within a day.
         """
-        known = self._contacts(family)
+        known = self._allowed(family)
         confirmed = [contact for contact in known if self._messenger.has_answered(contact.address)]
         if len(confirmed) >= ENOUGH:
             return confirmed
@@ -65,12 +65,16 @@ class Watch:
     def look(self, now: float) -> None:
         """Ping nodes as necessary. Must be called every `WATCH_PERIOD` seconds."""
         for family in self._messenger.families:
-            reception, known = self._messenger.reception(family), self._contacts(family)
+            reception, known = self._messenger.reception(family), self._allowed(family)
             if reception.is_cut_off or now - reception.heard > QUIET:
                 self._ping_some(self._messenger.confirmed(family, with_silent=True), known)
             else:
                 self._ping_unconfirmed(known)
         self._looks += 1
+
+    def _allowed(self, family: int) -> list[Contact]:
+        # The table may have nodes of the local network, which lookups do not use. They would answer in an outage.
+        return [contact for contact in self._contacts(family) if self._messenger.is_allowed(contact.address)]
 
     def _ping_some(self, confirmed: list[Contact], known: Iterable[Contact]) -> None:
         last = confirmed[:CANDIDATES]

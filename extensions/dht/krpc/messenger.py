@@ -188,13 +188,16 @@ class Messenger:
         self._pending.clear()
         self._waiting.clear()
 
+    def is_allowed(self, address: Address) -> bool:
+        """Return whether a node at this address may be queried at all."""
+        host, port = address
+        return bool(port) and family_of(host) in self._sockets and (self._private or is_public(host))
+
     def is_usable(self, address: Address) -> bool:
         """Return whether a node may be queried now."""
-        host, port = address
-        reception = self._receptions.get(family_of(host))
-        if not port or reception is None or not (self._private or is_public(host)):
+        if not self.is_allowed(address):
             return False
-        if reception.is_cut_off and not self._is_cut_off:
+        if self._receptions[family_of(address[0])].is_cut_off and not self._is_cut_off:
             # The other family will do, and costs no timeouts.
             return False
         now = self._loop.time()

@@ -198,6 +198,18 @@ async def test_an_address_family_that_is_cut_off_costs_nothing_while_the_other_w
     assert (network.messenger.is_cut_off, usable(network, four), usable(network, six)) == (False, 10, 0)
 
 
+async def test_a_node_may_be_queried_later_though_it_is_avoided_now() -> None:
+    network, listener = await Network.start(), Listener()
+    network.query(listener, PLACE)
+    network.loop.pass_time(3)
+    messenger = network.messenger
+    assert (messenger.is_usable(PLACE), messenger.is_allowed(PLACE)) == (False, True)
+    assert not any(messenger.is_allowed(address) for address in (("127.0.0.1", 0), ("::1", 6881)))
+    public = Messenger(False, 1000, cast(Any, network.loop))
+    await public.start(["127.0.0.1"])
+    assert [public.is_allowed(address) for address in (("192.168.0.2", 1), ("8.8.8.8", 1))] == [False, True]
+
+
 async def test_the_nodes_that_have_answered_are_known_until_they_miss_a_query() -> None:
     network, listener = await Network.start(), Listener()
     network.alive = {PLACE, *places(3)}

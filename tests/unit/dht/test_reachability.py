@@ -28,6 +28,9 @@ class FakeMessenger:
     def confirmed(self, family: int, with_silent: bool = False) -> list[Contact]:
         return [one for one in self.answered if (":" in one.address[0]) == (family == 6)]
 
+    def is_allowed(self, address: Address) -> bool:
+        return not address[0].startswith("192.168.")
+
     def has_answered(self, address: Address) -> bool:
         return any(one.address == address for one in self.answered)
 
@@ -78,3 +81,13 @@ def test_a_node_is_not_pinged_twice_at_a_time() -> None:
     known = contacts(4, 0, 2)
     watch(messenger, known).look(1.0)
     assert messenger.pinged == [contact.address for contact in known]
+
+
+def test_nodes_that_lookups_never_use_are_not_pinged_and_no_start() -> None:
+    # A client in the local network may be in the routing table, and answer during an outage.
+    messenger = FakeMessenger(4)
+    local = Contact(bytes(20), ("192.168.0.2", 6881))
+    one = watch(messenger, [local])
+    for now in (1.0, QUIET + 1):
+        one.look(now)
+    assert (messenger.pinged, one.knows_any, one.contacts(4)) == ([], False, [])
