@@ -22,6 +22,9 @@ MAX_DATAGRAM: Final = 4096
 """Longer messages (bytes) are ignored. Items have at most 1000 bytes; no honest reply is much longer."""
 
 MAX_TOKEN: Final = 128
+MAX_NODES: Final = 20
+"""Further nodes of one reply, in each address family, are not decoded: an honest node names eight."""
+
 MAX_PEERS: Final = 100
 """Further peers of one reply are ignored."""
 
@@ -174,7 +177,7 @@ def _contacts(packed: object, size: int) -> list[Contact]:
         return []
     return [
         Contact(packed[start : start + 20], _address(packed[start + 20 : start + step]))
-        for start in range(0, len(packed), step)
+        for start in range(0, min(len(packed), MAX_NODES * step), step)
     ]
 
 

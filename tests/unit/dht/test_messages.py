@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extensions.dht.krpc import messages
-from extensions.dht.krpc.messages import MAX_DATAGRAM, MAX_PEERS, MAX_TOKEN, Contact, Failure, Item, Question, Reply
+from extensions.dht.krpc.messages import MAX_DATAGRAM, MAX_NODES, MAX_PEERS, MAX_TOKEN, Contact, Failure, Item, Question, Reply
 
 ID = bytes(range(20))
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -110,6 +110,11 @@ def test_a_full_reply() -> None:
         Item(b"k" * 32, b"s" * 64, 7, [b"any", {b"value": 1}]),
         (("203.0.113.1", 80), ("2001:db8::2", 258)),
     )
+
+
+def test_the_first_of_many_nodes_are_read() -> None:
+    many = [Contact(b"4" * 20, (f"192.0.2.{number}", 6881)) for number in range(140)]
+    assert reply(nodes=pack(many)).contacts == tuple(many[:MAX_NODES])
 
 
 ITEM: dict[str, Any] = {"k": b"k", "sig": b"s", "seq": 1, "v": b"v"}
