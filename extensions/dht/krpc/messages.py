@@ -21,12 +21,17 @@ Address = tuple[str, int]
 MAX_DATAGRAM: Final = 4096
 """Longer messages (bytes) are ignored. Items have at most 1000 bytes; no honest reply is much longer."""
 
+TRANSACTION: Final = 4
+"""Bytes of the transaction id of a query that is sent."""
+
 MAX_TOKEN: Final = 128
 MAX_NODES: Final = 20
 """Further nodes of one reply, in each address family, are not decoded: an honest node names eight."""
 
 MAX_PEERS: Final = 100
 """Further peers of one reply are ignored."""
+
+_TRANSACTION_KEY: Final = b"1:t%d:" % TRANSACTION
 
 ERROR_METHOD: Final = 204
 CAS_MISMATCH: Final = 301
@@ -92,6 +97,12 @@ def refusal(transaction: bytes) -> bytes:
     """
     message: bytes = bencode.encode({b"e": [ERROR_METHOD, b"read-only"], b"t": transaction, b"y": b"e"})
     return message
+
+
+def transaction_of(data: bytes) -> bytes:
+    """Return the transaction id of an answer to a query of ours; any bytes if it is none. This decodes nothing."""
+    start = data.rfind(_TRANSACTION_KEY) + len(_TRANSACTION_KEY)
+    return data[start : start + TRANSACTION]
 
 
 def decode(data: bytes) -> Reply | Failure | Question | None:
