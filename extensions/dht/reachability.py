@@ -15,12 +15,11 @@ WATCH_PERIOD: Final = 3.0
 QUIET: Final = 20.0
 """Seconds without any reply after which nodes are pinged, because an idle tracker sends no queries otherwise."""
 
-PINGS: Final = 3
-"""Nodes pinged at a time in an address family that is quiet or cut off, of those that have answered before; and one of
-the others, as they may all be gone."""
-
 CANDIDATES: Final = 32
-"""The nodes that have answered last, so many, are pinged one after the other."""
+PINGS: Final = 3
+"""The nodes that have answered last, and how many of these are pinged at a time in an address family that is quiet or
+cut off. One of those that have answered before is pinged, too, and one of the routing table: the last ones may be gone,
+or belong to an attacker."""
 
 UNCONFIRMED: Final = 8
 """Nodes pinged at a time that have never answered."""
@@ -57,7 +56,7 @@ class Watch:
         They are those of the routing table that have answered, or all of it if these are few. While it is empty, as
         after a long outage, they are the nodes that have answered within a day.
         """
-        known = self._contacts(family)
+        known = self._allowed(family)
         confirmed = [contact for contact in known if self._messenger.has_answered(contact.address)]
         if len(confirmed) >= ENOUGH:
             return confirmed
@@ -66,28 +65,34 @@ class Watch:
     def look(self, now: float) -> None:
         """Ping nodes as necessary. Must be called every `WATCH_PERIOD` seconds."""
         for family in self._messenger.families:
-            reception, known = self._messenger.reception(family), self._contacts(family)
+            reception, known = self._messenger.reception(family), self._allowed(family)
             if reception.is_cut_off or now - reception.heard > QUIET:
-                self._ping_some(self._messenger.confirmed(family), known)
+                self._ping_some(self._messenger.confirmed(family, with_silent=True), known)
             else:
                 self._ping_unconfirmed(known)
-
-    def _ping_some(self, confirmed: list[Contact], known: list[Contact]) -> None:
-        addresses = {contact.address for contact in confirmed}
-        others = [contact for contact in known if contact.address not in addresses]
-        for candidates, number in ((confirmed[:CANDIDATES], PINGS), (others, 1)):
-            for index in range(number if candidates else 0):
-                self._messenger.ping(candidates[(self._looks * number + index) % len(candidates)])
         self._looks += 1
 
+    def _allowed(self, family: int) -> list[Contact]:
+        # The table may have nodes of the local network, which lookups do not use. They would answer in an outage.
+        return [contact for contact in self._contacts(family) if self._messenger.is_allowed(contact.address)]
+
+    def _ping_some(self, confirmed: list[Contact], known: Iterable[Contact]) -> None:
+        last = confirmed[:CANDIDATES]
+        addresses = {contact.address for contact in last}
+        others = [contact for contact in known if contact.address not in addresses]
+        for candidates, number in ((last, PINGS), (confirmed[CANDIDATES:], 1), (others, 1)):
+            for index in range(number if candidates else 0):
+                self._messenger.ping(candidates[(self._looks * number + index) % len(candidates)])
+
     def _ping_unconfirmed(self, known: Iterable[Contact]) -> None:
-        waiting = (
+        waiting = [
             contact
             for contact in known
             if not self._messenger.has_answered(contact.address) and self._messenger.is_usable(contact.address)
-        )
-        for _, contact in zip(range(UNCONFIRMED), waiting, strict=False):
-            self._messenger.ping(contact)
+        ]
+        # In turn, because some answer with errors for ever.
+        for index in range(min(UNCONFIRMED, len(waiting))):
+            self._messenger.ping(waiting[(self._looks * UNCONFIRMED + index) % len(waiting)])
 
 
 class Reachability:

@@ -157,6 +157,7 @@ class Service:
         self._watching: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._walks: set[asyncio.Task[Any]] = set()
+        self._is_stopping = False
         self._log = structlog.get_logger().bind(extension="dht")
         # Its own executor: slow files must not delay other users of the loop's executor.
         self._executor = _FilesExecutor()
@@ -191,6 +192,7 @@ class Service:
 
     async def stop(self) -> None:
         """Stop, and save the node's state and the cache."""
+        self._is_stopping = True
         async with AsyncExitStack() as ending:
             # They run in reverse order; each runs even if one before it fails.
             ending.callback(self._shut_down_executor)
@@ -249,7 +251,8 @@ class Service:
         return self._watch.contacts(family)
 
     def _on_cut_off(self, is_cut_off: bool) -> None:
-        if self.client.is_closed:
+        if self._is_stopping:
+            # Nothing would end a lookup that begins now.
             return
         if is_cut_off:
             self._outage_began = self._monotonic() - (self._loop.time() - self._heard())

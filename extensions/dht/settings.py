@@ -92,8 +92,8 @@ class DhtSettings(ExtensionSettings):
 
     @property
     def hosts(self) -> list[str]:
-        """The hosts of `addresses`, without brackets."""
-        return [address.rpartition(":")[0].strip("[]") for address in self.addresses]
+        """The hosts of `addresses`, without brackets, in their usual form."""
+        return [str(ip_address(address.rpartition(":")[0].strip("[]"))) for address in self.addresses]
 
 
 def _may_be_public(url: str) -> bool:

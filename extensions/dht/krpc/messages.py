@@ -21,12 +21,19 @@ Address = tuple[str, int]
 MAX_DATAGRAM: Final = 4096
 """Longer messages (bytes) are ignored. Items have at most 1000 bytes; no honest reply is much longer."""
 
+TRANSACTION: Final = 4
+"""Bytes of the transaction id of a query that is sent."""
+
 MAX_TOKEN: Final = 128
+MAX_NODES: Final = 20
+"""Further nodes of one reply, in each address family, are not decoded: an honest node names eight."""
+
 MAX_PEERS: Final = 100
 """Further peers of one reply are ignored."""
 
 _ORDER: Final = 2**252 + 27742317777372353535851937790883648493
 """The order of Ed25519's group (RFC 8032, section 5.1)."""
+_TRANSACTION_KEY: Final = b"1:t%d:" % TRANSACTION
 
 ERROR_METHOD: Final = 204
 CAS_MISMATCH: Final = 301
@@ -92,6 +99,12 @@ def refusal(transaction: bytes) -> bytes:
     """
     message: bytes = bencode.encode({b"e": [ERROR_METHOD, b"read-only"], b"t": transaction, b"y": b"e"})
     return message
+
+
+def transaction_of(data: bytes) -> bytes:
+    """Return the transaction id of an answer to a query of ours; any bytes if it is none. This decodes nothing."""
+    start = data.rfind(_TRANSACTION_KEY) + len(_TRANSACTION_KEY)
+    return data[start : start + TRANSACTION]
 
 
 def decode(data: bytes) -> Reply | Failure | Question | None:
@@ -189,7 +202,7 @@ def _contacts(packed: object, size: int) -> list[Contact]:
         return []
     return [
         Contact(packed[start : start + 20], _address(packed[start + 20 : start + step]))
-        for start in range(0, len(packed), step)
+        for start in range(0, min(len(packed), MAX_NODES * step), step)
     ]
 
 

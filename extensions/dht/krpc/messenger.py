@@ -49,7 +49,11 @@ TICK: Final = 0.05
 """Seconds between two checks of the pending queries for timeouts."""
 
 UNSOLICITED: Final = 50
-"""Datagrams per second that are decoded though no query to their sender is pending."""
+"""Datagrams per second that are decoded though they have no transaction id of a pending query to their sender. To
+decode one takes up to 5 ms."""
+
+MAX_TRIES: Final = 3
+"""Datagrams with the transaction id of a query that are decoded, in addition to `UNSOLICITED`."""
 
 
 class QueryListener(Protocol):
@@ -90,6 +94,8 @@ class _Pending:
     arguments: dict[bytes, Any]
     sent: float = 0.0
     is_slow: bool = False
+    tries: int = 0
+    """Datagrams that could be its reply."""
 
 
 class Messenger:
@@ -113,8 +119,6 @@ class Messenger:
         self._sockets: dict[int, asyncio.DatagramTransport] = {}
         self._pending: dict[bytes, _Pending] = {}
         self._waiting: deque[_Pending] = deque()
-        self._queried: Counter[Address] = Counter()
-        """Pending queries by node."""
         self.on_cut_off: Callable[[bool], object] = lambda _: None
         self._responders: deque[Address] = deque(maxlen=MAX_RESPONDERS)
         self._confirmed: ExpiringMap[Address, bytes] = ExpiringMap(CONFIRMED, MAX_CONFIRMED)
@@ -188,13 +192,16 @@ class Messenger:
         self._pending.clear()
         self._waiting.clear()
 
+    def is_allowed(self, address: Address) -> bool:
+        """Return whether a node at this address may be queried at all."""
+        host, port = address
+        return bool(port) and family_of(host) in self._sockets and (self._private or is_public(host))
+
     def is_usable(self, address: Address) -> bool:
         """Return whether a node may be queried now."""
-        host, port = address
-        reception = self._receptions.get(family_of(host))
-        if not port or reception is None or not (self._private or is_public(host)):
+        if not self.is_allowed(address):
             return False
-        if reception.is_cut_off and not self._is_cut_off:
+        if self._receptions[family_of(address[0])].is_cut_off and not self._is_cut_off:
             # The other family will do, and costs no timeouts.
             return False
         now = self._loop.time()
@@ -212,12 +219,16 @@ class Messenger:
         now = self._loop.time()
         return self._confirmed.get(address, now) is not None and self._avoided.get(address, now) is None
 
-    def confirmed(self, family: int) -> list[Contact]:
-        """Return the nodes of an address family for which `has_answered` is true, the last ones first."""
+    def confirmed(self, family: int, with_silent: bool = False) -> list[Contact]:
+        """Return the nodes of an address family for which `has_answered` is true, the last ones first.
+
+        `with_silent` includes those that have missed a query since.
+        """
         now, found = self._loop.time(), []
         for address in self._confirmed:
             node_id = self._confirmed.get(address, now)
-            if node_id and family_of(address[0]) == family and self._avoided.get(address, now) is None:
+            is_silent = self._avoided.get(address, now) is not None
+            if node_id and family_of(address[0]) == family and (with_silent or not is_silent):
                 found.append(Contact(node_id, address))
         return found[::-1]
 
@@ -258,14 +269,13 @@ class Messenger:
     def _transmit(self, pending: _Pending) -> None:
         if self._is_closed:
             return
-        transaction = os.urandom(4)
+        transaction = os.urandom(messages.TRANSACTION)
         while transaction in self._pending:
-            transaction = os.urandom(4)
+            transaction = os.urandom(messages.TRANSACTION)
         address = pending.contact.address
         data = messages.query(pending.method, {b"id": self.node_id, **pending.arguments}, transaction)
         pending.sent = self._loop.time()
         self._pending[transaction] = pending
-        self._queried[address] += 1
         if self._tick is None:
             self._tick = self._loop.call_later(TICK, self._on_tick)
         self.counters.queries[pending.method] += 1
@@ -275,7 +285,10 @@ class Messenger:
 
     def _on_datagram(self, data: bytes, address: Address) -> None:
         self.counters.bytes_in += len(data)
-        if address not in self._queried and not self._unsolicited.try_take(1, self._loop.time()):
+        expected = self._pending.get(messages.transaction_of(data))
+        if expected and expected.contact.address == address and expected.tries < MAX_TRIES:
+            expected.tries += 1
+        elif not self._unsolicited.try_take(1, self._loop.time()):
             return
         message = messages.decode(data)
         if isinstance(message, Question):
@@ -297,10 +310,7 @@ class Messenger:
             pending.listener.on_reply(pending.contact, message)
 
     def _settle(self, transaction: bytes) -> None:
-        address = self._pending.pop(transaction).contact.address
-        self._queried[address] -= 1
-        if not self._queried[address]:
-            del self._queried[address]
+        del self._pending[transaction]
         while self._waiting and len(self._pending) < MAX_IN_FLIGHT:
             self._send_in_turn(self._waiting.popleft())
 

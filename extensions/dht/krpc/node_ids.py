@@ -33,7 +33,7 @@ _LOCAL: Final = tuple(
 def fits(node_id: bytes, host: str) -> bool:
     """Return whether a node id (20 bytes) is one that BEP 42 allows at a numeric IP address.
 
-    Every id fits an address that is not global, because BEP 42 exempts local networks.
+    Every id fits a local address (in IPv6, any outside of 2000::/3), because BEP 42 exempts local networks.
     """
     prefix = _prefix(host, node_id[19] & 7)
     return prefix is None or prefix == int.from_bytes(node_id[:3], "big") >> 3

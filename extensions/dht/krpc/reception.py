@@ -1,5 +1,6 @@
 """Whether the nodes of an address family still answer (sans I/O; times are seconds on any monotonic clock)."""
 
+from collections import deque
 from typing import Final
 
 from extensions.dht.krpc.messages import Address
@@ -9,6 +10,10 @@ LOST: Final = 8
 
 One or two such nodes may be gone, or packets may be lost. It is unlikely that this happens eight times in a row.
 """
+
+
+MAX_AVOIDED: Final = 1000
+"""Avoided nodes that are known since the last reply: in a family that few nodes use, that may be long ago."""
 
 
 class Reception:
@@ -24,7 +29,7 @@ class Reception:
         self.heard = now
         """When the last reply came; at first, the start."""
         self._timeouts = 0
-        self._avoided: list[Address] = []
+        self._avoided: deque[Address] = deque(maxlen=MAX_AVOIDED)
 
     @property
     def works(self) -> bool:
@@ -33,9 +38,10 @@ class Reception:
 
     def answered(self, now: float) -> list[Address]:
         """Note a reply. Return the nodes that were avoided because of the outage that ends with it."""
-        wrongly = self._avoided if self.is_cut_off else []
+        wrongly = list(self._avoided) if self.is_cut_off else []
         self.is_cut_off, self.has_answered, self.heard = False, True, now
-        self._timeouts, self._avoided = 0, []
+        self._timeouts = 0
+        self._avoided.clear()
         return wrongly
 
     def timed_out(self, address: Address, sent: float, is_known: bool) -> bool:

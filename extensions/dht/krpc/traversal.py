@@ -237,9 +237,9 @@ class Traversal:
         """Note that a second query has failed."""
         candidate = self._asked_at.get(address)
         if candidate and address in self._asked_twice:
-            # Its first reply may still come.
-            self._asked_twice.discard(address)
+            # Its first reply may still come. It has been counted as late.
             self.slow(address)
+            self._asked_twice.discard(address)
         elif candidate:
             self._fail(candidate)
 
@@ -257,9 +257,10 @@ class Traversal:
         if len(live) < CLOSEST or live[CLOSEST - 1].distance * CROWDED >= reach:
             return []
         self._has_scouted = True
-        size = reach.bit_length()
-        # The targets lie in the other quarters of the part of all ids that `reach` covers, and in the next part.
-        around = [(self._target ^ part << max(0, size - 2)).to_bytes(20, "big") for part in (1, 2, 3, 4)]
+        # The targets lie in the other quarters of the part of all ids that `reach` covers, and in the next part, if it
+        # does not cover all.
+        shift = min(max(0, reach.bit_length() - 2), 157)
+        around = [(self._target ^ part << shift).to_bytes(20, "big") for part in (1, 2, 3, 4)]
         asked = [one.contact for one in live if one.fits][: min(CLOSEST, (MAX_QUERIES - self.queries) // DETOURS)]
         detours = [
             (contact, around[(number + step * 2) % 4])

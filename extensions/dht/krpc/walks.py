@@ -7,6 +7,7 @@ from typing import Any
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.messages import Contact, Reply
 from extensions.dht.krpc.messenger import Messenger
+from extensions.dht.krpc.sockets import family_of
 from extensions.dht.krpc.traversal import Candidate, Traversal
 
 
@@ -47,21 +48,33 @@ class Walk:
         """Send the queries that may be sent now."""
         if self._done is None or self._done.done():
             return
-        while contact := self.traversal.next():
-            self._messenger.query(self, contact, self._method, self._arguments)
-        for contact, target in self.traversal.detours():
-            self._messenger.query(_Scout(self), contact, "find_node", {b"target": target})
-        if self.traversal.is_done:
-            self._done.set_result(None)
+        try:
+            while contact := self.traversal.next():
+                self._messenger.query(self, contact, self._method, self._arguments)
+            for contact, target in self.traversal.detours():
+                self._messenger.query(_Scout(self), contact, "find_node", {b"target": target})
+            if self.traversal.is_done:
+                self._done.set_result(None)
+        except Exception as error:
+            # The caller raises it. Otherwise, the lookup would never end, and keep its turn.
+            self._done.set_exception(error)
 
-    def others(self, reply: Reply) -> list[Contact]:
-        """Return the nodes that a reply names, without us: some nodes have taken this client for a node."""
-        return [other for other in reply.contacts if other.node_id != self._messenger.node_id]
+    def others(self, contact: Contact, reply: Reply) -> list[Contact]:
+        """Return the nodes that the reply of a node names in its own address family (a reply may have both, BEP 32).
+
+        We are left out: some nodes have taken this client for a node.
+        """
+        family = family_of(contact.address[0])
+        return [
+            other
+            for other in reply.contacts
+            if family_of(other.address[0]) == family and other.node_id != self._messenger.node_id
+        ]
 
     def on_reply(self, contact: Contact, reply: Reply) -> None:
         sender = Contact(reply.node_id, contact.address)
-        candidate = self.traversal.answered(sender, self.others(reply), reply.token)
         try:
+            candidate = self.traversal.answered(sender, self.others(contact, reply), reply.token)
             if candidate:
                 self._on_reply(candidate, reply)
         finally:
@@ -99,7 +112,7 @@ class _Router:
 
     def on_reply(self, contact: Contact, reply: Reply) -> None:
         sender = Contact(reply.node_id, contact.address)
-        self._walk.traversal.routed(sender, self._walk.others(reply))
+        self._walk.traversal.routed(sender, self._walk.others(contact, reply))
         self._walk.go_on()
 
     def on_error(self, contact: Contact, _code: int) -> None:
@@ -121,8 +134,8 @@ class _Scout:
         self._walk = walk
         self._is_late = False
 
-    def on_reply(self, _contact: Contact, reply: Reply) -> None:
-        self._end(self._walk.others(reply))
+    def on_reply(self, contact: Contact, reply: Reply) -> None:
+        self._end(self._walk.others(contact, reply))
 
     def on_error(self, _contact: Contact, _code: int) -> None:
         self._end()

@@ -320,6 +320,20 @@ def test_detours_go_once_to_fitting_nodes_and_only_in_a_crowd() -> None:
         assert traversal.detours() == []
 
 
+@pytest.mark.parametrize("nodes", [1, 8, 9, 17])
+def test_detours_stay_among_the_ids_if_the_dht_is_believed_to_be_tiny(nodes: int) -> None:
+    # The estimate is that of the start, and the DHT has grown since.
+    source = random.Random(1)
+    reach = min(2**160 - 1, 8 * 2**160 // nodes)
+    crowd = sorted((compliant(number, source) for number in range(400)), key=distance)[:30]
+    traversal = Traversal(TARGET, crowd, anyone, goal=Goal(True, True, reach))
+    while contact := traversal.next():
+        traversal.answered(contact, (), b"token")
+    targets = {target for _, target in traversal.detours()}
+    assert {len(target) for target in targets} == {20}
+    assert len(targets) == 4
+
+
 # Nodes that do not answer this method
 
 
@@ -425,6 +439,21 @@ def test_most_nodes_are_late_if_more_than_half_are() -> None:
         else:
             traversal.answered(contact)
             assert traversal.is_mostly_late == (number in (JUDGED, JUDGED + 1))
+
+
+def test_a_node_that_is_late_twice_counts_once() -> None:
+    traversal = Traversal(TARGET, [near(number) for number in range(1, 41)], anyone)
+    late = [traversal.next() for _ in range(4)]
+    for contact in late:
+        assert contact
+        traversal.slow(contact.address)
+        assert traversal.ask_again(contact.address)
+        traversal.not_routed(contact.address)
+    for _ in range(JUDGED - 4):
+        contact = traversal.next()
+        assert contact
+        traversal.answered(contact)
+    assert not traversal.is_mostly_late
 
 
 def test_the_error_of_a_refusal_is_kept() -> None:

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extensions.dht.krpc import messages
-from extensions.dht.krpc.messages import MAX_DATAGRAM, MAX_PEERS, MAX_TOKEN, Contact, Failure, Item, Question, Reply
+from extensions.dht.krpc.messages import (
+    MAX_DATAGRAM,
+    MAX_NODES,
+    MAX_PEERS,
+    MAX_TOKEN,
+    Contact,
+    Failure,
+    Item,
+    Question,
+    Reply,
+)
 
 ID = bytes(range(20))
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -46,6 +56,13 @@ def each(*values: Any) -> tuple[Any, ...]:
 
 
 # Messages
+
+
+@pytest.mark.parametrize("transaction", [b"abcd", b"1:t4", b"\0\0\0\0"])
+def test_the_transaction_of_an_answer_is_seen_without_decoding(transaction: bytes) -> None:
+    for fields in ({"y": b"r", "r": {b"id": ID, b"token": b"1:t4:0000"}, "v": b"LT\1\2"}, {"y": b"e", "e": [203, b""]}):
+        assert messages.transaction_of(message(t=transaction, **fields)) == transaction
+    assert len(messages.transaction_of(b"")) < 4
 
 
 def test_a_query_is_marked_as_read_only() -> None:
@@ -110,6 +127,11 @@ def test_a_full_reply() -> None:
         Item(b"k" * 32, b"s" * 64, 7, [b"any", {b"value": 1}]),
         (("203.0.113.1", 80), ("2001:db8::2", 258)),
     )
+
+
+def test_the_first_of_many_nodes_are_read() -> None:
+    many = [Contact(b"4" * 20, (f"192.0.2.{number}", 6881)) for number in range(140)]
+    assert reply(nodes=pack(many)).contacts == tuple(many[:MAX_NODES])
 
 
 ITEM: dict[str, Any] = {"k": b"k", "sig": b"s", "seq": 1, "v": b"v"}

@@ -15,6 +15,7 @@ from extensions.dht.krpc.messenger import (
     AVOID,
     MAX_AVOID,
     MAX_IN_FLIGHT,
+    MAX_TRIES,
     MEMORY,
     TIMEOUT,
     UNSOLICITED,
@@ -73,6 +74,7 @@ class Network:
         self.loop.transport = self
         self.alive: set[Address] = set()
         self.sent: list[tuple[float, Address]] = []
+        self.data: list[bytes] = []
         self.messenger = Messenger(True, node_rate, cast(Any, self.loop))
 
     @classmethod
@@ -83,6 +85,7 @@ class Network:
 
     def sendto(self, data: bytes, address: Address) -> None:
         self.sent.append((self.loop.now, address))
+        self.data.append(data)
         if address in self.alive:
             transaction = bencode.decode(data)[b"t"]
             reply = bencode.encode({b"r": {b"id": b"n" * 20}, b"t": transaction, b"y": b"r"})
@@ -198,6 +201,18 @@ async def test_an_address_family_that_is_cut_off_costs_nothing_while_the_other_w
     assert (network.messenger.is_cut_off, usable(network, four), usable(network, six)) == (False, 10, 0)
 
 
+async def test_a_node_may_be_queried_later_though_it_is_avoided_now() -> None:
+    network, listener = await Network.start(), Listener()
+    network.query(listener, PLACE)
+    network.loop.pass_time(3)
+    messenger = network.messenger
+    assert (messenger.is_usable(PLACE), messenger.is_allowed(PLACE)) == (False, True)
+    assert not any(messenger.is_allowed(address) for address in (("127.0.0.1", 0), ("::1", 6881)))
+    public = Messenger(False, 1000, cast(Any, network.loop))
+    await public.start(["127.0.0.1"])
+    assert [public.is_allowed(address) for address in (("192.168.0.2", 1), ("8.8.8.8", 1))] == [False, True]
+
+
 async def test_the_nodes_that_have_answered_are_known_until_they_miss_a_query() -> None:
     network, listener = await Network.start(), Listener()
     network.alive = {PLACE, *places(3)}
@@ -252,6 +267,23 @@ async def test_a_flood_of_datagrams_that_answer_no_query_is_not_decoded() -> Non
             network.loop.receiver.datagram_received(b"garbage", PLACE)
         assert network.messenger.counters.garbage - before == UNSOLICITED
         network.loop.pass_time(1)
+
+
+@pytest.mark.parametrize("answer", ["foreign", "malformed"])
+async def test_a_flood_from_a_node_that_was_queried_is_not_decoded(answer: str) -> None:
+    network, listener = await Network.start(), Listener()
+    network.query(listener, PLACE)
+    receive, [query] = network.loop.receiver.datagram_received, network.data
+    transaction = bencode.decode(query)[b"t"]
+    body = {b"t": transaction, b"y": b"r"} if answer == "malformed" else {b"t": b"0000", b"r": {b"id": b"n" * 20}}
+    for _ in range(10 * UNSOLICITED):
+        receive(bencode.encode({b"y": b"r", **body}), PLACE)
+    assert network.messenger.counters.garbage <= UNSOLICITED + MAX_TRIES
+    # The reply to a query is decoded, even if others have sent a flood under this node's address.
+    network.query(listener, PLACE)
+    transaction = bencode.decode(network.data[1])[b"t"]
+    receive(bencode.encode({b"r": {b"id": b"n" * 20}, b"t": transaction, b"y": b"r"}), PLACE)
+    assert listener.calls == ["reply"]
 
 
 async def test_a_pause_is_no_outage() -> None:

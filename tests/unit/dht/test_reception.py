@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extensions.dht.krpc.reception import LOST, Reception
+from extensions.dht.krpc.reception import LOST, MAX_AVOIDED, Reception
 
 DEAD = ("192.0.2.1", 1)
 
@@ -45,6 +45,15 @@ def test_nodes_that_have_never_answered_count_only_before_the_first_reply() -> N
     assert lose(reception, LOST, 1.0, is_known=False)[-1] is False
     reception.answered(10.0)
     assert all(lose(reception, 2 * LOST, 11.0, is_known=False))
+
+
+def test_the_avoided_nodes_of_a_long_time_without_replies_are_bounded() -> None:
+    reception = Reception(0.0)
+    reception.answered(10.0)
+    # Nodes of the other address family answer, so that lookups go on.
+    lose(reception, 100_000, 11.0, is_known=False)
+    lose(reception, LOST, 11.0)
+    assert len(reception.answered(20.0)) == MAX_AVOIDED
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 3), st.booleans()), max_size=60))

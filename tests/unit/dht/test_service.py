@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.service import CACHE_FILE, MEASURE_PERIOD, MEASURES, NEIGHBOURS_PERIOD, STATE_FILE
 from tests.unit.dht.entries import HASH
-from tests.unit.dht.service import FakeNode, Loop, World, hashes, in_virtual_time, place, running
+from tests.unit.dht.service import ROUND_TRIP, FakeNode, Loop, World, hashes, in_virtual_time, place, running
 
 MINUTE = 60.0
 OTHER = b"o" * 20
@@ -68,6 +68,19 @@ def test_an_outage_is_noticed_within_a_minute_and_logged_once(nodes: int, is_bus
     with capture_logs() as log:
         in_virtual_time(main)
     assert {line["families"] for line in log if line["event"] == "dht_unreachable"} == {"IPv4"}
+
+
+def test_an_outage_is_noticed_although_few_nodes_have_ever_answered() -> None:
+    async def main(loop: Loop) -> None:
+        async with running(World(loop)) as world:
+            loop.is_alive = lambda address: address in {place(0), place(1), place(2)}
+            world.meet(100)
+            await asyncio.sleep(10 * MINUTE)
+            assert world.service.reachable.is_set()
+            loop.is_up = False
+            assert await seconds_until(loop, lambda: not world.service.reachable.is_set()) < MINUTE
+
+    in_virtual_time(main)
 
 
 @pytest.mark.parametrize("seconds", [3.0, 5.0, 20.0, 150.0, 3600.0])
@@ -150,6 +163,29 @@ def test_a_service_stops_during_an_outage() -> None:
         loop.is_up = True
         await asyncio.sleep(MINUTE)
         # A reply that comes after the end.
+        # The test's own, and that of its time limit.
+        assert len(asyncio.all_tasks()) == 2
+
+    in_virtual_time(main)
+
+
+def test_a_service_stops_at_the_end_of_an_outage() -> None:
+    async def main(loop: Loop) -> None:
+        world = World(loop)
+        await world.service.start()
+        # There was no node before, so that the neighbours were never sought.
+        await asyncio.sleep(MINUTE)
+        close = world.service.directory.close
+
+        async def close_slowly() -> None:
+            world.meet(50)
+            world.service.client.messenger.on_cut_off(False)
+            await asyncio.sleep(ROUND_TRIP / 2)
+            await close()
+
+        world.service.directory.close = close_slowly  # type: ignore[method-assign]
+        await world.service.stop()
+        await asyncio.sleep(MINUTE)
         # The test's own, and that of its time limit.
         assert len(asyncio.all_tasks()) == 2
 

@@ -15,6 +15,11 @@ def test_addresses_to_listen_on(listen: str) -> None:
     assert len(DhtSettings(listen=listen).hosts) == listen.count(",") + 1
 
 
+def test_all_addresses_of_a_family_have_one_text() -> None:
+    # The client tells by it that its socket must be for IPv6 only, and that a failure is no reason for a warning.
+    assert DhtSettings(listen="[0::0]:6881,[0:0:0:0:0:0:0:0]:6882, 0.0.0.0:6881").hosts == ["::", "::", "0.0.0.0"]
+
+
 @pytest.mark.parametrize(
     "listen",
     [

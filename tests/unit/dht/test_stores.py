@@ -363,6 +363,22 @@ async def test_detours_are_sent_and_their_nodes_are_asked() -> None:
     assert under_way.traversal.queries == len(wire.sent)
 
 
+async def test_a_walk_stays_in_its_address_family() -> None:
+    wire = Wire()
+    spot = int.from_bytes(TARGET, "big")
+    six = [Contact((spot ^ one).to_bytes(20, "big"), (f"2001:db8:{one}::1", 1)) for one in (100, 1)]
+    under_way = walk(wire, six[:1], Goal())
+    running = asyncio.ensure_future(under_way.run())
+    await asyncio.sleep(0)
+    [(listener, contact, _, _)] = wire.sent
+    # A reply may name nodes of both (BEP 32), those of IPv4 first.
+    listener.on_reply(contact, Reply(b"", contact.node_id, (*contacts(8), six[1])))
+    assert [sent[1] for sent in wire.sent] == six
+    listener, contact, _, _ = wire.sent[1]
+    listener.on_reply(contact, Reply(b"", contact.node_id))
+    await running
+
+
 async def test_two_callers_may_wait_for_one_walk() -> None:
     wire = Wire()
     under_way = walk(wire, contacts(1), Goal())
@@ -373,6 +389,24 @@ async def test_two_callers_may_wait_for_one_walk() -> None:
     [(listener, contact, _, _)] = wire.sent
     listener.on_reply(contact, Reply(b"", contact.node_id))
     await first
+
+
+async def test_a_fault_ends_a_walk() -> None:
+    # Otherwise, the lookup would keep its turn for ever.
+    class Faulty(Wire):
+        def query(self, *query: Any) -> None:
+            if self.sent:
+                raise OverflowError
+            super().query(*query)
+
+    wire = Faulty()
+    under_way = walk(wire, contacts(1), Goal())
+    running = asyncio.ensure_future(under_way.run())
+    await asyncio.sleep(0)
+    [(listener, contact, _, _)] = wire.sent
+    listener.on_reply(contact, Reply(b"", contact.node_id, tuple(contacts(8))))
+    with pytest.raises(OverflowError):
+        await running
 
 
 async def test_a_walk_without_a_caller_sends_nothing_more() -> None:
