@@ -1,5 +1,7 @@
 """How often our own entry is written: as fast as its copies vanish."""
 
+import gc
+import sys
 from math import inf, log
 
 import pytest
@@ -101,3 +103,10 @@ def test_an_entry_is_expected_where_it_was_stored() -> None:
     assert own.expected(TODAY, NOW - 1e6) == frozenset()
     own.forget()
     assert own.expected(TODAY, NOW + SETTLED) == frozenset()
+
+
+def test_it_takes_little_memory() -> None:
+    """A tracker has one for each of its infohashes, and most of them never change."""
+    entry = looked(*[(3600, 7)] * (2 * LOOKS))
+    parts = [entry, *gc.get_referents(entry)]
+    assert sum(sys.getsizeof(part) for part in parts if not isinstance(part, type)) < 600
