@@ -70,11 +70,12 @@ class OwnEntry:
         )
 
     def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> bool:
-        """Note that so many nodes, at least one, have the newest value of a slot, with our entry in it.
+        """Note that so many nodes, at least one, have our entry in a slot.
 
         Return whether this look counts.
 
-        `written` is when that value was written (Unix seconds): other trackers renew our entry when they renew theirs.
+        `written` is when the slot was written last (Unix seconds): other trackers renew our entry when they renew
+        theirs.
         """
         place, age = self._places.get(salt), now - written
         if place is None or place.day != day or not copies or not MIN_AGE <= age <= LIFETIME:
