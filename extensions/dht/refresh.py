@@ -69,21 +69,22 @@ class OwnEntry:
             if place.day == day and SETTLED <= now - place.stored <= MAX_OWN_AGE
         )
 
-    def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> bool:
+    def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> float:
         """Note that so many nodes, at least one, have our entry in a slot.
 
-        Return whether this look counts.
+        Return how many of every eight that took it still have it; 0 if this look does not count. (More than eight may
+        take it, above all if there are two address families.)
 
         `written` is when the slot was written last (Unix seconds): other trackers renew our entry when they renew
         theirs.
         """
         place, age = self._places.get(salt), now - written
         if place is None or place.day != day or not copies or not MIN_AGE <= age <= LIFETIME:
-            return False
-        is_left = min(1.0, copies / max(1, place.copies))
-        time = inf if is_left == 1.0 else age * log(CLOSEST / ENOUGH) / -log(is_left)
+            return 0.0
+        part = min(1.0, copies / max(1, place.copies))
+        time = inf if part == 1.0 else age * log(CLOSEST / ENOUGH) / -log(part)
         self._times = (*self._times, time)[-LOOKS:]
-        return True
+        return CLOSEST * part
 
     def withheld_until(self, salt: bytes, day: int, now: float) -> float:
         """Return when our entry in a slot ends (Unix seconds) if nodes took it not long ago, and withhold it.

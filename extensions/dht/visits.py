@@ -183,8 +183,8 @@ class Visits:
         for slot in record.slots if not record.needs_bep5 else ():
             if slot.entry_of(self._publisher.tracker_id):
                 now = self._clock()
-                if tracked.own.note_look(slot.salt, record.day, slot.written, now, slot.copies):
-                    self._counters.note_look(slot.copies, min(REFRESH[1], tracked.own.longest))
+                if copies := tracked.own.note_look(slot.salt, record.day, slot.written, now, slot.copies):
+                    self._counters.note_look(copies, min(REFRESH[1], tracked.own.longest))
 
     async def _conclude(
         self,
