@@ -308,7 +308,7 @@ PANELS: list[Json] = [
     timeseries(
         65,
         "Copies of our entries",
-        "Of the eight nodes that stored an entry, those that still had it when this tracker looked again. If they are "
+        "Of every eight nodes that took an entry, those that still had it when this tracker looked again. If they are "
         "few, entries are written more often.",
         ("{{instance}}", "peerservers_dht_copies{}"),
         max=8,

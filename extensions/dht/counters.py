@@ -55,7 +55,7 @@ class Counters:
         )
         self.troubles: Counter[Trouble] = Counter()
         """Visits that have found a record in trouble, by each kind."""
-        self._copies: deque[int] = deque(maxlen=LOOKS)
+        self._copies: deque[float] = deque(maxlen=LOOKS)
         self._refreshes: deque[float] = deque(maxlen=LOOKS)
         for result in Looked:
             self.lookup_seconds.labels(result)
@@ -65,14 +65,16 @@ class Counters:
         self.lookups[result] += 1
         self.lookup_seconds.labels(result).observe(seconds)
 
-    def note_look(self, copies: int, refresh: float) -> None:
-        """Note a look at our own entry: how many nodes have it, and the seconds between two publications of it."""
+    def note_look(self, copies: float, refresh: float) -> None:
+        """Note a look at our own entry: how many of every eight nodes that took it still have it, and the seconds
+        between two publications of it.
+        """
         self._copies.append(copies)
         self._refreshes.append(refresh)
 
     @property
     def copies(self) -> float:
-        """Nodes that still had our entry, in the mean of the last looks; as many as store it before the first look."""
+        """Nodes that still had our entry, of every eight that took it, in the mean of the last looks; 8 before any."""
         return fmean(self._copies or (CLOSEST,))
 
     @property

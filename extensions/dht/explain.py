@@ -17,7 +17,8 @@ from extensions.dht.records.slots import Slot
 from extensions.entries import Rejected
 
 MAX_ROWS: Final = 24
-"""Nodes or hosts of one lookup in the text, the nearest or most named first. JSON has all."""
+"""Nodes, hosts, values or trackers of one lookup in the text: the nearest nodes, the hosts and values of most nodes,
+and the latest entries. JSON has all."""
 
 FAMILIES: Final = {4: "ipv4", 6: "ipv6"}
 
@@ -28,6 +29,9 @@ _STATES: Final = {
     "emptied": "emptied: an entry that must be here is missing",
     "blinded": "blinded: the nearest nodes are much closer than by chance; they may hide the record",
 }
+
+_SPOILT_FOR_EVER: Final = "spoilt: it has invalid contents only"
+"""No writer can replace the contents of a locked slot."""
 
 
 def as_json(reports: Iterable[VisitReport], estimates: Mapping[int, float | None]) -> dict[str, Any]:
@@ -129,14 +133,20 @@ def _reading_lines(report: VisitReport, reading: Reading) -> Iterator[str]:
     elif not reading.values:
         yield "  state     empty: no node has a valid item"
     for state in states(slot):
-        yield f"  state     {_STATES[state]}"
-    for value in _by_nodes(reading):
-        size = f"{value.size} bytes" if value.size else "not a string"
+        yield f"  state     {_SPOILT_FOR_EVER if slot.is_locked and state == 'spoilt' else _STATES[state]}"
+    values = _by_nodes(reading)
+    for value in values[:MAX_ROWS]:
+        size = "not a string" if Rejected.NOT_A_STRING in value.ignored else _count(value.size, "byte")
         yield f"  value     at {_count(value.nodes, 'node')}: item {value.seq}, {size}; {_contents(value)}"
-    for entry in slot.entries:
+    if len(values) > MAX_ROWS:
+        nodes = _count(sum(value.nodes for value in values[MAX_ROWS:]), "node")
+        yield f"            and {len(values) - MAX_ROWS} more, at {nodes}"
+    for entry in slot.entries[:MAX_ROWS]:
         until = f"{datetime.fromtimestamp(entry.expires, UTC):%H:%M} UTC"
         nodes = _count(reading.nodes_with(entry.tracker_id), "node")
         yield f"  believed  from {nodes}, until {until}, {entry.tracker_id[:16]}, {entry.url}"
+    if len(slot.entries) > MAX_ROWS:
+        yield f"            and {len(slot.entries) - MAX_ROWS} more"
     if after := _next(report, reading):
         yield f"  then      {after}"
     yield from _node_lines(reading)
@@ -148,8 +158,9 @@ def _next(report: VisitReport, reading: Reading) -> str:
     if salt not in SALTS or reading.seconds is None:
         return ""
     if salt == SALTS[-1]:
-        has_shards = any(one.day == reading.day and one.slot.salt not in SALTS for one in report.readings)
-        return "shards, because r0 and r1 leave no room" if has_shards else "no shard, because r0 or r1 has room"
+        if any(one.day == reading.day and one.slot.salt not in SALTS for one in report.readings):
+            return "shards, because r0 and r1 leave no room"
+        return "no shard, because r0 or r1 has room" if report.is_complete else ""
     following, goes_on = SALTS[SALTS.index(salt) + 1], slot.continues or slot.is_doubtful
     if any(one.day == reading.day and one.slot.salt == following for one in report.readings):
         reason = f"because {salt.decode()} is {' and '.join(states(slot))}" if goes_on else "as in some visits"

@@ -110,7 +110,7 @@ class DhtCollector(Collector):
         )
         yield GaugeMetricFamily(
             "peerservers_dht_copies",
-            "Nodes that still had our entry, of eight that stored it, in the mean of the last 100 looks at records",
+            "Nodes that still had our entry, of every eight that took it, in the mean of the last 100 looks at records",
             counters.copies,
         )
         yield GaugeMetricFamily(

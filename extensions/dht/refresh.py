@@ -3,7 +3,6 @@
 Nodes leave the DHT, and take their copies of an entry with them. Each look at the record shows how many are left.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf, log
@@ -55,8 +54,8 @@ class OwnEntry:
     """Looks in a row, up to the last one, at a record that lacked entries which must be there."""
     is_doubtful: bool = False
     """Whether the last look met any trouble. Then the number of copies is the choice of an attacker."""
-    _times: deque[float] = field(default_factory=lambda: deque(maxlen=LOOKS))
-    """Of each look, the seconds in which eight copies become `ENOUGH`."""
+    _times: tuple[float, ...] = ()
+    """Of each look, the seconds in which eight copies become `ENOUGH`. (A deque takes 700 bytes, for each infohash.)"""
 
     def note_stored(self, salt: bytes, day: int, now: float, copies: int) -> None:
         """Note that so many nodes have stored our entry in a slot of a day's record, now (Unix seconds)."""
@@ -70,19 +69,22 @@ class OwnEntry:
             if place.day == day and SETTLED <= now - place.stored <= MAX_OWN_AGE
         )
 
-    def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> bool:
-        """Note that so many nodes, at least one, have the newest value of a slot, with our entry in it.
+    def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> float:
+        """Note that so many nodes, at least one, have our entry in a slot.
 
-        Return whether this look counts.
+        Return how many of every eight that took it still have it; 0 if this look does not count. (More than eight may
+        take it, above all if there are two address families.)
 
-        `written` is when that value was written (Unix seconds): other trackers renew our entry when they renew theirs.
+        `written` is when the slot was written last (Unix seconds): other trackers renew our entry when they renew
+        theirs.
         """
         place, age = self._places.get(salt), now - written
         if place is None or place.day != day or not copies or not MIN_AGE <= age <= LIFETIME:
-            return False
-        is_left = min(1.0, copies / max(1, place.copies))
-        self._times.append(inf if is_left == 1.0 else age * log(CLOSEST / ENOUGH) / -log(is_left))
-        return True
+            return 0.0
+        part = min(1.0, copies / max(1, place.copies))
+        time = inf if part == 1.0 else age * log(CLOSEST / ENOUGH) / -log(part)
+        self._times = (*self._times, time)[-LOOKS:]
+        return CLOSEST * part
 
     def withheld_until(self, salt: bytes, day: int, now: float) -> float:
         """Return when our entry in a slot ends (Unix seconds) if nodes took it not long ago, and withhold it.

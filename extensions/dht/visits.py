@@ -26,6 +26,8 @@ from extensions.dht.tracked import ANNOUNCE, ANNOUNCE_SLACK, RETRY, TrackedHash
 from extensions.entries import LIFETIME
 from extensions.trackers import RENDEZVOUS, Sighting, TrackerEntry
 
+NONE: Final = frozenset[Trouble]()
+
 MAX_ERASURES: Final = 5
 """Visits that try to remove our entry from a record."""
 
@@ -141,7 +143,8 @@ class Visits:
     def _note_troubles(self, tracked: TrackedHash, troubles: frozenset[Trouble]) -> None:
         self._counters.troubles.update(troubles)
         self._alarms.note(tracked.info_hash, tracked.troubles, troubles)
-        tracked.troubles = troubles
+        # Most sets are empty, and they can be the same object.
+        tracked.troubles = troubles or NONE
 
     def _record(self, tracked: TrackedHash, day: int, job: Job, search: "_Search") -> Record:
         def on_entry(entry: TrackerEntry, where: str) -> None:
@@ -153,8 +156,10 @@ class Visits:
                 return False
             max_age = LIFETIME if Trouble.EMPTIED in tracked.troubles else MAX_AGE
             seen = tracked.known.seen.values()
-            search.is_missing |= has_expected(seen, tracked.info_hash, day, self._clock(), max_age)
-            return search.is_missing and tracked.may_search
+            # The other day's record may lack entries although this one does not.
+            is_missing = has_expected(seen, tracked.info_hash, day, self._clock(), max_age)
+            search.is_missing |= is_missing
+            return is_missing and tracked.may_search
 
         own = tracked.own.expected(day, self._clock()) if self._wants(tracked) else frozenset[bytes]()
         expected = Expected(self._publisher.tracker_id, own, has_others)
@@ -178,8 +183,8 @@ class Visits:
         for slot in record.slots if not record.needs_bep5 else ():
             if slot.entry_of(self._publisher.tracker_id):
                 now = self._clock()
-                if tracked.own.note_look(slot.salt, record.day, slot.written, now, slot.copies):
-                    self._counters.note_look(slot.copies, min(REFRESH[1], tracked.own.longest))
+                if copies := tracked.own.note_look(slot.salt, record.day, slot.written, now, slot.copies):
+                    self._counters.note_look(copies, min(REFRESH[1], tracked.own.longest))
 
     async def _conclude(
         self,

@@ -33,6 +33,7 @@ MAX_PEERS: Final = 100
 
 _ORDER: Final = 2**252 + 27742317777372353535851937790883648493
 """The order of Ed25519's group (RFC 8032, section 5.1)."""
+
 _TRANSACTION_KEY: Final = b"1:t%d:" % TRANSACTION
 
 ERROR_METHOD: Final = 204

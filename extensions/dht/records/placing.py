@@ -5,7 +5,7 @@ writes there has an entry in a shard as well, so that it loses nothing when the 
 exception are removals from a slot of which nodes have different values, with too many entries for one value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from extensions.dht.records.slots import Slot, fits
@@ -25,15 +25,20 @@ def with_own(slots: Sequence[Slot], index: int, own: TrackerEntry) -> list[Track
     return carry_over(slots, index, [*slots[index].beside(own), own])
 
 
-def fitting(entries: list[TrackerEntry], depth: int | None = None) -> list[TrackerEntry]:
-    """Return as many of the entries, from the first on, as a slot can hold.
+def fitting(
+    entries: Iterable[TrackerEntry], depth: int | None = None, own: TrackerEntry | None = None
+) -> list[TrackerEntry]:
+    """Return as many of the entries, from the first on, as a slot can hold; with `own`, if given, after them.
 
-    If nodes have different values, the entries of all of them together may be too many.
+    If nodes have different values, the entries of all of them together may be too many: thousands, if attackers run
+    many nodes. Therefore, the choice begins with the first one.
     """
-    kept = list(entries)
-    while not fits(kept, depth):
-        kept.pop()
-    return kept
+    kept, last = list[TrackerEntry](), [own] if own else []
+    for entry in entries:
+        if not fits([*kept, entry, *last], depth):
+            break
+        kept.append(entry)
+    return [*kept, *last]
 
 
 def carry_over(slots: Sequence[Slot], index: int, entries: list[TrackerEntry]) -> list[TrackerEntry]:
@@ -56,6 +61,4 @@ def with_own_in_window(slot: Slot, own: TrackerEntry, depth: int, now: float) ->
         return None
     if not fits([*others, own], depth) and any(abs(now - (entry.expires - LIFETIME)) < REST for entry in others):
         return None
-    while not fits([*others, own], depth):
-        others.pop()
-    return [*others, own]
+    return fitting(others, depth, own)

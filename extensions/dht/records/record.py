@@ -104,7 +104,7 @@ class Record:
         slot = Slot(salt)
         public_key = record_key(self.info_hash, self.day).public_key().public_bytes_raw()
         collect: Callable[[Item], None]
-        collect = _Collector(slot, self.info_hash, self._clock, self._rejected, self._on_entry)
+        collect = collector = _Collector(slot, self.info_hash, self._clock, self._rejected, self._on_entry)
         reading = None
         if self._report:
             reading = self._report.begin(self.day, slot, messages.item_target(public_key, salt), self._clock)
@@ -114,7 +114,10 @@ class Record:
             reading.end(found)
         self.has_reached |= bool(found.candidates)
         slot.answers, slot.is_dense = len(found.candidates), found.is_dense
-        slot.copies = sum(0 < candidate.seq == slot.seq for candidate in found.candidates)
+        if own := slot.entry_of(self._expected.own_id):
+            # Not those with the newest value: any party can write a newer one to a few nodes.
+            seqs = collector.seqs_with(own)
+            slot.copies = sum(candidate.seq in seqs for candidate in found.candidates)
         if salt in SALTS:
             self._judge(slot)
         return slot
@@ -180,12 +183,18 @@ class _Collector:
         self._clock = clock
         self._rejected = rejected
         self._on_entry = on_entry
-        self._seen: set[bytes] = set()
+        self._seen: dict[bytes, Item] = {}
+
+    def seqs_with(self, entry: TrackerEntry) -> set[int]:
+        """Return the sequence numbers of the values that have an entry."""
+        return {
+            item.seq for item in self._seen.values() if isinstance(item.value, bytes) and entry.signature in item.value
+        }
 
     def __call__(self, item: Item) -> None:
         if item.signature in self._seen:
             return
-        self._seen.add(item.signature)
+        self._seen[item.signature] = item
         known = set(self._slot.entries)
         self._rejected.update(self._slot.add(item.seq, item.value, self._info_hash, self._clock()))
         for entry in self._slot.entries:

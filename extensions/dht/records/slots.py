@@ -41,7 +41,7 @@ class Slot:
     answers: int = 0
     """Closest nodes that have answered."""
     copies: int = 0
-    """Closest nodes that have the newest value."""
+    """Closest nodes that have our own entry, as it was signed last."""
     is_dense: bool = False
     """Whether the closest nodes are so close that they must have chosen their ids."""
     is_doubtful: bool = False

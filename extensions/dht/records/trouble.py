@@ -55,6 +55,9 @@ class Expected:
             return found
         if slot.is_blinded:
             found.add(Trouble.BLINDED)
+        if slot.is_locked:
+            # Since it was locked, no entry can be here. It leads to the next slot anyway.
+            return found
         is_own_missing = slot.salt in self.own and slot.entry_of(self.own_id) is None
         # From a slot with more entries than fit a value, a writer may have removed ours by rights.
         if (is_own_missing and not slot.is_crowded) or (

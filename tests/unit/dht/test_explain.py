@@ -172,6 +172,43 @@ def test_ignored_parts_are_told_by_reason() -> None:
     ]
 
 
+def test_a_value_without_any_byte_is_a_string() -> None:
+    visit = Visit()
+    visit.read(b"r0", (1, b"", 8), (2, b"x", 1))
+    assert "value at 8 nodes: item 1, 0 bytes; 0 valid entries, ignored 1 not_bencode" in visit.lines
+    assert "value at 1 node: item 2, 1 byte; 0 valid entries, ignored 1 not_bencode" in visit.lines
+
+
+def test_no_writer_replaces_the_contents_of_a_locked_slot() -> None:
+    visit = Visit()
+    visit.read(b"r0", (LOCKED, b"rubbish", 8))
+    visit.read(b"r1", (1, b"rubbish", 8))
+    told = [line for line in visit.lines if line.startswith("state spoilt: ")]
+    assert ["next writer" in line for line in told] == [False, True]
+
+
+def test_of_very_many_values_the_text_has_those_at_most_nodes() -> None:
+    """Each node near a record may have a value of its own, with entries of made-up trackers."""
+    visit = Visit()
+    values = [(number, entries(number), 1) for number in range(1, 41)]
+    visit.read(b"r0", (41, entries(41), 7), *values)
+    assert sum(line.startswith("value at ") for line in visit.lines) == MAX_ROWS
+    assert sum(line.startswith("believed from ") for line in visit.lines) == MAX_ROWS
+    assert f"value at 7 nodes: item 41, {len(entries(41))} bytes; 1 valid entry" in visit.lines
+    assert f"and {41 - MAX_ROWS} more, at {41 - MAX_ROWS} nodes" in visit.lines
+    assert f"and {41 - MAX_ROWS} more" in visit.lines
+    (reading,) = visit.json["readings"]
+    assert (len(reading["values"]), len(reading["entries"])) == (41, 41)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_if_the_time_is_up_before_shards_are_read_nothing_is_said_about_them(is_complete: bool) -> None:
+    visit = Visit(is_complete)
+    for salt in (b"r0", b"r1", b"r2"):
+        visit.read(salt, (LOCKED, entries(1), 8))
+    assert ("then no shard, because r0 or r1 has room" in visit.lines) is is_complete
+
+
 def test_an_empty_slot_differs_from_one_that_no_node_has_answered_for() -> None:
     visit = Visit()
     visit.read(b"r0")

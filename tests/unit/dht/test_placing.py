@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.dht.records.placing import REST, carry_over, with_own, with_own_in_window
+from extensions.dht.records import placing
+from extensions.dht.records.keys import WINDOW
+from extensions.dht.records.placing import REST, carry_over, fitting, with_own, with_own_in_window
 from extensions.dht.records.slots import LOCKED, MAX_VALUE, Slot, encode_slot, fits
 from extensions.entries import LIFETIME, merge
 from extensions.trackers import MAX_URL, TrackerEntry
@@ -192,3 +194,19 @@ def test_what_is_written_to_the_window_fits(written: list[TrackerEntry], own: Tr
     assert max((one.expires for one in lost), default=0) <= min(
         (e.expires for e in entries if e != own), default=NOW + 9
     )
+
+
+def test_the_choice_among_the_entries_of_very_many_values_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each node near the slot may have another value. No task of the tracker can run during the choice."""
+    others = [replace(unsigned(1, NOW + 7000 - number), tracker_id=f"{number:064x}") for number in range(1, 1401)]
+    encoded = []
+
+    def counted(entries: list[TrackerEntry], depth: int | None = None) -> bool:
+        encoded.extend(entries)
+        return fits(entries, depth)
+
+    monkeypatch.setattr(placing, "fits", counted)
+    window = Slot(WINDOW, 1, others)
+    assert with_own_in_window(window, OWN, 4, NOW) == [*others[:5], OWN]
+    assert fitting(others) == others[:6]
+    assert len(encoded) < 2 * len(others)

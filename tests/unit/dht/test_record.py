@@ -9,12 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extensions.dht.krpc import messages
 from extensions.dht.krpc.client import Client, Found, Stored
-from extensions.dht.krpc.messages import Item
+from extensions.dht.krpc.messages import Contact, Item
 from extensions.dht.krpc.schedule import Job
+from extensions.dht.krpc.traversal import Candidate
 from extensions.dht.records.keys import SALTS, day_of, record_key, shard_path, shard_salt
 from extensions.dht.records.record import Record, sample
 from extensions.dht.records.shards import SAMPLES
 from extensions.dht.records.slots import LOCKED, encode_slot
+from extensions.dht.records.trouble import NOTHING, Expected
 from extensions.entries import Rejected
 from extensions.trackers import TrackerEntry
 from tests.unit.dht.entries import HASH, NOW, entry_of, identity
@@ -33,6 +35,8 @@ class Store:
         self.rejected: Counter[Rejected] = Counter()
         self.reported: list[tuple[TrackerEntry, str]] = []
         self.now: float = NOW
+        self.seqs: list[int] = []
+        """The sequence numbers that the closest nodes have."""
         for salt, value in zip(SALTS, values, strict=False):
             self.add(salt, seq, value)
 
@@ -48,7 +52,7 @@ class Store:
             # Most nodes send the same item.
             on_item(item)
             on_item(item)
-        return Found()
+        return Found([Candidate(1, Contact(bytes(20), ("192.0.2.1", 1)), seq=seq) for seq in self.seqs])
 
     async def put(self, found: Found, key: Ed25519PrivateKey, salt: bytes, seq: int, value: bytes) -> Stored:
         assert key is self.key
@@ -56,7 +60,7 @@ class Store:
         self.add(salt, seq, value)
         return Stored(taken=1)
 
-    def record(self) -> Record:
+    def record(self, expected: Expected = NOTHING) -> Record:
         return Record(
             cast(Client, self),
             HASH,
@@ -65,6 +69,7 @@ class Store:
             lambda: self.now,
             self.rejected,
             lambda entry, where: self.reported.append((entry, where)),
+            expected,
         )
 
     async def read(self) -> Record:
@@ -94,6 +99,19 @@ async def test_each_entry_is_reported_once_with_its_slot() -> None:
         [*((entry, "r0") for entry in SIX), (entry_of(7), "r1")], key=lambda one: int(one[0].tracker_id, 16)
     )
     assert (store.rejected, record.slots[0].seq) == ({}, 2)
+
+
+async def test_copies_of_our_entry_count_whatever_else_a_node_has_got_since() -> None:
+    """A newer value at a single node, which any party can write, must not look like the loss of seven copies."""
+    own, older = entry_of(1), entry_of(1, age=600)
+    store = Store()
+    for seq, entries in ((1, [entry_of(2)]), (2, [older]), (3, [own]), (4, [entry_of(2), own]), (5, [entry_of(2)])):
+        store.add(b"r0", seq, encode_slot(entries))
+    store.add(b"r0", 6, b"rubbish")
+    store.seqs = [1, 2, 3, 3, 3, 4, 5, 6, 0]
+    record = store.record(Expected(own.tracker_id))
+    assert (await record.read(b"r0")).copies == 4
+    assert (await store.record(Expected(entry_of(9).tracker_id)).read(b"r0")).copies == 0
 
 
 async def test_behind_two_full_slots_a_record_is_crowded() -> None:

@@ -1,5 +1,7 @@
 """How often our own entry is written: as fast as its copies vanish."""
 
+import gc
+import sys
 from math import inf, log
 
 import pytest
@@ -53,6 +55,13 @@ def test_the_copies_that_nodes_have_taken_count() -> None:
     assert looked((3600.0, 1), taken=4).longest == pytest.approx(3600 * log(8 / 3) / log(4))
 
 
+@pytest.mark.parametrize(("taken", "copies", "of_eight"), [(8, 8, 8), (8, 6, 6), (16, 12, 6), (4, 3, 6), (8, 11, 8)])
+def test_copies_are_told_as_of_eight_nodes(taken: int, copies: int, of_eight: float) -> None:
+    """In a network of IPv4 and IPv6, sixteen nodes take an entry."""
+    assert looked(taken=taken).note_look(R0, TODAY, NOW, NOW + 1200, copies) == of_eight
+    assert looked(taken=taken).note_look(R0, TODAY, NOW, NOW + 60, copies) == 0
+
+
 def test_the_median_of_the_last_looks_counts() -> None:
     assert looked((1200.0, 1), (3600.0, 8), (3600.0, 8)).interval(earliest) == REFRESH[0]
     assert looked(*[(3600.0, 8)] * 9, *[(1200.0, 1)] * (LOOKS // 2 + 1)).interval(earliest) == SHORTEST
@@ -101,3 +110,10 @@ def test_an_entry_is_expected_where_it_was_stored() -> None:
     assert own.expected(TODAY, NOW - 1e6) == frozenset()
     own.forget()
     assert own.expected(TODAY, NOW + SETTLED) == frozenset()
+
+
+def test_it_takes_little_memory() -> None:
+    """A tracker has one for each of its infohashes, and most of them never change."""
+    entry = looked(*[(3600, 7)] * (2 * LOOKS))
+    parts = [entry, *gc.get_referents(entry)]
+    assert sum(sys.getsizeof(part) for part in parts if not isinstance(part, type)) < 600

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from extensions.dht.records.keys import SALTS, day_of
-from extensions.dht.records.slots import Slot
+from extensions.dht.records.slots import LOCKED, Slot
 from extensions.dht.records.trouble import MAX_AGE, NOTHING, SPREAD, Expected, Trouble, has_expected
 from extensions.trackers import Sighting
 from tests.unit.dht.entries import FULL, HASH, NOW, entry_of, slot_of, unsigned
@@ -43,6 +43,16 @@ def test_the_first_slot_must_have_an_entry_if_there_are_other_trackers() -> None
     assert THEIRS.troubles(answered(0)) == {Trouble.EMPTIED}
     assert THEIRS.troubles(answered(0, OWN)) == set()
     assert THEIRS.troubles(answered(1)) == set()
+
+
+@pytest.mark.parametrize("expected", [OURS, THEIRS])
+def test_a_locked_slot_cannot_have_an_entry(expected: Expected) -> None:
+    """It is not emptied as well: the operator would read that entries are written again."""
+    slot = answered(0)
+    slot.seq = LOCKED
+    assert expected.troubles(slot) == set()
+    slot.is_dense = True
+    assert expected.troubles(slot) == {Trouble.BLINDED}
 
 
 def test_nodes_that_are_too_near_are_a_trouble() -> None:

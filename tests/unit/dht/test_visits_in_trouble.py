@@ -1,5 +1,6 @@
 """Visits of records that an attacker has emptied, surrounded or made unwritable: where they look, at which cost."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, cast
 
@@ -225,6 +226,18 @@ async def test_a_tracker_that_publishes_searches_once(setting: Setting) -> None:
     setting.directory.learn(HASH, signed(1, setting.time, age=300))
     assert R1 not in await after(setting, ANNOUNCE[0])
     assert R1 not in await after(setting, REFRESH[0])
+
+
+async def test_an_entry_that_is_missing_in_the_record_of_yesterday_is_not_expected_in_that_of_today() -> None:
+    async with running(Setting(policy="none")) as setting:
+        today = day_of(setting.time) + 1
+        setting.time = today * DAY - 1200.0
+        await missing_other(setting)
+        # The record of today is read after that of yesterday.
+        setting.dht.on_get = lambda: asyncio.sleep(0.01) if len(setting.dht.asked) == 1 else None
+        await after(setting, REFRESH[0])
+        keys = {record_key(HASH, day).public_key().public_bytes_raw(): today - day for day in (today, today - 1)}
+        assert sorted((keys[key], salt) for key, salt in setting.dht.asked) == [(0, R0), (1, R0), (1, R1)]
 
 
 # Nodes that are too near, and conflicts
