@@ -293,7 +293,11 @@ class Traversal:
 
     def closest(self) -> list[Candidate]:
         """Return the nodes of the goal that have answered, nearest first."""
-        able = [one for one in self._nearest if one.state is State.ANSWERED and one.can_store]
+        able = [one for one in self.live() if one.can_store]
+        if self._goal.needs_token and len(able) < CLOSEST:
+            # The DHT is tiny. A node that has refused, perhaps because it was being restarted, is better than none.
+            refusers = [one for one in self.live() if one.token and not one.can_store]
+            able = sorted([*able, *refusers[: CLOSEST - len(able)]])
         chosen = {id(one) for one in able[:CLOSEST]}
         if self._goal.needs_fitting:
             chosen.update(id(one) for one in [one for one in able if one.fits][:CLOSEST])

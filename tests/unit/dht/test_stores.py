@@ -162,6 +162,16 @@ async def test_nodes_that_refuse_puts_may_take_announcements() -> None:
         assert (await dht.client.announce(found, TARGET, 80)).taken == CLOSEST
 
 
+async def test_where_no_others_are_left_a_node_that_has_refused_is_asked_again() -> None:
+    async with Dht.start(3) as dht:
+        for node in dht.nodes:
+            node.refuses = {"put": 203}
+        assert await dht.put(await dht.look()) == Stored(failed=3)
+        for node in dht.nodes:
+            node.refuses = {}
+        assert await dht.put(await dht.look()) == Stored(taken=3)
+
+
 async def test_nodes_that_refuse_announcements_may_take_puts() -> None:
     async with Dht.start(20) as dht:
         for node in dht.nodes[:8]:
