@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 from extensions.dht.krpc.client import Client, Found
@@ -15,7 +16,7 @@ from extensions.dht.records.reports import Bep5Report, HostRequest
 from extensions.dht.records.votes import Votes
 from extensions.dialing import is_public, network_of
 from extensions.entries import Rejected
-from extensions.trackers import TrackerEntry
+from extensions.trackers import RENDEZVOUS, TrackerEntry
 from tracker.extension import ExpiringMap
 
 MAX_FETCHES: Final = 8
@@ -25,7 +26,7 @@ does that with others if none of them was a tracker."""
 
 PARALLEL: Final = 4
 MAX_WAITING: Final = 32
-"""Requests at a time, and requests that wait; further ones are dropped."""
+"""Requests at a time, and requests that wait; further ones are dropped. The rendezvous has as many of its own."""
 
 TIMEOUT: Final = 15.0
 """Seconds that one round of a lookup waits for descriptors."""
@@ -75,8 +76,8 @@ class Bep5Fallback:
         self._clock = clock
         self._monotonic = monotonic
         self._timeout = timeout
-        self._requests = asyncio.Semaphore(PARALLEL)
-        self._waiting = 0
+        # Its own for the rendezvous: attacks on many infohashes must not keep trackers from meeting at all.
+        self._lanes = {False: _Lane(), True: _Lane()}
         # By host, its valid descriptor; empty if it gave none.
         self._results: ExpiringMap[str, tuple[TrackerEntry, ...]] = ExpiringMap(REMEMBER, MAX_REMEMBERED)
         # By announced hash, the nodes closest to it, with their tokens.
@@ -123,11 +124,12 @@ class Bep5Fallback:
                 votes.discard(host)
                 for entry in result:
                     count(entry)
+        lane = self._lanes[info_hash == RENDEZVOUS]
         for _ in range(ROUNDS):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout):
                     await asyncio.gather(
-                        *(self._request(address, count, report) for address in votes.take(MAX_FETCHES))
+                        *(self._request(address, lane, count, report) for address in votes.take(MAX_FETCHES))
                     )
             if others:
                 break
@@ -141,24 +143,24 @@ class Bep5Fallback:
         await self._client.announce(found, announced, self.port)
 
     async def _request(
-        self, address: Address, on_entry: Callable[[TrackerEntry], object], report: Bep5Report | None
+        self, address: Address, lane: "_Lane", on_entry: Callable[[TrackerEntry], object], report: Bep5Report | None
     ) -> None:
         host = self._host(address)
         request = report.request(host, address) if report else None
         if self._result(host) is None:
-            if self._waiting >= MAX_WAITING:
+            if lane.waiting >= MAX_WAITING:
                 return
-            self._waiting += 1
+            lane.waiting += 1
             try:
-                await self._requests.acquire()
+                await lane.turns.acquire()
             finally:
-                self._waiting -= 1
+                lane.waiting -= 1
             try:
                 # Another lookup may have requested it in the meantime.
                 if self._result(host) is None:
                     self._results.put(host, await self._fetch_from(address, request), self._monotonic())
             finally:
-                self._requests.release()
+                lane.turns.release()
         for entry in self._result(host) or ():
             on_entry(entry)
 
@@ -182,3 +184,11 @@ class Bep5Fallback:
         if request:
             request.fault, request.entry = "", entry
         return (entry,)
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Requests that are made a few at a time, and those that wait."""
+
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
+    waiting: int = 0

@@ -24,7 +24,7 @@ from extensions.dht.records.descriptor import DescriptorError
 from extensions.dht.records.keys import announce_hash
 from extensions.dht.records.reports import Bep5Report
 from extensions.entries import Rejected
-from extensions.trackers import TrackerEntry
+from extensions.trackers import RENDEZVOUS, TrackerEntry
 from tests.unit.dht.entries import NOW, unsigned
 
 CROWD = [("8.8.4.4", port) for port in range(1, 401)]
@@ -200,6 +200,23 @@ async def test_requests_beyond_the_waiting_ones_are_dropped() -> None:
     announced.open.set()
     await asyncio.gather(*lookups)
     assert len(announced.requested) == PARALLEL + MAX_WAITING
+
+
+async def test_the_rendezvous_has_turns_of_its_own_while_many_infohashes_are_attacked() -> None:
+    announced = Announced()
+    announced.open.clear()
+    lookups = []
+    for number in range(20):
+        announced.addresses = [(f"9.{number}.{host}.1", 80) for host in range(MAX_FETCHES)]
+        lookups.append(asyncio.ensure_future(announced.find()))
+        await asyncio.sleep(0)
+    announced.addresses = HONEST[:1]
+    lookups.append(asyncio.ensure_future(announced.find(RENDEZVOUS)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert HONEST[0] in announced.requested
+    announced.open.set()
+    await asyncio.gather(*lookups)
 
 
 async def test_lookups_share_the_result_of_a_request_that_another_one_has_made_meanwhile() -> None:
