@@ -17,7 +17,7 @@ PERIOD: Final = 60.0
 """Lines in so many seconds. One of them says how many infohashes had no line in the last period."""
 
 HINTS: Final = {
-    Trouble.BLINDED: "nodes near this record seem to hide it; other slots and BEP 5 are used too",
+    Trouble.BLINDED: "nodes near this record seem to hide it; other nodes and slots are used too",
     Trouble.EMPTIED: "entries that must be in this record are missing; they are written again, and BEP 5 is used too",
     Trouble.LOCKED: "a slot cannot be written until 00:00 UTC; other slots or shards, and BEP 5, are used too",
     Trouble.SPOILT: "the record has invalid contents, which are overwritten; BEP 5 is used too",
