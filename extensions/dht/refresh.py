@@ -4,7 +4,7 @@ Nodes leave the DHT, and take their copies of an entry with them. Each look at t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf, log
 from statistics import median
 from typing import Final
@@ -37,8 +37,9 @@ MIN_AGE: Final = 10 * 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Our entry in a slot: its record's day, when it was stored (Unix seconds), and at how many nodes."""
+    """Our entry in a slot: its salt and its record's day, when it was stored (Unix seconds), and at how many nodes."""
 
+    salt: bytes
     day: int
     stored: float
     copies: int
@@ -48,8 +49,9 @@ class _Place:
 class OwnEntry:
     """The knowledge about our own entry for an infohash that is kept from one visit to the next."""
 
-    _places: dict[bytes, _Place] = field(default_factory=dict)
-    """By salt. Neither the window, in which others may replace our entry, nor shards."""
+    _places: tuple[_Place, ...] = ()
+    """One for each salt, and usually a single one. Neither the window, in which others may replace our entry, nor
+    shards."""
     alarms: int = 0
     """Looks in a row, up to the last one, at a record that lacked entries which must be there."""
     is_doubtful: bool = False
@@ -59,14 +61,13 @@ class OwnEntry:
 
     def note_stored(self, salt: bytes, day: int, now: float, copies: int) -> None:
         """Note that so many nodes have stored our entry in a slot of a day's record, now (Unix seconds)."""
-        self._places[salt] = _Place(day, now, copies)
+        others = (place for place in self._places if place.salt != salt)
+        self._places = (*others, _Place(salt, day, now, copies))
 
     def expected(self, day: int, now: float) -> frozenset[bytes]:
         """Return the salts of the slots of a day's record in which our entry must be."""
         return frozenset(
-            salt
-            for salt, place in self._places.items()
-            if place.day == day and SETTLED <= now - place.stored <= MAX_OWN_AGE
+            place.salt for place in self._places if place.day == day and SETTLED <= now - place.stored <= MAX_OWN_AGE
         )
 
     def note_look(self, salt: bytes, day: int, written: float, now: float, copies: int) -> float:
@@ -78,8 +79,8 @@ class OwnEntry:
         `written` is when the slot was written last (Unix seconds): other trackers renew our entry when they renew
         theirs.
         """
-        place, age = self._places.get(salt), now - written
-        if place is None or place.day != day or not copies or not MIN_AGE <= age <= LIFETIME:
+        place, age = self._place(salt, day), now - written
+        if place is None or not copies or not MIN_AGE <= age <= LIFETIME:
             return 0.0
         part = min(1.0, copies / max(1, place.copies))
         time = inf if part == 1.0 else age * log(CLOSEST / ENOUGH) / -log(part)
@@ -91,8 +92,8 @@ class OwnEntry:
 
         Otherwise, or at the first look without it, it must be written again: return 0.
         """
-        place = self._places.get(salt)
-        if place and place.day == day and self.alarms > 1 and 0 <= now - place.stored < LIFETIME - FRESH:
+        place = self._place(salt, day)
+        if place and self.alarms > 1 and 0 <= now - place.stored < LIFETIME - FRESH:
             return place.stored + LIFETIME
         return 0.0
 
@@ -111,4 +112,7 @@ class OwnEntry:
 
     def forget(self) -> None:
         """Forget where it was stored: it was removed, or the clock was set."""
-        self._places.clear()
+        self._places = ()
+
+    def _place(self, salt: bytes, day: int) -> _Place | None:
+        return next((place for place in self._places if (place.salt, place.day) == (salt, day)), None)
