@@ -1,7 +1,7 @@
 """Scenarios of nodes that do less than libtorrent, and of nodes that disturb lookups on the way."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from statistics import mean
 from typing import Final
 
@@ -112,7 +112,7 @@ async def _shares(
     seed: int,
     text: str,
     kind: Kind,
-    found: dict[float, float | None],
+    found: Mapping[float, float | None],
     copies: float = 0.0,
 ) -> AsyncIterator[Case]:
     """Yield a case for each share of a kind of nodes, which are found to this share."""
