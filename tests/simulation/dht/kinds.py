@@ -8,8 +8,9 @@ from typing import Final
 from extensions.dht.krpc.messages import Item, item_target, sign_item
 from extensions.dht.records.keys import SALTS, day_of, record_key
 from tests.simulation.dht import liars
+from tests.simulation.dht.addresses import tracker_addresses
 from tests.simulation.dht.cases import Arguments, Case, chosen, publish_and_find
-from tests.simulation.dht.experiment import Experiment, slot_targets
+from tests.simulation.dht.experiment import FIRST_TRACKER, Experiment, slot_targets
 from tests.simulation.dht.mainline import Conditions
 from tests.simulation.dht.nodes import Kind, Silent, SilentToItems, WithoutItems, WithoutTokens, late_by, refusing
 
@@ -78,6 +79,21 @@ async def locks_on_the_way(arguments: Arguments, seed: int) -> AsyncIterator[Cas
             case = await publish_and_find(name, conditions, seed, arguments.infohashes or 20, before=sign)
             case.expect_found(0.75)
             yield case
+
+
+async def locks_for_writers(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
+    """Nodes next to r0 show an item that locks the slot to the writer only, and else do as others do."""
+    writers = tracker_addresses(FIRST_TRACKER)
+    for count in (1, 2, 4, 8):
+        name = f"{count} next to r0"
+        if chosen(arguments, name):
+
+            def sign(run: Experiment, info_hashes: list[bytes], count: int = count) -> None:
+                for info_hash in info_hashes:
+                    run.add_next_to(slot_targets(info_hash)[0], count, liars.holding(_locks(info_hash), writers))
+
+            conditions = Conditions(nodes=arguments.nodes)
+            yield await publish_and_find(name, conditions, seed, arguments.infohashes or 30, before=sign)
 
 
 def _locks(info_hash: bytes) -> dict[bytes, Item]:
