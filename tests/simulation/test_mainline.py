@@ -307,6 +307,9 @@ class TestLiars:
         assert reply.item == item
         assert messages.is_valid(item, PUBLIC, SALT)
         assert b"v" not in ask(node, b"get", {b"target": INFO_HASH})[b"r"]
+        node = make(liars.holding({TARGET: item}, [HOST[0]]))
+        assert b"v" in ask(node, b"get", {b"target": TARGET})[b"r"]
+        assert b"v" not in ask(node, b"get", {b"target": TARGET}, ("5.0.0.2", 50000))[b"r"]
 
 
 # Addresses, ids and tables

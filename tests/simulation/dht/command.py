@@ -32,6 +32,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "silent-to-items": kinds.silent_to_items,
     "mixed": kinds.mixed,
     "locks-on-the-way": kinds.locks_on_the_way,
+    "shown-to-writers": kinds.shown_to_writers,
     "disturbed": kinds.disturbed,
     "rendezvous-sybils": rendezvous.rendezvous_sybils,
     "rendezvous": rendezvous.rendezvous_sizes,

@@ -21,6 +21,9 @@ from tests.simulation.errors import Stalled
 SETTLE: Final = 30.0
 """Seconds after the start of a tracker in which it measures the network."""
 
+FIRST_TRACKER: Final = 1
+"""The number of the first tracker, which is the writer in most scenarios."""
+
 STEP: Final = 0.25
 PATIENCE: Final = 120.0
 """Seconds until a publication counts as failed that has not ended."""
@@ -51,15 +54,15 @@ class Experiment:
         self.network = make_mainline(conditions, seed)
         self.hosts = Hosts()
         self.trackers: list[EmulatedTracker] = []
-        self._made = 0
+        self._next = FIRST_TRACKER
         loop: Any = asyncio.get_running_loop()
         loop.open_udp = self.network.open_socket
 
     def make(self, is_published: bool = True, **options: Any) -> EmulatedTracker:
         """Return a new tracker, which must still be started."""
         options.setdefault("families", self.network.conditions.families)
-        self._made += 1
-        tracker = EmulatedTracker(self.network, self._made, self.hosts.fetch, is_published, **options)
+        tracker = EmulatedTracker(self.network, self._next, self.hosts.fetch, is_published, **options)
+        self._next += 1
         self.trackers.append(tracker)
         self.hosts.add(tracker)
         return tracker

@@ -1,15 +1,21 @@
 """Scenarios of nodes that do less than libtorrent, and of nodes that disturb lookups on the way."""
 
+import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from statistics import mean
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from extensions.dht.krpc.messages import Item, item_target, sign_item
 from extensions.dht.records.keys import SALTS, day_of, record_key
+from extensions.dht.records.slots import encode_slot
+from extensions.entries import sign_entry
 from tests.simulation.dht import liars
+from tests.simulation.dht.addresses import tracker_addresses
 from tests.simulation.dht.cases import Arguments, Case, chosen, publish_and_find
-from tests.simulation.dht.experiment import Experiment, slot_targets
+from tests.simulation.dht.experiment import FIRST_TRACKER, Experiment, slot_targets
 from tests.simulation.dht.mainline import Conditions
 from tests.simulation.dht.nodes import Kind, Silent, SilentToItems, WithoutItems, WithoutTokens, late_by, refusing
 
@@ -80,11 +86,45 @@ async def locks_on_the_way(arguments: Arguments, seed: int) -> AsyncIterator[Cas
             yield case
 
 
+async def shown_to_writers(arguments: Arguments, seed: int) -> AsyncIterator[Case]:
+    """Nodes next to r0 show an item that locks or fills the slot to the writer only, and else do as others do."""
+    writers = tracker_addresses(FIRST_TRACKER)
+    for text, make in {"lock": _locks, "fill": _full}.items():
+        for count in (1, 2, 4, 8):
+            name = f"{count} next to r0 {text}"
+            if chosen(arguments, name):
+
+                def sign(
+                    run: Experiment,
+                    info_hashes: list[bytes],
+                    count: int = count,
+                    make: Callable[[bytes], dict[bytes, Item]] = make,
+                ) -> None:
+                    for info_hash in info_hashes:
+                        run.add_next_to(slot_targets(info_hash)[0], count, liars.holding(make(info_hash), writers))
+
+                conditions = Conditions(nodes=arguments.nodes)
+                yield await publish_and_find(name, conditions, seed, arguments.infohashes or 30, before=sign)
+
+
 def _locks(info_hash: bytes) -> dict[bytes, Item]:
     """Return items that lock the slots of a record, by their targets."""
+    return _items(info_hash, 1 << 62, b"")
+
+
+def _full(info_hash: bytes) -> dict[bytes, Item]:
+    """Return items that fill the slots of a record with valid entries of trackers that do not exist."""
+    keys = [Ed25519PrivateKey.from_private_bytes(random.randbytes(32)) for _ in range(4)]
+    entries = [sign_entry(key, info_hash, "wss://nowhere.example/" + "x" * 100, time.time()) for key in keys]
+    return _items(info_hash, 5, encode_slot(entries))
+
+
+def _items(info_hash: bytes, seq: int, value: bytes) -> dict[bytes, Item]:
     key = record_key(info_hash, day_of(time.time()))
-    public_key, seq = key.public_key().public_bytes_raw(), 1 << 62
-    return {item_target(public_key, salt): Item(public_key, sign_item(key, salt, seq, b""), seq, b"") for salt in SALTS}
+    public_key = key.public_key().public_bytes_raw()
+    return {
+        item_target(public_key, salt): Item(public_key, sign_item(key, salt, seq, value), seq, value) for salt in SALTS
+    }
 
 
 async def disturbed(arguments: Arguments, seed: int) -> AsyncIterator[Case]:

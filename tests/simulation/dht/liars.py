@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
 from extensions.dht.krpc.messages import Contact, Item
@@ -124,13 +124,16 @@ class SendsGarbage(EmulatedNode):
         yield wire.write_reply(query.transaction, self.contact.node_id, {b"token": bytes(200), b"nodes": b"odd"})[:-1]
 
 
-def holding(items: Mapping[bytes, Item]) -> Kind:
-    """Return nodes that answer `get` with given items by target, as if these had been stored there."""
+def holding(items: Mapping[bytes, Item], shown_to: Container[str] | None = None) -> Kind:
+    """Return nodes that answer `get` with given items by target, as if these had been stored there.
+
+    They show them to these hosts only, or to all.
+    """
 
     class Holding(EmulatedNode):
         def get(self, query: Query) -> bytes | None:
             item = items.get(query.target)
-            if item is None:
+            if item is None or (shown_to is not None and query.source[0] not in shown_to):
                 return super().get(query)
             return self.write(query, {**self.nodes(query), b"token": self.token(query), **item_fields(item)})
 
