@@ -114,6 +114,7 @@ class Record:
             reading.end(found)
         self.has_reached |= bool(found.candidates)
         slot.answers, slot.is_dense = len(found.candidates), found.is_dense
+        slot.ignore_few_locks([candidate.seq for candidate in found.candidates])
         if own := slot.entry_of(self._expected.own_id):
             # Not those with the newest value: any party can write a newer one to a few nodes.
             seqs = collector.seqs_with(own)

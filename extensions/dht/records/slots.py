@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -60,6 +60,15 @@ class Slot:
         # Expired entries are no fault: they remain after a swarm has closed.
         self.has_faults |= any(reason is not Rejected.EXPIRED for reason in rejected)
         return rejected
+
+    def ignore_few_locks(self, seqs: Sequence[int]) -> None:
+        """Take the sequence numbers of the storing nodes, 0 without an item; a lock at half of them or fewer is none.
+
+        Otherwise, a single node could lead a writer to the next slot, at which readers do not look.
+        """
+        free = [seq for seq in seqs if seq < LOCKED]
+        if self.is_locked and 2 * len(free) >= len(seqs) > 0:
+            self.seq = max(free)
 
     @property
     def is_locked(self) -> bool:

@@ -138,3 +138,26 @@ def test_the_depth_of_the_newest_value_counts() -> None:
     slot.add(8, encode_slot([]), HASH, NOW)
     slot.add(9, b"rubbish", HASH, NOW)
     assert slot.depth == 4
+
+
+@pytest.mark.parametrize(
+    ("seqs", "seq"),
+    [
+        ([LOCKED], LOCKED),
+        ([LOCKED, 0], 0),
+        ([LOCKED, 3, 4, 0], 4),
+        ([LOCKED, LOCKED + 5, 4, 4], 4),
+        ([LOCKED, LOCKED, LOCKED, 4, 4], LOCKED),
+        ([], LOCKED),
+    ],
+)
+def test_only_a_lock_at_most_nodes_counts(seqs: list[int], seq: int) -> None:
+    slot = Slot(b"r0", LOCKED)
+    slot.ignore_few_locks(seqs)
+    assert (slot.seq, slot.is_locked) == (seq, seq == LOCKED)
+
+
+def test_without_locks_the_greatest_number_counts() -> None:
+    slot = Slot(b"r0", 7)
+    slot.ignore_few_locks([0, 3, 3])
+    assert slot.seq == 7

@@ -75,8 +75,10 @@ async def test_an_error_while_changes_are_told_is_logged_and_counted_and_telling
 async def test_stopping_ends_all_tasks_and_is_no_failure(federation: Federation, failures: Counter[str]) -> None:
     before = asyncio.all_tasks()
     await federation.stop()
-    await asyncio.sleep(0)
-    assert not [task for task in before & asyncio.all_tasks() if task.get_name().startswith("federation")]
+    ending = {task for task in before if task.get_name().startswith("federation")}
+    assert ending
+    await asyncio.wait(ending, timeout=10)
+    assert all(task.done() for task in ending)
     assert failures.total() == 0
 
 
