@@ -5,6 +5,7 @@ from itertools import product
 from typing import Final
 
 from extensions.dht.krpc.messages import Address
+from extensions.dht.krpc.node_ids import crc32c
 
 TRACKERS: Final = 5
 """The first octet of the trackers' IPv4 addresses; no node has it."""
@@ -24,27 +25,6 @@ MAX_IPV4: Final = len(_OCTETS) << 16
 
 _IPV4_MASK: Final = bytes.fromhex("030f3fff")
 _IPV6_MASK: Final = bytes.fromhex("0103070f1f3f7fff")
-_POLYNOMIAL: Final = 0x82F63B78
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC: Final = _crc_table()
-
-
-def crc32c(data: bytes) -> int:
-    """Return the CRC32C (Castagnoli) of some bytes."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
 
 
 def fitting_prefix(host: str, chance: int) -> int:

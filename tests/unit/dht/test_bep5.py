@@ -189,14 +189,20 @@ async def test_a_lookup_waits_for_silent_hosts_until_its_timeout() -> None:
     assert await announced.find() == [unsigned(1)] * len(HONEST)
 
 
-async def test_requests_beyond_the_waiting_ones_are_dropped() -> None:
-    announced = Announced()
+async def attack(announced: Announced) -> list[asyncio.Task[list[TrackerEntry]]]:
+    """Begin so many lookups, with hosts that do not answer before `open`, that some requests find no place."""
     announced.open.clear()
     lookups = []
     for number in range(20):
         announced.addresses = [(f"9.{number}.{host}.1", 80) for host in range(MAX_FETCHES)]
         lookups.append(asyncio.ensure_future(announced.find()))
         await asyncio.sleep(0)
+    return lookups
+
+
+async def test_requests_beyond_the_waiting_ones_are_dropped() -> None:
+    announced = Announced()
+    lookups = await attack(announced)
     announced.open.set()
     await asyncio.gather(*lookups)
     assert len(announced.requested) == PARALLEL + MAX_WAITING
@@ -204,12 +210,7 @@ async def test_requests_beyond_the_waiting_ones_are_dropped() -> None:
 
 async def test_the_rendezvous_has_turns_of_its_own_while_many_infohashes_are_attacked() -> None:
     announced = Announced()
-    announced.open.clear()
-    lookups = []
-    for number in range(20):
-        announced.addresses = [(f"9.{number}.{host}.1", 80) for host in range(MAX_FETCHES)]
-        lookups.append(asyncio.ensure_future(announced.find()))
-        await asyncio.sleep(0)
+    lookups = await attack(announced)
     announced.addresses = HONEST[:1]
     lookups.append(asyncio.ensure_future(announced.find(RENDEZVOUS)))
     await asyncio.sleep(0)

@@ -90,6 +90,24 @@ async def test_an_empty_record_is_read_and_written() -> None:
     assert store.reported == [(entry_of(1), "r0")]
 
 
+@pytest.mark.parametrize(("seqs", "next_seq"), [([LOCKED, 0, 0], 1), ([LOCKED, 4, 3], 5)])
+async def test_a_lock_at_few_nodes_is_none(seqs: list[int], next_seq: int) -> None:
+    store = Store(encode_slot(SIX[:1]), seq=LOCKED)
+    store.seqs = seqs
+    record = await store.read()
+    assert (store.asked, record.slots[0].is_locked, record.needs_bep5) == ([b"r0"], False, False)
+    assert record.slots[0].entries == SIX[:1]
+    await record.write(record.slots[0], SIX[:2])
+    assert [item.seq for item in store.items[b"r0"]] == [next_seq]
+
+
+async def test_a_lock_at_most_nodes_leads_to_the_next_slot() -> None:
+    store = Store(encode_slot(SIX[:1]), seq=LOCKED)
+    store.seqs = [LOCKED, LOCKED, 4]
+    record = await store.read()
+    assert (store.asked, record.slots[0].is_locked, record.needs_bep5) == ([b"r0", b"r1"], True, True)
+
+
 async def test_each_entry_is_reported_once_with_its_slot() -> None:
     store = Store(encode_slot(SIX), encode_slot([entry_of(7)]))
     store.add(b"r0", 2, encode_slot(SIX[1:]))
