@@ -121,6 +121,16 @@ class Members:
                     best, best_rank = self._ids[index], rank
         return best
 
+    def was_owned(self, key: str, gone: set[str], owner: str) -> bool:
+        """Return whether one of the nodes that are gone has owned a key, which `owner` owns now."""
+        code: i64 = crc32(key.encode())
+        rank = rank_of(code, number_of(owner))
+        for node_id in gone:
+            former = rank_of(code, number_of(node_id))
+            if former > rank or (former == rank and node_id < owner):
+                return True
+        return False
+
     def gateway(self) -> str:
         """Return the node that should be the gateway: the owner of a constant among those that can be it.
 

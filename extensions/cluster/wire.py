@@ -248,12 +248,15 @@ class Ask(Struct, array_like=True, tag=26, gc=False):
 
     number: Serial
     kind: Text
+    data: bytes
 
 
 class Told(Struct, array_like=True, tag=27, gc=False):
-    """The answer to a question."""
+    """The answer to a question, or a part of it, which begins at `offset`."""
 
     number: Serial
+    offset: Serial
+    last: bool
     data: memoryview
 
 
