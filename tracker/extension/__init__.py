@@ -8,6 +8,7 @@ from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
 from tracker.extension.channel import Channel
+from tracker.extension.gateway import Gateway
 from tracker.extension.state import ExtensionOff
 from tracker.files import aside
 from tracker.logs import configure as configure_logs
@@ -39,6 +40,7 @@ __all__ = [
     "Extension",
     "ExtensionOff",
     "ExtensionSettings",
+    "Gateway",
     "Offer",
     "RawString",
     "RemoteMember",

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -22,6 +22,7 @@ from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.channel import Channel
 from tracker.extension.files import FileReaders
+from tracker.extension.gateway import Gateway
 from tracker.extension.state import StateDirectory
 from tracker.files import aside
 from tracker.net.endpoint import Endpoint
@@ -33,9 +34,6 @@ from tracker.tasks import BackgroundTasks
 from tracker.web.stats import Table, Tables
 
 T = TypeVar("T")
-
-STOP_TIMEOUT: Final = 5.0
-"""Seconds that an extension has to stop, or `server.shutdown_timeout` if that is less."""
 
 
 class ExtensionSettings(Section):
@@ -53,6 +51,16 @@ class Extension:
     """
 
     Settings: ClassVar[type[ExtensionSettings]] = ExtensionSettings
+    at_gateway: ClassVar[bool] = False
+    """Whether the extension exists once in a cluster of processes that are one tracker: it runs at their gateway.
+
+    Then it is started whenever this process becomes the gateway, and stopped when another one does. Its constructor and
+    `prepare` run in each process. It cannot override `admit`.
+    """
+
+    def __init_subclass__(cls) -> None:
+        if cls.at_gateway and cls.admit is not Extension.admit:
+            raise TypeError("an extension that runs at the gateway only cannot admit peers of other processes")
 
     def __init__(self, tracker: "TrackerHandle", settings: Any) -> None:
         """Register routes, subprotocols, tables and metrics. `settings` is an instance of the class's `Settings`."""
@@ -67,10 +75,10 @@ class Extension:
         """
 
     async def start(self) -> None:
-        """Start. Called once, when the tracker already serves its peers."""
+        """Start. Called once, when the tracker already serves its peers; with `at_gateway` perhaps several times."""
 
     async def stop(self) -> None:
-        """Stop, within `STOP_TIMEOUT` seconds. Called once, but not if `start` failed."""
+        """Stop, within `STOP_TIMEOUT` seconds. Called once after each `start` that has not failed."""
 
     async def admit(self, request: Admission) -> str | Admitted | None:
         """Decide whether a peer may join a swarm: return None if it may, or the reason, which its client gets.
@@ -123,6 +131,7 @@ class TrackerHandle:
         files: FileReaders | None = None,
         enabled: Collection[str] = (),
         state: StateDirectory | None = None,
+        gateway: Gateway | None = None,
     ) -> None:
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
@@ -139,6 +148,7 @@ class TrackerHandle:
         self._files = FileReaders() if files is None else files
         self._enabled = enabled
         self._state = state or StateDirectory(settings)
+        self._gateway = gateway or Gateway()
         self._members: dict[Swarm, set[RemoteMember]] = {}
         self._tasks = BackgroundTasks(self.task_failures)
 
@@ -152,6 +162,17 @@ class TrackerHandle:
     def is_enabled(self, name: str) -> bool:
         """Return whether an extension of this name is enabled. Unlike `extension`, also tells in `__init__`."""
         return name in self._enabled
+
+    def join_cluster(self) -> Gateway:
+        """Make this process a node of a cluster. Call this from `__init__`.
+
+        Return the object to be told when this node is the gateway. Until then, extensions `at_gateway` do not start.
+
+        Raises:
+            ValueError: if another extension has called this.
+        """
+        self._gateway.join()
+        return self._gateway
 
     @property
     def swarms(self) -> Mapping[str, Swarm]:
@@ -285,6 +306,10 @@ class TrackerHandle:
         The page and `/stats.json` show the reason to everyone, so it names no file; `peerservers_extension_up` is 0.
         """
         self._tables.off.setdefault(self._name, reason)
+
+    def report_on(self) -> None:
+        """Take back `report_off`, because the extension starts again."""
+        self._tables.off.pop(self._name, None)
 
     def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
         """Show a table of texts and numbers, by column, on the page and in `/stats.json`, under a name.

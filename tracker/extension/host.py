@@ -18,9 +18,10 @@ from tracker.core.outbox import Outbox
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import Peer, RemoteMember, Swarm
 from tracker.extension.admission import Admissions
-from tracker.extension.api import STOP_TIMEOUT, Extension, TrackerHandle
+from tracker.extension.api import Extension, TrackerHandle
 from tracker.extension.discovery import sections
 from tracker.extension.files import FileReaders
+from tracker.extension.gateway import STOP_TIMEOUT, Gateway, Terms
 from tracker.extension.runner import ExtensionRunner
 from tracker.extension.state import StateDirectory
 from tracker.net.endpoint import Endpoint
@@ -54,6 +55,8 @@ class ExtensionHost:
         self._runners: list[ExtensionRunner] = []
         self._extensions: dict[str, Extension] = {}
         self.admissions: Admissions | None = None
+        self._gateway = Gateway()
+        self._terms: list[Terms] = []
         self._state = StateDirectory(settings)
 
     @property
@@ -74,6 +77,7 @@ class ExtensionHost:
         """
         remote = RemotePeers(hub, outbox)
         mistakes: list[str] = []
+        made: dict[str, tuple[Extension, TrackerHandle]] = {}
         up = Gauge(
             "peerservers_extension_up",
             "0 for an enabled extension that is off, because of its surroundings or a failed start",
@@ -95,6 +99,7 @@ class ExtensionHost:
                 self.files,
                 self._sections.keys(),
                 self._state,
+                self._gateway,
             )
             try:
                 extension = self._classes[name](tracker, section)
@@ -107,9 +112,12 @@ class ExtensionHost:
             up.labels(name).set_function(partial(self._is_up, name))
             self.errors[name] = 0
             registry.register(_GuardedCollector(own_registry, name, self.errors))
-            self._runners.append(ExtensionRunner(name, extension, tracker, self.errors, hub))
+            made[name] = extension, tracker
         if mistakes:
             raise ConfigError(*mistakes)
+        for name, (extension, tracker) in made.items():
+            by_terms = extension.at_gateway and self._gateway.is_clustered
+            self._runners.append(ExtensionRunner(name, extension, tracker, self.errors, hub, by_terms))
         policies = [runner for runner in self._runners if runner.wants("admit")]
         self.admissions = Admissions(hub, outbox, policies, self._settings.access.admission_timeout, registry)
 
@@ -138,16 +146,21 @@ class ExtensionHost:
             raise ConfigError(*dict.fromkeys(mistake for error in errors for mistake in error.mistakes))
 
     def start(self) -> None:
-        """Start all extensions in the background."""
+        """Start all extensions in the background. In a cluster, those `at_gateway` wait until this node is it."""
         for runner in self._runners:
-            runner.task = asyncio.get_running_loop().create_task(runner.run(), name=f"extension {runner.name}")
+            if runner.by_terms:
+                self._terms.append(Terms(runner, self._gateway))
+            else:
+                runner.start()
 
     async def stop(self, deadline: float) -> None:
         """Stop all extensions at once; abandon those that do not stop by `deadline` (monotonic seconds)."""
         if self.admissions:
             self.admissions.stop()
         timeout = min(deadline - monotonic(), STOP_TIMEOUT)
-        await asyncio.gather(*(runner.stop(max(0.0, timeout)) for runner in self._runners))
+        running: list[Terms | ExtensionRunner] = [*self._terms]
+        running += [runner for runner in self._runners if not runner.by_terms]
+        await asyncio.gather(*(one.stop(max(0.0, timeout)) for one in running))
         self._state.close()
 
     def swarm_opened(self, swarm: Swarm) -> None:
