@@ -45,7 +45,7 @@ class Observer(Protocol):
     def swarm_opened(self, swarm: Swarm) -> None: ...
     def swarm_changed(self, swarm: Swarm) -> None: ...
     def swarm_closed(self, swarm: Swarm) -> None: ...
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None: ...
+    def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None: ...
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None: ...
     def answer_unplaced(self, answer: Answer) -> bool:
         """Take an answer to a peer that is not here; return whether an extension wants it."""
@@ -305,7 +305,7 @@ class OfferPlacement:
             offers = self.parked.take(parked, count - known, now)
             if offers:
                 self._counters.offers_handed_over += len(offers)
-                self._observer.offers_placed(member, parked.peer, offers)
+                self._observer.offers_placed(member, parked.peer.peer_id, offers)
 
     def give_parked(self, peer: Peer, now: float, outbox: Outbox) -> None:
         """Give a new peer that makes no offers one parked offer of each other peer."""
@@ -382,7 +382,7 @@ class OfferPlacement:
         if self._observer:
             for remote_member, batch in remote.items():
                 self._counters.offers_handed_over += len(batch)
-                self._observer.offers_placed(remote_member, peer, batch)
+                self._observer.offers_placed(remote_member, peer.peer_id, batch)
         return receivers, relayed
 
     def _may_be_given(self, peer: Peer, origin: Any) -> bool:

@@ -176,11 +176,11 @@ class ExtensionHost:
             runner.tracker.forget(swarm)
             runner.mark(swarm, closed=True)
 
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
+    def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         for runner in self._runners:
             if runner.tracker.owns(member) and runner.wants("offers_placed"):
                 kept = [offer.detached() for offer in offers]
-                runner.post("offers_placed", member.swarm, member, peer.peer_id, kept, size=_size(offers))
+                runner.post("offers_placed", member.swarm, member, peer_id, kept, size=_size(offers))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         for runner in self._runners:
