@@ -8,6 +8,7 @@ from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
 from tracker.extension.channel import Channel
+from tracker.extension.cluster import Cluster, Receiver, Stream
 from tracker.extension.gateway import Gateway
 from tracker.extension.state import ExtensionOff
 from tracker.files import aside
@@ -35,6 +36,7 @@ __all__ = [
     "Channel",
     "ChannelClosed",
     "CloseReason",
+    "Cluster",
     "ConfigError",
     "ExpiringMap",
     "Extension",
@@ -43,11 +45,13 @@ __all__ = [
     "Gateway",
     "Offer",
     "RawString",
+    "Receiver",
     "RemoteMember",
     "Request",
     "Response",
     "Route",
     "Settings",
+    "Stream",
     "Swarm",
     "TokenBucket",
     "TrackerHandle",

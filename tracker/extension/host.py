@@ -21,9 +21,10 @@ from tracker.extension.admission import Admissions
 from tracker.extension.api import Extension, TrackerHandle
 from tracker.extension.discovery import sections
 from tracker.extension.files import FileReaders
-from tracker.extension.gateway import STOP_TIMEOUT, Gateway, Terms
+from tracker.extension.gateway import Gateway
 from tracker.extension.runner import ExtensionRunner
 from tracker.extension.state import StateDirectory
+from tracker.extension.terms import STOP_TIMEOUT, Terms
 from tracker.net.endpoint import Endpoint
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Settings
@@ -55,7 +56,7 @@ class ExtensionHost:
         self._runners: list[ExtensionRunner] = []
         self._extensions: dict[str, Extension] = {}
         self.admissions: Admissions | None = None
-        self._gateway = Gateway()
+        self._gateway = Gateway(self.tables, settings.connections.max_message_size)
         self._terms: list[Terms] = []
         self._state = StateDirectory(settings)
 
@@ -76,6 +77,7 @@ class ExtensionHost:
             ConfigError: if any of them cannot be made, with the mistakes of all.
         """
         remote = RemotePeers(hub, outbox)
+        self.tables.refresh = self._gateway.refresh
         mistakes: list[str] = []
         made: dict[str, tuple[Extension, TrackerHandle]] = {}
         up = Gauge(
@@ -100,6 +102,7 @@ class ExtensionHost:
                 self._sections.keys(),
                 self._state,
                 self._gateway,
+                self._classes[name].at_gateway,
             )
             try:
                 extension = self._classes[name](tracker, section)
@@ -161,6 +164,7 @@ class ExtensionHost:
         running: list[Terms | ExtensionRunner] = [*self._terms]
         running += [runner for runner in self._runners if not runner.by_terms]
         await asyncio.gather(*(one.stop(max(0.0, timeout)) for one in running))
+        self._gateway.close()
         self._state.close()
 
     def swarm_opened(self, swarm: Swarm) -> None:

@@ -1,34 +1,19 @@
 """Extensions that run at the gateway of a cluster: they start and stop as this process becomes it and ceases to be."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from tests.client import HASH, eventually, offers
-from tests.unit.fakes import HubHarness, peer_id
-from tracker.access.gate import ConnectionGate, SocketBudget
-from tracker.access.lists import AccessLists
-from tracker.config import load
+from tests.unit.extension.nodes import Bus, Process, node_on
+from tests.unit.fakes import peer_id
 from tracker.core.swarm import RemoteMember, Swarm
-from tracker.extension import Extension, Gateway, Offer, TrackerHandle
-from tracker.extension.host import ExtensionHost
-from tracker.net.endpoint import Endpoint
-from tracker.settings import Access, Settings
+from tracker.extension import ConfigError, Extension, Offer, TrackerHandle
 
 A, B = peer_id(1), peer_id(2)
-
-
-class Node(Extension):
-    """Makes the process a node of a cluster."""
-
-    def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
-        super().__init__(tracker, settings)
-        self.gateway = tracker.join_cluster()
 
 
 class Once(Extension):
@@ -67,37 +52,14 @@ class Once(Extension):
         self.heard.append(("offers", peer_id, len(offers)))
 
 
-class Process:
-    """The extensions of one process, without sockets."""
-
-    def __init__(self, *classes: type[Extension]) -> None:
-        named = {kind.__name__.lower(): kind for kind in classes}
-        settings = load(None, {"extensions": {name: {"enabled": True} for name in named}})
-        self.host = ExtensionHost(named, settings)
-        self.harness = HubHarness(self.host)
-        gate = ConnectionGate(Settings(), AccessLists(Access()), SocketBudget(1, 1))
-        self.endpoint = Endpoint(Settings().connections, gate)
-        self.registry = CollectorRegistry()
-        self.host.load(self.harness.hub, self.harness.outbox, self.endpoint, self.registry)
-
-    @property
-    def gateway(self) -> Gateway:
-        node = self.host.extensions["node"]
-        assert isinstance(node, Node)
-        return node.gateway
+class OnceProcess(Process):
+    """A process with `Once`."""
 
     @property
     def once(self) -> Once:
         once = self.host.extensions["once"]
         assert isinstance(once, Once)
         return once
-
-    async def start(self) -> None:
-        await self.host.prepare()
-        self.host.start()
-
-    async def stop(self) -> None:
-        await self.host.stop(time.monotonic() + 5)
 
     async def heard(self, *events: tuple[Any, ...]) -> None:
         """Wait until the extension has heard exactly these events, and forget them."""
@@ -107,22 +69,22 @@ class Process:
 
 
 @pytest.fixture
-async def node() -> AsyncIterator[Process]:
-    process = Process(Node, Once)
+async def node() -> AsyncIterator[OnceProcess]:
+    process = OnceProcess(node_on(Bus()), Once)
     await process.start()
     yield process
     await process.stop()
 
 
 async def test_without_a_cluster_it_starts_at_once() -> None:
-    process = Process(Once)
+    process = OnceProcess(Once)
     await process.start()
     await process.heard(("prepare",), ("start",))
     await process.stop()
     await process.heard(("stop",))
 
 
-async def test_a_node_that_is_not_the_gateway_prepares_only(node: Process) -> None:
+async def test_a_node_that_is_not_the_gateway_prepares_only(node: OnceProcess) -> None:
     node.harness.join(A, offers=offers(1))
     await asyncio.sleep(0.01)
     await node.heard(("prepare",))
@@ -130,7 +92,7 @@ async def test_a_node_that_is_not_the_gateway_prepares_only(node: Process) -> No
     await node.heard()
 
 
-async def test_each_term_begins_with_the_open_swarms_and_ends_without_remote_members(node: Process) -> None:
+async def test_each_term_begins_with_the_open_swarms_and_ends_without_remote_members(node: OnceProcess) -> None:
     node.harness.join(A)
     connection = node.harness.join(A, "p" * 20)
     for _ in range(3):
@@ -147,7 +109,7 @@ async def test_each_term_begins_with_the_open_swarms_and_ends_without_remote_mem
     await node.heard(("start",), ("opened", HASH))
 
 
-async def test_events_that_wait_at_the_end_of_a_term_are_dropped(node: Process) -> None:
+async def test_events_that_wait_at_the_end_of_a_term_are_dropped(node: OnceProcess) -> None:
     node.gateway.move(True)
     node.harness.join(A)
     await eventually(lambda: ("opened", HASH) in node.once.heard)
@@ -163,7 +125,7 @@ async def test_events_that_wait_at_the_end_of_a_term_are_dropped(node: Process) 
     assert node.once.heard.count(("start",)) == 1
 
 
-async def test_a_verdict_that_is_taken_back_at_once_starts_nothing(node: Process) -> None:
+async def test_a_verdict_that_is_taken_back_at_once_starts_nothing(node: OnceProcess) -> None:
     await node.heard(("prepare",))
     node.gateway.move(True)
     node.gateway.move(False)
@@ -171,7 +133,7 @@ async def test_a_verdict_that_is_taken_back_at_once_starts_nothing(node: Process
     await node.heard()
 
 
-async def test_a_start_that_fails_is_tried_again_in_the_next_term(node: Process) -> None:
+async def test_a_start_that_fails_is_tried_again_in_the_next_term(node: OnceProcess) -> None:
     node.once.fails = True
     await node.heard(("prepare",))
     with capture_logs() as log:
@@ -198,8 +160,7 @@ def test_an_extension_at_the_gateway_cannot_admit_peers() -> None:
                 """Admit all."""
 
 
-def test_a_process_is_a_node_of_one_cluster() -> None:
-    gateway = Gateway()
-    gateway.join()
-    with pytest.raises(ValueError, match="another cluster"):
-        gateway.join()
+async def test_a_process_is_a_node_of_one_cluster() -> None:
+    node = node_on(Bus())
+    with pytest.raises(ConfigError, match="another cluster"):
+        Process(node, type("Second", (node,), {}))
