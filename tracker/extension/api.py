@@ -161,6 +161,11 @@ class TrackerHandle(Members):
         """Return whether an extension of this name is enabled. Unlike `extension`, also tells in `__init__`."""
         return name in self._enabled
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether extensions `at_gateway` run in this process: not if another node of its cluster is the gateway."""
+        return self._gateway.is_here
+
     def join_cluster(self, cluster: Cluster) -> Gateway:
         """Make this process a node of a cluster. Call this from `__init__`.
 
