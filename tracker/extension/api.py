@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from tracker.core.hub import Hub
+from tracker.core.nodes import NodePeers
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension.admission import Admission, Admitted
@@ -130,6 +131,7 @@ class TrackerHandle(Members):
         files: FileReaders | None = None,
         enabled: Collection[str] = (),
         state: StateDirectory | None = None,
+        nodes: NodePeers | None = None,
         gateway: Gateway | None = None,
         at_gateway: bool = False,
     ) -> None:
@@ -139,6 +141,8 @@ class TrackerHandle(Members):
         """Background tasks that failed, by name; for `BackgroundTasks` of the extension's own."""
         self.registry = registry
         """The registry for the extension's own metrics, whose names start with `peerservers_`."""
+        self.nodes = nodes or NodePeers(hub, remote.outbox)
+        """The peers at other nodes of this tracker. One extension may attach: the one that connects the nodes."""
         self._name = name
         self._endpoint = endpoint
         self._extensions = extensions

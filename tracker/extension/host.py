@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from tracker.config import ConfigError
 from tracker.core.hub import Hub
+from tracker.core.nodes import NodePeers
 from tracker.core.outbox import Outbox
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import Peer, RemoteMember, Swarm
@@ -77,6 +78,7 @@ class ExtensionHost:
             ConfigError: if any of them cannot be made, with the mistakes of all.
         """
         remote = RemotePeers(hub, outbox)
+        nodes = NodePeers(hub, outbox)
         self.tables.refresh = self._gateway.refresh
         mistakes: list[str] = []
         made: dict[str, tuple[Extension, TrackerHandle]] = {}
@@ -101,6 +103,7 @@ class ExtensionHost:
                 self.files,
                 self._sections.keys(),
                 self._state,
+                nodes,
                 self._gateway,
                 self._classes[name].at_gateway,
             )
