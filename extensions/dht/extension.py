@@ -215,7 +215,12 @@ class Dht(Extension):
 
     async def swarm_changed(self, swarm: Swarm) -> None:
         if self._service and (key := self._key_of(swarm)):
-            self._service.directory.swarm(key, len(swarm.peers), bool(swarm.remotes))
+            peers = swarm.own_complete + swarm.own_incomplete
+            if peers:
+                self._service.directory.swarm(key, peers, bool(swarm.remotes))
+            else:
+                # The gateway of a cluster keeps it open.
+                self._service.directory.swarm_closed(key)
 
     async def swarm_closed(self, swarm: Swarm) -> None:
         if self._service and (key := self._key_of(swarm)):

@@ -89,10 +89,6 @@ class Federation(Extension):
             finally:
                 self._term = None
 
-    async def swarm_opened(self, swarm: Swarm) -> None:
-        if self._term:
-            self._term.swarm_opened(swarm)
-
     async def swarm_changed(self, swarm: Swarm) -> None:
         if self._term:
             self._term.swarm_changed(swarm)
@@ -104,6 +100,10 @@ class Federation(Extension):
     async def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         if self._term:
             self._term.exchange.offers_placed(member, peer_id, offers)
+
+    async def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
+        if self._term:
+            self._term.exchange.offers_returned(swarm, peer_id, offers)
 
     async def answer_unplaced(self, answer: Answer) -> None:
         if self._term:

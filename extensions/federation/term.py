@@ -13,6 +13,7 @@ from extensions.federation.exchange import Exchange
 from extensions.federation.filters import OwnSwarms
 from extensions.federation.link import FrameEnd, Link, LinkEvent
 from extensions.federation.mesh import Connect, Mesh
+from extensions.federation.presence import is_empty
 from extensions.federation.reasons import Dropped
 from extensions.federation.settings import FederationSettings
 from tracker.extension import Answer, Swarm, TrackerHandle
@@ -74,18 +75,23 @@ class Term:
             dropped.update(link.dropped)
         return dropped
 
-    def swarm_opened(self, swarm: Swarm) -> None:
-        """Take notice that a swarm has opened."""
-        self.exchange.swarm_opened(swarm)
-        self.discovery.swarm_opened(swarm)
-
     def swarm_changed(self, swarm: Swarm) -> None:
-        """Take notice that the numbers of a swarm have changed."""
+        """Take notice that a swarm has opened, or that its numbers have changed.
+
+        The gateway of a cluster hears of a swarm before it knows of its peers, and keeps it a moment after the last one
+        has left.
+        """
+        if is_empty(swarm):
+            self.swarm_closed(swarm)
+            return
+        if not self.exchange.has(swarm):
+            self.exchange.swarm_opened(swarm)
+            self.discovery.swarm_opened(swarm)
         self.exchange.swarm_changed(swarm)
         self.discovery.swarm_changed(swarm)
 
     def swarm_closed(self, swarm: Swarm) -> None:
-        """Take notice that a swarm has closed."""
+        """Take notice that a swarm has closed, or that its last peer has left."""
         self.exchange.swarm_closed(swarm)
         self.discovery.swarm_closed(swarm)
 

@@ -37,7 +37,7 @@ from tracker.core.several import SeveralConnections
 from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
-from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
+from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Offer, Scrape
 from tracker.reasons import DropReason
 
 _FIRST_OFFERS_WITHIN: Final = 10.0
@@ -194,9 +194,20 @@ class Hub:
                 self._close_swarm(swarm)
 
     def members_changed(self, swarm: Swarm) -> None:
-        """Tell the extensions that the numbers of a swarm's own peers at other nodes have changed, if it is held."""
+        """Take notice that the numbers of a swarm's own peers at other nodes have changed."""
         if self._observer and is_held(swarm):
             self._observer.swarm_changed(swarm)
+        if swarm.overlap is not None:
+            self.linked_changed(swarm)
+
+    def linked_changed(self, swarm: Swarm) -> None:
+        """Take notice that the numbers of peers behind remote members may have changed."""
+        if self.nodes is not None:
+            self.nodes.linked(swarm)
+
+    def return_offers(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        """Return offers of a remote peer to the extensions, because no peer at other nodes could be given them."""
+        return self._observer is not None and self._observer.offers_returned(swarm, peer_id, offers)
 
     def take_answer(self, answer: Answer, complete: bool, now: float, outbox: Outbox) -> bool:
         """Take an answer of a peer at another node, which is a seeder if `complete`; return whether it has a receiver.
@@ -213,6 +224,10 @@ class Hub:
             return True
         if self._observer and self._observer.answer_unplaced(answer):
             self.counters.answers_handed_over += 1
+            if swarm is not None and swarm.nodes is not None:
+                sender = swarm.nodes.ids.get(answer.peer_id)
+                if sender is not None:
+                    sender.meet(remote_bit(answer.to_peer_id), False)
             return True
         self.counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
         return False
@@ -343,6 +358,8 @@ class Hub:
         if swarm is None:
             swarm = self.swarms[message.info_hash] = Swarm(message.info_hash)
         peer = swarm.join(message.peer_id, connection, message.complete, now)
+        if swarm.overlap is not None:
+            self.linked_changed(swarm)
         if self.nearby is not None and swarm.places is None and len(swarm.peers) > SMALL:
             swarm.prefer_nearby(self.nearby)
         if message.completed and not message.offers:
@@ -403,6 +420,8 @@ class Hub:
         if self.trace is not None:
             self.trace.left(peer)
         swarm.leave(peer)
+        if swarm.overlap is not None:
+            self.linked_changed(swarm)
         self.offers.forget(peer)
         self.several.forget(peer)
         if self.pending.required:

@@ -46,6 +46,8 @@ def add_peer(swarm: Swarm, node: str, peer_id: str, complete: bool) -> NodeMembe
     member.twin = nodes.ids.get(peer_id)
     nodes.ids[peer_id] = member
     _enter(swarm, nodes, member, complete)
+    if swarm.overlap is not None:
+        swarm.overlap.joined(member)
     return member
 
 
@@ -76,6 +78,8 @@ def set_counts(member: NodeMember, complete: int, incomplete: int) -> None:
             _enter(swarm, nodes, member, complete == 1)
         else:
             _forget_id(nodes, member)
+            if swarm.overlap is not None:
+                swarm.overlap.left(member)
     else:
         nodes = nodes_of(swarm)
         known = member.complete + member.incomplete > 0
@@ -152,6 +156,33 @@ def release_if_empty(swarm: Swarm) -> None:
     nodes = swarm.nodes
     if nodes is not None and not nodes.held and not nodes.ids and not nodes.counted:
         swarm.nodes = None
+
+
+def own_peer(swarm: Swarm, peer_id: str) -> Peer | NodeMember | None:
+    """Return the peer with a peer_id: a local one, or one at another node that is known by its peer_id."""
+    peer = swarm.peers.get(peer_id)
+    if peer is not None or swarm.nodes is None:
+        return peer
+    return swarm.nodes.ids.get(peer_id)
+
+
+def known_peers(swarm: Swarm) -> list[Peer | NodeMember]:
+    """Return all local peers, and all at other nodes that are known by their peer_ids."""
+    nodes = swarm.nodes
+    known: list[Peer | NodeMember] = list(swarm.peers.values())
+    if nodes is not None:
+        known += nodes.seeders
+        known += nodes.leechers
+    return known
+
+
+def linked_counts(swarm: Swarm) -> tuple[int, int]:
+    """Return the numbers of seeders and leechers behind the remote members that extensions of this node have added."""
+    complete, incomplete = 0, 0
+    for remote in swarm.remotes:
+        complete += remote.complete
+        incomplete += remote.incomplete
+    return complete, incomplete
 
 
 def own_peers(swarm: Swarm) -> tuple[list[str], list[str]] | None:

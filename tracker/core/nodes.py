@@ -208,6 +208,8 @@ class NodePeers:
         peer = None if swarm is None else swarm.peers.get(peer_id)
         if swarm is not None and flags & FOREIGN:
             offers = hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, None, refused_by=refused_by)
+            if offers and hub.return_offers(swarm, peer_id, offers):
+                return
         elif swarm is not None and peer is not None:
             hub.offers.place(swarm, peer, offers, now, self._outbox, age=age, refused_by=refused_by)
             return

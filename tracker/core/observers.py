@@ -21,6 +21,12 @@ class Observer(Protocol):
     def answer_unplaced(self, answer: Answer) -> bool:
         """Take an answer to a peer that is not here; return whether an extension wants it."""
 
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        """Take back offers of a remote peer, which were given to other nodes; return whether an extension wants them.
+
+        No peer there could be given them.
+        """
+
 
 class Trace(Protocol):
     """Is told what happens to single peers, for the log. Its methods return at once and do not raise."""
@@ -77,6 +83,9 @@ class Nodes(Protocol):
 
         The other nodes call `NodePeers.give_parked` with their member of the kind LINKED.
         """
+
+    def linked(self, swarm: Swarm) -> None:
+        """Take notice that the numbers of linked peers (`linked_counts`) may have changed. For the gateway."""
 
     def returned(self, swarm: Swarm, peer_id: str, offers: list[Offer], age: float, flags: int) -> bool:
         """Send offers of a peer of another node back to this node, at the gateway, because no link takes them.

@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
-from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, PEER
-from tracker.core.members import join_order, note_maker
+from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, LINKED, PEER
+from tracker.core.members import join_order, note_maker, own_peer
 from tracker.core.observers import Nodes, Observer
 from tracker.core.outbox import Outbox
 from tracker.core.parked import ParkedOffers
@@ -289,11 +289,17 @@ class OfferPlacement:
         flags: int = 0,
     ) -> list[Offer]:
         """Give offers of the peer `maker` at another node to the observer; return those for which there is no link."""
-        if self._observer is None or not swarm.remotes or now < 0:
+        if self._observer is None or not swarm.remotes:
             return offers
+        overlap = swarm.overlap
+        peer = own_peer(swarm, maker)
+        if overlap is not None and peer is not None:
+            overlap.hide(peer, [], refused, now)
         chosen = self.chooser.choose_linked(swarm, len(offers), refused)
         if flags & FIRST and len(swarm.remotes) > 1:
             _spread(chosen, [remote for remote in swarm.remotes if remote is not refused])
+        if overlap is not None:
+            overlap.show()
         batches: dict[RemoteMember, list[Offer]] = {}
         for member, offer in zip(chosen, offers, strict=False):
             batches.setdefault(cast(RemoteMember, member), []).append(offer)
@@ -314,7 +320,12 @@ class OfferPlacement:
             if peer.peer_id == member.peer_id:
                 continue
             most -= 1
-            offers = self.parked.take(parked, count, now)
+            known = 0
+            if member.kind == LINKED:
+                # As many peers of the other trackers have made it an offer, as in `place_parked`.
+                known = min(parked.met[None], count)
+                parked.met[None] -= known
+            offers = self.parked.take(parked, count - known, now)
             if offers:
                 self._counters.offers_to_nodes += len(offers)
                 nodes.offers(member, peer.peer_id, offers, _flags_of(peer))

@@ -1,7 +1,8 @@
 """The peers of one swarm that are connected to several trackers at the same time (sans I/O).
 
 A remote member may be known peer by peer instead of by numbers: by the *marks* of its peers. Equal marks mean the same
-peer. A pair of peers that share a tracker is introduced there, and nowhere else:
+peer. Peers at other nodes of this tracker are here, too, if they are known by their peer_ids. A pair of peers that
+share a tracker is introduced there, and nowhere else:
 
 1. A peer that is here, too, is not counted behind a remote member. A peer behind several members counts once.
 2. No offer of a local peer is placed on a remote member where this peer is present, too.
@@ -19,7 +20,8 @@ from collections.abc import Collection, Iterable
 from hashlib import sha256
 from typing import Final
 
-from tracker.core.swarm import Member, Peer, RemoteMember, Swarm
+from tracker.core.members import known_peers
+from tracker.core.swarm import Member, NodeMember, Peer, RemoteMember, Swarm
 from tracker.protocol.ids import swarm_key
 
 MARK_CONTEXT: Final = b"peerservers/1 mark"
@@ -32,8 +34,11 @@ MARKS_WITHIN: Final = 10.0
 UNKNOWN: Final = ""
 """Stands for the mark of a peer of which only the number is known."""
 
+OwnPeer = Peer | NodeMember
+"""A peer that is here: a local one, or one at another node that is known by its peer_id."""
+
 MAX_LOCAL: Final = 256
-"""Local peers up to which marks are compared. In larger swarms, few offers are lost to peers that are the same."""
+"""Such peers up to which marks are compared. In larger swarms, few offers are lost to peers that are the same."""
 
 
 class Known:
@@ -55,13 +60,13 @@ class PeerOverlap:
     def __init__(self, swarm: Swarm) -> None:
         self._swarm = swarm
         self._known: dict[RemoteMember, Known] = {}
-        self._marks: dict[Peer, str] = {}
-        """The marks of all local peers, unless `_known` has never been filled since the swarm was too large."""
+        self._marks: dict[OwnPeer, str] = {}
+        """The marks of all peers that are here, unless `_known` has never been filled since the swarm was too large."""
         self._is_exact = False
         self._is_contested = False
         """Whether a peer is behind several members."""
-        self._apart: dict[Peer, dict[RemoteMember, float]] = {}
-        """The times until which local peers are taken to be present at remote members that are not known by marks."""
+        self._apart: dict[OwnPeer, dict[RemoteMember, float]] = {}
+        """The times until which peers are taken to be present at remote members that are not known by marks."""
         self._hidden: list[tuple[RemoteMember, int, int]] = []
 
     def know(
@@ -81,11 +86,11 @@ class PeerOverlap:
         known = Known(frozenset(seeders), frozenset(leechers), ranks)
         before = member.complete + member.incomplete
         if not self._is_exact:
-            if len(self._swarm.peers) > MAX_LOCAL:
+            peers = known_peers(self._swarm)
+            if len(peers) > MAX_LOCAL:
                 self._swarm.set_remote(member, len(known.seeders), len(known.leechers))
                 return [UNKNOWN] * max(0, len(known.peers) - before)
             self._is_exact = True
-            peers = list(self._swarm.peers.values())
             marks = marks_of(self._swarm.info_hash, [peer.peer_id for peer in peers])
             self._marks = dict(zip(peers, marks, strict=True))
         seen = set(self._marks.values()).union(*(other.peers for other in self._known.values()))
@@ -105,8 +110,8 @@ class PeerOverlap:
         if known:
             self._count()
 
-    def keep_apart(self, peer: Peer, member: RemoteMember, seconds: float, now: float) -> None:
-        """Take a local peer to be present at a remote member for some seconds.
+    def keep_apart(self, peer: OwnPeer, member: RemoteMember, seconds: float, now: float) -> None:
+        """Take a peer to be present at a remote member for some seconds.
 
         If the member is known by marks, and no other one that precedes this tracker has the peer, there is no lasting
         reason for that. Then it is kept apart until the next marks must have come.
@@ -118,8 +123,8 @@ class PeerOverlap:
                 seconds = min(seconds, MARKS_WITHIN)
         self._apart.setdefault(peer, {})[member] = now + seconds
 
-    def joined(self, peer: Peer) -> None:
-        """Take notice of a new local peer, before its first offers are placed."""
+    def joined(self, peer: OwnPeer) -> None:
+        """Take notice of a new peer, before its first offers are placed."""
         if not self._is_exact:
             return
         (mark,) = marks_of(self._swarm.info_hash, [peer.peer_id])
@@ -133,15 +138,15 @@ class PeerOverlap:
         elif self._is_known(mark):
             self._count()
 
-    def left(self, peer: Peer) -> None:
-        """Take notice that a local peer has left."""
+    def left(self, peer: OwnPeer) -> None:
+        """Take notice that a peer has left."""
         self._apart.pop(peer, None)
         mark = self._marks.pop(peer, UNKNOWN)
         if self._is_known(mark):
             self._count()
 
-    def hide(self, peer: Peer, given: list[Member], refused: RemoteMember | None, now: float) -> None:
-        """Have the remote members of the swarm count only peers that an offer of a local peer may be placed on.
+    def hide(self, peer: OwnPeer, given: list[Member], refused: RemoteMember | None, now: float) -> None:
+        """Have the remote members of the swarm count only peers that an offer of a peer that is here may be placed on.
 
         Leave out `refused`, and as many peers as there are offers in `given`. Members without a rank count all their
         peers, also those of other members, so that they cannot take the offers for these. `show` ends this.
@@ -174,8 +179,8 @@ class PeerOverlap:
             self._swarm.set_remote(member, complete, incomplete)
         self._hidden = []
 
-    def sharing(self, member: RemoteMember, peer_id: str) -> list[Peer]:
-        """Return the local peers that a peer behind a remote member meets otherwise than through an offer to here."""
+    def sharing(self, member: RemoteMember, peer_id: str) -> list[OwnPeer]:
+        """Return the peers here that a peer behind a remote member meets otherwise than through an offer to here."""
         (mark,) = marks_of(self._swarm.info_hash, [peer_id]) if self._known else (UNKNOWN,)
         shared: set[str] = set()
         for other, known in self._known.items():
@@ -200,12 +205,13 @@ class PeerOverlap:
     def check_invariants(self) -> None:
         """Raise `AssertionError` if the counts are wrong, or if peers are kept that have left; for tests."""
         assert not self._hidden
-        assert self._apart.keys() <= set(self._swarm.peers.values())
+        here = set(known_peers(self._swarm))
+        assert self._apart.keys() <= here
         if not self._is_exact:
             assert not self._known
             assert not self._marks
             return
-        assert self._marks.keys() == set(self._swarm.peers.values())
+        assert self._marks.keys() == here
         behind = set[str]().union(*(known.peers for known in self._known.values())) - set(self._marks.values())
         assert sum(member.complete + member.incomplete for member in self._known) == len(behind)
 
@@ -231,7 +237,7 @@ class PeerOverlap:
             self._swarm.set_remote(member, len(known.seeders - seen), len(known.leechers - seen))
             seen |= known.peers
 
-    def _met_elsewhere(self, peer: Peer, away: Iterable[RemoteMember]) -> set[str]:
+    def _met_elsewhere(self, peer: OwnPeer, away: Iterable[RemoteMember]) -> set[str]:
         """Return the marks of the peers that a local peer meets here, or at a member of `away` with a rank."""
         seen = set(self._marks.values())
         mark = self._marks.get(peer, UNKNOWN)
@@ -241,11 +247,11 @@ class PeerOverlap:
                 seen |= known.peers
         return seen
 
-    def _shares(self, peer: Peer, member: RemoteMember, now: float) -> bool:
+    def _shares(self, peer: OwnPeer, member: RemoteMember, now: float) -> bool:
         known = self._known.get(member)
         return (known is not None and self._marks[peer] in known.peers) or self._is_apart(peer, member, now)
 
-    def _is_apart(self, peer: Peer, member: RemoteMember, now: float) -> bool:
+    def _is_apart(self, peer: OwnPeer, member: RemoteMember, now: float) -> bool:
         return self._apart.get(peer, {}).get(member, now) > now
 
     def _is_known(self, mark: str) -> bool:

@@ -107,6 +107,12 @@ class Extension:
     async def offers_unplaced(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
         """Take notice of offers of a local peer that found no receiver."""
 
+    async def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
+        """Take back offers of a remote peer that `deliver_offers` has given to other nodes of this tracker.
+
+        No peer there could be given them.
+        """
+
     async def answer_unplaced(self, answer: Answer) -> None:
         """Take a local peer's answer to a peer that is not here."""
 

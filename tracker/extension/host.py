@@ -195,6 +195,15 @@ class ExtensionHost:
                 kept = [offer.detached() for offer in offers]
                 runner.post("offers_unplaced", swarm, swarm, peer.peer_id, kept, size=_size(offers))
 
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        is_wanted = False
+        for runner in self._runners:
+            if runner.wants("offers_returned"):
+                is_wanted = True
+                kept = [offer.detached() for offer in offers]
+                runner.post("offers_returned", swarm, swarm, peer_id, kept, size=_size(offers))
+        return is_wanted
+
     def answer_unplaced(self, answer: Answer) -> bool:
         kept: Answer | None = None
         for runner in self._runners:

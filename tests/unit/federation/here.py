@@ -274,6 +274,10 @@ class Here(HubHarness):
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         pass
 
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        self.events.append(("offers_returned", swarm, peer_id, [offer.detached() for offer in offers]))
+        return True
+
     def answer_unplaced(self, answer: Answer) -> bool:
         self.events.append(("answer_unplaced", answer))
         return True
