@@ -177,7 +177,12 @@ def known_peers(swarm: Swarm) -> list[Peer | NodeMember]:
 
 
 def linked_counts(swarm: Swarm) -> tuple[int, int]:
-    """Return the numbers of seeders and leechers behind the remote members that extensions of this node have added."""
+    """Return the numbers of seeders and leechers behind the remote members that extensions of this node have added.
+
+    A peer behind two of them may count twice, as long as nothing vouches for one of them.
+    """
+    if swarm.overlap is not None:
+        return swarm.overlap.linked_counts()
     complete, incomplete = 0, 0
     for remote in swarm.remotes:
         complete += remote.complete

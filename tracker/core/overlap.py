@@ -155,7 +155,9 @@ class PeerOverlap:
         away = {member: None for member in (*self._swarm.remotes, *self._known) if self._shares(peer, member, now)}
         if refused is not None:
             away[refused] = None
-        reduced = {member: None for member in given if isinstance(member, RemoteMember)}
+        reduced = {
+            member: None for member in given if isinstance(member, RemoteMember) and not isinstance(member, NodeMember)
+        }
         if not away and not reduced and not self._is_contested:
             return
         self._hidden = [(member, member.complete, member.incomplete) for member in {**self._known, **away, **reduced}]
@@ -178,6 +180,21 @@ class PeerOverlap:
         for member, complete, incomplete in self._hidden:
             self._swarm.set_remote(member, complete, incomplete)
         self._hidden = []
+
+    def linked_counts(self) -> tuple[int, int]:
+        """Return the numbers of remote seeders and leechers on which a peer that is at no other tracker makes offers.
+
+        Members without a rank count all their peers, as for `hide`.
+        """
+        complete = sum(member.complete for member in self._swarm.remotes if member not in self._known)
+        incomplete = sum(member.incomplete for member in self._swarm.remotes if member not in self._known)
+        seen = set(self._marks.values())
+        for known in sorted(self._known.values(), key=_order):
+            complete += len(known.seeders - seen)
+            incomplete += len(known.leechers - seen)
+            if known.rank is not None:
+                seen |= known.peers
+        return complete, incomplete
 
     def sharing(self, member: RemoteMember, peer_id: str) -> list[OwnPeer]:
         """Return the peers here that a peer behind a remote member meets otherwise than through an offer to here."""

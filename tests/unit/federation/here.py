@@ -13,6 +13,7 @@ from extensions.federation.events import Interest
 from extensions.federation.exchange import Exchange
 from extensions.federation.filters import OwnSwarms, tag_of
 from extensions.federation.neighbour import Account, Neighbour
+from extensions.federation.presence import is_empty
 from tests.client import HASH, announce
 from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.links import A, B, ids_of, tracker_id
@@ -231,8 +232,20 @@ class Here(HubHarness):
             if not self.events:
                 return
             name, *content = self.events.pop(0)
-            getattr(self.exchange, name)(*content)
+            if name == "swarm_changed":
+                self._change(*content)
+            else:
+                getattr(self.exchange, name)(*content)
         raise AssertionError("each event causes the next one, without end")
+
+    def _change(self, swarm: Swarm) -> None:
+        # As the extension does.
+        if is_empty(swarm):
+            self.exchange.swarm_closed(swarm)
+        else:
+            if not self.exchange.has(swarm):
+                self.exchange.swarm_opened(swarm)
+            self.exchange.swarm_changed(swarm)
 
     async def neighbour(self, number: int) -> FakeNeighbour:
         """Add a neighbour."""
@@ -259,8 +272,7 @@ class Here(HubHarness):
             self.timers.append((seconds, function))
 
     def swarm_opened(self, swarm: Swarm) -> None:
-        # As the extension host does: an opening is followed by the counts.
-        self.events += [("swarm_opened", swarm), ("swarm_changed", swarm)]
+        """An opening is followed by the counts."""
 
     def swarm_changed(self, swarm: Swarm) -> None:
         self.events.append(("swarm_changed", swarm))
