@@ -85,7 +85,10 @@ class Nodes(Protocol):
         """
 
     def linked(self, swarm: Swarm) -> None:
-        """Take notice that the numbers of linked peers (`linked_counts`) may have changed. For the gateway."""
+        """Take notice, at the gateway, that the numbers of linked peers may have changed: `members.linked_counts`.
+
+        The other nodes set the numbers of their member of the kind LINKED.
+        """
 
     def returned(self, swarm: Swarm, peer_id: str, offers: list[Offer], age: float, flags: int) -> bool:
         """Send offers of a peer of another node back to this node, at the gateway, because no link takes them.

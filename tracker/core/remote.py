@@ -6,12 +6,11 @@ All times are seconds on any monotonic clock.
 from collections.abc import Collection
 from typing import Any
 
-from tracker.core.bits import remote_bit
 from tracker.core.hub import Hub
 from tracker.core.members import own_peer
 from tracker.core.outbox import Outbox
 from tracker.core.overlap import PeerOverlap
-from tracker.core.swarm import NodeMember, Overlap, RemoteMember, Swarm
+from tracker.core.swarm import Overlap, RemoteMember, Swarm
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
@@ -63,7 +62,7 @@ class RemotePeers:
         return newcomers
 
     def keep_apart(self, member: RemoteMember, peer_id: str, seconds: float, now: float) -> None:
-        """Place no offers of a peer on a remote member for some time."""
+        """Place no offers of a local peer on a remote member for some time."""
         peer = own_peer(member.swarm, peer_id)
         if peer is not None and self._is_open(member):
             self._overlap_of(member.swarm).keep_apart(peer, member, seconds, now)
@@ -82,28 +81,14 @@ class RemotePeers:
         `owner` is the origin of the offers, and `member` the remote member with the peer; see `OfferPlacement.deliver`.
         """
         swarm = self._hub.swarms.get(info_hash)
-        if swarm is None or own_peer(swarm, peer_id) is not None:
+        if swarm is None or peer_id in swarm.peers or (swarm.nodes is not None and peer_id in swarm.nodes.ids):
             # This peer makes offers here, too, and its client takes an answer only on the socket of the offer.
             return offers
         return self._hub.offers.deliver(swarm, peer_id, offers, now, self.outbox, owner, member)
 
     def deliver_answer(self, answer: Answer, now: float) -> bool:
-        """Send a remote peer's answer to the peer that made the offer; return whether that peer is still here."""
-        hub = self._hub
-        swarm = hub.swarms.get(answer.info_hash)
-        receiver = swarm.peers.get(answer.to_peer_id) if swarm else None
-        if receiver is None:
-            if swarm is not None and hub.nodes is not None and hub.nodes.answer(answer, False):
-                hub.counters.answers_to_nodes += 1
-                maker = own_peer(swarm, answer.to_peer_id)
-                if isinstance(maker, NodeMember):
-                    maker.meet(remote_bit(answer.peer_id), False)
-                return True
-            hub.counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
-            return False
-        receiver.meet(remote_bit(answer.peer_id), False)
-        hub.relay_answer(receiver, answer, now, self.outbox)
-        return True
+        """Send a remote peer's answer to the own peer that made the offer; return whether that peer is still here."""
+        return self._hub.answers.relay_from_link(answer, now, self.outbox)
 
     def place_parked(self, member: RemoteMember, newcomers: Collection[str], now: float, owner: Any = None) -> None:
         """Place parked offers on new peers behind a remote member; see `OfferPlacement.place_parked`."""

@@ -93,13 +93,16 @@ class Extension:
         """
 
     async def swarm_opened(self, swarm: Swarm) -> None:
-        """Take notice that a swarm has its first local peer."""
+        """Take notice that a swarm has its first local peer, or is held open for the peers of other nodes."""
 
     async def swarm_changed(self, swarm: Swarm) -> None:
-        """Take notice that the counts of a swarm's local peers have changed. Changes coalesce."""
+        """Take notice that the counts of a swarm's own peers have changed. Changes coalesce.
+
+        Changes at other nodes of this tracker are told for swarms that are held.
+        """
 
     async def swarm_closed(self, swarm: Swarm) -> None:
-        """Take notice that a swarm has lost its last local peer, and its remote members with it."""
+        """Take notice that a swarm has lost its last local peer, and its remote members with it, and is not held."""
 
     async def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         """Take offers of a local peer for as many peers behind a remote member of this extension."""

@@ -24,7 +24,7 @@ class Members:
 
     @property
     def swarms(self) -> Mapping[str, Swarm]:
-        """The open swarms by info_hash. Read only."""
+        """The open swarms by info_hash, with those that are held without local peers. Read only."""
         return self._hub.swarms
 
     def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:

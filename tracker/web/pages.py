@@ -178,7 +178,7 @@ class Pages:
             "accepting": self._endpoint.accepting,
             "seeders": self._hub.seeders,
             "leechers": self._hub.leechers,
-            "swarms": len(self._hub.swarms),
+            "swarms": len(self._hub.swarms) - self._hub.empty,
             "connections": len(self._endpoint.websockets),
             "federates": bool(drawn),
             "links": [row for row in rows if not row.get("state")],
