@@ -100,6 +100,8 @@ class SharedSwarms:
 
     def add(self, key: str, session: Session) -> Share:
         """Return a node's new share of a swarm."""
+        if self.is_gateway:
+            self._peers.hold(key)
         shared = self.record(key)
         former = shared.shares.get(session.node_id)
         if former is not None:

@@ -12,7 +12,7 @@ from tests.client import Json, announce, offers
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tests.unit.federation.here import Here
 from tests.unit.federation.links import dialing, listening, shake_hands, tracker_id
-from tests.unit.nodes_in_memory import MemoryCluster
+from tests.unit.federation.nodes_in_memory import MemoryCluster
 from tracker.protocol.messages import Answer, Offer
 
 
@@ -151,10 +151,7 @@ class MemoryMesh:
         self.trackers = [Here() for _ in range(count)]
         self.cluster: MemoryCluster | None = None
         if nodes > 1:
-            others = [HubHarness() for _ in range(nodes - 1)]
-            self.cluster = MemoryCluster([self.trackers[0], *others])
-            for node in others:
-                node.now = self.trackers[0].now
+            self.cluster = MemoryCluster(self.trackers[0], nodes)
         self.links: dict[tuple[int, int], MemoryLink] = {}
         """The ends by the numbers of their tracker and of the other one."""
         self._offers = 0
@@ -177,7 +174,7 @@ class MemoryMesh:
     def harness_of(self, tracker: int, connection: FakeConnection) -> HubHarness:
         """Return the hub of a client's connection to a tracker."""
         if tracker == 0 and self.cluster:
-            return self.cluster.node_of(connection).harness
+            return self.cluster.node_of(connection)
         return self.trackers[tracker]
 
     def number_of_offers(self, more: int) -> int:
@@ -192,8 +189,9 @@ class MemoryMesh:
             is_done = True
             for tracker in self.trackers:
                 await tracker.settle()
-            if self.cluster and self.cluster.settle():
-                is_done = False
+            if self.cluster:
+                self.cluster.settle()
+                is_done = not self.trackers[0].events
             for (number, there), link in self.links.items():
                 if link.out:
                     is_done = False
