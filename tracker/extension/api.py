@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -143,8 +144,9 @@ class TrackerHandle(Members):
         nodes: NodePeers | None = None,
         gateway: Gateway | None = None,
         at_gateway: bool = False,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        super().__init__(name, hub, remote)
+        super().__init__(name, hub, remote, clock)
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
         """Background tasks that failed, by name; for `BackgroundTasks` of the extension's own."""

@@ -16,10 +16,11 @@ from tracker.protocol.messages import Answer, Offer
 class Members:
     """The part of `TrackerHandle` that is about swarms."""
 
-    def __init__(self, name: str, hub: Hub, remote: RemotePeers) -> None:
+    def __init__(self, name: str, hub: Hub, remote: RemotePeers, clock: Callable[[], float] = monotonic) -> None:
         self.log = structlog.get_logger().bind(extension=name)
         self._hub = hub
         self._remote = remote
+        self._clock = clock
         self._members: dict[Swarm, set[RemoteMember]] = {}
 
     @property
@@ -70,7 +71,7 @@ class Members:
 
     def keep_apart(self, member: RemoteMember, peer_id: str, seconds: float) -> None:
         """Place no offers of a local peer on a remote member for some time, because it is present there, too."""
-        self._remote.keep_apart(member, peer_id, seconds, monotonic())
+        self._remote.keep_apart(member, peer_id, seconds, self._clock())
 
     def remove_remote(self, member: RemoteMember) -> None:
         """Remove a remote member from its swarm."""
@@ -100,19 +101,19 @@ class Members:
         """
         if not (is_id(peer_id) if is_id(info_hash) else is_any_id(peer_id)):
             raise ValueError("peer_id must be 20 latin-1 characters, or in a text swarm 1 to 64 characters")
-        return self._remote.deliver_offers(info_hash, peer_id, offers, monotonic(), owner, member)
+        return self._remote.deliver_offers(info_hash, peer_id, offers, self._clock(), owner, member)
 
     def deliver_answer(self, answer: Answer) -> bool:
         """Give a remote peer's answer to the local peer that made the offer; return whether that peer is still here.
 
         `make_answer` makes an answer of text.
         """
-        return self._remote.deliver_answer(answer, monotonic())
+        return self._remote.deliver_answer(answer, self._clock())
 
     @property
     def parked_offers(self) -> int:
         """Number of offers that are parked until a receiver comes."""
-        return self._hub.offers.parked.count(monotonic())
+        return self._hub.offers.parked.count(self._clock())
 
     def park_offers(self, on_placed: Callable[[float], None]) -> None:
         """Park offers that find no receiver, from now on; peers that are alone announce more often.
@@ -136,13 +137,13 @@ class Members:
         peer was given offers from `owner` meanwhile (as in `deliver_offers`), it places as many fewer.
         """
         if self.owns(member):
-            self._remote.place_parked(member, newcomers, monotonic(), owner)
+            self._remote.place_parked(member, newcomers, self._clock(), owner)
 
     def place_again(
         self, info_hash: str, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float
     ) -> None:
         """Place a local peer's offers, made `age` seconds ago, on other members than the one that refused them."""
-        self._remote.place_again(info_hash, peer_id, offers, refused, age, monotonic())
+        self._remote.place_again(info_hash, peer_id, offers, refused, age, self._clock())
 
     def release(self) -> None:
         """Remove all remote members, because the extension has ended."""

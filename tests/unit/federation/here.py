@@ -194,7 +194,8 @@ class Here(HubHarness):
 
     def __init__(self) -> None:
         super().__init__(self)
-        self.now = time.monotonic()
+        self.clock = time.monotonic
+        self.now = self.clock()
         self.later = 0.0
         """Seconds by which the exchange's clock is ahead."""
         self.events: list[tuple[Any, ...]] = []
@@ -203,7 +204,15 @@ class Here(HubHarness):
         self.timers: list[tuple[float, Callable[[], None]]] | None = None
         """If this is a list, it keeps the calls that are due later."""
         endpoint: Any = FakeEndpoint()
-        self.handle = TrackerHandle("federation", Settings(), self.hub, self.remote, endpoint, CollectorRegistry())
+        self.handle = TrackerHandle(
+            "federation",
+            Settings(),
+            self.hub,
+            self.remote,
+            endpoint,
+            CollectorRegistry(),
+            clock=lambda: self.clock(),
+        )
         self.swarms = OwnSwarms()
         self.neighbours: list[FakeNeighbour] = []
         self.exchange = self.exchange_of(OURS)
@@ -216,7 +225,7 @@ class Here(HubHarness):
             own_id,
             self.trusted.__contains__,
             self.swarms,
-            lambda: time.monotonic() + self.later,
+            lambda: self.clock() + self.later,
             call_later=self._call_later,
         )
 

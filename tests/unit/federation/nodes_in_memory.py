@@ -11,7 +11,7 @@ from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.here import Here
 from tracker.core.nodes import NodePeers
 
-START = 5.0
+START = 5
 """Seconds after which there is a gateway."""
 
 
@@ -52,13 +52,13 @@ class MemoryCluster:
 
     def __init__(self, gateway: Here, count: int) -> None:
         self.bus = Bus(random.Random(1).random)
-        self.now = 1000.0
+        self.now = gateway.now
         harnesses: list[HubHarness] = [gateway, *(HubHarness(seed=number) for number in range(1, count))]
         self.nodes = [MemoryNode(self, harness, number, number == 0) for number, harness in enumerate(harnesses)]
-        self._gateway = gateway
+        gateway.clock = lambda: self.now
         self._places: dict[FakeConnection, HubHarness] = {}
-        while self.now < 1000.0 + START:
-            self.settle()
+        for _ in range(START):
+            self._pass(1.0)
         assert self.nodes[0].node.parts.gateway.is_here
 
     def node_of(self, connection: FakeConnection) -> HubHarness:
@@ -66,16 +66,20 @@ class MemoryCluster:
         return self._places.setdefault(connection, self.nodes[len(self._places) % len(self.nodes)].harness)
 
     def settle(self) -> None:
-        """Deliver all messages, in the time of a few ticks."""
-        for _ in range(3):
-            self.now += TICK
-            for one in self.nodes:
-                # The exchange has the time of the real clock, which passes more slowly.
-                one.harness.now = self._gateway.now
-                one.node.tick()
+        """Deliver all messages, and what follows at the next ticks."""
+        for _ in range(2):
             self._deliver()
+            self._pass(TICK)
         for one in self.nodes:
             one.harness.hub.check_invariants()
+
+    def _pass(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        for one in self.nodes:
+            one.harness.now = self.now
+            one.node.tick()
+        self._deliver()
 
     def _deliver(self) -> None:
         for _ in range(10_000):
