@@ -196,8 +196,7 @@ class NodePeers:
 
         As for a local newcomer, at most `max_offers` peers make an offer to each.
         """
-        if self._is_open(member):
-            self._hub.offers.give_parked_to(member, count, self._hub.rules.max_offers, now)
+        self._give_parked(member, count, self._hub.rules.max_offers, now)
 
     def place_parked(self, member: NodeMember, count: int, now: float) -> None:
         """Place parked offers on `count` peers of a member, which were found just now: one of each local peer on each.
@@ -205,8 +204,7 @@ class NodePeers:
         Of two nodes that find each other, only one does this. Otherwise two peers, each alone at its node, would make
         each other an offer at the same time.
         """
-        if self._is_open(member):
-            self._hub.offers.give_parked_to(member, count, _NO_LIMIT, now)
+        self._give_parked(member, count, _NO_LIMIT, now)
 
     def place_again(
         self,
@@ -283,6 +281,11 @@ class NodePeers:
         self._tidy(swarm)
         if members:
             self._hub.members_changed(swarm)
+
+    def _give_parked(self, member: NodeMember, count: int, most: int, now: float) -> None:
+        # A hidden member is no new peer.
+        if self._is_open(member) and (member.kind != PEER or member.index >= 0):
+            self._hub.offers.give_parked_to(member, count, most, now)
 
     def _is_here(self, swarm: Swarm, peer_id: str) -> bool:
         """Return whether a peer is a local one that is not challenged."""

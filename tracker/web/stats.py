@@ -166,6 +166,7 @@ async def count(hub: Hub) -> Statistics:
     seeder, leecher, ipv4, ipv6 = 1, 2, 4, 8
     flags: dict[str, int] = {}
     swarms = list(hub.swarms.values())
+    torrents = len(swarms) - hub.empty
     visited = 0
     for swarm in swarms:
         for peer in list(swarm.peers.values()):
@@ -192,7 +193,7 @@ async def count(hub: Hub) -> Statistics:
         if number % _CHUNK == 0:
             await asyncio.sleep(0)
     return Statistics(
-        torrents=len(swarms),
+        torrents=torrents,
         peers_all=len(flags),
         peers_seeder_only=having(seeder, leecher),
         peers_leecher_only=having(leecher, seeder),
