@@ -107,9 +107,7 @@ class Node(Nodes):
         if key in self._opening:
             del self._opening[key]
         else:
-            owner = self.parts.owners.closed(key)
-            if owner is not None and owner not in sessions:
-                sessions.append(owner)
+            sessions += [owner for owner in self.parts.owners.closed(key) if owner not in sessions]
         for session in sessions:
             session.closed(key)
 
@@ -249,7 +247,9 @@ class Node(Nodes):
     # Messages
 
     def _on_begin(self, session: Session, message: Begin) -> None:
-        self.parts.owners.on_begin(session)
+        if message.again:
+            # This node may have missed what the other one tells of the swarms whose infohashes it owns.
+            self.parts.owners.tell_again(session)
         now = self._clock()
         if not message.seen and session.has_told_long(now):
             # It has taken this node for gone. If an epoch has just begun here, its first message may be on its way.

@@ -99,7 +99,7 @@ class SharedSwarms:
         return share if share is not None and share.session is session else None
 
     def add(self, key: str, session: Session) -> Share:
-        """Return a node's new share of a swarm."""
+        """Return a node's new share of a swarm, which the gateway holds."""
         if self.is_gateway:
             self._peers.hold(key)
         shared = self.record(key)

@@ -15,6 +15,7 @@ from extensions.cluster.shares import Share, SharedSwarms
 from extensions.cluster.wire import (
     COMPLETE,
     COUNTS,
+    HEARD,
     MAX_JOINED,
     NEEDS_OFFERS,
     NEWCOMER,
@@ -142,13 +143,16 @@ class Telling:
         self._later = {}
         return True
 
-    def tell_first(self, key: str, swarm: Swarm, share: Share) -> None:
-        """Tell a node of a swarm that it shares, and ask it to do the same."""
+    def tell_first(self, key: str, swarm: Swarm, share: Share, is_placed: bool = False) -> None:
+        """Tell a node of a swarm that it shares, and ask it to do the same.
+
+        `is_placed`: its peers were known before the first one has joined here, so that no offers are parked for them.
+        """
         if not share.is_told:
             share.is_told = True
-            # The gateway has heard of the other node's peers before: they were members when the first one joined here.
-            share.is_placed = share.has_met
-        share.session.put_control(self.statement(key, swarm, NEWCOMER if share.is_newcomer else OLDER))
+            share.is_placed = is_placed
+        flag = (NEWCOMER if share.is_newcomer else OLDER) + (HEARD if share.has_met else 0)
+        share.session.put_control(self.statement(key, swarm, flag))
 
     def retell(self, session: Session, job: str) -> Iterator[bool]:
         """Tell a node of all swarms that it shares, in slices; then end the job."""
