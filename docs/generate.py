@@ -33,10 +33,10 @@ from extensions.federation import (
     routes,
     seeker,
     session,
+    term,
     transports,
     wire,
 )
-from extensions.federation import extension as federation_extension
 from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
 from tracker.cli import cli
@@ -310,7 +310,7 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("characters of the reason in `bye`", f"at most {wire.MAX_REASON}"),
         ("hexadecimal digits of a tag, of a name", f"{wire.TAG_LENGTH}, {wire.NAME_LENGTH}"),
         ("handshake timeout", f"{link.HANDSHAKE_TIMEOUT:g} s"),
-        ("tell period", f"{federation_extension.TELL_PERIOD:g} s"),
+        ("tell period", f"{term.TELL_PERIOD:g} s"),
         ("refusal timeout", f"{ledger.REFUSAL_TIMEOUT:g} s"),
         ("refusals of one offer after which it is placed again", f"{exchange.MAX_REFUSALS}"),
         ("answer timeout", f"{ledger.ANSWER_TIMEOUT:g} s"),

@@ -237,6 +237,8 @@ class NodePeers:
             hub.offers.place(swarm, peer, offers, now, self._outbox, age=age, refused_by=refused_by)
         else:
             rest = hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, None, refused_by=refused_by)
+            if rest and hub.return_offers(swarm, peer_id, rest):
+                return
             hub.counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)
 
     def challenge(self, info_hash: str, peer_id: str, now: float) -> None:

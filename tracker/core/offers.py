@@ -60,6 +60,8 @@ class OfferPlacement:
         self._window_ends = 0.0
         self._receivers: ExpiringMap[Peer, list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
         """The receivers of a peer's last offers, if some of them were remote members, which may refuse."""
+        self._linked: ExpiringMap[tuple[Swarm, str], list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
+        """The same for peers at other nodes, by swarm and peer_id."""
 
     @property
     def remembered(self) -> int:
@@ -301,7 +303,11 @@ class OfferPlacement:
         peer = nodes.ids.get(maker) if nodes is not None else None
         if overlap is not None and peer is not None and peer.index >= 0:
             overlap.hide(peer, [], None, now)
-        chosen = self.chooser.choose_linked(swarm, len(offers), refused)
+        key = (swarm, maker)
+        given = [] if refused is None else self._linked.get(key, now) or []
+        chosen = self.chooser.choose_linked(swarm, len(offers), refused, given)
+        if chosen:
+            self._linked.put(key, [*given, *chosen], now)
         if flags & FIRST and len(swarm.remotes) > 1:
             _spread(chosen, [remote for remote in swarm.remotes if remote is not refused])
         if overlap is not None:
@@ -358,6 +364,7 @@ class OfferPlacement:
         """Drop the parked offers that are too old, and forget receivers that can no longer refuse."""
         self.parked.expire(now)
         self._receivers.expire(now)
+        self._linked.expire(now)
 
     def _hand_over(
         self, peer: Peer, chosen: list[Member], offers: list[Offer]
