@@ -8,7 +8,7 @@ import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -18,6 +18,15 @@ from tracker.health import check_health
 from tracker.urls import own_url
 
 COMMANDS: Final = "peerservers.commands"
+
+
+class _NumberOrText(click.ParamType[int | str]):
+    """A number, or text, which the check of the settings refuses if it must."""
+
+    name = "integer"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> int | str:
+        return int(value) if str(value).isdecimal() else str(value)
 
 
 class _Commands(click.Group):
@@ -68,6 +77,7 @@ def cli() -> None:
 @config_option
 @click.option("--host", multiple=True, help="Address to listen on, or unix: and a path; may be repeated.")
 @click.option("--port", type=int, help="TCP port.")
+@click.option("--workers", type=_NumberOrText(), help="Number of processes that serve the port, or auto.")
 @click.option("--public-url", help="URL at which other trackers reach this one (ws:// or wss://).")
 @click.option(
     "--state-dir", type=click.Path(file_okay=False), help="Directory of the identity key and other persistent state."
@@ -78,6 +88,7 @@ def serve(
     config_file: Path | None,
     host: tuple[str, ...],
     port: int | None,
+    workers: int | str | None,
     public_url: str | None,
     state_dir: str | None,
     log_level: str | None,
@@ -88,23 +99,35 @@ def serve(
     The environment variable PEERSERVERS_SECTION__KEY sets any setting; `peerservers config` prints them all, and
     `peerservers config --check` reports mistakes.
     """
-    server = {"host": list(host) or None, "port": port, "public_url": public_url, "state_dir": state_dir}
+    server = {
+        **{"host": list(host) or None, "port": port, "workers": workers},
+        **{"public_url": public_url, "state_dir": state_dir},
+    }
     overrides = {"server": given(server), "log": given({"level": log_level, "format": log_format})}
 
     from tracker.extension.discovery import configure
     from tracker.logs import configure as configure_logs
     from tracker.logs import queue_standard_streams
-    from tracker.process import run
+    from tracker.process import TrackerProcess, run
+    from tracker.worker import take_inherited
+    from tracker.workers.process import WorkerProcess
+    from tracker.workers.supervisor import Supervisor, number_of_workers, supervise
 
     def reload() -> Configuration:
         return configure(config_file, overrides)[0]
 
+    inherited = take_inherited()
     queue_standard_streams()
     configuration, extensions = configure(config_file, overrides)
     log = configuration.settings.log
     configure_logs(log.level, log.format)
+    count = number_of_workers(configuration.settings)
     with configuration.locating():
-        sys.exit(run(configuration, extensions, reload))
+        if inherited:
+            sys.exit(run(WorkerProcess(configuration, extensions, reload, inherited)))
+        if count > 1:
+            sys.exit(supervise(Supervisor(configuration, count, reload)))
+        sys.exit(run(TrackerProcess(configuration, extensions, reload)))
 
 
 @cli.command()

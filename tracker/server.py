@@ -5,7 +5,8 @@ import errno
 import random
 import resource
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
@@ -25,6 +26,7 @@ from tracker.logs import report_suppressed
 from tracker.metrics import HttpCollector, LoopLag, OperationCollector, registry_for
 from tracker.mistakes import both
 from tracker.net.endpoint import Endpoint
+from tracker.net.listener import Listening, listen
 from tracker.net.tls import Certificate
 from tracker.peers import PeerSockets
 from tracker.settings import Access, Limits, Settings
@@ -32,6 +34,7 @@ from tracker.tasks import BackgroundTasks
 from tracker.trace import trace_for
 from tracker.urls import as_http, own_statistics, url_at
 from tracker.web.pages import Pages
+from tracker.worker import Inherited
 
 MAX_FILES: Final = 1 << 20
 """Open files to count with if the system sets no limit."""
@@ -61,8 +64,11 @@ class Server:
         ConfigError: if a setting cannot be used, also one of an extension.
     """
 
-    def __init__(self, settings: Settings, extensions: Mapping[str, type[Extension]]) -> None:
+    def __init__(
+        self, settings: Settings, extensions: Mapping[str, type[Extension]], inherited: Inherited | None = None
+    ) -> None:
         self.settings = settings
+        self._inherited = inherited
         self._watch = Watch(self._on_files_changed)
         seen, access, self.certificate, locate = _read_files(settings)
         self.reloads: Counter[str] = Counter()
@@ -107,6 +113,7 @@ class Server:
         else:
             pages.add_statistics(self.endpoint.routes)
             ports = [self.endpoint.routes]
+        self._endpoints = [self.endpoint, *([self._private] if self._private else [])]
         self.registry.register(HttpCollector(ports))
         pages.add_page(self.endpoint.routes)
         pages.add_health(self.endpoint.routes)
@@ -120,14 +127,23 @@ class Server:
 
         Raises:
             ConfigError: if an extension cannot run with these settings.
-            StartError: if an address cannot be bound.
+            StartError: if an address cannot be listened on.
         """
         await self.extensions.prepare()
         server, metrics = self.settings.server, self.settings.metrics
+        if self._inherited:
+            index = self._inherited.worker.index
+            private = Listening.inherited(self._inherited.metrics, index)
+            public = Listening.inherited(self._inherited.server, index, self._inherited.unix)
+        else:
+            with opening("metrics", [metrics.host], metrics.port):
+                private = listen([metrics.host] if metrics.port else [], metrics.port)
+            with opening("server", server.hosts, server.port):
+                public = listen(server.hosts, server.port, server.unix_sockets, int(server.unix_socket_mode, 8))
+        self.addresses = public.addresses
         if self._private:
-            _listen("metrics", self._private, [metrics.host], metrics.port)
-        unix = server.unix_sockets, int(server.unix_socket_mode, 8)
-        self.addresses = _listen("server", self.endpoint, server.hosts, server.port, self.certificate, *unix)
+            self._private.listen(private)
+        self.endpoint.listen(public, self.certificate)
         self._tasks.start("loop_lag", self._lag.run(), endless=True)
         self._tasks.start("watch_files", self._watch.run(), endless=True)
         self._tasks.start("report_suppressed", report_suppressed(), endless=True)
@@ -170,6 +186,21 @@ class Server:
             files.adopt(contents)
             self._watch.set_files({**seen, **files.seen})
 
+    def adopt(self, place: int) -> None:
+        """Accept the connections of another worker, too, because it does not."""
+        for endpoint in self._endpoints:
+            endpoint.adopt(place)
+
+    def release(self, place: int) -> None:
+        """Leave the connections of another worker to it again."""
+        for endpoint in self._endpoints:
+            endpoint.release(place)
+
+    async def retire(self) -> None:
+        """Leave new connections to another process, and close the WebSockets, spread over `server.restart_spread`."""
+        spread = self.settings.server.restart_spread
+        await asyncio.gather(*(endpoint.retire(spread) for endpoint in self._endpoints))
+
     async def stop(self) -> None:
         """Stop the extensions and close every connection with 1001, all within `shutdown_timeout` seconds."""
         deadline = monotonic() + self.settings.server.shutdown_timeout
@@ -182,9 +213,8 @@ class Server:
 
     def abort(self) -> None:
         """Abort every connection at once."""
-        self.endpoint.abort()
-        if self._private:
-            self._private.abort()
+        for endpoint in self._endpoints:
+            endpoint.abort()
 
     def _on_files_changed(self) -> None:
         self._tasks.start("reload_files", self._reload_files())
@@ -214,17 +244,11 @@ def socket_budget(settings: Settings) -> SocketBudget:
     return budget
 
 
-def _listen(
-    section: str,
-    endpoint: Endpoint,
-    hosts: list[str],
-    port: int,
-    certificate: Certificate | None = None,
-    unix_sockets: Sequence[str] = (),
-    unix_mode: int = 0,
-) -> list[tuple[str, int]]:
+@contextmanager
+def opening(section: str, hosts: Sequence[str], port: int) -> Iterator[None]:
+    """Turn the error of an address that cannot be listened on into a `StartError`."""
     try:
-        return endpoint.listen(hosts, port, certificate, unix_sockets, unix_mode)
+        yield
     except (OSError, UnicodeError) as error:
         path = getattr(error, "filename", None)
         where = f"unix:{path}" if path else f"{', '.join(hosts)} port {port}"
