@@ -7,7 +7,7 @@ import platform
 import resource
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -86,9 +86,8 @@ class TrackerProcess:
         Raises:
             ConfigError: if a setting cannot be used.
         """
-        log = structlog.get_logger()
         raise_file_limit()
-        self.warn(self.configuration)
+        self.warn(self.configuration.warnings)
         self.server = self.make_server(self.configuration.settings, self._extensions)
         self.tasks = BackgroundTasks(self.server.extensions.task_failures)
         loop = asyncio.get_running_loop()
@@ -111,11 +110,11 @@ class TrackerProcess:
             loop.remove_signal_handler(name)
             signal.signal(name, signal.SIG_IGN)
         if not stop.done():
-            log.warning("stopped_at_once")
+            self.ended(at_once=True)
             self.server.abort()
             return 1
         stop.result()
-        log.info("stopped")
+        self.ended(at_once=False)
         return 0
 
     def make_server(self, settings: Settings, extensions: Mapping[str, type[Extension]]) -> Server:
@@ -127,6 +126,7 @@ class TrackerProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.on_stop, number.name)
         loop.add_signal_handler(signal.SIGHUP, self.start_reload)
+        loop.add_signal_handler(signal.SIGUSR2, self.on_restart)
 
     def on_stop(self, name: str) -> None:
         """Stop, or stop at once if this is the second signal."""
@@ -136,6 +136,10 @@ class TrackerProcess:
             structlog.get_logger().info("stopping", signal=name)
             notify("STOPPING=1")
             self.is_stopping.set()
+
+    def on_restart(self) -> None:
+        """Do nothing: only the supervisor of several workers can replace them."""
+        structlog.get_logger().warning("restart_impossible", reason="server.workers is 1")
 
     def started(self) -> None:
         """Tell that the tracker serves."""
@@ -147,10 +151,21 @@ class TrackerProcess:
         log.info("started", **facts(self.server, self.configuration.file))
         notify("READY=1")
 
-    def warn(self, configuration: Configuration) -> None:
-        """Log the values of settings that are probably mistakes."""
-        for warning in configuration.warnings:
-            structlog.get_logger().warning("settings_doubtful", text=warning)
+    def ended(self, at_once: bool) -> None:
+        """Tell that the tracker has stopped. `at_once`: without waiting for its connections."""
+        log = structlog.get_logger()
+        if at_once:
+            log.warning("stopped_at_once")
+        else:
+            log.info("stopped")
+
+    def warn(self, doubts: Iterable[str], waiting: Sequence[str] = ()) -> None:
+        """Log the settings that are probably mistakes, and the keys that have changed and need a restart."""
+        log = structlog.get_logger()
+        for doubt in doubts:
+            log.warning("settings_doubtful", text=doubt)
+        if waiting:
+            log.warning("restart_needed", keys=waiting)
 
     def start_reload(self) -> None:
         """Adopt new settings in the background."""
@@ -181,10 +196,7 @@ class TrackerProcess:
                 log.error("reload_failed", error=mistake)
             return
         configure(fresh.log.level, fresh.log.format)
-        self.warn(configuration)
-        waiting = needs_restart(self.configuration.settings, fresh)
-        if waiting:
-            log.warning("restart_needed", keys=waiting)
+        self.warn(configuration.warnings, needs_restart(self.configuration.settings, fresh))
         log.info("reloaded", log_level=fresh.log.level)
 
 

@@ -7,6 +7,7 @@ import resource
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import ceil
 from time import monotonic
 from typing import Final
 
@@ -72,7 +73,7 @@ class Server:
         self._watch = Watch(self._on_files_changed)
         seen, access, self.certificate, locate = _read_files(settings)
         self.reloads: Counter[str] = Counter()
-        self.extensions = ExtensionHost(extensions, settings)
+        self.extensions = ExtensionHost(extensions, settings, inherited.worker if inherited else None)
         self._tasks = BackgroundTasks(self.extensions.task_failures)
         self._reloading = asyncio.Lock()
 
@@ -81,7 +82,7 @@ class Server:
         nearby = Nearby(locate, settings.nearby.random_share) if locate else None
         self.hub = Hub(rules, random.Random().random, access.serves, observer, nearby)
         self.peers = PeerSockets(self.hub, settings.connections.max_invalid)
-        gate = ConnectionGate(settings, access, socket_budget(settings))
+        gate = ConnectionGate(settings, access, self._budget(settings))
         prefix = settings.server.path_prefix
         self.endpoint = Endpoint(settings.connections, gate, self.peers.open, prefix)
         self.endpoint.log_addresses = settings.log.addresses
@@ -105,7 +106,7 @@ class Server:
         if settings.metrics.port:
             # The metrics' own port has no limits but the number of sockets.
             limits = Limits(connections_per_address=0, announces_per_second=0, offers_per_second=0)
-            open_gate = ConnectionGate(Settings(limits=limits), AccessLists(Access()), socket_budget(settings))
+            open_gate = ConnectionGate(Settings(limits=limits), AccessLists(Access()), self._budget(settings))
             self._private = Endpoint(settings.connections, open_gate, prefix=prefix)
             pages.add_statistics(self._private.routes)
             pages.add_health(self._private.routes)
@@ -178,7 +179,7 @@ class Server:
                 self.hub.nearby.change(locate, fresh.nearby.random_share)
             self.reloads["done"] += 1
             self.settings = fresh
-            self.endpoint.gate.change(fresh, access, socket_budget(fresh))
+            self.endpoint.gate.change(fresh, access, self._budget(fresh))
             self.endpoint.log_addresses = fresh.log.addresses
             self.hub.trace = trace_for(fresh.log.level)
             self.extensions.change(fresh)
@@ -229,15 +230,21 @@ class Server:
             self.reloads["failed"] += 1
             log.error("reload_failed", error=str(error))
 
+    def _budget(self, settings: Settings) -> SocketBudget:
+        return socket_budget(settings, self._inherited.worker.count if self._inherited else 1)
+
     async def _expire_peers(self) -> None:
         hub = self.hub
         hub.expire(monotonic(), max(50, (hub.seeders + hub.leechers) // EXPIRE_ROUND))
 
 
-def socket_budget(settings: Settings) -> SocketBudget:
-    """Return the number of sockets that the limit of open files allows, logging if it is less than the settings ask."""
+def socket_budget(settings: Settings, workers: int = 1) -> SocketBudget:
+    """Return the number of sockets that the limit of open files allows, logging if it is less than the settings ask.
+
+    The limit of open files holds for each of several workers. They share `limits.max_connections`.
+    """
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    wanted = settings.limits.max_connections
+    wanted = ceil(settings.limits.max_connections / workers)
     budget = SocketBudget.of(MAX_FILES if files == resource.RLIM_INFINITY else files, wanted)
     if budget.connections < wanted:
         structlog.get_logger().warning("max_connections_lowered", connections=budget.connections, files=files)

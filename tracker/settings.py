@@ -68,7 +68,8 @@ class Server(Section):
     )
     workers: int | Literal["auto"] = Field(
         1,
-        description='Number of processes that serve the port, as one tracker; "auto": one for each usable CPU.',
+        description='Number of processes that serve the port as one tracker; "auto": one for each usable CPU. With more '
+        "than one, the extension cluster is on (docs/deploy.md).",
     )
     shutdown_timeout: float = Field(
         10.0, ge=0, description="Seconds after SIGTERM until connections that have not closed are cut."
@@ -203,7 +204,8 @@ class Limits(Section):
     max_connections: int = Field(
         0,
         ge=0,
-        description="Maximum number of WebSockets; others get the HTTP status 503. 0: as many as open files allow.",
+        description="Maximum number of WebSockets; others get the HTTP status 503. 0: as many as open files allow. "
+        "Workers have equal shares. All other limits hold for each worker.",
     )
     connections_per_address: int = Field(
         500, ge=0, description="Maximum number of connections of one address, also for pages; 0: no limit."

@@ -1,6 +1,6 @@
 """A worker: one of the processes of a tracker on one machine. The supervisor (`tracker.workers`) starts and ends them.
 
-A worker inherits the listening sockets, and a socket to the supervisor, over which both send lines of JSON.
+A worker inherits the listening sockets, and a socket to the supervisor, over which both send messages in JSON.
 """
 
 import asyncio
@@ -8,7 +8,6 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +18,8 @@ VARIABLE: Final = "PEERSERVERS_WORKER"
 BEAT_PERIOD: Final = 1.0
 """Seconds between two heartbeats, which tell the supervisor that the event loop of the worker runs."""
 
-MAX_LINE: Final = 1 << 16
-"""Bytes of the longest line between worker and supervisor."""
+MAX_MESSAGE: Final = 1 << 16
+"""Bytes of the longest message between worker and supervisor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,7 @@ class Inherited:
     Attributes:
         worker: The worker.
         control: The socket to the supervisor.
+        state: A descriptor that keeps the state directory locked, or -1.
         server: For each place the listening sockets of the public port, one for each address.
         unix: The listening Unix-domain sockets, which all workers share.
         metrics: For each place the listening sockets of the metrics' own port.
@@ -54,6 +54,7 @@ class Inherited:
 
     worker: Worker
     control: int
+    state: int = -1
     server: tuple[tuple[int, ...], ...] = ()
     unix: tuple[int, ...] = ()
     metrics: tuple[tuple[int, ...], ...] = ()
@@ -65,8 +66,8 @@ class Inherited:
     @property
     def descriptors(self) -> list[int]:
         """All descriptors."""
-        groups = (*self.server, *self.metrics)
-        return [self.control, *self.unix, *(descriptor for group in groups for descriptor in group)]
+        single = [self.control, *self.unix, *([self.state] if self.state >= 0 else [])]
+        return [*single, *(descriptor for group in (*self.server, *self.metrics) for descriptor in group)]
 
 
 def take_inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited | None:
@@ -77,17 +78,22 @@ def take_inherited(environment: MutableMapping[str, str] = os.environ) -> Inheri
     told = json.loads(text)
     worker = Worker(**{**told["worker"], "directory": Path(told["worker"]["directory"])})
     groups = {name: tuple(map(tuple, told[name])) for name in ("server", "metrics")}
-    inherited = Inherited(worker, told["control"], unix=tuple(told["unix"]), **groups)
+    inherited = Inherited(worker, told["control"], told["state"], unix=tuple(told["unix"]), **groups)
     for descriptor in inherited.descriptors:
         os.set_inheritable(descriptor, False)
     return inherited
+
+
+def make_link() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a connection that keeps messages whole."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 class ControlLink:
     """One end of the socket between the supervisor and a worker.
 
     Args:
-        end: The socket. It is closed with the link.
+        end: One of the sockets that `make_link` returns. It is closed with the link.
         received: Takes each message.
         lost: Called once when the other process has closed its end, which its death does, too.
     """
@@ -99,17 +105,16 @@ class ControlLink:
         self._socket = end
         self._received = received
         self._lost = lost
-        self._line = b""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(end, self._read)
 
     def send(self, kind: str, **values: Any) -> bool:
-        """Send a message. Return whether the other process can get it: one that is stopped reads none."""
+        """Send a message. Return False if the other process cannot get it: it has ended, or does not read."""
         try:
-            line = json.dumps({"kind": kind, **values}, default=str).encode() + b"\n"
-            return self._socket.send(line) == len(line)
+            self._socket.send(json.dumps({"kind": kind, **values}, default=str).encode())
         except OSError:
             return False
+        return True
 
     def close(self) -> None:
         """Close this end."""
@@ -118,18 +123,15 @@ class ControlLink:
             self._socket.close()
 
     def _read(self) -> None:
-        try:
-            data = self._socket.recv(MAX_LINE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        *lines, self._line = (self._line + data).split(b"\n")
-        for line in lines:
-            with suppress(ValueError):
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    self._received(message)
-        if not data or len(self._line) > MAX_LINE:
-            self.close()
-            self._lost()
+        while self._socket.fileno() >= 0:
+            try:
+                data = self._socket.recv(MAX_MESSAGE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            if data:
+                self._received(json.loads(data))
+            else:
+                self.close()
+                self._lost()

@@ -31,6 +31,7 @@ from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.tasks import BackgroundTasks
 from tracker.web.stats import Table, Tables
+from tracker.worker import Worker
 
 T = TypeVar("T")
 
@@ -53,6 +54,8 @@ class Extension:
     """
 
     Settings: ClassVar[type[ExtensionSettings]] = ExtensionSettings
+    wanted_by_workers: ClassVar[bool] = False
+    """Whether the extension makes several workers one tracker. With `server.workers`, it is on unless disabled."""
 
     def __init__(self, tracker: "TrackerHandle", settings: Any) -> None:
         """Register routes, subprotocols, tables and metrics. `settings` is an instance of the class's `Settings`."""
@@ -123,12 +126,15 @@ class TrackerHandle:
         files: FileReaders | None = None,
         enabled: Collection[str] = (),
         state: StateDirectory | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
         """Background tasks that failed, by name; for `BackgroundTasks` of the extension's own."""
         self.registry = registry
         """The registry for the extension's own metrics, whose names start with `peerservers_`."""
+        self.worker = worker
+        """This process, if it is one of several workers (`server.workers`)."""
         self.log = structlog.get_logger().bind(extension=name)
         self._name = name
         self._hub = hub

@@ -2,22 +2,21 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final
 
-from tracker.worker import ControlLink, Worker
-from tracker.workers.sockets import WorkerSockets
+from tracker.worker import ControlLink, Worker, make_link
+from tracker.workers.shared import Shared
 
 _BLOCKED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that a terminal or a service manager sends to all processes. A worker gets them when it can handle them."""
 
 
 class Child:
-    """A worker that was started by running the command of this process again.
+    """A worker, started by running the command of this process again, with a variable that tells it what it is.
 
     Attributes:
         worker: The worker.
@@ -25,18 +24,19 @@ class Child:
         last_beat: The time of its last heartbeat.
         is_ready: Whether it serves.
         facts: The facts that it told when it was ready.
+
+    Raises:
+        OSError: if the process cannot be started.
     """
 
-    def __init__(
-        self, worker: Worker, sockets: WorkerSockets, received: Callable[["Child", Mapping[str, Any]], None]
-    ) -> None:
+    def __init__(self, worker: Worker, shared: Shared, received: Callable[["Child", Mapping[str, Any]], None]) -> None:
         self.worker = worker
         self.started = self.last_beat = monotonic()
         self.is_ready = False
         self.facts: dict[str, Any] = {}
-        ours, theirs = socket.socketpair()
+        ours, theirs = make_link()
         with theirs:
-            inherited = sockets.inherited(worker, theirs.fileno())
+            inherited = shared.inherited(worker, theirs.fileno())
             environment = dict(os.environ)
             # Only the supervisor talks to systemd.
             environment.pop("NOTIFY_SOCKET", None)
@@ -44,6 +44,7 @@ class Child:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
             try:
                 self._process = subprocess.Popen(
+                    # Run anew, it finds the modules of a new release, too.
                     [sys.executable, *sys.orig_argv[1:]],
                     stdin=subprocess.DEVNULL,
                     env=environment,
@@ -62,7 +63,7 @@ class Child:
         return self._process.pid
 
     def tell(self, kind: str, **values: Any) -> None:
-        """Send a message. One that has ended, or does not read, gets none."""
+        """Send a message. A worker that has ended, or does not read, gets none."""
         self._link.send(kind, **values)
 
     def kill(self) -> None:

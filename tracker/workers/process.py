@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -33,6 +34,7 @@ class WorkerProcess(TrackerProcess):
     ) -> None:
         super().__init__(configuration, extensions, reload)
         self._inherited = inherited
+        self._is_orphan = False
 
     def make_server(self, settings: Settings, extensions: Mapping[str, type[Extension]]) -> Server:
         return Server(settings, extensions, self._inherited)
@@ -40,8 +42,9 @@ class WorkerProcess(TrackerProcess):
     def handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.on_stop, number.name)
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)
-        loop.add_signal_handler(signal.SIGUSR2, lambda: None)
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            # The supervisor gets them, too.
+            loop.add_signal_handler(number, lambda: None)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._link = ControlLink(socket.socket(fileno=self._inherited.control), self._told, self._orphaned)
 
@@ -54,8 +57,18 @@ class WorkerProcess(TrackerProcess):
         self._link.send("ready", pid=os.getpid(), facts=facts(self.server, self.configuration.file))
         self.tasks.repeat("heartbeat", BEAT_PERIOD, self._beat)
 
-    def warn(self, configuration: Configuration) -> None:
+    def ended(self, at_once: bool) -> None:
+        structlog.get_logger().debug("stopped_at_once" if at_once else "stopped")
+        if self._is_orphan:
+            shutil.rmtree(self._inherited.worker.directory, ignore_errors=True)
+
+    def warn(self, doubts: Iterable[str], waiting: Sequence[str] = ()) -> None:
         """Leave the warnings to the supervisor, which has read the same settings."""
+
+    async def reload(self) -> None:
+        async with self.reloading:
+            await self.adopt()
+        self._link.send("reloaded")
 
     async def _beat(self) -> None:
         self._link.send("beat")
@@ -71,6 +84,8 @@ class WorkerProcess(TrackerProcess):
                 self.tasks.start("retire", self._retire())
             case "reload":
                 self.start_reload()
+            case "reload_failed":
+                self.server.reloads["failed"] += 1
             case "adopt":
                 self.server.adopt(int(message["place"]))
             case "release":
@@ -80,11 +95,7 @@ class WorkerProcess(TrackerProcess):
         await self.server.retire()
         self.is_stopping.set()
 
-    async def reload(self) -> None:
-        async with self.reloading:
-            await self.adopt()
-        self._link.send("reloaded")
-
     def _orphaned(self) -> None:
         structlog.get_logger().error("supervisor_ended")
+        self._is_orphan = True
         self.on_stop("")
