@@ -55,7 +55,9 @@ class Chaos:
         count = chance.choice([0, 0, 1, 3])
         made = offers(count, start=self.next_offer)
         self.next_offer += count
-        who = peer_id(self.numbers.setdefault(connection, len(self.numbers)) if self.is_crowded else chance.randrange(self.peers))
+        who = peer_id(
+            self.numbers.setdefault(connection, len(self.numbers)) if self.is_crowded else chance.randrange(self.peers)
+        )
         self.names.add((id(connection), who))
         for offer in made:
             self.makers[offer["offer_id"]] = (who, connection)
