@@ -180,7 +180,7 @@ class Node(Nodes):
         """Tell all nodes that this one stops."""
         self.parts.streams.end_all()
         self.flush()
-        self._membership.say_bye()
+        self._membership.end()
 
     # What the transport tells
 

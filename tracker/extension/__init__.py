@@ -1,5 +1,6 @@
 """The public API of an extension (docs/extensions.md): everything that an extension may import from the tracker."""
 
+from tracker import __version__
 from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
 from tracker.core.elsewhere import LEECHERS, LINKED, PEER, SEEDERS
@@ -67,6 +68,7 @@ __all__ = [
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
+    "__version__",
     "as_http",
     "aside",
     "config_option",

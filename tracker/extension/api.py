@@ -187,6 +187,16 @@ class TrackerHandle(Members):
         """Whether extensions `at_gateway` run in this process: not if another node of its cluster is the gateway."""
         return self._gateway.is_here
 
+    @property
+    def needs_gateway(self) -> bool:
+        """Whether an extension `at_gateway` is enabled: a cluster needs a gateway. Call this from `prepare` on."""
+        return any(extension.at_gateway for extension in self._extensions.values())
+
+    @property
+    def connections(self) -> int:
+        """The number of open WebSockets of this process."""
+        return len(self._endpoint.websockets)
+
     def join_cluster(self, cluster: Cluster) -> Gateway:
         """Make this process a node of a cluster. Call this from `__init__`.
 
