@@ -33,6 +33,7 @@ from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.tasks import BackgroundTasks
 from tracker.web.stats import Table, Tables
+from tracker.worker import Worker
 
 T = TypeVar("T")
 
@@ -52,6 +53,8 @@ class Extension:
     """
 
     Settings: ClassVar[type[ExtensionSettings]] = ExtensionSettings
+    wanted_by_workers: ClassVar[bool] = False
+    """Whether the extension makes several workers one tracker. With `server.workers`, it is on unless disabled."""
     at_gateway: ClassVar[bool] = False
     """Whether the extension exists once in a cluster of processes that are one tracker: it runs at their gateway.
 
@@ -144,6 +147,7 @@ class TrackerHandle(Members):
         nodes: NodePeers | None = None,
         gateway: Gateway | None = None,
         at_gateway: bool = False,
+        worker: Worker | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(name, hub, remote, clock)
@@ -154,6 +158,8 @@ class TrackerHandle(Members):
         """The registry for the extension's own metrics, whose names start with `peerservers_`."""
         self.nodes = nodes or NodePeers(hub, remote.outbox)
         """The peers at other nodes of this tracker. One extension may attach: the one that connects the nodes."""
+        self.worker = worker
+        """This process, if it is one of several workers (`server.workers`)."""
         self._name = name
         self._endpoint = endpoint
         self._extensions = extensions

@@ -20,7 +20,7 @@ from tracker.core.remote import RemotePeers
 from tracker.core.swarm import Peer, RemoteMember, Swarm
 from tracker.extension.admission import Admissions
 from tracker.extension.api import Extension, TrackerHandle
-from tracker.extension.discovery import sections
+from tracker.extension.discovery import sections, sections_of_worker
 from tracker.extension.files import FileReaders
 from tracker.extension.gateway import Gateway
 from tracker.extension.runner import ExtensionRunner
@@ -30,6 +30,7 @@ from tracker.net.endpoint import Endpoint
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Settings
 from tracker.web.stats import Tables
+from tracker.worker import Worker
 
 PREPARE_TIMEOUT: Final = 2.0
 """Seconds that the first peers wait for extensions to check whether they can run."""
@@ -42,7 +43,9 @@ class ExtensionHost:
         ConfigError: if an extension's section is wrong.
     """
 
-    def __init__(self, classes: Mapping[str, type[Extension]], settings: Settings) -> None:
+    def __init__(
+        self, classes: Mapping[str, type[Extension]], settings: Settings, worker: Worker | None = None
+    ) -> None:
         self.errors: Counter[str] = Counter()
         """Exceptions that each extension raised."""
         self.task_failures: Counter[str] = Counter()
@@ -53,13 +56,17 @@ class ExtensionHost:
         """The files of the extensions, which are read again when they change."""
         self._settings = settings
         self._classes = classes
-        self._sections = {name: section for name, section in sections(classes, settings).items() if section.enabled}
+        found = sections(classes, settings)
+        if worker is not None:
+            found = sections_of_worker(classes, found)
+        self._sections = {name: section for name, section in found.items() if section.enabled}
         self._runners: list[ExtensionRunner] = []
         self._extensions: dict[str, Extension] = {}
         self.admissions: Admissions | None = None
         self._gateway = Gateway(self.tables, settings.connections.max_message_size)
         self._terms: list[Terms] = []
-        self._state = StateDirectory(settings)
+        self._worker = worker
+        self._state = StateDirectory(settings, is_locked=worker is not None)
 
     @property
     def is_empty(self) -> bool:
@@ -106,6 +113,7 @@ class ExtensionHost:
                 nodes,
                 self._gateway,
                 self._classes[name].at_gateway,
+                self._worker,
             )
             try:
                 extension = self._classes[name](tracker, section)
