@@ -147,8 +147,8 @@ class TrackerHandle(Members):
         nodes: NodePeers | None = None,
         gateway: Gateway | None = None,
         at_gateway: bool = False,
-        clock: Callable[[], float] = monotonic,
         worker: Worker | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(name, hub, remote, clock)
         self.settings = settings

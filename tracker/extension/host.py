@@ -113,7 +113,7 @@ class ExtensionHost:
                 nodes,
                 self._gateway,
                 self._classes[name].at_gateway,
-                worker=self._worker,
+                self._worker,
             )
             try:
                 extension = self._classes[name](tracker, section)
