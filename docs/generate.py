@@ -69,11 +69,11 @@ certificates and lists. `peerservers config --effective` prints each value with 
 
 SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for new
 connections; turning TLS on or off needs a restart), `[nearby]` (for new peers; turning it on or off needs a restart),
-`server.trusted_proxies`, `server.client_address_header`, `server.shutdown_timeout` and `server.restart_spread`. If other
-keys have changed, the log names them in one line, `restart_needed`. With several workers, SIGUSR2 replaces them one after
-the other, which adopts most of these keys, too ([deployment](deploy.md#several-cpus)). The files that `[access]`, `[tls]`
-and `[nearby]` name are also reloaded within seconds when they change. If there is a mistake in the settings or the files,
-one line in the log says so, and the old settings stay in use.
+`server.trusted_proxies`, `server.client_address_header`, `server.shutdown_timeout` and `server.restart_spread`. If
+other keys have changed, the log names them in one line, `restart_needed`. With several workers, SIGUSR2 replaces them
+one after the other, which adopts most of these keys, too ([deployment](deploy.md#several-cpus)). The files that
+`[access]`, `[tls]` and `[nearby]` name are also reloaded within seconds when they change. If there is a mistake in the
+settings or the files, one line in the log says so, and the old settings stay in use.
 """
 
 _METRICS = """\

@@ -22,6 +22,8 @@ from tracker.reasons import CloseReason
 from tracker.settings import Settings
 from tracker.tasks import BackgroundTasks
 from tracker.urls import as_http, own_statistics
+from tracker.web.gather import Gather
+from tracker.worker import Worker
 
 __all__ = [
     "MARK_LENGTH",
@@ -39,6 +41,7 @@ __all__ = [
     "Extension",
     "ExtensionOff",
     "ExtensionSettings",
+    "Gather",
     "Offer",
     "RawString",
     "RemoteMember",
@@ -49,6 +52,7 @@ __all__ = [
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
+    "Worker",
     "as_http",
     "aside",
     "config_option",

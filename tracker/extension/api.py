@@ -30,6 +30,8 @@ from tracker.protocol.ids import is_any_id, is_id
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.tasks import BackgroundTasks
+from tracker.web.gather import Gather, Others
+from tracker.web.merging import How
 from tracker.web.stats import Table, Tables
 from tracker.worker import Worker
 
@@ -127,6 +129,7 @@ class TrackerHandle:
         enabled: Collection[str] = (),
         state: StateDirectory | None = None,
         worker: Worker | None = None,
+        others: Others | None = None,
     ) -> None:
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
@@ -144,6 +147,7 @@ class TrackerHandle:
         self._tables = Tables() if tables is None else tables
         self._files = FileReaders() if files is None else files
         self._enabled = enabled
+        self._others = Others() if others is None else others
         self._state = state or StateDirectory(settings)
         self._members: dict[Swarm, set[RemoteMember]] = {}
         self._tasks = BackgroundTasks(self.task_failures)
@@ -304,6 +308,20 @@ class TrackerHandle:
             ValueError: if the name is taken, also by a field of `/stats.json` itself.
         """
         self._tables.add(name, Table(rows, links))
+
+    def add_gather(self, gather: Gather) -> None:
+        """Let the page, `/stats.json` and `/metrics` ask the other processes of this tracker, which add up to one.
+
+        Call this from `__init__`.
+
+        Raises:
+            ValueError: if another extension has called this.
+        """
+        self._others.add(gather)
+
+    def merge_gauge(self, name: str, how: How) -> None:
+        """Merge a gauge of several processes by their greatest or least value, instead of the sum."""
+        self._others.rules[name] = how
 
     def add_route(self, path: str, route: Route) -> None:
         """Serve an HTTP path on the public port.

@@ -26,6 +26,7 @@ from tracker.extension.state import StateDirectory
 from tracker.net.endpoint import Endpoint
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Settings
+from tracker.web.gather import Others
 from tracker.web.stats import Tables
 from tracker.worker import Worker
 
@@ -49,6 +50,8 @@ class ExtensionHost:
         """Background tasks that failed, by name."""
         self.tables = Tables()
         """The tables of the extensions on the page and in the statistics."""
+        self.others = Others()
+        """The other processes of the tracker, which an extension may add."""
         self.files = FileReaders()
         """The files of the extensions, which are read again when they change."""
         self._settings = settings
@@ -103,6 +106,7 @@ class ExtensionHost:
                 self._sections.keys(),
                 self._state,
                 self._worker,
+                self.others,
             )
             try:
                 extension = self._classes[name](tracker, section)
