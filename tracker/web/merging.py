@@ -26,7 +26,7 @@ GAUGES: Final[Mapping[str, How]] = MappingProxyType(
 SERIES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "peerservers_connections": ("peerservers_worker_connections", "Open WebSocket connections of a worker"),
-        "process_cpu_seconds": ("peerservers_worker_cpu_seconds", "CPU time of a worker, in seconds"),
+        "process_cpu_seconds": ("peerservers_worker_cpu_seconds_total", "CPU time of a worker, in seconds"),
         "process_resident_memory_bytes": ("peerservers_worker_memory_bytes", "Resident memory of a worker, in bytes"),
         "peerservers_event_loop_lag_seconds": (
             "peerservers_worker_lag_seconds",
@@ -138,6 +138,7 @@ class Merger:
 
 def _labelled(family: Family, label: str) -> Family:
     name, text = SERIES[family.name]
+    name = name.removesuffix("_total")
     samples = [
         (name + sample.removeprefix(family.name), {**labels, LABEL: label}, value)
         for sample, labels, value in family.samples

@@ -171,14 +171,19 @@ class Whole:
             present = len({answer.worker[0] for answer in answers.values()})
         else:
             count, present = 1 + self._others.count(everywhere), len(answers)
-        return [
-            GaugeMetricFamily("peerservers_workers", "Processes whose metrics these are, and those missing", count),
-            GaugeMetricFamily(
-                "peerservers_workers_missing",
-                "Processes whose gauges are not among these metrics, because they did not answer in time",
-                max(0, count - present),
-            ),
-        ]
+        return counts_of_workers(count, present)
+
+
+def counts_of_workers(count: int, present: int) -> list[Metric]:
+    """Return metrics of the number of processes, and of those that have answered."""
+    return [
+        GaugeMetricFamily("peerservers_workers", "Processes that should be in these metrics", count),
+        GaugeMetricFamily(
+            "peerservers_workers_missing",
+            "Processes that did not answer within a second: their gauges are not in the sums",
+            max(0, count - present),
+        ),
+    ]
 
 
 def _decoded(answers: Mapping[str, bytes], decoder: msgspec.msgpack.Decoder[T]) -> dict[str, T]:

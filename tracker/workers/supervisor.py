@@ -1,7 +1,6 @@
 """The supervisor of the workers of a tracker. It starts, watches, replaces and stops them, and serves no peer."""
 
 import asyncio
-import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from tracker.tasks import BackgroundTasks
 from tracker.web.past import PastCounters
 from tracker.worker import BEAT_PERIOD, Worker
 from tracker.workers.child import Child
+from tracker.workers.cpus import usable_cpus
 from tracker.workers.place import MAX_FAILURES, Place
 from tracker.workers.shared import Shared
 
@@ -422,4 +422,4 @@ def supervise(supervisor: Supervisor) -> int:
 def number_of_workers(settings: Settings) -> int:
     """Return the number of workers that the settings ask for."""
     wanted = settings.server.workers
-    return len(os.sched_getaffinity(0)) if wanted == "auto" else wanted
+    return usable_cpus() if wanted == "auto" else wanted
