@@ -29,6 +29,8 @@ from tracker.reasons import CloseReason
 from tracker.settings import Settings
 from tracker.tasks import BackgroundTasks
 from tracker.urls import as_http, own_statistics
+from tracker.web.gather import Gather
+from tracker.worker import Worker
 
 __all__ = [
     "LEECHERS",
@@ -52,6 +54,7 @@ __all__ = [
     "ExtensionOff",
     "ExtensionSettings",
     "Gateway",
+    "Gather",
     "NodeMember",
     "NodePeers",
     "Nodes",
@@ -68,6 +71,7 @@ __all__ = [
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
+    "Worker",
     "__version__",
     "as_http",
     "aside",
