@@ -71,6 +71,9 @@ class Node(HubHarness):
     def newcomers(self, swarm: Swarm, count: int) -> None:
         self.post(self.cluster.on_newcomers, self, swarm.info_hash, count)
 
+    def linked(self, swarm: Swarm) -> None:
+        self.post(self.cluster.tell_linked, swarm.info_hash)
+
     def returned(self, swarm: Swarm, peer_id: str, offers: list[Offer], age: float, flags: int) -> bool:
         names = self.routes.get((swarm.info_hash, peer_id), {})
         for name in names:

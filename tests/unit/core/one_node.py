@@ -62,6 +62,8 @@ class Nodes:
     def newcomers(self, swarm: Any, count: int) -> None:
         self.events.append(("newcomers", swarm.info_hash, count))
 
+    def linked(self, swarm: Any) -> None: ...
+
     def returned(self, swarm: Any, peer_id: str, offers: list[Offer], age: float, flags: int) -> bool:
         self.events.append(("returned", peer_id, len(offers), age, flags))
         return self.routed
