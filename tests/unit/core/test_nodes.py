@@ -246,8 +246,9 @@ def test_a_swarm_that_is_not_served_is_not_held() -> None:
 
 def test_members_and_peers_have_bits_in_the_order_in_which_they_have_joined() -> None:
     harness = OneNode()
-    harness.join(A)
-    ids = [peer_id(number) for number in range(1, 70)]
+    harness.join(B)
+    peer_connection = harness.join(A)
+    ids = [peer_id(number) for number in range(2, 70)]
     swarm = harness.hub.swarms[HASH]
     for who in ids:
         harness.add(ONE, PEER, 0, who=who)
@@ -260,6 +261,13 @@ def test_members_and_peers_have_bits_in_the_order_in_which_they_have_joined() ->
     bit = last[0].bit
     harness.add(ONE, PEER, 0, who=peer_id(70))
     assert not peer.met & bit, "it has met an earlier peer with this bit"
+    # The same holds for what the peers elsewhere have met.
+    last[-1].meet(peer.bit, complete=False)
+    bit = peer.bit
+    harness.hub.close(peer_connection)
+    while harness.add(ONE, PEER, 0, who=peer_id(100 + swarm.joins)).bit != bit:
+        pass
+    assert not last[-1].met & bit
 
 
 def test_a_newly_opened_swarm_may_have_other_peers() -> None:

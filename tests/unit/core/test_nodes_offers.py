@@ -7,7 +7,9 @@ from tests.unit.core.cluster import Cluster
 from tests.unit.core.one_node import ONE, OTHER, A, B, C, D, OneNode, decode, offered, some
 from tests.unit.core.test_hub import Recorder
 from tests.unit.fakes import peer_id
+from tracker.core.bits import SEEDER
 from tracker.core.elsewhere import FOREIGN, FROM_SEEDER, LEECHERS, LINKED, PEER, SEEDERS
+from tracker.core.members import MAX_MAKERS
 from tracker.reasons import DropReason
 
 KINDS = (SEEDERS, LEECHERS, PEER, LINKED)
@@ -77,6 +79,62 @@ def test_leechers_that_have_met_a_seeder_come_later_for_seeders_at_other_nodes()
     for _ in range(10):
         harness.peers.deliver(HASH, peer_id(9), some(5), harness.now, LEECHERS, flags=FROM_SEEDER)
         assert [len(offered(one)) for one in leechers] == [0, 1]
+
+
+def test_a_leecher_that_answers_a_seeder_at_another_node_has_met_one() -> None:
+    harness = OneNode()
+    a = harness.join(A)
+    harness.nodes.routed = True
+    harness.add(ONE, SEEDERS, 20)
+    harness.add(ONE, LEECHERS, 0, 20)
+    peer = harness.hub.swarms[HASH].peers[A]
+    for who, flags in ((B, 0), (C, FROM_SEEDER)):
+        assert not peer.met & SEEDER
+        harness.peers.deliver(HASH, who, some(1), harness.now, LEECHERS, flags=flags)
+        harness.send(a, answer(A, who, f"{1:020}"))
+    assert peer.met & SEEDER
+    for number in range(10, 2 * MAX_MAKERS):
+        harness.peers.deliver(HASH, peer_id(number), some(1), harness.now, LEECHERS, flags=FROM_SEEDER)
+        harness.hub.check_invariants()
+
+
+def test_returned_offers_of_one_announce_go_to_different_peers() -> None:
+    harness = OneNode()
+    a = harness.join(A)
+    gone = [harness.add(ONE, PEER, 0, who=who) for who in (B, C)]
+    harness.send(a, announce(A, offers=offers(2), numwant=2))
+    harness.add(OTHER, PEER, 0, who=D)
+    harness.nodes.take()
+    for number, member in enumerate(gone):
+        harness.peers.place_again(HASH, A, some(number), member, harness.now)
+    assert harness.nodes.take() == [("offers", OTHER, PEER, D, A, 1, 4)]
+    assert harness.hub.offers.parked.count(harness.now) == 1
+
+
+def test_receivers_are_not_kept_in_memory_after_one_has_left() -> None:
+    harness = OneNode()
+    a, b, c = (harness.join(who) for who in (A, B, C))
+    harness.add(ONE, PEER, 0, who=D)
+    harness.send(a, announce(A, offers=offers(3), numwant=3))
+    nodes = harness.hub.swarms[HASH].nodes
+    assert nodes
+    assert len(nodes.chosen) == 3
+    harness.hub.close(b)
+    assert (nodes.maker, nodes.chosen) == (None, [])
+    assert c.peers
+
+
+def test_offers_from_a_link_are_for_own_peers_only() -> None:
+    """Also at a node that has just become the gateway."""
+    harness = OneNode(max_foreign_offers=1000)
+    harness.join(A)
+    harness.add(ONE, LINKED, 50, 50)
+    harness.add(OTHER, PEER, 0, who=B)
+    harness.add(OTHER, LEECHERS, 0, 2)
+    harness.nodes.take()
+    for number in range(20):
+        assert len(harness.remote.deliver_offers(HASH, peer_id(20 + number), some(*range(5)), harness.now)) == 1
+    assert {event[1:4] for event in harness.nodes.take()} == {(OTHER, PEER, B), (OTHER, LEECHERS, "")}
 
 
 def test_foreign_offers_have_a_limit_and_others_none() -> None:
