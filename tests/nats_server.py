@@ -81,7 +81,7 @@ class NatsServer:
 
     @property
     def log(self) -> str:
-        """What the server has logged so far."""
+        """The lines that the server has logged so far."""
         return (self.directory / "log").read_text()
 
     @property

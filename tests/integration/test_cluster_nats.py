@@ -1,4 +1,4 @@
-"""Nodes over real NATS servers: what happens when these end, hang, refuse, or carry the messages of other programs."""
+"""Nodes over real NATS servers that end, hang, refuse, and carry the messages of other programs."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ SECRET = "not/for:the@log"
 
 
 class Log:
-    """Keeps what is logged."""
+    """Keeps the lines of a log."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
