@@ -33,10 +33,10 @@ from extensions.federation import (
     routes,
     seeker,
     session,
+    term,
     transports,
     wire,
 )
-from extensions.federation import extension as federation_extension
 from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
 from tracker.cli import cli
@@ -69,10 +69,11 @@ certificates and lists. `peerservers config --effective` prints each value with 
 
 SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for new
 connections; turning TLS on or off needs a restart), `[nearby]` (for new peers; turning it on or off needs a restart),
-`server.trusted_proxies`, `server.client_address_header` and `server.shutdown_timeout`. If other keys have changed, the
-log names them in one line, `restart_needed`. The files that `[access]`, `[tls]` and `[nearby]` name are also reloaded
-within seconds when they change. If there is a mistake in the settings or the files, one line in the log says so, and
-the old settings stay in use.
+`server.trusted_proxies`, `server.client_address_header`, `server.shutdown_timeout` and `server.restart_spread`. If other
+keys have changed, the log names them in one line, `restart_needed`. With several workers, SIGUSR2 replaces them one after
+the other, which adopts most of these keys, too ([deployment](deploy.md#several-cpus)). The files that `[access]`, `[tls]`
+and `[nearby]` name are also reloaded within seconds when they change. If there is a mistake in the settings or the files,
+one line in the log says so, and the old settings stay in use.
 """
 
 _METRICS = """\
@@ -310,7 +311,7 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("characters of the reason in `bye`", f"at most {wire.MAX_REASON}"),
         ("hexadecimal digits of a tag, of a name", f"{wire.TAG_LENGTH}, {wire.NAME_LENGTH}"),
         ("handshake timeout", f"{link.HANDSHAKE_TIMEOUT:g} s"),
-        ("tell period", f"{federation_extension.TELL_PERIOD:g} s"),
+        ("tell period", f"{term.TELL_PERIOD:g} s"),
         ("refusal timeout", f"{ledger.REFUSAL_TIMEOUT:g} s"),
         ("refusals of one offer after which it is placed again", f"{exchange.MAX_REFUSALS}"),
         ("answer timeout", f"{ledger.ANSWER_TIMEOUT:g} s"),

@@ -10,7 +10,7 @@ from typing import Final
 
 
 class Holder:
-    """A node, as far as it has told of its swarms in one epoch. It is no longer alive when these statements are void."""
+    """A node, as far as it has told of its swarms in one epoch. It is not alive when these statements are void."""
 
     __slots__ = ("is_alive", "node_id")
 

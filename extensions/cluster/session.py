@@ -43,6 +43,9 @@ TICK_AFTER: Final = 1.0
 MAX_TICK_AFTER: Final = 60.0
 """Seconds after the last message until its number is repeated; the delay doubles each time."""
 
+ENOUGH: Final = 256 << 10
+"""Bytes of statements that wait for one node beyond which nothing is retold to it."""
+
 MIN_EPOCH: Final = 0.5
 """Seconds from the begin of an epoch until another one may begin."""
 
@@ -160,7 +163,8 @@ class Session:
         """The other node as a holder of swarms, by what it has told in this epoch."""
         self.old_holders: list[Holder] = []
         """The same by what it had told before, until all is told again."""
-        self._has_missed = False
+        self.has_missed = False
+        """Whether a message of this epoch is missing, so that a new one must begin."""
         self._ask_at = 0.0
         self._ask_after = ASK_AGAIN
         self._calm_from = 0.0
@@ -169,6 +173,11 @@ class Session:
         self.pinged_at = 0.0
         """The number and the time of the ping that was not answered yet; 0 for none."""
         self._ping_at = now
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether so many statements wait for the other node that nothing should be retold to it now."""
+        return self.control_bytes > ENOUGH
 
     def end(self) -> None:
         """Drop everything, because the other node is gone."""
@@ -240,6 +249,7 @@ class Session:
     def begin(self, first: list[bytes], now: float) -> None:
         """Begin a new epoch. `first` are messages that come before the others."""
         sessions = self._sessions
+        again = self.epoch > 0
         sessions.last_epoch += 1
         self.epoch = sessions.last_epoch
         self.seq = 0
@@ -248,7 +258,7 @@ class Session:
         self._drop_control()
         for part in first:
             self.put_control(part)
-        self.put_control(encode(Begin(self.heard_epoch)))
+        self.put_control(encode(Begin(self.heard_epoch, again)))
 
     def end_job(self, job: str) -> None:
         """Note that a part of the state has been told. When all parts have been, say so."""
@@ -281,7 +291,7 @@ class Session:
 
     def tick(self, now: float) -> None:
         """Repeat what may have been lost, and measure the latency. Called about ten times in a second."""
-        if self._has_missed and now >= self._ask_at:
+        if self.has_missed and now >= self._ask_at:
             self._ask_at = now + self._ask_after
             self._ask_after = min(2 * self._ask_after, MAX_ASK_AGAIN)
             self.send_single(encode(AskAgain(self.heard_epoch)))
@@ -312,15 +322,15 @@ class Session:
             if seq <= self.heard_seq:
                 return LATE
             self.heard_seq = seq
-            self._miss(now)
+            self.miss(now)
             return GAP
         if epoch < self.heard_epoch:
             return LATE
         self._hear_anew(epoch, seq)
         if seq == 1:
-            self._has_missed = False
+            self.has_missed = False
             return AGAIN
-        self._miss(now)
+        self.miss(now)
         return GAP
 
     def accept_tick(self, epoch: int, seq: int, now: float) -> bool:
@@ -330,23 +340,28 @@ class Session:
         elif epoch < self.heard_epoch or seq <= self.heard_seq:
             return True
         self.heard_seq = seq
-        self._miss(now)
+        self.miss(now)
         return False
 
-    def _hear_anew(self, epoch: int, seq: int) -> None:
-        self.heard_epoch, self.heard_seq = epoch, seq
-        self.old_holders.append(self.holder)
-        self.holder = Holder(self.node_id)
-
-    def _miss(self, now: float) -> None:
-        if not self._has_missed:
-            self._has_missed = True
+    def miss(self, now: float) -> None:
+        """Note that a message of this epoch is missing, and ask for a new epoch."""
+        if not self.has_missed:
+            self.has_missed = True
             if now >= self._calm_from:
                 self._ask_after = ASK_AGAIN
                 self._ask_at = now
             else:
                 self._ask_at = now + self._ask_after
         self._calm_from = now + CALM
+
+    def has_told_long(self, now: float) -> bool:
+        """Return whether the epoch that this node tells has not just begun."""
+        return not self.must_begin and now > self.told_since + TICK_AFTER
+
+    def _hear_anew(self, epoch: int, seq: int) -> None:
+        self.heard_epoch, self.heard_seq = epoch, seq
+        self.old_holders.append(self.holder)
+        self.holder = Holder(self.node_id)
 
     def _tell_key(self, about: int, key: str) -> None:
         if self.must_begin or self.is_over:

@@ -3,7 +3,7 @@
 from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
 from tracker.core.elsewhere import LEECHERS, LINKED, PEER, SEEDERS
-from tracker.core.members import own_peers
+from tracker.core.members import known_peers, linked_counts, own_peer, own_peers
 from tracker.core.nodes import NodePeers
 from tracker.core.observers import Nodes
 from tracker.core.overlap import MARK_LENGTH, UNKNOWN, marks_of
@@ -12,6 +12,8 @@ from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
 from tracker.extension.channel import Channel
+from tracker.extension.cluster import Cluster, Receiver, Stream
+from tracker.extension.gateway import Gateway
 from tracker.extension.state import ExtensionOff
 from tracker.files import aside
 from tracker.logs import configure as configure_logs
@@ -42,22 +44,26 @@ __all__ = [
     "Channel",
     "ChannelClosed",
     "CloseReason",
+    "Cluster",
     "ConfigError",
     "ExpiringMap",
     "Extension",
     "ExtensionOff",
     "ExtensionSettings",
+    "Gateway",
     "NodeMember",
     "NodePeers",
     "Nodes",
     "Offer",
     "Peer",
     "RawString",
+    "Receiver",
     "RemoteMember",
     "Request",
     "Response",
     "Route",
     "Settings",
+    "Stream",
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
@@ -73,10 +79,13 @@ __all__ = [
     "is_any_offer",
     "is_id",
     "is_offer",
+    "known_peers",
+    "linked_counts",
     "load",
     "make_answer",
     "make_offer",
     "marks_of",
+    "own_peer",
     "own_peers",
     "own_statistics",
     "parse_info_hash",
