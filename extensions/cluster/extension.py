@@ -5,7 +5,7 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from prometheus_client import Histogram
 
 from extensions.cluster.members import Member
 from extensions.cluster.metrics import ClusterCollector
+from extensions.cluster.nats_options import NatsOptions
 from extensions.cluster.node import TICK, Node
 from extensions.cluster.questions import Reply
 from extensions.cluster.reasons import Left, Refused
@@ -56,7 +57,9 @@ class ClusterNode(Extension):
         self.left: Counter[Left] = Counter()
         """The nodes that have left, by reason."""
         self._started = int(time.time())
+        self._answers: dict[str, Callable[[], Awaitable[bytes]]] = {}
         self._gateway = tracker.join_cluster(self)
+        tracker.add_gather(self)
         self._logged: ExpiringMap[tuple[Refused, str], bool] = ExpiringMap(LOG_PERIOD, MAX_LOGGED)
         self._round_trips = Histogram(
             "peerservers_cluster_round_trip_seconds",
@@ -90,6 +93,8 @@ class ClusterNode(Extension):
             self,
         )
         node.parts.questions.on_ask(GATEWAY, self._on_question)
+        for kind, answer in self._answers.items():
+            node.parts.questions.on_ask(kind, partial(self._answer, kind, answer))
         # From now on: clients join before the extension starts.
         self.tracker.nodes.attach(node)
 
@@ -111,14 +116,24 @@ class ClusterNode(Extension):
 
     # The other nodes, for the rest of the tracker
 
-    async def ask(self, kind: str, data: bytes = b"", timeout: float = 1.0) -> dict[str, bytes]:  # noqa: ASYNC109
-        """Ask all other nodes. Return the answers that come in time, by node."""
-        return await self._ask(kind, data, list(self.node.parts.members.others) if self.node else [], timeout)
+    @property
+    def label(self) -> str:
+        """The name of this node among all."""
+        return self._labels().get(self.node.node_id, "") if self.node else ""
 
-    def on_ask(self, kind: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Answer questions of a kind of other nodes, from the start on."""
-        assert self.node
-        self.node.parts.questions.on_ask(kind, partial(self._answer, kind, answer))
+    def others(self, everywhere: bool) -> int:
+        """Return the number of other live nodes: of all, or only of the workers of this machine."""
+        return len(self._others(everywhere))
+
+    async def ask(self, kind: str, timeout: float, everywhere: bool) -> Mapping[str, bytes]:  # noqa: ASYNC109
+        """Ask other nodes. Return the answers that come in time, by label."""
+        labels = self._labels()
+        answers = await self._ask(kind, b"", self._others(everywhere), timeout)
+        return {labels.get(node_id, node_id): answer for node_id, answer in answers.items()}
+
+    def on_ask(self, kind: str, answer: Callable[[], Awaitable[bytes]]) -> None:
+        """Let a function answer the questions of other nodes."""
+        self._answers[kind] = answer
 
     def ask_gateway(self, question: bytes) -> Awaitable[bytes | None]:
         return self._ask_gateway(question)
@@ -196,10 +211,15 @@ class ClusterNode(Extension):
     # Details
 
     def _make_transport(self) -> Transport:
-        worker = self.tracker.worker
-        if worker is None:
+        tracker, settings = self.tracker, self.settings
+        if settings.servers:
+            # Workers of one machine do not need it, nor the memory that it takes.
+            from extensions.cluster.nats import Nats
+
+            return Nats(NatsOptions(settings), settings.name, tracker.log, tracker.task_failures)
+        if tracker.worker is None:
             raise ConfigError("extensions.cluster.servers: needed, unless server.workers are given")
-        return UnixSockets(worker.directory, self.tracker.log, self.tracker.task_failures)
+        return UnixSockets(tracker.worker.directory, tracker.log, tracker.task_failures)
 
     def _on_connected(self, is_connected: bool) -> None:
         if is_connected != self.is_connected:
@@ -243,13 +263,30 @@ class ClusterNode(Extension):
         return await waiting
 
     def _on_question(self, question: bytes, reply: Reply) -> None:
-        self._answer(GATEWAY, self._gateway.answer, question, reply)
+        self._answer(GATEWAY, partial(self._gateway.answer, question), b"", reply)
 
-    def _answer(self, kind: str, answer: Callable[[bytes], Awaitable[bytes]], question: bytes, reply: Reply) -> None:
+    def _answer(self, kind: str, answer: Callable[[], Awaitable[bytes]], _question: bytes, reply: Reply) -> None:
         async def run() -> None:
-            reply(await answer(question))
+            reply(await answer())
 
         self.tracker.start_task(f"cluster_answer_{kind}", run())
+
+    def _others(self, everywhere: bool) -> list[str]:
+        if self.node is None:
+            return []
+        group = self.node.parts.load.group
+        others = self.node.parts.members.others
+        return [node_id for node_id, one in others.items() if everywhere or (group and one.group == group)]
+
+    def _labels(self) -> dict[str, str]:
+        """Return a name for each node: its label, with the first digits of its id if several have the same label."""
+        if self.node is None:
+            return {}
+        parts = self.node.parts
+        labels = {self.node.node_id: parts.load.label}
+        labels.update({node_id: member.label for node_id, member in parts.members.others.items()})
+        times = Counter(labels.values())
+        return {node_id: label if times[label] == 1 else f"{label}-{node_id[:4]}" for node_id, label in labels.items()}
 
 
 class _Load:
@@ -258,8 +295,10 @@ class _Load:
     def __init__(self, tracker: TrackerHandle, settings: ClusterSettings, key: Ed25519PrivateKey, started: int) -> None:
         host, worker = socket.gethostname()[:48], tracker.worker
         self.label = settings.label or host
+        self.group = ""
         if worker is not None:
             self.label += f"-{worker.index}"
+            self.group = f"{host} {worker.directory}"
         self.version = __version__
         self.tracker_id = tracker_id(key)
         self.started = started

@@ -179,7 +179,9 @@ class Membership:
         load = self._parts.load
         age = self._age(self._parts.clock())
         flags = (CAPABLE if load.is_capable else 0) + (GATEWAY if self._parts.gateway.is_here else 0)
-        return Heartbeat(load.label, load.version, load.tracker_id, load.started, age, *load.numbers(), flags)
+        return Heartbeat(
+            load.label, load.group, load.version, load.tracker_id, load.started, age, *load.numbers(), flags
+        )
 
     def _age(self, now: float) -> int:
         return int(now - self._born)
@@ -197,6 +199,7 @@ class Membership:
 def _describe(member: Member, heartbeat: Heartbeat) -> None:
     """Note the content of a heartbeat."""
     member.label = heartbeat.label
+    member.group = heartbeat.group
     member.version = heartbeat.version
     member.started = heartbeat.started
     member.connections = heartbeat.connections

@@ -6,21 +6,18 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
-from tracker.extension import ExtensionSettings
+from extensions.cluster.nats_options import NatsSettings
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_LABEL: Final = 64
 
 
-class ClusterSettings(ExtensionSettings):
+class ClusterSettings(NatsSettings):
     """Many processes, on one machine or many, are one tracker: each of them is a node of a cluster."""
 
     enabled: bool = Field(
         False,
         description="Whether this tracker is a node. By default it is one if `servers` or server.workers are given.",
-    )
-    servers: list[str] = Field(
-        [], repr=False, description="URLs of NATS servers, over which nodes on several machines reach each other."
     )
     name: str = Field(
         "tracker",
