@@ -129,11 +129,13 @@ class ClusterNode(Extension):
         """Ask other nodes. Return the answers that come in time, by label."""
         labels = self._labels()
         answers = await self._ask(kind, b"", self._others(everywhere), timeout)
-        return {labels.get(node_id, node_id): answer for node_id, answer in answers.items()}
+        return {labels.get(node_id, node_id): answer for node_id, answer in answers.items() if answer}
 
     def on_ask(self, kind: str, answer: Callable[[], Awaitable[bytes]]) -> None:
         """Let a function answer the questions of other nodes."""
         self._answers[kind] = answer
+        if self.node is not None:
+            self.node.parts.questions.on_ask(kind, partial(self._answer, kind, answer))
 
     def ask_gateway(self, question: bytes) -> Awaitable[bytes | None]:
         return self._ask_gateway(question)
