@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # are reasons to compile. Templates and extensions are only copied.
 WHEEL := build/wheel
 BUILT := build/installed
-COMPILED_FROM := hatch_build.py pyproject.toml $(shell find tracker -name '*.py')
+COMPILED_FROM := hatch_build.py pyproject.toml $(shell find tracker extensions/cluster -name '*.py')
 COPIED := $(shell find tracker extensions -type f -not -path '*__pycache__*')
 WITH_BUILT := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(BUILT)'
 

@@ -119,7 +119,7 @@ class NatsSettings(ExtensionSettings):
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The content of the files that a connection needs. Made anew for each connection, so that renewed files are used."""
+    """The content of the files that a connection needs. Made anew for each one, so that renewed files are used."""
 
     tls: ssl.SSLContext
     credentials: str = ""
