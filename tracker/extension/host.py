@@ -14,15 +14,18 @@ from prometheus_client.registry import Collector
 
 from tracker.config import ConfigError
 from tracker.core.hub import Hub
+from tracker.core.nodes import NodePeers
 from tracker.core.outbox import Outbox
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import Peer, RemoteMember, Swarm
 from tracker.extension.admission import Admissions
-from tracker.extension.api import STOP_TIMEOUT, Extension, TrackerHandle
+from tracker.extension.api import Extension, TrackerHandle
 from tracker.extension.discovery import sections, sections_of_worker
 from tracker.extension.files import FileReaders
+from tracker.extension.gateway import Gateway
 from tracker.extension.runner import ExtensionRunner
 from tracker.extension.state import StateDirectory
+from tracker.extension.terms import STOP_TIMEOUT, Terms
 from tracker.net.endpoint import Endpoint
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Settings
@@ -63,6 +66,8 @@ class ExtensionHost:
         self._runners: list[ExtensionRunner] = []
         self._extensions: dict[str, Extension] = {}
         self.admissions: Admissions | None = None
+        self._gateway = Gateway(self.tables, settings.connections.max_message_size)
+        self._terms: list[Terms] = []
         self._worker = worker
         self._state = StateDirectory(settings, is_locked=worker is not None)
 
@@ -83,7 +88,10 @@ class ExtensionHost:
             ConfigError: if any of them cannot be made, with the mistakes of all.
         """
         remote = RemotePeers(hub, outbox)
+        nodes = NodePeers(hub, outbox)
+        self.tables.refresh = self._gateway.refresh
         mistakes: list[str] = []
+        made: dict[str, tuple[Extension, TrackerHandle]] = {}
         up = Gauge(
             "peerservers_extension_up",
             "0 for an enabled extension that is off, because of its surroundings or a failed start",
@@ -105,6 +113,9 @@ class ExtensionHost:
                 self.files,
                 self._sections.keys(),
                 self._state,
+                nodes,
+                self._gateway,
+                self._classes[name].at_gateway,
                 self._worker,
                 self.others,
             )
@@ -119,9 +130,12 @@ class ExtensionHost:
             up.labels(name).set_function(partial(self._is_up, name))
             self.errors[name] = 0
             registry.register(_GuardedCollector(own_registry, name, self.errors))
-            self._runners.append(ExtensionRunner(name, extension, tracker, self.errors, hub))
+            made[name] = extension, tracker
         if mistakes:
             raise ConfigError(*mistakes)
+        for name, (extension, tracker) in made.items():
+            by_terms = extension.at_gateway and self._gateway.is_clustered
+            self._runners.append(ExtensionRunner(name, extension, tracker, self.errors, hub, by_terms))
         policies = [runner for runner in self._runners if runner.wants("admit")]
         self.admissions = Admissions(hub, outbox, policies, self._settings.access.admission_timeout, registry)
 
@@ -150,16 +164,22 @@ class ExtensionHost:
             raise ConfigError(*dict.fromkeys(mistake for error in errors for mistake in error.mistakes))
 
     def start(self) -> None:
-        """Start all extensions in the background."""
+        """Start all extensions in the background. In a cluster, those `at_gateway` wait until this node is it."""
         for runner in self._runners:
-            runner.task = asyncio.get_running_loop().create_task(runner.run(), name=f"extension {runner.name}")
+            if runner.by_terms:
+                self._terms.append(Terms(runner, self._gateway))
+            else:
+                runner.start()
 
     async def stop(self, deadline: float) -> None:
         """Stop all extensions at once; abandon those that do not stop by `deadline` (monotonic seconds)."""
         if self.admissions:
             self.admissions.stop()
         timeout = min(deadline - monotonic(), STOP_TIMEOUT)
-        await asyncio.gather(*(runner.stop(max(0.0, timeout)) for runner in self._runners))
+        running: list[Terms | ExtensionRunner] = [*self._terms]
+        running += [runner for runner in self._runners if not runner.by_terms]
+        await asyncio.gather(*(one.stop(max(0.0, timeout)) for one in running))
+        self._gateway.close()
         self._state.close()
 
     def swarm_opened(self, swarm: Swarm) -> None:
@@ -175,17 +195,26 @@ class ExtensionHost:
             runner.tracker.forget(swarm)
             runner.mark(swarm, closed=True)
 
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
+    def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         for runner in self._runners:
             if runner.tracker.owns(member) and runner.wants("offers_placed"):
                 kept = [offer.detached() for offer in offers]
-                runner.post("offers_placed", member.swarm, member, peer.peer_id, kept, size=_size(offers))
+                runner.post("offers_placed", member.swarm, member, peer_id, kept, size=_size(offers))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         for runner in self._runners:
             if runner.wants("offers_unplaced"):
                 kept = [offer.detached() for offer in offers]
                 runner.post("offers_unplaced", swarm, swarm, peer.peer_id, kept, size=_size(offers))
+
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        is_wanted = False
+        for runner in self._runners:
+            if runner.wants("offers_returned"):
+                is_wanted = True
+                kept = [offer.detached() for offer in offers]
+                runner.post("offers_returned", swarm, swarm, peer_id, kept, size=_size(offers))
+        return is_wanted
 
     def answer_unplaced(self, answer: Answer) -> bool:
         kept: Answer | None = None

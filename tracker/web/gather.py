@@ -22,8 +22,10 @@ Answer = Callable[[], Awaitable[bytes]]
 class Gather(Protocol):
     """Asks the other processes of the tracker. An extension implements it."""
 
-    label: str
-    """The name of this process among all."""
+    @property
+    def label(self) -> str:
+        """The name of this process among all."""
+        ...
 
     def others(self, everywhere: bool) -> int:
         """Return the number of the other live processes: of all, or only of the workers of this machine."""

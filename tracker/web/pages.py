@@ -136,6 +136,7 @@ class Pages:
         routes.add("/metrics", self._metrics)
 
     async def _index(self, request: Request) -> Response:
+        await self._tables.refresh()
         page = _templates.get_template("index.html").render(
             url=self._public_url or url_from(request.headers, self._tls) + request.prefix,
             # Without a slash at its end, the path of the page would not be the base of relative links.
@@ -155,6 +156,7 @@ class Pages:
 
     async def _live(self, request: Request) -> Response:
         """Return the changing parts of the page, for its script."""
+        await self._tables.refresh()
         return _compressed(request, "".join((await self._current_parts()).values()))
 
     async def _favicon(self, _request: Request) -> Response:
@@ -186,7 +188,7 @@ class Pages:
             "federates": bool(drawn),
             "links": [row for row in rows if not row.get("state")],
             "unlinked": [row for row in rows if row.get("state")],
-            "off": sorted(self._tables.off.items()),
+            "off": sorted(self._tables.all_off.items()),
             "tables": {name: rows for name, rows in tables.items() if name not in drawn},
             "version": __version__,
             "uptime": duration(monotonic() - self._started),
@@ -199,8 +201,9 @@ class Pages:
         return Response(page, HTML, headers={"content-security-policy": "default-src 'none'"})
 
     async def _stats_json(self, _request: Request) -> Response:
+        await self._tables.refresh()
         statistics = (await self._whole.statistics()).as_json()
-        content = {**statistics, **self._tables.read(), OFF: self._tables.off}
+        content = {**statistics, **self._tables.read(), OFF: self._tables.all_off}
         body = json.dumps(content, default=str).encode()
         return Response(body, "application/json")
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
@@ -125,7 +125,16 @@ class Tables:
         """The public key of the tracker in hexadecimal digits, if an extension has one."""
         self.off: dict[str, str] = {}
         """Why an extension is off, by its name."""
+        self.off_elsewhere: dict[str, str] = {}
+        """The same for extensions that run in another process of this tracker."""
+        self.refresh: Callable[[], Awaitable[None]] = _nothing
+        """To be awaited before tables are shown: some may come from another process. It does not raise."""
         self._tables: dict[str, Table] = {}
+
+    @property
+    def all_off(self) -> dict[str, str]:
+        """Why an extension of this tracker is off, by its name."""
+        return {**self.off_elsewhere, **self.off}
 
     def add(self, name: str, table: Table) -> None:
         """Add a table.
@@ -143,14 +152,19 @@ class Tables:
 
     def read(self) -> dict[str, Rows]:
         """Return the rows of each table by its name. A table that fails is logged and has no rows."""
-        found: dict[str, Rows] = {}
-        for name, table in self._tables.items():
-            try:
-                found[name] = [{str(column): cell for column, cell in row.items()} for row in table.rows()]
-            except Exception:
-                structlog.get_logger().exception("extension_failed", extension=name, on="table")
-                found[name] = []
-        return found
+        return {name: self.rows_of(name) for name in self._tables}
+
+    def rows_of(self, name: str) -> Rows:
+        """Return the rows of one table."""
+        try:
+            return [{str(column): cell for column, cell in row.items()} for row in self._tables[name].rows()]
+        except Exception:
+            structlog.get_logger().exception("extension_failed", extension=name, on="table")
+            return []
+
+
+async def _nothing() -> None:
+    """Do nothing."""
 
 
 class StatisticsCache:
@@ -185,6 +199,7 @@ async def count(hub: Hub) -> Statistics:
     seeder, leecher, ipv4, ipv6 = 1, 2, 4, 8
     flags: dict[str, int] = {}
     swarms = list(hub.swarms.values())
+    torrents = len(swarms) - hub.empty
     visited = 0
     sketch = Distinct()
     for swarm in swarms:
@@ -213,7 +228,7 @@ async def count(hub: Hub) -> Statistics:
         if number % _CHUNK == 0:
             await asyncio.sleep(0)
     return Statistics(
-        torrents=len(swarms),
+        torrents=torrents,
         peers_all=len(flags),
         peers_seeder_only=having(seeder, leecher),
         peers_leecher_only=having(leecher, seeder),

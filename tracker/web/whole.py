@@ -128,7 +128,7 @@ class Whole:
 
     def _own_numbers(self) -> Numbers:
         hub = self._hub
-        return Numbers(hub.seeders, hub.leechers, len(hub.swarms), len(self._endpoint.websockets))
+        return Numbers(hub.seeders, hub.leechers, len(hub.swarms) - hub.empty, len(self._endpoint.websockets))
 
     async def _statistics_in_time(self) -> Statistics:
         """Return statistics of this process: the latest ones if it takes too long to count anew."""
