@@ -64,28 +64,24 @@ class Hearing:
         shared = self._shared.by_key[key]
         if share.seeders is not None or share.leechers is not None:
             self._shared.set_counts(key, share, 0, 0)
-        gone = dict.fromkeys([*share.peers, *share.hidden])
+        gone = dict.fromkeys(share.peers)
         swarm = self._swarms[key]
         now = self._clock()
         for peer_id, flags in message.peers:
             is_seeder = (flags & COMPLETE) != 0
-            if peer_id in gone:
-                del gone[peer_id]
-                member = share.peers.get(peer_id)
-                if member is None:
-                    share.hidden[peer_id] = is_seeder
-                elif (member.complete > 0) is not is_seeder:
+            member = share.peers.get(peer_id)
+            if member is not None:
+                if (member.complete > 0) is not is_seeder:
                     self._peers.set(member, int(is_seeder), int(not is_seeder))
+                gone.pop(peer_id, None)
                 continue
-            if peer_id in share.peers or peer_id in share.hidden:
-                continue  # It is in the message twice.
             member = self._shared.add_peer(shared, share, peer_id, is_seeder)
-            if member is not None and flags & NEEDS_OFFERS:
-                self._peers.give_parked(member, 1, now)
             if not message.share & OLDER and peer_id in swarm.peers:
                 self._peers.challenge(key, peer_id, now)
+            elif member is not None and flags & NEEDS_OFFERS:
+                self._peers.give_parked(member, 1, now)
         for peer_id in gone:
-            self._shared.remove_peer(shared, share, peer_id)
+            self._shared.remove_peer(share, peer_id)
         self._after(session, shared, share, message.share)
 
     def on_counts(self, session: Session, message: Counts) -> None:
@@ -95,8 +91,8 @@ class Hearing:
         if share is None:
             return
         shared = self._shared.by_key[key]
-        for peer_id in [*share.peers, *share.hidden]:
-            self._shared.remove_peer(shared, share, peer_id)
+        for peer_id in list(share.peers):
+            self._shared.remove_peer(share, peer_id)
         self._shared.set_counts(key, share, message.seeders, message.leechers)
         swarm = self._swarms[key]
         now = self._clock()

@@ -116,11 +116,11 @@ class Node(Nodes):
             self.wake()
 
     def left(self, peer: Peer) -> None:
-        if self._telling.left(peer):
+        if self._telling.changed(peer):
             self.wake()
 
     def completed(self, peer: Peer) -> None:
-        if self._telling.completed(peer):
+        if self._telling.changed(peer):
             self.wake()
 
     def offers(self, member: NodeMember, peer_id: str, offers: list[Offer], flags: int) -> None:
@@ -180,7 +180,7 @@ class Node(Nodes):
         """Tell all nodes that this one stops."""
         self.parts.streams.end_all()
         self.flush()
-        self._membership.say_bye()
+        self._membership.end()
 
     # What the transport tells
 

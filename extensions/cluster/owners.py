@@ -38,7 +38,7 @@ class Owners:
     ) -> None:
         self.directory = Directory()
         self.ring = Ring()
-        """The nodes that are told of swarms as their owners. New nodes are added as soon as all swarms can be visited."""
+        """The nodes that are told of swarms as their owners. New ones are added once all swarms are visited."""
         self.ring.add(node_id)
         self._node_id: Final = node_id
         self._sessions = sessions

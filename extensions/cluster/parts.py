@@ -37,6 +37,7 @@ class Load(Protocol):
     """This node, as its heartbeats describe it."""
 
     label: str
+    group: str
     version: str
     tracker_id: str
     started: int

@@ -57,15 +57,12 @@ class Telling:
         self._needy: ExpiringMap[tuple[str, str], bool] = ExpiringMap(NEEDY_FOR, MAX_NEEDY)
 
     def joined(self, peer: Peer, needs_offers: bool) -> bool:
-        """Take notice of a new local peer. Return whether there is anything to tell."""
+        """Take notice of a new local peer. Return whether that must be told."""
         swarm = peer.swarm
         key = swarm.info_hash
         if needs_offers:
             self._needy.put((key, peer.peer_id), True, self._clock())
-        shared = self._shared.by_key.get(key)
-        if shared is not None:
-            self._shared.hide(shared, peer.peer_id)
-        elif self.gateway is None:
+        if self.gateway is None and key not in self._shared.by_key:
             return False
         if key in self._large:
             joined = self._joined.setdefault(key, [])
@@ -74,21 +71,8 @@ class Telling:
         self._dirty[key] = swarm
         return True
 
-    def left(self, peer: Peer) -> bool:
-        """Take notice that a local peer has left its swarm. Return whether there is anything to tell."""
-        swarm = peer.swarm
-        key = swarm.info_hash
-        shared = self._shared.by_key.get(key)
-        if shared is not None:
-            if key in self._swarms:
-                self._shared.reveal(shared, peer.peer_id)
-        elif self.gateway is None:
-            return False
-        self._dirty[key] = swarm
-        return True
-
-    def completed(self, peer: Peer) -> bool:
-        """Take notice that a local leecher has become a seeder. Return whether there is anything to tell."""
+    def changed(self, peer: Peer) -> bool:
+        """Take notice that a local peer has left its swarm, or become a seeder. Return whether that must be told."""
         swarm = peer.swarm
         if self.gateway is None and swarm.info_hash not in self._shared.by_key:
             return False

@@ -209,10 +209,12 @@ class Chunk(Struct, array_like=True, tag=CHUNK, gc=False):
 class Heartbeat(Struct, array_like=True, tag=20, gc=False):
     """The sender lives. `flags` are CAPABLE and GATEWAY. `age` is the number of seconds since its start.
 
-    `started` is the time of its start by its own clock, in Unix seconds.
+    `started` is the time of its start by its own clock, in Unix seconds. Nodes with the same `group` are workers of one
+    supervisor, unless it is empty.
     """
 
     label: Text
+    group: Text
     version: Text
     tracker_id: Text
     started: Number

@@ -8,12 +8,12 @@ from tests.client import PATIENCE
 
 
 class RecordingNode:
-    """Starts a transport under an id, and keeps a record of what it tells.
+    """Starts a transport under an id, and keeps records of its calls.
 
     Attributes:
         received: The messages, in order.
         lost: The ids of lost nodes, in order.
-        connected: What the transport told of its state, in order.
+        connected: The states of the transport, in order.
     """
 
     def __init__(self, node_id: str, transport: Transport) -> None:

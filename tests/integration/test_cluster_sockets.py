@@ -264,7 +264,7 @@ async def test_a_node_that_does_not_read_has_a_bounded_buffer(start: StartNode, 
     while a.sockets.send(B, payload):
         sent += 1
         assert sent < 100
-        # What the kernel takes is not pending.
+        # All that the kernel takes is not pending.
         await asyncio.sleep(0)
     assert MAX_PAYLOAD < a.sockets.pending(B) <= MAX_BUFFERED
     a.sockets.broadcast(payload)

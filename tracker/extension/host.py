@@ -29,6 +29,7 @@ from tracker.extension.terms import STOP_TIMEOUT, Terms
 from tracker.net.endpoint import Endpoint
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Settings
+from tracker.web.gather import Others
 from tracker.web.stats import Tables
 from tracker.worker import Worker
 
@@ -52,6 +53,8 @@ class ExtensionHost:
         """Background tasks that failed, by name."""
         self.tables = Tables()
         """The tables of the extensions on the page and in the statistics."""
+        self.others = Others()
+        """The other processes of the tracker, which an extension may add."""
         self.files = FileReaders()
         """The files of the extensions, which are read again when they change."""
         self._settings = settings
@@ -114,6 +117,7 @@ class ExtensionHost:
                 self._gateway,
                 self._classes[name].at_gateway,
                 self._worker,
+                self.others,
             )
             try:
                 extension = self._classes[name](tracker, section)
