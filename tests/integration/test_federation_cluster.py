@@ -19,8 +19,6 @@ A, B, C, D = (peer_id(number) for number in range(1, 5))
 async def nodes(serve: Any, tmp_path: Path) -> AsyncIterator[Nodes]:
     nodes = Nodes(serve, tmp_path / "nodes")
     yield nodes
-    for number in range(len(nodes.trackers)):
-        await nodes.trackers[number].server.stop()
     await nodes.stop()
 
 
