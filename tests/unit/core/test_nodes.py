@@ -63,8 +63,8 @@ def test_members_count_in_the_swarm() -> None:
     harness.hub.check_invariants()
     assert harness.counts_here() == (1, 1)
     assert own_peers(swarm) == ([B], [A])
-    harness.peers.forget_node(OTHER)
-    harness.peers.forget_node("unknown")
+    assert harness.peers.forget_node(OTHER)
+    assert harness.peers.forget_node("unknown")
     harness.hub.check_invariants()
     assert harness.counts_here() == (0, 1)
     assert swarm.nodes is None
@@ -86,6 +86,23 @@ def test_the_same_member_is_added_once() -> None:
         harness.peers.set(member, 0, number + 2)
         harness.hub.check_invariants()
     assert harness.counts_here() == (1, 4)
+
+
+def test_a_node_is_forgotten_in_slices() -> None:
+    harness = OneNode()
+    hashes = [f"{number:020}" for number in range(5)]
+    connection = FakeConnection()
+    for info_hash in hashes:
+        harness.send(connection, announce(A, info_hash))
+        for node in (ONE, OTHER):
+            harness.peers.add(info_hash, node, PEER, B if node == ONE else C)
+    left = [5]
+    while not harness.peers.forget_node(ONE, 2):
+        harness.hub.check_invariants()
+        left.append(sum(harness.peers.get(info_hash, ONE, PEER, B) is not None for info_hash in hashes))
+    assert left == [5, 3, 1]
+    harness.hub.check_invariants()
+    assert all(harness.counts(info_hash) == (0, 2) for info_hash in hashes)
 
 
 @pytest.mark.parametrize(
