@@ -36,7 +36,7 @@ class ClusterCollector(Collector):
         yield GaugeMetricFamily(
             "peerservers_cluster_connected",
             "Whether the transport between the nodes works",
-            source.is_connected,
+            float(source.is_connected),
         )
         yield counter_by(
             "reason",

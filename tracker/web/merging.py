@@ -61,7 +61,7 @@ def pack(metrics: Iterable[Metric]) -> list[Family]:
             metric.documentation,
             metric.type,
             metric.unit,
-            [(sample.name, sample.labels, sample.value) for sample in metric.samples],
+            [(sample.name, sample.labels, float(sample.value)) for sample in metric.samples],
         )
         for metric in metrics
     ]
