@@ -21,7 +21,7 @@ import uvloop
 from benchmarks.links import until
 from benchmarks.load import Shape
 from benchmarks.measure import under_load
-from benchmarks.servers import OURS, Measured, Running, running
+from benchmarks.servers import OURS, Running, running
 from benchmarks.storm import AT_A_TIME, under_storm
 from benchmarks.suite import Figures, Measure, Result, Suite
 from extensions.identity import load_or_create
@@ -35,7 +35,7 @@ MANY: Final = Shape(10_000, rate=800.0)
 
 
 @dataclass(frozen=True)
-class Nodes(Measured):
+class Nodes:
     """One tracker of several processes, each with its own port, and the nats-server between them."""
 
     name: str

@@ -70,7 +70,7 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True)
-class Running(Measured):
+class Running:
     """A tracker that is running."""
 
     name: str
