@@ -3,7 +3,7 @@
 from tracker.core.bits import remote_bit
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
-from tracker.core.members import meet_answerer, meet_maker
+from tracker.core.members import meet_answerer, meet_linked, meet_maker
 from tracker.core.observers import Nodes, Observer
 from tracker.core.outbox import Outbox
 from tracker.core.rooms import is_first_answer
@@ -78,6 +78,7 @@ class AnswerRelay:
             return True
         if self._observer and self._observer.answer_unplaced(answer):
             self._counters.answers_handed_over += 1
+            self._note_linked(answer, answer.peer_id, answer.to_peer_id)
             return True
         self._counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
         return False
@@ -91,9 +92,15 @@ class AnswerRelay:
             return True
         if self.nodes is not None and self.nodes.answer(answer, False):
             self._counters.answers_to_nodes += 1
+            self._note_linked(answer, answer.to_peer_id, answer.peer_id)
             return True
         self._counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
         return False
+
+    def _note_linked(self, answer: Answer, peer_id: str, linked_id: str) -> None:
+        swarm = self._swarms.get(answer.info_hash)
+        if swarm is not None:
+            meet_linked(swarm, peer_id, linked_id)
 
     def _receiver(self, answer: Answer) -> Peer | None:
         swarm = self._swarms.get(answer.info_hash)

@@ -143,13 +143,16 @@ class Chooser:
             draw.fill(count)
         return cast("list[Peer]", draw.chosen)
 
-    def choose_linked(self, swarm: Swarm, count: int, refused: RemoteMember | None) -> list[Member]:
+    def choose_linked(
+        self, swarm: Swarm, count: int, refused: RemoteMember | None, given: list[Member]
+    ) -> list[Member]:
         """Choose up to `count` peers behind remote members that extensions have added, but for those behind `refused`.
 
-        The result contains a remote member once for each of its peers that is chosen.
+        As many peers as there are offers in `given` have received one. The result contains a remote member once for
+        each of its peers that is chosen.
         """
         remotes = [remote for remote in swarm.remotes if remote is not refused]
-        left = [remote.complete + remote.incomplete for remote in remotes]
+        left = [max(0, remote.complete + remote.incomplete - given.count(remote)) for remote in remotes]
         total = sum(left)
         chosen: list[Member] = []
         while total and len(chosen) < count:

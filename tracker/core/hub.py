@@ -35,7 +35,7 @@ from tracker.core.several import SeveralConnections
 from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
-from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
+from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Offer, Scrape
 from tracker.reasons import DropReason
 
 _FIRST_OFFERS_WITHIN: Final = 10.0
@@ -183,9 +183,20 @@ class Hub:
                 self._close_swarm(swarm)
 
     def members_changed(self, swarm: Swarm) -> None:
-        """Tell the extensions that the numbers of a swarm's own peers at other nodes have changed, if it is held."""
+        """Take notice that the numbers of a swarm's own peers at other nodes have changed."""
         if self._observer and is_held(swarm):
             self._observer.swarm_changed(swarm)
+        if swarm.overlap is not None:
+            self.linked_changed(swarm)
+
+    def linked_changed(self, swarm: Swarm) -> None:
+        """Take notice that the numbers of peers behind remote members may have changed."""
+        if self.nodes is not None:
+            self.nodes.linked(swarm)
+
+    def return_offers(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        """Return offers of a remote peer to the extensions, because no peer at other nodes could be given them."""
+        return self._observer is not None and self._observer.offers_returned(swarm, peer_id, offers)
 
     def expire(self, now: float, count: int) -> None:
         """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
@@ -332,6 +343,8 @@ class Hub:
             if len(swarm.peers) == 1:
                 self.nodes.opened(swarm)
             self.nodes.joined(peer, not message.offers and not message.completed)
+            if swarm.overlap is not None:
+                self.nodes.linked(swarm)
         if self._observer:
             if opened:
                 self._observer.swarm_opened(swarm)
@@ -388,6 +401,8 @@ class Hub:
             self.challenges.forget(peer)
             settle(swarm, peer.peer_id, False)
             self.nodes.left(peer)
+            if swarm.overlap is not None:
+                self.nodes.linked(swarm)
         if not swarm.peers:
             if is_held(swarm):
                 self.empty += 1

@@ -140,7 +140,7 @@ def fits(member: NodeMember, complete: int, incomplete: int) -> bool:
 
 
 def refusal_of(member: NodeMember) -> str:
-    """Return what a member that refuses offers stands for: all links, one peer, or all peers at its node."""
+    """Return a key for the peers of a member that refuses offers: all linked ones, one, or those of a node."""
     if member.kind == LINKED:
         return ""
     return f"{member.node} {member.peer_id}" if member.kind == PEER else member.node
@@ -239,6 +239,35 @@ def own_peers(swarm: Swarm) -> tuple[list[str], list[str]] | None:
         seeders.update(dict.fromkeys([member.peer_id for member in nodes.seeders]))
         leechers.update(dict.fromkeys([member.peer_id for member in nodes.leechers]))
     return list(seeders), [peer_id for peer_id in leechers if peer_id not in seeders]
+
+
+def known_peers(swarm: Swarm) -> list[Peer | NodeMember]:
+    """Return the own peers of a swarm that are known one by one: all local ones, and some at other nodes."""
+    nodes = swarm.nodes
+    known: list[Peer | NodeMember] = [*swarm.seeders, *swarm.leechers]
+    return known if nodes is None else [*known, *nodes.seeders, *nodes.leechers]
+
+
+def linked_counts(swarm: Swarm) -> tuple[int, int]:
+    """Return the numbers of seeders and leechers behind the remote members that extensions of this node have added.
+
+    A peer behind two of them may count twice, as long as nothing vouches for one of them.
+    """
+    if swarm.overlap is not None:
+        return swarm.overlap.linked_counts()
+    complete, incomplete = 0, 0
+    for remote in swarm.remotes:
+        complete += remote.complete
+        incomplete += remote.incomplete
+    return complete, incomplete
+
+
+def meet_linked(swarm: Swarm, peer_id: str, linked_id: str) -> None:
+    """Note that a peer at another node meets a peer of another tracker, because one has answered the other."""
+    nodes = swarm.nodes
+    member = nodes.ids.get(peer_id) if nodes is not None else None
+    if member is not None:
+        member.meet(remote_bit(linked_id), False)
 
 
 def own_peer(swarm: Swarm, peer_id: str) -> Member | None:

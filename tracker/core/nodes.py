@@ -2,9 +2,9 @@
 
 A tracker may consist of several nodes; see `tracker.core.elsewhere` for the terms. Each node serves its local peers at
 once from its own hub, where the peers of other nodes are *members*. The nodes tell each other their peers one by one
-while they are few, otherwise by number. `Nodes` is what the hub tells them, and `NodePeers` what they tell the hub.
+while they are few, otherwise by number. The hub calls `Nodes` to tell them, and they call `NodePeers` to tell the hub.
 
-What a node tells another one may be lost, doubled or late: none of it harms a hub.
+The messages between nodes may be lost, doubled or late: none of that harms a hub.
 
 All times are seconds on any monotonic clock.
 """
@@ -139,7 +139,6 @@ class NodePeers:
             swarms.discard(swarm)
             self._remove_from(swarm, node)
         if not swarms:
-            # A member may have come back meanwhile.
             self._hub.shared.pop(node, None)
         return not swarms
 
@@ -178,6 +177,8 @@ class NodePeers:
         each peer has a limit, `max_foreign_offers`.
         """
         hub = self._hub
+        if not offers:
+            return offers
         if kind == PEER:
             return offers if self.deliver_to_each(info_hash, peer_id, [receiver], offers, now, flags) else offers[1:]
         swarm = hub.swarms.get(info_hash)
@@ -280,6 +281,8 @@ class NodePeers:
             hub.offers.place(swarm, peer, offers, now, self._outbox, age=age, refused_by=refused_by)
         else:
             rest = hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, None, refused_by=refused_by)
+            if rest and hub.return_offers(swarm, peer_id, rest):
+                return
             hub.counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)
 
     def challenge(self, info_hash: str, peer_id: str, now: float) -> None:

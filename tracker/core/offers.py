@@ -62,8 +62,10 @@ class OfferPlacement:
         self.foreign = ForeignOffers(rules)
         self._receivers: ExpiringMap[Peer, list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
         """The receivers of a peer's last offers, if some of them were remote members, which may refuse."""
+        self._linked: ExpiringMap[tuple[Swarm, str], list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
+        """The same for offers of peers at other nodes, by swarm and peer_id."""
         self._placed: dict[Peer, tuple[float, list[Member]]] = {}
-        """The same for members at other nodes, in small swarms, with the time. The oldest first."""
+        """The same for receivers at other nodes, in small swarms, with the time. The oldest first."""
 
     @property
     def remembered(self) -> int:
@@ -285,7 +287,11 @@ class OfferPlacement:
         peer = nodes.ids.get(maker) if nodes is not None else None
         if overlap is not None and peer is not None and peer.index >= 0:
             overlap.hide(peer, [], None, now)
-        chosen = self.chooser.choose_linked(swarm, len(offers), refused)
+        key = (swarm, maker)
+        given = [] if refused is None else self._linked.get(key, now) or []
+        chosen = self.chooser.choose_linked(swarm, len(offers), refused, given)
+        if chosen:
+            self._linked.put(key, [*given, *chosen], now)
         if flags & FIRST and len(swarm.remotes) > 1:
             _spread(chosen, [remote for remote in swarm.remotes if remote is not refused])
         if overlap is not None:
@@ -340,6 +346,7 @@ class OfferPlacement:
         """Drop the parked offers that are too old, and forget receivers that can no longer refuse."""
         self.parked.expire(now)
         self._receivers.expire(now)
+        self._linked.expire(now)
         while self._placed:
             oldest = next(iter(self._placed))
             if self._placed[oldest][0] + _RETURN_WINDOW > now:

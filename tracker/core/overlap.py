@@ -181,6 +181,21 @@ class PeerOverlap:
             self._swarm.set_remote(member, complete, incomplete)
         self._hidden = []
 
+    def linked_counts(self) -> tuple[int, int]:
+        """Return the numbers of remote seeders and leechers on which a peer that is at no other tracker makes offers.
+
+        Members without a rank count all their peers, as for `hide`.
+        """
+        complete = sum(member.complete for member in self._swarm.remotes if member not in self._known)
+        incomplete = sum(member.incomplete for member in self._swarm.remotes if member not in self._known)
+        seen = set(self._marks.values())
+        for known in sorted(self._known.values(), key=_order):
+            complete += len(known.seeders - seen)
+            incomplete += len(known.leechers - seen)
+            if known.rank is not None:
+                seen |= known.peers
+        return complete, incomplete
+
     def sharing(self, member: RemoteMember, peer_id: str) -> list[Member]:
         """Return the own peers that a peer behind a remote member meets otherwise than through an offer to here."""
         (mark,) = marks_of(self._swarm.info_hash, [peer_id]) if self._known else (UNKNOWN,)

@@ -42,6 +42,7 @@ class RemotePeers:
             if member.swarm.overlap is not None:
                 member.swarm.overlap.discard(member)
             member.swarm.set_remote(member, complete, incomplete)
+            self._hub.linked_changed(member.swarm)
 
     def set_remote_peers(
         self,
@@ -56,7 +57,9 @@ class RemotePeers:
         """
         if not self._is_open(member):
             return []
-        return self._overlap_of(member.swarm).know(member, seeders, leechers, ranks)
+        newcomers = self._overlap_of(member.swarm).know(member, seeders, leechers, ranks)
+        self._hub.linked_changed(member.swarm)
+        return newcomers
 
     def keep_apart(self, member: RemoteMember, peer_id: str, seconds: float, now: float) -> None:
         """Place no offers of a local peer on a remote member for some time."""
