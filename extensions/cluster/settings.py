@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,11 @@ class ClusterSettings(NatsSettings):
     name: str = Field(
         "tracker",
         description="Name of the cluster: the same for all its nodes, another one for other trackers on these servers.",
+    )
+    key: Literal["nats", "file"] = Field(
+        "nats",
+        description='Origin of the identity key with `servers`: "nats", a key-value bucket (JetStream) into which the first '
+        'node puts its own; "file", identity.pem in the state directory, the same at all nodes.',
     )
     label: str = Field(
         "", description="Name of this node for people; by default that of the machine, and the number of the worker."
