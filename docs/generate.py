@@ -48,6 +48,8 @@ from tracker.protocol import codec
 from tracker.reasons import CloseReason, DropReason, RejectReason
 from tracker.server import Server
 from tracker.settings import Section, Settings
+from tracker.web import merging
+from tracker.web.whole import counts_of_workers
 
 HERE = Path(__file__).parent
 
@@ -69,11 +71,11 @@ certificates and lists. `peerservers config --effective` prints each value with 
 
 SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for new
 connections; turning TLS on or off needs a restart), `[nearby]` (for new peers; turning it on or off needs a restart),
-`server.trusted_proxies`, `server.client_address_header`, `server.shutdown_timeout` and `server.restart_spread`. If other
-keys have changed, the log names them in one line, `restart_needed`. With several workers, SIGUSR2 replaces them one after
-the other, which adopts most of these keys, too ([deployment](deploy.md#several-cpus)). The files that `[access]`, `[tls]`
-and `[nearby]` name are also reloaded within seconds when they change. If there is a mistake in the settings or the files,
-one line in the log says so, and the old settings stay in use.
+`server.trusted_proxies`, `server.client_address_header`, `server.shutdown_timeout` and `server.restart_spread`. If
+other keys have changed, the log names them in one line, `restart_needed`. With several workers, SIGUSR2 replaces them
+one after the other, which adopts most of these keys, too ([deployment](deploy.md#several-cpus)). The files that
+`[access]`, `[tls]` and `[nearby]` name are also reloaded within seconds when they change. If there is a mistake in the
+settings or the files, one line in the log says so, and the old settings stay in use.
 """
 
 _METRICS = """\
@@ -84,6 +86,20 @@ The tracker serves metrics for [Prometheus](https://prometheus.io) at `/metrics`
 are labelled with the first 16 digits of the tracker id; `peerservers_federation_link_info` has the URL to it. The usual
 metrics `process_*` and `python_*` are not listed here.
 
+"""
+
+_WORKERS = """\
+## Workers
+
+With [several workers](deploy.md#several-cpus), the metrics are those of the machine, whichever worker answers:
+counters, histograms and gauges are sums. Of the expiry of the certificate and of `peerservers_extension_up` it is the
+least value, `process_start_time_seconds` is that of the supervisor, and a swarm that several workers have counts once
+in `peerservers_swarms` (more than 4096 swarms are estimated, with an error of 2 %). The counters of workers that have
+ended stay in the sums. `/metrics?of=tracker` has the sums of all processes of the tracker, also on other machines, at
+this moment. It is for a look: a counter there falls when a process ends, and Prometheus would take that for a restart
+of all.
+
+These are there in addition:
 """
 
 _MANUAL = """\
@@ -218,6 +234,12 @@ async def _metrics() -> str:
         ),
         "",
         "The reasons of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md).",
+        "",
+        _WORKERS,
+        "| name | meaning |",
+        "|---|---|",
+        *(f"| `{name}{{{merging.LABEL}}}` | {text} |" for name, text in merging.SERIES.values()),
+        *(f"| `{metric.name}` | {metric.documentation} |" for metric in counts_of_workers(2, 2)),
     ]
     return _METRICS + "\n".join(lines) + "\n"
 

@@ -35,6 +35,7 @@ from tracker.tasks import BackgroundTasks
 from tracker.trace import trace_for
 from tracker.urls import as_http, own_statistics, url_at
 from tracker.web.pages import Pages
+from tracker.web.whole import Whole
 from tracker.worker import Inherited
 
 MAX_FILES: Final = 1 << 20
@@ -91,13 +92,14 @@ class Server:
         host = self.extensions
         self.registry = registry_for(self.hub, self.endpoint, self.peers.traffic, host.errors, host.task_failures)
         self.registry.register(OperationCollector(self.reloads, self.certificate))
+        self._whole = Whole(self.hub, self.endpoint, self.registry, host.others, inherited)
         pages = Pages(
             self.hub,
             self.endpoint,
-            self.registry,
             settings.server.public_url,
             self.extensions.tables,
             settings.page,
+            self._whole,
             tls=self.certificate is not None,
             statistics=not settings.metrics.port,
             swarm_counts=settings.server.swarm_counts,
@@ -211,6 +213,7 @@ class Server:
             closing.append(self._private.close(deadline, asyncio.sleep(0)))
         await asyncio.gather(*closing)
         await self._tasks.stop()
+        self._whole.save_counters()
 
     def abort(self) -> None:
         """Abort every connection at once."""

@@ -68,8 +68,8 @@ class Server(Section):
     )
     workers: int | Literal["auto"] = Field(
         1,
-        description='Number of processes that serve the port as one tracker; "auto": one for each usable CPU. With more '
-        "than one, the extension cluster is on (docs/deploy.md).",
+        description='Number of processes that serve the port as one tracker; "auto": one for each usable CPU. With '
+        "more than one, the extension cluster is on (docs/deploy.md).",
     )
     shutdown_timeout: float = Field(
         10.0, ge=0, description="Seconds after SIGTERM until connections that have not closed are cut."

@@ -50,6 +50,7 @@ class Inherited:
         server: For each place the listening sockets of the public port, one for each address.
         unix: The listening Unix-domain sockets, which all workers share.
         metrics: For each place the listening sockets of the metrics' own port.
+        started: The time of the supervisor's start, in Unix seconds.
     """
 
     worker: Worker
@@ -58,6 +59,7 @@ class Inherited:
     server: tuple[tuple[int, ...], ...] = ()
     unix: tuple[int, ...] = ()
     metrics: tuple[tuple[int, ...], ...] = ()
+    started: float = 0.0
 
     def put(self, environment: MutableMapping[str, str]) -> None:
         """Tell a process by its environment."""
@@ -77,8 +79,8 @@ def take_inherited(environment: MutableMapping[str, str] = os.environ) -> Inheri
         return None
     told = json.loads(text)
     worker = Worker(**{**told["worker"], "directory": Path(told["worker"]["directory"])})
-    groups = {name: tuple(map(tuple, told[name])) for name in ("server", "metrics")}
-    inherited = Inherited(worker, told["control"], told["state"], unix=tuple(told["unix"]), **groups)
+    server, metrics = (tuple(map(tuple, told[name])) for name in ("server", "metrics"))
+    inherited = Inherited(worker, told["control"], told["state"], server, tuple(told["unix"]), metrics, told["started"])
     for descriptor in inherited.descriptors:
         os.set_inheritable(descriptor, False)
     return inherited

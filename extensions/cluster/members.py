@@ -31,7 +31,7 @@ class Member:
 
     __slots__ = (
         "connections",
-        "heard",
+        "group",
         "heartbeats",
         "is_capable",
         "is_gateway",
@@ -50,6 +50,8 @@ class Member:
     def __init__(self, node_id: str, now: float) -> None:
         self.node_id: Final = node_id
         self.label = ""
+        self.group = ""
+        """The workers of one supervisor are a group; empty for other nodes."""
         self.version = ""
         self.started = 0
         """The time of its start, in Unix seconds by its own clock."""

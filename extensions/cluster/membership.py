@@ -2,16 +2,18 @@
 
 from typing import Final
 
+from extensions.cluster.envelope import ALL, BROADCAST
+from extensions.cluster.errors import RefusedError
 from extensions.cluster.members import HEARTBEAT, MAX_NODES, Member
 from extensions.cluster.owners import JOB
 from extensions.cluster.parts import Parts
 from extensions.cluster.reasons import Left, Refused
 from extensions.cluster.session import Session
-from extensions.cluster.wire import ALL, BROADCAST, CAPABLE, GATEWAY, Bye, Heartbeat, RefusedError, encode, messages_in
+from extensions.cluster.wire import CAPABLE, GATEWAY, Bye, Heartbeat, encode, messages_in
 from tracker.extension import ExpiringMap, TokenBucket
 
-MAX_RATE: Final = 64 << 20
-MAX_BURST: Final = 256 << 20
+MAX_RATE: Final = 128 << 20
+MAX_BURST: Final = 512 << 20
 """Bytes of messages that are taken from one node: in a second, and at once."""
 
 MESSAGE_COST: Final = 2048
@@ -34,6 +36,7 @@ class Membership:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._born = parts.clock()
+        self._has_ended = False
         self._beats = 0
         self._beat_at = parts.clock()
         self._departed: ExpiringMap[str, int] = ExpiringMap(DEPARTED_FOR, MAX_DEPARTED)
@@ -48,7 +51,7 @@ class Membership:
         """
         parts = self._parts
         messages = messages_in(payload)
-        if not messages or not isinstance(messages[0], Heartbeat):
+        if self._has_ended or not messages or not isinstance(messages[0], Heartbeat):
             raise RefusedError(Refused.UNKNOWN_NODE, node_id)
         heartbeat = messages[0]
         last = self._departed.get(node_id, now)
@@ -131,9 +134,12 @@ class Membership:
         self._departed.expire(now)
         self._choose_gateway(now)
 
-    def say_bye(self) -> None:
-        """Tell all nodes that this one stops."""
+    def end(self) -> None:
+        """Tell all nodes that this one stops, and forget them. No node can join any more."""
         self._broadcast(encode(Bye()))
+        self._has_ended = True
+        for node_id in list(self._parts.members.others):
+            self.leave(node_id, Left.STOPPED)
 
     def _choose_gateway(self, now: float) -> None:
         parts = self._parts
@@ -175,7 +181,9 @@ class Membership:
         load = self._parts.load
         age = self._age(self._parts.clock())
         flags = (CAPABLE if load.is_capable else 0) + (GATEWAY if self._parts.gateway.is_here else 0)
-        return Heartbeat(load.label, load.version, load.tracker_id, load.started, age, *load.numbers(), flags)
+        return Heartbeat(
+            load.label, load.group, load.version, load.tracker_id, load.started, age, *load.numbers(), flags
+        )
 
     def _age(self, now: float) -> int:
         return int(now - self._born)
@@ -193,6 +201,7 @@ class Membership:
 def _describe(member: Member, heartbeat: Heartbeat) -> None:
     """Note the content of a heartbeat."""
     member.label = heartbeat.label
+    member.group = heartbeat.group
     member.version = heartbeat.version
     member.started = heartbeat.started
     member.connections = heartbeat.connections

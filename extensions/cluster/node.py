@@ -7,14 +7,14 @@ and `soon` calls a function in the next turn of the event loop. `tick` must be c
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from extensions.cluster.envelope import BROADCAST, STREAM, Sealer
+from extensions.cluster.errors import RefusedError
 from extensions.cluster.membership import Membership
 from extensions.cluster.parts import Listener, Load, Parts
 from extensions.cluster.reasons import Left, Refused, Resync
 from extensions.cluster.session import AGAIN, GAP, LATE, Session
 from extensions.cluster.transport import Transport
 from extensions.cluster.wire import (
-    BROADCAST,
-    STREAM,
     Answered,
     Ask,
     AskAgain,
@@ -22,7 +22,6 @@ from extensions.cluster.wire import (
     Bye,
     Chunk,
     Closed,
-    Counts,
     Done,
     Heartbeat,
     Linked,
@@ -32,10 +31,8 @@ from extensions.cluster.wire import (
     Opened,
     Ping,
     Pong,
-    RefusedError,
     Returned,
     Roster,
-    Sealer,
     Shares,
     Tick,
     Told,
@@ -76,7 +73,6 @@ class Node(Nodes):
         """Swarms that have opened in this turn."""
         self._handlers: dict[Any, Callable[[Session, Any], None]] = {
             Roster: parts.hearing.on_roster,
-            Counts: parts.hearing.on_counts,
             Opened: self._on_opened,
             Closed: self._on_closed,
             Moved: self._on_moved,
@@ -180,7 +176,7 @@ class Node(Nodes):
         """Tell all nodes that this one stops."""
         self.parts.streams.end_all()
         self.flush()
-        self._membership.say_bye()
+        self._membership.end()
 
     # What the transport tells
 

@@ -169,7 +169,9 @@ class NodePeers:
         swarm = hub.swarms.get(info_hash)
         if swarm is None or not swarm.peers:
             return offers
-        if kind == PEER and not self._is_here(swarm, receiver):
+        nodes = swarm.nodes
+        if kind == PEER and nodes is not None and receiver in nodes.ids and not self._is_here(swarm, receiver):
+            # It is at another node, and has probably left this one.
             return offers
         return hub.offers.deliver_from(swarm, peer_id, offers, now, self._outbox, kind, receiver, flags)
 

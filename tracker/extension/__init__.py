@@ -1,5 +1,6 @@
 """The public API of an extension (docs/extensions.md): everything that an extension may import from the tracker."""
 
+from tracker import __version__
 from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
 from tracker.core.elsewhere import LEECHERS, LINKED, PEER, SEEDERS
@@ -28,6 +29,8 @@ from tracker.reasons import CloseReason
 from tracker.settings import Settings
 from tracker.tasks import BackgroundTasks
 from tracker.urls import as_http, own_statistics
+from tracker.web.gather import Gather
+from tracker.worker import Worker
 
 __all__ = [
     "LEECHERS",
@@ -51,6 +54,7 @@ __all__ = [
     "ExtensionOff",
     "ExtensionSettings",
     "Gateway",
+    "Gather",
     "NodeMember",
     "NodePeers",
     "Nodes",
@@ -67,6 +71,8 @@ __all__ = [
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
+    "Worker",
+    "__version__",
     "as_http",
     "aside",
     "config_option",

@@ -32,6 +32,8 @@ from tracker.net.routes import Route
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.tasks import BackgroundTasks
+from tracker.web.gather import Gather, Others
+from tracker.web.merging import How
 from tracker.web.stats import Table, Tables
 from tracker.worker import Worker
 
@@ -147,8 +149,9 @@ class TrackerHandle(Members):
         nodes: NodePeers | None = None,
         gateway: Gateway | None = None,
         at_gateway: bool = False,
-        clock: Callable[[], float] = monotonic,
         worker: Worker | None = None,
+        others: Others | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(name, hub, remote, clock)
         self.settings = settings
@@ -166,6 +169,7 @@ class TrackerHandle(Members):
         self._tables = Tables() if tables is None else tables
         self._files = FileReaders() if files is None else files
         self._enabled = enabled
+        self._others = Others() if others is None else others
         self._state = state or StateDirectory(settings)
         self._gateway = gateway or Gateway()
         self._at_gateway = at_gateway
@@ -186,6 +190,16 @@ class TrackerHandle(Members):
     def runs_here(self) -> bool:
         """Whether extensions `at_gateway` run in this process: not if another node of its cluster is the gateway."""
         return self._gateway.is_here
+
+    @property
+    def needs_gateway(self) -> bool:
+        """Whether an extension `at_gateway` is enabled: a cluster needs a gateway. Call this from `prepare` on."""
+        return any(extension.at_gateway for extension in self._extensions.values())
+
+    @property
+    def connections(self) -> int:
+        """The number of open WebSockets of this process."""
+        return len(self._endpoint.websockets)
 
     def join_cluster(self, cluster: Cluster) -> Gateway:
         """Make this process a node of a cluster. Call this from `__init__`.
@@ -225,6 +239,20 @@ class TrackerHandle(Members):
             ValueError: if the name is taken, also by a field of `/stats.json` itself.
         """
         self._tables.add(name, Table(self._gateway.table(name, rows) if self._at_gateway else rows, links))
+
+    def add_gather(self, gather: Gather) -> None:
+        """Let the page, `/stats.json` and `/metrics` ask the other processes of this tracker, which add up to one.
+
+        Call this from `__init__`.
+
+        Raises:
+            ValueError: if another extension has called this.
+        """
+        self._others.add(gather)
+
+    def merge_gauge(self, name: str, how: How) -> None:
+        """Merge a gauge of several processes by their greatest or least value, instead of the sum."""
+        self._others.rules[name] = how
 
     def add_route(self, path: str, route: Route) -> None:
         """Serve an HTTP path on the public port.

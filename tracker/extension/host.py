@@ -29,6 +29,7 @@ from tracker.extension.terms import STOP_TIMEOUT, Terms
 from tracker.net.endpoint import Endpoint
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Settings
+from tracker.web.gather import Others
 from tracker.web.stats import Tables
 from tracker.worker import Worker
 
@@ -52,6 +53,8 @@ class ExtensionHost:
         """Background tasks that failed, by name."""
         self.tables = Tables()
         """The tables of the extensions on the page and in the statistics."""
+        self.others = Others()
+        """The other processes of the tracker, which an extension may add."""
         self.files = FileReaders()
         """The files of the extensions, which are read again when they change."""
         self._settings = settings
@@ -113,7 +116,8 @@ class ExtensionHost:
                 nodes,
                 self._gateway,
                 self._classes[name].at_gateway,
-                worker=self._worker,
+                self._worker,
+                self.others,
             )
             try:
                 extension = self._classes[name](tracker, section)
@@ -171,10 +175,11 @@ class ExtensionHost:
         """Stop all extensions at once; abandon those that do not stop by `deadline` (monotonic seconds)."""
         if self.admissions:
             self.admissions.stop()
-        timeout = min(deadline - monotonic(), STOP_TIMEOUT)
-        running: list[Terms | ExtensionRunner] = [*self._terms]
-        running += [runner for runner in self._runners if not runner.by_terms]
-        await asyncio.gather(*(one.stop(max(0.0, timeout)) for one in running))
+        timeout = max(0.0, min(deadline - monotonic(), STOP_TIMEOUT))
+        # Those at the gateway first: they take leave of others, perhaps through the connections of other nodes.
+        await asyncio.gather(*(terms.stop(timeout / 2) for terms in self._terms))
+        timeout = max(0.0, min(deadline - monotonic(), STOP_TIMEOUT))
+        await asyncio.gather(*(runner.stop(timeout) for runner in self._runners if not runner.by_terms))
         self._gateway.close()
         self._state.close()
 

@@ -28,6 +28,12 @@ class Members:
         """The open swarms by info_hash, with those that are held without local peers. Read only."""
         return self._hub.swarms
 
+    @property
+    def local_counts(self) -> tuple[int, int, int]:
+        """The numbers of swarms with local peers, and of local seeders and leechers in all of them."""
+        hub = self._hub
+        return len(hub.swarms) - hub.empty, hub.seeders, hub.leechers
+
     def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:
         """Return a new remote member of a swarm, which counts no peers until `set_remote`; None if there is no swarm.
 

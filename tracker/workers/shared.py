@@ -6,6 +6,7 @@ the next worker with the same place inherits it.
 
 import shutil
 import socket
+import time
 from collections.abc import Sequence
 
 from tracker.extension.state import ExtensionOff, StateDirectory
@@ -31,6 +32,7 @@ class Shared:
 
     def __init__(self, settings: Settings, count: int) -> None:
         server, metrics = settings.server, settings.metrics
+        self._started = time.time()
         self._state = StateDirectory(settings)
         self._server: list[list[socket.socket]] = []
         self._metrics: list[list[socket.socket]] = []
@@ -57,7 +59,8 @@ class Shared:
     def inherited(self, worker: Worker, control: int) -> Inherited:
         """Return the part of a worker that has `control` as its socket to the supervisor."""
         unix = tuple(listener.socket.fileno() for listener in self._unix)
-        return Inherited(worker, control, self._lock, _descriptors(self._server), unix, _descriptors(self._metrics))
+        groups = _descriptors(self._server), unix, _descriptors(self._metrics)
+        return Inherited(worker, control, self._lock, *groups, started=self._started)
 
     def stop_listening(self) -> None:
         """Close the sockets of this process, and remove the files of Unix-domain sockets."""

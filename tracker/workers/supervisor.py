@@ -1,7 +1,6 @@
 """The supervisor of the workers of a tracker. It starts, watches, replaces and stops them, and serves no peer."""
 
 import asyncio
-import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,8 +16,10 @@ from tracker.logs import configure, log_unexpected
 from tracker.settings import Settings, needs_restart
 from tracker.systemd import notify, notify_reloading
 from tracker.tasks import BackgroundTasks
+from tracker.web.past import PastCounters
 from tracker.worker import BEAT_PERIOD, Worker
 from tracker.workers.child import Child
+from tracker.workers.cpus import usable_cpus
 from tracker.workers.place import MAX_FAILURES, Place
 from tracker.workers.shared import Shared
 
@@ -73,6 +74,8 @@ class Supervisor:
         """Set whenever the state of a worker has changed, or the supervisor is to stop."""
         self._turn = asyncio.Lock()
         """Held during a reload."""
+        self._summing = asyncio.Lock()
+        """Held while the counters of workers that have ended are summed."""
         self._tasks = BackgroundTasks(Counter())
         self._unanswered: set[Child] = set()
         """The workers that have not adopted the latest settings yet."""
@@ -87,6 +90,7 @@ class Supervisor:
             structlog.get_logger().warning("settings_doubtful", text=warning)
         log_unexpected()
         self._shared = await aside(Shared, self._settings, len(self._places))
+        self._past = PastCounters(self._shared.directory)
         try:
             self._handle_signals(asyncio.get_running_loop())
             self._tasks.start("watch_workers", self._watch(), endless=True)
@@ -243,7 +247,12 @@ class Supervisor:
                 self._children.discard(child)
                 self._unanswered.discard(child)
                 self._ended(child, code)
+                self._tasks.start("sum_counters", self._sum_counters(child.worker.number))
         self._changed.set()
+
+    async def _sum_counters(self, number: int) -> None:
+        async with self._summing:
+            await aside(self._past.sum_up, number)
 
     def _ended(self, child: Child, code: int) -> None:
         place = self._places[child.worker.index]
@@ -413,4 +422,4 @@ def supervise(supervisor: Supervisor) -> int:
 def number_of_workers(settings: Settings) -> int:
     """Return the number of workers that the settings ask for."""
     wanted = settings.server.workers
-    return len(os.sched_getaffinity(0)) if wanted == "auto" else wanted
+    return usable_cpus() if wanted == "auto" else wanted

@@ -4,12 +4,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from extensions.cluster.envelope import Sealer, derive_key
 from extensions.cluster.members import Member
 from extensions.cluster.node import TICK, Node
-from extensions.cluster.reasons import Left, Refused
+from extensions.cluster.reasons import Dropped, Left, Refused
 from extensions.cluster.streams import NodeStream, Receiver
 from extensions.cluster.transport import Bus, InProcess
-from extensions.cluster.wire import Sealer, derive_key
 from tests.client import HASH, Json, announce
 from tests.unit.fakes import FakeConnection, HubHarness
 from tracker.core.nodes import NodePeers
@@ -51,6 +51,7 @@ class Description:
     def __init__(self, harness: HubHarness, label: str, is_capable: bool) -> None:
         self.harness = harness
         self.label = label
+        self.group = ""
         self.version = "1.0"
         self.tracker_id = TRACKER
         self.started = 1_700_000_000
@@ -95,6 +96,11 @@ class Station(HubHarness):
         for callback in callbacks:
             callback()
         return bool(callbacks)
+
+    @property
+    def returned_offers(self) -> int:
+        """Offers that found no receiver here."""
+        return self.node.parts.sessions.dropped[Dropped.NO_RECEIVER]
 
     def view(self, info_hash: str = HASH) -> tuple[int, int]:
         """Return complete and incomplete of a swarm, as a scrape shows them."""

@@ -72,7 +72,7 @@ class Node(HubHarness):
         self.post(self.cluster.on_newcomers, self, swarm.info_hash, count)
 
     def linked(self, swarm: Swarm) -> None:
-        """Tests call `tell_linked`."""
+        self.post(self.cluster.tell_linked, swarm.info_hash)
 
     def returned(self, swarm: Swarm, peer_id: str, offers: list[Offer], age: float, flags: int) -> bool:
         names = self.routes.get((swarm.info_hash, peer_id), {})
