@@ -103,3 +103,9 @@ async def test_mistakes_in_urls_do_not_show_passwords(server: NatsServer, tmp_pa
     done = await asyncio.to_thread(peerservers, "serve", "--port", "0", **ALONE, **env)
     assert_one_line(done, "extensions.cluster.servers", "a password in it must be percent-encoded")
     assert PASSWORD not in done.stderr
+
+
+async def test_files_that_cannot_be_used_are_mistakes(server: NatsServer, tmp_path: Path) -> None:
+    env = node(server, tmp_path, key="file", tls_ca="/no/such/file")
+    done = await asyncio.to_thread(peerservers, "serve", "--port", "0", **ALONE, **env)
+    assert_one_line(done, "extensions.cluster.tls_ca: /no/such/file: No such file or directory")
