@@ -36,7 +36,7 @@ SWEEP_PERIOD: Final = 0.25
 SWEEP_ROUND: Final = 20
 """Seconds from one run of the sweep to the next, and number of runs in which it visits all connections."""
 
-RETIRE_PERIOD: Final = 0.05
+RETIRE_PERIOD: Final = 0.1
 """Seconds between two batches of WebSockets that a retiring endpoint closes."""
 
 Opener = Callable[[Owner, ConnectionInfo], WebSocket]
@@ -132,11 +132,11 @@ class Endpoint(Owner):
         end = monotonic() + spread
         last = max(end, monotonic() + self.settings.handshake_timeout)
         while monotonic() < last:
-            websockets = [socket for socket in self.websockets - self._channels if socket.reason is None]
-            if not (websockets or self.pending_connections):
+            open_ones = [one for one in self.websockets - self._channels if one.reason is None]
+            if not (open_ones or self.pending_connections):
                 break
             steps = max(1, ceil((end - monotonic()) / RETIRE_PERIOD))
-            for websocket in websockets[: ceil(len(websockets) / steps)]:
+            for websocket in open_ones[: ceil(len(open_ones) / steps)]:
                 websocket.close(CloseCode.SERVICE_RESTART, CloseReason.RESTART)
             await asyncio.sleep(RETIRE_PERIOD)
 

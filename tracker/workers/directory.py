@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-_LONGEST: Final = 90
+_LONGEST: Final = 80
 """Characters of its path. The path of a Unix-domain socket has at most 107 bytes (unix(7))."""
 
 
