@@ -1,4 +1,4 @@
-"""Which node is the gateway: the one at which what exists once in a cluster runs (sans I/O).
+"""The choice of the gateway: the node at which extensions run that exist once in a cluster (sans I/O).
 
 The nodes that can be it agree by rendezvous hashing. The one that they agree on says so in its heartbeats, and only
 then do the others take it for the gateway.
