@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker.process",),
     ("tracker.cli",),
     ("tracker.__main__",),
-    ("extensions", "extensions.signatures", "extensions.trackers"),
+    ("extensions", "extensions.running", "extensions.signatures", "extensions.trackers"),
     ("extensions.identity", "extensions.dialing", "extensions.entries"),
     ("extensions.dht.krpc",),
     ("extensions.dht.records",),
