@@ -22,6 +22,7 @@ from tracker.extension.discovery import discover, sections
 from tracker.settings import Settings
 
 DEPLOY = ROOT / "docs" / "deploy.md"
+CLUSTER = ROOT / "docs" / "cluster.md"
 UNIT = ROOT / "docs" / "systemd" / "peerservers.service"
 # The schema of the Compose Specification, (c) its authors, Apache License 2.0.
 SCHEMA = ROOT / "tests" / "data" / "compose-spec.json"
@@ -206,13 +207,17 @@ def test_the_unit_fits_the_program() -> None:
     assert "@privileged" in unit["SystemCallFilter"][1]
 
 
-def test_the_guide_for_operators() -> None:
-    """The targets of its links exist, its examples are valid settings, and it links all files."""
-    text = DEPLOY.read_text()
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+def test_links_of_the_guides_for_operators() -> None:
+    """The targets of their links exist, and they link all files."""
+    links = [link for guide in (DEPLOY, CLUSTER) for link in re.findall(r"\]\((?!https?:)([^)#]+)", guide.read_text())]
     assert [link for link in links if not (DEPLOY.parent / link).exists()] == []
     for file in sorted((DEPLOY.parent / "deploy").iterdir()):
         assert f"deploy/{file.name}" in links
+
+
+def test_the_guide_for_operators() -> None:
+    """Its examples are valid settings."""
+    text = DEPLOY.read_text()
     examples = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
     assert examples
     for example in examples:
