@@ -41,7 +41,7 @@ from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
 from tracker.cli import cli
 from tracker.config import load, toml_value
-from tracker.core import offers, overlap
+from tracker.core import overlap, parked
 from tracker.core.rules import Rules
 from tracker.extension.discovery import discover
 from tracker.protocol import codec
@@ -315,7 +315,7 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("refusals of one offer after which it is placed again", f"{exchange.MAX_REFUSALS}"),
         ("answer timeout", f"{ledger.ANSWER_TIMEOUT:g} s"),
         ("route lifetime", f"{routes.ROUTE_LIFETIME:g} s"),
-        ("parking time", f"{offers.LIFETIME:g} s"),
+        ("parking time", f"{parked.LIFETIME:g} s"),
         ("yield time", f"{exchange.YIELD_TO:g} s"),
         ("shunning time", f"{admission.SHUN:g} s"),
     ]
@@ -402,7 +402,7 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
             "",
         ),
         ("own peers of a swarm for which marks are compared", f"{overlap.MAX_LOCAL}", "all are only counted"),
-        ("memory for parked offers", mib(offers.MAX_BYTES / 2**20), "the oldest are dropped"),
+        ("memory for parked offers", mib(parked.MAX_BYTES / 2**20), "the oldest are dropped"),
         ("messages with offers in the queue of a link", mib(link.MAX_QUEUED_OFFERS / 2**20), "the oldest are dropped"),
         ("other messages in the queue of a link", mib(link.MAX_QUEUED / 2**20), "the link ends: `stuck`"),
         ("time until the other side accepts a frame", f"{limits.STUCK_AFTER:g} s", "the link ends: `stuck`"),

@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("extensions.identity", "extensions.dialing", "extensions.entries"),
     ("extensions.dht.krpc",),
     ("extensions.dht.records",),
-    ("extensions.demo", "extensions.dht", "extensions.federation", "extensions.tokens"),
+    ("extensions.cluster", "extensions.demo", "extensions.dht", "extensions.federation", "extensions.tokens"),
 )
 """From the ground up. A name stands for a module, or for a package with all its modules, unless a longer name matches.
 

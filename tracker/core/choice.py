@@ -18,6 +18,8 @@ Every other member is as likely as any other, but for these preferences:
 
 `tracker.core.rooms` has other rules for small swarms of one role.
 
+If the tracker has several nodes, each one uses a part of the budgets of rule 2: that of its peers that make the offers.
+
 A few bits of each peer tell which members it has met. Of more than a few dozen, two may be taken for one.
 
 All times are seconds on any monotonic clock.
@@ -25,9 +27,12 @@ All times are seconds on any monotonic clock.
 
 from typing import TYPE_CHECKING, Final, cast
 
+from tracker.core.bits import REMOTE, SEEDER
+from tracker.core.elsewhere import FROM_SEEDER, LEECHERS, LINKED, SEEDERS
+from tracker.core.members import bit_of, numbered_elsewhere
 from tracker.core.nearby import OTHER, SwarmPlaces, nearness
 from tracker.core.rules import Rules
-from tracker.core.swarm import REMOTE, SEEDER, SMALL, Member, Peer, Random, Swarm
+from tracker.core.swarm import SMALL, Member, NodeMember, Peer, Random, RemoteMember, Swarm
 
 if TYPE_CHECKING:
     from mypy_extensions import i64
@@ -48,6 +53,11 @@ _FEW_SWARMS: Final = 16
 """Swarms of a client that announces sooner in small ones: a client that seeds thousands makes enough announces."""
 
 _NONE: Final[list[int]] = []
+
+_HERE: Final = 0
+_ALL: Final = 1
+_OWN: Final = 2
+"""The members that positions stand for: local peers, all members, or all but those of other trackers."""
 
 _SKIPS: Final = 2
 _DAMPED_SKIPS: Final = 16
@@ -78,15 +88,18 @@ class Chooser:
         # Members have positions: leechers from 0, then seeders. In each group, remote members come after local peers.
         fresh_since = now - 2 * self._interval
         if swarm.places is None:
-            draw = _Draw(swarm, bool(swarm.remotes), fresh_since, self._random)
+            scope = _ALL if swarm.remote_complete + swarm.remote_incomplete else _HERE
+            draw = _Draw(swarm, scope, fresh_since, self._random)
         else:
             draw = _NearDraw(swarm, swarm.places, peer, self._limit, fresh_since, self._random)
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
+        if swarm.nodes is not None:
+            _leave_out(draw, swarm, peer.peer_id, leechers)
         draw.bit = peer.bit
         draw.met = peer.met & ~REMOTE
         if count == 1 and now < peer.answered_at + self._damping:
             draw.is_damped = True
-            remote = swarm.remote_complete + swarm.remote_incomplete
+            remote = numbered_elsewhere(swarm)
             if remote and _count_remote(peer) >= remote:
                 draw.met |= REMOTE
         if count < total - 1:
@@ -105,13 +118,87 @@ class Chooser:
 
         A local peer with the peer_id `not_peer_id` is left out, because this peer made the offers.
         """
-        draw = _Draw(swarm, False, now - 2 * self._interval, self._random)
-        same = swarm.peers.get(not_peer_id)
-        if same:
-            draw.taken.add(len(swarm.leechers) + same.index if same.complete else same.index)
+        draw = self._draw_here(swarm, not_peer_id, now)
         draw.take(0, len(swarm.peers), count)
         draw.fill(count)
         return cast("list[Peer]", draw.chosen)
+
+    def choose_own(self, swarm: Swarm, count: int, not_peer_id: str, now: float) -> list[Member]:
+        """Choose up to `count` peers of all nodes to receive a linked peer's offers.
+
+        The result contains a member that stands for several peers once for each of them.
+        """
+        border = swarm.own_incomplete
+        draw = _Draw(swarm, _OWN, now - 2 * self._interval, self._random)
+        _leave_out(draw, swarm, not_peer_id, border)
+        draw.take(0, border + swarm.own_complete, count)
+        draw.fill(count)
+        return draw.chosen
+
+    def choose_for(self, swarm: Swarm, kind: int, count: int, maker: str, flags: int, now: float) -> list[Peer]:
+        """Choose up to `count` local peers to receive offers of the peer `maker` at another node.
+
+        Those of the role `kind`, SEEDERS or LEECHERS, come first, and in each role those that have not met the maker.
+        """
+        draw = self._draw_here(swarm, maker, now)
+        draw.served = bit_of(swarm, maker)
+        border, total = len(swarm.leechers), len(swarm.peers)
+        if kind == SEEDERS:
+            draw.take(border, total, min(count, total - border))
+            draw.fill(count)
+        elif kind == LEECHERS:
+            if flags & FROM_SEEDER:
+                draw.served |= SEEDER
+            draw.take(0, border, min(count, border))
+            draw.fill(count)
+        if len(draw.chosen) < count:
+            draw.take(0, total, count - len(draw.chosen))
+            draw.fill(count)
+        return cast("list[Peer]", draw.chosen)
+
+    def choose_linked(self, swarm: Swarm, count: int, refused: RemoteMember | None) -> list[Member]:
+        """Choose up to `count` peers behind remote members that extensions have added, but for those behind `refused`.
+
+        The result contains a remote member once for each of its peers that is chosen.
+        """
+        remotes = [remote for remote in swarm.remotes if remote is not refused]
+        left = [remote.complete + remote.incomplete for remote in remotes]
+        total = sum(left)
+        chosen: list[Member] = []
+        while total and len(chosen) < count:
+            position = int(self._random() * total)
+            for index, size in enumerate(left):
+                if position < size:
+                    chosen.append(remotes[index])
+                    left[index] -= 1
+                    break
+                position -= size
+            total -= 1
+        return chosen
+
+    def choose_again(
+        self, swarm: Swarm, peer: Peer, count: int, given: list[Member], refused: frozenset[str], now: float
+    ) -> list[Member]:
+        """Choose up to `count` other members for a peer's offers that the nodes in `refused` have returned.
+
+        `given` are the members that received others of the peer's offers at the same time.
+        """
+        draw = _SecondDraw(swarm, given, refused, now - 2 * self._interval, self._random)
+        leechers = swarm.incomplete
+        draw.taken.add(leechers + peer.index if peer.complete else peer.index)
+        _leave_out(draw, swarm, peer.peer_id, leechers)
+        draw.met = peer.met & ~REMOTE
+        draw.take(0, leechers + swarm.complete, count)
+        draw.fill(count)
+        return draw.chosen
+
+    def _draw_here(self, swarm: Swarm, not_peer_id: str, now: float) -> "_Draw":
+        """Return a draw of local peers but for one."""
+        draw = _Draw(swarm, _HERE, now - 2 * self._interval, self._random)
+        same = swarm.peers.get(not_peer_id)
+        if same is not None:
+            draw.taken.add(len(swarm.leechers) + same.index if same.complete else same.index)
+        return draw
 
     def interval(self, peer: Peer, parks: bool) -> int:
         """Return the seconds from an announce of a peer to the next one.
@@ -122,18 +209,29 @@ class Chooser:
         """
         swarm, interval = peer.swarm, self._rules.announce_interval
         members = swarm.complete + swarm.incomplete
-        if members > SMALL or len(peer.connection.peers) > _FEW_SWARMS or (len(swarm.peers) == 1 and not parks):
+        if (
+            members > SMALL
+            or len(peer.connection.peers) > _FEW_SWARMS
+            or (swarm.own_complete + swarm.own_incomplete == 1 and not parks)
+        ):
             return interval
         lonely = self._rules.lonely_interval
         return min(interval, max(lonely, interval * members // SMALL) if _has_met_all(peer) else lonely)
 
     def note_wanted(self, peer: Peer, count: int) -> None:
         """Note that a peer has answered or made some offers."""
-        swarm = peer.swarm
-        if peer.complete:
-            swarm.seeders_busy_until -= self._cost / 2 * count / swarm.complete
+        self.note_wanted_by(peer.swarm, peer.complete, count)
+
+    def note_wanted_by(self, swarm: Swarm, complete: bool, count: int) -> None:
+        """Note that a seeder, or a leecher, of a swarm has answered or made some offers."""
+        if complete:
+            share = _seeders_share(swarm)
+            if share:
+                swarm.seeders_busy_until -= self._cost / 2 * count / share
         else:
-            swarm.leechers_busy_until -= self._cost / 2 * count / swarm.incomplete
+            share = _leechers_share(swarm)
+            if share:
+                swarm.leechers_busy_until -= self._cost / 2 * count / share
 
     def _take_leechers(self, draw: "_Draw", swarm: Swarm, count: int, now: float) -> None:
         """Choose the leechers that a seeder's offers go to first."""
@@ -145,7 +243,7 @@ class Chooser:
         draw.served = 0
         if draw.chosen:
             busy_until = max(now, swarm.leechers_busy_until)
-            swarm.leechers_busy_until = busy_until + self._cost * len(draw.chosen) / swarm.incomplete
+            swarm.leechers_busy_until = busy_until + self._cost * len(draw.chosen) / _leechers_share(swarm)
 
     def _take_seeders(self, draw: "_Draw", swarm: Swarm, count: int, is_first: bool, now: float) -> None:
         """Choose the seeders that a leecher's offers go to first. `is_first`: it has met none yet."""
@@ -156,7 +254,7 @@ class Chooser:
         draw.take(swarm.incomplete, swarm.incomplete + swarm.complete, count)
         if draw.chosen:
             busy_until = max(now, swarm.seeders_busy_until)
-            swarm.seeders_busy_until = busy_until + self._cost * len(draw.chosen) / swarm.complete
+            swarm.seeders_busy_until = busy_until + self._cost * len(draw.chosen) / _seeders_share(swarm)
 
 
 class _Draw:
@@ -170,16 +268,16 @@ class _Draw:
         "later",
         "met",
         "random",
+        "scope",
         "served",
         "stale",
         "swarm",
         "taken",
-        "with_remotes",
     )
 
-    def __init__(self, swarm: Swarm, with_remotes: bool, fresh_since: float, random: Random) -> None:
+    def __init__(self, swarm: Swarm, scope: int, fresh_since: float, random: Random) -> None:
         self.swarm = swarm
-        self.with_remotes = with_remotes
+        self.scope = scope
         self.fresh_since = fresh_since
         self.random = random
         self.bit: i64 = 0
@@ -242,7 +340,11 @@ class _Draw:
         """Choose the member at a position, or put it aside, or leave it out."""
         swarm = self.swarm
         self.taken.add(position)
-        member: Member = swarm.member_at(position) if self.with_remotes else swarm.local_at(position)
+        member: Member
+        if self.scope == _HERE:
+            member = swarm.local_at(position)
+        else:
+            member = swarm.member_at(position) if self.scope == _ALL else swarm.own_at(position)
         if self.is_damped and member.bit & self.met and member.met & self.bit:
             return
         if member.last_seen < self.fresh_since:
@@ -261,7 +363,8 @@ class _NearDraw(_Draw):
     def __init__(
         self, swarm: Swarm, places: SwarmPlaces, peer: Peer, limit: int, fresh_since: float, random: Random
     ) -> None:
-        super().__init__(swarm, bool(swarm.remotes), fresh_since, random)
+        scope = _ALL if swarm.remote_complete + swarm.remote_incomplete else _HERE
+        super().__init__(swarm, scope, fresh_since, random)
         self.places = places
         self.place = swarm.place_of(peer)
         self.limit = limit
@@ -311,6 +414,69 @@ class _NearDraw(_Draw):
                         draws -= 1
 
 
+class _SecondDraw(_Draw):
+    """A sample for offers that some nodes have returned."""
+
+    __slots__ = ("given", "refused")
+
+    def __init__(
+        self, swarm: Swarm, given: list[Member], refused: frozenset[str], fresh_since: float, random: Random
+    ) -> None:
+        super().__init__(swarm, _ALL, fresh_since, random)
+        self.given = given
+        self.refused = refused
+
+    def draws(self, spare: int, count: int) -> int:
+        """Return the number of members that are examined in the search for `count`, if there are `spare` more."""
+        return min(spare, _DAMPED_SKIPS * count) + count
+
+    def judge(self, position: int) -> None:
+        """Choose the member at a position, or put it aside, or leave it out."""
+        member = self.swarm.member_at(position)
+        if isinstance(member, NodeMember):
+            name = "" if member.kind == LINKED else member.node
+            if name in self.refused or (member.index >= 0 and member in self.given):
+                self.taken.add(position)
+                return
+        elif isinstance(member, Peer) and member in self.given:
+            self.taken.add(position)
+            return
+        super().judge(position)
+
+
+def _leave_out(draw: _Draw, swarm: Swarm, peer_id: str, border: int) -> None:
+    """Do not draw the members with a peer_id, here or at other nodes. The positions of seeders begin at `border`."""
+    same = swarm.peers.get(peer_id)
+    if same is not None:
+        draw.taken.add(border + same.index if same.complete else same.index)
+    nodes = swarm.nodes
+    member = nodes.ids.get(peer_id) if nodes is not None else None
+    while member is not None:
+        if member.complete:
+            draw.taken.add(border + len(swarm.seeders) + member.index)
+        else:
+            draw.taken.add(len(swarm.leechers) + member.index)
+        member = member.twin
+
+
+def _seeders_share(swarm: Swarm) -> float:
+    """Return the number of seeders whose budget for offers of leechers this node may use."""
+    nodes, seeders = swarm.nodes, swarm.complete
+    if nodes is None or not nodes.incomplete:
+        return seeders
+    local = len(swarm.leechers)
+    return seeders * local / (local + nodes.incomplete)
+
+
+def _leechers_share(swarm: Swarm) -> float:
+    """Return the number of leechers whose budget for offers of seeders this node may use."""
+    nodes, leechers = swarm.nodes, swarm.incomplete
+    if nodes is None or not nodes.complete:
+        return leechers
+    local = len(swarm.seeders)
+    return leechers * local / (local + nodes.complete)
+
+
 def _note_nearness(places: SwarmPlaces, peer: Peer, chosen: list[Member]) -> None:
     """Count the receivers of a peer's offers by their nearness."""
     swarm = peer.swarm
@@ -326,8 +492,16 @@ def _has_met_all(peer: Peer) -> bool:
     for other in swarm.peers.values():
         if not other.bit & met:
             return False
-    remote = swarm.remote_complete + swarm.remote_incomplete
-    return len(swarm.peers) + remote > 1 and (remote == 0 or _count_remote(peer) >= remote)
+    nodes = swarm.nodes
+    known = 0
+    if nodes is not None:
+        for members in (nodes.leechers, nodes.seeders):
+            for member in members:
+                if not member.bit & met and member.peer_id != peer.peer_id:
+                    return False
+            known += len(members)
+    remote = swarm.remote_complete + swarm.remote_incomplete - known
+    return len(swarm.peers) + known + remote > 1 and (remote == 0 or _count_remote(peer) >= remote)
 
 
 def _count_remote(peer: Peer) -> int:

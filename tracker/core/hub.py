@@ -2,10 +2,11 @@
 
 All times are seconds on any monotonic clock. Invariants, checked by `Hub.check_invariants`:
 
-1. No swarm is empty: a swarm without local peers is removed, even if it had remote members.
+1. No swarm is empty unless it is held: a swarm without local peers is removed, even if it had remote members.
 2. Every peer of a connection is a member of its swarm, and every member is among the peers of its connections.
-3. `seeders` and `leechers` are the sums over all swarms (local peers only).
-4. Each swarm keeps its own invariants (`tracker.core.swarm`).
+3. `seeders` and `leechers` are the sums over all swarms (local peers only). `empty` is the number of empty swarms.
+4. Each swarm keeps its own invariants (`tracker.core.swarm`, `tracker.core.members`).
+5. `shared` contains a swarm for each node that has a member in it, and only open swarms.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,15 +14,27 @@ from itertools import islice
 from math import inf
 from typing import Final
 
+from tracker.core.bits import remote_bit
+from tracker.core.challenges import Challenges
 from tracker.core.counters import Counters
+from tracker.core.members import (
+    check_members,
+    clear_members,
+    is_held,
+    meet_answerer,
+    meet_maker,
+    nodes_of,
+    release_if_empty,
+)
 from tracker.core.nearby import Nearby
-from tracker.core.offers import Observer, OfferPlacement, Trace
+from tracker.core.observers import Nodes, Observer, Trace
+from tracker.core.offers import OfferPlacement
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
 from tracker.core.rooms import is_first_answer
 from tracker.core.rules import Rules
 from tracker.core.several import SeveralConnections
-from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer, remote_bit
+from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
@@ -42,7 +55,7 @@ def serve_all(_info_hash: str) -> bool:
 
 
 class Hub:
-    """All open swarms: those with at least one local peer.
+    """All open swarms: those with at least one local peer, and those that are held.
 
     `serves` returns whether an info_hash may have a swarm. `observer` is notified of events. `nearby`: see that class.
     """
@@ -64,6 +77,12 @@ class Hub:
         self.offers = OfferPlacement(rules, random, self.counters, observer)
         self.several = SeveralConnections(self.offers.parked, self.counters, self._become_seeder)
         self.pending = PendingJoins()
+        self.nodes: Nodes | None = None
+        """The other nodes of the tracker; see `tracker.core.nodes`."""
+        self.shared: dict[str, set[Swarm]] = {}
+        """The swarms with members at another node, by its id. Some may have lost these members."""
+        self.empty = 0
+        self.challenges = Challenges(rules, self.counters, self._leave)
         self.trace: Trace | None = None
         self._random = random
         self._serves = serves
@@ -148,6 +167,55 @@ class Hub:
                 for connection in peer.connections:
                     self.refuse(connection, _denied(swarm.info_hash), outbox)
                 self._leave(peer)
+            self.release(swarm)
+
+    def hold(self, info_hash: str) -> None:
+        """Keep a swarm open also without local peers, from now on. Open it if it is served."""
+        swarm = self.swarms.get(info_hash)
+        if swarm is None:
+            if not self._serves(info_hash):
+                return
+            swarm = self.swarms[info_hash] = Swarm(info_hash)
+            self.empty += 1
+            nodes_of(swarm).held = True
+            if self._observer:
+                self._observer.swarm_opened(swarm)
+                self._observer.swarm_changed(swarm)
+        else:
+            nodes_of(swarm).held = True
+
+    def release(self, swarm: Swarm) -> None:
+        """Do not keep a swarm open without local peers any more."""
+        if is_held(swarm):
+            nodes_of(swarm).held = False
+            release_if_empty(swarm)
+            if not swarm.peers:
+                self.empty -= 1
+                self._close_swarm(swarm)
+
+    def members_changed(self, swarm: Swarm) -> None:
+        """Tell the extensions that the numbers of a swarm's own peers at other nodes have changed, if it is held."""
+        if self._observer and is_held(swarm):
+            self._observer.swarm_changed(swarm)
+
+    def take_answer(self, answer: Answer, complete: bool, now: float, outbox: Outbox) -> bool:
+        """Take an answer of a peer at another node, which is a seeder if `complete`; return whether it has a receiver.
+
+        The receiver is a local peer, or a linked one.
+        """
+        swarm = self.swarms.get(answer.info_hash)
+        receiver = swarm.peers.get(answer.to_peer_id) if swarm else None
+        if receiver is not None:
+            self.offers.chooser.note_wanted_by(receiver.swarm, complete, 1)
+            if is_first_answer(receiver, answer):
+                meet_answerer(receiver, answer.peer_id, complete)
+            self.relay_answer(receiver, answer, now, outbox)
+            return True
+        if self._observer and self._observer.answer_unplaced(answer):
+            self.counters.answers_handed_over += 1
+            return True
+        self.counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
+        return False
 
     def expire(self, now: float, count: int) -> None:
         """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
@@ -159,6 +227,8 @@ class Hub:
         """
         self.offers.expire(now)
         self.several.listen(now)
+        if self.nodes is not None:
+            self.challenges.listen(now)
         overdue = now - self.rules.peer_timeout
         batch = list(islice(self._round, count))
         if not batch:
@@ -178,12 +248,16 @@ class Hub:
         connections: dict[int, Connection] = {}
         for info_hash, swarm in self.swarms.items():
             assert swarm.info_hash == info_hash
-            assert swarm.peers, "empty swarm"
+            assert swarm.peers or is_held(swarm), "empty swarm"
             swarm.check_invariants()
+            check_members(swarm, self.shared)
             for peer in swarm.peers.values():
                 connections.update((id(connection), connection) for connection in peer.connections)
         self.pending.check_invariants()
         self.offers.parked.check_invariants()
+        self.challenges.check_invariants()
+        assert self.empty == sum(not swarm.peers for swarm in self.swarms.values())
+        assert all(self.swarms.get(swarm.info_hash) is swarm for swarms in self.shared.values() for swarm in swarms)
         for connection in connections.values():
             for peer in connection.peers:
                 assert connection in peer.connections
@@ -279,6 +353,12 @@ class Hub:
             self.leechers += 1
         if self.trace is not None:
             self.trace.joined(peer)
+        if len(swarm.peers) == 1 and not opened:
+            self.empty -= 1
+        if self.nodes is not None:
+            if len(swarm.peers) == 1:
+                self.nodes.opened(swarm)
+            self.nodes.joined(peer, not message.offers and not message.completed)
         if self._observer:
             if opened:
                 self._observer.swarm_opened(swarm)
@@ -313,6 +393,8 @@ class Hub:
         peer.swarm.become_seeder(peer)
         self.leechers -= 1
         self.seeders += 1
+        if self.nodes is not None:
+            self.nodes.completed(peer)
         if self._observer:
             self._observer.swarm_changed(peer.swarm)
 
@@ -329,13 +411,27 @@ class Hub:
             self.seeders -= 1
         else:
             self.leechers -= 1
+        if self.nodes is not None:
+            self.challenges.forget(peer)
+            self.nodes.left(peer)
         if not swarm.peers:
-            del self.swarms[swarm.info_hash]
-        if self._observer:
-            if swarm.peers:
-                self._observer.swarm_changed(swarm)
+            if is_held(swarm):
+                self.empty += 1
             else:
-                self._observer.swarm_closed(swarm)
+                self._close_swarm(swarm)
+            if self.nodes is not None:
+                self.nodes.closed(swarm)
+        if self._observer and self.swarms.get(swarm.info_hash) is swarm:
+            self._observer.swarm_changed(swarm)
+
+    def _close_swarm(self, swarm: Swarm) -> None:
+        del self.swarms[swarm.info_hash]
+        if swarm.nodes is not None:
+            clear_members(swarm)
+            for swarms in self.shared.values():
+                swarms.discard(swarm)
+        if self._observer:
+            self._observer.swarm_closed(swarm)
 
     def _end_admission(self, peer: Peer, connection: Connection) -> None:
         self.counters.dropped[DropReason.ADMISSION_ENDED] += 1
@@ -357,12 +453,23 @@ class Hub:
             # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
             sender.last_seen = now
         receiver = swarm.peers.get(answer.to_peer_id)
+        nodes = self.nodes
+        # A local receiver may have made the offer at another node, and have come here since.
+        routed = (
+            nodes is not None
+            and (receiver is None or swarm.nodes is not None)
+            and nodes.answer(answer, sender.complete)
+        )
         if receiver is not None:
             self.offers.chooser.note_wanted(sender, 1)
             if is_first_answer(receiver, answer):
                 sender.meet(receiver.bit, receiver.complete)
                 receiver.meet(sender.bit, sender.complete)
             self.relay_answer(receiver, answer, now, outbox)
+        elif routed:
+            # The node of the receiver notes that the sender was wanted.
+            meet_maker(sender, answer.to_peer_id)
+            counters.answers_to_nodes += 1
         elif self._observer and self._observer.answer_unplaced(answer):
             self.offers.chooser.note_wanted(sender, 1)
             sender.meet(remote_bit(answer.to_peer_id), False)

@@ -2,8 +2,12 @@
 
 from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
+from tracker.core.elsewhere import LEECHERS, LINKED, PEER, SEEDERS
+from tracker.core.members import own_peers
+from tracker.core.nodes import NodePeers
+from tracker.core.observers import Nodes
 from tracker.core.overlap import MARK_LENGTH, UNKNOWN, marks_of
-from tracker.core.swarm import RemoteMember, Swarm
+from tracker.core.swarm import NodeMember, Peer, RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
@@ -24,8 +28,12 @@ from tracker.tasks import BackgroundTasks
 from tracker.urls import as_http, own_statistics
 
 __all__ = [
+    "LEECHERS",
+    "LINKED",
     "MARK_LENGTH",
     "NO_INFO_HASH",
+    "PEER",
+    "SEEDERS",
     "UNKNOWN",
     "Admission",
     "Admitted",
@@ -39,7 +47,11 @@ __all__ = [
     "Extension",
     "ExtensionOff",
     "ExtensionSettings",
+    "NodeMember",
+    "NodePeers",
+    "Nodes",
     "Offer",
+    "Peer",
     "RawString",
     "RemoteMember",
     "Request",
@@ -65,6 +77,7 @@ __all__ = [
     "make_answer",
     "make_offer",
     "marks_of",
+    "own_peers",
     "own_statistics",
     "parse_info_hash",
     "plain",

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from tracker.core.hub import Hub
+from tracker.core.nodes import NodePeers
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension.admission import Admission, Admitted
@@ -123,6 +124,7 @@ class TrackerHandle:
         files: FileReaders | None = None,
         enabled: Collection[str] = (),
         state: StateDirectory | None = None,
+        nodes: NodePeers | None = None,
     ) -> None:
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
@@ -130,6 +132,8 @@ class TrackerHandle:
         self.registry = registry
         """The registry for the extension's own metrics, whose names start with `peerservers_`."""
         self.log = structlog.get_logger().bind(extension=name)
+        self.nodes = nodes or NodePeers(hub, remote.outbox)
+        """The peers at other nodes of this tracker. One extension may attach: the one that connects the nodes."""
         self._name = name
         self._hub = hub
         self._remote = remote

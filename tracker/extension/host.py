@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from tracker.config import ConfigError
 from tracker.core.hub import Hub
+from tracker.core.nodes import NodePeers
 from tracker.core.outbox import Outbox
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import Peer, RemoteMember, Swarm
@@ -73,6 +74,7 @@ class ExtensionHost:
             ConfigError: if any of them cannot be made, with the mistakes of all.
         """
         remote = RemotePeers(hub, outbox)
+        nodes = NodePeers(hub, outbox)
         mistakes: list[str] = []
         up = Gauge(
             "peerservers_extension_up",
@@ -95,6 +97,7 @@ class ExtensionHost:
                 self.files,
                 self._sections.keys(),
                 self._state,
+                nodes,
             )
             try:
                 extension = self._classes[name](tracker, section)
@@ -163,11 +166,11 @@ class ExtensionHost:
             runner.tracker.forget(swarm)
             runner.mark(swarm, closed=True)
 
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
+    def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         for runner in self._runners:
             if runner.tracker.owns(member) and runner.wants("offers_placed"):
                 kept = [offer.detached() for offer in offers]
-                runner.post("offers_placed", member.swarm, member, peer.peer_id, kept, size=_size(offers))
+                runner.post("offers_placed", member.swarm, member, peer_id, kept, size=_size(offers))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         for runner in self._runners:

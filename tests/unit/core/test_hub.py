@@ -299,8 +299,8 @@ class Recorder:
     def swarm_closed(self, swarm: Swarm) -> None:
         self.events.append(("closed", swarm.info_hash))
 
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
-        self.events.append(("placed", member.owner, peer.peer_id, [codec.from_json(o.offer_id) for o in offers]))
+    def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
+        self.events.append(("placed", member.owner, peer_id, [codec.from_json(o.offer_id) for o in offers]))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         self.events.append(("unplaced", swarm.info_hash, peer.peer_id, len(offers)))

@@ -268,8 +268,8 @@ class Here(HubHarness):
     def swarm_closed(self, swarm: Swarm) -> None:
         self.events.append(("swarm_closed", swarm))
 
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
-        self.events.append(("offers_placed", member, peer.peer_id, [offer.detached() for offer in offers]))
+    def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
+        self.events.append(("offers_placed", member, peer_id, [offer.detached() for offer in offers]))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         pass

@@ -1,0 +1,165 @@
+"""What other nodes tell of their peers in the swarms that this node shares with them (sans I/O).
+
+All times are seconds on any monotonic clock.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from extensions.cluster.reasons import Dropped
+from extensions.cluster.session import Session, Sessions
+from extensions.cluster.shares import Share, Shared, SharedSwarms
+from extensions.cluster.telling import Telling
+from extensions.cluster.wire import COMPLETE, NEEDS_OFFERS, NEWCOMER, OLDER, PLAIN, Counts, Roster
+from tracker.extension import NodePeers, Swarm
+
+
+class Hearing:
+    """What this node is told. `on_first` is called when a node first tells of its peers in a swarm."""
+
+    def __init__(
+        self,
+        node_id: str,
+        peers: NodePeers,
+        sessions: Sessions,
+        shared: SharedSwarms,
+        telling: Telling,
+        swarms: Mapping[str, Swarm],
+        clock: Callable[[], float],
+        on_first: Callable[[str, Session], None],
+    ) -> None:
+        self.has_met_strangers = False
+        """Whether this node was told to share a swarm with a node that it does not know."""
+        self._node_id: Final = node_id
+        self._peers = peers
+        self._sessions = sessions
+        self._shared = shared
+        self._telling = telling
+        self._swarms = swarms
+        self._clock = clock
+        self._on_first = on_first
+
+    def on_shares(self, key: str, nodes: list[str], is_newcomer: bool) -> None:
+        """Share a swarm with other nodes. `is_newcomer`: this node has opened it later than they."""
+        swarm = self._swarms.get(key)
+        if swarm is None or not swarm.peers:
+            self._sessions.dropped[Dropped.UNKNOWN_SWARM] += 1
+            return
+        for node_id in nodes:
+            session = self._sessions.by_id.get(node_id)
+            if session is None:
+                self.has_met_strangers |= node_id != self._node_id
+                continue
+            share = self._shared.find(key, session) or self._shared.add(key, session)
+            if not share.is_told:
+                share.is_newcomer = is_newcomer
+                self._telling.tell_first(key, swarm, share)
+
+    def on_roster(self, session: Session, message: Roster) -> None:
+        """Take notice of a node's peers, one by one."""
+        key = message.key
+        share = self._share_for(session, key, message.share)
+        if share is None:
+            return
+        shared = self._shared.by_key[key]
+        if share.seeders is not None or share.leechers is not None:
+            self._shared.set_counts(key, share, 0, 0)
+        gone = {*share.peers, *share.hidden}
+        swarm = self._swarms[key]
+        now = self._clock()
+        for peer_id, flags in message.peers:
+            is_seeder = (flags & COMPLETE) != 0
+            if peer_id in gone:
+                gone.discard(peer_id)
+                member = share.peers.get(peer_id)
+                if member is None:
+                    share.hidden[peer_id] = is_seeder
+                elif (member.complete > 0) is not is_seeder:
+                    self._peers.set(member, int(is_seeder), int(not is_seeder))
+                continue
+            if peer_id in share.peers or peer_id in share.hidden:
+                continue  # It is in the message twice.
+            member = self._shared.add_peer(shared, share, peer_id, is_seeder)
+            if member is not None and flags & NEEDS_OFFERS:
+                self._peers.give_parked(member, 1, now)
+            if message.share != OLDER and peer_id in swarm.peers:
+                self._peers.challenge(key, peer_id, now)
+        for peer_id in gone:
+            self._shared.remove_peer(shared, share, peer_id)
+        self._after(session, shared, share, message.share)
+
+    def on_counts(self, session: Session, message: Counts) -> None:
+        """Take notice of the numbers of a node's peers."""
+        key = message.key
+        share = self._share_for(session, key, message.share)
+        if share is None:
+            return
+        shared = self._shared.by_key[key]
+        for peer_id in [*share.peers, *share.hidden]:
+            self._shared.remove_peer(shared, share, peer_id)
+        self._shared.set_counts(key, share, message.seeders, message.leechers)
+        swarm = self._swarms[key]
+        now = self._clock()
+        for peer_id in message.joined:
+            if peer_id in swarm.peers:
+                self._peers.challenge(key, peer_id, now)
+        if share.seeders is not None and message.needy_seeders:
+            self._peers.give_parked(share.seeders, min(message.needy_seeders, message.seeders), now)
+        if share.leechers is not None and message.needy_leechers:
+            self._peers.give_parked(share.leechers, min(message.needy_leechers, message.leechers), now)
+        self._after(session, shared, share, message.share)
+
+    def on_closed(self, session: Session, keys: list[str]) -> None:
+        """Take notice that a node has no more peers in swarms."""
+        for key in keys:
+            share = self._shared.find(key, session)
+            if share is not None:
+                self._shared.end(key, session.node_id, share)
+
+    def _share_for(self, session: Session, key: str, flag: int) -> Share | None:
+        """Return the share that a statement is about. None if the statement must be ignored."""
+        share = self._shared.find(key, session)
+        if share is None:
+            swarm = self._swarms.get(key)
+            if self._shared.is_gateway:
+                self._peers.hold(key)
+                if key not in self._swarms:
+                    return None  # This tracker does not serve it.
+            elif swarm is None or not swarm.peers:
+                self._sessions.dropped[Dropped.UNKNOWN_SWARM] += 1
+                session.closed(key)
+                return None
+            elif flag == PLAIN:
+                return None
+            share = self._shared.add(key, session)
+        share.epoch = session.heard_epoch
+        return share
+
+    def _after(self, session: Session, shared: Shared, share: Share, flag: int) -> None:
+        """Reply to the first statement of a node about a swarm, and let only one of the two nodes place its offers."""
+        key = shared.key
+        swarm = self._swarms[key]
+        if flag != PLAIN and swarm.peers:
+            if not share.is_told:
+                share.is_newcomer = flag == OLDER
+                self._telling.tell_first(key, swarm, share)
+            elif share.has_met:
+                # It has closed and opened the swarm since, or it tells everything again.
+                session.put_control(self._telling.statement(key, swarm, PLAIN))
+        if share.is_told and not share.is_placed:
+            share.is_placed = True
+            ours = share.is_newcomer
+            theirs = not ours if flag == PLAIN else flag == NEWCOMER
+            if (ours and not theirs) or (ours == theirs and self._node_id < session.node_id):
+                self._place_parked(share)
+        if not share.has_met:
+            share.has_met = True
+            self._on_first(key, session)
+
+    def _place_parked(self, share: Share) -> None:
+        now = self._clock()
+        for member in list(share.peers.values()):
+            self._peers.place_parked(member, 1, now)
+        for counted in (share.leechers, share.seeders):
+            if counted is not None:
+                self._peers.place_parked(counted, counted.complete + counted.incomplete, now)

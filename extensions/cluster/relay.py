@@ -1,0 +1,153 @@
+"""Carries offers and answers between the hub and the other nodes (sans I/O).
+
+All times are seconds on any monotonic clock.
+"""
+
+from collections.abc import Callable
+
+from extensions.cluster.reasons import Dropped
+from extensions.cluster.routes import Routes
+from extensions.cluster.session import Session, Sessions
+from extensions.cluster.wire import (
+    OFFERS,
+    RETURNED,
+    Answered,
+    Offers,
+    Returned,
+    answer_in,
+    encode,
+    encode_answer,
+    encode_offers,
+    offers_in,
+)
+from tracker.extension import (
+    LINKED,
+    Answer,
+    NodeMember,
+    NodePeers,
+    Offer,
+    is_answer,
+    is_any_id,
+    is_any_offer,
+    is_id,
+    is_offer,
+)
+
+
+class Relay:
+    """The offers and answers of this node."""
+
+    def __init__(self, peers: NodePeers, sessions: Sessions, clock: Callable[[], float]) -> None:
+        self.routes = Routes(clock())
+        self._peers = peers
+        self._sessions = sessions
+        self._clock = clock
+
+    # From the hub
+
+    def offers(self, member: NodeMember, peer_id: str, offers: list[Offer], flags: int) -> None:
+        """Send offers to the node of a member."""
+        sessions = self._sessions
+        session = sessions.by_id.get(member.node)
+        count = len(offers)
+        if session is None:
+            sessions.dropped[Dropped.NO_ROUTE] += count
+            return
+        key = member.swarm.info_hash
+        part = encode((OFFERS, key, peer_id, member.kind, member.peer_id, flags, encode_offers(offers)))
+        session.put_traffic(part)
+        session.traffic.offers_out += count
+        sessions.traffic.offers_out += count
+
+    def answer(self, answer: Answer, complete: bool) -> bool:
+        """Send an answer to all nodes from which offers of its receiver came; return whether there are any."""
+        nodes = self.routes.find(answer.info_hash, answer.to_peer_id)
+        if not nodes:
+            return False
+        sessions = self._sessions
+        part = encode_answer(answer, complete)
+        is_sent = False
+        for node_id in nodes:
+            session = sessions.by_id.get(node_id)
+            if session is not None and session.put_traffic(part):
+                is_sent = True
+                session.traffic.answers_out += 1
+                sessions.traffic.answers_out += 1
+        if not is_sent:
+            sessions.dropped[Dropped.NO_ROUTE] += 1
+        return is_sent
+
+    def returned(self, key: str, peer_id: str, offers: list[Offer], age: float, flags: int) -> bool:
+        """Send offers back to the node that they came from, because no link takes them; return whether it is known."""
+        for node_id in self.routes.find(key, peer_id):
+            session = self._sessions.by_id.get(node_id)
+            if session is not None:
+                age = min(max(0.0, age), 3600.0)
+                return session.put_traffic(
+                    encode((RETURNED, key, peer_id, LINKED, "", flags, encode_offers(offers), age))
+                )
+        return False
+
+    # From other nodes
+
+    def on_offers(self, session: Session, message: Offers) -> None:
+        """Give the offers of another node to local peers, or at the gateway to links; return those that find none."""
+        key, peer_id = message.key, message.peer_id
+        offers = self._offers_in(key, peer_id, message.offers)
+        if not offers:
+            return
+        count = len(offers)
+        session.traffic.offers_in += count
+        self._sessions.traffic.offers_in += count
+        self.routes.note(key, peer_id, session.node_id)
+        kind, flags = message.kind, message.flags
+        if kind == LINKED:
+            rest = self._peers.deliver_linked(key, peer_id, offers, self._clock(), flags)
+        else:
+            rest = self._peers.deliver(key, peer_id, offers, self._clock(), kind, message.receiver, flags)
+        if rest:
+            self._sessions.dropped[Dropped.NO_RECEIVER] += len(rest)
+            session.put_traffic(
+                encode((RETURNED, key, peer_id, kind, message.receiver, flags, encode_offers(rest), 0.0))
+            )
+
+    def on_returned(self, session: Session, message: Returned) -> None:
+        """Place offers again that found no receiver at another node."""
+        key, peer_id = message.key, message.peer_id
+        offers = self._offers_in(key, peer_id, message.offers)
+        if offers:
+            member = self._peers.get(key, session.node_id, message.kind, message.receiver)
+            self._peers.place_again(key, peer_id, offers, member, self._clock(), message.age, message.flags)
+
+    def on_answer(self, session: Session, message: Answered) -> None:
+        """Give an answer to the local peer that made the offer, or at the gateway to a linked one."""
+        answer = answer_in(message)
+        try:
+            if answer is None or not is_answer(answer):
+                self._sessions.dropped[Dropped.INVALID] += 1
+                return
+        except UnicodeDecodeError:
+            self._sessions.dropped[Dropped.INVALID] += 1
+            return
+        session.traffic.answers_in += 1
+        self._sessions.traffic.answers_in += 1
+        if not self._peers.deliver_answer(answer, self._clock(), message.complete):
+            self._sessions.dropped[Dropped.NO_RECEIVER] += 1
+
+    def _offers_in(self, key: str, peer_id: str, data: memoryview) -> list[Offer]:
+        """Return the valid offers of a message, and count the others."""
+        offers = offers_in(data)
+        binary = is_id(key)
+        if offers is None or not (is_id(peer_id) if binary else is_any_id(peer_id)):
+            self._sessions.dropped[Dropped.INVALID] += 1
+            return []
+        valid: list[Offer] = []
+        for offer in offers:
+            try:
+                if is_offer(offer) if binary else is_any_offer(offer):
+                    valid.append(offer)
+            except UnicodeDecodeError:
+                pass
+        if len(valid) < len(offers):
+            self._sessions.dropped[Dropped.INVALID] += len(offers) - len(valid)
+        return valid

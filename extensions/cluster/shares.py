@@ -1,0 +1,297 @@
+"""The swarms that this node shares with others, and the peers of these nodes in them (sans I/O).
+
+A peer_id that is present at several nodes is one peer: it is a member here only once, and not if it is local.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from extensions.cluster.session import Session
+from extensions.cluster.work import SLICE, Work
+from tracker.extension import LEECHERS, PEER, SEEDERS, NodeMember, NodePeers, Swarm
+
+
+class Share:
+    """One other node's part of a swarm."""
+
+    __slots__ = (
+        "epoch",
+        "has_met",
+        "hidden",
+        "is_newcomer",
+        "is_placed",
+        "is_told",
+        "leechers",
+        "peers",
+        "seeders",
+        "session",
+    )
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.epoch = session.heard_epoch
+        """The other node's epoch in which it has told of the swarm last."""
+        self.is_told = False
+        """Whether the other node was told of the peers here."""
+        self.has_met = False
+        """Whether it has told of its peers."""
+        self.is_newcomer = False
+        """Whether this node has opened the swarm later than the other one."""
+        self.is_placed = False
+        """Whether parked offers have been placed on its peers, or need not be."""
+        self.seeders: NodeMember | None = None
+        self.leechers: NodeMember | None = None
+        self.peers: dict[str, NodeMember] = {}
+        self.hidden: dict[str, bool] = {}
+        """Peers that are present here or at yet another node, too, and count there; whether they are seeders."""
+
+
+class Shared:
+    """A swarm that is shared with other nodes."""
+
+    __slots__ = ("key", "linked", "shares")
+
+    def __init__(self, key: str) -> None:
+        self.key: Final = key
+        self.shares: dict[str, Share] = {}
+        """By node."""
+        self.linked: NodeMember | None = None
+        """The linked peers, if the gateway is another node and has told of some."""
+
+
+class SharedSwarms:
+    """All shared swarms."""
+
+    def __init__(self, peers: NodePeers, swarms: Mapping[str, Swarm], work: Work) -> None:
+        self.by_key: dict[str, Shared] = {}
+        """By infohash."""
+        self.is_gateway = False
+        """Whether this node hears of all swarms. It holds those that it shares."""
+        self.on_dropped: Callable[[str], None] = _ignore
+        """Called with each swarm that is no longer shared."""
+        self._peers = peers
+        self._swarms = swarms
+        self._work = work
+        self._of: dict[str, dict[str, Share]] = {}
+        """The shares of each node by infohash."""
+        self._may_hold = False
+        """Whether this node has ever been the gateway."""
+
+    def become_gateway(self) -> None:
+        """Hear of all swarms from now on, and hold them."""
+        self.is_gateway = self._may_hold = True
+        for key in self.by_key:
+            self._peers.hold(key)
+
+    def resign(self) -> None:
+        """Hear only of swarms with local peers from now on, and hold no more."""
+        self.is_gateway = False
+        self._work.add(self._release())
+
+    def of(self, session: Session) -> dict[str, Share]:
+        """Return the shares of a node by infohash. Read only."""
+        return self._of.get(session.node_id, {})
+
+    def find(self, key: str, session: Session) -> Share | None:
+        """Return a node's share of a swarm."""
+        shared = self.by_key.get(key)
+        share = None if shared is None else shared.shares.get(session.node_id)
+        return share if share is not None and share.session is session else None
+
+    def add(self, key: str, session: Session) -> Share:
+        """Return a node's new share of a swarm."""
+        shared = self.record(key)
+        former = shared.shares.get(session.node_id)
+        if former is not None:
+            self._clear(shared, former)
+        share = shared.shares[session.node_id] = Share(session)
+        self._of.setdefault(session.node_id, {})[key] = share
+        return share
+
+    def record(self, key: str) -> Shared:
+        """Return the record of a swarm, which may be new."""
+        shared = self.by_key.get(key)
+        if shared is None:
+            shared = self.by_key[key] = Shared(key)
+        return shared
+
+    def tidy(self, shared: Shared) -> None:
+        """Remove the record of a swarm that is no longer shared, and do not hold the swarm any more."""
+        if shared.shares or shared.linked is not None:
+            return
+        if self.by_key.get(shared.key) is shared:
+            del self.by_key[shared.key]
+            self.on_dropped(shared.key)
+        if self._may_hold:
+            self._peers.release(shared.key)
+
+    def end(self, key: str, node_id: str, share: Share) -> None:
+        """End the sharing of a swarm with a node."""
+        shared = self.by_key.get(key)
+        if shared is None or shared.shares.get(node_id) is not share:
+            return
+        del shared.shares[node_id]
+        self._forget(node_id, key, share)
+        self._clear(shared, share)
+        self.tidy(shared)
+
+    def closed(self, key: str) -> list[Session]:
+        """Take notice that the last local peer has left a swarm. Return the nodes that share it."""
+        shared = self.by_key.get(key)
+        if shared is None:
+            return []
+        sessions = [share.session for share in shared.shares.values()]
+        if key in self._swarms:
+            # The gateway keeps what it hears.
+            for share in shared.shares.values():
+                share.is_told = False
+        else:
+            self._drop(shared)
+        return sessions
+
+    def sweep(self, session: Session) -> None:
+        """End the sharing of swarms of which a node has not told in its epoch."""
+        self._work.add(self._sweep(session, session.heard_epoch))
+
+    def forget(self, session: Session) -> None:
+        """Forget a node."""
+        self._peers.forget_node(session.node_id)
+        shares = self._of.pop(session.node_id, None)
+        if shares:
+            self._work.add(self._end_all(session.node_id, shares))
+
+    # The peers in one swarm
+
+    def set_counts(self, key: str, share: Share, seeders: int, leechers: int) -> None:
+        """Set the numbers of a node's peers that are known by number only."""
+        share.seeders = self._set_count(key, share, share.seeders, SEEDERS, seeders)
+        share.leechers = self._set_count(key, share, share.leechers, LEECHERS, leechers)
+
+    def add_peer(self, shared: Shared, share: Share, peer_id: str, is_seeder: bool) -> NodeMember | None:
+        """Add a peer of a node. Return None if it counts elsewhere."""
+        swarm = self._swarms[shared.key]
+        if peer_id in swarm.peers:
+            share.hidden[peer_id] = is_seeder
+            return None
+        # It has come to this node: the other one may not know yet.
+        self.hide(shared, peer_id)
+        member = self._peers.add(shared.key, share.session.node_id, PEER, peer_id, is_seeder)
+        if member is not None:
+            share.peers[peer_id] = member
+        return member
+
+    def remove_peer(self, shared: Shared, share: Share, peer_id: str) -> None:
+        """Remove a peer of a node."""
+        share.hidden.pop(peer_id, None)
+        member = share.peers.pop(peer_id, None)
+        if member is not None:
+            self._peers.set(member, 0, 0)
+            self.reveal(shared, peer_id)
+
+    def hide(self, shared: Shared, peer_id: str) -> None:
+        """Let a peer not count where it does, because it is present at another node, or here."""
+        for share in shared.shares.values():
+            member = share.peers.pop(peer_id, None)
+            if member is not None:
+                share.hidden[peer_id] = member.complete > 0
+                self._peers.set(member, 0, 0)
+
+    def reveal(self, shared: Shared, peer_id: str) -> None:
+        """Let a peer count that has left one of its nodes, if it is present at another one."""
+        for share in shared.shares.values():
+            if peer_id in share.hidden:
+                is_seeder = share.hidden.pop(peer_id)
+                member = self._peers.add(shared.key, share.session.node_id, PEER, peer_id, is_seeder)
+                if member is not None:
+                    share.peers[peer_id] = member
+                return
+
+    def check_invariants(self) -> None:
+        """Raise `AssertionError` if the indexes differ, or a peer counts twice; for tests."""
+        for key, shared in self.by_key.items():
+            assert shared.key == key
+            assert shared.shares or shared.linked is not None
+            swarm = self._swarms[key]
+            seen = set(swarm.peers)
+            for node_id, share in shared.shares.items():
+                assert share.session.is_over or self._of[node_id][key] is share
+                for peer_id, member in share.peers.items():
+                    assert member.swarm is swarm
+                    assert member.node == node_id
+                    assert member.complete + member.incomplete == 1 or share.session.is_over
+                    assert peer_id not in seen or share.session.is_over
+                    seen.add(peer_id)
+            for share in shared.shares.values():
+                assert share.hidden.keys() <= seen
+                assert not share.hidden.keys() & share.peers.keys()
+        for node_id, shares in self._of.items():
+            assert all(self.by_key[key].shares[node_id] is share for key, share in shares.items())
+
+    def _clear(self, shared: Shared, share: Share) -> None:
+        for peer_id in [*share.peers, *share.hidden]:
+            self.remove_peer(shared, share, peer_id)
+        self.set_counts(shared.key, share, 0, 0)
+
+    def _drop(self, shared: Shared) -> None:
+        """Forget a swarm that is not open any more."""
+        for node_id, share in shared.shares.items():
+            self._forget(node_id, shared.key, share)
+        del self.by_key[shared.key]
+        self.on_dropped(shared.key)
+
+    def _forget(self, node_id: str, key: str, share: Share) -> None:
+        shares = self._of.get(node_id)
+        if shares is not None and shares.get(key) is share:
+            del shares[key]
+
+    def _release(self) -> Iterator[bool]:
+        keys = list(self.by_key)
+        for start in range(0, len(keys), SLICE):
+            for key in keys[start : start + SLICE]:
+                shared = self.by_key.get(key)
+                if shared is not None and not self.is_gateway:
+                    self._release_one(shared)
+            yield False
+
+    def _release_one(self, shared: Shared) -> None:
+        """End the sharing of a swarm with nodes that told of it only because this node was the gateway."""
+        key = shared.key
+        swarm = self._swarms.get(key)
+        if swarm is None or not swarm.peers:
+            self._drop(shared)
+        else:
+            for node_id, share in list(shared.shares.items()):
+                if not share.is_told:
+                    self.end(key, node_id, share)
+        self._peers.release(key)
+
+    def _sweep(self, session: Session, epoch: int) -> Iterator[bool]:
+        shares = self.of(session)
+        keys = list(shares)
+        for start in range(0, len(keys), SLICE):
+            for key in keys[start : start + SLICE]:
+                share = shares.get(key)
+                if share is not None and share.epoch < epoch and share.session is session:
+                    self.end(key, session.node_id, share)
+            yield False
+
+    def _end_all(self, node_id: str, shares: dict[str, Share]) -> Iterator[bool]:
+        while shares:
+            for _ in range(min(SLICE, len(shares))):
+                key, share = shares.popitem()
+                self.end(key, node_id, share)
+            yield False
+
+    def _set_count(self, key: str, share: Share, member: NodeMember | None, kind: int, count: int) -> NodeMember | None:
+        if member is None:
+            if not count:
+                return None
+            member = self._peers.add(key, share.session.node_id, kind)
+            if member is None:
+                return None
+        self._peers.set(member, count if kind == SEEDERS else 0, count if kind == LEECHERS else 0)
+        return member if count else None
+
+
+def _ignore(_key: str) -> None:
+    """Do nothing."""

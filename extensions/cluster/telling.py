@@ -1,0 +1,214 @@
+"""Tells other nodes of this node's peers in the swarms that they share (sans I/O).
+
+A node tells its peers one by one while they are few (`Roster`), and their numbers otherwise (`Counts`), at most ten
+times in a second. Each statement is complete: the next one replaces it. The first one about a swarm asks for the other
+node's. The gateway hears of all swarms.
+
+All times are seconds on any monotonic clock.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from extensions.cluster.session import Session
+from extensions.cluster.shares import Share, SharedSwarms
+from extensions.cluster.wire import (
+    COMPLETE,
+    COUNTS,
+    MAX_JOINED,
+    NEEDS_OFFERS,
+    NEWCOMER,
+    OLDER,
+    PLAIN,
+    ROSTER,
+    encode,
+)
+from extensions.cluster.work import SLICE
+from tracker.extension import ExpiringMap, Peer, Swarm
+
+SMALL: Final = 16
+LARGE: Final = 12
+"""Local peers up to which a swarm is told one by one, and down to which it is told by number once it had more."""
+
+NEEDY_FOR: Final = 10.0
+MAX_NEEDY: Final = 10_000
+"""Seconds, and number of peers, for which it is remembered that a new peer needs offers."""
+
+
+class Telling:
+    """What this node tells."""
+
+    def __init__(self, shared: SharedSwarms, swarms: Mapping[str, Swarm], clock: Callable[[], float]) -> None:
+        self.gateway: Session | None = None
+        """The other node that is the gateway and hears of all swarms, if any."""
+        self._shared = shared
+        self._swarms = swarms
+        self._clock = clock
+        self._dirty: dict[str, Swarm] = {}
+        """Swarms of which the other nodes must be told at the end of this turn."""
+        self._counted: set[str] = set()
+        self._later: dict[str, Swarm] = {}
+        """Large swarms that were told since the last tick, and those of them that must be told at the next one."""
+        self._large: set[str] = set()
+        """Swarms whose peers are told by number."""
+        self._joined: dict[str, list[str]] = {}
+        """The peers of large swarms that have joined since these were told last."""
+        self._needy: ExpiringMap[tuple[str, str], bool] = ExpiringMap(NEEDY_FOR, MAX_NEEDY)
+
+    def joined(self, peer: Peer, needs_offers: bool) -> bool:
+        """Take notice of a new local peer. Return whether there is anything to tell."""
+        swarm = peer.swarm
+        key = swarm.info_hash
+        if needs_offers:
+            self._needy.put((key, peer.peer_id), True, self._clock())
+        shared = self._shared.by_key.get(key)
+        if shared is not None:
+            self._shared.hide(shared, peer.peer_id)
+        elif self.gateway is None:
+            return False
+        if key in self._large:
+            joined = self._joined.setdefault(key, [])
+            if len(joined) < MAX_JOINED:
+                joined.append(peer.peer_id)
+        self._dirty[key] = swarm
+        return True
+
+    def left(self, peer: Peer) -> bool:
+        """Take notice that a local peer has left its swarm. Return whether there is anything to tell."""
+        swarm = peer.swarm
+        key = swarm.info_hash
+        shared = self._shared.by_key.get(key)
+        if shared is not None:
+            if key in self._swarms:
+                self._shared.reveal(shared, peer.peer_id)
+        elif self.gateway is None:
+            return False
+        self._dirty[key] = swarm
+        return True
+
+    def completed(self, peer: Peer) -> bool:
+        """Take notice that a local leecher has become a seeder. Return whether there is anything to tell."""
+        swarm = peer.swarm
+        if self.gateway is None and swarm.info_hash not in self._shared.by_key:
+            return False
+        self._dirty[swarm.info_hash] = swarm
+        return True
+
+    def closed(self, swarm: Swarm) -> list[Session]:
+        """Take notice that the last local peer has left a swarm. Return the nodes that must be told."""
+        key = swarm.info_hash
+        self._dirty.pop(key, None)
+        self._later.pop(key, None)
+        self._large.discard(key)
+        self._joined.pop(key, None)
+        sessions = self._shared.closed(key)
+        if self.gateway is not None and self.gateway not in sessions:
+            sessions.append(self.gateway)
+        return sessions
+
+    def tell(self) -> None:
+        """Tell the other nodes of the swarms that have changed in this turn."""
+        if not self._dirty:
+            return
+        dirty, self._dirty = self._dirty, {}
+        for key, swarm in dirty.items():
+            if not swarm.peers:
+                continue
+            if self._is_large(key, swarm):
+                if key in self._counted:
+                    self._later[key] = swarm
+                    continue
+                self._counted.add(key)
+            gateway = self.gateway
+            part = b""
+            shared = self._shared.by_key.get(key)
+            if shared is not None:
+                for share in shared.shares.values():
+                    if share.is_told:
+                        part = part or self.statement(key, swarm, PLAIN)
+                        share.session.put_control(part)
+                        if share.session is gateway:
+                            gateway = None
+            if gateway is not None:
+                gateway.put_control(part or self.statement(key, swarm, PLAIN))
+
+    def tick(self) -> bool:
+        """Let large swarms be told again. Return whether there is anything to tell."""
+        self._counted.clear()
+        self._needy.expire(self._clock())
+        if not self._later:
+            return False
+        self._dirty.update(self._later)
+        self._later = {}
+        return True
+
+    def tell_first(self, key: str, swarm: Swarm, share: Share) -> None:
+        """Tell a node of a swarm that it shares, and ask it to do the same."""
+        if not share.is_told:
+            share.is_told = True
+            # The gateway has heard of the other node's peers before: they were members when the first one joined here.
+            share.is_placed = share.has_met
+        share.session.put_control(self.statement(key, swarm, NEWCOMER if share.is_newcomer else OLDER))
+
+    def retell(self, session: Session, job: str) -> Iterator[bool]:
+        """Tell a node of all swarms that it shares, in slices; then end the job."""
+        shares = self._shared.of(session)
+        keys = list(shares)
+        for start in range(0, len(keys), SLICE):
+            for key in keys[start : start + SLICE]:
+                share = shares.get(key)
+                swarm = self._swarms.get(key)
+                if share is not None and share.is_told and share.session is session and swarm is not None:
+                    self.tell_first(key, swarm, share)
+            yield session.is_slow
+        session.end_job(job)
+
+    def retell_all(self, session: Session, job: str) -> Iterator[bool]:
+        """Tell the gateway of all other swarms, in slices; then end the job."""
+        keys = list(self._swarms)
+        for start in range(0, len(keys), SLICE):
+            for key in keys[start : start + SLICE]:
+                swarm = self._swarms.get(key)
+                if swarm is not None and swarm.peers and session is self.gateway:
+                    share = self._shared.find(key, session)
+                    if share is None or not share.is_told:
+                        session.put_control(self.statement(key, swarm, PLAIN))
+            yield session.is_slow
+        session.end_job(job)
+
+    def statement(self, key: str, swarm: Swarm, flag: int) -> bytes:
+        """Return the encoded statement about the local peers of a swarm. `flag` is its field `share`."""
+        needy = self._needy if len(self._needy) else None
+        now = self._clock()
+        if not self._is_large(key, swarm):
+            rows = [(peer.peer_id, COMPLETE if peer.complete else 0) for peer in swarm.peers.values()]
+            if needy is not None:
+                rows = [
+                    (peer_id, role + (NEEDS_OFFERS if needy.get((key, peer_id), now) else 0)) for peer_id, role in rows
+                ]
+            return encode((ROSTER, key, flag, rows))
+        joined = self._joined.pop(key, []) if flag == PLAIN else []
+        needy_seeders = needy_leechers = 0
+        if needy is not None:
+            for peer_id in joined:
+                peer = swarm.peers.get(peer_id)
+                if peer is not None and needy.get((key, peer_id), now):
+                    if peer.complete:
+                        needy_seeders += 1
+                    else:
+                        needy_leechers += 1
+        seeders, leechers = len(swarm.seeders), len(swarm.leechers)
+        return encode((COUNTS, key, flag, seeders, leechers, joined, needy_seeders, needy_leechers))
+
+    def _is_large(self, key: str, swarm: Swarm) -> bool:
+        size = len(swarm.peers)
+        if size > SMALL:
+            self._large.add(key)
+            return True
+        if key not in self._large:
+            return False
+        if size >= LARGE:
+            return True
+        self._large.discard(key)
+        self._joined.pop(key, None)
+        return False

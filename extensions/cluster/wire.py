@@ -1,0 +1,406 @@
+"""Messages between nodes: envelopes, and the messages in them (sans I/O).
+
+An envelope is a header and a body. The header, in network byte order: the magic bytes, the version, the kind, CRC-32 of
+the name of the cluster, the ids of sender and receiver (zero for all nodes), epoch, sequence number, and 16 bytes of
+HMAC-SHA256 over everything else, or zeros if the transport needs none. The body is a MessagePack array of messages;
+each message is an array that begins with its type.
+
+msgspec's structs cannot be compiled with mypyc, so this module is not compiled.
+"""
+
+import hmac
+from struct import Struct as Layout
+from typing import Annotated, Any, Final
+from zlib import crc32
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from extensions.cluster.reasons import Refused
+from tracker.extension import Answer, Offer
+
+MAGIC: Final = b"PSC"
+VERSION: Final = 1
+"""Nodes of different versions do not understand each other."""
+
+BROADCAST: Final = 0
+STREAM: Final = 1
+SINGLE: Final = 2
+"""The kinds of envelopes: to all nodes; in the sequence from one node to another; to one node, without a sequence."""
+
+_HEADER: Final = Layout(">3sBB4s8s8sIQ")
+_MAC_LENGTH: Final = 16
+HEADER_LENGTH: Final = _HEADER.size + _MAC_LENGTH
+_NO_MAC: Final = bytes(_MAC_LENGTH)
+_ARRAY: Final = Layout(">BI")
+_ARRAY_32: Final = 0xDD
+OVERHEAD: Final = HEADER_LENGTH + _ARRAY.size
+"""Bytes of an envelope besides its messages."""
+
+ALL: Final = bytes(8)
+"""The receiver of a broadcast."""
+
+MAX_KEYS: Final = 500
+"""Most infohashes in one message."""
+
+MAX_ROSTER: Final = 64
+"""Most peers in one roster."""
+
+MAX_JOINED: Final = 1000
+"""Most ids of new peers that are told with the numbers of a large swarm."""
+
+MAX_SWARM: Final = 1 << 40
+"""The largest number of peers that is believed."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=64)]
+"""An info_hash or a peer_id. MessagePack's decoder accepts only valid UTF-8."""
+
+NodeId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+Number = Annotated[int, Meta(ge=0, le=MAX_SWARM)]
+Serial = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Text = Annotated[str, Meta(max_length=256)]
+
+OPENED: Final = 3
+CLOSED: Final = 4
+MOVED: Final = 5
+SHARES: Final = 6
+ROSTER: Final = 7
+COUNTS: Final = 8
+OFFERS: Final = 11
+RETURNED: Final = 12
+ANSWER: Final = 13
+CHUNK: Final = 14
+"""The types of frequent messages, which are written as tuples, without a struct."""
+
+
+class Begin(Struct, array_like=True, tag=1, gc=False):
+    """An epoch begins: what the sender has told before counts no more, once `Done` follows.
+
+    `seen` is the receiver's epoch that the sender knows; 0 if it knows nothing of the receiver.
+    """
+
+    seen: Serial
+
+
+class Done(Struct, array_like=True, tag=2, gc=False):
+    """The sender has told everything that it has to tell in this epoch so far."""
+
+
+class Opened(Struct, array_like=True, tag=OPENED, gc=False):
+    """The sender has peers in these swarms; the receiver owns their infohashes."""
+
+    keys: Annotated[list[Id], Meta(max_length=MAX_KEYS)]
+
+
+class Closed(Struct, array_like=True, tag=CLOSED, gc=False):
+    """The sender has no more peers in these swarms."""
+
+    keys: Annotated[list[Id], Meta(max_length=MAX_KEYS)]
+
+
+class Moved(Struct, array_like=True, tag=MOVED, gc=False):
+    """The receiver no longer owns these infohashes."""
+
+    keys: Annotated[list[Id], Meta(max_length=MAX_KEYS)]
+
+
+class Shares(Struct, array_like=True, tag=SHARES, gc=False):
+    """These nodes have peers in a swarm, too. `newcomer`: the receiver has opened it later than they."""
+
+    key: Id
+    nodes: Annotated[list[NodeId], Meta(max_length=1024)]
+    newcomer: bool
+
+
+class Roster(Struct, array_like=True, tag=ROSTER, gc=False):
+    """The sender's peers in a small swarm: each peer_id with its flags, COMPLETE and NEEDS_OFFERS.
+
+    `share` is OLDER or NEWCOMER in the first message about a swarm, which asks for the receiver's peers; else PLAIN.
+    """
+
+    key: Id
+    share: Annotated[int, Meta(ge=0, le=2)]
+    peers: Annotated[list[tuple[Id, int]], Meta(max_length=MAX_ROSTER)]
+
+
+class Counts(Struct, array_like=True, tag=COUNTS, gc=False):
+    """The numbers of the sender's peers in a large swarm, the ids of those that have joined since, and of how many of
+    these need offers. `share` as in `Roster`.
+    """
+
+    key: Id
+    share: Annotated[int, Meta(ge=0, le=2)]
+    seeders: Number
+    leechers: Number
+    joined: Annotated[list[Id], Meta(max_length=MAX_JOINED)]
+    needy_seeders: Number
+    needy_leechers: Number
+
+
+class Linked(Struct, array_like=True, tag=9, gc=False):
+    """The numbers of peers in a swarm at other trackers, which are reached through the sender, the gateway."""
+
+    key: Id
+    complete: Number
+    incomplete: Number
+
+
+class Newcomers(Struct, array_like=True, tag=10, gc=False):
+    """Some peers at other trackers have come, for which parked offers may be placed."""
+
+    key: Id
+    count: Number
+
+
+class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
+    """Offers of a peer for peers of the receiver: `kind`, and `receiver` of the kind PEER, say for which.
+
+    `offers` is a JSON array as in an announce.
+    """
+
+    key: Id
+    peer_id: Id
+    kind: Annotated[int, Meta(ge=0, le=3)]
+    receiver: Annotated[str, Meta(max_length=64)]
+    flags: Annotated[int, Meta(ge=0, le=255)]
+    offers: memoryview
+
+
+class Returned(Struct, array_like=True, tag=RETURNED, gc=False):
+    """Offers that found no receiver, back to the node that they came from, with `kind` and `receiver` as they came.
+
+    They were made `age` seconds ago, as far as the sender knows.
+    """
+
+    key: Id
+    peer_id: Id
+    kind: Annotated[int, Meta(ge=0, le=3)]
+    receiver: Annotated[str, Meta(max_length=64)]
+    flags: Annotated[int, Meta(ge=0, le=255)]
+    offers: memoryview
+    age: Annotated[float, Meta(ge=0, le=3600)]
+
+
+class Answered(Struct, array_like=True, tag=ANSWER, gc=False):
+    """An answer to an offer that came from the receiver. `complete`: its peer is a seeder.
+
+    `answer` is a JSON array: offer_id, SDP.
+    """
+
+    key: Id
+    peer_id: Id
+    to_peer_id: Id
+    complete: bool
+    answer: memoryview
+
+
+class Chunk(Struct, array_like=True, tag=CHUNK, gc=False):
+    """A part of a byte stream. `end` is END with the last part, which may be empty."""
+
+    stream: Serial
+    number: Serial
+    end: bool
+    data: memoryview
+
+
+class Heartbeat(Struct, array_like=True, tag=20, gc=False):
+    """The sender lives. `flags` are CAPABLE and GATEWAY. `started` is in Unix seconds."""
+
+    label: Text
+    version: Text
+    tracker_id: Text
+    started: Number
+    connections: Number
+    swarms: Number
+    seeders: Number
+    leechers: Number
+    flags: Annotated[int, Meta(ge=0, le=255)]
+
+
+class Bye(Struct, array_like=True, tag=21, gc=False):
+    """The sender stops."""
+
+
+class AskAgain(Struct, array_like=True, tag=22, gc=False):
+    """The sender has missed a message of this epoch: the receiver should begin a new one."""
+
+    epoch: Serial
+
+
+class Tick(Struct, array_like=True, tag=23, gc=False):
+    """The envelope has the number of the last message in the sender's sequence."""
+
+
+class Ping(Struct, array_like=True, tag=24, gc=False):
+    """Asks for a `Pong` with the same number."""
+
+    number: Serial
+
+
+class Pong(Struct, array_like=True, tag=25, gc=False):
+    """The reply to a ping."""
+
+    number: Serial
+
+
+class Ask(Struct, array_like=True, tag=26, gc=False):
+    """A question: asks for `Told` with the same number."""
+
+    number: Serial
+    kind: Text
+    data: bytes
+
+
+class Told(Struct, array_like=True, tag=27, gc=False):
+    """The answer to a question, or a part of it, which begins at `offset`."""
+
+    number: Serial
+    offset: Serial
+    last: bool
+    data: memoryview
+
+
+Message = (
+    Begin
+    | Done
+    | Opened
+    | Closed
+    | Moved
+    | Shares
+    | Roster
+    | Counts
+    | Linked
+    | Newcomers
+    | Offers
+    | Returned
+    | Answered
+    | Chunk
+    | Heartbeat
+    | Bye
+    | AskAgain
+    | Tick
+    | Ping
+    | Pong
+    | Ask
+    | Told
+)
+
+PLAIN: Final = 0
+OLDER: Final = 1
+NEWCOMER: Final = 2
+"""The values of `share`."""
+
+COMPLETE: Final = 1
+NEEDS_OFFERS: Final = 2
+"""The flags of a peer in a roster."""
+
+CAPABLE: Final = 1
+GATEWAY: Final = 2
+"""The flags of a heartbeat: the node can be the gateway; it is the gateway, and wants to hear of all swarms."""
+
+encode = msgspec.msgpack.Encoder().encode
+"""Encodes one message: a struct, or a tuple of its type and fields."""
+
+encode_offers = msgspec.json.Encoder().encode
+"""Encodes a list of offers as the JSON array that `Offers` contains."""
+
+_decode_messages = msgspec.msgpack.Decoder(list[Message]).decode
+_decode_offers = msgspec.json.Decoder(list[Offer]).decode
+_decode_answer = msgspec.json.Decoder(tuple[Raw, Raw]).decode
+_BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+class RefusedError(Exception):
+    """An envelope cannot be used. `sender` is empty if it is not known."""
+
+    def __init__(self, reason: Refused, sender: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sender = sender
+
+
+def derive_key(secret: bytes, name: str) -> bytes:
+    """Return the key of MACs in a cluster, from the secret that its nodes share and the cluster's name."""
+    return hmac.digest(secret, b"peerservers cluster 1\0" + name.encode(), "sha256")
+
+
+class Sealer:
+    """Makes and checks envelopes of one node. `key` is None if the transport needs no MAC."""
+
+    def __init__(self, node_id: str, name: str, key: bytes | None) -> None:
+        self._node = bytes.fromhex(node_id)
+        self._name = crc32(name.encode()).to_bytes(4, "big")
+        self._key = key
+
+    def seal(self, kind: int, receiver: bytes, epoch: int, seq: int, parts: list[bytes]) -> bytes:
+        """Return an envelope with encoded messages. `receiver` is the binary id of a node, or `ALL`."""
+        head = _HEADER.pack(MAGIC, VERSION, kind, self._name, self._node, receiver, epoch, seq)
+        array = _ARRAY.pack(_ARRAY_32, len(parts))
+        if self._key is None:
+            return b"".join((head, _NO_MAC, array, *parts))
+        body = b"".join((array, *parts))
+        return b"".join((head, self._mac(head, body), body))
+
+    def open(self, payload: bytes) -> tuple[int, bytes, int, int]:
+        """Check an envelope; return kind, binary id of the sender, epoch and sequence number.
+
+        Raises:
+            RefusedError: if it cannot be used.
+        """
+        if len(payload) < HEADER_LENGTH or payload[:3] != MAGIC:
+            raise RefusedError(Refused.GARBAGE)
+        _, version, kind, name, sender, receiver, epoch, seq = _HEADER.unpack_from(payload)
+        if version != VERSION:
+            raise RefusedError(Refused.OTHER_VERSION, sender.hex())
+        if name != self._name:
+            raise RefusedError(Refused.WRONG_NAME, sender.hex())
+        if sender == self._node or receiver != (ALL if kind == BROADCAST else self._node):
+            raise RefusedError(Refused.OTHER_NODE, sender.hex())
+        if self._key is not None:
+            body = memoryview(payload)[HEADER_LENGTH:]
+            mac = self._mac(payload[: _HEADER.size], body)
+            if not hmac.compare_digest(mac, payload[_HEADER.size : HEADER_LENGTH]):
+                raise RefusedError(Refused.WRONG_KEY, sender.hex())
+        if kind > SINGLE:
+            raise RefusedError(Refused.GARBAGE, sender.hex())
+        return kind, sender, epoch, seq
+
+    def _mac(self, head: bytes, body: bytes | memoryview) -> bytes:
+        assert self._key is not None
+        # HMAC-SHA256 written out would copy the body once less, but `digest` does it in one call of OpenSSL.
+        return hmac.digest(self._key, b"".join((head, body)), "sha256")[:_MAC_LENGTH]
+
+
+def messages_in(payload: bytes) -> list[Any]:
+    """Return the messages of an envelope.
+
+    Raises:
+        RefusedError: if there is anything else in it.
+    """
+    try:
+        return _decode_messages(memoryview(payload)[HEADER_LENGTH:])
+    except _BAD:
+        raise RefusedError(Refused.GARBAGE) from None
+
+
+def offers_in(data: memoryview) -> list[Offer] | None:
+    """Return the offers of a message, or None if they are not a JSON array of offers. They point into the message."""
+    try:
+        return _decode_offers(data)
+    except _BAD:
+        return None
+
+
+def encode_answer(answer: Answer, complete: bool) -> bytes:
+    """Return the message with an answer of a seeder, if `complete`, or a leecher."""
+    text = b"".join((b"[", answer.offer_id, b",", answer.sdp, b"]"))
+    return encode((ANSWER, answer.info_hash, answer.peer_id, answer.to_peer_id, complete, text))
+
+
+def answer_in(message: Answered) -> Answer | None:
+    """Return the answer in a message, or None if it is none. It points into the message."""
+    try:
+        offer_id, sdp = _decode_answer(message.answer)
+    except _BAD:
+        return None
+    return Answer(message.key, message.peer_id, message.to_peer_id, sdp, offer_id)
