@@ -33,10 +33,10 @@ from extensions.federation import (
     routes,
     seeker,
     session,
+    term,
     transports,
     wire,
 )
-from extensions.federation import extension as federation_extension
 from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
 from tracker.cli import cli
@@ -48,6 +48,8 @@ from tracker.protocol import codec
 from tracker.reasons import CloseReason, DropReason, RejectReason
 from tracker.server import Server
 from tracker.settings import Section, Settings
+from tracker.web import merging
+from tracker.web.whole import counts_of_workers
 
 HERE = Path(__file__).parent
 
@@ -69,10 +71,11 @@ certificates and lists. `peerservers config --effective` prints each value with 
 
 SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for new
 connections; turning TLS on or off needs a restart), `[nearby]` (for new peers; turning it on or off needs a restart),
-`server.trusted_proxies`, `server.client_address_header` and `server.shutdown_timeout`. If other keys have changed, the
-log names them in one line, `restart_needed`. The files that `[access]`, `[tls]` and `[nearby]` name are also reloaded
-within seconds when they change. If there is a mistake in the settings or the files, one line in the log says so, and
-the old settings stay in use.
+`server.trusted_proxies`, `server.client_address_header`, `server.shutdown_timeout` and `server.restart_spread`. If
+other keys have changed, the log names them in one line, `restart_needed`. With several workers, SIGUSR2 replaces them
+one after the other, which adopts most of these keys, too ([deployment](deploy.md#several-cpus)). The files that
+`[access]`, `[tls]` and `[nearby]` name are also reloaded within seconds when they change. If there is a mistake in the
+settings or the files, one line in the log says so, and the old settings stay in use.
 """
 
 _METRICS = """\
@@ -83,6 +86,20 @@ The tracker serves metrics for [Prometheus](https://prometheus.io) at `/metrics`
 are labelled with the first 16 digits of the tracker id; `peerservers_federation_link_info` has the URL to it. The usual
 metrics `process_*` and `python_*` are not listed here.
 
+"""
+
+_WORKERS = """\
+## Workers
+
+With [several workers](deploy.md#several-cpus), the metrics are those of the machine, whichever worker answers:
+counters, histograms and gauges are sums. Of the expiry of the certificate and of `peerservers_extension_up` it is the
+least value, `process_start_time_seconds` is that of the supervisor, and a swarm that several workers have counts once
+in `peerservers_swarms` (more than 4096 swarms are estimated, with an error of 2 %). The counters of workers that have
+ended stay in the sums. `/metrics?of=tracker` has the sums of all processes of the tracker, also on other machines, at
+this moment. It is for a look: a counter there falls when a process ends, and Prometheus would take that for a restart
+of all.
+
+These are there in addition:
 """
 
 _MANUAL = """\
@@ -217,6 +234,12 @@ async def _metrics() -> str:
         ),
         "",
         "The reasons of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md).",
+        "",
+        _WORKERS,
+        "| name | meaning |",
+        "|---|---|",
+        *(f"| `{name}{{{merging.LABEL}}}` | {text} |" for name, text in merging.SERIES.values()),
+        *(f"| `{metric.name}` | {metric.documentation} |" for metric in counts_of_workers(2, 2)),
     ]
     return _METRICS + "\n".join(lines) + "\n"
 
@@ -310,7 +333,7 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("characters of the reason in `bye`", f"at most {wire.MAX_REASON}"),
         ("hexadecimal digits of a tag, of a name", f"{wire.TAG_LENGTH}, {wire.NAME_LENGTH}"),
         ("handshake timeout", f"{link.HANDSHAKE_TIMEOUT:g} s"),
-        ("tell period", f"{federation_extension.TELL_PERIOD:g} s"),
+        ("tell period", f"{term.TELL_PERIOD:g} s"),
         ("refusal timeout", f"{ledger.REFUSAL_TIMEOUT:g} s"),
         ("refusals of one offer after which it is placed again", f"{exchange.MAX_REFUSALS}"),
         ("answer timeout", f"{ledger.ANSWER_TIMEOUT:g} s"),

@@ -122,13 +122,18 @@ class TrackerProcess:
 
     @classmethod
     async def start(
-        cls, *arguments: str, host: str = "127.0.0.1", port: int | None = None, env: dict[str, str] | None = None
+        cls,
+        *arguments: str,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        env: dict[str, str] | None = None,
+        program: tuple[str, str] = ("-m", "tracker"),
     ) -> "TrackerProcess":
         """Start a tracker and wait until it listens. Raise `AssertionError` with its log if it ends instead."""
         port = free_port() if port is None else port
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "tracker", "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),
+            *(*program, "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **ALONE, **(env or {})},
         )
@@ -173,7 +178,7 @@ class TrackerProcess:
 
     def tell(self, number: signal.Signals) -> None:
         """Send a signal."""
-        self._told_to_stop = number != signal.SIGHUP
+        self._told_to_stop |= number not in (signal.SIGHUP, signal.SIGUSR2)
         self.process.send_signal(number)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

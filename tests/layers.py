@@ -18,6 +18,7 @@ Arrow = tuple[str, str]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker",),
     ("tracker.reasons", "tracker.checks", "tracker.expiring", "tracker.streams", "tracker.systemd", "tracker.tasks"),
+    ("tracker.worker",),
     ("tracker.settings", "tracker.mistakes"),
     ("tracker.sources",),
     ("tracker.config", "tracker.logs", "tracker.files", "tracker.urls"),
@@ -30,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker.extension",),
     ("tracker.server",),
     ("tracker.process",),
+    ("tracker.workers",),
     ("tracker.cli",),
     ("tracker.__main__",),
     ("extensions", "extensions.running", "extensions.signatures", "extensions.trackers"),

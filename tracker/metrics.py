@@ -66,7 +66,7 @@ class TrackerCollector(Collector):
         yield GaugeMetricFamily(
             "peerservers_addresses", "Client addresses that limits are kept for", len(endpoint.gate.addresses)
         )
-        yield GaugeMetricFamily("peerservers_swarms", "Swarms with a local peer", len(hub.swarms))
+        yield GaugeMetricFamily("peerservers_swarms", "Swarms with a local peer", len(hub.swarms) - hub.empty)
         peers = GaugeMetricFamily("peerservers_peers", "Local peers, counted once per swarm", labels=["role"])
         peers.add_metric(["seeder"], hub.seeders)
         peers.add_metric(["leecher"], hub.leechers)

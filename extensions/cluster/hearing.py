@@ -10,7 +10,7 @@ from extensions.cluster.reasons import Dropped
 from extensions.cluster.session import Session, Sessions
 from extensions.cluster.shares import Share, Shared, SharedSwarms
 from extensions.cluster.telling import Telling
-from extensions.cluster.wire import COMPLETE, NEEDS_OFFERS, NEWCOMER, OLDER, PLAIN, Counts, Roster
+from extensions.cluster.wire import COMPLETE, HEARD, NEEDS_OFFERS, NEWCOMER, OLDER, PLAIN, Counts, Roster
 from tracker.extension import NodePeers, Swarm
 
 
@@ -53,7 +53,7 @@ class Hearing:
             share = self._shared.find(key, session) or self._shared.add(key, session)
             if not share.is_told:
                 share.is_newcomer = is_newcomer
-                self._telling.tell_first(key, swarm, share)
+                self._telling.tell_first(key, swarm, share, share.has_met)
 
     def on_roster(self, session: Session, message: Roster) -> None:
         """Take notice of a node's peers, one by one."""
@@ -64,28 +64,24 @@ class Hearing:
         shared = self._shared.by_key[key]
         if share.seeders is not None or share.leechers is not None:
             self._shared.set_counts(key, share, 0, 0)
-        gone = {*share.peers, *share.hidden}
+        gone = dict.fromkeys(share.peers)
         swarm = self._swarms[key]
         now = self._clock()
         for peer_id, flags in message.peers:
             is_seeder = (flags & COMPLETE) != 0
-            if peer_id in gone:
-                gone.discard(peer_id)
-                member = share.peers.get(peer_id)
-                if member is None:
-                    share.hidden[peer_id] = is_seeder
-                elif (member.complete > 0) is not is_seeder:
+            member = share.peers.get(peer_id)
+            if member is not None:
+                if (member.complete > 0) is not is_seeder:
                     self._peers.set(member, int(is_seeder), int(not is_seeder))
+                gone.pop(peer_id, None)
                 continue
-            if peer_id in share.peers or peer_id in share.hidden:
-                continue  # It is in the message twice.
             member = self._shared.add_peer(shared, share, peer_id, is_seeder)
-            if member is not None and flags & NEEDS_OFFERS:
-                self._peers.give_parked(member, 1, now)
-            if message.share != OLDER and peer_id in swarm.peers:
+            if not message.share & OLDER and peer_id in swarm.peers:
                 self._peers.challenge(key, peer_id, now)
+            elif member is not None and flags & NEEDS_OFFERS:
+                self._peers.give_parked(member, 1, now)
         for peer_id in gone:
-            self._shared.remove_peer(shared, share, peer_id)
+            self._shared.remove_peer(share, peer_id)
         self._after(session, shared, share, message.share)
 
     def on_counts(self, session: Session, message: Counts) -> None:
@@ -95,8 +91,8 @@ class Hearing:
         if share is None:
             return
         shared = self._shared.by_key[key]
-        for peer_id in [*share.peers, *share.hidden]:
-            self._shared.remove_peer(shared, share, peer_id)
+        for peer_id in list(share.peers):
+            self._shared.remove_peer(share, peer_id)
         self._shared.set_counts(key, share, message.seeders, message.leechers)
         swarm = self._swarms[key]
         now = self._clock()
@@ -122,9 +118,10 @@ class Hearing:
         if share is None:
             swarm = self._swarms.get(key)
             if self._shared.is_gateway:
-                self._peers.hold(key)
-                if key not in self._swarms:
-                    return None  # This tracker does not serve it.
+                if swarm is None:
+                    self._peers.hold(key)
+                    if key not in self._swarms:
+                        return None  # This tracker does not serve it.
             elif swarm is None or not swarm.peers:
                 self._sessions.dropped[Dropped.UNKNOWN_SWARM] += 1
                 session.closed(key)
@@ -139,21 +136,24 @@ class Hearing:
         """Reply to the first statement of a node about a swarm, and let only one of the two nodes place its offers."""
         key = shared.key
         swarm = self._swarms[key]
-        if flag != PLAIN and swarm.peers:
-            if not share.is_told:
-                share.is_newcomer = flag == OLDER
-                self._telling.tell_first(key, swarm, share)
-            elif share.has_met:
-                # It has closed and opened the swarm since, or it tells everything again.
+        knew, share.has_met = share.has_met, True
+        if flag != PLAIN:
+            if not swarm.peers:
+                # Only the gateway hears of swarms without local peers, and shares none of them.
+                session.closed(key)
+            elif not share.is_told:
+                share.is_newcomer = flag & NEWCOMER == 0
+                self._telling.tell_first(key, swarm, share, knew)
+            elif not flag & HEARD:
+                # It may just not have arrived. But this node may also have told it when it had no peers there.
                 session.put_control(self._telling.statement(key, swarm, PLAIN))
         if share.is_told and not share.is_placed:
             share.is_placed = True
             ours = share.is_newcomer
-            theirs = not ours if flag == PLAIN else flag == NEWCOMER
+            theirs = not ours if flag == PLAIN else flag & NEWCOMER != 0
             if (ours and not theirs) or (ours == theirs and self._node_id < session.node_id):
                 self._place_parked(share)
-        if not share.has_met:
-            share.has_met = True
+        if not knew:
             self._on_first(key, session)
 
     def _place_parked(self, share: Share) -> None:

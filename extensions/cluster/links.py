@@ -6,7 +6,7 @@ from extensions.cluster.session import Session, Sessions
 from extensions.cluster.shares import SharedSwarms
 from extensions.cluster.wire import Linked, Newcomers, encode
 from extensions.cluster.work import SLICE
-from tracker.extension import LINKED, NodePeers, Swarm
+from tracker.extension import LINKED, NodePeers, Swarm, linked_counts
 
 
 class Links:
@@ -146,7 +146,7 @@ class Links:
         swarm = self._swarms.get(key)
         if swarm is None:
             return 0, 0
-        return swarm.complete - swarm.own_complete, swarm.incomplete - swarm.own_incomplete
+        return linked_counts(swarm)
 
     def _sessions_of(self, key: str) -> list[Session]:
         shared = self._shared.by_key.get(key)

@@ -31,7 +31,7 @@ class Member:
 
     __slots__ = (
         "connections",
-        "heard",
+        "group",
         "heartbeats",
         "is_capable",
         "is_gateway",
@@ -50,6 +50,8 @@ class Member:
     def __init__(self, node_id: str, now: float) -> None:
         self.node_id: Final = node_id
         self.label = ""
+        self.group = ""
+        """The workers of one supervisor are a group; empty for other nodes."""
         self.version = ""
         self.started = 0
         """The time of its start, in Unix seconds by its own clock."""
@@ -71,37 +73,34 @@ class Member:
         """Seconds of the last round trip to it; 0 before the first."""
 
 
-class Members:
-    """This node and the other live ones."""
+class Ring:
+    """Some nodes, and the owner of each key among them (rendezvous hashing).
 
-    def __init__(self, node_id: str, is_capable: bool) -> None:
-        self.node_id: Final = node_id
-        self.is_capable = is_capable
-        self.others: dict[str, Member] = {}
-        self._ids: list[str] = [node_id]
-        self._numbers: list[int] = [number_of(node_id)]
-        self._checked_at = 0.0
+    All that agree about the nodes return the same owner. When a node comes or goes, only keys that it owns change their
+    owner.
+    """
 
-    def add(self, node_id: str, now: float) -> Member:
-        """Return a new member."""
-        member = self.others[node_id] = Member(node_id, now)
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._numbers: list[int] = []
+
+    def __contains__(self, node_id: str) -> bool:
+        return node_id in self._ids
+
+    def add(self, node_id: str) -> None:
+        """Add a node."""
         self._ids.append(node_id)
         self._numbers.append(number_of(node_id))
-        return member
 
     def remove(self, node_id: str) -> None:
-        """Remove a member."""
-        del self.others[node_id]
-        index = self._ids.index(node_id)
-        del self._ids[index]
-        del self._numbers[index]
+        """Remove a node, if it is there."""
+        if node_id in self._ids:
+            index = self._ids.index(node_id)
+            del self._ids[index]
+            del self._numbers[index]
 
     def owner(self, key: str) -> str:
-        """Return the node that owns an infohash, or any other text: the one with the greatest rank for it.
-
-        All nodes that agree about the members return the same one. When a node joins or leaves, only keys that it owns
-        change their owner (rendezvous hashing).
-        """
+        """Return the node with the greatest rank for a key; empty if there is no node."""
         code: i64 = crc32(key.encode())
         best, best_rank = "", -1
         for index, number in enumerate(self._numbers):
@@ -110,19 +109,21 @@ class Members:
                 best, best_rank = self._ids[index], rank
         return best
 
-    def owner_but(self, key: str, node_id: str) -> str:
-        """Return the node that would own a key without one of the members. Empty if there is no other one."""
+    def owner_without(self, key: str, without: set[str]) -> str:
+        """Return the node that would own a key without some nodes; empty if there is no other one."""
         code: i64 = crc32(key.encode())
         best, best_rank = "", -1
         for index, number in enumerate(self._numbers):
-            if self._ids[index] != node_id:
+            node_id = self._ids[index]
+            if node_id not in without:
                 rank = rank_of(code, number)
-                if rank > best_rank or (rank == best_rank and self._ids[index] < best):
-                    best, best_rank = self._ids[index], rank
+                if rank > best_rank or (rank == best_rank and node_id < best):
+                    best, best_rank = node_id, rank
         return best
 
-    def was_owned(self, key: str, gone: set[str], owner: str) -> bool:
-        """Return whether one of the nodes that are gone has owned a key, which `owner` owns now."""
+    def was_owned(self, key: str, gone: set[str]) -> bool:
+        """Return whether a node that is gone would own a key if it were still there."""
+        owner = self.owner(key)
         code: i64 = crc32(key.encode())
         rank = rank_of(code, number_of(owner))
         for node_id in gone:
@@ -131,21 +132,37 @@ class Members:
                 return True
         return False
 
+
+class Members:
+    """This node and the other live ones."""
+
+    def __init__(self, node_id: str, is_capable: bool) -> None:
+        self.node_id: Final = node_id
+        self.is_capable = is_capable
+        self.others: dict[str, Member] = {}
+        self._checked_at = 0.0
+
+    def add(self, node_id: str, now: float) -> Member:
+        """Return a new member."""
+        member = self.others[node_id] = Member(node_id, now)
+        return member
+
+    def remove(self, node_id: str) -> None:
+        """Remove a member."""
+        del self.others[node_id]
+
     def gateway(self) -> str:
         """Return the node that should be the gateway: the owner of a constant among those that can be it.
 
         Empty if there is none.
         """
-        code: i64 = crc32(_GATEWAY_KEY.encode())
-        best, best_rank = "", -1
-        for index, number in enumerate(self._numbers):
-            node_id = self._ids[index]
-            member = self.others.get(node_id)
-            if self.is_capable if member is None else member.is_capable:
-                rank = rank_of(code, number)
-                if rank > best_rank or (rank == best_rank and node_id < best):
-                    best, best_rank = node_id, rank
-        return best
+        ring = Ring()
+        if self.is_capable:
+            ring.add(self.node_id)
+        for member in self.others.values():
+            if member.is_capable:
+                ring.add(member.node_id)
+        return ring.owner(_GATEWAY_KEY)
 
     def silent(self, now: float, period: float) -> list[str]:
         """Return the members that have been silent for too long. Called every `period` seconds.

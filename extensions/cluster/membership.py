@@ -21,6 +21,9 @@ DEPARTED_FOR: Final = 300.0
 MAX_DEPARTED: Final = 1000
 """Seconds, and number of nodes, for which it is remembered that a node has left: late messages do not revive it."""
 
+YOUNG: Final = 5
+"""Seconds after their start until which two nodes that meet have not met before."""
+
 STOPPED: Final = 1 << 62
 """In place of the number of the last heartbeat of a node that has said that it stops."""
 
@@ -30,6 +33,8 @@ class Membership:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._born = parts.clock()
+        self._has_ended = False
         self._beats = 0
         self._beat_at = parts.clock()
         self._departed: ExpiringMap[str, int] = ExpiringMap(DEPARTED_FOR, MAX_DEPARTED)
@@ -44,7 +49,7 @@ class Membership:
         """
         parts = self._parts
         messages = messages_in(payload)
-        if not messages or not isinstance(messages[0], Heartbeat):
+        if self._has_ended or not messages or not isinstance(messages[0], Heartbeat):
             raise RefusedError(Refused.UNKNOWN_NODE, node_id)
         heartbeat = messages[0]
         last = self._departed.get(node_id, now)
@@ -58,8 +63,11 @@ class Membership:
         _describe(member, heartbeat)
         self._buckets[node_id] = TokenBucket(MAX_RATE, MAX_BURST, now)
         session = parts.sessions.add(node_id, now)
-        self.begin(session, now, is_new=True)
-        if parts.hearing.has_met_strangers:
+        self.begin(session, now)
+        is_reunion = last is not None or min(heartbeat.age, self._age(now)) > YOUNG
+        if is_reunion or parts.hearing.has_met_strangers:
+            # This node has forgotten which swarms it shares with the other one, or was told while it did not know it.
+            # The owners tell that again.
             parts.hearing.has_met_strangers = False
             parts.owners.tell_all_again()
         parts.listener.node_joined(member)
@@ -90,14 +98,14 @@ class Membership:
         parts.questions.ended(session)
         parts.listener.node_left(member, why)
 
-    def begin(self, session: Session, now: float, is_new: bool = False) -> None:
+    def begin(self, session: Session, now: float) -> None:
         """Begin to tell a node everything."""
         parts = self._parts
         session.begin([encode(self._heartbeat())], now)
         epoch = session.epoch
         shares, everything, links = f"shares {epoch}", f"everything {epoch}", f"links {epoch}"
         session.jobs = {JOB, shares}
-        parts.owners.tell_again(session, is_new)
+        parts.owners.tell_again(session)
         parts.work.add(parts.telling.retell(session, shares))
         if session is parts.telling.gateway:
             session.jobs.add(everything)
@@ -124,9 +132,12 @@ class Membership:
         self._departed.expire(now)
         self._choose_gateway(now)
 
-    def say_bye(self) -> None:
-        """Tell all nodes that this one stops."""
+    def end(self) -> None:
+        """Tell all nodes that this one stops, and forget them. No node can join any more."""
         self._broadcast(encode(Bye()))
+        self._has_ended = True
+        for node_id in list(self._parts.members.others):
+            self.leave(node_id, Left.STOPPED)
 
     def _choose_gateway(self, now: float) -> None:
         parts = self._parts
@@ -166,8 +177,14 @@ class Membership:
 
     def _heartbeat(self) -> Heartbeat:
         load = self._parts.load
+        age = self._age(self._parts.clock())
         flags = (CAPABLE if load.is_capable else 0) + (GATEWAY if self._parts.gateway.is_here else 0)
-        return Heartbeat(load.label, load.version, load.tracker_id, load.started, *load.numbers(), flags)
+        return Heartbeat(
+            load.label, load.group, load.version, load.tracker_id, load.started, age, *load.numbers(), flags
+        )
+
+    def _age(self, now: float) -> int:
+        return int(now - self._born)
 
     def _broadcast(self, part: bytes) -> None:
         parts = self._parts
@@ -182,6 +199,7 @@ class Membership:
 def _describe(member: Member, heartbeat: Heartbeat) -> None:
     """Note the content of a heartbeat."""
     member.label = heartbeat.label
+    member.group = heartbeat.group
     member.version = heartbeat.version
     member.started = heartbeat.started
     member.connections = heartbeat.connections

@@ -107,9 +107,7 @@ class Node(Nodes):
         if key in self._opening:
             del self._opening[key]
         else:
-            owner = self.parts.owners.closed(key)
-            if owner is not None and owner not in sessions:
-                sessions.append(owner)
+            sessions += [owner for owner in self.parts.owners.closed(key) if owner not in sessions]
         for session in sessions:
             session.closed(key)
 
@@ -118,11 +116,11 @@ class Node(Nodes):
             self.wake()
 
     def left(self, peer: Peer) -> None:
-        if self._telling.left(peer):
+        if self._telling.changed(peer):
             self.wake()
 
     def completed(self, peer: Peer) -> None:
-        if self._telling.completed(peer):
+        if self._telling.changed(peer):
             self.wake()
 
     def offers(self, member: NodeMember, peer_id: str, offers: list[Offer], flags: int) -> None:
@@ -182,7 +180,7 @@ class Node(Nodes):
         """Tell all nodes that this one stops."""
         self.parts.streams.end_all()
         self.flush()
-        self._membership.say_bye()
+        self._membership.end()
 
     # What the transport tells
 
@@ -249,7 +247,9 @@ class Node(Nodes):
     # Messages
 
     def _on_begin(self, session: Session, message: Begin) -> None:
-        self.parts.owners.on_begin(session)
+        if message.again:
+            # This node may have missed what the other one tells of the swarms whose infohashes it owns.
+            self.parts.owners.tell_again(session)
         now = self._clock()
         if not message.seen and session.has_told_long(now):
             # It has taken this node for gone. If an epoch has just begun here, its first message may be on its way.

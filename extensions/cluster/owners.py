@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from extensions.cluster.directory import Directory, Holder
-from extensions.cluster.members import Members
+from extensions.cluster.members import Ring
 from extensions.cluster.reasons import Resync
 from extensions.cluster.session import Session, Sessions
 from extensions.cluster.wire import SHARES, encode
@@ -30,44 +30,54 @@ class Owners:
 
     def __init__(
         self,
-        members: Members,
+        node_id: str,
         sessions: Sessions,
         swarms: Mapping[str, Swarm],
         work: Work,
         shares: Callable[[str, list[str], bool], None],
     ) -> None:
         self.directory = Directory()
-        self._members = members
+        self.ring = Ring()
+        """The nodes that are told of swarms as their owners. New ones are added once all swarms are visited."""
+        self.ring.add(node_id)
+        self._node_id: Final = node_id
         self._sessions = sessions
         self._swarms = swarms
         self._work = work
         self._shares = shares
-        self._own = Holder(members.node_id)
+        self._own = Holder(node_id)
         self._fresh: dict[str, Session] = {}
         """Nodes that must be told of all swarms whose infohashes they own."""
-        self._new: set[str] = set()
-        """Those of them that were no members before. Other nodes have owned their infohashes."""
+        self._coming: set[str] = set()
+        """Those of them that are told for the first time just now. Other nodes have owned their infohashes before."""
         self._gone: set[str] = set()
         """Nodes that have ended. Other nodes now own their infohashes."""
         self._is_telling = False
 
     def opened(self, key: str) -> None:
         """Take notice of the first local peer of a swarm."""
-        owner = self._members.owner(key)
-        if owner == self._members.node_id:
+        owner = self.ring.owner(key)
+        if owner == self._node_id:
             self._hold(key, self._own)
         else:
             session = self._sessions.by_id.get(owner)
             if session is not None:
                 session.opened(key)
 
-    def closed(self, key: str) -> Session | None:
-        """Take notice that the last local peer has left a swarm. Return the owner, which must be told, if any."""
-        owner = self._members.owner(key)
-        if owner == self._members.node_id:
-            self.directory.closed(key, owner)
-            return None
-        return self._sessions.by_id.get(owner)
+    def closed(self, key: str) -> list[Session]:
+        """Take notice that the last local peer has left a swarm. Return the nodes that must be told."""
+        owners = [self.ring.owner(key)]
+        if owners[0] in self._coming:
+            # The former owner may not have been told of the new one yet.
+            owners.append(self.ring.owner_without(key, self._coming))
+        sessions: list[Session] = []
+        for owner in owners:
+            session = self._sessions.by_id.get(owner)
+            if session is not None:
+                sessions.append(session)
+            elif owner == self._node_id:
+                self.directory.closed(key, owner)
+        return sessions
 
     def on_opened(self, session: Session, keys: list[str]) -> None:
         """Take notice of swarms of another node, also if this node does not own them: it may not know that yet."""
@@ -79,23 +89,15 @@ class Owners:
         for key in keys:
             self.directory.closed(key, session.node_id)
 
-    def on_begin(self, session: Session) -> None:
-        """Take notice that another node begins to tell everything again."""
-        if session.epochs_heard > 1:
-            # It may have missed what this node has told it as an owner. It tells this when it is told of the swarms.
-            self.tell_again(session)
-
     def on_done(self, session: Session) -> None:
         """Forget what another node has told before the epoch that it has now told completely."""
         for holder in session.old_holders:
             self.directory.end(holder)
         session.old_holders.clear()
 
-    def tell_again(self, session: Session, is_new: bool = False) -> None:
-        """Tell a node of all swarms whose infohashes it owns. `is_new`: it was no member before."""
+    def tell_again(self, session: Session) -> None:
+        """Tell a node, which may be a new one, of all swarms whose infohashes it owns."""
         self._fresh[session.node_id] = session
-        if is_new:
-            self._new.add(session.node_id)
         self._start()
 
     def tell_all_again(self) -> None:
@@ -110,7 +112,9 @@ class Owners:
             self.directory.end(holder)
         session.old_holders.clear()
         self._fresh.pop(session.node_id, None)
-        self._gone.add(session.node_id)
+        if session.node_id in self.ring:
+            self.ring.remove(session.node_id)
+            self._gone.add(session.node_id)
         self._start()
 
     def tick(self) -> None:
@@ -126,13 +130,15 @@ class Owners:
         """Visit all swarms, as often as nodes have come or gone."""
         while self._fresh or self._gone:
             fresh, self._fresh = self._fresh, {}
-            new, self._new = self._new, set()
+            self._coming = {node_id for node_id in fresh if node_id not in self.ring}
+            for node_id in self._coming:
+                self.ring.add(node_id)
             gone, self._gone = self._gone, set()
             keys = list(self._swarms)
             patience = PATIENCE
             for start in range(0, len(keys), SLICE):
                 for key in keys[start : start + SLICE]:
-                    self._tell_of(key, fresh, new, gone)
+                    self._tell_of(key, fresh, gone)
                 slow = [session for session in fresh.values() if session.is_slow]
                 if slow and patience == 0:
                     for session in slow:
@@ -143,25 +149,25 @@ class Owners:
             for session in fresh.values():
                 if session.node_id not in self._fresh:
                     session.end_job(JOB)
+        self._coming = set()
         self._is_telling = False
 
-    def _tell_of(self, key: str, fresh: dict[str, Session], new: set[str], gone: set[str]) -> None:
+    def _tell_of(self, key: str, fresh: dict[str, Session], gone: set[str]) -> None:
         swarm = self._swarms.get(key)
         if swarm is None or not swarm.peers:
             return
-        members = self._members
-        owner = members.owner(key)
+        owner = self.ring.owner(key)
         session = fresh.get(owner)
         if session is not None:
             session.opened(key)
-            if owner in new:
-                self._leave(members.owner_but(key, owner), key)
-        elif gone and members.was_owned(key, gone, owner):
+            if owner in self._coming:
+                self._leave(self.ring.owner_without(key, self._coming), key)
+        elif gone and self.ring.was_owned(key, gone):
             self.opened(key)
 
     def _leave(self, node_id: str, key: str) -> None:
         """Take back what the former owner of an infohash was told."""
-        if node_id == self._members.node_id:
+        if node_id == self._node_id:
             self.directory.closed(key, node_id)
         else:
             session = self._sessions.by_id.get(node_id)
@@ -179,7 +185,7 @@ class Owners:
                 self._tell_shares(node_id, key, [holder.node_id], False)
 
     def _tell_shares(self, node_id: str, key: str, others: list[str], is_newcomer: bool) -> None:
-        if node_id == self._members.node_id:
+        if node_id == self._node_id:
             self._shares(key, others, is_newcomer)
         else:
             session = self._sessions.by_id.get(node_id)

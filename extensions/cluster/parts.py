@@ -37,6 +37,7 @@ class Load(Protocol):
     """This node, as its heartbeats describe it."""
 
     label: str
+    group: str
     version: str
     tracker_id: str
     started: int
@@ -84,7 +85,11 @@ class Parts:
         self.hearing = Hearing(
             node_id, peers, self.sessions, self.shared, self.telling, swarms, clock, self.links.on_first
         )
-        self.owners = Owners(self.members, self.sessions, swarms, self.work, self.hearing.on_shares)
+        self.owners = Owners(node_id, self.sessions, swarms, self.work, self.hearing.on_shares)
         self.relay = Relay(peers, self.sessions, clock)
         self.streams = Streams(self.sessions, listener.accept)
         self.questions = Questions(self.sessions, transport, clock)
+
+    def directory_of(self, key: str) -> set[str]:
+        """Return the nodes that have a swarm, as far as this node knows as the owner of its infohash."""
+        return set(self.owners.directory.holders(key))

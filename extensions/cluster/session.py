@@ -159,7 +159,6 @@ class Session:
         # What this node is told.
         self.heard_epoch = 0
         self.heard_seq = 0
-        self.epochs_heard = 0
         self.holder = Holder(node_id)
         """The other node as a holder of swarms, by what it has told in this epoch."""
         self.old_holders: list[Holder] = []
@@ -250,6 +249,7 @@ class Session:
     def begin(self, first: list[bytes], now: float) -> None:
         """Begin a new epoch. `first` are messages that come before the others."""
         sessions = self._sessions
+        again = self.epoch > 0
         sessions.last_epoch += 1
         self.epoch = sessions.last_epoch
         self.seq = 0
@@ -258,7 +258,7 @@ class Session:
         self._drop_control()
         for part in first:
             self.put_control(part)
-        self.put_control(encode(Begin(self.heard_epoch)))
+        self.put_control(encode(Begin(self.heard_epoch, again)))
 
     def end_job(self, job: str) -> None:
         """Note that a part of the state has been told. When all parts have been, say so."""
@@ -360,7 +360,6 @@ class Session:
 
     def _hear_anew(self, epoch: int, seq: int) -> None:
         self.heard_epoch, self.heard_seq = epoch, seq
-        self.epochs_heard += 1
         self.old_holders.append(self.holder)
         self.holder = Holder(self.node_id)
 

@@ -1,7 +1,4 @@
-"""The swarms that this node shares with others, and the peers of these nodes in them (sans I/O).
-
-A peer_id that is present at several nodes is one peer: it is a member here only once, and not if it is local.
-"""
+"""The swarms that this node shares with others, and the peers of these nodes in them (sans I/O)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -17,7 +14,6 @@ class Share:
     __slots__ = (
         "epoch",
         "has_met",
-        "hidden",
         "is_newcomer",
         "is_placed",
         "is_told",
@@ -42,8 +38,7 @@ class Share:
         self.seeders: NodeMember | None = None
         self.leechers: NodeMember | None = None
         self.peers: dict[str, NodeMember] = {}
-        self.hidden: dict[str, bool] = {}
-        """Peers that are present here or at yet another node, too, and count there; whether they are seeders."""
+        """Its peers, one by one, or by number."""
 
 
 class Shared:
@@ -99,7 +94,9 @@ class SharedSwarms:
         return share if share is not None and share.session is session else None
 
     def add(self, key: str, session: Session) -> Share:
-        """Return a node's new share of a swarm."""
+        """Return a node's new share of a swarm, which the gateway holds."""
+        if self.is_gateway:
+            self._peers.hold(key)
         shared = self.record(key)
         former = shared.shares.get(session.node_id)
         if former is not None:
@@ -168,68 +165,34 @@ class SharedSwarms:
         share.leechers = self._set_count(key, share, share.leechers, LEECHERS, leechers)
 
     def add_peer(self, shared: Shared, share: Share, peer_id: str, is_seeder: bool) -> NodeMember | None:
-        """Add a peer of a node. Return None if it counts elsewhere."""
-        swarm = self._swarms[shared.key]
-        if peer_id in swarm.peers:
-            share.hidden[peer_id] = is_seeder
-            return None
-        # It has come to this node: the other one may not know yet.
-        self.hide(shared, peer_id)
+        """Add a peer of a node, or set its role."""
         member = self._peers.add(shared.key, share.session.node_id, PEER, peer_id, is_seeder)
         if member is not None:
             share.peers[peer_id] = member
         return member
 
-    def remove_peer(self, shared: Shared, share: Share, peer_id: str) -> None:
+    def remove_peer(self, share: Share, peer_id: str) -> None:
         """Remove a peer of a node."""
-        share.hidden.pop(peer_id, None)
         member = share.peers.pop(peer_id, None)
         if member is not None:
             self._peers.set(member, 0, 0)
-            self.reveal(shared, peer_id)
-
-    def hide(self, shared: Shared, peer_id: str) -> None:
-        """Let a peer not count where it does, because it is present at another node, or here."""
-        for share in shared.shares.values():
-            member = share.peers.pop(peer_id, None)
-            if member is not None:
-                share.hidden[peer_id] = member.complete > 0
-                self._peers.set(member, 0, 0)
-
-    def reveal(self, shared: Shared, peer_id: str) -> None:
-        """Let a peer count that has left one of its nodes, if it is present at another one."""
-        for share in shared.shares.values():
-            if peer_id in share.hidden:
-                is_seeder = share.hidden.pop(peer_id)
-                member = self._peers.add(shared.key, share.session.node_id, PEER, peer_id, is_seeder)
-                if member is not None:
-                    share.peers[peer_id] = member
-                return
 
     def check_invariants(self) -> None:
-        """Raise `AssertionError` if the indexes differ, or a peer counts twice; for tests."""
+        """Raise `AssertionError` if the indexes differ, also from the hub; for tests."""
         for key, shared in self.by_key.items():
             assert shared.key == key
             assert shared.shares or shared.linked is not None
-            swarm = self._swarms[key]
-            seen = set(swarm.peers)
             for node_id, share in shared.shares.items():
-                assert share.session.is_over or self._of[node_id][key] is share
-                for peer_id, member in share.peers.items():
-                    assert member.swarm is swarm
-                    assert member.node == node_id
-                    assert member.complete + member.incomplete == 1 or share.session.is_over
-                    assert peer_id not in seen or share.session.is_over
-                    seen.add(peer_id)
-            for share in shared.shares.values():
-                assert share.hidden.keys() <= seen
-                assert not share.hidden.keys() & share.peers.keys()
+                if not share.session.is_over:
+                    assert self._of[node_id][key] is share
+                    for peer_id, member in share.peers.items():
+                        assert self._peers.get(key, node_id, PEER, peer_id) is member
         for node_id, shares in self._of.items():
             assert all(self.by_key[key].shares[node_id] is share for key, share in shares.items())
 
     def _clear(self, shared: Shared, share: Share) -> None:
-        for peer_id in [*share.peers, *share.hidden]:
-            self.remove_peer(shared, share, peer_id)
+        for peer_id in list(share.peers):
+            self.remove_peer(share, peer_id)
         self.set_counts(shared.key, share, 0, 0)
 
     def _drop(self, shared: Shared) -> None:

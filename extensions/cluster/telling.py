@@ -15,6 +15,7 @@ from extensions.cluster.shares import Share, SharedSwarms
 from extensions.cluster.wire import (
     COMPLETE,
     COUNTS,
+    HEARD,
     MAX_JOINED,
     NEEDS_OFFERS,
     NEWCOMER,
@@ -56,15 +57,12 @@ class Telling:
         self._needy: ExpiringMap[tuple[str, str], bool] = ExpiringMap(NEEDY_FOR, MAX_NEEDY)
 
     def joined(self, peer: Peer, needs_offers: bool) -> bool:
-        """Take notice of a new local peer. Return whether there is anything to tell."""
+        """Take notice of a new local peer. Return whether that must be told."""
         swarm = peer.swarm
         key = swarm.info_hash
         if needs_offers:
             self._needy.put((key, peer.peer_id), True, self._clock())
-        shared = self._shared.by_key.get(key)
-        if shared is not None:
-            self._shared.hide(shared, peer.peer_id)
-        elif self.gateway is None:
+        if self.gateway is None and key not in self._shared.by_key:
             return False
         if key in self._large:
             joined = self._joined.setdefault(key, [])
@@ -73,21 +71,8 @@ class Telling:
         self._dirty[key] = swarm
         return True
 
-    def left(self, peer: Peer) -> bool:
-        """Take notice that a local peer has left its swarm. Return whether there is anything to tell."""
-        swarm = peer.swarm
-        key = swarm.info_hash
-        shared = self._shared.by_key.get(key)
-        if shared is not None:
-            if key in self._swarms:
-                self._shared.reveal(shared, peer.peer_id)
-        elif self.gateway is None:
-            return False
-        self._dirty[key] = swarm
-        return True
-
-    def completed(self, peer: Peer) -> bool:
-        """Take notice that a local leecher has become a seeder. Return whether there is anything to tell."""
+    def changed(self, peer: Peer) -> bool:
+        """Take notice that a local peer has left its swarm, or become a seeder. Return whether that must be told."""
         swarm = peer.swarm
         if self.gateway is None and swarm.info_hash not in self._shared.by_key:
             return False
@@ -142,13 +127,16 @@ class Telling:
         self._later = {}
         return True
 
-    def tell_first(self, key: str, swarm: Swarm, share: Share) -> None:
-        """Tell a node of a swarm that it shares, and ask it to do the same."""
+    def tell_first(self, key: str, swarm: Swarm, share: Share, is_placed: bool = False) -> None:
+        """Tell a node of a swarm that it shares, and ask it to do the same.
+
+        `is_placed`: its peers were known before the first one has joined here, so that no offers are parked for them.
+        """
         if not share.is_told:
             share.is_told = True
-            # The gateway has heard of the other node's peers before: they were members when the first one joined here.
-            share.is_placed = share.has_met
-        share.session.put_control(self.statement(key, swarm, NEWCOMER if share.is_newcomer else OLDER))
+            share.is_placed = is_placed
+        flag = (NEWCOMER if share.is_newcomer else OLDER) + (HEARD if share.has_met else 0)
+        share.session.put_control(self.statement(key, swarm, flag))
 
     def retell(self, session: Session, job: str) -> Iterator[bool]:
         """Tell a node of all swarms that it shares, in slices; then end the job."""

@@ -76,10 +76,12 @@ CHUNK: Final = 14
 class Begin(Struct, array_like=True, tag=1, gc=False):
     """An epoch begins: what the sender has told before counts no more, once `Done` follows.
 
-    `seen` is the receiver's epoch that the sender knows; 0 if it knows nothing of the receiver.
+    `seen` is the receiver's epoch that the sender knows; 0 if it knows nothing of the receiver. `again`: there was an
+    epoch before, of which statements may be lost, also those that only reply to the receiver's.
     """
 
     seen: Serial
+    again: bool
 
 
 class Done(Struct, array_like=True, tag=2, gc=False):
@@ -115,11 +117,12 @@ class Shares(Struct, array_like=True, tag=SHARES, gc=False):
 class Roster(Struct, array_like=True, tag=ROSTER, gc=False):
     """The sender's peers in a small swarm: each peer_id with its flags, COMPLETE and NEEDS_OFFERS.
 
-    `share` is OLDER or NEWCOMER in the first message about a swarm, which asks for the receiver's peers; else PLAIN.
+    `share` is OLDER or NEWCOMER in the first message about a swarm, which asks for the receiver's peers, and one of
+    these with HEARD if the sender has been told of them already. It is PLAIN in all other messages.
     """
 
     key: Id
-    share: Annotated[int, Meta(ge=0, le=2)]
+    share: Annotated[int, Meta(ge=0, le=7)]
     peers: Annotated[list[tuple[Id, int]], Meta(max_length=MAX_ROSTER)]
 
 
@@ -129,7 +132,7 @@ class Counts(Struct, array_like=True, tag=COUNTS, gc=False):
     """
 
     key: Id
-    share: Annotated[int, Meta(ge=0, le=2)]
+    share: Annotated[int, Meta(ge=0, le=7)]
     seeders: Number
     leechers: Number
     joined: Annotated[list[Id], Meta(max_length=MAX_JOINED)]
@@ -204,12 +207,18 @@ class Chunk(Struct, array_like=True, tag=CHUNK, gc=False):
 
 
 class Heartbeat(Struct, array_like=True, tag=20, gc=False):
-    """The sender lives. `flags` are CAPABLE and GATEWAY. `started` is in Unix seconds."""
+    """The sender lives. `flags` are CAPABLE and GATEWAY. `age` is the number of seconds since its start.
+
+    `started` is the time of its start by its own clock, in Unix seconds. Nodes with the same `group` are workers of one
+    supervisor, unless it is empty.
+    """
 
     label: Text
+    group: Text
     version: Text
     tracker_id: Text
     started: Number
+    age: Number
     connections: Number
     swarms: Number
     seeders: Number
@@ -288,7 +297,8 @@ Message = (
 PLAIN: Final = 0
 OLDER: Final = 1
 NEWCOMER: Final = 2
-"""The values of `share`."""
+HEARD: Final = 4
+"""The values of `share`: the sender has opened the swarm earlier than the receiver; later; it knows the receiver's."""
 
 COMPLETE: Final = 1
 NEEDS_OFFERS: Final = 2

@@ -13,6 +13,7 @@ from math import inf
 from typing import Final
 
 from tracker.core.counters import Counters
+from tracker.core.members import settle
 from tracker.core.presence import PING_TIMEOUT
 from tracker.core.rules import Rules
 from tracker.core.swarm import Connection, Peer
@@ -38,6 +39,10 @@ class Challenges:
     def __len__(self) -> int:
         return len(self._open)
 
+    def has(self, peer: Peer) -> bool:
+        """Return whether a peer is not judged yet."""
+        return peer in self._open
+
     def challenge(self, peer: Peer, now: float) -> None:
         """Ping the connections of a peer. Until they have been judged, the peer comes last for offers."""
         if peer in self._open:
@@ -54,6 +59,7 @@ class Challenges:
                 connection.ping()
         self._open[peer] = now, pinged, peer.last_seen
         peer.last_seen = min(peer.last_seen, now - self._behind)
+        settle(peer.swarm, peer.peer_id, False)
 
     def forget(self, peer: Peer) -> None:
         """Forget a peer that has left its swarm."""
@@ -68,6 +74,7 @@ class Challenges:
             del self._open[peer]
             if peer.last_seen >= began or any(one.last_received >= pinged for one in peer.connections):
                 peer.last_seen = max(peer.last_seen, last_seen)
+                settle(peer.swarm, peer.peer_id, True)
             else:
                 self._counters.dropped[DropReason.TAKEN_OVER] += 1
                 self._leave(peer)

@@ -25,17 +25,15 @@ A few bits of each peer tell which members it has met. Of more than a few dozen,
 All times are seconds on any monotonic clock.
 """
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from tracker.core.bits import REMOTE, SEEDER
-from tracker.core.elsewhere import FROM_SEEDER, LEECHERS, LINKED, SEEDERS
+from tracker.core.draws import ALL, HERE, OWN, Draw, NearDraw, SecondDraw, leave_out
+from tracker.core.elsewhere import FROM_SEEDER, LEECHERS, SEEDERS
 from tracker.core.members import bit_of, numbered_elsewhere
 from tracker.core.nearby import OTHER, SwarmPlaces, nearness
 from tracker.core.rules import Rules
-from tracker.core.swarm import SMALL, Member, NodeMember, Peer, Random, RemoteMember, Swarm
-
-if TYPE_CHECKING:
-    from mypy_extensions import i64
+from tracker.core.swarm import SMALL, Member, Peer, Random, RemoteMember, Swarm
 
 DAMPING: Final = 10.0
 """Seconds after an answer for which the peer that receives it is not introduced again to those that it has met.
@@ -51,17 +49,6 @@ _MAX_MET: Final = 32
 
 _FEW_SWARMS: Final = 16
 """Swarms of a client that announces sooner in small ones: a client that seeds thousands makes enough announces."""
-
-_NONE: Final[list[int]] = []
-
-_HERE: Final = 0
-_ALL: Final = 1
-_OWN: Final = 2
-"""The members that positions stand for: local peers, all members, or all but those of other trackers."""
-
-_SKIPS: Final = 2
-_DAMPED_SKIPS: Final = 16
-"""Members that are put aside or left out, for each one that is wanted, in the search for better ones."""
 
 
 class Chooser:
@@ -88,13 +75,13 @@ class Chooser:
         # Members have positions: leechers from 0, then seeders. In each group, remote members come after local peers.
         fresh_since = now - 2 * self._interval
         if swarm.places is None:
-            scope = _ALL if swarm.remote_complete + swarm.remote_incomplete else _HERE
-            draw = _Draw(swarm, scope, fresh_since, self._random)
+            scope = ALL if swarm.remote_complete + swarm.remote_incomplete else HERE
+            draw = Draw(swarm, scope, fresh_since, self._random)
         else:
-            draw = _NearDraw(swarm, swarm.places, peer, self._limit, fresh_since, self._random)
+            draw = NearDraw(swarm, swarm.places, peer, self._limit, fresh_since, self._random)
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
         if swarm.nodes is not None:
-            _leave_out(draw, swarm, peer.peer_id, leechers)
+            leave_out(draw, swarm, peer.peer_id, leechers)
         draw.bit = peer.bit
         draw.met = peer.met & ~REMOTE
         if count == 1 and now < peer.answered_at + self._damping:
@@ -129,8 +116,8 @@ class Chooser:
         The result contains a member that stands for several peers once for each of them.
         """
         border = swarm.own_incomplete
-        draw = _Draw(swarm, _OWN, now - 2 * self._interval, self._random)
-        _leave_out(draw, swarm, not_peer_id, border)
+        draw = Draw(swarm, OWN, now - 2 * self._interval, self._random)
+        leave_out(draw, swarm, not_peer_id, border)
         draw.take(0, border + swarm.own_complete, count)
         draw.fill(count)
         return draw.chosen
@@ -156,13 +143,16 @@ class Chooser:
             draw.fill(count)
         return cast("list[Peer]", draw.chosen)
 
-    def choose_linked(self, swarm: Swarm, count: int, refused: RemoteMember | None) -> list[Member]:
+    def choose_linked(
+        self, swarm: Swarm, count: int, refused: RemoteMember | None, given: list[Member]
+    ) -> list[Member]:
         """Choose up to `count` peers behind remote members that extensions have added, but for those behind `refused`.
 
-        The result contains a remote member once for each of its peers that is chosen.
+        As many peers as there are offers in `given` have received one. The result contains a remote member once for
+        each of its peers that is chosen.
         """
         remotes = [remote for remote in swarm.remotes if remote is not refused]
-        left = [remote.complete + remote.incomplete for remote in remotes]
+        left = [max(0, remote.complete + remote.incomplete - given.count(remote)) for remote in remotes]
         total = sum(left)
         chosen: list[Member] = []
         while total and len(chosen) < count:
@@ -179,22 +169,22 @@ class Chooser:
     def choose_again(
         self, swarm: Swarm, peer: Peer, count: int, given: list[Member], refused: frozenset[str], now: float
     ) -> list[Member]:
-        """Choose up to `count` other members for a peer's offers that the nodes in `refused` have returned.
+        """Choose up to `count` other members for a peer's offers that were returned by those in `refused`.
 
         `given` are the members that received others of the peer's offers at the same time.
         """
-        draw = _SecondDraw(swarm, given, refused, now - 2 * self._interval, self._random)
+        draw = SecondDraw(swarm, given, refused, now - 2 * self._interval, self._random)
         leechers = swarm.incomplete
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
-        _leave_out(draw, swarm, peer.peer_id, leechers)
+        leave_out(draw, swarm, peer.peer_id, leechers)
         draw.met = peer.met & ~REMOTE
         draw.take(0, leechers + swarm.complete, count)
         draw.fill(count)
         return draw.chosen
 
-    def _draw_here(self, swarm: Swarm, not_peer_id: str, now: float) -> "_Draw":
+    def _draw_here(self, swarm: Swarm, not_peer_id: str, now: float) -> Draw:
         """Return a draw of local peers but for one."""
-        draw = _Draw(swarm, _HERE, now - 2 * self._interval, self._random)
+        draw = Draw(swarm, HERE, now - 2 * self._interval, self._random)
         same = swarm.peers.get(not_peer_id)
         if same is not None:
             draw.taken.add(len(swarm.leechers) + same.index if same.complete else same.index)
@@ -233,7 +223,7 @@ class Chooser:
             if share:
                 swarm.leechers_busy_until -= self._cost / 2 * count / share
 
-    def _take_leechers(self, draw: "_Draw", swarm: Swarm, count: int, now: float) -> None:
+    def _take_leechers(self, draw: Draw, swarm: Swarm, count: int, now: float) -> None:
         """Choose the leechers that a seeder's offers go to first."""
         if swarm.leechers_busy_until > now + _AT_ONCE * self._interval:
             return
@@ -245,7 +235,7 @@ class Chooser:
             busy_until = max(now, swarm.leechers_busy_until)
             swarm.leechers_busy_until = busy_until + self._cost * len(draw.chosen) / _leechers_share(swarm)
 
-    def _take_seeders(self, draw: "_Draw", swarm: Swarm, count: int, is_first: bool, now: float) -> None:
+    def _take_seeders(self, draw: Draw, swarm: Swarm, count: int, is_first: bool, now: float) -> None:
         """Choose the seeders that a leecher's offers go to first. `is_first`: it has met none yet."""
         if swarm.seeders_busy_until > now:
             if not is_first or swarm.seeders_busy_until > now + _AT_ONCE * self._interval:
@@ -255,208 +245,6 @@ class Chooser:
         if draw.chosen:
             busy_until = max(now, swarm.seeders_busy_until)
             swarm.seeders_busy_until = busy_until + self._cost * len(draw.chosen) / _seeders_share(swarm)
-
-
-class _Draw:
-    """A sample of a swarm's members without replacement, drawn in one or more steps."""
-
-    __slots__ = (
-        "bit",
-        "chosen",
-        "fresh_since",
-        "is_damped",
-        "later",
-        "met",
-        "random",
-        "scope",
-        "served",
-        "stale",
-        "swarm",
-        "taken",
-    )
-
-    def __init__(self, swarm: Swarm, scope: int, fresh_since: float, random: Random) -> None:
-        self.swarm = swarm
-        self.scope = scope
-        self.fresh_since = fresh_since
-        self.random = random
-        self.bit: i64 = 0
-        """The bit of the peer that makes the offers."""
-        self.met: i64 = 0
-        """The bits of members that come later."""
-        self.is_damped = False
-        """Whether those of them that have met the peer, too, are left out."""
-        self.served: i64 = 0
-        """Bits in `met` of other members that come later."""
-        self.taken: set[int] = set()
-        """The positions that have been drawn, or must not be."""
-        self.chosen: list[Member] = []
-        self.later: list[Member] = []
-        self.stale: list[Member] = []
-
-    def take(self, start: int, stop: int, count: int) -> None:
-        """Choose up to `count` members at the positions from `start` to before `stop`.
-
-        Members that come later are put aside. In a large group, the search for better ones is limited.
-        """
-        if count <= 0:
-            return
-        enough = len(self.chosen) + count
-        random, size, taken, chosen = self.random, stop - start, self.taken, self.chosen
-        spare = size - len(taken) - count
-        if spare <= count:
-            self.take_of([position for position in range(start, stop) if position not in taken], enough)
-        else:
-            # Drawing until a position is free is cheaper than listing all free ones.
-            draws = self.draws(spare, count)
-            while len(chosen) < enough and draws > 0:
-                position = start + int(random() * size)
-                if position not in taken:
-                    self.judge(position)
-                    draws -= 1
-
-    def take_of(self, free: list[int], enough: int) -> None:
-        """Choose members at some free positions until `enough` are chosen."""
-        random = self.random
-        while free and len(self.chosen) < enough:
-            # A Fisher-Yates shuffle that stops as soon as there are enough.
-            pick = int(random() * len(free))
-            free[pick], free[-1] = free[-1], free[pick]
-            self.judge(free.pop())
-
-    def draws(self, spare: int, count: int) -> int:
-        """Return the number of members that are examined in the search for `count`, if there are `spare` more."""
-        return min(spare, (_DAMPED_SKIPS if self.is_damped else _SKIPS) * count) + count
-
-    def fill(self, count: int) -> None:
-        """Complete the choice to `count` members, as far as possible, with those that were put aside."""
-        for rest in (self.later, self.stale):
-            missing = count - len(self.chosen)
-            if missing > 0 and rest:
-                self.chosen += rest[:missing]
-                del rest[:missing]
-
-    def judge(self, position: int) -> None:
-        """Choose the member at a position, or put it aside, or leave it out."""
-        swarm = self.swarm
-        self.taken.add(position)
-        member: Member
-        if self.scope == _HERE:
-            member = swarm.local_at(position)
-        else:
-            member = swarm.member_at(position) if self.scope == _ALL else swarm.own_at(position)
-        if self.is_damped and member.bit & self.met and member.met & self.bit:
-            return
-        if member.last_seen < self.fresh_since:
-            self.stale.append(member)
-        elif member.bit & self.met or member.met & self.served:
-            self.later.append(member)
-        else:
-            self.chosen.append(member)
-
-
-class _NearDraw(_Draw):
-    """A sample that begins with the members nearest to the peer that makes the offers, but for the random share."""
-
-    __slots__ = ("limit", "place", "places")
-
-    def __init__(
-        self, swarm: Swarm, places: SwarmPlaces, peer: Peer, limit: int, fresh_since: float, random: Random
-    ) -> None:
-        scope = _ALL if swarm.remote_complete + swarm.remote_incomplete else _HERE
-        super().__init__(swarm, scope, fresh_since, random)
-        self.places = places
-        self.place = swarm.place_of(peer)
-        self.limit = limit
-
-    def take(self, start: int, stop: int, count: int) -> None:
-        """Choose up to `count` members at the positions from `start` to before `stop`, as many as possible nearby."""
-        if count <= 0:
-            return
-        enough = len(self.chosen) + count
-        # Rounded up or down at random, so that the share is right on average.
-        self._take_near(start, stop, int(count * (1 - self.places.nearby.random_share) + self.random()))
-        super().take(start, stop, enough - len(self.chosen))
-
-    def _take_near(self, start: int, stop: int, count: int) -> None:
-        """Choose up to `count` members that have a key in common with the peer, the nearest first."""
-        random, taken, chosen = self.random, self.taken, self.chosen
-        border, total = self.swarm.incomplete, self.swarm.incomplete + self.swarm.complete
-        enough, lot = len(chosen) + count, random()
-        for key in self.place:
-            missing = enough - len(chosen)
-            if missing <= 0:
-                return
-            leechers: list[int] = self.places.leechers.groups.get(key, _NONE)
-            seeders: list[int] = self.places.seeders.groups.get(key, _NONE)
-            makers = 0
-            if stop - start < total:
-                if start:
-                    makers, leechers = len(leechers), _NONE
-                else:
-                    makers, seeders = len(seeders), _NONE
-            size = len(leechers) + len(seeders)
-            if lot * makers * missing > self.limit * size:
-                # If all their peers near this one did the same, these members would be given too many offers.
-                continue
-            spare = size - len(taken) - missing
-            if spare <= missing:
-                free = [position for position in leechers if position not in taken]
-                free += [border + index for index in seeders if border + index not in taken]
-                self.take_of(free, enough)
-            else:
-                draws = self.draws(spare, missing)
-                while len(chosen) < enough and draws > 0:
-                    pick = int(random() * size)
-                    position = leechers[pick] if pick < len(leechers) else border + seeders[pick - len(leechers)]
-                    if position not in taken:
-                        self.judge(position)
-                        draws -= 1
-
-
-class _SecondDraw(_Draw):
-    """A sample for offers that some nodes have returned."""
-
-    __slots__ = ("given", "refused")
-
-    def __init__(
-        self, swarm: Swarm, given: list[Member], refused: frozenset[str], fresh_since: float, random: Random
-    ) -> None:
-        super().__init__(swarm, _ALL, fresh_since, random)
-        self.given = given
-        self.refused = refused
-
-    def draws(self, spare: int, count: int) -> int:
-        """Return the number of members that are examined in the search for `count`, if there are `spare` more."""
-        return min(spare, _DAMPED_SKIPS * count) + count
-
-    def judge(self, position: int) -> None:
-        """Choose the member at a position, or put it aside, or leave it out."""
-        member = self.swarm.member_at(position)
-        if isinstance(member, NodeMember):
-            name = "" if member.kind == LINKED else member.node
-            if name in self.refused or (member.index >= 0 and member in self.given):
-                self.taken.add(position)
-                return
-        elif isinstance(member, Peer) and member in self.given:
-            self.taken.add(position)
-            return
-        super().judge(position)
-
-
-def _leave_out(draw: _Draw, swarm: Swarm, peer_id: str, border: int) -> None:
-    """Do not draw the members with a peer_id, here or at other nodes. The positions of seeders begin at `border`."""
-    same = swarm.peers.get(peer_id)
-    if same is not None:
-        draw.taken.add(border + same.index if same.complete else same.index)
-    nodes = swarm.nodes
-    member = nodes.ids.get(peer_id) if nodes is not None else None
-    while member is not None:
-        if member.complete:
-            draw.taken.add(border + len(swarm.seeders) + member.index)
-        else:
-            draw.taken.add(len(swarm.leechers) + member.index)
-        member = member.twin
 
 
 def _seeders_share(swarm: Swarm) -> float:

@@ -52,11 +52,11 @@ class SwarmNodes(Generic[M]):
     def __init__(self) -> None:
         self.seeders: list[M] = []
         self.leechers: list[M] = []
-        """The members of the kind PEER. Each one has its index in its list."""
+        """The members of the kind PEER, unless they are hidden. Each one has its index in its list."""
         self.counted: list[M] = []
         """The other members, unless they count no peers."""
         self.ids: dict[str, M] = {}
-        """The members of the kind PEER by peer_id: of one that is present at several nodes, that which came last."""
+        """The members of the kind PEER by peer_id: of one that is present at several nodes, that which came first."""
         self.complete = 0
         self.incomplete = 0
         """The seeders and leechers at other nodes, without linked ones."""
@@ -65,6 +65,6 @@ class SwarmNodes(Generic[M]):
         self.maker: Any = None
         self.chosen: list[Any] = []
         self.chosen_at = -inf
-        """In a small swarm, the local peer whose offers were placed last, their receivers and the time."""
+        """In a small swarm, the local peer whose offers were placed last, their receivers, and the time."""
         self.makers: dict[str, None] = {}
         """The peer_ids of seeders at other nodes that are known by number, and made offers here. The oldest first."""

@@ -14,30 +14,28 @@ from itertools import islice
 from math import inf
 from typing import Final
 
-from tracker.core.bits import remote_bit
+from tracker.core.answers import AnswerRelay
 from tracker.core.challenges import Challenges
 from tracker.core.counters import Counters
 from tracker.core.members import (
     check_members,
     clear_members,
     is_held,
-    meet_answerer,
-    meet_maker,
     nodes_of,
     release_if_empty,
+    settle,
 )
 from tracker.core.nearby import Nearby
 from tracker.core.observers import Nodes, Observer, Trace
 from tracker.core.offers import OfferPlacement
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
-from tracker.core.rooms import is_first_answer
 from tracker.core.rules import Rules
 from tracker.core.several import SeveralConnections
 from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
-from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
+from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Offer, Scrape
 from tracker.reasons import DropReason
 
 _FIRST_OFFERS_WITHIN: Final = 10.0
@@ -76,6 +74,7 @@ class Hub:
         self.counters = Counters()
         self.offers = OfferPlacement(rules, random, self.counters, observer)
         self.several = SeveralConnections(self.offers.parked, self.counters, self._become_seeder)
+        self.answers = AnswerRelay(self.swarms, self.offers.chooser, self.counters, observer)
         self.pending = PendingJoins()
         self.nodes: Nodes | None = None
         """The other nodes of the tracker; see `tracker.core.nodes`."""
@@ -98,7 +97,7 @@ class Hub:
             if type(message) is Announce:
                 self._announce(connection, message, now, outbox)
             elif type(message) is Answer:
-                self._answer(connection, message, now, outbox)
+                self.answers.relay(connection, message, now, outbox)
             else:
                 assert isinstance(message, Scrape)
                 self._scrape(connection, message, outbox)
@@ -149,16 +148,6 @@ class Hub:
         if announces and peer in join.connection.peers and self.pending.has_ended(peer, now):
             self._end_admission(peer, join.connection)
 
-    def relay_answer(self, receiver: Peer, answer: Answer, now: float, outbox: Outbox) -> None:
-        """Send an answer to the peer that made the offer, on the connection that made it."""
-        receiver.answered_at = now
-        self.counters.answers_relayed += 1
-        if receiver.presences is None:
-            outbox.answer(receiver.connection, answer)
-        else:
-            for connection in receiver.presences.makers(answer.id, now):
-                outbox.answer(connection, answer)
-
     def restrict(self, serves: Callable[[str], bool], outbox: Outbox) -> None:
         """Serve the swarms that `serves` allows from now on; close the others and tell their peers."""
         self._serves = serves
@@ -194,28 +183,20 @@ class Hub:
                 self._close_swarm(swarm)
 
     def members_changed(self, swarm: Swarm) -> None:
-        """Tell the extensions that the numbers of a swarm's own peers at other nodes have changed, if it is held."""
+        """Take notice that the numbers of a swarm's own peers at other nodes have changed."""
         if self._observer and is_held(swarm):
             self._observer.swarm_changed(swarm)
+        if swarm.overlap is not None:
+            self.linked_changed(swarm)
 
-    def take_answer(self, answer: Answer, complete: bool, now: float, outbox: Outbox) -> bool:
-        """Take an answer of a peer at another node, which is a seeder if `complete`; return whether it has a receiver.
+    def linked_changed(self, swarm: Swarm) -> None:
+        """Take notice that the numbers of peers behind remote members may have changed."""
+        if self.nodes is not None:
+            self.nodes.linked(swarm)
 
-        The receiver is a local peer, or a linked one.
-        """
-        swarm = self.swarms.get(answer.info_hash)
-        receiver = swarm.peers.get(answer.to_peer_id) if swarm else None
-        if receiver is not None:
-            self.offers.chooser.note_wanted_by(receiver.swarm, complete, 1)
-            if is_first_answer(receiver, answer):
-                meet_answerer(receiver, answer.peer_id, complete)
-            self.relay_answer(receiver, answer, now, outbox)
-            return True
-        if self._observer and self._observer.answer_unplaced(answer):
-            self.counters.answers_handed_over += 1
-            return True
-        self.counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
-        return False
+    def return_offers(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        """Return offers of a remote peer to the extensions, because no peer at other nodes could be given them."""
+        return self._observer is not None and self._observer.offers_returned(swarm, peer_id, offers)
 
     def expire(self, now: float, count: int) -> None:
         """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
@@ -305,7 +286,9 @@ class Hub:
         swarm = peer.swarm
         counters.replies += 1
         complete, incomplete = swarm.complete, swarm.incomplete
-        parks = self.offers.parked.enabled
+        parked = self.offers.parked
+        # A swarm that has just opened here may have peers at other nodes, which are not known yet.
+        parks = parked.renewed or (joins and self.nodes is not None)
         interval = self.offers.chooser.interval(peer, parks)
         if message.limited_offers:
             # The client may make these offers again soon. Its other peers come at other times.
@@ -314,7 +297,7 @@ class Hub:
         outbox.reply(connection, swarm.info_hash, interval, complete, incomplete)
         if message.offers:
             self.offers.place(swarm, peer, message.offers, now, outbox, connection)
-        elif joins and parks and not peer.offers_due:
+        elif joins and parked.enabled and not peer.offers_due:
             self.offers.give_parked(peer, now, outbox)
 
     def _stop(self, connection: Connection, message: Announce, peer: Peer | None, outbox: Outbox) -> None:
@@ -353,12 +336,15 @@ class Hub:
             self.leechers += 1
         if self.trace is not None:
             self.trace.joined(peer)
-        if len(swarm.peers) == 1 and not opened:
+        if not opened and len(swarm.peers) == 1:
             self.empty -= 1
         if self.nodes is not None:
+            settle(swarm, peer.peer_id, True)
             if len(swarm.peers) == 1:
                 self.nodes.opened(swarm)
             self.nodes.joined(peer, not message.offers and not message.completed)
+            if swarm.overlap is not None:
+                self.nodes.linked(swarm)
         if self._observer:
             if opened:
                 self._observer.swarm_opened(swarm)
@@ -413,7 +399,10 @@ class Hub:
             self.leechers -= 1
         if self.nodes is not None:
             self.challenges.forget(peer)
+            settle(swarm, peer.peer_id, False)
             self.nodes.left(peer)
+            if swarm.overlap is not None:
+                self.nodes.linked(swarm)
         if not swarm.peers:
             if is_held(swarm):
                 self.empty += 1
@@ -436,46 +425,6 @@ class Hub:
     def _end_admission(self, peer: Peer, connection: Connection) -> None:
         self.counters.dropped[DropReason.ADMISSION_ENDED] += 1
         self._leave_connection(peer, connection)
-
-    def _answer(self, connection: Connection, answer: Answer, now: float, outbox: Outbox) -> None:
-        counters = self.counters
-        counters.answers += 1
-        swarm = self.swarms.get(answer.info_hash)
-        sender = swarm.peers.get(answer.peer_id) if swarm else None
-        if swarm is not None and sender is None:
-            # libtorrent of January 2023 answers under another peer_id than it has announced. Only the receiver of an
-            # offer knows the offer_id of the answer.
-            sender = swarm.peer_on(connection)
-        if swarm is None or sender is None or (sender.connection is not connection and sender not in connection.peers):
-            counters.dropped[DropReason.NOT_OWNER] += 1
-            return
-        if sender.connection is connection:
-            # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
-            sender.last_seen = now
-        receiver = swarm.peers.get(answer.to_peer_id)
-        nodes = self.nodes
-        # A local receiver may have made the offer at another node, and have come here since.
-        routed = (
-            nodes is not None
-            and (receiver is None or swarm.nodes is not None)
-            and nodes.answer(answer, sender.complete)
-        )
-        if receiver is not None:
-            self.offers.chooser.note_wanted(sender, 1)
-            if is_first_answer(receiver, answer):
-                sender.meet(receiver.bit, receiver.complete)
-                receiver.meet(sender.bit, sender.complete)
-            self.relay_answer(receiver, answer, now, outbox)
-        elif routed:
-            # The node of the receiver notes that the sender was wanted.
-            meet_maker(sender, answer.to_peer_id)
-            counters.answers_to_nodes += 1
-        elif self._observer and self._observer.answer_unplaced(answer):
-            self.offers.chooser.note_wanted(sender, 1)
-            sender.meet(remote_bit(answer.to_peer_id), False)
-            counters.answers_handed_over += 1
-        else:
-            counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
 
     def _scrape(self, connection: Connection, message: Scrape, outbox: Outbox) -> None:
         counters = self.counters

@@ -13,7 +13,19 @@ from typing import Final
 
 from tracker.core.elsewhere import FOREIGN, LINKED, PEER
 from tracker.core.hub import Hub
-from tracker.core.members import add_peer, find_member, members_of, set_counts
+from tracker.core.members import (
+    add_peer,
+    find_member,
+    find_other,
+    fits,
+    members_of,
+    refusal_of,
+    release_if_empty,
+    remove_peer,
+    set_counts,
+    set_role,
+    settle,
+)
 from tracker.core.observers import Nodes
 from tracker.core.outbox import Outbox
 from tracker.core.swarm import NodeMember, Swarm
@@ -47,7 +59,7 @@ class NodePeers:
     def attach(self, nodes: Nodes) -> None:
         """Tell `nodes` of peers, offers and answers from now on, and park offers that find no receiver.
 
-        Call this before the first peer joins.
+        Call this before the first peer joins, in the `__init__` of an extension.
 
         Raises:
             ValueError: if there is one already.
@@ -55,8 +67,8 @@ class NodePeers:
         hub = self._hub
         if hub.nodes is not None:
             raise ValueError("the tracker is connected with its other nodes already")
-        hub.nodes = hub.offers.nodes = nodes
-        hub.offers.parked.enabled = True
+        hub.nodes = hub.offers.nodes = hub.answers.nodes = nodes
+        hub.offers.parked.keep()
 
     # Members
 
@@ -78,6 +90,7 @@ class NodePeers:
             return NodeMember(swarm, node, kind, "", 0)
         member = add_peer(swarm, node, peer_id, complete)
         self._note(swarm, node)
+        settle(swarm, peer_id, self._is_here(swarm, peer_id))
         self._hub.members_changed(swarm)
         return member
 
@@ -95,7 +108,16 @@ class NodePeers:
         Raises:
             ValueError: if a number is negative or does not fit the kind.
         """
-        if self._hub.swarms.get(member.swarm.info_hash) is member.swarm:
+        if not fits(member, complete, incomplete):
+            raise ValueError("these counts do not fit the kind of the member")
+        if not self._is_open(member):
+            return
+        if member.kind != PEER:
+            # The member may be there again under another object.
+            member = find_member(member.swarm, member.node, member.kind, "") or member
+        elif not member.complete and not member.incomplete:
+            return
+        if (complete, incomplete) != (member.complete, member.incomplete):
             self._set(member, complete, incomplete)
 
     def remove_all(self, info_hash: str, node: str) -> None:
@@ -137,15 +159,21 @@ class NodePeers:
     ) -> list[Offer]:
         """Give offers of a peer at another node to as many distinct local peers; return those that found no receiver.
 
-        `kind` is the kind of the member that they were placed on. PEER: `receiver` gets the offer; if it has left, any
-        other local peer. SEEDERS and LEECHERS: peers of this role come first, then others. Peers that have met the
-        maker, and silent ones, come last. `flags` are those of `Nodes.offers`. For foreign offers, which came over a
-        link of the gateway, each peer has a limit, `max_foreign_offers`.
+        `kind` is the kind of the member that they were placed on. PEER: only `receiver` may get the offer. If this peer
+        has left, the other node knows best which of the few others have no offer yet: `place_again`. SEEDERS and
+        LEECHERS: peers of this role come first, then others; in each role, those that have met the maker and silent
+        ones come last. `flags` are those of `Nodes.offers`. For foreign offers, which came over a link of the gateway,
+        each peer has a limit, `max_foreign_offers`.
         """
-        swarm = self._hub.swarms.get(info_hash)
+        hub = self._hub
+        swarm = hub.swarms.get(info_hash)
         if swarm is None or not swarm.peers:
             return offers
-        return self._hub.offers.deliver_from(swarm, peer_id, offers, now, self._outbox, kind, receiver, flags)
+        nodes = swarm.nodes
+        if kind == PEER and nodes is not None and receiver in nodes.ids and not self._is_here(swarm, receiver):
+            # It is at another node, and has probably left this one.
+            return offers
+        return hub.offers.deliver_from(swarm, peer_id, offers, now, self._outbox, kind, receiver, flags)
 
     def deliver_linked(
         self, info_hash: str, peer_id: str, offers: list[Offer], now: float, flags: int = 0
@@ -163,15 +191,14 @@ class NodePeers:
         `complete`: the peer that answers is a seeder. If the peer that made the offer is not here, it may be a linked
         one: then the extensions get the answer.
         """
-        return self._hub.take_answer(answer, complete, now, self._outbox)
+        return self._hub.answers.relay_from_node(answer, complete, now, self._outbox)
 
     def give_parked(self, member: NodeMember, count: int, now: float) -> None:
         """Place parked offers on `count` new peers of a member, which make no offers: one of each local peer on each.
 
         As for a local newcomer, at most `max_offers` peers make an offer to each.
         """
-        if self._is_open(member):
-            self._hub.offers.give_parked_to(member, count, self._hub.rules.max_offers, now)
+        self._give_parked(member, count, self._hub.rules.max_offers, now)
 
     def place_parked(self, member: NodeMember, count: int, now: float) -> None:
         """Place parked offers on `count` peers of a member, which were found just now: one of each local peer on each.
@@ -179,8 +206,7 @@ class NodePeers:
         Of two nodes that find each other, only one does this. Otherwise two peers, each alone at its node, would make
         each other an offer at the same time.
         """
-        if self._is_open(member):
-            self._hub.offers.give_parked_to(member, count, _NO_LIMIT, now)
+        self._give_parked(member, count, _NO_LIMIT, now)
 
     def place_again(
         self,
@@ -199,19 +225,23 @@ class NodePeers:
         """
         hub = self._hub
         swarm = hub.swarms.get(info_hash)
+        peer = None if swarm is None else swarm.peers.get(peer_id)
+        if swarm is None or (peer is None and not flags & FOREIGN):
+            hub.counters.dropped[DropReason.UNPLACED_OFFER] += len(offers)
+            return
         refused_by: frozenset[str] = frozenset()
         if refused is not None:
-            # The name of no node stands for the trackers behind the gateway.
-            name = "" if refused.kind == LINKED else refused.node
-            refused_by = (self._refused.get((info_hash, peer_id), now) or refused_by) | {name}
+            refused_by = (self._refused.get((info_hash, peer_id), now) or refused_by) | {refusal_of(refused)}
             self._refused.put((info_hash, peer_id), refused_by, now)
-        peer = None if swarm is None else swarm.peers.get(peer_id)
-        if swarm is not None and flags & FOREIGN:
-            offers = hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, None, refused_by=refused_by)
-        elif swarm is not None and peer is not None:
+            if refused.kind == PEER and self._give_to_twin(refused, peer_id, offers, now, refused_by, flags):
+                return
+        if peer is not None and not flags & FOREIGN:
             hub.offers.place(swarm, peer, offers, now, self._outbox, age=age, refused_by=refused_by)
-            return
-        hub.counters.dropped[DropReason.UNPLACED_OFFER] += len(offers)
+        else:
+            rest = hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, None, refused_by=refused_by)
+            if rest and hub.return_offers(swarm, peer_id, rest):
+                return
+            hub.counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)
 
     def challenge(self, info_hash: str, peer_id: str, now: float) -> None:
         """Ping the local peer with a peer_id that has joined at another node, if there is one.
@@ -226,23 +256,67 @@ class NodePeers:
 
     def _set(self, member: NodeMember, complete: int, incomplete: int) -> None:
         swarm = member.swarm
-        if member.kind != PEER:
-            # The member may be there again under another object.
-            member = find_member(swarm, member.node, member.kind, "") or member
+        if member.kind == PEER:
+            if complete + incomplete:
+                set_role(member, complete == 1)
+            else:
+                self._remove(member)
+        else:
             self._note(swarm, member.node)
-        changes = (complete, incomplete) != (member.complete, member.incomplete)
-        set_counts(member, complete, incomplete)
+            set_counts(member, complete, incomplete)
         self._tidy(swarm)
-        if changes and member.kind != LINKED:
+        if member.kind != LINKED:
             self._hub.members_changed(swarm)
+
+    def _remove(self, member: NodeMember) -> None:
+        if member.kind == PEER:
+            swarm, peer_id = member.swarm, member.peer_id
+            remove_peer(member)
+            settle(swarm, peer_id, self._is_here(swarm, peer_id))
+        else:
+            set_counts(member, 0, 0)
 
     def _remove_from(self, swarm: Swarm, node: str) -> None:
         members = members_of(swarm, node)
         for member in members:
-            set_counts(member, 0, 0)
+            self._remove(member)
         self._tidy(swarm)
         if members:
             self._hub.members_changed(swarm)
+
+    def _give_parked(self, member: NodeMember, count: int, most: int, now: float) -> None:
+        # A hidden member is no new peer.
+        if self._is_open(member) and (member.kind != PEER or member.index >= 0):
+            self._hub.offers.give_parked_to(member, count, most, now)
+
+    def _is_here(self, swarm: Swarm, peer_id: str) -> bool:
+        """Return whether a peer is a local one that is not challenged."""
+        peer = swarm.peers.get(peer_id)
+        return peer is not None and not self._hub.challenges.has(peer)
+
+    def _give_to_twin(
+        self,
+        refused: NodeMember,
+        maker: str,
+        offers: list[Offer],
+        now: float,
+        refused_by: frozenset[str],
+        flags: int,
+    ) -> bool:
+        """Place an offer that was returned because a peer has left its node on the same peer, here or at another node.
+
+        Return whether it is there.
+        """
+        swarm, peer_id = refused.swarm, refused.peer_id
+        if not self._is_open(refused) or peer_id == maker or len(offers) != 1:
+            return False
+        if self._is_here(swarm, peer_id):
+            return not self._hub.offers.deliver_from(swarm, maker, offers, now, self._outbox, PEER, peer_id, flags)
+        twin = find_other(swarm, peer_id, refused_by)
+        if twin is None:
+            return False
+        self._hub.offers.send_to_node(twin, maker, offers, flags)
+        return True
 
     def _note(self, swarm: Swarm, node: str) -> None:
         """Note that a node has members in a swarm."""
@@ -253,6 +327,7 @@ class NodePeers:
 
     def _tidy(self, swarm: Swarm) -> None:
         """Forget that nodes have had members in a swarm, if none has any."""
+        release_if_empty(swarm)
         nodes = swarm.nodes
         if nodes is None or (not nodes.ids and not nodes.counted):
             for swarms in self._hub.shared.values():

@@ -21,6 +21,12 @@ class Observer(Protocol):
     def answer_unplaced(self, answer: Answer) -> bool:
         """Take an answer to a peer that is not here; return whether an extension wants it."""
 
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        """Take back offers of a remote peer, which were given to other nodes; return whether an extension wants them.
+
+        No peer there could be given them.
+        """
+
 
 class Trace(Protocol):
     """Is told what happens to single peers, for the log. Its methods return at once and do not raise."""
@@ -76,6 +82,12 @@ class Nodes(Protocol):
         """Tell all nodes, at the gateway, that new peers behind links make no offers: they may place parked ones.
 
         The other nodes call `NodePeers.give_parked` with their member of the kind LINKED.
+        """
+
+    def linked(self, swarm: Swarm) -> None:
+        """Take notice, at the gateway, that the numbers of linked peers may have changed: `members.linked_counts`.
+
+        The other nodes set the numbers of their member of the kind LINKED.
         """
 
     def returned(self, swarm: Swarm, peer_id: str, offers: list[Offer], age: float, flags: int) -> bool:

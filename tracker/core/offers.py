@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
-from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, PEER
+from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, LINKED, PEER
 from tracker.core.members import join_order, note_maker
 from tracker.core.observers import Nodes, Observer
 from tracker.core.outbox import Outbox
@@ -60,6 +60,8 @@ class OfferPlacement:
         self._window_ends = 0.0
         self._receivers: ExpiringMap[Peer, list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
         """The receivers of a peer's last offers, if some of them were remote members, which may refuse."""
+        self._linked: ExpiringMap[tuple[Swarm, str], list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
+        """The same for peers at other nodes, by swarm and peer_id."""
 
     @property
     def remembered(self) -> int:
@@ -85,7 +87,8 @@ class OfferPlacement:
         `refused` is the remote member that has refused them, and `refused_by` the nodes that have.
         """
         observer, counters = self._observer, self._counters
-        if swarm.complete + swarm.incomplete < self._rules.min_peers:
+        are_few = swarm.complete + swarm.incomplete < self._rules.min_peers
+        if are_few and self.nodes is None:
             counters.dropped[DropReason.FEW_PEERS] += len(offers)
             return
         given = [] if connection is not None else self._receivers.get(peer, now) or []
@@ -93,13 +96,17 @@ class OfferPlacement:
         if overlap is not None:
             overlap.hide(peer, given, refused, now)
         others = swarm.complete + swarm.incomplete - 1
-        if refused_by:
+        chosen: list[Member]
+        if are_few:
+            # A swarm that has just opened here may have peers at other nodes.
+            chosen = []
+        elif refused_by:
             chosen = self.chooser.choose_again(swarm, peer, len(offers), _given_with(swarm, peer, now), refused_by, now)
         elif not given and 1 < len(offers) < others and is_room(swarm):
             chosen = receivers_of(swarm, peer, now - 2 * self._rules.announce_interval).assign(offers)
         else:
             chosen = self.chooser.choose(swarm, peer, len(offers) + len(given), now)
-        if not peer.met and len(swarm.remotes) > 1:
+        if chosen and not peer.met and len(swarm.remotes) > 1:
             _spread(chosen, swarm.remotes)
         if overlap is not None:
             overlap.show()
@@ -121,16 +128,16 @@ class OfferPlacement:
                         nodes.chosen += chosen
                     else:
                         nodes.maker, nodes.chosen, nodes.chosen_at = peer, chosen, now
-                receivers, relayed, linked = self._hand_over(peer, chosen, offers)
-                if linked:
+                receivers, relayed, for_links, for_nodes = self._hand_over(peer, chosen, offers)
+                if for_links:
                     self._receivers.put(peer, [*given, *chosen], now)
             else:
-                receivers, relayed = cast("list[Peer]", chosen), offers
+                receivers, relayed, for_nodes = cast("list[Peer]", chosen), offers, 0
             if receivers:
                 outbox.offers(swarm.info_hash, peer.peer_id, receivers, relayed)
                 counters.offers_relayed += len(receivers)
-            # Another node notes the offers that its peers receive.
-            self.chooser.note_wanted(peer, placed if swarm.nodes is None else len(receivers))
+            # The other nodes note the offers that their peers receive.
+            self.chooser.note_wanted(peer, placed - for_nodes)
         if placed < len(offers):
             rest = offers[placed:]
             presences = peer.presences
@@ -167,6 +174,8 @@ class OfferPlacement:
 
     def give_parked(self, peer: Peer, now: float, outbox: Outbox) -> None:
         """Give a new peer that makes no offers one parked offer of each other peer."""
+        if self.nodes is not None and peer.swarm.complete + peer.swarm.incomplete < self._rules.min_peers:
+            return
         for parked in self.parked.of(peer.swarm, now)[: self._rules.max_offers]:
             offers = self.parked.take(parked, 1, now)
             self._counters.offers_relayed += len(offers)
@@ -257,14 +266,13 @@ class OfferPlacement:
         is_foreign = (flags & FOREIGN) != 0
         if is_foreign:
             self._begin_window(now)
-        receivers: list[Peer] = []
-        named = swarm.peers.get(receiver) if kind == PEER else None
-        if named is not None and len(offers) == 1 and (not is_foreign or self.may_be_given(named, None)):
-            receivers.append(named)
+        if kind == PEER:
+            named = swarm.peers.get(receiver)
+            receivers = [] if named is None else [named]
         else:
             receivers = self.chooser.choose_for(swarm, kind, len(offers), maker, flags, now)
-            if is_foreign:
-                receivers = [peer for peer in receivers if self.may_be_given(peer, None)]
+        if is_foreign:
+            receivers = [peer for peer in receivers if self.may_be_given(peer, None)]
         if not receivers:
             return offers
         if is_foreign:
@@ -288,12 +296,22 @@ class OfferPlacement:
         refused: RemoteMember | None = None,
         flags: int = 0,
     ) -> list[Offer]:
-        """Give offers of the peer `maker` at another node to the observer; return those for which there is no link."""
-        if self._observer is None or not swarm.remotes or now < 0:
+        """Give offers of the peer `maker` at another node to the observer; return those for which there is no peer."""
+        if self._observer is None or not swarm.remotes:
             return offers
-        chosen = self.chooser.choose_linked(swarm, len(offers), refused)
+        overlap, nodes = swarm.overlap, swarm.nodes
+        peer = nodes.ids.get(maker) if nodes is not None else None
+        if overlap is not None and peer is not None and peer.index >= 0:
+            overlap.hide(peer, [], None, now)
+        key = (swarm, maker)
+        given = [] if refused is None else self._linked.get(key, now) or []
+        chosen = self.chooser.choose_linked(swarm, len(offers), refused, given)
+        if chosen:
+            self._linked.put(key, [*given, *chosen], now)
         if flags & FIRST and len(swarm.remotes) > 1:
             _spread(chosen, [remote for remote in swarm.remotes if remote is not refused])
+        if overlap is not None:
+            overlap.show()
         batches: dict[RemoteMember, list[Offer]] = {}
         for member, offer in zip(chosen, offers, strict=False):
             batches.setdefault(cast(RemoteMember, member), []).append(offer)
@@ -302,19 +320,32 @@ class OfferPlacement:
             self._observer.offers_placed(remote, maker, batch)
         return offers[len(chosen) :]
 
+    def send_to_node(self, member: NodeMember, maker: str, offers: list[Offer], flags: int) -> None:
+        """Give offers for a member at another node to this node."""
+        if self.nodes is not None:
+            self._counters.offers_to_nodes += len(offers)
+            self.nodes.offers(member, maker, offers, flags)
+
     def give_parked_to(self, member: NodeMember, count: int, most: int, now: float) -> None:
-        """Place up to `count` parked offers of each local peer, but for `most` peers, on a member at another node."""
-        nodes = self.nodes
-        if nodes is None:
+        """Place up to `count` parked offers of each of `most` local peers on a member at another node.
+
+        A peer that has received as many offers of linked peers since places as many fewer on linked peers.
+        """
+        nodes, swarm = self.nodes, member.swarm
+        if nodes is None or swarm.complete + swarm.incomplete < self._rules.min_peers:
             return
-        for parked in self.parked.of(member.swarm, now):
-            if most <= 0:
-                break
+        for parked in self.parked.of(swarm, now):
             peer = parked.peer
             if peer.peer_id == member.peer_id:
                 continue
+            if most <= 0:
+                break
             most -= 1
-            offers = self.parked.take(parked, count, now)
+            known = 0
+            if member.kind == LINKED:
+                known = min(parked.met[None], count)
+                parked.met[None] -= known
+            offers = self.parked.take(parked, count - known, now)
             if offers:
                 self._counters.offers_to_nodes += len(offers)
                 nodes.offers(member, peer.peer_id, offers, _flags_of(peer))
@@ -333,16 +364,21 @@ class OfferPlacement:
         """Drop the parked offers that are too old, and forget receivers that can no longer refuse."""
         self.parked.expire(now)
         self._receivers.expire(now)
+        self._linked.expire(now)
 
-    def _hand_over(self, peer: Peer, chosen: list[Member], offers: list[Offer]) -> tuple[list[Peer], list[Offer], bool]:
+    def _hand_over(
+        self, peer: Peer, chosen: list[Member], offers: list[Offer]
+    ) -> tuple[list[Peer], list[Offer], int, int]:
         """Give the offers for remote members to the other nodes and the observer.
 
-        Return the local receivers and their offers, and whether the observer was given some.
+        Return the local receivers and their offers, and the numbers of offers for other trackers, and for own peers at
+        other nodes.
         """
         receivers: list[Peer] = []
         relayed: list[Offer] = []
         nodes: list[Member] = []
         for_nodes: list[Offer] = []
+        linked = 0
         remote: dict[RemoteMember, list[Offer]] = {}
         for member, offer in zip(chosen, offers, strict=False):
             if isinstance(member, Peer):
@@ -351,6 +387,8 @@ class OfferPlacement:
             elif isinstance(member, NodeMember):
                 nodes.append(member)
                 for_nodes.append(offer)
+                if member.kind == LINKED:
+                    linked += 1
             elif isinstance(member, RemoteMember):
                 remote.setdefault(member, []).append(offer)
         if nodes:
@@ -359,7 +397,7 @@ class OfferPlacement:
             for remote_member, batch in remote.items():
                 self._counters.offers_handed_over += len(batch)
                 self._observer.offers_placed(remote_member, peer.peer_id, batch)
-        return receivers, relayed, len(remote) > 0
+        return receivers, relayed, len(chosen) - len(receivers) - len(nodes), len(nodes) - linked
 
     def _send_to_nodes(self, chosen: list[Member], maker: str, offers: list[Offer], flags: int) -> None:
         """Give the offers for members at other nodes to these nodes: those for one member together."""

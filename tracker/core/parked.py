@@ -38,11 +38,13 @@ class Parked:
 
 
 class ParkedOffers:
-    """The last offers of each peer that found no receiver. Nothing is parked before `enable`."""
+    """The last offers of each peer that found no receiver. Nothing is parked before `enable` or `keep`."""
 
     def __init__(self, counters: Counters, max_bytes: int = MAX_BYTES) -> None:
         self.enabled = False
-        """Whether offers are parked. If so, a peer that is alone announces more often."""
+        """Whether offers are parked."""
+        self.renewed = False
+        """Whether a peer that is alone announces more often, so that its parked offers stay valid."""
         self._counters = counters
         self._on_placed: list[Callable[[float], None]] = []
         # A dict keeps the order of insertion: the oldest offers come first.
@@ -56,9 +58,16 @@ class ParkedOffers:
         """Bytes of memory that the parked offers take."""
         return self._bytes
 
-    def enable(self, on_placed: Callable[[float], None]) -> None:
-        """Park offers from now on. `on_placed` gets the seconds that a parked offer waited for a receiver."""
+    def keep(self) -> None:
+        """Park offers from now on, and let those expire whose peer is alone for long."""
         self.enabled = True
+
+    def enable(self, on_placed: Callable[[float], None]) -> None:
+        """Park offers from now on, and have peers that are alone make new ones before they expire.
+
+        `on_placed` gets the seconds that a parked offer waited for a receiver.
+        """
+        self.enabled = self.renewed = True
         self._on_placed.append(on_placed)
 
     def count(self, now: float) -> int:

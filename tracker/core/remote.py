@@ -6,8 +6,8 @@ All times are seconds on any monotonic clock.
 from collections.abc import Collection
 from typing import Any
 
-from tracker.core.bits import remote_bit
 from tracker.core.hub import Hub
+from tracker.core.members import own_peer
 from tracker.core.outbox import Outbox
 from tracker.core.overlap import PeerOverlap
 from tracker.core.swarm import Overlap, RemoteMember, Swarm
@@ -42,6 +42,7 @@ class RemotePeers:
             if member.swarm.overlap is not None:
                 member.swarm.overlap.discard(member)
             member.swarm.set_remote(member, complete, incomplete)
+            self._hub.linked_changed(member.swarm)
 
     def set_remote_peers(
         self,
@@ -56,11 +57,13 @@ class RemotePeers:
         """
         if not self._is_open(member):
             return []
-        return self._overlap_of(member.swarm).know(member, seeders, leechers, ranks)
+        newcomers = self._overlap_of(member.swarm).know(member, seeders, leechers, ranks)
+        self._hub.linked_changed(member.swarm)
+        return newcomers
 
     def keep_apart(self, member: RemoteMember, peer_id: str, seconds: float, now: float) -> None:
         """Place no offers of a local peer on a remote member for some time."""
-        peer = member.swarm.peers.get(peer_id)
+        peer = own_peer(member.swarm, peer_id)
         if peer is not None and self._is_open(member):
             self._overlap_of(member.swarm).keep_apart(peer, member, seconds, now)
 
@@ -84,16 +87,8 @@ class RemotePeers:
         return self._hub.offers.deliver(swarm, peer_id, offers, now, self.outbox, owner, member)
 
     def deliver_answer(self, answer: Answer, now: float) -> bool:
-        """Send a remote peer's answer to the local peer that made the offer; return whether that peer is still here."""
-        counters = self._hub.counters
-        swarm = self._hub.swarms.get(answer.info_hash)
-        receiver = swarm.peers.get(answer.to_peer_id) if swarm else None
-        if receiver is None:
-            counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
-            return False
-        receiver.meet(remote_bit(answer.peer_id), False)
-        self._hub.relay_answer(receiver, answer, now, self.outbox)
-        return True
+        """Send a remote peer's answer to the own peer that made the offer; return whether that peer is still here."""
+        return self._hub.answers.relay_from_link(answer, now, self.outbox)
 
     def place_parked(self, member: RemoteMember, newcomers: Collection[str], now: float, owner: Any = None) -> None:
         """Place parked offers on new peers behind a remote member; see `OfferPlacement.place_parked`."""

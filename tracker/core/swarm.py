@@ -14,7 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracker.core.bits import LOCAL, NUMBERED, REMOTE, SEEDER, numbered_bit
-from tracker.core.elsewhere import LINKED, PEER, SwarmNodes
+from tracker.core.elsewhere import PEER, SwarmNodes
 from tracker.core.nearby import Nearby, Place, SwarmPlaces
 from tracker.core.presence import Presences, Reachable
 
@@ -143,8 +143,8 @@ class RemoteMember(Member):
 class NodeMember(RemoteMember):
     """Peers of a swarm at another node of this tracker. `kind` is one of those in `tracker.core.elsewhere`.
 
-    A member of the kind PEER has a bit of its own, as a local peer has. Its node watches whether it is silent. It is
-    another member after it has left and joined again.
+    A member of the kind PEER has a bit of its own, as a local peer has. Its node watches whether it is silent. After it
+    has left and joined again, it is another member.
     """
 
     __slots__ = ("index", "kind", "node", "peer_id", "twin")
@@ -160,9 +160,9 @@ class NodeMember(RemoteMember):
         self.peer_id: Final = peer_id
         """The peer_id of a member of the kind PEER, otherwise empty."""
         self.index = -1
-        """The index of a member of the kind PEER in its list, -1 once it has left."""
+        """The index of a member of the kind PEER in its list, otherwise -1."""
         self.twin: NodeMember | None = None
-        """Another member of the swarm with the same peer_id."""
+        """The next member of the swarm with the same peer_id."""
 
     def meet(self, bit: "i64", complete: bool) -> None:
         """Note that the member, of the kind PEER, meets a local peer, of which `bit` and `complete` are given."""
@@ -182,14 +182,16 @@ class Overlap(Protocol):
         ranks: tuple[str, str] | None,
     ) -> list[str]: ...
     def discard(self, member: RemoteMember) -> None: ...
-    def keep_apart(self, peer: Peer, member: RemoteMember, seconds: float, now: float) -> None: ...
-    def joined(self, peer: Peer) -> None: ...
-    def left(self, peer: Peer) -> None: ...
-    def hide(self, peer: Peer, given: list[Member], refused: RemoteMember | None, now: float) -> None: ...
+    def keep_apart(self, peer: Member, member: RemoteMember, seconds: float, now: float) -> None: ...
+    def joined(self, peer: Member) -> None: ...
+    def left(self, peer: Member) -> None: ...
+    def give_up(self) -> None: ...
+    def hide(self, peer: Member, given: list[Member], refused: RemoteMember | None, now: float) -> None: ...
     def show(self) -> None: ...
-    def sharing(self, member: RemoteMember, peer_id: str) -> list[Peer]: ...
+    def linked_counts(self) -> tuple[int, int]: ...
+    def sharing(self, member: RemoteMember, peer_id: str) -> list[Member]: ...
     def members_with(self, peer_id: str) -> list[RemoteMember]: ...
-    def newcomers_for(self, peer: Peer, member: RemoteMember, marks: Collection[str], now: float) -> int: ...
+    def newcomers_for(self, peer: Member, member: RemoteMember, marks: Collection[str], now: float) -> int: ...
     def check_invariants(self) -> None: ...
 
 
@@ -361,32 +363,6 @@ class Swarm:
             if position < size:
                 return remote
             position -= size
-        raise IndexError(position)
-
-    def own_at(self, position: int) -> Member:
-        """Return the peer at a position in the same order, without those of other trackers.
-
-        Raises:
-            IndexError: if there are fewer.
-        """
-        local, nodes = self.leechers, self.nodes
-        if position >= self.own_incomplete:
-            position -= self.own_incomplete
-            local = self.seeders
-        if position < len(local):
-            return local[position]
-        position -= len(local)
-        if nodes is not None:
-            pool = nodes.leechers if local is self.leechers else nodes.seeders
-            if position < len(pool):
-                return pool[position]
-            position -= len(pool)
-            for counted in nodes.counted:
-                size = counted.incomplete if local is self.leechers else counted.complete
-                if counted.kind != LINKED:
-                    if position < size:
-                        return counted
-                    position -= size
         raise IndexError(position)
 
     def peer_on(self, connection: Connection) -> Peer | None:

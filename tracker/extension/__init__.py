@@ -1,9 +1,10 @@
 """The public API of an extension (docs/extensions.md): everything that an extension may import from the tracker."""
 
+from tracker import __version__
 from tracker.access.ratelimit import TokenBucket
 from tracker.config import ConfigError, config_option, given, load, validate
 from tracker.core.elsewhere import LEECHERS, LINKED, PEER, SEEDERS
-from tracker.core.members import own_peers
+from tracker.core.members import known_peers, linked_counts, own_peer, own_peers
 from tracker.core.nodes import NodePeers
 from tracker.core.observers import Nodes
 from tracker.core.overlap import MARK_LENGTH, UNKNOWN, marks_of
@@ -12,6 +13,8 @@ from tracker.expiring import ExpiringMap
 from tracker.extension.admission import Admission, Admitted
 from tracker.extension.api import Extension, ExtensionSettings, TrackerHandle
 from tracker.extension.channel import Channel
+from tracker.extension.cluster import Cluster, Receiver, Stream
+from tracker.extension.gateway import Gateway
 from tracker.extension.state import ExtensionOff
 from tracker.files import aside
 from tracker.logs import configure as configure_logs
@@ -26,6 +29,8 @@ from tracker.reasons import CloseReason
 from tracker.settings import Settings
 from tracker.tasks import BackgroundTasks
 from tracker.urls import as_http, own_statistics
+from tracker.web.gather import Gather
+from tracker.worker import Worker
 
 __all__ = [
     "LEECHERS",
@@ -42,25 +47,32 @@ __all__ = [
     "Channel",
     "ChannelClosed",
     "CloseReason",
+    "Cluster",
     "ConfigError",
     "ExpiringMap",
     "Extension",
     "ExtensionOff",
     "ExtensionSettings",
+    "Gateway",
+    "Gather",
     "NodeMember",
     "NodePeers",
     "Nodes",
     "Offer",
     "Peer",
     "RawString",
+    "Receiver",
     "RemoteMember",
     "Request",
     "Response",
     "Route",
     "Settings",
+    "Stream",
     "Swarm",
     "TokenBucket",
     "TrackerHandle",
+    "Worker",
+    "__version__",
     "as_http",
     "aside",
     "config_option",
@@ -73,10 +85,13 @@ __all__ = [
     "is_any_offer",
     "is_id",
     "is_offer",
+    "known_peers",
+    "linked_counts",
     "load",
     "make_answer",
     "make_offer",
     "marks_of",
+    "own_peer",
     "own_peers",
     "own_statistics",
     "parse_info_hash",

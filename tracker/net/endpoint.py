@@ -8,9 +8,10 @@ of timers of their own: time limits, pings.
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from itertools import islice
+from math import ceil
 from time import monotonic
 from typing import Final, cast
 
@@ -21,7 +22,7 @@ from tracker.access.gate import LOCAL, ConnectionGate, ConnectionInfo, Refused
 from tracker.net.deflate import Deflate, accept_offer
 from tracker.net.handshake import Handshake, asks_for_websocket
 from tracker.net.http import HttpConnection
-from tracker.net.listener import Acceptor, dismiss
+from tracker.net.listener import Acceptor, Listening, dismiss
 from tracker.net.pending import PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
@@ -34,6 +35,9 @@ from tracker.settings import Connections
 SWEEP_PERIOD: Final = 0.25
 SWEEP_ROUND: Final = 20
 """Seconds from one run of the sweep to the next, and number of runs in which it visits all connections."""
+
+RETIRE_PERIOD: Final = 0.1
+"""Seconds between two batches of WebSockets that a retiring endpoint closes."""
 
 Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 """Makes the WebSocket of a new connection."""
@@ -91,25 +95,11 @@ class Endpoint(Owner):
             raise ValueError(f"{name} is taken")
         self._subprotocols[name] = opener
 
-    def listen(
-        self,
-        hosts: list[str],
-        port: int,
-        certificate: Certificate | None = None,
-        unix_sockets: Sequence[str] = (),
-        unix_mode: int = 0,
-    ) -> list[tuple[str, int]]:
-        """Start to accept connections, over TLS if there is a certificate; return the (address, port) pairs of TCP.
-
-        The other arguments are those of `Acceptor`.
-
-        Raises:
-            OSError: if an address cannot be bound; `filename` is the path of a Unix-domain socket.
-        """
+    def listen(self, listening: Listening, certificate: Certificate | None = None) -> None:
+        """Start to accept connections, over TLS if there is a certificate."""
         self._certificate = certificate
-        self._acceptor = Acceptor(hosts, port, unix_sockets, unix_mode, self._accepted)
+        self._acceptor = Acceptor(listening, self._accepted)
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_PERIOD, self._sweep)
-        return self._acceptor.addresses
 
     @property
     def accepting(self) -> bool:
@@ -120,6 +110,35 @@ class Endpoint(Owner):
     def pending_connections(self) -> int:
         """The number of connections that are not WebSockets: without a whole request head yet, or plain HTTP."""
         return len(self._pending) + len(self._http)
+
+    def adopt(self, place: int) -> None:
+        """Accept the connections of another worker, too (`Acceptor.adopt`)."""
+        if self._acceptor and not self._draining:
+            self._acceptor.adopt(place)
+
+    def release(self, place: int) -> None:
+        """Leave the connections of another worker to it again."""
+        if self._acceptor:
+            self._acceptor.release(place)
+
+    async def retire(self, spread: float) -> None:
+        """Leave new connections to another process, and close every WebSocket with 1012, spread over some seconds.
+
+        Connections that were accepted are served first: a pending one has its time limit to complete its request. The
+        WebSockets of subprotocols stay open.
+        """
+        if self._acceptor:
+            self._acceptor.close()
+        end = monotonic() + spread
+        last = max(end, monotonic() + self.settings.handshake_timeout)
+        while monotonic() < last:
+            open_ones = [one for one in self.websockets - self._channels if one.reason is None]
+            if not (open_ones or self.pending_connections):
+                break
+            steps = max(1, ceil((end - monotonic()) / RETIRE_PERIOD))
+            for websocket in open_ones[: ceil(len(open_ones) / steps)]:
+                websocket.close(CloseCode.SERVICE_RESTART, CloseReason.RESTART)
+            await asyncio.sleep(RETIRE_PERIOD)
 
     async def close(self, deadline: float, before_channels: Awaitable[None]) -> None:
         """Stop accepting and close every WebSocket with 1001; abort the rest at `deadline` (monotonic seconds).

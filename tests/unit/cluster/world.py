@@ -51,6 +51,7 @@ class Description:
     def __init__(self, harness: HubHarness, label: str, is_capable: bool) -> None:
         self.harness = harness
         self.label = label
+        self.group = ""
         self.version = "1.0"
         self.tracker_id = TRACKER
         self.started = 1_700_000_000

@@ -305,6 +305,10 @@ class Recorder:
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         self.events.append(("unplaced", swarm.info_hash, peer.peer_id, len(offers)))
 
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        self.events.append(("returned", swarm.info_hash, peer_id, len(offers)))
+        return True
+
     def answer_unplaced(self, answer: Answer) -> bool:
         self.events.append(("answer", answer.info_hash, answer.to_peer_id))
         return True

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from extensions.federation import extension as module
+from extensions.federation import term as module
 from extensions.federation.command import LINKING_COLUMNS
 from extensions.federation.extension import Federation
 from extensions.federation.settings import FederationSettings
