@@ -12,11 +12,8 @@ from extensions import running
 from extensions.running import Json, as_table, moment, printable, rows_of
 from tracker.extension import config_option, load, own_statistics
 
-COLUMNS: Final = (
-    *("label", "node", "role", "version", "since"),
-    *("connections", "swarms", "seeders", "leechers", "latency"),
-)
-_SUMS: Final = ("connections", "seeders", "leechers")
+COLUMNS: Final = ("label", "node", "version", "since", "connections", "peers", "swarms", "latency_ms", "gateway")
+_SUMS: Final = ("connections", "peers")
 """Columns of which the sums are numbers of the whole tracker. A swarm may have peers at several nodes."""
 
 
@@ -70,7 +67,9 @@ def _cell(column: str, value: Any) -> str:
     with suppress(TypeError, ValueError, OverflowError, OSError):
         if column == "since" and value:
             return moment(value)
-        if column == "latency" and value != "":
-            # A node has none to itself.
-            return f"{1000 * value:.1f} ms" if value else "-"
+        if column == "gateway":
+            return "yes" if value else "-"
+        if column == "latency_ms" and not value:
+            # The node that was asked has none to itself.
+            return "-"
     return printable(str(value)) or "-"

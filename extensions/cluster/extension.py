@@ -155,6 +155,7 @@ class ClusterNode(Extension):
             {
                 "label": parts.load.label,
                 "node": self.node.node_id[:8],
+                "version": parts.load.version,
                 "connections": self.tracker.connections,
                 "swarms": swarms,
                 "peers": seeders + leechers,
@@ -167,6 +168,7 @@ class ClusterNode(Extension):
             {
                 "label": member.label,
                 "node": member.node_id[:8],
+                "version": member.version,
                 "connections": member.connections,
                 "swarms": member.swarms,
                 "peers": member.seeders + member.leechers,

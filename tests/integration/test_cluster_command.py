@@ -6,23 +6,22 @@ from typing import Any
 
 import pytest
 
-from extensions.cluster.command import COLUMNS
 from tests.conftest import TrackerProcess, free_port
 from tests.integration.test_federation_command import BODY, answers_with
 from tests.integration.test_life import assert_one_line, peerservers
 
-HERE = dict.fromkeys(COLUMNS, 0) | {
-    "label": "one/0",
-    "node": "0123456789abcdef",
-    "role": "gateway",
+HERE = {
+    "label": "one-0",
+    "node": "01234567",
     "version": "1.2.3",
     "since": 1_800_000_000,
     "connections": 1200,
+    "peers": 504,
     "swarms": 30,
-    "seeders": 4,
-    "leechers": 500,
+    "latency_ms": 0.0,
+    "gateway": True,
 }
-THERE = HERE | {"label": "two\x1b[31m", "node": "f" * 16, "role": "", "connections": 34, "latency": 0.00123}
+THERE = HERE | {"label": "two\x1b[31m", "node": "fedcba98", "gateway": False, "connections": 34, "latency_ms": 1.23}
 
 
 async def cluster(*arguments: str, nodes: Any) -> tuple[int, str, str]:
@@ -36,10 +35,10 @@ async def test_it_shows_all_nodes_and_the_sums_of_the_tracker() -> None:
     code, out, err = await cluster(nodes=[HERE, THERE])
     assert (code, err) == (0, "")
     assert [" ".join(line.split()) for line in out.splitlines()] == [
-        "LABEL NODE ROLE VERSION SINCE CONNECTIONS SWARMS SEEDERS LEECHERS LATENCY",
-        "one/0 0123456789abcdef gateway 1.2.3 2027-01-15 08:00 UTC 1200 30 4 500 -",
-        "two?[31m ffffffffffffffff - 1.2.3 2027-01-15 08:00 UTC 34 30 4 500 1.2 ms",
-        "2 nodes - - - - 1234 - 8 1000 -",
+        "LABEL NODE VERSION SINCE CONNECTIONS PEERS SWARMS LATENCY MS GATEWAY",
+        "one-0 01234567 1.2.3 2027-01-15 08:00 UTC 1200 504 30 - yes",
+        "two?[31m fedcba98 1.2.3 2027-01-15 08:00 UTC 34 504 30 1.23 -",
+        "2 nodes - - - 1234 1008 - - -",
     ]
 
 
