@@ -1,0 +1,54 @@
+"""A NATS server with the configuration in docs/deploy, and nodes of one tracker that use it."""
+
+import re
+import shutil
+from pathlib import Path
+
+from extensions.identity import load_or_create
+from tests.certificates import Pair
+from tests.conftest import environment
+from tests.e2e.proxies import DEPLOY
+from tests.nats_server import NatsServer
+
+
+class DocumentedServer(NatsServer):
+    """A NATS server with the configuration in docs/deploy, and the password PASSWORD."""
+
+    def __init__(self, directory: Path, pair: Pair) -> None:
+        super().__init__(directory, {})
+        text = (DEPLOY / "nats-server.conf").read_text()
+        for documented, tested in {
+            "0.0.0.0:4222": f"127.0.0.1:{self.port}",
+            'http: "127.0.0.1:8222"': "",
+            "/etc/nats/fullchain.pem": str(pair.certificate),
+            "/etc/nats/privkey.pem": str(pair.key),
+        }.items():
+            assert documented in text, documented
+            text = text.replace(documented, tested)
+        self.text, count = re.subn(r'password: ".*"', 'password: "PASSWORD"', text)
+        assert count == 1
+
+    def _write(self) -> None:
+        self._file.write_text(self.text)
+
+
+class Nodes:
+    """The environment of two nodes that have one identity key, and the NATS server between them."""
+
+    def __init__(self, directory: Path, pair: Pair) -> None:
+        (directory / "nats").mkdir()
+        self.nats = DocumentedServer(directory / "nats", pair)
+        self._directory = directory
+        self._pair = pair
+        load_or_create(directory / "0")
+        shutil.copytree(directory / "0", directory / "1")
+
+    def env(self, number: int) -> dict[str, str]:
+        """Return the environment of a node."""
+        url = f"tls://peerservers:PASSWORD@localhost:{self.nats.port}"
+        return {
+            **environment("server", state_dir=str(self._directory / str(number))),
+            **environment(
+                "extensions.cluster", servers=[url], tls_ca=str(self._pair.authority), label=f"node-{number}"
+            ),
+        }
