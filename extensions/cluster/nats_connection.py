@@ -22,7 +22,7 @@ from nats.js import JetStreamContext
 from extensions.cluster.nats_options import NatsOptions, Secrets, Server
 from extensions.cluster.transport import MAX_PAYLOAD
 from extensions.cluster.troubles import Trouble
-from tracker.extension import BackgroundTasks
+from tracker.extension import BackgroundTasks, aside
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds for a connection with its login. Each step has `STEP_TIMEOUT`."""
@@ -59,6 +59,7 @@ class Connection:
         end: The reason, from then on.
         is_leaving: Set when the server shuts down soon (lame duck mode) and asks its clients to go elsewhere.
         round_trip: Seconds between the last ping and its pong; 0 before the first one.
+        published: Messages that were sent so far.
         slow: Messages that nats-py has dropped because this node did not take them fast enough.
     """
 
@@ -69,6 +70,7 @@ class Connection:
         self.is_leaving = asyncio.Event()
         self.round_trip = 0.0
         self.slow = 0
+        self.published = 0
         self._stream = _Stream()  # type: ignore[no-untyped-call]
         self._client = _Client(self._stream, server.is_tls, self._on_read_end)
         self._is_open = False
@@ -165,6 +167,7 @@ class Connection:
         try:
             publishing.send(None)
         except StopIteration:
+            self.published += 1
             return True
         except nats.errors.Error:
             return False
@@ -241,6 +244,29 @@ class Connection:
 
     async def _on_lame_duck(self) -> None:
         self.is_leaving.set()
+
+
+async def connect_any(options: NatsOptions, name: str) -> Connection:
+    """Return a connection to any of the servers in the settings, which are tried once, in order.
+
+    Raises:
+        ConfigError: if a file of the settings cannot be used.
+        NatsError: if none can be connected to.
+    """
+    secrets = await aside(options.read_files)
+    failure = NatsError(Trouble.UNREACHABLE, "there are no servers")
+    for server in options.servers:
+        connection = Connection(server)
+        try:
+            await connection.open(options, secrets, name)
+        except BaseException as error:
+            await connection.close()
+            if not isinstance(error, NatsError):
+                raise
+            failure = NatsError(error.trouble, f"{server.name}: {error}")
+        else:
+            return connection
+    raise failure
 
 
 class _Client(Client):

@@ -119,7 +119,7 @@ class NatsSettings(ExtensionSettings):
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The content of the files that a connection needs. Made anew for each connection, so that renewed files are used."""
+    """The content of the files that a connection needs, read for each connection, because files may be renewed."""
 
     tls: ssl.SSLContext
     credentials: str = ""

@@ -88,6 +88,10 @@ class UnixSockets(Transport):
         """The ids of the nodes that are connected."""
         return list(self._nodes)
 
+    def reaches(self, node_id: str) -> bool:
+        """Return whether a node is connected."""
+        return node_id in self._nodes
+
     async def start(
         self,
         node_id: str,

@@ -381,6 +381,11 @@ class Sealer:
         return hmac.digest(self._key, b"".join((head, body)), "sha256")[:_MAC_LENGTH]
 
 
+def sender_of(payload: bytes) -> str:
+    """Return the id of the sender that an envelope names, which is not checked; empty if there is none."""
+    return str(_HEADER.unpack_from(payload)[4].hex()) if len(payload) >= _HEADER.size else ""
+
+
 def messages_in(payload: bytes) -> list[Any]:
     """Return the messages of an envelope.
 

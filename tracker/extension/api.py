@@ -178,7 +178,7 @@ class TrackerHandle(Members):
     def extension(self, name: str) -> Extension | None:
         """Return another extension of this tracker, or None if it is not enabled.
 
-        Call this from `start` on. The other extension may not have started yet, and its start may have failed.
+        Call this from `prepare` on. The other extension may not have started yet, and its start may have failed.
         """
         return self._extensions.get(name)
 
