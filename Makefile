@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The wheel, with compiled modules, and its content. Compiled modules contain constants of others in `tracker/`, so all of these
-# are reasons to compile. Templates and extensions are only copied.
+# The wheel, with compiled modules, and its content. Compiled modules contain constants of others beside them, so all of these
+# are reasons to compile. Templates and other extensions are only copied.
 WHEEL := build/wheel
 BUILT := build/installed
-COMPILED_FROM := hatch_build.py pyproject.toml $(shell find tracker -name '*.py')
+COMPILED_FROM := hatch_build.py pyproject.toml $(shell find tracker extensions/cluster -name '*.py')
 COPIED := $(shell find tracker extensions -type f -not -path '*__pycache__*')
 WITH_BUILT := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(BUILT)'
 

@@ -30,6 +30,7 @@ class Federation:
         in_dht: bool = True,
         announce_port: int = 0,
         page: dict[str, object] | None = None,
+        workers: int = 1,
         **settings: object,
     ) -> TrackerProcess:
         """Start a tracker; on the port of one that has ended, it is the same one. `settings` are of the extension."""
@@ -40,7 +41,8 @@ class Federation:
             **environment("page", **(page or {})),
             **environment("extensions.federation", enabled=True, allow_private_addresses=True, **settings),
         }
-        self.started.append(await TrackerProcess.start(port=port, env=env))
+        arguments = () if workers == 1 else ("--workers", str(workers))
+        self.started.append(await TrackerProcess.start(*arguments, port=port, env=env))
         return self.started[-1]
 
     async def start_linked(self, count: int) -> list[TrackerProcess]:

@@ -4,11 +4,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
+from extensions.cluster.envelope import sender_of
 from extensions.cluster.nats import Nats
 from extensions.cluster.transport import Transport
 from extensions.cluster.troubles import Trouble
 from extensions.cluster.unix import UnixSockets
-from extensions.cluster.wire import sender_of
 
 
 class Both(Transport):

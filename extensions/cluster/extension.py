@@ -12,6 +12,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import Histogram
 
+from extensions.cluster.envelope import Sealer, derive_key
 from extensions.cluster.members import Member
 from extensions.cluster.metrics import ClusterCollector
 from extensions.cluster.nats_options import NatsOptions
@@ -23,7 +24,6 @@ from extensions.cluster.streams import MAX_PIECE, NodeStream
 from extensions.cluster.transport import Transport
 from extensions.cluster.troubles import Trouble
 from extensions.cluster.unix import UnixSockets
-from extensions.cluster.wire import Sealer, derive_key
 from extensions.identity import own_key, tracker_id
 from tracker.extension import ConfigError, ExpiringMap, Extension, Receiver, Stream, TrackerHandle, __version__
 
@@ -67,6 +67,9 @@ class ClusterNode(Extension):
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
             registry=tracker.registry,
         )
+        # A node that is cut off must be seen in the metrics of all.
+        tracker.merge_gauge("peerservers_cluster_nodes", "min")
+        tracker.merge_gauge("peerservers_cluster_connected", "min")
         tracker.add_table("cluster", self.table)
         tracker.registry.register(ClusterCollector(self))
 

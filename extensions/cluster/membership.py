@@ -2,16 +2,18 @@
 
 from typing import Final
 
+from extensions.cluster.envelope import ALL, BROADCAST
+from extensions.cluster.errors import RefusedError
 from extensions.cluster.members import HEARTBEAT, MAX_NODES, Member
 from extensions.cluster.owners import JOB
 from extensions.cluster.parts import Parts
 from extensions.cluster.reasons import Left, Refused
 from extensions.cluster.session import Session
-from extensions.cluster.wire import ALL, BROADCAST, CAPABLE, GATEWAY, Bye, Heartbeat, RefusedError, encode, messages_in
+from extensions.cluster.wire import CAPABLE, GATEWAY, Bye, Heartbeat, encode, messages_in
 from tracker.extension import ExpiringMap, TokenBucket
 
-MAX_RATE: Final = 64 << 20
-MAX_BURST: Final = 256 << 20
+MAX_RATE: Final = 128 << 20
+MAX_BURST: Final = 512 << 20
 """Bytes of messages that are taken from one node: in a second, and at once."""
 
 MESSAGE_COST: Final = 2048

@@ -7,14 +7,14 @@ and `soon` calls a function in the next turn of the event loop. `tick` must be c
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from extensions.cluster.envelope import BROADCAST, STREAM, Sealer
+from extensions.cluster.errors import RefusedError
 from extensions.cluster.membership import Membership
 from extensions.cluster.parts import Listener, Load, Parts
 from extensions.cluster.reasons import Left, Refused, Resync
 from extensions.cluster.session import AGAIN, GAP, LATE, Session
 from extensions.cluster.transport import Transport
 from extensions.cluster.wire import (
-    BROADCAST,
-    STREAM,
     Answered,
     Ask,
     AskAgain,
@@ -32,10 +32,8 @@ from extensions.cluster.wire import (
     Opened,
     Ping,
     Pong,
-    RefusedError,
     Returned,
     Roster,
-    Sealer,
     Shares,
     Tick,
     Told,

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+from extensions.cluster.envelope import Sealer
 from extensions.cluster.gateway import GatewayChoice
 from extensions.cluster.hearing import Hearing
 from extensions.cluster.links import Links
@@ -17,7 +18,6 @@ from extensions.cluster.shares import SharedSwarms
 from extensions.cluster.streams import NodeStream, Receiver, Streams
 from extensions.cluster.telling import Telling
 from extensions.cluster.transport import Transport
-from extensions.cluster.wire import Sealer
 from extensions.cluster.work import Work
 from tracker.extension import NodePeers, Swarm
 

@@ -6,10 +6,11 @@ All times are seconds on any monotonic clock.
 from collections.abc import Callable
 from typing import Final
 
+from extensions.cluster.envelope import OVERHEAD
 from extensions.cluster.reasons import Dropped
 from extensions.cluster.session import Session, Sessions
 from extensions.cluster.transport import Transport
-from extensions.cluster.wire import OVERHEAD, Ask, Told, encode
+from extensions.cluster.wire import Ask, Told, encode
 
 MAX_WAITING: Final = 1000
 """Most questions that wait for an answer."""

@@ -13,24 +13,10 @@ from collections.abc import Callable
 from typing import Final
 
 from extensions.cluster.directory import Holder
+from extensions.cluster.envelope import OVERHEAD, SINGLE, STREAM, Sealer
 from extensions.cluster.reasons import Dropped, Resync
 from extensions.cluster.transport import Transport
-from extensions.cluster.wire import (
-    CLOSED,
-    MAX_KEYS,
-    MOVED,
-    OPENED,
-    OVERHEAD,
-    SINGLE,
-    STREAM,
-    AskAgain,
-    Begin,
-    Done,
-    Ping,
-    Sealer,
-    Tick,
-    encode,
-)
+from extensions.cluster.wire import CLOSED, MAX_KEYS, MOVED, OPENED, AskAgain, Begin, Done, Ping, Tick, encode
 
 HIGH_WATER: Final = 1 << 20
 """Bytes that wait in the transport from which on a session holds its own messages back."""

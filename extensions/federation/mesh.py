@@ -108,6 +108,8 @@ class Mesh:
         self._turns = Turns()
         self._connect = connect or Dialer().connect
         self._dialing: dict[asyncio.Task[Any] | None, None] = {}
+        self._accepted: set[asyncio.Task[Any]] = set()
+        """Those that serve accepted links."""
         self._closing = asyncio.Event()
         self._log = structlog.get_logger().bind(extension="federation")
 
@@ -134,8 +136,8 @@ class Mesh:
                 task.cancel()
         for link in list(self.links.values()):
             link.end(EndReason.SHUTDOWN)
-        # So that they can send `bye`.
-        await self.tasks.wait(STOP_TIMEOUT)
+        # So that they can send `bye`, also through the connections of another node.
+        await asyncio.gather(self.tasks.wait(STOP_TIMEOUT), _ended(self._accepted))
         await self.tasks.stop()
 
     async def pause(self, seconds: float) -> None:
@@ -203,7 +205,13 @@ class Mesh:
             budget=self._budget,
             own_nonces=self._nonces,
         )
-        await self._run(session, Accepted(channel), "", host, trusted=False, wanted=())
+        task = asyncio.current_task()
+        assert task
+        self._accepted.add(task)
+        try:
+            await self._run(session, Accepted(channel), "", host, trusted=False, wanted=())
+        finally:
+            self._accepted.discard(task)
 
     def has_room(self, common: bool) -> bool:
         """Return whether a new link would find a place. `common`: it has a common swarm.
@@ -361,3 +369,9 @@ class Mesh:
             level = self._log.warning
         text = without_secrets(ended.text)
         level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=ended.reason.value, text=text)
+
+
+async def _ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Wait until tasks have ended, for `STOP_TIMEOUT` seconds at most."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_TIMEOUT)

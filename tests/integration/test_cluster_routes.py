@@ -7,10 +7,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from extensions.cluster.both import Both
+from extensions.cluster.envelope import ALL, BROADCAST, Sealer
 from extensions.cluster.nats import Nats
 from extensions.cluster.nats_options import NatsOptions, NatsSettings
 from extensions.cluster.unix import UnixSockets
-from extensions.cluster.wire import ALL, BROADCAST, Sealer
 from tests.client import eventually
 from tests.integration.nodes import RecordingNode
 from tests.nats_server import NatsServer, NatsServers

@@ -4,12 +4,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from extensions.cluster.envelope import Sealer, derive_key
 from extensions.cluster.members import Member
 from extensions.cluster.node import TICK, Node
 from extensions.cluster.reasons import Left, Refused
 from extensions.cluster.streams import NodeStream, Receiver
 from extensions.cluster.transport import Bus, InProcess
-from extensions.cluster.wire import Sealer, derive_key
 from tests.client import HASH, Json, announce
 from tests.unit.fakes import FakeConnection, HubHarness
 from tracker.core.nodes import NodePeers

@@ -3,9 +3,9 @@
 import random
 from collections.abc import Callable
 
+from extensions.cluster.envelope import Sealer
 from extensions.cluster.node import TICK, Node
 from extensions.cluster.transport import Bus
-from extensions.cluster.wire import Sealer
 from tests.unit.cluster.world import Description, Log
 from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.here import Here
