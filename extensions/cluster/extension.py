@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import Histogram
@@ -26,6 +26,9 @@ from extensions.cluster.troubles import Trouble
 from extensions.cluster.unix import UnixSockets
 from extensions.identity import own_key, tracker_id
 from tracker.extension import ConfigError, ExpiringMap, Extension, Receiver, Stream, TrackerHandle, __version__
+
+if TYPE_CHECKING:
+    from extensions.cluster.key import SharedKey
 
 ASK_TIMEOUT: Final = 5.0
 """Seconds to wait for the answer of the gateway."""
@@ -57,6 +60,7 @@ class ClusterNode(Extension):
         self.left: Counter[Left] = Counter()
         """The nodes that have left, by reason."""
         self._started = int(time.time())
+        self._key: SharedKey | None = None
         self._answers: dict[str, Callable[[], Awaitable[bytes]]] = {}
         self._gateway = tracker.join_cluster(self)
         tracker.add_gather(self)
@@ -78,6 +82,16 @@ class ClusterNode(Extension):
         """The troubles of the transport, by kind."""
         troubles = getattr(self.transport, "troubles", None)
         return troubles if isinstance(troubles, Counter) else Counter()
+
+    async def fetch_key(self) -> None:
+        """Fetch the identity key that NATS keeps, if the settings say so, for all extensions."""
+        settings = self.settings
+        if settings.servers and settings.key == "nats":
+            if self._key is None:
+                from extensions.cluster.key import SharedKey
+
+                self._key = SharedKey(self.tracker, NatsOptions(settings), settings.name)
+            await self._key.fetch()
 
     async def prepare(self) -> None:
         key = await own_key(self.tracker)
@@ -219,14 +233,18 @@ class ClusterNode(Extension):
 
     def _make_transport(self) -> Transport:
         tracker, settings = self.tracker, self.settings
+        worker = tracker.worker
+        sockets = UnixSockets(worker.directory, tracker.log, tracker.task_failures) if worker else None
         if settings.servers:
-            # Workers of one machine do not need it, nor the memory that it takes.
+            # Workers of one machine do not need these, nor the memory that they take.
+            from extensions.cluster.both import Both
             from extensions.cluster.nats import Nats
 
-            return Nats(NatsOptions(settings), settings.name, tracker.log, tracker.task_failures)
-        if tracker.worker is None:
-            raise ConfigError("extensions.cluster.servers: needed, unless server.workers are given")
-        return UnixSockets(tracker.worker.directory, tracker.log, tracker.task_failures)
+            nats = Nats(NatsOptions(settings), settings.name, tracker.log, tracker.task_failures)
+            return Both(sockets, nats) if sockets else nats
+        if sockets is None:
+            raise ConfigError("extensions.cluster.servers: needed, unless there are several workers (server.workers)")
+        return sockets
 
     def _on_connected(self, is_connected: bool) -> None:
         if is_connected != self.is_connected:

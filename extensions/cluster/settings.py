@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,11 @@ class ClusterSettings(NatsSettings):
     name: str = Field(
         "tracker",
         description="Name of the cluster: the same for all its nodes, another one for other trackers on these servers.",
+    )
+    key: Literal["nats", "file"] = Field(
+        "nats",
+        description='The identity key with `servers`: "nats", the first node puts its key into a key-value bucket of NATS '
+        '(JetStream), from which all others take it; "file", the state directory of each node has the same key.',
     )
     label: str = Field(
         "", description="Name of this node for people; by default that of the machine, and the number of the worker."
