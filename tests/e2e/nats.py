@@ -1,10 +1,8 @@
 """A NATS server with the configuration in docs/deploy, and nodes of one tracker that use it."""
 
 import re
-import shutil
 from pathlib import Path
 
-from extensions.identity import load_or_create
 from tests.certificates import Pair
 from tests.conftest import environment
 from tests.e2e.proxies import DEPLOY
@@ -20,6 +18,7 @@ class DocumentedServer(NatsServer):
         for documented, tested in {
             "0.0.0.0:4222": f"127.0.0.1:{self.port}",
             'http: "127.0.0.1:8222"': "",
+            "/var/lib/nats": str(directory),
             "/etc/nats/fullchain.pem": str(pair.certificate),
             "/etc/nats/privkey.pem": str(pair.key),
         }.items():
@@ -33,15 +32,13 @@ class DocumentedServer(NatsServer):
 
 
 class Nodes:
-    """The environment of two nodes that have one identity key, and the NATS server between them."""
+    """The environments of nodes of one tracker, and the NATS server between them, which keeps their identity key."""
 
     def __init__(self, directory: Path, pair: Pair) -> None:
         (directory / "nats").mkdir()
         self.nats = DocumentedServer(directory / "nats", pair)
         self._directory = directory
         self._pair = pair
-        load_or_create(directory / "0")
-        shutil.copytree(directory / "0", directory / "1")
 
     def env(self, number: int) -> dict[str, str]:
         """Return the environment of a node."""
