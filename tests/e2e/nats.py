@@ -8,13 +8,15 @@ from tests.conftest import environment
 from tests.e2e.proxies import DEPLOY
 from tests.nats_server import NatsServer
 
+DOCUMENTED = DEPLOY / "nats-server.conf"
+
 
 class DocumentedServer(NatsServer):
     """A NATS server with the configuration in docs/deploy, and the password PASSWORD."""
 
     def __init__(self, directory: Path, pair: Pair) -> None:
         super().__init__(directory, {})
-        text = (DEPLOY / "nats-server.conf").read_text()
+        text = DOCUMENTED.read_text()
         for documented, tested in {
             "0.0.0.0:4222": f"127.0.0.1:{self.port}",
             'http: "127.0.0.1:8222"': "",
@@ -37,14 +39,14 @@ class Nodes:
     def __init__(self, directory: Path, pair: Pair) -> None:
         (directory / "nats").mkdir()
         self.nats = DocumentedServer(directory / "nats", pair)
-        self._directory = directory
+        self.directory = directory
         self._pair = pair
 
     def env(self, number: int) -> dict[str, str]:
         """Return the environment of a node."""
         url = f"tls://peerservers:PASSWORD@localhost:{self.nats.port}"
         return {
-            **environment("server", state_dir=str(self._directory / str(number))),
+            **environment("server", state_dir=str(self.directory / str(number))),
             **environment(
                 "extensions.cluster", servers=[url], tls_ca=str(self._pair.authority), label=f"node-{number}"
             ),
