@@ -13,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from extensions.cluster.settings import ClusterSettings
 from extensions.demo.site import PAGE
 from extensions.dht.settings import DhtSettings
 from tests.conftest import WEB, unavailable
@@ -31,6 +32,7 @@ EXPOSURE = 20
 """Maximum exposure of the unit according to `systemd-analyze security`, in tenths; without hardening it is 96."""
 
 TRACKERS = ("tracker-a", "tracker-b", "tracker-c")
+NODES = ("node-1", "node-2", "node-3")
 IMAGES = {"tracker": Dockerfile(ROOT / "Dockerfile"), "demo": Dockerfile(ROOT / "demo" / "Dockerfile")}
 
 
@@ -94,6 +96,9 @@ def test_mounted_directories_exist(compose: Compose) -> None:
     assert {source for source, *_ in volumes if source[0] != "."} == set(compose.document["volumes"])
     mounted = [volume for volume in volumes if volume[0][0] == "."]
     assert all((ROOT / source).is_dir() and mode == ["ro"] for source, _, *mode in mounted)
+    balancer = compose.services["balancer"]["volumes"][0].split(":")
+    mounted.remove(balancer)
+    assert [path.name for path in (ROOT / balancer[0]).iterdir()] == ["haproxy.cfg"]
     said = dict(re.findall(r"`(\w+)/` \| `(/\S+)/`", (ROOT / "grafana" / "README.md").read_text()))
     assert {source.removeprefix("./grafana/"): target for source, target, _ in mounted} == said
 
@@ -105,13 +110,10 @@ def test_ports_are_published_on_loopback_only(compose: Compose) -> None:
 
 
 def test_the_trackers_share_an_image_that_is_built_once(compose: Compose) -> None:
-    trackers = [compose.services[name] for name in TRACKERS]
-    assert len({tracker["image"] for tracker in trackers}) == 1
-    assert [("build" in tracker, tracker["pull_policy"]) for tracker in trackers] == [
-        (True, "build"),
-        (False, "never"),
-        (False, "never"),
-    ]
+    first, *others = [compose.services[name] for name in (*TRACKERS, *NODES)]
+    assert {tracker["image"] for tracker in others} == {first["image"]}
+    assert ("build" in first, first["pull_policy"]) == (True, "build")
+    assert all(("build" in tracker, tracker["pull_policy"]) == (False, "never") for tracker in others)
 
 
 def test_logs_and_open_files_are_limited(compose: Compose) -> None:
@@ -119,13 +121,13 @@ def test_logs_and_open_files_are_limited(compose: Compose) -> None:
         service["logging"]["options"].keys() == {"max-size", "max-file"} for service in compose.services.values()
     )
     (unit,) = keys_of_unit(UNIT)["LimitNOFILE"]
-    assert {compose.services[name]["ulimits"]["nofile"] for name in TRACKERS} == {int(unit)}
+    assert {compose.services[name]["ulimits"]["nofile"] for name in (*TRACKERS, *NODES)} == {int(unit)}
 
 
 def test_images_of_others_have_a_version(compose: Compose) -> None:
     built = compose.built.keys()
     others = [service["image"] for name, service in compose.services.items() if name not in built]
-    assert len(others) == 2
+    assert len(others) == 4
     assert all(re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", image) for image in others)
 
 
@@ -144,8 +146,45 @@ def test_the_trackers_settings_are_settings(compose: Compose, monkeypatch: pytes
     for key, value in {**IMAGES["tracker"].environment, **compose.services["tracker-a"]["environment"]}.items():
         monkeypatch.setenv(key, value)
     settings = load()
-    assert set(sections(discover(settings), settings)) == {"dht", "federation", "tokens"}
+    assert set(sections(discover(settings), settings)) == {"cluster", "dht", "federation", "tokens"}
     assert settings.extensions["dht"]["private"]
+
+
+class TestComposeProfile:
+    """The profile `cluster` in docker-compose.yml: a tracker of three nodes behind a balancer."""
+
+    def test_only_its_services_have_a_profile(self, compose: Compose) -> None:
+        profiles = {name: service.get("profiles") for name, service in compose.services.items()}
+        cluster = {name for name, profile in profiles.items() if profile == ["cluster"]}
+        assert cluster == {*NODES, "nats", "balancer"}
+        assert all(profiles[name] is None for name in profiles.keys() - cluster)
+
+    def test_the_nodes_differ_only_in_their_names(self, compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in NODES:
+            service = compose.services[name]
+            assert service["volumes"] == [f"{name}:{IMAGES['tracker'].one('VOLUME')}"]
+            given = dict(service["environment"])
+            assert given.pop("PEERSERVERS_EXTENSIONS__CLUSTER__LABEL") == name
+            others = {**compose.services[NODES[0]]["environment"], **given}
+            assert others == compose.services[NODES[0]]["environment"]
+        for key, value in {**IMAGES["tracker"].environment, **compose.services[NODES[0]]["environment"]}.items():
+            monkeypatch.setenv(key, value)
+        settings = load()
+        cluster = sections(discover(settings), settings)["cluster"]
+        assert isinstance(cluster, ClusterSettings)
+        assert (cluster.enabled, cluster.servers, cluster.key) == (True, ["nats://nats:4222"], "nats")
+        assert "--jetstream" in compose.services["nats"]["command"]
+        assert settings.server.public_url == f"ws://balancer:{settings.server.port}"
+
+    def test_the_balancer_knows_all_nodes(self, compose: Compose) -> None:
+        text = (ROOT / "deploy" / "compose" / "haproxy.cfg").read_text()
+        assert re.findall(r"^    server (\S+) (\S+)$", text, re.MULTILINE) == [(name, f"{name}:8000") for name in NODES]
+        assert "    bind :8000\n" in text
+        assert compose.published("balancer").keys() == {"8000"}
+
+    def test_prometheus_scrapes_all_nodes(self) -> None:
+        text = (ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text()
+        assert f"names: [{', '.join(NODES)}]\n" in text
 
 
 def test_prometheus_scrapes_all_trackers() -> None:
