@@ -22,7 +22,6 @@ from extensions.cluster.wire import (
     Bye,
     Chunk,
     Closed,
-    Counts,
     Done,
     Heartbeat,
     Linked,
@@ -74,7 +73,6 @@ class Node(Nodes):
         """Swarms that have opened in this turn."""
         self._handlers: dict[Any, Callable[[Session, Any], None]] = {
             Roster: parts.hearing.on_roster,
-            Counts: parts.hearing.on_counts,
             Opened: self._on_opened,
             Closed: self._on_closed,
             Moved: self._on_moved,
