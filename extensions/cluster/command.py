@@ -12,7 +12,10 @@ from extensions import running
 from extensions.running import Json, as_table, moment, printable, rows_of
 from tracker.extension import config_option, load, own_statistics
 
-COLUMNS: Final = ("label", "node", "version", "since", "connections", "peers", "swarms", "latency_ms", "gateway")
+COLUMNS: Final = (
+    *("label", "node", "version", "since", "connections", "peers", "swarms"),
+    *("latency_ms", "gateway", "connected"),
+)
 _SUMS: Final = ("connections", "peers")
 """Columns of which the sums are numbers of the whole tracker. A swarm may have peers at several nodes."""
 
@@ -60,14 +63,18 @@ def _as_text(shown: Json) -> str:
     nodes = shown["cluster"]
     sums = {column: sum(node[column] for node in nodes) for column in _SUMS}
     total = dict.fromkeys(COLUMNS, "") | sums | {"label": f"{len(nodes)} nodes"}
-    return as_table(COLUMNS, [*nodes, total] if len(nodes) > 1 else nodes, _cell)
+    table = as_table(COLUMNS, [*nodes, total] if len(nodes) > 1 else nodes, _cell)
+    cut_off = [printable(str(node["label"])) for node in nodes if not node["connected"]]
+    return "\n\n".join(
+        [table, *(f"{label} has no connection to NATS: it is alone with its peers" for label in cut_off)]
+    )
 
 
 def _cell(column: str, value: Any) -> str:
     with suppress(TypeError, ValueError, OverflowError, OSError):
         if column == "since" and value:
             return moment(value)
-        if column == "gateway":
+        if column in ("gateway", "connected") and value != "":
             return "yes" if value else "-"
         if column == "latency_ms" and not value:
             # The node that was asked has none to itself.

@@ -178,6 +178,7 @@ class ClusterNode(Extension):
                 "peers": seeders + leechers,
                 "latency_ms": 0.0,
                 "since": self._started,
+                "connected": self.is_connected,
                 "gateway": parts.gateway.is_here,
             }
         ]
@@ -191,6 +192,7 @@ class ClusterNode(Extension):
                 "peers": member.seeders + member.leechers,
                 "latency_ms": round(member.latency * 1000, 2),
                 "since": member.started,
+                "connected": True,
                 "gateway": member.is_gateway,
             }
             for member in parts.members.others.values()

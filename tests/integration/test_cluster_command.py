@@ -20,6 +20,7 @@ HERE = {
     "swarms": 30,
     "latency_ms": 0.0,
     "gateway": True,
+    "connected": True,
 }
 THERE = HERE | {"label": "two\x1b[31m", "node": "fedcba98", "gateway": False, "connections": 34, "latency_ms": 1.23}
 
@@ -35,16 +36,18 @@ async def test_it_shows_all_nodes_and_the_sums_of_the_tracker() -> None:
     code, out, err = await cluster(nodes=[HERE, THERE])
     assert (code, err) == (0, "")
     assert [" ".join(line.split()) for line in out.splitlines()] == [
-        "LABEL NODE VERSION SINCE CONNECTIONS PEERS SWARMS LATENCY MS GATEWAY",
-        "one-0 01234567 1.2.3 2027-01-15 08:00 UTC 1200 504 30 - yes",
-        "two?[31m fedcba98 1.2.3 2027-01-15 08:00 UTC 34 504 30 1.23 -",
-        "2 nodes - - - 1234 1008 - - -",
+        "LABEL NODE VERSION SINCE CONNECTIONS PEERS SWARMS LATENCY MS GATEWAY CONNECTED",
+        "one-0 01234567 1.2.3 2027-01-15 08:00 UTC 1200 504 30 - yes yes",
+        "two?[31m fedcba98 1.2.3 2027-01-15 08:00 UTC 34 504 30 1.23 - yes",
+        "2 nodes - - - 1234 1008 - - - -",
     ]
 
 
 async def test_a_node_that_is_alone_has_an_exit_code_of_its_own() -> None:
     code, out, _ = await cluster(nodes=[HERE])
     assert (code, len(out.splitlines())) == (1, 2)
+    code, out, _ = await cluster(nodes=[HERE | {"connected": False}])
+    assert (code, out.splitlines()[-1]) == (1, "one-0 has no connection to NATS: nodes on other machines are missing")
 
 
 async def test_json() -> None:
