@@ -64,10 +64,8 @@ def _as_text(shown: Json) -> str:
     sums = {column: sum(node[column] for node in nodes) for column in _SUMS}
     total = dict.fromkeys(COLUMNS, "") | sums | {"label": f"{len(nodes)} nodes"}
     table = as_table(COLUMNS, [*nodes, total] if len(nodes) > 1 else nodes, _cell)
-    cut_off = [printable(str(node["label"])) for node in nodes if not node["connected"]]
-    return "\n\n".join(
-        [table, *(f"{label} has no connection to NATS: it is alone with its peers" for label in cut_off)]
-    )
+    missing = "has no connection to NATS: nodes on other machines are missing"
+    return "\n\n".join([table, *(printable(f"{node['label']} {missing}") for node in nodes if not node["connected"])])
 
 
 def _cell(column: str, value: Any) -> str:
