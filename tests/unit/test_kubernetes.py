@@ -180,6 +180,9 @@ class TestCluster:
         text = configuration[name]
         settings = self.objects["ConfigMap peerservers"]["data"]["peerservers.toml"]
         assert 'name = "tracker"' in settings
+        # These servers keep no key.
+        assert 'key = "file"' in settings
+        assert "jetstream" not in text
         assert text.count('["peerservers.tracker.>"]') == 2
         assert 'user = "peerservers"' in settings
         assert 'user: "peerservers"' in text

@@ -254,19 +254,19 @@ def test_links_of_the_guides_for_operators() -> None:
         assert f"deploy/{file.name}" in links
 
 
-def test_the_guide_for_operators() -> None:
-    """Its examples are valid settings."""
-    text = DEPLOY.read_text()
-    examples = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+@pytest.mark.parametrize("guide", [DEPLOY, CLUSTER], ids=lambda guide: guide.name)
+def test_the_examples_in_the_guides_for_operators_are_valid_settings(guide: Path) -> None:
+    examples = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", guide.read_text(), re.DOTALL)]
     assert examples
     for example in examples:
         settings = Settings.model_validate(example)
         sections(discover(settings), settings)
 
 
-def test_the_guide_for_operators_names_existing_metrics_and_events() -> None:
-    """The metrics and the log events that it names exist."""
-    text = DEPLOY.read_text()
+@pytest.mark.parametrize("guide", [DEPLOY, CLUSTER], ids=lambda guide: guide.name)
+def test_the_guides_for_operators_name_existing_metrics_and_events(guide: Path) -> None:
+    """The metrics and the log events that they name exist."""
+    text = guide.read_text()
     known = (ROOT / "docs" / "metrics.md").read_text()
     metrics = set(re.findall(r"`(peerservers_\w+)", text))
     assert metrics
@@ -274,7 +274,19 @@ def test_the_guide_for_operators_names_existing_metrics_and_events() -> None:
     sources = "".join(file.read_text() for part in ("tracker", "extensions") for file in (ROOT / part).rglob("*.py"))
     rows = re.findall(r"^\| log (.*?) \|", text, re.MULTILINE)
     events = [name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" with ")[0])]
-    assert len(events) > len(rows)
+    assert len(events) >= len(rows) > 0
     # An extension that cannot run logs its name.
     events = [name for name in events if name.removesuffix("_off") not in discover()]
     assert [name for name in events if f'"{name}"' not in sources] == []
+
+
+def test_the_guide_to_clusters_names_existing_events_reasons_and_settings() -> None:
+    text = CLUSTER.read_text()
+    named = set(re.findall(r"`((?!peerservers_)[a-z]+(?:_[a-z]+)+)`", text))
+    assert len(named) > 20
+    sources = "".join(file.read_text() for part in ("tracker", "extensions") for file in (ROOT / part).rglob("*.py"))
+    ours = {name for name in named if f'"{name}"' in sources or re.search(rf"^    {name}: ", sources, re.MULTILINE)}
+    proxies = "".join(
+        (ROOT / "docs" / "deploy" / name).read_text() for name in ("haproxy-cluster.cfg", "nginx-cluster.conf")
+    )
+    assert [name for name in named - ours if name not in proxies] == []
