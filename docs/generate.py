@@ -14,6 +14,8 @@ import click
 from pydantic.fields import FieldInfo
 
 from extensions import dialing, entries
+from extensions.cluster import reasons as cluster_reasons
+from extensions.cluster.troubles import Trouble
 from extensions.dht.records import descriptor, keys, placing, shards, slots, trouble
 from extensions.federation import (
     admission,
@@ -194,6 +196,8 @@ async def _metrics() -> str:
                     "connections": {"deflate": True},
                     "nearby": {"enabled": True},
                     "extensions": {
+                        # No server is there: the node is alone, and becomes the gateway.
+                        "cluster": {"servers": ["nats://127.0.0.1:1"]},
                         "dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True},
                         "federation": {"policy": "allow"},
                         "tokens": {"enabled": True, "secrets": ["only to show metrics"]},
@@ -230,10 +234,16 @@ async def _metrics() -> str:
                 ("peerservers_connections_closed_total", CloseReason),
                 ("peerservers_dropped_total", DropReason),
                 ("peerservers_rejected_total", RejectReason),
+                ("peerservers_cluster_dropped_total", cluster_reasons.Dropped),
+                ("peerservers_cluster_nodes_left_total", cluster_reasons.Left),
+                ("peerservers_cluster_refused_total", cluster_reasons.Refused),
+                ("peerservers_cluster_resyncs_total", cluster_reasons.Resync),
+                ("peerservers_cluster_troubles_total", Trouble),
             )
         ),
         "",
-        "The reasons of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md).",
+        "The reasons of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md);",
+        "[cluster.md](cluster.md#if-something-is-wrong) has more about those of a cluster.",
         "",
         _WORKERS,
         "| name | meaning |",
