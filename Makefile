@@ -13,7 +13,11 @@ COPIED := $(shell find tracker extensions -type f -not -path '*__pycache__*')
 WITH_BUILT := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(BUILT)'
 
 # ARGS='-n 0' runs the tests one after the other, as a debugger needs it.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# The files are distributed in the order of tests/conftest.py: by default, those with few tests, however long, come last.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Half of their time, tests with other processes wait for these, or for a timeout: two processes leave two cores idle.
+PYTEST_ALL := $(PYTEST) -n 4
 
 # The unit tests with the plain sources: asyncio's debug mode reports coroutines that were never awaited and calls from
 # the wrong thread. Of slow callbacks it only writes a log line.
@@ -42,12 +46,12 @@ run: $(BUILT) $(VENV)/.installed-wheel ## serve on port 8000; ARGS='--port 9000'
 
 test: $(VENV)/.installed-test ## run all tests; ARGS='-n 0 tests/unit/core' runs some
 	PYTHON=$(PYTHON) tests/prepare --check
-	$(MAKE) $(BUILT) lint
+	$(MAKE) --jobs=2 $(BUILT) lint
 	$(if $(ARGS),,$(PLAIN_UNIT) && $(call CHECK_FLOORS,$(UNIT_FLOORS)))
-	$(WITH_BUILT) $(PYTEST) $(ARGS)
+	$(WITH_BUILT) $(PYTEST_ALL) $(ARGS)
 
 test-fast: $(VENV)/.installed-test $(BUILT) ## run all tests but those with real clients
-	$(WITH_BUILT) $(PYTEST) tests/unit tests/integration tests/simulation $(ARGS)
+	$(WITH_BUILT) $(PYTEST_ALL) tests/unit tests/integration tests/simulation $(ARGS)
 
 coverage: $(VENV)/.installed-test ## measure coverage with the plain sources; build/coverage has it line by line
 	$(PYTEST) tests/unit tests/integration --cov --cov-report=html:build/coverage --cov-report=term $(ARGS)

@@ -43,12 +43,14 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run fast tests first, and the tests of each module together.
+    """Run fast tests first, and the tests of each module together. Workers run them last, to end at the same time.
 
     Pytest puts all tests that use the event loop together. That would set up a module's fixtures twice: for its tests
     with the loop, and for those without.
     """
     order = ("unit", "integration", "simulation", "e2e")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = ("e2e", "integration", "simulation", "unit")
     tests = Path(__file__).parent
     items.sort(key=lambda item: (order.index(item.path.relative_to(tests).parts[0]), item.path))
 
