@@ -28,6 +28,9 @@ ALONE = {
 }
 """Environment of trackers without extensions: tests must not send anything to the public DHT."""
 
+HASTY = (str(Path(__file__).parent / "integration" / "hasty.py"),)
+"""The program of a tracker that soon notices changes of its files."""
+
 PATIENCE = 60.0
 """Seconds to wait for another process. It takes well under a second, but much longer on a busy machine."""
 
@@ -67,6 +70,13 @@ def environment(section: str, **settings: object) -> dict[str, str]:
     return {
         prefix + key.upper(): value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()
     }
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Replace a file at once: a tracker that looks at it does not find it half written."""
+    fresh = file.with_name(f"{file.name}.fresh")
+    fresh.write_bytes(content)
+    fresh.replace(file)
 
 
 def unavailable(name: str) -> NoReturn:
@@ -125,13 +135,18 @@ class TrackerProcess:
 
     @classmethod
     async def start(
-        cls, *arguments: str, host: str = "127.0.0.1", port: int | None = None, env: dict[str, str] | None = None
+        cls,
+        *arguments: str,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        env: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "tracker"),
     ) -> Self:
         """Start a tracker and wait until it listens. Raise `AssertionError` with its log if it ends instead."""
         port = free_port() if port is None else port
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "tracker", "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),
+            *(*program, "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **ALONE, **(env or {})},
         )
