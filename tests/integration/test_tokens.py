@@ -134,7 +134,8 @@ async def test_secrets_change_when_their_file_does(
     assert failed["error"].endswith("a secret has less than 16 characters")
     assert await joins(tracker, new), "the old secrets stay"
     assert await tracker.metric("peerservers_reloads_total", result="failed") == 1
-    tracker.log[:] = [line for line in tracker.log if line["event"] != "reload_failed"]
+    # It may have noticed the first change before the signal.
+    tracker.log.clear()
 
     replace(tmp_path / "secrets", f"{NEXT}\n".encode())
     await tracker.logged("files_reloaded")
