@@ -180,7 +180,10 @@ def _connects(port: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a wheel from the files that the Dockerfile copies, and install it. Return the directory."""
+    """Build a wheel from the files that the Dockerfile copies, and install it. Return the directory.
+
+    It is not compiled, because that takes longer than the test, and `build/installed` is.
+    """
     directory = tmp_path_factory.mktemp("image")
     context, target = directory / "src", directory / "installed"
     context.mkdir()
@@ -192,7 +195,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     wheels = directory / "wheels"
     build = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", f"--wheel-dir={wheels}", context)
-    subprocess.run([*pip, *build], check=True)
+    subprocess.run([*pip, *build], env=os.environ | {"CC": "/bin/false"}, check=True)
     subprocess.run([*pip, "install", "--no-deps", "--no-index", f"--target={target}", *wheels.iterdir()], check=True)
     return target
 
