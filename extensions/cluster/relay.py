@@ -5,9 +5,11 @@ All times are seconds on any monotonic clock.
 
 from collections.abc import Callable
 
+from extensions.cluster.envelope import OVERHEAD
 from extensions.cluster.reasons import Dropped
 from extensions.cluster.routes import Routes
 from extensions.cluster.session import Session, Sessions
+from extensions.cluster.transport import MIN_PAYLOAD
 from extensions.cluster.wire import (
     OFFERS,
     RETURNED,
@@ -55,6 +57,11 @@ class Relay:
             return
         key = member.swarm.info_hash
         part = encode((OFFERS, key, peer_id, member.kind, member.peer_id, flags, encode_offers(offers)))
+        if len(part) > MIN_PAYLOAD and count > 1 and len(part) > sessions.transport.max_payload - OVERHEAD:
+            half = count // 2
+            self.offers(member, peer_id, offers[:half], flags)
+            self.offers(member, peer_id, offers[half:], flags)
+            return
         session.put_traffic(part)
         session.traffic.offers_out += count
         sessions.traffic.offers_out += count

@@ -16,13 +16,13 @@ from extensions.cluster.errors import RefusedError
 from extensions.cluster.reasons import Refused
 from tracker.extension import Answer, Offer
 
-MAX_KEYS: Final = 500
+MAX_KEYS: Final = 200
 """Most infohashes in one message."""
 
 MAX_ROSTER: Final = 64
 """Most peers in one roster."""
 
-MAX_JOINED: Final = 1000
+MAX_JOINED: Final = 200
 """Most ids of new peers in a roster that are not told one by one."""
 
 MAX_SWARM: Final = 1 << 40

@@ -142,6 +142,9 @@ async def test_mistakes_are_reported_once(tmp_path: Path) -> None:
     assert_one_line(peerservers(*arguments, **env, **environment("tracker", max_offers=0)), "tracker.max_offers")
     disabled = with_joined(tmp_path, enabled=False)
     assert_one_line(peerservers(*arguments, **disabled), "server.workers", "extensions.cluster.enabled")
+    done = peerservers(*arguments, **with_joined(tmp_path, fails=True))
+    assert done.returncode == 2
+    assert "--workers: server.workers: the extension joined is off: as told\n" in done.stderr
     assert_one_line(peerservers("serve", "--workers", "none"), "--workers: server.workers", "not 'none'")
     assert peerservers("config", "--check", **disabled, **environment("server", workers=2)).returncode == 2
 

@@ -73,4 +73,5 @@ class AsOne(Cluster):
         for station in self.nodes:
             station.node.tick()
         self.world.settle()
-        self.world.check()
+        if sum(station.hub.seeders + station.hub.leechers for station in self.nodes) < 30:
+            self.world.check()
