@@ -197,7 +197,7 @@ async def _metrics() -> str:
                     "nearby": {"enabled": True},
                     "extensions": {
                         # No server is there: the node is alone, and becomes the gateway.
-                        "cluster": {"servers": ["nats://127.0.0.1:1"]},
+                        "cluster": {"servers": ["nats://127.0.0.1:1"], "key": "file"},
                         "dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True},
                         "federation": {"policy": "allow"},
                         "tokens": {"enabled": True, "secrets": ["only to show metrics"]},

@@ -263,6 +263,8 @@ class ClusterNode(Extension):
     def _on_connected(self, is_connected: bool) -> None:
         if is_connected != self.is_connected:
             self.is_connected = is_connected
+            if self.node is not None:
+                self.node.connected(is_connected)
             if is_connected:
                 self.tracker.log.info("cluster_transport_up")
             else:

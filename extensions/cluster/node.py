@@ -189,6 +189,11 @@ class Node(Nodes):
             if error.reason is not Refused.DUPLICATE:
                 self.parts.listener.refused(error.reason, error.sender)
 
+    def connected(self, works: bool) -> None:
+        """Take notice that the transport works, or does not."""
+        if works:
+            self._membership.connected()
+
     def lost(self, node_id: str) -> None:
         """Take notice that a node cannot be reached any more."""
         if node_id in self.parts.members.others:

@@ -25,7 +25,7 @@ class ClusterSettings(NatsSettings):
     )
     key: Literal["nats", "file"] = Field(
         "nats",
-        description='Origin of the identity key with `servers`: "nats", a key-value bucket (JetStream), into which the '
+        description='Origin of the identity key with `servers`: "nats", a key-value bucket (JetStream) into which the '
         'first node puts its own; "file", identity.pem in the state directory, the same at all nodes.',
     )
     label: str = Field(
