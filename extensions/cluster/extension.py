@@ -25,7 +25,16 @@ from extensions.cluster.transport import Transport
 from extensions.cluster.troubles import Trouble
 from extensions.cluster.unix import UnixSockets
 from extensions.identity import own_key, tracker_id
-from tracker.extension import ConfigError, ExpiringMap, Extension, Receiver, Stream, TrackerHandle, __version__
+from tracker.extension import (
+    ConfigError,
+    ExpiringMap,
+    Extension,
+    Receiver,
+    Stream,
+    TrackerHandle,
+    __version__,
+    aside,
+)
 
 if TYPE_CHECKING:
     from extensions.cluster.key import SharedKey
@@ -94,6 +103,9 @@ class ClusterNode(Extension):
             await self._key.fetch()
 
     async def prepare(self) -> None:
+        if self.settings.servers:
+            # A file that cannot be used is a mistake now, and trouble later.
+            await aside(NatsOptions(self.settings).read_files)
         key = await own_key(self.tracker)
         transport = self.transport = (self.connect or self._make_transport)()
         node_id = secrets.token_hex(8)
@@ -120,7 +132,7 @@ class ClusterNode(Extension):
         assert self.transport
         receive = partial(self._guarded, "message", self.node.receive)
         lost = partial(self._guarded, "lost", self.node.lost)
-        await self.transport.start(self.node.node_id, receive, lost, self._on_connected)
+        await self.transport.start(self.node.node_id, receive, lost, self.on_connected)
         self.tracker.repeat_task("cluster_tick", TICK, self._tick)
 
     async def stop(self) -> None:
@@ -244,9 +256,12 @@ class ClusterNode(Extension):
             raise ConfigError("extensions.cluster.servers: needed, unless there are several workers (server.workers)")
         return sockets
 
-    def _on_connected(self, is_connected: bool) -> None:
+    def on_connected(self, is_connected: bool) -> None:
+        """Take notice that the transport works, or no longer does."""
         if is_connected != self.is_connected:
             self.is_connected = is_connected
+            if self.node is not None:
+                self.node.connected(is_connected)
             if is_connected:
                 self.tracker.log.info("cluster_transport_up")
             else:

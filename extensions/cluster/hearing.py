@@ -10,8 +10,8 @@ from extensions.cluster.reasons import Dropped
 from extensions.cluster.session import Session, Sessions
 from extensions.cluster.shares import Share, Shared, SharedSwarms
 from extensions.cluster.telling import Telling
-from extensions.cluster.wire import COMPLETE, HEARD, NEEDS_OFFERS, NEWCOMER, OLDER, PLAIN, Counts, Roster
-from tracker.extension import NodePeers, Swarm
+from extensions.cluster.wire import COMPLETE, HEARD, NEEDS_OFFERS, NEWCOMER, OLDER, PLAIN, Roster
+from tracker.extension import NodeMember, NodePeers, Swarm
 
 
 class Hearing:
@@ -56,17 +56,16 @@ class Hearing:
                 self._telling.tell_first(key, swarm, share, share.has_met)
 
     def on_roster(self, session: Session, message: Roster) -> None:
-        """Take notice of a node's peers, one by one."""
+        """Take notice of a node's peers."""
         key = message.key
         share = self._share_for(session, key, message.share)
         if share is None:
             return
         shared = self._shared.by_key[key]
-        if share.seeders is not None or share.leechers is not None:
-            self._shared.set_counts(key, share, 0, 0)
-        gone = dict.fromkeys(share.peers)
         swarm = self._swarms[key]
         now = self._clock()
+        gone = dict.fromkeys(share.peers) if share.peers else {}
+        needy: list[NodeMember] = []
         for peer_id, flags in message.peers:
             is_seeder = (flags & COMPLETE) != 0
             member = share.peers.get(peer_id)
@@ -79,31 +78,18 @@ class Hearing:
             if not message.share & OLDER and peer_id in swarm.peers:
                 self._peers.challenge(key, peer_id, now)
             elif member is not None and flags & NEEDS_OFFERS:
-                self._peers.give_parked(member, 1, now)
+                needy.append(member)
         for peer_id in gone:
             self._shared.remove_peer(share, peer_id)
-        self._after(session, shared, share, message.share)
-
-    def on_counts(self, session: Session, message: Counts) -> None:
-        """Take notice of the numbers of a node's peers."""
-        key = message.key
-        share = self._share_for(session, key, message.share)
-        if share is None:
-            return
-        shared = self._shared.by_key[key]
-        for peer_id in list(share.peers):
-            self._shared.remove_peer(share, peer_id)
-        self._shared.set_counts(key, share, message.seeders, message.leechers)
-        swarm = self._swarms[key]
-        now = self._clock()
-        for peer_id in message.joined:
-            if peer_id in swarm.peers:
-                self._peers.challenge(key, peer_id, now)
-        if share.seeders is not None and message.needy_seeders:
-            self._peers.give_parked(share.seeders, min(message.needy_seeders, message.seeders), now)
-        if share.leechers is not None and message.needy_leechers:
-            self._peers.give_parked(share.leechers, min(message.needy_leechers, message.leechers), now)
-        self._after(session, shared, share, message.share)
+        if message.seeders or message.leechers or share.seeders is not None or share.leechers is not None:
+            self._count(key, swarm, share, message)
+        if not self._after(session, shared, share, message.share):
+            for member in needy:
+                self._peers.give_parked(member, 1, now)
+            if share.seeders is not None and message.needy_seeders:
+                self._peers.give_parked(share.seeders, min(message.needy_seeders, message.seeders), now)
+            if share.leechers is not None and message.needy_leechers:
+                self._peers.give_parked(share.leechers, min(message.needy_leechers, message.leechers), now)
 
     def on_closed(self, session: Session, keys: list[str]) -> None:
         """Take notice that a node has no more peers in swarms."""
@@ -111,6 +97,14 @@ class Hearing:
             share = self._shared.find(key, session)
             if share is not None:
                 self._shared.end(key, session.node_id, share)
+
+    def _count(self, key: str, swarm: Swarm, share: Share, message: Roster) -> None:
+        """Take notice of the numbers of a node's peers that are not known one by one."""
+        self._shared.set_counts(key, share, message.seeders, message.leechers)
+        now = self._clock()
+        for peer_id in message.joined:
+            if peer_id in swarm.peers:
+                self._peers.challenge(key, peer_id, now)
 
     def _share_for(self, session: Session, key: str, flag: int) -> Share | None:
         """Return the share that a statement is about. None if the statement must be ignored."""
@@ -132,8 +126,11 @@ class Hearing:
         share.epoch = session.heard_epoch
         return share
 
-    def _after(self, session: Session, shared: Shared, share: Share, flag: int) -> None:
-        """Reply to the first statement of a node about a swarm, and let only one of the two nodes place its offers."""
+    def _after(self, session: Session, shared: Shared, share: Share, flag: int) -> bool:
+        """Reply to the first statement of a node about a swarm, and let only one of the two nodes place its offers.
+
+        Return whether this node has placed its parked offers on all peers of the other one.
+        """
         key = shared.key
         swarm = self._swarms[key]
         knew, share.has_met = share.has_met, True
@@ -147,14 +144,17 @@ class Hearing:
             elif not flag & HEARD:
                 # It may just not have arrived. But this node may also have told it when it had no peers there.
                 session.put_control(self._telling.statement(key, swarm, PLAIN))
-        if share.is_told and not share.is_placed:
-            share.is_placed = True
-            ours = share.is_newcomer
-            theirs = not ours if flag == PLAIN else flag & NEWCOMER != 0
-            if (ours and not theirs) or (ours == theirs and self._node_id < session.node_id):
-                self._place_parked(share)
         if not knew:
             self._on_first(key, session)
+        if not share.is_told or share.is_placed:
+            return False
+        share.is_placed = True
+        ours = share.is_newcomer
+        theirs = not ours if flag == PLAIN else flag & NEWCOMER != 0
+        is_ours = (ours and not theirs) or (ours == theirs and self._node_id < session.node_id)
+        if is_ours:
+            self._place_parked(share)
+        return is_ours
 
     def _place_parked(self, share: Share) -> None:
         now = self._clock()

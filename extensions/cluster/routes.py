@@ -5,8 +5,8 @@ All times are seconds on any monotonic clock.
 
 from typing import Final
 
-LIFETIME: Final = 60.0
-"""Seconds for which a route is kept at least; at most twice as long. Offers are valid for less than a minute."""
+LIFETIME: Final = 120.0
+"""Seconds for which a route is kept at least; at most twice as long."""
 
 MAX_ROUTES: Final = 200_000
 """Peers in one generation."""

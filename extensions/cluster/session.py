@@ -257,14 +257,14 @@ class Session:
         """Send all messages that wait, unless the transport has too many already."""
         sessions = self._sessions
         transport = sessions.transport
+        if self._keys:
+            self._put_keys()
         self._is_ready = False
-        if self.is_over or (not self.control_bytes and not self._keys and not self._traffic):
+        if self.is_over or (not self.control_bytes and not self._traffic):
             return
         if transport.pending(self.node_id) > HIGH_WATER:
             self._get_ready(wake=False)
             return
-        if self._keys:
-            self._put_keys()
         room = transport.max_payload - OVERHEAD
         self._sent_at = self._ticked_at = now
         self._tick_after = TICK_AFTER

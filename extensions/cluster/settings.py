@@ -25,8 +25,8 @@ class ClusterSettings(NatsSettings):
     )
     key: Literal["nats", "file"] = Field(
         "nats",
-        description='The identity key with `servers`: "nats", the first node puts its key into a key-value bucket of NATS '
-        '(JetStream), from which all others take it; "file", the state directory of each node has the same key.',
+        description='Origin of the identity key with `servers`: "nats", a key-value bucket (JetStream) into which the '
+        'first node puts its own; "file", identity.pem in the state directory, the same at all nodes.',
     )
     label: str = Field(
         "", description="Name of this node for people; by default that of the machine, and the number of the worker."

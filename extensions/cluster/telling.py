@@ -1,7 +1,7 @@
 """Tells other nodes of this node's peers in the swarms that they share (sans I/O).
 
-A node tells its peers one by one while they are few (`Roster`), and their numbers otherwise (`Counts`), at most ten
-times in a second. Each statement is complete: the next one replaces it. The first one about a swarm asks for the other
+A node tells its seeders one by one while they are few, and their number otherwise, at most ten times in a second; and
+so its leechers. Each `Roster` is complete: the next one replaces it. The first one about a swarm asks for the other
 node's. The gateway hears of all swarms.
 
 All times are seconds on any monotonic clock.
@@ -14,7 +14,6 @@ from extensions.cluster.session import Session
 from extensions.cluster.shares import Share, SharedSwarms
 from extensions.cluster.wire import (
     COMPLETE,
-    COUNTS,
     HEARD,
     MAX_JOINED,
     NEEDS_OFFERS,
@@ -27,9 +26,9 @@ from extensions.cluster.wire import (
 from extensions.cluster.work import SLICE
 from tracker.extension import ExpiringMap, Peer, Swarm
 
-SMALL: Final = 16
-LARGE: Final = 12
-"""Local peers up to which a swarm is told one by one, and down to which it is told by number once it had more."""
+FEW: Final = 16
+MANY: Final = 12
+"""Local peers of a role up to which they are told one by one, and down to which by number once there were more."""
 
 NEEDY_FOR: Final = 10.0
 MAX_NEEDY: Final = 10_000
@@ -49,11 +48,11 @@ class Telling:
         """Swarms of which the other nodes must be told at the end of this turn."""
         self._counted: set[str] = set()
         self._later: dict[str, Swarm] = {}
-        """Large swarms that were told since the last tick, and those of them that must be told at the next one."""
-        self._large: set[str] = set()
-        """Swarms whose peers are told by number."""
+        """Swarms that were told by number since the last tick, and those of them that must be told at the next one."""
+        self._many: dict[bool, set[str]] = {True: set(), False: set()}
+        """Swarms whose seeders are told by number, and those whose leechers are."""
         self._joined: dict[str, list[str]] = {}
-        """The peers of large swarms that have joined since these were told last."""
+        """The peers that are told by number and have joined since the swarm was told last."""
         self._needy: ExpiringMap[tuple[str, str], bool] = ExpiringMap(NEEDY_FOR, MAX_NEEDY)
 
     def joined(self, peer: Peer, needs_offers: bool) -> bool:
@@ -64,7 +63,7 @@ class Telling:
             self._needy.put((key, peer.peer_id), True, self._clock())
         if self.gateway is None and key not in self._shared.by_key:
             return False
-        if key in self._large:
+        if key in self._many[peer.complete]:
             joined = self._joined.setdefault(key, [])
             if len(joined) < MAX_JOINED:
                 joined.append(peer.peer_id)
@@ -84,7 +83,8 @@ class Telling:
         key = swarm.info_hash
         self._dirty.pop(key, None)
         self._later.pop(key, None)
-        self._large.discard(key)
+        for many in self._many.values():
+            many.discard(key)
         self._joined.pop(key, None)
         sessions = self._shared.closed(key)
         if self.gateway is not None and self.gateway not in sessions:
@@ -99,7 +99,8 @@ class Telling:
         for key, swarm in dirty.items():
             if not swarm.peers:
                 continue
-            if self._is_large(key, swarm):
+            # Both must be looked at: a bitwise or.
+            if self._are_many(key, swarm.seeders, True) | self._are_many(key, swarm.leechers, False):
                 if key in self._counted:
                     self._later[key] = swarm
                     continue
@@ -167,36 +168,45 @@ class Telling:
     def statement(self, key: str, swarm: Swarm, flag: int) -> bytes:
         """Return the encoded statement about the local peers of a swarm. `flag` is its field `share`."""
         needy = self._needy if len(self._needy) else None
-        now = self._clock()
-        if not self._is_large(key, swarm):
-            rows = [(peer.peer_id, COMPLETE if peer.complete else 0) for peer in swarm.peers.values()]
-            if needy is not None:
-                rows = [
-                    (peer_id, role + (NEEDS_OFFERS if needy.get((key, peer_id), now) else 0)) for peer_id, role in rows
-                ]
+        rows: list[tuple[str, int]] = []
+        seeders = leechers = needy_seeders = needy_leechers = 0
+        if self._are_many(key, swarm.seeders, True):
+            seeders = len(swarm.seeders)
+        else:
+            rows += [(peer.peer_id, self._flags(key, peer, COMPLETE, needy)) for peer in swarm.seeders]
+        if self._are_many(key, swarm.leechers, False):
+            leechers = len(swarm.leechers)
+        else:
+            rows += [(peer.peer_id, self._flags(key, peer, 0, needy)) for peer in swarm.leechers]
+        if not seeders and not leechers:
+            self._joined.pop(key, None)
             return encode((ROSTER, key, flag, rows))
         joined = self._joined.pop(key, []) if flag == PLAIN else []
-        needy_seeders = needy_leechers = 0
         if needy is not None:
             for peer_id in joined:
                 peer = swarm.peers.get(peer_id)
-                if peer is not None and needy.get((key, peer_id), now):
+                if peer is not None and needy.get((key, peer_id), self._clock()):
                     if peer.complete:
                         needy_seeders += 1
                     else:
                         needy_leechers += 1
-        seeders, leechers = len(swarm.seeders), len(swarm.leechers)
-        return encode((COUNTS, key, flag, seeders, leechers, joined, needy_seeders, needy_leechers))
+        return encode((ROSTER, key, flag, rows, seeders, leechers, joined, needy_seeders, needy_leechers))
 
-    def _is_large(self, key: str, swarm: Swarm) -> bool:
-        size = len(swarm.peers)
-        if size > SMALL:
-            self._large.add(key)
+    def _flags(self, key: str, peer: Peer, role: int, needy: ExpiringMap[tuple[str, str], bool] | None) -> int:
+        if needy is not None and needy.get((key, peer.peer_id), self._clock()):
+            return role + NEEDS_OFFERS
+        return role
+
+    def _are_many(self, key: str, pool: list[Peer], complete: bool) -> bool:
+        """Return whether the peers of a role are told by number."""
+        many = self._many[complete]
+        size = len(pool)
+        if size > FEW:
+            many.add(key)
             return True
-        if key not in self._large:
+        if key not in many:
             return False
-        if size >= LARGE:
+        if size >= MANY:
             return True
-        self._large.discard(key)
-        self._joined.pop(key, None)
+        many.discard(key)
         return False

@@ -16,14 +16,17 @@ from extensions.cluster.errors import RefusedError
 from extensions.cluster.reasons import Refused
 from tracker.extension import Answer, Offer
 
-MAX_KEYS: Final = 500
+MAX_KEYS: Final = 200
 """Most infohashes in one message."""
 
 MAX_ROSTER: Final = 64
 """Most peers in one roster."""
 
-MAX_JOINED: Final = 1000
-"""Most ids of new peers that are told with the numbers of a large swarm."""
+MAX_JOINED: Final = 200
+"""Most ids of new peers in a roster that are not told one by one."""
+
+MAX_RECEIVERS: Final = 100
+"""Most peers that get an offer by one message."""
 
 MAX_SWARM: Final = 1 << 40
 """The largest number of peers that is believed."""
@@ -41,10 +44,10 @@ CLOSED: Final = 4
 MOVED: Final = 5
 SHARES: Final = 6
 ROSTER: Final = 7
-COUNTS: Final = 8
 OFFERS: Final = 11
 RETURNED: Final = 12
 ANSWER: Final = 13
+OFFERS_TO_EACH: Final = 15
 CHUNK: Final = 14
 """The types of frequent messages, which are written as tuples, without a struct."""
 
@@ -91,29 +94,23 @@ class Shares(Struct, array_like=True, tag=SHARES, gc=False):
 
 
 class Roster(Struct, array_like=True, tag=ROSTER, gc=False):
-    """The sender's peers in a small swarm: each peer_id with its flags, COMPLETE and NEEDS_OFFERS.
+    """The sender's peers in a swarm, completely: one by one those of a role with few, by number the others.
 
     `share` is OLDER or NEWCOMER in the first message about a swarm, which asks for the receiver's peers, and one of
-    these with HEARD if the sender has been told of them already. It is PLAIN in all other messages.
+    these with HEARD if the sender has been told of them already. It is PLAIN in all other messages. `peers` are those
+    that are told one by one, with their flags COMPLETE and NEEDS_OFFERS; `seeders` and `leechers` are the numbers of
+    the others. `joined` are the ids of those among the latter that have joined since the last message. As many of them
+    as `needy_seeders` and `needy_leechers` need offers.
     """
 
     key: Id
     share: Annotated[int, Meta(ge=0, le=7)]
     peers: Annotated[list[tuple[Id, int]], Meta(max_length=MAX_ROSTER)]
-
-
-class Counts(Struct, array_like=True, tag=COUNTS, gc=False):
-    """The numbers of the sender's peers in a large swarm, the ids of those that have joined since, and of how many of
-    these need offers. `share` as in `Roster`.
-    """
-
-    key: Id
-    share: Annotated[int, Meta(ge=0, le=7)]
-    seeders: Number
-    leechers: Number
-    joined: Annotated[list[Id], Meta(max_length=MAX_JOINED)]
-    needy_seeders: Number
-    needy_leechers: Number
+    seeders: Number = 0
+    leechers: Number = 0
+    joined: Annotated[list[Id], Meta(max_length=MAX_JOINED)] = []
+    needy_seeders: Number = 0
+    needy_leechers: Number = 0
 
 
 class Linked(Struct, array_like=True, tag=9, gc=False):
@@ -141,6 +138,16 @@ class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
     peer_id: Id
     kind: Annotated[int, Meta(ge=0, le=3)]
     receiver: Annotated[str, Meta(max_length=64)]
+    flags: Annotated[int, Meta(ge=0, le=255)]
+    offers: memoryview
+
+
+class OffersToEach(Struct, array_like=True, tag=OFFERS_TO_EACH, gc=False):
+    """Offers of a peer, in order, for some peers of the receiver. `offers` is a JSON array as in an announce."""
+
+    key: Id
+    peer_id: Id
+    receivers: Annotated[list[Id], Meta(max_length=MAX_RECEIVERS)]
     flags: Annotated[int, Meta(ge=0, le=255)]
     offers: memoryview
 
@@ -253,10 +260,10 @@ Message = (
     | Moved
     | Shares
     | Roster
-    | Counts
     | Linked
     | Newcomers
     | Offers
+    | OffersToEach
     | Returned
     | Answered
     | Chunk

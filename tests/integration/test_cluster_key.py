@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import nats.errors
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from extensions.cluster.key import ENTRY, SharedKey, bucket_of
+from extensions.cluster.key import ENTRY, SharedKey, bucket_of, shared_key
+from extensions.cluster.nats_connection import connect_any
 from extensions.cluster.nats_options import NatsOptions, NatsSettings
 from extensions.identity import KEY_FILE, keep_key, load_key, to_pem, tracker_id
 from tests.client import PATIENCE, eventually
@@ -93,6 +95,29 @@ async def test_of_several_nodes_one_makes_the_key(servers: NatsServers, tmp_path
     await server.start()
     assert await KeyNode(tmp_path / "later", server).fetch() == ids[0]
     assert nodes[0].log.warnings == []
+
+
+class LateKey:
+    """The key of a node that finds no key of the cluster, and then waits until another node has put one there."""
+
+    def __init__(self, other: Callable[[], object]) -> None:
+        self._key = Ed25519PrivateKey.generate()
+        self._other = other
+
+    def private_bytes(self, *arguments: Any) -> bytes:
+        thread = threading.Thread(target=self._other)
+        thread.start()
+        thread.join()
+        return self._key.private_bytes(*arguments)
+
+
+async def test_a_node_does_not_replace_the_key_of_another_one(servers: NatsServers, tmp_path: Path) -> None:
+    server = await start_with_jetstream(servers)
+    connection = await connect_any(NatsOptions(NatsSettings(servers=[server.url])), "test")
+    late: Any = LateKey(lambda: asyncio.run(KeyNode(tmp_path, server).fetch()))
+    key = await shared_key(connection, bucket_of("test"), late, PATIENCE)
+    await connection.close()
+    assert tracker_id(key) == load_id(tmp_path)
 
 
 async def test_extensions_of_one_node_fetch_it_once(servers: NatsServers, tmp_path: Path) -> None:

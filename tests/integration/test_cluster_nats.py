@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,17 @@ class NatsNode(RecordingNode):
     def complaints(self) -> list[tuple[str, str]]:
         """Return reason and text of the lines that tell of trouble."""
         return [(line["reason"], line["error"]) for line in self.log.of("nats_unavailable")]
+
+
+@asynccontextmanager
+async def serving(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """Serve a TCP port. Yield host and port."""
+    port = free_port()
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.close()
 
 
 StartNode = Callable[..., Awaitable[NatsNode]]
@@ -405,13 +416,11 @@ async def test_no_password_is_sent_without_tls(start: StartNode) -> None:
         received.append(await reader.read())
         writer.close()
 
-    port = free_port()
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
-    a = await start(A, f"tls://127.0.0.1:{port}", user="me", password=SECRET)
-    await eventually(lambda: len(received) > 1)
-    assert b"".join(received) == b""
-    assert set(a.complaints()) == {("unreachable", "the server does not use TLS")}
-    server.close()
+    async with serving(serve) as address:
+        a = await start(A, f"tls://{address}", user="me", password=SECRET)
+        await eventually(lambda: len(received) > 1)
+        assert b"".join(received) == b""
+        assert set(a.complaints()) == {("unreachable", "the server does not use TLS")}
 
 
 @pytest.mark.parametrize(
@@ -445,13 +454,11 @@ async def test_other_programs_on_the_port(start: StartNode, hello: bytes) -> Non
                 await asyncio.wait([asyncio.ensure_future(reader.read())], timeout=0.05)
         writer.close()
 
-    port = free_port()
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
-    a = await start(A, f"nats://127.0.0.1:{port}")
-    await eventually(lambda: attempts > 1)
-    assert a.connected == []
-    assert a.complaints() != []
-    server.close()
+    async with serving(serve) as address:
+        a = await start(A, f"nats://{address}")
+        await eventually(lambda: attempts > 1)
+        assert a.connected == []
+        assert a.complaints() != []
 
 
 async def test_the_longest_message(servers: NatsServers, start: StartNode) -> None:

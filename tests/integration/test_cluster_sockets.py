@@ -234,10 +234,12 @@ async def test_a_node_that_is_not_the_expected_one_is_not_used(start: StartNode,
         writer.close()
 
     server = await asyncio.start_unix_server(serve, directory / f"{'0' * 16}.sock")
-    a = await start(A)
-    await eventually(lambda: a.sockets.troubles[Trouble.NOT_A_NODE] >= 2)
-    assert a.sockets.nodes == a.lost == []
-    server.close()
+    try:
+        a = await start(A)
+        await eventually(lambda: a.sockets.troubles[Trouble.NOT_A_NODE] >= 2)
+        assert a.sockets.nodes == a.lost == []
+    finally:
+        server.close()
 
 
 async def test_a_connection_that_replaces_another_one(start: StartNode, connect_raw: ConnectRaw) -> None:

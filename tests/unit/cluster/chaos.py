@@ -202,9 +202,8 @@ class Chaos:
             assert swarm.complete + swarm.incomplete == len(everyone)
             for node_id, share in shared.shares.items() if shared else ():
                 assert share.is_told == (station.node_id in local)
-                if share.seeders is None and share.leechers is None:
-                    assert {one: member.complete > 0 for one, member in share.peers.items()} == local[node_id]
-                else:
-                    numbers = Counter(local[node_id].values())
-                    assert (share.seeders.complete if share.seeders else 0) == numbers[True]
-                    assert (share.leechers.incomplete if share.leechers else 0) == numbers[False]
+                known = {one: member.complete > 0 for one, member in share.peers.items()}
+                assert known.items() <= local[node_id].items()
+                rest = Counter(complete for one, complete in local[node_id].items() if one not in known)
+                assert (share.seeders.complete if share.seeders else 0) == rest[True]
+                assert (share.leechers.incomplete if share.leechers else 0) == rest[False]

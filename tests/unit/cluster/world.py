@@ -7,7 +7,7 @@ from typing import Any
 from extensions.cluster.envelope import Sealer, derive_key
 from extensions.cluster.members import Member
 from extensions.cluster.node import TICK, Node
-from extensions.cluster.reasons import Left, Refused
+from extensions.cluster.reasons import Dropped, Left, Refused
 from extensions.cluster.streams import NodeStream, Receiver
 from extensions.cluster.transport import Bus, InProcess
 from tests.client import HASH, Json, announce
@@ -88,7 +88,7 @@ class Station(HubHarness):
         )
         self.nodes.attach(self.node)
         self.now = world.now
-        self.transport.begin(node_id, self.node.receive, self.node.lost, lambda _: None)
+        self.transport.begin(node_id, self.node.receive, self.node.lost, self.node.connected)
 
     def turn(self) -> bool:
         """Run what waits for the next turn of the event loop. Return whether there was anything."""
@@ -96,6 +96,11 @@ class Station(HubHarness):
         for callback in callbacks:
             callback()
         return bool(callbacks)
+
+    @property
+    def returned_offers(self) -> int:
+        """Offers that found no receiver here."""
+        return self.node.parts.sessions.dropped[Dropped.NO_RECEIVER]
 
     def view(self, info_hash: str = HASH) -> tuple[int, int]:
         """Return complete and incomplete of a swarm, as a scrape shows them."""

@@ -1,0 +1,48 @@
+"""The nodes that the offers of a peer came from."""
+
+from extensions.cluster.routes import LIFETIME, MAX_NODES, MAX_ROUTES, Routes
+
+P = "p" * 20
+
+
+def test_the_last_node_comes_first() -> None:
+    routes = Routes(0.0)
+    assert routes.find("h", P) == []
+    for node in ("a", "b", "a"):
+        routes.note("h", P, node)
+    assert routes.find("h", P) == ["a", "b"]
+    assert routes.find("other", P) == []
+
+
+def test_few_nodes_of_one_peer_are_remembered() -> None:
+    routes = Routes(0.0)
+    for number in range(9):
+        routes.note("h", P, str(number))
+    assert routes.find("h", P) == ["8", "7", "6", "5"]
+    assert MAX_NODES == 4
+
+
+def test_a_route_lives_as_long_as_an_offer_and_then_ends() -> None:
+    routes = Routes(0.0)
+    routes.age(LIFETIME - 1)
+    routes.note("h", P, "a")
+    routes.age(LIFETIME)
+    routes.note("h", P, "b")
+    assert routes.find("h", P) == ["b", "a"]
+    routes.age(2 * LIFETIME - 1)
+    assert routes.find("h", P) == ["b", "a"]
+    routes.age(2 * LIFETIME)
+    assert routes.find("h", P) == ["b"]
+    routes.age(3 * LIFETIME)
+    assert routes.find("h", P) == []
+    assert len(routes) == 0
+
+
+def test_routes_are_bounded() -> None:
+    routes = Routes(0.0)
+    for number in range(3 * MAX_ROUTES):
+        routes.note("h", str(number), "a")
+        if number % 1000 == 0:
+            routes.age(0.0)
+    assert len(routes) < 2 * MAX_ROUTES + 2000
+    assert routes.find("h", str(3 * MAX_ROUTES - 1)) == ["a"]
