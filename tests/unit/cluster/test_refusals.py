@@ -166,10 +166,14 @@ def test_offers_and_answers_that_no_client_may_make_are_dropped(station: Station
     ]
     for who, data in bad_offers:
         stranger.tell((wire.OFFERS, HASH, who, 2, P, 0, data))
+    # Of two, the invalid one could be for either peer.
+    stranger.tell((wire.OFFERS_TO_EACH, HASH, Q, [P, Q], 0, b"[%b,%b]" % (good[1:-1], bad_offers[2][1][1:-1])))
     answer = b'["%b","v=0"]' % (b"o" * 20)
     for who, data in [(Q, b"[]"), (Q, b'["o"]'), ("text", answer), (Q, answer.replace(b"v=0", b"\xff"))]:
         stranger.tell((wire.ANSWER, HASH, who, P, False, data))
-    assert station.node.parts.sessions.dropped == {Dropped.INVALID: len(bad_offers) - 1 + 4}, "an empty list is none"
+    assert station.node.parts.sessions.dropped == {Dropped.INVALID: len(bad_offers) - 1 + 2 + 4}, (
+        "an empty list is none"
+    )
     assert station.node.parts.refused == {}
     (connection,) = [peer.connection for peer in station.hub.swarms[HASH].peers.values()]
     assert isinstance(connection, FakeConnection)
