@@ -83,14 +83,14 @@ class Links:
         self._heard.pop(key, None)
 
     def resign(self) -> None:
-        """Forget what this node has told, because it is no longer the gateway."""
+        """Forget which numbers this node has told, because it is no longer the gateway."""
         self._told.clear()
         self._dirty.clear()
 
     # At the other nodes
 
     def set_gateway(self, session: Session | None) -> None:
-        """Believe another gateway from now on, and forget what the former one has told."""
+        """Believe another gateway from now on, and forget the numbers of the former one."""
         if session is not self.gateway:
             self.gateway = session
             for key in list(self._heard):

@@ -127,7 +127,7 @@ class Membership:
         _describe(self._parts.members.others[session.node_id], heartbeat)
 
     def tick(self, now: float, period: float) -> None:
-        """Do what is due. Called every `period` seconds."""
+        """Do everything that is due. Called every `period` seconds."""
         parts = self._parts
         for node_id in parts.members.silent(now, period):
             self.leave(node_id, Left.SILENT)

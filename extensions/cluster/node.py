@@ -1,4 +1,4 @@
-"""This node of the cluster: what its hub tells other nodes, and what they tell it (sans I/O).
+"""This node of the cluster: between its hub and the other nodes (sans I/O).
 
 The messages of one turn of the event loop for one node are one message. `clock` returns seconds on any monotonic clock,
 and `soon` calls a function in the next turn of the event loop. `tick` must be called every `TICK` seconds.
@@ -164,7 +164,7 @@ class Node(Nodes):
                 session.flush(now)
 
     def tick(self) -> None:
-        """Do what is due."""
+        """Do everything that is due."""
         now = self._clock()
         parts = self.parts
         self._membership.tick(now, TICK)

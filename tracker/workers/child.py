@@ -16,7 +16,7 @@ _BLOCKED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Child:
-    """A worker, started by running the command of this process again, with a variable that tells it what it is.
+    """A worker, started by running the command of this process again, with a variable that names its place.
 
     Attributes:
         worker: The worker.
