@@ -126,7 +126,7 @@ class Place:
             _Listener(),
         )
         self.peers.attach(self.node)
-        self.transport.begin(node_id, self.node.receive, self.node.lost, lambda _: None)
+        self.transport.begin(node_id, self.node.receive, self.node.lost, self.node.connected)
 
     def join(self, peer_id: str) -> None:
         """Let a peer join."""

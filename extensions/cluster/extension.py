@@ -132,7 +132,7 @@ class ClusterNode(Extension):
         assert self.transport
         receive = partial(self._guarded, "message", self.node.receive)
         lost = partial(self._guarded, "lost", self.node.lost)
-        await self.transport.start(self.node.node_id, receive, lost, self._on_connected)
+        await self.transport.start(self.node.node_id, receive, lost, self.on_connected)
         self.tracker.repeat_task("cluster_tick", TICK, self._tick)
 
     async def stop(self) -> None:
@@ -256,9 +256,12 @@ class ClusterNode(Extension):
             raise ConfigError("extensions.cluster.servers: needed, unless there are several workers (server.workers)")
         return sockets
 
-    def _on_connected(self, is_connected: bool) -> None:
+    def on_connected(self, is_connected: bool) -> None:
+        """Take notice that the transport works, or no longer does."""
         if is_connected != self.is_connected:
             self.is_connected = is_connected
+            if self.node is not None:
+                self.node.connected(is_connected)
             if is_connected:
                 self.tracker.log.info("cluster_transport_up")
             else:

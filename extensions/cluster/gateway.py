@@ -10,8 +10,11 @@ from typing import Final
 
 from extensions.cluster.members import Members
 
-START: Final = 2.5
-"""Seconds after its start for which a node is not the gateway: it must have heard of the others."""
+START: Final = 1.5
+ALONE: Final = 10.0
+"""Seconds for which a node is not the gateway after it can reach others for the first time, or after its start if it
+cannot: it must have heard of them.
+"""
 
 STEADY: Final = 1.0
 """Seconds for which a node must have been the right one until it is the gateway."""
@@ -26,7 +29,14 @@ class GatewayChoice:
         self._members = members
         self._best = ""
         self._since = now
-        self._earliest = now + START
+        self._earliest = now + ALONE
+        self._was_connected = False
+
+    def connected(self, now: float) -> None:
+        """Take notice that the transport works."""
+        if not self._was_connected:
+            self._was_connected = True
+            self._earliest = min(self._earliest, now + START)
 
     def choose(self, now: float) -> str:
         """Choose again, and return the id of the gateway; empty if there is none."""

@@ -61,9 +61,10 @@ class Links:
     def on_first(self, key: str, session: Session) -> None:
         """Tell a node that has just told of its peers in a swarm."""
         if self._shared.is_gateway:
+            # The others must be told of a change, too.
+            self._tell(key)
             numbers = self._numbers(key)
             if numbers != (0, 0):
-                self._told[key] = numbers
                 session.put_control(encode(Linked(key, *numbers)))
 
     def retell(self, session: Session, job: str) -> Iterator[bool]:

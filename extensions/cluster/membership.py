@@ -116,6 +116,12 @@ class Membership:
             session.jobs.add(links)
             parts.work.add(parts.links.retell(session, links))
 
+    def connected(self) -> None:
+        """Introduce this node at once, because the transport works."""
+        now = self._parts.clock()
+        self._parts.gateway.connected(now)
+        self._beat(now)
+
     def describe(self, session: Session, heartbeat: Heartbeat) -> None:
         """Note the content of a heartbeat."""
         _describe(self._parts.members.others[session.node_id], heartbeat)

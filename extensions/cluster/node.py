@@ -28,6 +28,7 @@ from extensions.cluster.wire import (
     Moved,
     Newcomers,
     Offers,
+    OffersToEach,
     Opened,
     Ping,
     Pong,
@@ -122,6 +123,9 @@ class Node(Nodes):
     def offers(self, member: NodeMember, peer_id: str, offers: list[Offer], flags: int) -> None:
         self._relay.offers(member, peer_id, offers, flags)
 
+    def offers_to_each(self, members: list[NodeMember], peer_id: str, offers: list[Offer], flags: int) -> None:
+        self._relay.offers_to_each(members, peer_id, offers, flags)
+
     def answer(self, answer: Answer, complete: bool) -> bool:
         return self._relay.answer(answer, complete)
 
@@ -189,6 +193,11 @@ class Node(Nodes):
             if error.reason is not Refused.DUPLICATE:
                 self.parts.listener.refused(error.reason, error.sender)
 
+    def connected(self, works: bool) -> None:
+        """Take notice that the transport works, or does not."""
+        if works:
+            self._membership.connected()
+
     def lost(self, node_id: str) -> None:
         """Take notice that a node cannot be reached any more."""
         if node_id in self.parts.members.others:
@@ -230,6 +239,8 @@ class Node(Nodes):
             of = type(message)
             if of is Offers:
                 self._relay.on_offers(session, message)
+            elif of is OffersToEach:
+                self._relay.on_offers_to_each(session, message)
             elif of is Answered:
                 self._relay.on_answer(session, message)
             elif of is Tick:

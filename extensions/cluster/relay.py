@@ -5,14 +5,19 @@ All times are seconds on any monotonic clock.
 
 from collections.abc import Callable
 
+from extensions.cluster.envelope import OVERHEAD
 from extensions.cluster.reasons import Dropped
 from extensions.cluster.routes import Routes
 from extensions.cluster.session import Session, Sessions
+from extensions.cluster.transport import MIN_PAYLOAD
 from extensions.cluster.wire import (
+    MAX_RECEIVERS,
     OFFERS,
+    OFFERS_TO_EACH,
     RETURNED,
     Answered,
     Offers,
+    OffersToEach,
     Returned,
     answer_in,
     encode,
@@ -22,6 +27,7 @@ from extensions.cluster.wire import (
 )
 from tracker.extension import (
     LINKED,
+    PEER,
     Answer,
     NodeMember,
     NodePeers,
@@ -55,6 +61,34 @@ class Relay:
             return
         key = member.swarm.info_hash
         part = encode((OFFERS, key, peer_id, member.kind, member.peer_id, flags, encode_offers(offers)))
+        if len(part) > MIN_PAYLOAD and count > 1 and len(part) > sessions.transport.max_payload - OVERHEAD:
+            half = count // 2
+            self.offers(member, peer_id, offers[:half], flags)
+            self.offers(member, peer_id, offers[half:], flags)
+            return
+        session.put_traffic(part)
+        session.traffic.offers_out += count
+        sessions.traffic.offers_out += count
+
+    def offers_to_each(self, members: list[NodeMember], peer_id: str, offers: list[Offer], flags: int) -> None:
+        """Send offers to members of the kind PEER at one node, one to each."""
+        sessions = self._sessions
+        member = members[0]
+        session = sessions.by_id.get(member.node)
+        count = len(members)
+        if session is None:
+            sessions.dropped[Dropped.NO_ROUTE] += count
+            return
+        receivers = [one.peer_id for one in members]
+        part = encode(
+            (OFFERS_TO_EACH, member.swarm.info_hash, peer_id, receivers, flags, encode_offers(offers[:count]))
+        )
+        if count > MAX_RECEIVERS or (len(part) > MIN_PAYLOAD and len(part) > sessions.transport.max_payload - OVERHEAD):
+            half = count // 2
+            if half:
+                self.offers_to_each(members[:half], peer_id, offers[:half], flags)
+                self.offers_to_each(members[half:], peer_id, offers[half:], flags)
+                return
         session.put_traffic(part)
         session.traffic.offers_out += count
         sessions.traffic.offers_out += count
@@ -110,6 +144,27 @@ class Relay:
             session.put_traffic(
                 encode((RETURNED, key, peer_id, kind, message.receiver, flags, encode_offers(rest), 0.0))
             )
+
+    def on_offers_to_each(self, session: Session, message: OffersToEach) -> None:
+        """Give the offers of another node to the local peers that it names, and return those that are not taken."""
+        key, peer_id, receivers = message.key, message.peer_id, message.receivers
+        offers = self._offers_in(key, peer_id, message.offers)
+        count = len(offers)
+        if not count:
+            return
+        if count != len(receivers):
+            # Invalid ones were left out, so it is not known which one is for which peer.
+            self._sessions.dropped[Dropped.INVALID] += count
+            return
+        session.traffic.offers_in += count
+        self._sessions.traffic.offers_in += count
+        self.routes.note(key, peer_id, session.node_id)
+        flags = message.flags
+        missing = self._peers.deliver_to_each(key, peer_id, receivers, offers, self._clock(), flags)
+        for position in missing:
+            self._sessions.dropped[Dropped.NO_RECEIVER] += 1
+            one = encode_offers([offers[position]])
+            session.put_traffic(encode((RETURNED, key, peer_id, PEER, receivers[position], flags, one, 0.0)))
 
     def on_returned(self, session: Session, message: Returned) -> None:
         """Place offers again that found no receiver at another node."""

@@ -151,10 +151,9 @@ class SharedSwarms:
         self._work.add(self._sweep(session, session.heard_epoch))
 
     def forget(self, session: Session) -> None:
-        """Forget a node."""
-        self._peers.forget_node(session.node_id)
+        """Forget a node, in slices."""
         shares = self._of.pop(session.node_id, None)
-        if shares:
+        if shares is not None:
             self._work.add(self._end_all(session.node_id, shares))
 
     # The peers in one swarm
@@ -243,6 +242,9 @@ class SharedSwarms:
             for _ in range(min(SLICE, len(shares))):
                 key, share = shares.popitem()
                 self.end(key, node_id, share)
+            yield False
+        # The hub has an index of the swarms. Unless the node is back, it is of no more use.
+        while node_id not in self._of and not self._peers.forget_node(node_id, SLICE):
             yield False
 
     def _set_count(self, key: str, share: Share, member: NodeMember | None, kind: int, count: int) -> NodeMember | None:

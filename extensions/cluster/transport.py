@@ -13,6 +13,9 @@ Random = Callable[[], float]
 MAX_PAYLOAD: Final = 1 << 20
 """The longest message of a transport that sets no other limit, in bytes. It is the default limit of NATS."""
 
+MIN_PAYLOAD: Final = 1 << 16
+"""The limit that a transport must have at least: no statement about a swarm is longer, but several offers may be."""
+
 
 class Transport(Protocol):
     """Carries messages between the nodes of one tracker. A node is named by its id of 16 hex digits."""

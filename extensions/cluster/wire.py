@@ -16,14 +16,17 @@ from extensions.cluster.errors import RefusedError
 from extensions.cluster.reasons import Refused
 from tracker.extension import Answer, Offer
 
-MAX_KEYS: Final = 500
+MAX_KEYS: Final = 200
 """Most infohashes in one message."""
 
 MAX_ROSTER: Final = 64
 """Most peers in one roster."""
 
-MAX_JOINED: Final = 1000
+MAX_JOINED: Final = 200
 """Most ids of new peers in a roster that are not told one by one."""
+
+MAX_RECEIVERS: Final = 100
+"""Most peers that get an offer by one message."""
 
 MAX_SWARM: Final = 1 << 40
 """The largest number of peers that is believed."""
@@ -44,6 +47,7 @@ ROSTER: Final = 7
 OFFERS: Final = 11
 RETURNED: Final = 12
 ANSWER: Final = 13
+OFFERS_TO_EACH: Final = 15
 CHUNK: Final = 14
 """The types of frequent messages, which are written as tuples, without a struct."""
 
@@ -134,6 +138,16 @@ class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
     peer_id: Id
     kind: Annotated[int, Meta(ge=0, le=3)]
     receiver: Annotated[str, Meta(max_length=64)]
+    flags: Annotated[int, Meta(ge=0, le=255)]
+    offers: memoryview
+
+
+class OffersToEach(Struct, array_like=True, tag=OFFERS_TO_EACH, gc=False):
+    """Offers of a peer, in order, for some peers of the receiver. `offers` is a JSON array as in an announce."""
+
+    key: Id
+    peer_id: Id
+    receivers: Annotated[list[Id], Meta(max_length=MAX_RECEIVERS)]
     flags: Annotated[int, Meta(ge=0, le=255)]
     offers: memoryview
 
@@ -249,6 +263,7 @@ Message = (
     | Linked
     | Newcomers
     | Offers
+    | OffersToEach
     | Returned
     | Answered
     | Chunk

@@ -202,7 +202,9 @@ class Dht(Extension):
 
     async def stop(self) -> None:
         service, self._service = self._service, None
-        self.started.clear()
+        if not self.tracker.runs_here:
+            # Another node is the gateway now. This one may become it again.
+            self.started.clear()
         for info_hash in self._open:
             self._keys.release(info_hash)
         self._open.clear()

@@ -81,7 +81,9 @@ class Federation(Extension):
         self._term.start()
 
     async def stop(self) -> None:
-        self._has_started.clear()
+        if not self.tracker.runs_here:
+            # Another node is the gateway now. This one may become it again.
+            self._has_started.clear()
         term = self._term
         if term:
             try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tracker.extension import Extension, ExtensionSettings, Request, Response, TrackerHandle
+from tracker.extension import Extension, ExtensionOff, ExtensionSettings, Request, Response, TrackerHandle
 
 
 class Joined(Extension):
@@ -22,6 +22,7 @@ class Joined(Extension):
 
         enabled: bool = Field(False, description="Whether it is on.")
         dies: bool = Field(False, description="Whether the process ends at its start.")
+        fails: bool = Field(False, description="Whether it is off.")
 
     def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
         super().__init__(tracker, settings)
@@ -33,6 +34,10 @@ class Joined(Extension):
         self.label = f"here/{self._worker.number}"
         tracker.add_route("/worker", self._route)
         tracker.add_gather(self)
+
+    async def prepare(self) -> None:
+        if self.settings.fails:
+            raise ExtensionOff("as told")
 
     async def start(self) -> None:
         path = self._worker.directory / f"{self._worker.number}.sock"

@@ -4,17 +4,19 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.client import PATIENCE, eventually, raw_client
-from tests.conftest import TrackerProcess, environment, free_port
+from tests.conftest import ALONE, TrackerProcess, environment, free_port
 from tests.integration.test_life import assert_one_line, peerservers
 from tests.integration.test_start import notified
 from tests.integration.workers import StartWorkers, processes_of, with_joined, worker_of, workers_of
 from tests.unit.fakes import peer_id
+from tracker.workers.place import MAX_FAILURES
 
 
 def events(tracker: TrackerProcess) -> list[str]:
@@ -140,6 +142,9 @@ async def test_mistakes_are_reported_once(tmp_path: Path) -> None:
     assert_one_line(peerservers(*arguments, **env, **environment("tracker", max_offers=0)), "tracker.max_offers")
     disabled = with_joined(tmp_path, enabled=False)
     assert_one_line(peerservers(*arguments, **disabled), "server.workers", "extensions.cluster.enabled")
+    done = peerservers(*arguments, **with_joined(tmp_path, fails=True))
+    assert done.returncode == 2
+    assert "--workers: server.workers: the extension joined is off: as told\n" in done.stderr
     assert_one_line(peerservers("serve", "--workers", "none"), "--workers: server.workers", "not 'none'")
     assert peerservers("config", "--check", **disabled, **environment("server", workers=2)).returncode == 2
 
@@ -170,10 +175,16 @@ async def test_workers_share_their_state_directory_with_no_other_tracker(
 
 
 async def test_a_worker_that_cannot_start_ends_the_tracker(tmp_path: Path) -> None:
-    env = with_joined(tmp_path, dies=True)
-    done = await asyncio.to_thread(peerservers, "serve", "--workers", "2", "--port", "0", **env)
-    assert done.returncode == 3
-    assert done.stderr.count("worker_ended") == 4
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tracker", "serve", "--workers", "2", "--port", "0"),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **ALONE, **with_joined(tmp_path, dies=True)},
+    )
+    # It starts four processes, one after the other.
+    async with asyncio.timeout(4 * PATIENCE):
+        _, log = await process.communicate()
+    assert process.returncode == 3
+    assert log.count(b"worker_ended") == MAX_FAILURES
 
 
 async def test_sighup_reloads_all(start_workers: StartWorkers, tmp_path: Path) -> None:
@@ -221,7 +232,7 @@ async def test_systemd_hears_of_the_tracker_from_the_supervisor(start_workers: S
         tracker.tell(signal.SIGHUP)
         assert (await state()).startswith("RELOADING=1\nMONOTONIC_USEC=")
         assert await state() == "READY=1"
-        assert events(tracker).count("reloaded") == 2
+        await eventually(lambda: events(tracker).count("reloaded") == 2)
         await tracker.stop()
         assert await state() == "STOPPING=1"
 

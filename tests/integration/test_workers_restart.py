@@ -130,8 +130,8 @@ async def test_a_new_worker_that_cannot_start_leaves_the_old_one(start_workers: 
 
 
 IMPATIENT = """
-from tracker.workers import supervisor
-supervisor.SLOW_TIMEOUT, supervisor.HUNG_TIMEOUT = 1.5, {hung}
+from tracker.workers import pool
+pool.SLOW_TIMEOUT, pool.HUNG_TIMEOUT = 1.5, {hung}
 from tracker.cli import main
 main()
 """

@@ -5,8 +5,7 @@ A tracker may consist of several *nodes*, each of which is one process. Peers th
 are reached over links that end at one node, the *gateway*.
 """
 
-from math import inf
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 SEEDERS: Final = 0
 LEECHERS: Final = 1
@@ -36,15 +35,12 @@ class SwarmNodes(Generic[M]):
     """The members of one swarm at other nodes. `M` is their type."""
 
     __slots__ = (
-        "chosen",
-        "chosen_at",
         "complete",
         "counted",
         "held",
         "ids",
         "incomplete",
         "leechers",
-        "maker",
         "makers",
         "seeders",
     )
@@ -62,9 +58,5 @@ class SwarmNodes(Generic[M]):
         """The seeders and leechers at other nodes, without linked ones."""
         self.held = False
         """Whether the swarm stays open without local peers."""
-        self.maker: Any = None
-        self.chosen: list[Any] = []
-        self.chosen_at = -inf
-        """In a small swarm, the local peer whose offers were placed last, their receivers, and the time."""
-        self.makers: dict[str, None] = {}
+        self.makers: dict[str, None] | None = None
         """The peer_ids of seeders at other nodes that are known by number, and made offers here. The oldest first."""

@@ -140,7 +140,7 @@ def fits(member: NodeMember, complete: int, incomplete: int) -> bool:
 
 
 def refusal_of(member: NodeMember) -> str:
-    """Return what a member that refuses offers stands for: all links, one peer, or all peers at its node."""
+    """Return a key for the peers of a member that refuses offers: all linked ones, one, or those of a node."""
     if member.kind == LINKED:
         return ""
     return f"{member.node} {member.peer_id}" if member.kind == PEER else member.node
@@ -305,7 +305,7 @@ def meet_maker(peer: Peer, peer_id: str) -> None:
             peer.meet(member.bit, member.complete > 0)
             member.meet(peer.bit, peer.complete)
             return
-        if peer_id in nodes.makers:
+        if nodes.makers is not None and peer_id in nodes.makers:
             peer.meet(remote_bit(peer_id), True)
             return
     peer.meet(remote_bit(peer_id), False)
@@ -315,6 +315,8 @@ def note_maker(swarm: Swarm, peer_id: str) -> None:
     """Note that a seeder at another node, of which only the number is known, has made offers to local peers."""
     nodes = swarm.nodes
     if nodes is not None and peer_id not in nodes.ids:
+        if nodes.makers is None:
+            nodes.makers = {}
         nodes.makers.pop(peer_id, None)
         nodes.makers[peer_id] = None
         if len(nodes.makers) > MAX_MAKERS:
@@ -358,7 +360,7 @@ def check_members(swarm: Swarm, shared: dict[str, set[Swarm]]) -> None:
             incomplete += member.incomplete
     assert (nodes.complete, nodes.incomplete) == (complete, incomplete)
     assert nodes.held or nodes.ids or nodes.counted
-    assert len(nodes.makers) <= MAX_MAKERS
+    assert nodes.makers is None or len(nodes.makers) <= MAX_MAKERS
 
 
 def _enter(member: NodeMember) -> None:

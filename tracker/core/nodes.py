@@ -2,13 +2,14 @@
 
 A tracker may consist of several nodes; see `tracker.core.elsewhere` for the terms. Each node serves its local peers at
 once from its own hub, where the peers of other nodes are *members*. The nodes tell each other their peers one by one
-while they are few, otherwise by number. `Nodes` is what the hub tells them, and `NodePeers` what they tell the hub.
+while they are few, otherwise by number. The hub calls `Nodes` to tell them, and they call `NodePeers` to tell the hub.
 
-What a node tells another one may be lost, doubled or late: none of it harms a hub.
+The messages between nodes may be lost, doubled or late: none of that harms a hub.
 
 All times are seconds on any monotonic clock.
 """
 
+from itertools import islice
 from typing import Final
 
 from tracker.core.elsewhere import FOREIGN, LINKED, PEER
@@ -28,7 +29,7 @@ from tracker.core.members import (
 )
 from tracker.core.observers import Nodes
 from tracker.core.outbox import Outbox
-from tracker.core.swarm import NodeMember, Swarm
+from tracker.core.swarm import NodeMember, Peer, Swarm
 from tracker.expiring import ExpiringMap
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
@@ -126,10 +127,20 @@ class NodePeers:
         if swarm is not None:
             self._remove_from(swarm, node)
 
-    def forget_node(self, node: str) -> None:
-        """Remove all members of a node from all swarms, because the node has ended."""
-        for swarm in list(self._hub.shared.pop(node, ())):
+    def forget_node(self, node: str, most: int | None = None) -> bool:
+        """Remove all members of a node, because it has ended: those in `most` swarms, or in all.
+
+        Return whether there are no more. Thousands of swarms take so long that other tasks would wait.
+        """
+        swarms = self._hub.shared.get(node)
+        if swarms is None:
+            return True
+        for swarm in list(islice(swarms, most)):
+            swarms.discard(swarm)
             self._remove_from(swarm, node)
+        if not swarms:
+            self._hub.shared.pop(node, None)
+        return not swarms
 
     def hold(self, info_hash: str) -> None:
         """Keep a swarm open without local peers; open it if it is not open. For the gateway.
@@ -166,14 +177,45 @@ class NodePeers:
         each peer has a limit, `max_foreign_offers`.
         """
         hub = self._hub
+        if not offers:
+            return offers
+        if kind == PEER:
+            return offers if self.deliver_to_each(info_hash, peer_id, [receiver], offers, now, flags) else offers[1:]
         swarm = hub.swarms.get(info_hash)
         if swarm is None or not swarm.peers:
             return offers
+        return hub.offers.deliver_from(swarm, peer_id, offers, now, self._outbox, kind, flags)
+
+    def deliver_to_each(
+        self, info_hash: str, peer_id: str, receivers: list[str], offers: list[Offer], now: float, flags: int = 0
+    ) -> list[int]:
+        """Give each local peer in `receivers` one of the offers of a peer at another node, in order.
+
+        Return the positions of those that cannot be given one: `deliver` for the kind PEER.
+        """
+        hub = self._hub
+        swarm = hub.swarms.get(info_hash)
+        if swarm is None:
+            return list(range(len(receivers)))
+        found: list[Peer] = []
+        given: list[Offer] = []
+        missing: list[int] = []
         nodes = swarm.nodes
-        if kind == PEER and nodes is not None and receiver in nodes.ids and not self._is_here(swarm, receiver):
-            # It is at another node, and has probably left this one.
-            return offers
-        return hub.offers.deliver_from(swarm, peer_id, offers, now, self._outbox, kind, receiver, flags)
+        for position, who in enumerate(receivers):
+            peer = swarm.peers.get(who)
+            if (
+                peer is None
+                # It has probably left this node for another one.
+                or (nodes is not None and who in nodes.ids and hub.challenges.has(peer))
+                or (flags & FOREIGN and not hub.offers.foreign.may_be_given(peer, None, now))
+            ):
+                missing.append(position)
+            else:
+                found.append(peer)
+                given.append(offers[position])
+        if found:
+            hub.offers.deliver_to_each(swarm, peer_id, found, given, now, self._outbox, flags)
+        return missing
 
     def deliver_linked(
         self, info_hash: str, peer_id: str, offers: list[Offer], now: float, flags: int = 0
@@ -311,7 +353,7 @@ class NodePeers:
         if not self._is_open(refused) or peer_id == maker or len(offers) != 1:
             return False
         if self._is_here(swarm, peer_id):
-            return not self._hub.offers.deliver_from(swarm, maker, offers, now, self._outbox, PEER, peer_id, flags)
+            return not self.deliver_to_each(swarm.info_hash, maker, [peer_id], offers, now, flags)
         twin = find_other(swarm, peer_id, refused_by)
         if twin is None:
             return False

@@ -1,4 +1,7 @@
-"""The interfaces to those that the hub tells of its swarms: extensions, the log, and the other nodes (sans I/O)."""
+"""The interfaces to those that the hub tells of its swarms: extensions, the log, and the other nodes (sans I/O).
+
+This module is not compiled with mypyc, because a class that is not compiled cannot inherit from a compiled protocol.
+"""
 
 from typing import Protocol
 
@@ -71,6 +74,14 @@ class Nodes(Protocol):
         The other node calls `NodePeers.deliver`, or for a member of the kind LINKED `deliver_linked`, with the same
         `flags`. At the gateway, the peer may be a linked one.
         """
+
+    def offers_to_each(self, members: list[NodeMember], peer_id: str, offers: list[Offer], flags: int) -> None:
+        """Send a peer's offers to members of the kind PEER at one node: the first offer to the first one, and so on.
+
+        One message for all is cheaper. The other node calls `NodePeers.deliver_to_each`.
+        """
+        for member, offer in zip(members, offers, strict=True):
+            self.offers(member, peer_id, [offer], flags)
 
     def answer(self, answer: Answer, complete: bool) -> bool:
         """Send an answer to all nodes from which offers of its receiver came of late; return whether there are any.

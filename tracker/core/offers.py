@@ -4,13 +4,13 @@ All times are seconds on any monotonic clock.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Collection
 from typing import Any, Final, cast
 
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
 from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, LINKED, PEER
+from tracker.core.foreign import ForeignOffers
 from tracker.core.members import join_order, note_maker
 from tracker.core.observers import Nodes, Observer
 from tracker.core.outbox import Outbox
@@ -22,14 +22,18 @@ from tracker.expiring import ExpiringMap
 from tracker.protocol.messages import Offer
 from tracker.reasons import DropReason
 
-_WINDOW: Final = 60.0
-"""Seconds for which the offers given to a peer are counted."""
-
 _NO_NODES: Final[frozenset[str]] = frozenset()
 
 _REFUSAL_WINDOW: Final = 10.0
 _MAX_RECEIVERS: Final = 10_000
 """Seconds, and number of peers, for which the receivers of a peer's offers are kept in case that some are refused."""
+
+
+_RETURN_WINDOW: Final = 2.0
+_MAX_PLACED: Final = 1000
+"""The same for members at other nodes, which return offers at once."""
+
+_NO_MEMBERS: Final[list[Member]] = []
 
 
 def _spread(chosen: list[Member], remotes: list[RemoteMember]) -> None:
@@ -55,13 +59,13 @@ class OfferPlacement:
         self._counters = counters
         self._observer = observer
         self.nodes: Nodes | None = None
-        self._given: dict[Peer, Counter[Any]] = {}
-        """Remote offers given to each peer in this window, in all (None) and by origin."""
-        self._window_ends = 0.0
+        self.foreign = ForeignOffers(rules)
         self._receivers: ExpiringMap[Peer, list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
         """The receivers of a peer's last offers, if some of them were remote members, which may refuse."""
         self._linked: ExpiringMap[tuple[Swarm, str], list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
-        """The same for peers at other nodes, by swarm and peer_id."""
+        """The same for offers of peers at other nodes, by swarm and peer_id."""
+        self._placed: dict[Peer, tuple[float, list[Member]]] = {}
+        """The same for receivers at other nodes, in small swarms, with the time. The oldest first."""
 
     @property
     def remembered(self) -> int:
@@ -101,7 +105,8 @@ class OfferPlacement:
             # A swarm that has just opened here may have peers at other nodes.
             chosen = []
         elif refused_by:
-            chosen = self.chooser.choose_again(swarm, peer, len(offers), _given_with(swarm, peer, now), refused_by, now)
+            _, before = self._placed.get(peer, (now, _NO_MEMBERS))
+            chosen = self.chooser.choose_again(swarm, peer, len(offers), before, refused_by, now)
         elif not given and 1 < len(offers) < others and is_room(swarm):
             chosen = receivers_of(swarm, peer, now - 2 * self._rules.announce_interval).assign(offers)
         else:
@@ -121,14 +126,10 @@ class OfferPlacement:
             # and the other one ignores the maker of the offer for 23 seconds.
             chosen.sort(key=_order)
         if placed:
-            nodes = swarm.nodes
-            if nodes is not None or swarm.remotes:
-                if nodes is not None and others < SMALL:
-                    if refused_by and nodes.maker is peer:
-                        nodes.chosen += chosen
-                    else:
-                        nodes.maker, nodes.chosen, nodes.chosen_at = peer, chosen, now
+            if swarm.nodes is not None or swarm.remotes:
                 receivers, relayed, for_links, for_nodes = self._hand_over(peer, chosen, offers)
+                if for_nodes and others < SMALL:
+                    self._note_placed(peer, chosen, refused_by, now)
                 if for_links:
                     self._receivers.put(peer, [*given, *chosen], now)
             else:
@@ -200,7 +201,7 @@ class OfferPlacement:
         """
         if swarm.complete + swarm.incomplete < self._rules.min_peers:
             return offers
-        self._begin_window(now)
+        foreign = self.foreign
         met = [] if member is None or swarm.overlap is None else swarm.overlap.sharing(member, peer_id)
         wanted = SMALL if is_room(swarm) else len(offers) + len(met)
         chosen: list[Member]
@@ -212,7 +213,7 @@ class OfferPlacement:
             one
             for one in chosen
             if one not in met
-            and (not isinstance(one, Peer) or (one.offers_due <= now and self.may_be_given(one, origin)))
+            and (not isinstance(one, Peer) or (one.offers_due <= now and foreign.may_be_given(one, origin, now)))
             and not (isinstance(one, NodeMember) and one.node in refused_by)
         ]
         if len(chosen) > len(offers) and is_room(swarm):
@@ -226,58 +227,42 @@ class OfferPlacement:
             relayed = [offer for one, offer in zip(chosen, offers, strict=False) if isinstance(one, Peer)]
             self._send_to_nodes(chosen, peer_id, offers, FOREIGN)
         for peer in receivers:
-            self.note_given(peer, origin)
+            foreign.note_given(peer, origin, now)
+            self.parked.note_met(peer, origin)
         if receivers:
             outbox.offers(swarm.info_hash, peer_id, receivers, relayed)
         self._counters.offers_relayed += len(receivers)
         return offers[len(chosen) :]
 
-    def may_be_given(self, peer: Peer, origin: Any) -> bool:
-        """Return whether a local peer may receive one more foreign offer from an origin in this window."""
-        given = self._given.get(peer)
-        if given is None:
-            return True
-        limit = self._rules.max_foreign_offers
-        return given[None] < limit and (origin is None or given[origin] < limit / 2)
-
-    def note_given(self, peer: Peer, origin: Any) -> None:
-        """Note that a local peer receives a foreign offer from an origin."""
-        given = self._given.setdefault(peer, Counter())
-        given[None] += 1
-        if origin is not None:
-            given[origin] += 1
-        self.parked.note_met(peer, origin)
-
     def deliver_from(
-        self,
-        swarm: Swarm,
-        maker: str,
-        offers: list[Offer],
-        now: float,
-        outbox: Outbox,
-        kind: int,
-        receiver: str,
-        flags: int,
+        self, swarm: Swarm, maker: str, offers: list[Offer], now: float, outbox: Outbox, kind: int, flags: int
     ) -> list[Offer]:
         """Give offers of the peer `maker` at another node to distinct local peers; return those that found none.
 
-        See `NodePeers.deliver`.
+        See `NodePeers.deliver`. `kind` is SEEDERS or LEECHERS.
         """
-        is_foreign = (flags & FOREIGN) != 0
-        if is_foreign:
-            self._begin_window(now)
-        if kind == PEER:
-            named = swarm.peers.get(receiver)
-            receivers = [] if named is None else [named]
-        else:
-            receivers = self.chooser.choose_for(swarm, kind, len(offers), maker, flags, now)
-        if is_foreign:
-            receivers = [peer for peer in receivers if self.may_be_given(peer, None)]
-        if not receivers:
-            return offers
-        if is_foreign:
+        receivers = self.chooser.choose_for(swarm, kind, len(offers), maker, flags, now)
+        if flags & FOREIGN:
+            receivers = [peer for peer in receivers if self.foreign.may_be_given(peer, None, now)]
+        if receivers:
+            self.deliver_to_each(swarm, maker, receivers, offers, now, outbox, flags)
+        return offers[len(receivers) :]
+
+    def deliver_to_each(
+        self,
+        swarm: Swarm,
+        maker: str,
+        receivers: list[Peer],
+        offers: list[Offer],
+        now: float,
+        outbox: Outbox,
+        flags: int,
+    ) -> None:
+        """Give offers of the peer `maker` at another node to as many local peers."""
+        if flags & FOREIGN:
             for peer in receivers:
-                self.note_given(peer, None)
+                self.foreign.note_given(peer, None, now)
+                self.parked.note_met(peer, None)
         else:
             is_seeder = (flags & FROM_SEEDER) != 0
             if is_seeder:
@@ -285,7 +270,6 @@ class OfferPlacement:
             self.chooser.note_wanted_by(swarm, is_seeder, len(receivers))
         outbox.offers(swarm.info_hash, maker, receivers, offers)
         self._counters.offers_relayed += len(receivers)
-        return offers[len(receivers) :]
 
     def deliver_linked(
         self,
@@ -352,12 +336,10 @@ class OfferPlacement:
 
     def forget(self, peer: Peer) -> None:
         """Forget a peer that has left."""
-        nodes = peer.swarm.nodes
-        if nodes is not None and nodes.maker is not None:
-            # It may be the maker, or one of the receivers, and has a connection.
-            nodes.maker, nodes.chosen = None, []
         self.parked.forget(peer)
-        self._given.pop(peer, None)
+        if self._placed:
+            self._placed.pop(peer, None)
+        self.foreign.forget(peer)
         self._receivers.pop(peer)
 
     def expire(self, now: float) -> None:
@@ -365,6 +347,11 @@ class OfferPlacement:
         self.parked.expire(now)
         self._receivers.expire(now)
         self._linked.expire(now)
+        while self._placed:
+            oldest = next(iter(self._placed))
+            if self._placed[oldest][0] + _RETURN_WINDOW > now:
+                break
+            del self._placed[oldest]
 
     def _hand_over(
         self, peer: Peer, chosen: list[Member], offers: list[Offer]
@@ -405,32 +392,37 @@ class OfferPlacement:
         if nodes is None:
             return
         several: dict[NodeMember, list[Offer]] = {}
+        peers: dict[str, list[NodeMember]] = {}
+        for_peers: dict[str, list[Offer]] = {}
         for member, offer in zip(chosen, offers, strict=False):
             if isinstance(member, NodeMember):
                 self._counters.offers_to_nodes += 1
-                if member.kind == PEER:
-                    nodes.offers(member, maker, [offer], flags)
-                else:
+                if member.kind != PEER:
                     several.setdefault(member, []).append(offer)
+                elif member.node in peers:
+                    peers[member.node].append(member)
+                    for_peers[member.node].append(offer)
+                else:
+                    peers[member.node] = [member]
+                    for_peers[member.node] = [offer]
         for one, batch in several.items():
             nodes.offers(one, maker, batch, flags)
+        for node, members in peers.items():
+            if len(members) == 1:
+                nodes.offers(members[0], maker, for_peers[node], flags)
+            else:
+                nodes.offers_to_each(members, maker, for_peers[node], flags)
 
-    def _begin_window(self, now: float) -> None:
-        if now > self._window_ends:
-            self._given.clear()
-            self._window_ends = now + _WINDOW
+    def _note_placed(self, peer: Peer, chosen: list[Member], refused_by: frozenset[str], now: float) -> None:
+        """Remember the receivers of a peer's offers, in case that some are returned."""
+        former = self._placed.pop(peer, None)
+        self._placed[peer] = (now, [*former[1], *chosen] if former is not None and refused_by else chosen)
+        if len(self._placed) > _MAX_PLACED:
+            del self._placed[next(iter(self._placed))]
 
 
 def _flags_of(peer: Peer) -> int:
     return (FROM_SEEDER if peer.complete else 0) + (0 if peer.met else FIRST)
-
-
-def _given_with(swarm: Swarm, peer: Peer, now: float) -> list[Member]:
-    """Return the members of a small swarm that received the last offers of a peer, some of which were returned."""
-    nodes = swarm.nodes
-    if nodes is None or nodes.maker is not peer or nodes.chosen_at + _REFUSAL_WINDOW <= now:
-        return []
-    return nodes.chosen
 
 
 def _may_be_several(member: Member) -> bool:

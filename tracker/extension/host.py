@@ -162,6 +162,15 @@ class ExtensionHost:
                 task.cancel()
             # Several extensions may find the same mistake.
             raise ConfigError(*dict.fromkeys(mistake for error in errors for mistake in error.mistakes))
+        if self._worker is not None:
+            self._check_joined()
+
+    def _check_joined(self) -> None:
+        """Raise `ConfigError` if this worker would be a tracker of its own, without the extension that joins it."""
+        for runner in self._runners:
+            if self._classes[runner.name].wanted_by_workers and not runner.is_active:
+                reason = self.tables.off.get(runner.name, "it has failed")
+                raise ConfigError(f"server.workers: the extension {runner.name} is off: {reason}")
 
     def start(self) -> None:
         """Start all extensions in the background. In a cluster, those `at_gateway` wait until this node is it."""

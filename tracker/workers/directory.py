@@ -1,30 +1,58 @@
 """The directory for the sockets by which the workers reach each other."""
 
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+_PREFIX: Final = "peerservers-workers-"
+
 _LONGEST: Final = 80
-"""Characters of its path. The path of a Unix-domain socket has at most 107 bytes (unix(7))."""
+"""Bytes of its path. The path of a Unix-domain socket has at most 107 bytes (unix(7))."""
 
 
-def make_directory() -> Path:
-    """Make a directory that only this user may enter, below the runtime directory if there is one.
+class RuntimeDirectory:
+    """A directory that only this user may enter, below the runtime directory of the service or the user, or `/tmp`.
+
+    Those that killed processes have left behind there are removed.
+
+    Attributes:
+        path: Its path.
 
     Raises:
-        OSError: if there is no directory in which it can be made.
+        OSError: if it cannot be made.
     """
+
+    def __init__(self) -> None:
+        self.path = _make()
+        # The lock tells other trackers, and systemd-tmpfiles(8), that the directory is in use.
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_stale(self.path.parent)
+
+    def close(self) -> None:
+        """Remove the directory with all files in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _make() -> Path:
     for parent in _parents():
         try:
-            made = tempfile.mkdtemp(prefix="peerservers-", dir=parent)
+            made = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         except OSError:
             continue
         if len(os.fsencode(made)) <= _LONGEST:
             return Path(made)
         os.rmdir(made)
-    return Path(tempfile.mkdtemp(prefix="peerservers-", dir="/tmp"))
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
 
 
 def _parents() -> Iterator[str]:
@@ -32,3 +60,17 @@ def _parents() -> Iterator[str]:
     yield from filter(None, os.environ.get("RUNTIME_DIRECTORY", "").split(":"))
     yield from filter(None, [os.environ.get("XDG_RUNTIME_DIR")])
     yield tempfile.gettempdir()
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove the directories in `parent` that no process has locked, if they belong to this user."""
+    for directory in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if directory.stat(follow_symlinks=False).st_uid != os.getuid():
+                continue
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                os.close(descriptor)

@@ -12,7 +12,7 @@ FIRST_DELAY: Final = 0.2
 MAX_DELAY: Final = 30.0
 """Seconds until the next start after the first failure, which double with each further one, and their maximum."""
 
-MAX_FAILURES: Final = 4
+MAX_FAILURES: Final = 3
 """Failures in a row after which the tracker ends if it has no other worker."""
 
 

@@ -4,7 +4,6 @@ No connection is lost when a worker ends: the queue of connections that wait to 
 the next worker with the same place inherits it.
 """
 
-import shutil
 import socket
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from tracker.net.unix import UnixListener
 from tracker.server import opening
 from tracker.settings import Settings
 from tracker.worker import Inherited, Worker
-from tracker.workers.directory import make_directory
+from tracker.workers.directory import RuntimeDirectory
 
 
 class Shared:
@@ -37,7 +36,8 @@ class Shared:
         self._server: list[list[socket.socket]] = []
         self._metrics: list[list[socket.socket]] = []
         self._unix: list[UnixListener] = []
-        self.directory = make_directory()
+        self._runtime = RuntimeDirectory()
+        self.directory = self._runtime.path
         try:
             self._lock = self._locked()
             if metrics.port:
@@ -73,7 +73,7 @@ class Shared:
     def close(self) -> None:
         """Close the sockets, remove the directory of sockets, and let others use the state directory."""
         self.stop_listening()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._runtime.close()
         self._state.close()
 
     def _locked(self) -> int:

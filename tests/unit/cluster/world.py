@@ -88,7 +88,7 @@ class Station(HubHarness):
         )
         self.nodes.attach(self.node)
         self.now = world.now
-        self.transport.begin(node_id, self.node.receive, self.node.lost, lambda _: None)
+        self.transport.begin(node_id, self.node.receive, self.node.lost, self.node.connected)
 
     def turn(self) -> bool:
         """Run what waits for the next turn of the event loop. Return whether there was anything."""

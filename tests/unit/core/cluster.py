@@ -60,6 +60,12 @@ class Node(HubHarness):
         kept = [offer.detached() for offer in offers]
         self.post(self.cluster.on_offers, self, info_hash, member, peer_id, kept, flags)
 
+    def offers_to_each(self, members: list[NodeMember], peer_id: str, offers: list[Offer], flags: int) -> None:
+        assert len(members) == len(offers) > 1
+        assert len({member.node for member in members}) == 1
+        kept = [offer.detached() for offer in offers]
+        self.post(self.cluster.on_offers_to_each, self, members, peer_id, kept, flags)
+
     def answer(self, answer: Answer, complete: bool) -> bool:
         names = self.routes.get((answer.info_hash, answer.to_peer_id), {})
         for name in names:
@@ -213,6 +219,20 @@ class Cluster:
         if rest:
             sender.returned_offers += len(rest)
             self.queue.append((self.on_returned, (sender, info_hash, peer_id, rest, member, flags, 0.0)))
+
+    def on_offers_to_each(
+        self, sender: Node, members: list[NodeMember], peer_id: str, offers: list[Offer], flags: int
+    ) -> None:
+        node = self.by_name.get(members[0].node)
+        if node is None:
+            return
+        info_hash = members[0].swarm.info_hash
+        node.routes.setdefault((info_hash, peer_id), {})[sender.name] = None
+        receivers = [member.peer_id for member in members]
+        for position in node.peers.deliver_to_each(info_hash, peer_id, receivers, offers, node.now, flags):
+            sender.returned_offers += 1
+            arguments = (sender, info_hash, peer_id, [offers[position]], members[position], flags, 0.0)
+            self.queue.append((self.on_returned, arguments))
 
     def on_returned(
         self,

@@ -55,6 +55,11 @@ class Nodes:
     def offers(self, member: NodeMember, peer_id: str, offers: list[Offer], flags: int) -> None:
         self.events.append(("offers", member.node, member.kind, member.peer_id, peer_id, len(offers), flags))
 
+    def offers_to_each(self, members: list[NodeMember], peer_id: str, offers: list[Offer], flags: int) -> None:
+        assert len(members) == len(offers) > 1
+        for member, offer in zip(members, offers, strict=True):
+            self.offers(member, peer_id, [offer], flags)
+
     def answer(self, answer: Any, complete: bool) -> bool:
         self.events.append(("answer", answer.to_peer_id, complete))
         return self.routed

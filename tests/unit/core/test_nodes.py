@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.client import HASH, announce, offers
+from tests.client import HASH, announce, answer, offers
 from tests.unit.core.cluster import Cluster
-from tests.unit.core.one_node import ONE, OTHER, A, B, C, Nodes, OneNode, offered
+from tests.unit.core.one_node import ONE, OTHER, A, B, C, Nodes, OneNode, decode, offered, some
 from tests.unit.core.test_hub import Recorder
 from tests.unit.fakes import FakeConnection, peer_id
 from tracker.core.elsewhere import LEECHERS, LINKED, PEER, SEEDERS
@@ -63,8 +63,8 @@ def test_members_count_in_the_swarm() -> None:
     harness.hub.check_invariants()
     assert harness.counts_here() == (1, 1)
     assert own_peers(swarm) == ([B], [A])
-    harness.peers.forget_node(OTHER)
-    harness.peers.forget_node("unknown")
+    assert harness.peers.forget_node(OTHER)
+    assert harness.peers.forget_node("unknown")
     harness.hub.check_invariants()
     assert harness.counts_here() == (0, 1)
     assert swarm.nodes is None
@@ -86,6 +86,23 @@ def test_the_same_member_is_added_once() -> None:
         harness.peers.set(member, 0, number + 2)
         harness.hub.check_invariants()
     assert harness.counts_here() == (1, 4)
+
+
+def test_a_node_is_forgotten_in_slices() -> None:
+    harness = OneNode()
+    hashes = [f"{number:020}" for number in range(5)]
+    connection = FakeConnection()
+    for info_hash in hashes:
+        harness.send(connection, announce(A, info_hash))
+        for node in (ONE, OTHER):
+            harness.peers.add(info_hash, node, PEER, B if node == ONE else C)
+    left = [5]
+    while not harness.peers.forget_node(ONE, 2):
+        harness.hub.check_invariants()
+        left.append(sum(harness.peers.get(info_hash, ONE, PEER, B) is not None for info_hash in hashes))
+    assert left == [5, 3, 1]
+    harness.hub.check_invariants()
+    assert all(harness.counts(info_hash) == (0, 2) for info_hash in hashes)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +139,13 @@ def test_members_of_a_swarm_that_has_closed_are_of_no_use() -> None:
     assert harness.counts_here() == (0, 1), "it has left"
 
 
+STEPS = (
+    *("add", "set", "remove_all", "forget", "join", "leave", "announce"),
+    *("deliver", "return", "hold", "release", "challenge", "time"),
+)
 steps = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["add", "set", "remove_all", "forget", "join", "leave", "hold", "release", "challenge", "time"]
-        ),
+        st.sampled_from(STEPS),
         st.sampled_from([ONE, OTHER]),
         st.sampled_from(KINDS),
         st.integers(0, 3),
@@ -165,6 +184,18 @@ def test_the_invariants_hold_whatever_the_nodes_tell(wild: list[tuple[str, str, 
             harness.peers.release(HASH)
         elif step == "challenge":
             harness.peers.challenge(HASH, who, harness.now)
+        elif step == "announce" and who in connections:
+            harness.send(connections[who], announce(who, offers=offers(other, start=10 * number), numwant=other))
+        elif step == "deliver":
+            made = some(*range(other))
+            rest = harness.peers.deliver(HASH, who, made, harness.now, kind, peer_id(other), number)
+            assert len(rest) <= other
+            assert harness.peers.deliver_linked(HASH, who, made, harness.now, number) == made, "there are no links"
+            harness.peers.deliver_answer(decode(answer(peer_id(9), who, f"{other:020}")), harness.now, other > 1)
+        elif step == "return" and members:
+            member = members[number % len(members)]
+            harness.peers.place_again(HASH, who, some(*range(other)), member, harness.now, other, number)
+            harness.peers.give_parked(member, other, harness.now)
         elif step == "time":
             harness.now += other
             harness.expire()

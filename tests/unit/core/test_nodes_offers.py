@@ -111,17 +111,21 @@ def test_returned_offers_of_one_announce_go_to_different_peers() -> None:
     assert harness.hub.offers.parked.count(harness.now) == 1
 
 
-def test_receivers_are_not_kept_in_memory_after_one_has_left() -> None:
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_receivers_are_soon_forgotten(is_gone: bool) -> None:
     harness = OneNode()
-    a, b, c = (harness.join(who) for who in (A, B, C))
-    harness.add(ONE, PEER, 0, who=D)
-    harness.send(a, announce(A, offers=offers(3), numwant=3))
-    nodes = harness.hub.swarms[HASH].nodes
-    assert nodes
-    assert len(nodes.chosen) == 3
-    harness.hub.close(b)
-    assert (nodes.maker, nodes.chosen) == (None, [])
-    assert c.peers
+    a, b = harness.join(A), harness.join(B)
+    gone = harness.add(ONE, PEER, 0, who=C)
+    harness.send(a, announce(A, offers=offers(2), numwant=2))
+    assert len(offered(b)) == 1
+    if is_gone:
+        harness.hub.close(a)
+        a = harness.join(A)
+    else:
+        harness.now += 2
+        harness.expire()
+    harness.peers.place_again(HASH, A, some(7), gone, harness.now)
+    assert offered(b) == [f"{7:020}"]
 
 
 def test_offers_from_a_link_are_for_own_peers_only() -> None:

@@ -37,7 +37,7 @@ class MemoryNode:
             self.log,
         )
         peers.attach(self.node)
-        self.transport.begin(self.id, self.node.receive, self.node.lost, lambda _: None)
+        self.transport.begin(self.id, self.node.receive, self.node.lost, self.node.connected)
 
     def turn(self) -> bool:
         """Run what waits for the next turn of the event loop. Return whether there was anything."""

@@ -287,3 +287,22 @@ async def test_the_end_of_a_link_takes_its_peers_from_all_nodes(tracker: Tracker
     tracker.here.exchange.remove(neighbour)
     await tracker.settle()
     assert tracker.node(1).counts() == (0, 1)
+
+
+async def test_a_swarm_that_is_kept_open_without_peers_is_closed_for_neighbours(tracker: Tracker) -> None:
+    neighbour = await tracker.neighbour(2, B)
+    # As for a node that is about to tell of its peers.
+    tracker.here.hub.hold(HASH)
+    swarm = tracker.here.hub.swarms[HASH]
+    await tracker.settle()
+    assert neighbour.told_present == []
+    for _ in range(2):
+        connection = await tracker.join(0, A)
+        neighbour.has_peers(B)
+        await tracker.settle()
+        assert len(swarm.remotes) == 1
+        tracker.here.hub.close(connection)
+        await tracker.settle()
+        assert swarm.remotes == []
+        assert neighbour.told[-1] == (HASH, 0, 0)
+    assert tracker.here.hub.swarms[HASH] is swarm

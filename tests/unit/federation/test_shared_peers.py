@@ -124,6 +124,7 @@ steps = st.one_of(
 @example(script=[("join", {0, 1}), ("join", {2}), ("tell",), ("join", {0, 1})])
 @example(script=[("join", {1, 2}), ("join", {0}), ("tell",), ("announce", 0), ("leave one", 0)])
 @example(script=[("join", {0}), ("join", {1}), ("tell",), ("join", {0}), ("join", {0}), ("join", {1, 2})])
+@example(script=[("join", {0, 1}), ("join", {0}), ("tell",), ("leave one", 0), ("join", {0})])
 @given(script=st.lists(steps, max_size=25))
 def test_whatever_has_happened_trackers_soon_know_which_peers_are_the_same(
     nodes: int, script: list[tuple[Any, ...]]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.client import eventually
 from tracker.worker import VARIABLE, ControlLink, Inherited, Worker, make_link, take_inherited
-from tracker.workers.directory import make_directory
+from tracker.workers.directory import RuntimeDirectory
 
 
 def test_a_worker_takes_what_it_inherits_once() -> None:
@@ -85,13 +85,26 @@ def test_the_directory_is_private_and_has_a_short_path(monkeypatch: pytest.Monke
 
 def check_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path / 'missing'}:{tmp_path}")
-    found = [make_directory()]
-    assert found[0].parent == tmp_path
+    found = [RuntimeDirectory()]
+    assert found[0].path.parent == tmp_path
     deep = tmp_path / ("x" * 90)
     deep.mkdir()
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(deep))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    found.append(make_directory())
-    assert found[1].parent == tmp_path
+    found.append(RuntimeDirectory())
+    assert found[1].path.parent == tmp_path
     assert list(deep.iterdir()) == []
-    assert {path.stat().st_mode & 0o777 for path in found} == {0o700}
+    assert {directory.path.stat().st_mode & 0o777 for directory in found} == {0o700}
+    # A killed process has left its directory, with a socket in it.
+    left = tmp_path / "peerservers-workers-left"
+    left.mkdir()
+    (left / "1.sock").touch()
+    other = tmp_path / "peerservers-other"
+    other.mkdir()
+    found.append(RuntimeDirectory())
+    assert not left.exists()
+    assert other.exists()
+    assert all(directory.path.exists() for directory in found)
+    for directory in found:
+        directory.close()
+    assert sorted(tmp_path.iterdir()) == sorted([other, deep])

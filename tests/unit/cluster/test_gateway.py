@@ -1,0 +1,150 @@
+"""The gateway: which node it is, what it hears, and what it tells of linked peers."""
+
+import pytest
+
+from tests.client import HASH
+from tests.unit.cluster.world import Station, World
+from tests.unit.fakes import peer_id
+from tracker.core.swarm import RemoteMember
+
+P, Q = peer_id(1), peer_id(2)
+
+
+def elected(world: World) -> Station:
+    """Let the nodes find a gateway, and return it."""
+    world.pass_time(5)
+    (gateway,) = [station for station in world.stations if station.node.parts.gateway.is_here]
+    return gateway
+
+
+def others(world: World, gateway: Station) -> list[Station]:
+    return [station for station in world.stations if station is not gateway]
+
+
+def link(gateway: Station, info_hash: str = HASH, complete: int = 0, incomplete: int = 1) -> RemoteMember:
+    """Add linked peers at the gateway, as an extension does."""
+    member = gateway.remote.add_remote(info_hash, "a link")
+    assert member
+    gateway.remote.set_remote(member, complete, incomplete)
+    return member
+
+
+@pytest.fixture
+def world() -> World:
+    return World(3, is_capable=True)
+
+
+def test_all_agree_about_one_gateway(world: World) -> None:
+    gateway = elected(world)
+    for station in world.stations:
+        events = [event for event in station.log.events if event[0] == "gateway"]
+        assert events == [("gateway", station is gateway, gateway.node_id)]
+
+
+def test_a_node_is_not_the_gateway_before_it_can_know_the_others() -> None:
+    world = World(1, is_capable=True)
+    gateway = elected(world)
+    late = [world.bear() for _ in range(6)]
+    world.pass_time(0.5)
+    assert not any(station.node.parts.gateway.is_here for station in late)
+    world.pass_time(5)
+    assert sum(station.node.parts.gateway.is_here for station in world.stations) == 1
+    assert gateway.node.parts.gateway.is_here or gateway.log.events[-1][:2] == ("gateway", False)
+
+
+def test_only_nodes_that_can_be_it_are_candidates() -> None:
+    world = World(4)
+    able = world.stations[2]
+    able.load.is_capable = able.node.parts.members.is_capable = True
+    assert elected(world) is able
+
+
+def test_without_a_candidate_there_is_none() -> None:
+    world = World(2)
+    world.pass_time(10)
+    assert not any(event[0] == "gateway" for station in world.stations for event in station.log.events)
+
+
+@pytest.mark.parametrize("by", ["death", "stop"])
+def test_another_node_takes_over(world: World, by: str) -> None:
+    gateway = elected(world)
+    rest = others(world, gateway)
+    rest[0].join(P)
+    (world.kill if by == "death" else world.stop)(gateway)
+    world.pass_time(0.2)
+    new = elected(world)
+    assert new in rest
+    assert new.view() == (0, 1)
+
+
+def test_the_gateway_holds_the_swarms_of_all_nodes(world: World) -> None:
+    one, other = others(world, world.stations[0])
+    one.join(P, left=0)
+    gateway = elected(world)
+    connection = other.join(Q)
+    world.settle()
+    for station in (gateway, one, other):
+        assert station.view() == (1, 1)
+    other.hub.close(connection)
+    world.settle()
+    assert gateway.view() == (1, 0)
+    for peer in list(one.hub.swarms[HASH].peers.values()):
+        one.hub.close(peer.connection)
+    world.settle()
+    assert all(station.hub.swarms == {} for station in world.stations)
+    assert all(station.node.parts.shared.by_key == {} for station in world.stations)
+
+
+def test_a_node_that_is_no_longer_the_gateway_holds_nothing(world: World) -> None:
+    gateway = elected(world)
+    one, other = others(world, gateway)
+    one.join(P)
+    gateway.join(Q, "b" * 20)
+    other.join(P, "b" * 20)
+    world.settle()
+    gateway.node.parts.members.is_capable = gateway.load.is_capable = False
+    new = elected(world)
+    assert new is not gateway
+    assert list(gateway.hub.swarms) == ["b" * 20]
+    assert gateway.node.parts.shared.by_key.keys() == {"b" * 20}
+    assert new.view() == (0, 1)
+    assert new.view("b" * 20) == gateway.view("b" * 20) == (0, 2)
+    world.check()
+
+
+def test_linked_peers_count_at_all_nodes_with_peers(world: World) -> None:
+    gateway = elected(world)
+    one, other = others(world, gateway)
+    connection = one.join(P)
+    world.settle()
+    member = link(gateway, complete=2, incomplete=3)
+    world.pass_time(0.3)
+    assert one.view() == (2, 4)
+    assert other.view() == (0, 0)
+    other.join(Q)
+    world.settle()
+    assert other.view() == one.view() == (2, 5), "told with the first message"
+    gateway.remote.set_remote(member, 0, 1)
+    world.pass_time(0.3)
+    assert other.view() == one.view() == (0, 3)
+    one.hub.close(connection)
+    one.join(P)
+    world.settle()
+    assert one.view() == (0, 3)
+    gateway.remote.set_remote(member, 0, 0)
+    world.pass_time(0.3)
+    assert other.view() == one.view() == gateway.view() == (0, 2)
+
+
+def test_linked_peers_are_forgotten_with_the_gateway(world: World) -> None:
+    gateway = elected(world)
+    one, _ = others(world, gateway)
+    one.join(P)
+    world.settle()
+    link(gateway)
+    world.pass_time(0.3)
+    assert one.view() == (0, 2)
+    world.kill(gateway)
+    world.pass_time(6)
+    assert one.view() == (0, 1)
+    world.check()

@@ -1,0 +1,201 @@
+"""Nodes that lie, flood or are others: their messages are refused and counted, and harm nothing."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extensions.cluster import wire
+from extensions.cluster.envelope import ALL, BROADCAST, STREAM, Sealer
+from extensions.cluster.members import MAX_NODES
+from extensions.cluster.membership import MAX_BURST, MESSAGE_COST
+from extensions.cluster.reasons import Dropped, Left, Refused
+from tests.client import HASH, announce, offers
+from tests.unit.cluster.test_wire import messages
+from tests.unit.cluster.world import TRACKER, Station, World
+from tests.unit.fakes import FakeConnection, peer_id
+
+P, Q = peer_id(1), peer_id(2)
+STRANGER = "f" * 16
+
+
+def heartbeat(tracker_id: str = TRACKER, age: int = 1) -> wire.Heartbeat:
+    return wire.Heartbeat("stranger", "", "1.0", tracker_id, 1, age, 0, 0, 0, 0, 0)
+
+
+class Stranger:
+    """Another node, whose messages are written by hand."""
+
+    def __init__(self, station: Station, node_id: str = STRANGER) -> None:
+        self.station = station
+        self.sealer = Sealer(node_id, "test", None)
+        self.receiver = bytes.fromhex(station.node_id)
+        self.beats = 0
+        self.seq = 0
+
+    def beat(self, message: Any = None) -> None:
+        self.beats += 1
+        part = wire.encode(message or heartbeat())
+        self.station.node.receive(self.sealer.seal(BROADCAST, ALL, 0, self.beats, [part]))
+
+    def tell(self, *sent: Any, epoch: int = 1) -> None:
+        self.seq += 1
+        parts = [one if isinstance(one, bytes) else wire.encode(one) for one in sent]
+        self.station.node.receive(self.sealer.seal(STREAM, self.receiver, epoch, self.seq, parts))
+
+
+@pytest.fixture
+def station() -> Station:
+    return World(1).stations[0]
+
+
+@pytest.fixture
+def stranger(station: Station) -> Stranger:
+    return Stranger(station)
+
+
+def test_a_node_must_introduce_itself(station: Station, stranger: Stranger) -> None:
+    stranger.tell(wire.Done())
+    assert station.node.parts.refused == {Refused.UNKNOWN_NODE: 1}
+    assert station.log.events == [("refused", Refused.UNKNOWN_NODE, STRANGER)]
+    stranger.beat()
+    assert ("joined", STRANGER) in station.log.events
+
+
+def test_the_first_message_may_introduce_it(station: Station, stranger: Stranger) -> None:
+    stranger.tell(heartbeat(), wire.Begin(0, False))
+    assert list(station.node.parts.members.others) == [STRANGER]
+
+
+def test_a_node_of_another_tracker_is_refused(station: Station, stranger: Stranger) -> None:
+    stranger.beat(heartbeat("u" * 64))
+    assert station.node.parts.refused == {Refused.OTHER_TRACKER: 1}
+    assert station.node.parts.members.others == {}
+
+
+def test_a_node_of_another_version_is_refused(station: Station) -> None:
+    payload = Sealer(STRANGER, "test", None).seal(BROADCAST, ALL, 0, 1, [wire.encode(heartbeat())])
+    station.node.receive(payload[:3] + b"\x09" + payload[4:])
+    assert station.log.events == [("refused", Refused.OTHER_VERSION, STRANGER)]
+
+
+def test_a_node_with_another_key_is_refused() -> None:
+    station = World(1, needs_mac=True).stations[0]
+    Stranger(station).beat()
+    assert station.node.parts.refused == {Refused.WRONG_KEY: 1}
+    assert station.node.parts.members.others == {}
+
+
+def test_a_message_that_comes_twice_is_refused_in_silence(station: Station, stranger: Stranger) -> None:
+    stranger.beat()
+    stranger.beats = 0
+    stranger.beat()
+    stranger.tell(wire.Begin(0, False))
+    stranger.seq = 0
+    stranger.tell(wire.Begin(0, False))
+    assert station.node.parts.refused == {Refused.DUPLICATE: 2}
+    assert not any(event[0] == "refused" for event in station.log.events)
+
+
+def test_a_node_that_floods_is_refused_until_it_is_slower(station: Station, stranger: Stranger) -> None:
+    stranger.beat()
+    size = 1 << 20
+    for _ in range(2 * MAX_BURST // size):
+        stranger.tell(bytes(size))
+    refused = station.node.parts.refused
+    # What is no message costs as much as one that is.
+    assert refused[Refused.FLOOD] + refused[Refused.GARBAGE] == 2 * MAX_BURST // size
+    assert abs(refused[Refused.GARBAGE] - MAX_BURST / (size + MESSAGE_COST)) < 3
+    station.world.now += 5
+    stranger.tell(wire.Tick())
+    assert station.node.parts.refused == refused
+
+
+def test_there_is_a_limit_of_nodes(station: Station) -> None:
+    for number in range(MAX_NODES + 3):
+        Stranger(station, f"{number:016x}").beat()
+    assert len(station.node.parts.members.others) == MAX_NODES
+    assert station.node.parts.refused == {Refused.TOO_MANY_NODES: 3}
+
+
+def test_garbage_in_the_sequence_is_taken_for_a_lost_message(station: Station, stranger: Stranger) -> None:
+    stranger.beat()
+    stranger.tell(wire.Begin(0, False))
+    stranger.tell(b"\xc1")
+    assert station.node.parts.refused == {Refused.GARBAGE: 1}
+    assert station.node.parts.sessions.by_id[STRANGER].has_missed
+
+
+def test_a_node_that_has_stopped_is_not_revived_by_late_messages(station: Station, stranger: Stranger) -> None:
+    stranger.beat()
+    stranger.beat(wire.Bye())
+    assert ("left", STRANGER, Left.STOPPED) in station.log.events
+    stranger.beat()
+    stranger.tell(heartbeat(), wire.Begin(0, False))
+    assert station.node.parts.members.others == {}
+
+
+def test_a_lost_node_is_revived_by_a_new_heartbeat_but_not_by_an_old_one(station: Station, stranger: Stranger) -> None:
+    stranger.beat()
+    stranger.beat()
+    station.node.lost(STRANGER)
+    station.node.lost(STRANGER)
+    assert station.log.events[-1] == ("left", STRANGER, Left.LOST)
+    stranger.beats = 0
+    stranger.beat()
+    assert station.node.parts.members.others == {}
+    stranger.beats = 2
+    stranger.beat()
+    assert list(station.node.parts.members.others) == [STRANGER]
+
+
+def test_offers_and_answers_that_no_client_may_make_are_dropped(station: Station, stranger: Stranger) -> None:
+    station.join(P)
+    stranger.beat()
+    good = b'[{"offer":{"type":"offer","sdp":"v=0"},"offer_id":"%b"}]' % (b"o" * 20)
+    bad_offers = [
+        (Q, b"{}"),
+        (Q, b"[]"),
+        (Q, good.replace(b"o" * 20, b"short")),
+        (Q, good.replace(b'"v=0"', b"1")),
+        (Q, good.replace(b"v=0", b"\xff")),
+        (Q, good.replace(b"v=0", b'"')),
+        (Q, good.replace(b"v=0", b"x" * 70_000)),
+        ("not binary", good),
+    ]
+    for who, data in bad_offers:
+        stranger.tell((wire.OFFERS, HASH, who, 2, P, 0, data))
+    # Of two, the invalid one could be for either peer.
+    stranger.tell((wire.OFFERS_TO_EACH, HASH, Q, [P, Q], 0, b"[%b,%b]" % (good[1:-1], bad_offers[2][1][1:-1])))
+    answer = b'["%b","v=0"]' % (b"o" * 20)
+    for who, data in [(Q, b"[]"), (Q, b'["o"]'), ("text", answer), (Q, answer.replace(b"v=0", b"\xff"))]:
+        stranger.tell((wire.ANSWER, HASH, who, P, False, data))
+    assert station.node.parts.sessions.dropped == {Dropped.INVALID: len(bad_offers) - 1 + 2 + 4}, (
+        "an empty list is none"
+    )
+    assert station.node.parts.refused == {}
+    (connection,) = [peer.connection for peer in station.hub.swarms[HASH].peers.values()]
+    assert isinstance(connection, FakeConnection)
+    assert connection.take() == []
+    stranger.tell((wire.OFFERS, HASH, Q, 2, P, 0, good))
+    (message,) = connection.take()
+    assert message["offer_id"] == "o" * 20
+
+
+@given(told=st.lists(st.lists(messages, max_size=4), max_size=8))
+@settings(max_examples=200)
+def test_whatever_a_node_tells_the_hub_stays_sound(told: list[list[Any]]) -> None:
+    world = World(1)
+    station = world.stations[0]
+    stranger = Stranger(station)
+    station.send(FakeConnection(), announce(P, offers=offers(2)))
+    stranger.beat()
+    for sent in told:
+        stranger.tell(*sent)
+        world.settle()
+        station.check()
+    world.pass_time(5)
+    assert station.node.parts.members.others == {}
+    station.check()
+    assert station.view() == (0, 1)
