@@ -151,4 +151,4 @@ class Links:
 
     def _sessions_of(self, key: str) -> list[Session]:
         shared = self._shared.by_key.get(key)
-        return [] if shared is None else [share.session for share in shared.shares.values()]
+        return [] if shared is None else [share.session for share in shared.shares]

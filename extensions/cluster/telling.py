@@ -109,7 +109,7 @@ class Telling:
             part = b""
             shared = self._shared.by_key.get(key)
             if shared is not None:
-                for share in shared.shares.values():
+                for share in shared.shares:
                     if share.is_told:
                         part = part or self.statement(key, swarm, PLAIN)
                         share.session.put_control(part)

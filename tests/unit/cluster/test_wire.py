@@ -1,5 +1,6 @@
 """Envelopes and messages: any bytes are refused without harm, and what a node writes another one reads."""
 
+import hmac
 from contextlib import suppress
 from typing import Any
 
@@ -136,3 +137,13 @@ def test_offers_and_answers_keep_their_text() -> None:
     (message,) = wire.messages_in(bytes(HEADER_LENGTH) + b"\x91" + wire.encode_answer(answer, True))
     assert message.complete
     assert wire.answer_in(message) == answer
+
+
+def test_the_mac_is_hmac_sha256() -> None:
+    payload = Sealer(A, "test", KEY).seal(STREAM, TO_B, 1, 1, [wire.encode(wire.Tick())])
+    head, mac, body = (
+        payload[: HEADER_LENGTH - 16],
+        payload[HEADER_LENGTH - 16 : HEADER_LENGTH],
+        payload[HEADER_LENGTH:],
+    )
+    assert mac == hmac.digest(KEY, head + body, "sha256")[:16]
