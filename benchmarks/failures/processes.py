@@ -95,9 +95,11 @@ class Process:
 class Tracker(Process):
     """A tracker: one node, or the workers of one machine."""
 
-    def __init__(self, directory: Path, name: str, settings: Mapping[str, object], code: str = "") -> None:
+    def __init__(
+        self, directory: Path, name: str, settings: Mapping[str, object], code: str = "", port: int = 0
+    ) -> None:
         self.name = name
-        self.port = free_port()
+        self.port = port or free_port()
         self.is_up = True
         """Whether the balancer sends clients to it."""
         place = directory / name
@@ -189,11 +191,18 @@ class BadLink:
         self.loss = 0.0
         self.rate = 0.0
         self._server: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[Any]] = set()
         self._random = Random(3)
 
     async def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            pipe = asyncio.create_task(self._accept(reader, writer))
+            self._pipes.add(pipe)
+            pipe.add_done_callback(self._pipes.discard)
+
+        self._server = await asyncio.start_server(accept, "127.0.0.1", self.port)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.target)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.failures.foreign import Foreign
-from benchmarks.failures.processes import OTHER_VERSION, ROOT, Tracker
+from benchmarks.failures.processes import OTHER_VERSION, ROOT, Tracker, free_port
 from benchmarks.failures.site import Site
 from benchmarks.storm import Storm
 from extensions.identity import load_or_create
@@ -92,6 +92,12 @@ def _freeze_nats(seconds: float) -> Fail:
         site.nats[0].tell(signal.SIGCONT)
 
     return fail
+
+
+async def _kill_nats_often(site: Site) -> None:
+    for _ in range(10):
+        await _kill_nats(1)(site)
+        await asyncio.sleep(3)
 
 
 async def _restart_nats(site: Site) -> None:
@@ -241,8 +247,12 @@ async def _rolling_restart(site: Site) -> Fail:
 
 
 async def _gateway(site: Site) -> Fail:
+    port = free_port()
     other = Tracker(
-        site.directory, "other", {"extensions.federation.enabled": True, "server.public_url": "ws://127.0.0.1:1"}
+        site.directory,
+        "other",
+        {"extensions.federation.enabled": True, "server.public_url": f"ws://127.0.0.1:{port}"},
+        port=port,
     )
     site.add(other)
     await site.until(other.is_ready)
@@ -250,15 +260,14 @@ async def _gateway(site: Site) -> Fail:
         "extensions.federation.enabled": True,
         "extensions.federation.peers": [f"ws://127.0.0.1:{other.port}"],
         "extensions.federation.allow_private_addresses": True,
-        "server.public_url": "ws://127.0.0.1:2",
+        "server.public_url": f"ws://127.0.0.1:{free_port()}",
     }
     await _three(site, settings=settings)
     linked: list[Tracker] = []
 
     async def is_linked() -> bool:
-        for tracker in site.trackers:
-            if (await tracker.metrics())["peerservers_federation_links"]:
-                linked.append(tracker)
+        found = [tracker for tracker in site.trackers if (await tracker.metrics())["peerservers_federation_links"]]
+        linked.extend(found)
         return bool(linked)
 
     await site.until(is_linked)
@@ -286,6 +295,7 @@ SCENARIOS: Final[dict[str, Start]] = {
     "stop-node": _node(_stop_node),
     "kill-nats-2": _nats(_kill_nats(2)),
     "kill-nats-30": _nats(_kill_nats(30)),
+    "kill-nats-often": _nats(_kill_nats_often),
     "freeze-nats-2": _nats(_freeze_nats(2)),
     "freeze-nats-30": _nats(_freeze_nats(30)),
     "restart-nats": _nats(_restart_nats),

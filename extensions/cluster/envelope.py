@@ -74,7 +74,10 @@ class Sealer:
             raise RefusedError(Refused.OTHER_VERSION, sender.hex())
         if name != self._name:
             raise RefusedError(Refused.WRONG_NAME, sender.hex())
-        if sender == self._node or receiver != (ALL if kind == BROADCAST else self._node):
+        if sender == self._node:
+            # A broadcast of this node, which a connection that has ended meanwhile has delivered late.
+            raise RefusedError(Refused.DUPLICATE, sender.hex())
+        if receiver != (ALL if kind == BROADCAST else self._node):
             raise RefusedError(Refused.OTHER_NODE, sender.hex())
         if self._key is not None:
             body = memoryview(payload)[HEADER_LENGTH:]

@@ -2,8 +2,9 @@
 
 import pytest
 
+from extensions.cluster.envelope import ALL, BROADCAST
 from extensions.cluster.nats_connection import MAX_BUFFERED
-from extensions.cluster.reasons import Dropped, Left
+from extensions.cluster.reasons import Dropped, Left, Refused
 from extensions.cluster.telling import FEW
 from extensions.cluster.transport import MAX_PAYLOAD, MIN_PAYLOAD
 from tests.client import HASH, announce, answer, offers
@@ -282,6 +283,16 @@ def test_offers_wait_while_the_transport_is_away_and_find_others_if_their_node_i
     assert [offer["peer_id"] for offer in received(late)] == [P]
     assert first.node.parts.sessions.dropped == {}
     world.check()
+
+
+def test_a_node_that_hears_itself_does_not_complain() -> None:
+    """A connection to NATS that has ended may deliver broadcasts late, over the server, to the one that follows it."""
+    world = World(2)
+    first, second = world.stations
+    own = first.sealer.seal(BROADCAST, ALL, 0, 1, [])
+    first.node.receive(own)
+    assert first.node.parts.refused == {Refused.DUPLICATE: 1}
+    assert first.log.events == [("joined", second.node_id)]
 
 
 def test_a_node_that_stops_does_not_say_that_the_others_do() -> None:
