@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 from nats.aio.msg import Msg
 
-from extensions.cluster.nats_connection import Connection, NatsError
+from extensions.cluster.nats_connection import MAX_BUFFERED, Connection, NatsError
 from extensions.cluster.nats_options import NatsOptions, Server, neighbours
 from extensions.cluster.transport import MAX_PAYLOAD, Random, Transport
 from extensions.cluster.troubles import Trouble
@@ -129,7 +129,8 @@ class Nats(Transport):
             self.troubles[Trouble.BUFFER_FULL] += 1
 
     def pending(self, to: str) -> int:  # noqa: ARG002 (all nodes share one connection)
-        return self.connection.pending if self.connection else 0
+        # Soon there may be another connection: until then, senders keep their messages.
+        return self.connection.pending if self.connection else MAX_BUFFERED
 
     async def _run(self) -> None:
         """Connect, again and again."""
