@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ async def nodes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[
                 env |= environment("extensions.cluster", servers=[server.url])
                 trackers.append(await TrackerProcess.start(env=env))
             for tracker in trackers:
-                await eventually(lambda tracker=tracker: knows_both(tracker))
+                await eventually(partial(knows_both, tracker))
             yield trackers
         finally:
             for tracker in trackers:
