@@ -21,7 +21,7 @@ import uvloop
 from benchmarks.links import until
 from benchmarks.load import Shape
 from benchmarks.measure import under_load
-from benchmarks.servers import OURS, Running, running
+from benchmarks.servers import OURS, Running, ServerFailed, running
 from benchmarks.storm import AT_A_TIME, under_storm
 from benchmarks.suite import Figures, Measure, Result, Suite
 from extensions.identity import load_or_create
@@ -93,8 +93,13 @@ def cluster(suite: Suite) -> Iterator[Result]:
         return
     for case, shape in (("saturated", SATURATED), (f"{MANY.sockets} sockets", MANY)):
         for name, apart in (("each swarm on one node", False), ("swarms on both nodes", True)):
-            figures = _over_nats(suite, shape, apart)
-            yield Result("cluster", f"{case}, {NODES} nodes with NATS, {name}", OURS, figures)
+            remarks: list[str] = []
+            figures: Figures = {}
+            try:
+                figures = _over_nats(suite, shape, apart)
+            except (ServerFailed, OSError, TimeoutError) as error:
+                remarks = [f"failed: {str(error) or type(error).__name__}"]
+            yield Result("cluster", f"{case}, {NODES} nodes with NATS, {name}", OURS, figures, remarks)
 
 
 def _over_nats(suite: Suite, shape: Shape, apart: bool) -> Figures:
@@ -122,7 +127,9 @@ def _over_nats(suite: Suite, shape: Shape, apart: bool) -> Figures:
 @contextmanager
 def _nodes(suite: Suite) -> Iterator[Nodes]:
     with TemporaryDirectory() as directory, ExitStack() as ending:
-        nats = ending.enter_context(running(NATS, NATS + " -a 127.0.0.1 -p {port}", suite.server_core))
+        nats = ending.enter_context(
+            running(NATS, NATS + " -a 127.0.0.1 -p {port} -l {directory}/log", suite.server_core)
+        )
         # All nodes have the same key.
         template = Path(directory, "key")
         load_or_create(template)
@@ -132,6 +139,7 @@ def _nodes(suite: Suite) -> Iterator[Nodes]:
             shutil.copytree(template, place)
             environment = {
                 "PEERSERVERS_SERVER__STATE_DIR": str(place),
+                "PEERSERVERS_EXTENSIONS__CLUSTER__KEY": "file",
                 "PEERSERVERS_EXTENSIONS__CLUSTER__SERVERS": f'["nats://127.0.0.1:{nats.port}"]',
             }
             nodes.append(ending.enter_context(running(OURS, suite.commands[OURS], suite.server_core, environment)))

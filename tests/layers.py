@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker.workers",),
     ("tracker.cli",),
     ("tracker.__main__",),
-    ("extensions", "extensions.signatures", "extensions.trackers"),
+    ("extensions", "extensions.running", "extensions.signatures", "extensions.trackers"),
     ("extensions.identity", "extensions.dialing", "extensions.entries"),
     ("extensions.dht.krpc",),
     ("extensions.dht.records",),

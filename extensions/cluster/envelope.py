@@ -82,7 +82,10 @@ class Sealer:
             raise RefusedError(Refused.OTHER_VERSION, sender.hex())
         if name != self._name:
             raise RefusedError(Refused.WRONG_NAME, sender.hex())
-        if sender == self._node or receiver != (ALL if kind == BROADCAST else self._node):
+        if sender == self._node:
+            # A broadcast of this node, which a connection that has ended meanwhile has delivered late.
+            raise RefusedError(Refused.DUPLICATE, sender.hex())
+        if receiver != (ALL if kind == BROADCAST else self._node):
             raise RefusedError(Refused.OTHER_NODE, sender.hex())
         if self._needs_mac:
             body = memoryview(payload)[HEADER_LENGTH:]

@@ -184,11 +184,13 @@ class ClusterNode(Extension):
             {
                 "label": parts.load.label,
                 "node": self.node.node_id[:8],
+                "version": parts.load.version,
                 "connections": self.tracker.connections,
                 "swarms": swarms,
                 "peers": seeders + leechers,
                 "latency_ms": 0.0,
                 "since": self._started,
+                "connected": self.is_connected,
                 "gateway": parts.gateway.is_here,
             }
         ]
@@ -196,11 +198,13 @@ class ClusterNode(Extension):
             {
                 "label": member.label,
                 "node": member.node_id[:8],
+                "version": member.version,
                 "connections": member.connections,
                 "swarms": member.swarms,
                 "peers": member.seeders + member.leechers,
                 "latency_ms": round(member.latency * 1000, 2),
                 "since": member.started,
+                "connected": True,
                 "gateway": member.is_gateway,
             }
             for member in parts.members.others.values()

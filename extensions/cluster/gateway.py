@@ -1,7 +1,8 @@
 """The choice of the gateway: the node at which extensions run that exist once in a cluster (sans I/O).
 
 The nodes that can be it agree by rendezvous hashing. The one that they agree on says so in its heartbeats, and only
-then do the others take it for the gateway.
+then do the others take it for the gateway. It stays the gateway as long as it lives: a node that comes does not move
+it.
 
 All times are seconds on any monotonic clock.
 """
@@ -41,7 +42,7 @@ class GatewayChoice:
     def choose(self, now: float) -> str:
         """Choose again, and return the id of the gateway; empty if there is none."""
         members = self._members
-        best = members.gateway()
+        best = members.gateway(self.is_here)
         if best != self._best:
             self._best, self._since = best, now
         if best == members.node_id:

@@ -151,17 +151,24 @@ class Members:
         """Remove a member."""
         del self.others[node_id]
 
-    def gateway(self) -> str:
-        """Return the node that should be the gateway: the owner of a constant among those that can be it.
+    def gateway(self, is_here: bool = False) -> str:
+        """Return the node that should be the gateway: the owner of a constant among the candidates.
 
-        Empty if there is none.
+        The candidates are the nodes that say that they are the gateway, as this one does if `is_here`. If there is
+        none, they are all nodes that can be it. So a node that comes does not move the gateway, with which all links
+        to other trackers would move. Empty if there is no candidate.
         """
+        able = [member for member in self.others.values() if member.is_capable]
+        claiming = [member.node_id for member in able if member.is_gateway]
+        if is_here and self.is_capable:
+            claiming.append(self.node_id)
+        if not claiming:
+            claiming = [member.node_id for member in able]
+            if self.is_capable:
+                claiming.append(self.node_id)
         ring = Ring()
-        if self.is_capable:
-            ring.add(self.node_id)
-        for member in self.others.values():
-            if member.is_capable:
-                ring.add(member.node_id)
+        for node_id in claiming:
+            ring.add(node_id)
         return ring.owner(_GATEWAY_KEY)
 
     def silent(self, now: float, period: float) -> list[str]:

@@ -210,12 +210,11 @@ class Node(Nodes):
         session = sessions.by_raw.get(raw)
         now = self._clock()
         if session is None:
-            session = self._membership.meet(kind, raw.hex(), seq, payload, now)
+            session = self._membership.meet(kind, raw.hex(), epoch, seq, payload, now)
         node_id = session.node_id
         size = len(payload)
         self._membership.charge(node_id, size, now)
         member = self.parts.members.others[node_id]
-        member.last_heard = now
         for traffic in (session.traffic, sessions.traffic):
             traffic.messages_in += 1
             traffic.bytes_in += size
@@ -223,12 +222,15 @@ class Node(Nodes):
             verdict = session.accept(epoch, seq, now)
             if verdict == LATE:
                 raise RefusedError(Refused.DUPLICATE, node_id)
+            member.last_heard = now
             if verdict in (AGAIN, GAP):
                 self.wake()
         elif kind == BROADCAST:
             if seq <= member.heartbeats:
                 raise RefusedError(Refused.DUPLICATE, node_id)
             member.heartbeats = seq
+            # Messages outside of a sequence do not count, because they may be old ones that another program repeats.
+            member.last_heard = now
         try:
             messages = messages_in(payload)
         except RefusedError as error:

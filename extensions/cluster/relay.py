@@ -3,7 +3,7 @@
 All times are seconds on any monotonic clock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from extensions.cluster.envelope import OVERHEAD
 from extensions.cluster.reasons import Dropped
@@ -23,8 +23,10 @@ from extensions.cluster.wire import (
     encode,
     encode_answer,
     encode_offers,
+    message_in,
     offers_in,
 )
+from extensions.cluster.work import SLICE
 from tracker.extension import (
     LINKED,
     PEER,
@@ -121,6 +123,20 @@ class Relay:
                     encode((RETURNED, key, peer_id, LINKED, "", flags, encode_offers(offers), age))
                 )
         return False
+
+    def place_again(self, parts: list[bytes]) -> Iterator[bool]:
+        """Place offers again that were not sent, because their node is gone. Drop all other encoded messages."""
+        for start in range(0, len(parts), SLICE):
+            for part in parts[start : start + SLICE]:
+                message = message_in(part)
+                offers = offers_in(message.offers) if type(message) in (Offers, OffersToEach) else None
+                if offers:
+                    self._peers.place_again(
+                        message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
+                    )
+                else:
+                    self._sessions.dropped[Dropped.NO_ROUTE] += 1
+            yield False
 
     # From other nodes
 

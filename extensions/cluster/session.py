@@ -140,12 +140,16 @@ class Session(Numbers):
         return self.control_bytes > ENOUGH
 
     def end(self) -> None:
-        """Drop everything, because the other node is gone."""
+        """Drop all statements, because the other node is gone. `take_traffic` has the other messages."""
         self.is_over = True
-        self._sessions.dropped[Dropped.NO_ROUTE] += len(self._traffic)
         self._drop_control()
+
+    def take_traffic(self) -> list[bytes]:
+        """Return the offers, answers and streams that were not sent, and forget them."""
+        traffic = list(self._traffic)
         self._traffic.clear()
         self.traffic_bytes = 0
+        return traffic
 
     def put_control(self, part: bytes) -> None:
         """Tell a statement: an encoded message."""

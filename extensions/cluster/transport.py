@@ -60,7 +60,10 @@ class Transport(Protocol):
         ...
 
     def pending(self, to: str) -> int:
-        """Return the bytes that wait to be written for a node: senders hold messages back while there are many."""
+        """Return the bytes that wait to be written for a node: senders hold messages back while there are many.
+
+        A transport that cannot write to any node now, but soon may again, returns as many as can wait at most.
+        """
         ...
 
 

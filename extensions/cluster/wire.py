@@ -297,6 +297,7 @@ encode = msgspec.msgpack.Encoder().encode
 encode_offers = msgspec.json.Encoder().encode
 """Encodes a list of offers as the JSON array that `Offers` contains."""
 
+_decode_message = msgspec.msgpack.Decoder(Message).decode
 _decode_messages = msgspec.msgpack.Decoder(list[Message]).decode
 _decode_offers = msgspec.json.Decoder(list[Offer]).decode
 _decode_answer = msgspec.json.Decoder(tuple[Raw, Raw]).decode
@@ -313,6 +314,11 @@ def messages_in(payload: bytes) -> list[Any]:
         return _decode_messages(memoryview(payload)[HEADER_LENGTH:])
     except _BAD:
         raise RefusedError(Refused.GARBAGE) from None
+
+
+def message_in(part: bytes) -> Any:
+    """Return a message that this node has encoded."""
+    return _decode_message(part)
 
 
 def offers_in(data: memoryview) -> list[Offer] | None:

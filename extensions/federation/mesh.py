@@ -18,7 +18,7 @@ from extensions.federation.events import Opened
 from extensions.federation.filters import OwnSwarms
 from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Budget, Turns
-from extensions.federation.link import Link, LinkEvent
+from extensions.federation.link import HANDSHAKE_TIMEOUT, Link, LinkEvent
 from extensions.federation.listed import Listed
 from extensions.federation.reasons import BROKEN_RULES, Ended, EndReason
 from extensions.federation.room import weakest
@@ -96,7 +96,7 @@ class Mesh:
         self._handshakes: Counter[str] = Counter()
         """Accepted links in handshake, by network."""
         self._nonces: set[bytes] = set()
-        """Those of the links that have not ended."""
+        """Those of the links that have not ended, or whose other end may not know yet that it is here."""
         self._has_copy = False
         """Whether another tracker has proved that it has the same key."""
         self._no_room_until = {True: 0.0, False: 0.0}
@@ -285,7 +285,11 @@ class Mesh:
             ended = Ended(EndReason.INTERNAL_ERROR)
         finally:
             self._handshakes -= handshake
-            self._nonces.discard(session.nonce)
+            if ended.reason is EndReason.ITSELF:
+                # The other end, which is here, too, may not have read the first message yet.
+                asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._nonces.discard, session.nonce)
+            else:
+                self._nonces.discard(session.nonce)
             session.release()
             if self.links.get(link.tracker_id) is link:
                 del self.links[link.tracker_id]
@@ -300,6 +304,9 @@ class Mesh:
         """Enter a link whose other side has proved its id, unless something forbids it. Return whether it is open."""
         tracker_id = link.tracker_id
         now = time.monotonic()
+        if self.is_closing:
+            link.end(EndReason.SHUTDOWN)
+            return False
         if trusted:
             self.listed[link.url].tracker_id = tracker_id
         if not self.admission.admits(tracker_id, now):

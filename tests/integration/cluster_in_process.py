@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Nodes:
         (here,) = self._gateways()
         return here
 
-    async def start(self, count: int, **settings: Any) -> None:
+    async def start(self, count: int, ports: Sequence[int] = (), **settings: Any) -> None:
         """Start nodes, and wait until one is the gateway. `settings` are those of the extension `federation`."""
         self._delivering = asyncio.ensure_future(self._deliver())
         connected: Any = type("Connected", (Connected,), {"bus": self.bus})
@@ -56,7 +56,14 @@ class Nodes:
                 shutil.copy(self._directory / "0" / KEY_FILE, directory / KEY_FILE)
             tracker = await self._serve(
                 {"cluster": connected, "federation": Federation},
-                {"server": {"state_dir": str(directory)}},
+                {
+                    "server": {
+                        "state_dir": str(directory),
+                        "port": ports[number] if ports else 0,
+                        # On a busy machine, a link needs some time to take leave.
+                        "shutdown_timeout": 10,
+                    }
+                },
                 cluster={"enabled": True, "label": f"node{number}"},
                 federation=settings,
             )

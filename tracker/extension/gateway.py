@@ -39,6 +39,9 @@ GRACE: Final = 5.0
 MAX_AGE: Final = 1.0
 """Seconds for which the tables of the gateway are reused."""
 
+REFRESH_TIMEOUT: Final = 1.0
+"""Seconds that a page waits for them."""
+
 _NO_GATEWAY: Final = plain(HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": "2"})
 
 
@@ -226,8 +229,8 @@ class Gateway:
         if self._refreshing is None and monotonic() - self._refreshed >= MAX_AGE:
             self._refreshing = self._start(self._refresh())
         if self._refreshing is not None:
-            # A request may be cancelled, and others wait for the same rows.
-            await asyncio.shield(self._refreshing)
+            # Others wait for the same rows. A page must not wait for a gateway that has just died.
+            await asyncio.wait([self._refreshing], timeout=REFRESH_TIMEOUT)
 
     async def _refresh(self) -> None:
         try:

@@ -43,13 +43,20 @@ def test_all_agree_about_one_gateway(world: World) -> None:
 
 def test_a_node_is_not_the_gateway_before_it_can_know_the_others() -> None:
     world = World(1, is_capable=True)
-    gateway = elected(world)
+    elected(world)
     late = [world.bear() for _ in range(6)]
     world.pass_time(0.5)
     assert not any(station.node.parts.gateway.is_here for station in late)
     world.pass_time(5)
     assert sum(station.node.parts.gateway.is_here for station in world.stations) == 1
-    assert gateway.node.parts.gateway.is_here or gateway.log.events[-1][:2] == ("gateway", False)
+
+
+def test_a_node_that_comes_does_not_move_the_gateway(world: World) -> None:
+    gateway = elected(world)
+    for _ in range(8):
+        world.bear()
+        assert elected(world) is gateway
+    assert [event for event in gateway.log.events if event[0] == "gateway"] == [("gateway", True, gateway.node_id)]
 
 
 def test_only_nodes_that_can_be_it_are_candidates() -> None:

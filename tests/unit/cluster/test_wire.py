@@ -105,7 +105,7 @@ def test_messages_of_others_are_refused() -> None:
     assert reason(Sealer(A, "other", KEY).seal(SINGLE, TO_B, 1, 1, part)) is Refused.WRONG_NAME
     assert reason(Sealer(A, "test", KEY).seal(SINGLE, bytes.fromhex(A), 1, 1, part)) is Refused.OTHER_NODE
     assert reason(Sealer(A, "test", KEY).seal(STREAM, ALL, 1, 1, part)) is Refused.OTHER_NODE
-    assert reason(Sealer(B, "test", KEY).seal(BROADCAST, ALL, 1, 1, part)) is Refused.OTHER_NODE
+    assert reason(Sealer(B, "test", KEY).seal(BROADCAST, ALL, 1, 1, part)) is Refused.DUPLICATE
     assert reason(good[:3] + b"\2" + good[4:]) is Refused.OTHER_VERSION
     assert reason(b"GET / HTTP/1.1\r\n" + bytes(100)) is Refused.GARBAGE
 

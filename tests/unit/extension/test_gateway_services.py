@@ -184,6 +184,26 @@ async def test_every_node_shows_the_tables_of_the_gateway(cluster: Cluster, monk
     assert cluster.processes[1].host.tables.all_off == {}
 
 
+async def test_a_page_does_not_wait_for_a_gateway_that_does_not_answer(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REFRESH_TIMEOUT", 0.01)
+    never = asyncio.Event()
+
+    async def hang(_question: bytes) -> bytes:
+        await never.wait()
+        return b""
+
+    monkeypatch.setattr(cluster.processes[0].gateway, "answer", hang)
+    assert await asyncio.wait_for(cluster.table(1), 10) == []
+    never.set()
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "MAX_AGE", 0)
+    await eventually(lambda: cluster.bus.asked == 1)
+    assert await cluster.table(1) == []
+    assert await cluster.table(1) == [{"node": "node 0"}]
+
+
 @pytest.mark.parametrize("question", GARBAGE)
 async def test_garbage_is_not_answered(cluster: Cluster, question: bytes) -> None:
     gateway = cluster.processes[0].gateway
