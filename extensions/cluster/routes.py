@@ -8,7 +8,7 @@ from typing import Final
 LIFETIME: Final = 120.0
 """Seconds for which a route is kept at least; at most twice as long."""
 
-MAX_ROUTES: Final = 200_000
+MAX_ROUTES: Final = 100_000
 """Peers in one generation."""
 
 MAX_NODES: Final = 4

@@ -208,7 +208,7 @@ def test_offers_and_answers_that_no_client_may_make_are_dropped(station: Station
 
 
 @given(told=st.lists(st.lists(messages, max_size=4), max_size=8))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_whatever_a_node_tells_the_hub_stays_sound(told: list[list[Any]]) -> None:
     world = World(1)
     station = world.stations[0]
