@@ -7,6 +7,7 @@ HMAC-SHA256 over everything else, or zeros if the transport needs none. The body
 """
 
 import hmac
+from hashlib import sha256
 from struct import Struct
 from typing import Final
 from zlib import crc32
@@ -26,6 +27,9 @@ SINGLE: Final = 2
 _HEADER: Final = Struct(">3sBB4s8s8sIQ")
 _HEAD_LENGTH: Final = 37
 _MAC_LENGTH: Final = 16
+_BLOCK: Final = 64
+"""Bytes of a block of SHA-256, and most bytes of a key."""
+
 HEADER_LENGTH: Final = 53
 _NO_MAC: Final = bytes(_MAC_LENGTH)
 _ARRAY: Final = Struct(">BI")
@@ -48,13 +52,17 @@ class Sealer:
     def __init__(self, node_id: str, name: str, key: bytes | None) -> None:
         self._node = bytes.fromhex(node_id)
         self._name = crc32(name.encode()).to_bytes(4, "big")
-        self._key = key
+        self._needs_mac = key is not None
+        # HMAC (RFC 2104) written out, so that the key is hashed only once: this halves the time for a short message.
+        padded = (key or b"").ljust(_BLOCK, b"\0")
+        self._inner = sha256(bytes([byte ^ 0x36 for byte in padded]))
+        self._outer = sha256(bytes([byte ^ 0x5C for byte in padded]))
 
     def seal(self, kind: int, receiver: bytes, epoch: int, seq: int, parts: list[bytes]) -> bytes:
         """Return an envelope with encoded messages. `receiver` is the binary id of a node, or `ALL`."""
         head = _HEADER.pack(MAGIC, VERSION, kind, self._name, self._node, receiver, epoch, seq)
         array = _ARRAY.pack(_ARRAY_32, len(parts))
-        if self._key is None:
+        if not self._needs_mac:
             return b"".join((head, _NO_MAC, array, *parts))
         body = b"".join((array, *parts))
         return b"".join((head, self._mac(head, body), body))
@@ -74,9 +82,12 @@ class Sealer:
             raise RefusedError(Refused.OTHER_VERSION, sender.hex())
         if name != self._name:
             raise RefusedError(Refused.WRONG_NAME, sender.hex())
-        if sender == self._node or receiver != (ALL if kind == BROADCAST else self._node):
+        if sender == self._node:
+            # A broadcast of this node, which a connection that has ended meanwhile has delivered late.
+            raise RefusedError(Refused.DUPLICATE, sender.hex())
+        if receiver != (ALL if kind == BROADCAST else self._node):
             raise RefusedError(Refused.OTHER_NODE, sender.hex())
-        if self._key is not None:
+        if self._needs_mac:
             body = memoryview(payload)[HEADER_LENGTH:]
             mac = self._mac(payload[:_HEAD_LENGTH], body)
             if not hmac.compare_digest(mac, payload[_HEAD_LENGTH:HEADER_LENGTH]):
@@ -86,9 +97,12 @@ class Sealer:
         return kind, sender, epoch, seq
 
     def _mac(self, head: bytes, body: bytes | memoryview) -> bytes:
-        assert self._key is not None
-        # HMAC-SHA256 written out would copy the body once less, but `digest` does it in one call of OpenSSL.
-        return hmac.digest(self._key, b"".join((head, body)), "sha256")[:_MAC_LENGTH]
+        inner = self._inner.copy()
+        inner.update(head)
+        inner.update(body)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return bytes(outer.digest()[:_MAC_LENGTH])
 
 
 def sender_of(payload: bytes) -> str:

@@ -224,7 +224,7 @@ class ClusterNode(Extension):
         log("node_left", node=member.node_id[:8], label=member.label, reason=why)
 
     def gateway_changed(self, is_here: bool, node_id: str) -> None:
-        """Start or stop what runs at the gateway."""
+        """Start or stop the extensions that run at the gateway."""
         self.tracker.log.info("gateway_changed", here=is_here, node=node_id[:8] or "-")
         self._gateway.move(is_here)
 

@@ -1,7 +1,8 @@
-"""Which node is the gateway: the one at which what exists once in a cluster runs (sans I/O).
+"""Which node is the gateway: the one that runs the parts that exist once in a cluster (sans I/O).
 
 The nodes that can be it agree by rendezvous hashing. The one that they agree on says so in its heartbeats, and only
-then do the others take it for the gateway. It stays the gateway as long as it lives: a node that comes does not move it.
+then do the others take it for the gateway. It stays the gateway as long as it lives: a node that comes does not move
+it.
 
 All times are seconds on any monotonic clock.
 """

@@ -1,4 +1,4 @@
-"""What other nodes tell of their peers in the swarms that this node shares with them (sans I/O).
+"""Applies what other nodes tell of their peers in the swarms that this node shares with them (sans I/O).
 
 All times are seconds on any monotonic clock.
 """
@@ -15,7 +15,7 @@ from tracker.extension import NodeMember, NodePeers, Swarm
 
 
 class Hearing:
-    """What this node is told. `on_first` is called when a node first tells of its peers in a swarm."""
+    """Applies the statements. `on_first` is called when a node first tells of its peers in a swarm."""
 
     def __init__(
         self,
@@ -64,23 +64,26 @@ class Hearing:
         shared = self._shared.by_key[key]
         swarm = self._swarms[key]
         now = self._clock()
-        gone = dict.fromkeys(share.peers) if share.peers else {}
+        gone: dict[str, NodeMember] = {member.peer_id: member for member in share.peers or ()}
+        seen: dict[str, None] = {}
         needy: list[NodeMember] = []
         for peer_id, flags in message.peers:
+            if peer_id in seen:
+                continue
+            seen[peer_id] = None
             is_seeder = (flags & COMPLETE) != 0
-            member = share.peers.get(peer_id)
+            member = gone.pop(peer_id, None)
             if member is not None:
                 if (member.complete > 0) is not is_seeder:
                     self._peers.set(member, int(is_seeder), int(not is_seeder))
-                gone.pop(peer_id, None)
                 continue
-            member = self._shared.add_peer(shared, share, peer_id, is_seeder)
+            member = self._shared.add_peer(key, share, peer_id, is_seeder)
             if not message.share & OLDER and peer_id in swarm.peers:
                 self._peers.challenge(key, peer_id, now)
             elif member is not None and flags & NEEDS_OFFERS:
                 needy.append(member)
-        for peer_id in gone:
-            self._shared.remove_peer(share, peer_id)
+        for member in gone.values():
+            self._shared.remove_peer(share, member)
         if message.seeders or message.leechers or share.seeders is not None or share.leechers is not None:
             self._count(key, swarm, share, message)
         if not self._after(session, shared, share, message.share):
@@ -96,7 +99,7 @@ class Hearing:
         for key in keys:
             share = self._shared.find(key, session)
             if share is not None:
-                self._shared.end(key, session.node_id, share)
+                self._shared.end(key, share)
 
     def _count(self, key: str, swarm: Swarm, share: Share, message: Roster) -> None:
         """Take notice of the numbers of a node's peers that are not known one by one."""
@@ -158,7 +161,7 @@ class Hearing:
 
     def _place_parked(self, share: Share) -> None:
         now = self._clock()
-        for member in list(share.peers.values()):
+        for member in list(share.peers or ()):
             self._peers.place_parked(member, 1, now)
         for counted in (share.leechers, share.seeders):
             if counted is not None:

@@ -83,14 +83,14 @@ class Links:
         self._heard.pop(key, None)
 
     def resign(self) -> None:
-        """Forget what this node has told, because it is no longer the gateway."""
+        """Forget which numbers this node has told, because it is no longer the gateway."""
         self._told.clear()
         self._dirty.clear()
 
     # At the other nodes
 
     def set_gateway(self, session: Session | None) -> None:
-        """Believe another gateway from now on, and forget what the former one has told."""
+        """Believe another gateway from now on, and forget the numbers of the former one."""
         if session is not self.gateway:
             self.gateway = session
             for key in list(self._heard):
@@ -151,4 +151,4 @@ class Links:
 
     def _sessions_of(self, key: str) -> list[Session]:
         shared = self._shared.by_key.get(key)
-        return [] if shared is None else [share.session for share in shared.shares.values()]
+        return [] if shared is None else [share.session for share in shared.shares]

@@ -27,7 +27,7 @@ YOUNG: Final = 5
 """Seconds after their start until which two nodes that meet have not met before."""
 
 STOPPED: Final = 1 << 62
-"""In place of the number of the last heartbeat of a node that has said that it stops."""
+"""In place of the last numbers of a node that has said that it stops."""
 
 
 class Membership:
@@ -39,11 +39,11 @@ class Membership:
         self._has_ended = False
         self._beats = 0
         self._beat_at = parts.clock()
-        self._departed: ExpiringMap[str, int] = ExpiringMap(DEPARTED_FOR, MAX_DEPARTED)
-        """The numbers of the last heartbeats of nodes that have left."""
+        self._departed: ExpiringMap[str, tuple[int, int]] = ExpiringMap(DEPARTED_FOR, MAX_DEPARTED)
+        """The numbers of the last heartbeats and epochs of nodes that have left."""
         self._buckets: dict[str, TokenBucket] = {}
 
-    def meet(self, kind: int, node_id: str, seq: int, payload: bytes, now: float) -> Session:
+    def meet(self, kind: int, node_id: str, epoch: int, seq: int, payload: bytes, now: float) -> Session:
         """Return the session with a node that is not a member yet.
 
         Raises:
@@ -55,7 +55,7 @@ class Membership:
             raise RefusedError(Refused.UNKNOWN_NODE, node_id)
         heartbeat = messages[0]
         last = self._departed.get(node_id, now)
-        if last == STOPPED or (last is not None and kind == BROADCAST and seq <= last):
+        if last is not None and (seq <= last[0] if kind == BROADCAST else epoch <= last[1]):
             raise RefusedError(Refused.DUPLICATE, node_id)
         if heartbeat.tracker_id != parts.load.tracker_id:
             raise RefusedError(Refused.OTHER_TRACKER, node_id)
@@ -85,20 +85,29 @@ class Membership:
             raise RefusedError(Refused.FLOOD, node_id)
 
     def leave(self, node_id: str, why: Left) -> None:
-        """Forget a node."""
+        """Forget a node, and place the offers again that were not sent to it."""
+        parts = self._parts
+        member, session = self._forget(node_id, why)
+        traffic = session.take_traffic()
+        if traffic:
+            parts.work.add(parts.relay.place_again(traffic))
+        parts.listener.node_left(member, why)
+
+    def _forget(self, node_id: str, why: Left) -> tuple[Member, Session]:
         parts = self._parts
         member = parts.members.others[node_id]
-        self._departed.put(node_id, STOPPED if why is Left.STOPPED else member.heartbeats, parts.clock())
         parts.members.remove(node_id)
         del self._buckets[node_id]
         session = parts.sessions.remove(node_id)
+        last = (STOPPED, STOPPED) if why is Left.STOPPED else (member.heartbeats, session.heard_epoch)
+        self._departed.put(node_id, last, parts.clock())
         if session is parts.telling.gateway:
             self._believe(None)
         parts.shared.forget(session)
         parts.owners.ended(session)
         parts.streams.ended(session)
         parts.questions.ended(session)
-        parts.listener.node_left(member, why)
+        return member, session
 
     def begin(self, session: Session, now: float) -> None:
         """Begin to tell a node everything."""
@@ -127,7 +136,7 @@ class Membership:
         _describe(self._parts.members.others[session.node_id], heartbeat)
 
     def tick(self, now: float, period: float) -> None:
-        """Do what is due. Called every `period` seconds."""
+        """Do everything that is due. Called every `period` seconds."""
         parts = self._parts
         for node_id in parts.members.silent(now, period):
             self.leave(node_id, Left.SILENT)
@@ -145,7 +154,7 @@ class Membership:
         self._broadcast(encode(Bye()))
         self._has_ended = True
         for node_id in list(self._parts.members.others):
-            self.leave(node_id, Left.STOPPED)
+            self._forget(node_id, Left.STOPPED)
 
     def _choose_gateway(self, now: float) -> None:
         parts = self._parts

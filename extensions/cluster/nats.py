@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 from nats.aio.msg import Msg
 
-from extensions.cluster.nats_connection import Connection, NatsError
+from extensions.cluster.nats_connection import MAX_BUFFERED, Connection, NatsError
 from extensions.cluster.nats_options import NatsOptions, Server, neighbours
 from extensions.cluster.transport import MAX_PAYLOAD, Random, Transport
 from extensions.cluster.troubles import Trouble
@@ -71,6 +71,7 @@ class Nats(Transport):
         self._receive: Callable[[bytes], None] = _ignore
         self._connected: Callable[[bool], None] = _ignore
         self._tasks = BackgroundTasks(task_failures)
+        self._closing = BackgroundTasks(task_failures)
         self._named: dict[str, Server] = {}
         """Servers that are not in the settings, by host and port."""
         self._logged: set[tuple[str, str]] = set()
@@ -111,8 +112,12 @@ class Nats(Transport):
         # Before Python 3.12, `asyncio.wait_for` may lose a cancellation, and nats-py uses it.
         while not await self._tasks.stop(CANCEL_PERIOD):
             pass
-        if connection is not None:
-            await connection.close()
+        # Also one that has just taken the place of the other.
+        for one in (connection, self.connection):
+            if one is not None:
+                self._close(one)
+        self.connection = None
+        await self._closing.wait(STOP_TIMEOUT)
 
     def send(self, to: str, payload: bytes) -> bool:
         connection = self.connection
@@ -124,7 +129,8 @@ class Nats(Transport):
             self.troubles[Trouble.BUFFER_FULL] += 1
 
     def pending(self, to: str) -> int:  # noqa: ARG002 (all nodes share one connection)
-        return self.connection.pending if self.connection else 0
+        # Soon there may be another connection: until then, senders keep their messages.
+        return self.connection.pending if self.connection else MAX_BUFFERED
 
     async def _run(self) -> None:
         """Connect, again and again."""
@@ -169,7 +175,7 @@ class Nats(Transport):
                 self._report(connection.server, connection.end)
             if successor is None:
                 self._connected(False)
-            await connection.close()
+            self._close(connection)
         return successor
 
     async def _wait(self, connection: Connection) -> None:
@@ -200,15 +206,19 @@ class Nats(Transport):
                     await connection.open(self._options, secrets, f"peerservers {self._node_id}")
                     await self._subscribe(connection)
                 except NatsError as error:
-                    await connection.close()
+                    self._close(connection)
                     self._report(server, error)
                     continue
                 except BaseException:
-                    await connection.close()
+                    self._close(connection)
                     raise
                 self._remember(connection)
                 return connection
         return None
+
+    def _close(self, connection: Connection) -> None:
+        # A task of its own, because this one may be cancelled.
+        self._closing.start("cluster_nats_close", connection.close())
 
     async def _subscribe(self, connection: Connection) -> None:
         """Subscribe, and check that this node may use all subjects that it needs. Raises `NatsError`."""

@@ -272,7 +272,7 @@ async def connect_any(options: NatsOptions, name: str) -> Connection:
 class _Client(Client):
     """nats-py's client, which sends no credentials without TLS if the server's URL says `tls://`.
 
-    It calls `on_read_end` when it reads no more, for whatever reason.
+    It calls `on_read_end` when it reads no more, for any reason.
     """
 
     def __init__(self, stream: "_Stream", needs_tls: bool, on_read_end: Callable[[], None]) -> None:
@@ -295,7 +295,7 @@ class _Client(Client):
 
 
 class _Stream(TcpTransport):
-    """nats-py's stream, which can be cut off, whatever waits for it, and whose end is told by reading only."""
+    """nats-py's stream, which can be cut off at any time, and whose end is told by reading only."""
 
     def __bool__(self) -> bool:
         # Otherwise the client makes another one.

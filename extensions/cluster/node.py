@@ -1,4 +1,4 @@
-"""This node of the cluster: what its hub tells other nodes, and what they tell it (sans I/O).
+"""This node of the cluster: between its hub and the other nodes (sans I/O).
 
 The messages of one turn of the event loop for one node are one message. `clock` returns seconds on any monotonic clock,
 and `soon` calls a function in the next turn of the event loop. `tick` must be called every `TICK` seconds.
@@ -164,7 +164,7 @@ class Node(Nodes):
                 session.flush(now)
 
     def tick(self) -> None:
-        """Do what is due."""
+        """Do everything that is due."""
         now = self._clock()
         parts = self.parts
         self._membership.tick(now, TICK)
@@ -209,12 +209,11 @@ class Node(Nodes):
         session = sessions.by_raw.get(raw)
         now = self._clock()
         if session is None:
-            session = self._membership.meet(kind, raw.hex(), seq, payload, now)
+            session = self._membership.meet(kind, raw.hex(), epoch, seq, payload, now)
         node_id = session.node_id
         size = len(payload)
         self._membership.charge(node_id, size, now)
         member = self.parts.members.others[node_id]
-        member.last_heard = now
         for traffic in (session.traffic, sessions.traffic):
             traffic.messages_in += 1
             traffic.bytes_in += size
@@ -222,12 +221,15 @@ class Node(Nodes):
             verdict = session.accept(epoch, seq, now)
             if verdict == LATE:
                 raise RefusedError(Refused.DUPLICATE, node_id)
+            member.last_heard = now
             if verdict in (AGAIN, GAP):
                 self.wake()
         elif kind == BROADCAST:
             if seq <= member.heartbeats:
                 raise RefusedError(Refused.DUPLICATE, node_id)
             member.heartbeats = seq
+            # Messages outside of a sequence do not count, because they may be old ones that another program repeats.
+            member.last_heard = now
         try:
             messages = messages_in(payload)
         except RefusedError as error:

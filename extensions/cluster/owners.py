@@ -90,7 +90,7 @@ class Owners:
             self.directory.closed(key, session.node_id)
 
     def on_done(self, session: Session) -> None:
-        """Forget what another node has told before the epoch that it has now told completely."""
+        """Forget the statements of another node from before the epoch that it has now told completely."""
         for holder in session.old_holders:
             self.directory.end(holder)
         session.old_holders.clear()
@@ -166,7 +166,7 @@ class Owners:
             self.opened(key)
 
     def _leave(self, node_id: str, key: str) -> None:
-        """Take back what the former owner of an infohash was told."""
+        """Take back the statements to the former owner of an infohash."""
         if node_id == self._node_id:
             self.directory.closed(key, node_id)
         else:

@@ -11,14 +11,14 @@ class Refused(StrEnum):
     WRONG_NAME = "wrong_name"
     WRONG_KEY = "wrong_key"
     OTHER_NODE = "other_node"
-    """It is for another node, or comes from this one."""
+    """It is for another node."""
     OTHER_TRACKER = "other_tracker"
     UNKNOWN_NODE = "unknown_node"
     """No heartbeat of its sender has arrived yet."""
     TOO_MANY_NODES = "too_many_nodes"
     FLOOD = "flood"
     DUPLICATE = "duplicate"
-    """It has arrived before, or after a later one."""
+    """It has arrived before, or after a later one, or comes from this node."""
 
 
 class Dropped(StrEnum):

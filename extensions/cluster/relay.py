@@ -3,7 +3,7 @@
 All times are seconds on any monotonic clock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from extensions.cluster.envelope import OVERHEAD
 from extensions.cluster.reasons import Dropped
@@ -22,7 +22,9 @@ from extensions.cluster.wire import (
     OffersToEach,
     Returned,
     encode,
+    message_in,
 )
+from extensions.cluster.work import SLICE
 from tracker.extension import (
     LINKED,
     PEER,
@@ -117,6 +119,20 @@ class Relay:
                 age = min(max(0.0, age), 3600.0)
                 return session.put_traffic(encode((RETURNED, key, peer_id, LINKED, "", flags, _joined(offers), age)))
         return False
+
+    def place_again(self, parts: list[bytes]) -> Iterator[bool]:
+        """Place offers again that were not sent, because their node is gone. Drop all other encoded messages."""
+        for start in range(0, len(parts), SLICE):
+            for part in parts[start : start + SLICE]:
+                message = message_in(part)
+                if isinstance(message, Offers | OffersToEach):
+                    offers = self._offers_in(message.key, message.peer_id, message.offers)
+                    self._peers.place_again(
+                        message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
+                    )
+                else:
+                    self._sessions.dropped[Dropped.NO_ROUTE] += 1
+            yield False
 
     # From other nodes
 

@@ -1,9 +1,9 @@
-"""What this node tells each other node, in order, and how it notices that it has missed something (sans I/O).
+"""The messages from this node to each other one, in order, and the detection of missing ones (sans I/O).
 
-What a node tells another one is numbered, in *epochs*. An epoch begins with everything that is true then, and goes on
-with what changes. Statements are `control`; offers, answers and streams are `traffic`, which nothing repeats. When a
-message is missing, the receiver asks for a new epoch. Statements that wait for too long are dropped, and a new epoch
-begins when the other node can take it.
+The messages from one node to another are numbered, in *epochs*. An epoch begins with everything that is true then, and
+goes on with the changes. Statements are `control`; offers, answers and streams are `traffic`, which nothing repeats.
+When a message is missing, the receiver asks for a new epoch. Statements that wait for too long are dropped, and a new
+epoch begins when the other node can take it.
 
 All times are seconds on any monotonic clock.
 """
@@ -78,7 +78,7 @@ class Traffic:
 
 
 class Sessions:
-    """The sessions of this node with all others, and what they have in common. `wake` makes the node flush soon."""
+    """The sessions of this node with all others, and their common state. `wake` makes the node flush soon."""
 
     def __init__(self, sealer: Sealer, transport: Transport, wake: Callable[[], None]) -> None:
         self.by_id: dict[str, Session] = {}
@@ -146,9 +146,9 @@ class Session:
         self.heard_epoch = 0
         self.heard_seq = 0
         self.holder = Holder(node_id)
-        """The other node as a holder of swarms, by what it has told in this epoch."""
+        """The other node as a holder of swarms, by its statements in this epoch."""
         self.old_holders: list[Holder] = []
-        """The same by what it had told before, until all is told again."""
+        """The same by its earlier statements, until all is told again."""
         self.has_missed = False
         """Whether a message of this epoch is missing, so that a new one must begin."""
         self._ask_at = 0.0
@@ -166,12 +166,16 @@ class Session:
         return self.control_bytes > ENOUGH
 
     def end(self) -> None:
-        """Drop everything, because the other node is gone."""
+        """Drop all statements, because the other node is gone. `take_traffic` has the other messages."""
         self.is_over = True
-        self._sessions.dropped[Dropped.NO_ROUTE] += len(self._traffic)
         self._drop_control()
+
+    def take_traffic(self) -> list[bytes]:
+        """Return the offers, answers and streams that were not sent, and forget them."""
+        traffic = list(self._traffic)
         self._traffic.clear()
         self.traffic_bytes = 0
+        return traffic
 
     def put_control(self, part: bytes) -> None:
         """Tell a statement: an encoded message."""
@@ -276,7 +280,7 @@ class Session:
             self._send_batches(room)
 
     def tick(self, now: float) -> None:
-        """Repeat what may have been lost, and measure the latency. Called about ten times in a second."""
+        """Repeat messages that may have been lost, and measure the latency. Called about ten times in a second."""
         if self.has_missed and now >= self._ask_at:
             self._ask_at = now + self._ask_after
             self._ask_after = min(2 * self._ask_after, MAX_ASK_AGAIN)
@@ -300,7 +304,7 @@ class Session:
         return latency
 
     def accept(self, epoch: int, seq: int, now: float) -> int:
-        """Return what the number of a message means: FRESH, AGAIN, LATE or GAP. A LATE one must not be applied."""
+        """Return the meaning of the number of a message: FRESH, AGAIN, LATE or GAP. A LATE one must not be applied."""
         if epoch == self.heard_epoch:
             if seq == self.heard_seq + 1:
                 self.heard_seq = seq

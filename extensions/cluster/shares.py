@@ -37,8 +37,9 @@ class Share:
         """Whether parked offers have been placed on its peers, or need not be."""
         self.seeders: NodeMember | None = None
         self.leechers: NodeMember | None = None
-        self.peers: dict[str, NodeMember] = {}
-        """Its peers, one by one, or by number."""
+        """Its peers that are known by number."""
+        self.peers: list[NodeMember] | None = None
+        """Its peers that are known one by one; None instead of an empty list, because most swarms are small."""
 
 
 class Shared:
@@ -48,8 +49,8 @@ class Shared:
 
     def __init__(self, key: str) -> None:
         self.key: Final = key
-        self.shares: dict[str, Share] = {}
-        """By node."""
+        self.shares: list[Share] = []
+        """One for each of these nodes."""
         self.linked: NodeMember | None = None
         """The linked peers, if the gateway is another node and has told of some."""
 
@@ -89,26 +90,33 @@ class SharedSwarms:
 
     def find(self, key: str, session: Session) -> Share | None:
         """Return a node's share of a swarm."""
-        shared = self.by_key.get(key)
-        share = None if shared is None else shared.shares.get(session.node_id)
-        return share if share is not None and share.session is session else None
+        shares = self._of.get(session.node_id)
+        return None if shares is None else shares.get(key)
 
     def add(self, key: str, session: Session) -> Share:
         """Return a node's new share of a swarm, which the gateway holds."""
         if self.is_gateway:
             self._peers.hold(key)
         shared = self.record(key)
-        former = shared.shares.get(session.node_id)
-        if former is not None:
-            self._clear(shared, former)
-        share = shared.shares[session.node_id] = Share(session)
-        self._of.setdefault(session.node_id, {})[key] = share
+        node_id = session.node_id
+        for former in shared.shares:
+            if former.session.node_id == node_id:
+                # The node is back before all of what it has told before its end is forgotten.
+                shared.shares.remove(former)
+                self._clear(shared, former)
+                break
+        share = Share(session)
+        shared.shares.append(share)
+        self._of.setdefault(node_id, {})[shared.key] = share
         return share
 
     def record(self, key: str) -> Shared:
         """Return the record of a swarm, which may be new."""
         shared = self.by_key.get(key)
         if shared is None:
+            swarm = self._swarms.get(key)
+            # Not a copy of the text, which a message has.
+            key = key if swarm is None else swarm.info_hash
             shared = self.by_key[key] = Shared(key)
         return shared
 
@@ -122,25 +130,24 @@ class SharedSwarms:
         if self._may_hold:
             self._peers.release(shared.key)
 
-    def end(self, key: str, node_id: str, share: Share) -> None:
+    def end(self, key: str, share: Share) -> None:
         """End the sharing of a swarm with a node."""
         shared = self.by_key.get(key)
-        if shared is None or shared.shares.get(node_id) is not share:
-            return
-        del shared.shares[node_id]
-        self._forget(node_id, key, share)
-        self._clear(shared, share)
-        self.tidy(shared)
+        if shared is not None and share in shared.shares:
+            shared.shares.remove(share)
+            self._forget(key, share)
+            self._clear(shared, share)
+            self.tidy(shared)
 
     def closed(self, key: str) -> list[Session]:
         """Take notice that the last local peer has left a swarm. Return the nodes that share it."""
         shared = self.by_key.get(key)
         if shared is None:
             return []
-        sessions = [share.session for share in shared.shares.values()]
+        sessions = [share.session for share in shared.shares]
         if key in self._swarms:
             # The gateway keeps what it hears.
-            for share in shared.shares.values():
+            for share in shared.shares:
                 share.is_told = False
         else:
             self._drop(shared)
@@ -163,46 +170,58 @@ class SharedSwarms:
         share.seeders = self._set_count(key, share, share.seeders, SEEDERS, seeders)
         share.leechers = self._set_count(key, share, share.leechers, LEECHERS, leechers)
 
-    def add_peer(self, shared: Shared, share: Share, peer_id: str, is_seeder: bool) -> NodeMember | None:
-        """Add a peer of a node, or set its role."""
-        member = self._peers.add(shared.key, share.session.node_id, PEER, peer_id, is_seeder)
+    def add_peer(self, key: str, share: Share, peer_id: str, is_seeder: bool) -> NodeMember | None:
+        """Add a peer of a node, which is not there yet. Return None if the swarm is not open."""
+        member = self._peers.add(key, share.session.node_id, PEER, peer_id, is_seeder)
         if member is not None:
-            share.peers[peer_id] = member
+            if share.peers is None:
+                share.peers = [member]
+            else:
+                share.peers.append(member)
         return member
 
-    def remove_peer(self, share: Share, peer_id: str) -> None:
+    def remove_peer(self, share: Share, member: NodeMember) -> None:
         """Remove a peer of a node."""
-        member = share.peers.pop(peer_id, None)
-        if member is not None:
-            self._peers.set(member, 0, 0)
+        peers = share.peers
+        if peers is not None:
+            peers.remove(member)
+            if not peers:
+                share.peers = None
+        self._peers.set(member, 0, 0)
 
     def check_invariants(self) -> None:
         """Raise `AssertionError` if the indexes differ, also from the hub; for tests."""
         for key, shared in self.by_key.items():
             assert shared.key == key
             assert shared.shares or shared.linked is not None
-            for node_id, share in shared.shares.items():
+            nodes = [share.session.node_id for share in shared.shares]
+            assert len(set(nodes)) == len(nodes)
+            for share in shared.shares:
                 if not share.session.is_over:
+                    node_id = share.session.node_id
                     assert self._of[node_id][key] is share
-                    for peer_id, member in share.peers.items():
-                        assert self._peers.get(key, node_id, PEER, peer_id) is member
-        for node_id, shares in self._of.items():
-            assert all(self.by_key[key].shares[node_id] is share for key, share in shares.items())
+                    assert share.peers is None or share.peers
+                    for member in share.peers or ():
+                        assert self._peers.get(key, node_id, PEER, member.peer_id) is member
+        for shares in self._of.values():
+            assert all(share in self.by_key[key].shares for key, share in shares.items())
 
     def _clear(self, shared: Shared, share: Share) -> None:
-        for peer_id in list(share.peers):
-            self.remove_peer(share, peer_id)
+        peers, share.peers = share.peers, None
+        if peers is not None:
+            for member in peers:
+                self._peers.set(member, 0, 0)
         self.set_counts(shared.key, share, 0, 0)
 
     def _drop(self, shared: Shared) -> None:
         """Forget a swarm that is not open any more."""
-        for node_id, share in shared.shares.items():
-            self._forget(node_id, shared.key, share)
+        for share in shared.shares:
+            self._forget(shared.key, share)
         del self.by_key[shared.key]
         self.on_dropped(shared.key)
 
-    def _forget(self, node_id: str, key: str, share: Share) -> None:
-        shares = self._of.get(node_id)
+    def _forget(self, key: str, share: Share) -> None:
+        shares = self._of.get(share.session.node_id)
         if shares is not None and shares.get(key) is share:
             del shares[key]
 
@@ -222,9 +241,9 @@ class SharedSwarms:
         if swarm is None or not swarm.peers:
             self._drop(shared)
         else:
-            for node_id, share in list(shared.shares.items()):
+            for share in list(shared.shares):
                 if not share.is_told:
-                    self.end(key, node_id, share)
+                    self.end(key, share)
         self._peers.release(key)
 
     def _sweep(self, session: Session, epoch: int) -> Iterator[bool]:
@@ -234,14 +253,14 @@ class SharedSwarms:
             for key in keys[start : start + SLICE]:
                 share = shares.get(key)
                 if share is not None and share.epoch < epoch and share.session is session:
-                    self.end(key, session.node_id, share)
+                    self.end(key, share)
             yield False
 
     def _end_all(self, node_id: str, shares: dict[str, Share]) -> Iterator[bool]:
         while shares:
             for _ in range(min(SLICE, len(shares))):
                 key, share = shares.popitem()
-                self.end(key, node_id, share)
+                self.end(key, share)
             yield False
         # The hub has an index of the swarms. Unless the node is back, it is of no more use.
         while node_id not in self._of and not self._peers.forget_node(node_id, SLICE):

@@ -36,7 +36,7 @@ MAX_NEEDY: Final = 10_000
 
 
 class Telling:
-    """What this node tells."""
+    """Tells the other nodes of the local peers."""
 
     def __init__(self, shared: SharedSwarms, swarms: Mapping[str, Swarm], clock: Callable[[], float]) -> None:
         self.gateway: Session | None = None
@@ -109,7 +109,7 @@ class Telling:
             part = b""
             shared = self._shared.by_key.get(key)
             if shared is not None:
-                for share in shared.shares.values():
+                for share in shared.shares:
                     if share.is_told:
                         part = part or self.statement(key, swarm, PLAIN)
                         share.session.put_control(part)

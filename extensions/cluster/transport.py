@@ -1,4 +1,4 @@
-"""What carries the messages between nodes: the interface, and a bus in one process for tests and measurements.
+"""The carrier of messages between nodes: the interface, and a bus in one process for tests and measurements.
 
 A transport carries opaque bytes. It may lose, double and reorder messages: `extensions.cluster.session` notices, and
 repairs. All calls, in both directions, are made on the event loop.
@@ -60,7 +60,10 @@ class Transport(Protocol):
         ...
 
     def pending(self, to: str) -> int:
-        """Return the bytes that wait to be written for a node: senders hold messages back while there are many."""
+        """Return the bytes that wait to be written for a node: senders hold messages back while there are many.
+
+        A transport that cannot write to any node now, but soon may again, returns as many as can wait at most.
+        """
         ...
 
 
@@ -141,7 +144,7 @@ class InProcess(Transport):
         self.max_payload = max_payload
         self.needs_mac = needs_mac
         self.buffered: dict[str, int] = {}
-        """What `pending` returns, for tests of slow nodes: bytes by node id."""
+        """The results of `pending`, for tests of slow nodes: bytes by node id."""
         self._bus = bus
         self._node_id = ""
         self._receive: Callable[[bytes], None] | None = None

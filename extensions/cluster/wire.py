@@ -55,7 +55,7 @@ CHUNK: Final = 14
 
 
 class Begin(Struct, array_like=True, tag=1, gc=False):
-    """An epoch begins: what the sender has told before counts no more, once `Done` follows.
+    """An epoch begins: earlier statements of the sender count no more, once `Done` follows.
 
     `seen` is the receiver's epoch that the sender knows; 0 if it knows nothing of the receiver. `again`: there was an
     epoch before, of which statements may be lost, also those that only reply to the receiver's.
@@ -296,6 +296,7 @@ GATEWAY: Final = 2
 encode = msgspec.msgpack.Encoder().encode
 """Encodes one message: a struct, or a tuple of its type and fields."""
 
+_decode_message = msgspec.msgpack.Decoder(Message).decode
 _decode_messages = msgspec.msgpack.Decoder(list[Message]).decode
 _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
@@ -310,3 +311,8 @@ def messages_in(payload: bytes) -> list[Any]:
         return _decode_messages(memoryview(payload)[HEADER_LENGTH:])
     except _BAD:
         raise RefusedError(Refused.GARBAGE) from None
+
+
+def message_in(part: bytes) -> Any:
+    """Return a message that this node has encoded."""
+    return _decode_message(part)

@@ -198,11 +198,12 @@ class Chaos:
                 continue
             assert swarm is not None
             others = local.keys() - {station.node_id}
-            assert (shared.shares.keys() if shared else set()) == others
+            shares = {share.session.node_id: share for share in shared.shares} if shared else {}
+            assert shares.keys() == others
             assert swarm.complete + swarm.incomplete == len(everyone)
-            for node_id, share in shared.shares.items() if shared else ():
+            for node_id, share in shares.items():
                 assert share.is_told == (station.node_id in local)
-                known = {one: member.complete > 0 for one, member in share.peers.items()}
+                known = {member.peer_id: member.complete > 0 for member in share.peers or ()}
                 assert known.items() <= local[node_id].items()
                 rest = Counter(complete for one, complete in local[node_id].items() if one not in known)
                 assert (share.seeders.complete if share.seeders else 0) == rest[True]

@@ -43,7 +43,7 @@ def test_all_agree_about_one_gateway(world: World) -> None:
 
 def test_a_node_is_not_the_gateway_before_it_can_know_the_others() -> None:
     world = World(1, is_capable=True)
-    gateway = elected(world)
+    elected(world)
     late = [world.bear() for _ in range(6)]
     world.pass_time(0.5)
     assert not any(station.node.parts.gateway.is_here for station in late)

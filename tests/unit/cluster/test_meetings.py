@@ -2,7 +2,9 @@
 
 import pytest
 
-from extensions.cluster.reasons import Dropped
+from extensions.cluster.envelope import ALL, BROADCAST
+from extensions.cluster.nats_connection import MAX_BUFFERED
+from extensions.cluster.reasons import Dropped, Left, Refused
 from extensions.cluster.telling import FEW
 from extensions.cluster.transport import MAX_PAYLOAD, MIN_PAYLOAD
 from tests.client import HASH, announce, answer, offers
@@ -254,3 +256,49 @@ def test_offers_that_are_too_long_for_one_message_come_in_several() -> None:
     first.send(FakeConnection(), announce(P, offers=made, numwant=9))
     world.settle()
     assert len(received(*takers)) == 9
+
+
+@pytest.mark.parametrize("works_again", [False, True])
+def test_offers_wait_while_the_transport_is_away_and_find_others_if_their_node_is_gone(works_again: bool) -> None:
+    world = World(2)
+    first, second = world.stations
+    maker, taker, late = FakeConnection(), FakeConnection(), FakeConnection()
+    first.send(maker, announce(P))
+    second.send(taker, announce(Q))
+    world.settle()
+    world.bus.cut(first.node_id, second.node_id)
+    first.transport.buffered[second.node_id] = MAX_BUFFERED
+    first.send(maker, announce(P, offers=offers(1)))
+    world.pass_time(2)
+    if works_again:
+        world.bus.mend()
+        first.transport.buffered.clear()
+        world.pass_time(1)
+        assert len(received(taker)) == 1
+        return
+    world.pass_time(2)
+    assert first.view() == (0, 1)
+    first.send(late, announce(R))
+    world.settle()
+    assert [offer["peer_id"] for offer in received(late)] == [P]
+    assert first.node.parts.sessions.dropped == {}
+    world.check()
+
+
+def test_a_node_that_hears_itself_does_not_complain() -> None:
+    """A connection to NATS that has ended may deliver broadcasts late, over the server, to the one that follows it."""
+    world = World(2)
+    first, second = world.stations
+    own = first.sealer.seal(BROADCAST, ALL, 0, 1, [])
+    first.node.receive(own)
+    assert first.node.parts.refused == {Refused.DUPLICATE: 1}
+    assert first.log.events == [("joined", second.node_id)]
+
+
+def test_a_node_that_stops_does_not_say_that_the_others_do() -> None:
+    first, second = World(2).stations
+    first.node.stop()
+    assert first.node.parts.members.others == {}
+    assert not any(event[0] == "left" for event in first.log.events)
+    first.world.settle()
+    assert second.log.events[-1] == ("left", first.node_id, Left.STOPPED)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extensions.cluster import wire
-from extensions.cluster.envelope import ALL, BROADCAST, STREAM, Sealer
+from extensions.cluster.envelope import ALL, BROADCAST, SINGLE, STREAM, Sealer
 from extensions.cluster.members import MAX_NODES
 from extensions.cluster.membership import MAX_BURST, MESSAGE_COST
 from extensions.cluster.reasons import Dropped, Left, Refused
@@ -147,6 +147,30 @@ def test_a_lost_node_is_revived_by_a_new_heartbeat_but_not_by_an_old_one(station
     assert station.node.parts.members.others == {}
     stranger.beats = 2
     stranger.beat()
+    assert list(station.node.parts.members.others) == [STRANGER]
+
+
+def test_old_messages_do_not_keep_a_dead_node_alive(station: Station, stranger: Stranger) -> None:
+    """Another program may repeat them, whatever they are."""
+    old: list[bytes] = []
+
+    def receive(payload: bytes) -> None:
+        old.append(payload)
+        station.node.receive(payload)
+
+    seal = stranger.sealer.seal
+    receive(seal(BROADCAST, ALL, 0, 1, [wire.encode(heartbeat())]))
+    receive(seal(STREAM, stranger.receiver, 1, 1, [wire.encode(heartbeat()), wire.encode(wire.Begin(0, False))]))
+    receive(seal(SINGLE, stranger.receiver, 1, 1, [wire.encode(wire.Tick())]))
+    receive(seal(SINGLE, stranger.receiver, 1, 1, [wire.encode(wire.Ping(1))]))
+    for _ in range(10):
+        station.world.pass_time(1)
+        for payload in old:
+            station.node.receive(payload)
+    assert station.log.events.count(("joined", STRANGER)) == 1
+    assert station.node.parts.members.others == {}
+    # The node itself, if it was only cut off, begins a new epoch.
+    stranger.tell(heartbeat(), wire.Begin(0, False), epoch=2)
     assert list(station.node.parts.members.others) == [STRANGER]
 
 

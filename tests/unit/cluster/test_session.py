@@ -200,7 +200,9 @@ def test_nothing_is_sent_to_a_node_that_is_gone(pair: Pair) -> None:
     assert not session.put_traffic(encode(Ping(2)))
     pair.flush()
     assert pair.line.take() == []
-    assert pair.sessions.dropped == {Dropped.NO_ROUTE: 2}
+    assert session.take_traffic() == [encode(Ping(1))]
+    assert session.take_traffic() == []
+    assert pair.sessions.dropped == {Dropped.NO_ROUTE: 1}
 
 
 class TestWhatArrives:

@@ -1,5 +1,6 @@
 """Envelopes and messages: any bytes are refused without harm, and what a node writes another one reads."""
 
+import hmac
 from contextlib import suppress
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_messages_of_others_are_refused() -> None:
     assert reason(Sealer(A, "other", KEY).seal(SINGLE, TO_B, 1, 1, part)) is Refused.WRONG_NAME
     assert reason(Sealer(A, "test", KEY).seal(SINGLE, bytes.fromhex(A), 1, 1, part)) is Refused.OTHER_NODE
     assert reason(Sealer(A, "test", KEY).seal(STREAM, ALL, 1, 1, part)) is Refused.OTHER_NODE
-    assert reason(Sealer(B, "test", KEY).seal(BROADCAST, ALL, 1, 1, part)) is Refused.OTHER_NODE
+    assert reason(Sealer(B, "test", KEY).seal(BROADCAST, ALL, 1, 1, part)) is Refused.DUPLICATE
     assert reason(good[:3] + b"\2" + good[4:]) is Refused.OTHER_VERSION
     assert reason(b"GET / HTTP/1.1\r\n" + bytes(100)) is Refused.GARBAGE
 
@@ -113,3 +114,13 @@ def test_the_version_is_told_from_garbage_before_the_rest_is_read() -> None:
     with pytest.raises(RefusedError) as error:
         Sealer(B, "test", KEY).open(payload)
     assert (error.value.reason, error.value.sender) == (Refused.OTHER_VERSION, A)
+
+
+def test_the_mac_is_hmac_sha256() -> None:
+    payload = Sealer(A, "test", KEY).seal(STREAM, TO_B, 1, 1, [wire.encode(wire.Tick())])
+    head, mac, body = (
+        payload[: HEADER_LENGTH - 16],
+        payload[HEADER_LENGTH - 16 : HEADER_LENGTH],
+        payload[HEADER_LENGTH:],
+    )
+    assert mac == hmac.digest(KEY, head + body, "sha256")[:16]
