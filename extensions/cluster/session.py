@@ -118,6 +118,8 @@ class Session:
         self.raw: Final = bytes.fromhex(node_id)
         self.is_over = False
         """Whether the other node is gone."""
+        self.is_cut_off = False
+        """Whether the transport was away, and the other node may not have its connection back."""
         self.traffic = Traffic()
 
         # What this node tells.
@@ -151,6 +153,8 @@ class Session:
         """The same by its earlier statements, until all is told again."""
         self.has_missed = False
         """Whether a message of this epoch is missing, so that a new one must begin."""
+        self.was_ignored = False
+        """Whether the other node has told of linked peers when it did not count as the gateway."""
         self._ask_at = 0.0
         self._ask_after = ASK_AGAIN
         self._calm_from = 0.0
@@ -230,11 +234,16 @@ class Session:
             self.must_begin = True
             self._sessions.resyncs[why] += 1
 
+    @property
+    def must_wait(self) -> bool:
+        """Whether no messages should be sent now."""
+        return self.is_cut_off or self._sessions.transport.pending(self.node_id) > HIGH_WATER
+
     def can_begin(self, now: float) -> bool:
         """Return whether a new epoch must begin, and can."""
         if not self.must_begin or (self.epoch and now < self.told_since + MIN_EPOCH):
             return False
-        return self._sessions.transport.pending(self.node_id) < HIGH_WATER
+        return not self.must_wait
 
     def begin(self, first: list[bytes], now: float) -> None:
         """Begin a new epoch. `first` are messages that come before the others."""
@@ -266,7 +275,7 @@ class Session:
         self._is_ready = False
         if self.is_over or (not self.control_bytes and not self._traffic):
             return
-        if transport.pending(self.node_id) > HIGH_WATER:
+        if self.must_wait:
             self._get_ready(wake=False)
             return
         room = transport.max_payload - OVERHEAD
