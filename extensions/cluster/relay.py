@@ -124,13 +124,17 @@ class Relay:
                 )
         return False
 
-    def place_again(self, parts: list[bytes]) -> Iterator[bool]:
-        """Place offers again that were not sent, because their node is gone. Drop all other encoded messages."""
+    def place_again(self, parts: list[bytes], forget_gone: Callable[[str], None]) -> Iterator[bool]:
+        """Place offers again that were not sent, because their node is gone. Drop all other encoded messages.
+
+        `forget_gone` removes the peers of nodes that are gone from a swarm.
+        """
         for start in range(0, len(parts), SLICE):
             for part in parts[start : start + SLICE]:
                 message = message_in(part)
-                offers = offers_in(message.offers) if isinstance(message, Offers) else None
+                offers = offers_in(message.offers) if isinstance(message, (Offers, OffersToEach)) else None
                 if offers:
+                    forget_gone(message.key)
                     self._peers.place_again(
                         message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
                     )
