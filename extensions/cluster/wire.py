@@ -53,7 +53,7 @@ CHUNK: Final = 14
 
 
 class Begin(Struct, array_like=True, tag=1, gc=False):
-    """An epoch begins: earlier statements of the sender count no more, once `Done` follows.
+    """An epoch begins: earlier statements of the sender are void as soon as `Done` follows.
 
     `seen` is the receiver's epoch that the sender knows; 0 if it knows nothing of the receiver. `again`: there was an
     epoch before, of which statements may be lost, also those that only reply to the receiver's.
