@@ -129,7 +129,7 @@ class Relay:
         for start in range(0, len(parts), SLICE):
             for part in parts[start : start + SLICE]:
                 message = message_in(part)
-                offers = offers_in(message.offers) if isinstance(message, Offers) else None
+                offers = offers_in(message.offers) if isinstance(message, Offers | OffersToEach) else None
                 if offers:
                     self._peers.place_again(
                         message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
