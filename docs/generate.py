@@ -11,13 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-from prometheus_client.metrics_core import Metric
 from pydantic.fields import FieldInfo
 
 from extensions import dialing, entries
-from extensions.cluster.extension import ClusterNode
-from extensions.cluster.reasons import Dropped, Left, Refused, Resync
-from extensions.cluster.transport import Bus, Transport
+from extensions.cluster import reasons as cluster_reasons
 from extensions.cluster.troubles import Trouble
 from extensions.dht.records import descriptor, keys, placing, shards, slots, trouble
 from extensions.federation import (
@@ -189,27 +186,6 @@ def metrics() -> str:
     return asyncio.run(_metrics())
 
 
-class _Alone(ClusterNode):
-    """A node that no other one can reach."""
-
-    def connect(self) -> Transport:
-        return Bus().transport()
-
-
-async def _cluster_families() -> list[Metric]:
-    """Return the metrics of the extension `cluster`, with which others would run at the gateway only."""
-    with TemporaryDirectory() as state_dir:
-        settings: dict[str, dict[str, Any]] = {
-            "server": {"host": "127.0.0.1", "port": 0, "state_dir": state_dir},
-            "extensions": {"cluster": {"enabled": True}},
-        }
-        server = Server(load(None, settings), {"cluster": _Alone})
-        await server.start()
-        families = [one for one in server.registry.collect() if one.name.startswith("peerservers_cluster_")]
-        await server.stop()
-    return families
-
-
 async def _metrics() -> str:
     with TemporaryDirectory() as state_dir:
         server = Server(
@@ -234,9 +210,8 @@ async def _metrics() -> str:
         # Most metrics of the DHT appear when it has started.
         while not any(family.name == "peerservers_dht_published" for family in server.registry.collect()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        families = list(server.registry.collect())
+        families = sorted(server.registry.collect(), key=lambda family: family.name)
         await server.stop()
-    families = sorted([*families, *await _cluster_families()], key=lambda family: family.name)
     lines = ["| name | type | labels | meaning |", "|---|---|---|---|"]
     for family in families:
         if not family.name.startswith("peerservers_"):
@@ -259,10 +234,10 @@ async def _metrics() -> str:
                 ("peerservers_connections_closed_total", CloseReason),
                 ("peerservers_dropped_total", DropReason),
                 ("peerservers_rejected_total", RejectReason),
-                ("peerservers_cluster_dropped_total", Dropped),
-                ("peerservers_cluster_nodes_left_total", Left),
-                ("peerservers_cluster_refused_total", Refused),
-                ("peerservers_cluster_resyncs_total", Resync),
+                ("peerservers_cluster_dropped_total", cluster_reasons.Dropped),
+                ("peerservers_cluster_nodes_left_total", cluster_reasons.Left),
+                ("peerservers_cluster_refused_total", cluster_reasons.Refused),
+                ("peerservers_cluster_resyncs_total", cluster_reasons.Resync),
                 ("peerservers_cluster_troubles_total", Trouble),
             )
         ),

@@ -270,7 +270,7 @@ class ClusterNode(Extension):
         if is_connected != self.is_connected:
             self.is_connected = is_connected
             if self.node is not None:
-                self.node.connected(is_connected)
+                self._guarded("connected", self.node.connected, is_connected)
             if is_connected:
                 self.tracker.log.info("cluster_transport_up")
             else:

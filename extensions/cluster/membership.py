@@ -141,7 +141,12 @@ class Membership:
 
     def describe(self, session: Session, heartbeat: Heartbeat) -> None:
         """Note the content of a heartbeat."""
-        _describe(self._parts.members.others[session.node_id], heartbeat)
+        member = self._parts.members.others[session.node_id]
+        was_gateway = member.is_gateway
+        _describe(member, heartbeat)
+        if member.is_gateway and not was_gateway:
+            # It may tell of linked peers at once.
+            self._choose_gateway(self._parts.clock())
 
     def tick(self, now: float, period: float) -> None:
         """Do everything that is due. Called every `period` seconds."""

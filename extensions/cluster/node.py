@@ -194,15 +194,18 @@ class Node(Nodes):
             if error.reason is not Refused.DUPLICATE:
                 self.parts.listener.refused(error.reason, error.sender)
 
-    def connected(self, works: bool) -> None:
-        """Take notice that the transport works, or does not."""
-        if works:
-            self._membership.connected()
-
     def lost(self, node_id: str) -> None:
         """Take notice that a node cannot be reached any more."""
         if node_id in self.parts.members.others:
             self._membership.leave(node_id, Left.LOST)
+
+    def connected(self, works: bool) -> None:
+        """Take notice that the transport works, or that it no longer does."""
+        if works:
+            self._membership.connected()
+            return
+        for session in self._sessions.by_id.values():
+            session.is_cut_off |= session.must_wait
 
     def _receive(self, payload: bytes) -> None:
         kind, raw, epoch, seq = self.parts.sealer.open(payload)
@@ -225,6 +228,7 @@ class Node(Nodes):
             if verdict == LATE:
                 raise RefusedError(Refused.DUPLICATE, node_id)
             member.last_heard = now
+            session.is_cut_off = False
             if verdict in (AGAIN, GAP):
                 self.wake()
         elif kind == BROADCAST:
@@ -233,6 +237,7 @@ class Node(Nodes):
             member.heartbeats = seq
             # Messages outside of a sequence do not count, because they may be old ones that another program repeats.
             member.last_heard = now
+            session.is_cut_off = False
         try:
             messages = messages_in(payload)
         except RefusedError as error:

@@ -9,12 +9,11 @@ msgspec's structs cannot be compiled with mypyc, so this module is not compiled.
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
 from extensions.cluster.envelope import HEADER_LENGTH
 from extensions.cluster.errors import RefusedError
 from extensions.cluster.reasons import Refused
-from tracker.extension import Answer, Offer
 
 MAX_KEYS: Final = 200
 """Most infohashes in one message."""
@@ -27,6 +26,9 @@ MAX_JOINED: Final = 200
 
 MAX_RECEIVERS: Final = 100
 """Most peers that get an offer by one message."""
+
+SEPARATOR: Final = b"\n"
+"""What is between raw JSON strings. No JSON string contains it."""
 
 MAX_SWARM: Final = 1 << 40
 """The largest number of peers that is believed."""
@@ -131,7 +133,7 @@ class Newcomers(Struct, array_like=True, tag=10, gc=False):
 class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
     """Offers of a peer for peers of the receiver: `kind`, and `receiver` of the kind PEER, say for which.
 
-    `offers` is a JSON array as in an announce.
+    `offers` has the raw strings of each: offer_id, SDP. `SEPARATOR` is between any two strings.
     """
 
     key: Id
@@ -139,17 +141,17 @@ class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
     kind: Annotated[int, Meta(ge=0, le=3)]
     receiver: Annotated[str, Meta(max_length=64)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: memoryview
+    offers: bytes
 
 
 class OffersToEach(Struct, array_like=True, tag=OFFERS_TO_EACH, gc=False):
-    """Offers of a peer, in order, for some peers of the receiver. `offers` is a JSON array as in an announce."""
+    """Offers of a peer, in order, for some peers of the receiver. `offers` is as in `Offers`."""
 
     key: Id
     peer_id: Id
     receivers: Annotated[list[Id], Meta(max_length=MAX_RECEIVERS)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: memoryview
+    offers: bytes
 
 
 class Returned(Struct, array_like=True, tag=RETURNED, gc=False):
@@ -163,21 +165,21 @@ class Returned(Struct, array_like=True, tag=RETURNED, gc=False):
     kind: Annotated[int, Meta(ge=0, le=3)]
     receiver: Annotated[str, Meta(max_length=64)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: memoryview
+    offers: bytes
     age: Annotated[float, Meta(ge=0, le=3600)]
 
 
 class Answered(Struct, array_like=True, tag=ANSWER, gc=False):
     """An answer to an offer that came from the receiver. `complete`: its peer is a seeder.
 
-    `answer` is a JSON array: offer_id, SDP.
+    `answer` has the raw strings offer_id and SDP, with `SEPARATOR` between them.
     """
 
     key: Id
     peer_id: Id
     to_peer_id: Id
     complete: bool
-    answer: memoryview
+    answer: bytes
 
 
 class Chunk(Struct, array_like=True, tag=CHUNK, gc=False):
@@ -294,13 +296,8 @@ GATEWAY: Final = 2
 encode = msgspec.msgpack.Encoder().encode
 """Encodes one message: a struct, or a tuple of its type and fields."""
 
-encode_offers = msgspec.json.Encoder().encode
-"""Encodes a list of offers as the JSON array that `Offers` contains."""
-
 _decode_message = msgspec.msgpack.Decoder(Message).decode
 _decode_messages = msgspec.msgpack.Decoder(list[Message]).decode
-_decode_offers = msgspec.json.Decoder(list[Offer]).decode
-_decode_answer = msgspec.json.Decoder(tuple[Raw, Raw]).decode
 _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -319,26 +316,3 @@ def messages_in(payload: bytes) -> list[Any]:
 def message_in(part: bytes) -> Any:
     """Return a message that this node has encoded."""
     return _decode_message(part)
-
-
-def offers_in(data: memoryview) -> list[Offer] | None:
-    """Return the offers of a message, or None if they are not a JSON array of offers. They point into the message."""
-    try:
-        return _decode_offers(data)
-    except _BAD:
-        return None
-
-
-def encode_answer(answer: Answer, complete: bool) -> bytes:
-    """Return the message with an answer of a seeder, if `complete`, or a leecher."""
-    text = b"".join((b"[", answer.offer_id, b",", answer.sdp, b"]"))
-    return encode((ANSWER, answer.info_hash, answer.peer_id, answer.to_peer_id, complete, text))
-
-
-def answer_in(message: Answered) -> Answer | None:
-    """Return the answer in a message, or None if it is none. It points into the message."""
-    try:
-        offer_id, sdp = _decode_answer(message.answer)
-    except _BAD:
-        return None
-    return Answer(message.key, message.peer_id, message.to_peer_id, sdp, offer_id)

@@ -48,6 +48,7 @@ _decode_ping = Decoder(Ping).decode
 _encode = Encoder().encode
 
 _QUOTE: Final = ord('"')
+_BACKSLASH: Final = ord("\\")
 _LONGEST_RAW: Final = MAX_SDP_BYTES + 2
 """Escapes make a raw string longer than its text, never shorter, so one of at most this length is short enough."""
 
@@ -129,6 +130,25 @@ def is_answer(answer: Answer) -> bool:
         return False
     ids = _is_id_of(answer.peer_id, binary) and _is_id_of(answer.to_peer_id, binary)
     return ids and _is_raw_id(answer.offer_id, binary) and _valid_sdp(bytes(answer.sdp))
+
+
+def rebuilt_offer(offer_id: bytes, sdp: bytes, binary: bool) -> Offer | None:
+    """Return an offer for a binary swarm, or a text swarm, from raw strings that another process has taken from one.
+
+    The other process is one of the same tracker, which has checked them as a client's. None if an id or a length is
+    wrong, or if one is no string; invalid escapes in the SDP are not noticed.
+    """
+    raw_id = Raw(offer_id)
+    return Offer(OfferDescription("offer", Raw(sdp)), raw_id) if _are_relayed(raw_id, sdp, binary) else None
+
+
+def rebuilt_answer(info_hash: str, peer_id: str, to_peer_id: str, offer_id: bytes, sdp: bytes) -> Answer | None:
+    """Return an answer from raw strings that another process has taken from one; see `rebuilt_offer`."""
+    binary = is_id(info_hash)
+    if not (binary or is_any_id(info_hash)) or not (_is_id_of(peer_id, binary) and _is_id_of(to_peer_id, binary)):
+        return None
+    raw_id = Raw(offer_id)
+    return Answer(info_hash, peer_id, to_peer_id, Raw(sdp), raw_id) if _are_relayed(raw_id, sdp, binary) else None
 
 
 def decode(payload: bytes, max_offers: int) -> Message:
@@ -267,6 +287,21 @@ def _valid_sdp(sdp: bytes) -> bool:
     if not sdp.isascii():
         sdp.decode()
     return len(sdp) <= _LONGEST_RAW or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
+
+
+def _are_relayed(offer_id: RawString, sdp: bytes, binary: bool) -> bool:
+    """Return whether raw strings that were an offer_id and an SDP still are: no other JSON can be in the SDP."""
+    size = len(sdp)
+    try:
+        if not _is_id_of(_decode_text(offer_id), binary) or size < 2 or sdp[0] != _QUOTE:
+            return False
+        # Decoding it takes much longer.
+        is_one = sdp.find(b'"', 1) == size - 1 and sdp[size - 2] != _BACKSLASH
+        if is_one and size <= _LONGEST_RAW and sdp.isascii():
+            return True
+        return len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
+    except (msgspec.MsgspecError, UnicodeError):
+        return False
 
 
 def _is_id_of(value: object, binary: bool) -> TypeGuard[str]:

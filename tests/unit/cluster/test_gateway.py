@@ -121,6 +121,33 @@ def test_a_node_that_is_no_longer_the_gateway_holds_nothing(world: World) -> Non
     world.check()
 
 
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_new_gateway_may_have_linked_peers_before_the_others_believe_it(world: World, in_order: bool) -> None:
+    """Its heartbeat, which says that it is the gateway, may also come later, over another subscription of NATS."""
+    gateway = elected(world)
+    rest = others(world, gateway)
+    for number, station in enumerate(rest):
+        station.join(peer_id(number))
+    world.settle()
+    world.kill(gateway)
+    while not any(station.node.parts.gateway.is_here for station in rest):
+        world.pass_time(0.1, settles=False)
+        if in_order:
+            world.settle()
+    [new] = [station for station in rest if station.node.parts.gateway.is_here]
+    [other] = others(world, new)
+    world.bus.waiting.sort(key=lambda message: message[0] == new.node_id)
+    if not in_order:
+        late, world.bus.waiting[:] = list(world.bus.waiting), []
+    link(new, complete=2, incomplete=3)
+    new.node.tick()
+    world.settle()
+    if not in_order:
+        world.bus.waiting += late
+    world.pass_time(2)
+    assert other.view() == new.view() == (2, 5)
+
+
 def test_linked_peers_count_at_all_nodes_with_peers(world: World) -> None:
     gateway = elected(world)
     one, other = others(world, gateway)

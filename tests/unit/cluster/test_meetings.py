@@ -269,11 +269,15 @@ def test_offers_wait_while_the_transport_is_away_and_find_others_if_their_node_i
     world.settle()
     world.bus.cut(first.node_id, second.node_id)
     first.transport.buffered[second.node_id] = MAX_BUFFERED
+    first.node.connected(False)
     first.send(maker, announce(P, offers=offers(1)))
     world.pass_time(2)
     if works_again:
-        world.bus.mend()
         first.transport.buffered.clear()
+        first.node.connected(True)
+        # The other node has no connection yet, and would miss what is sent now.
+        world.pass_time(0.5)
+        world.bus.mend()
         world.pass_time(1)
         assert len(received(taker)) == 1
         return

@@ -1,6 +1,7 @@
 """Frames in, messages out: what `decode` takes and refuses, and what the encoders write."""
 
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -494,6 +495,51 @@ def test_mutated_messages_yield_only_what_may_be_relayed(mutation: dict[str, Any
         assert is_any_id(seen["offer_id"])
         assert is_id(seen["offer_id"]) or not is_id(seen["info_hash"])
         assert isinstance(seen["answer"]["sdp"], str)
+
+
+sdps = st.one_of(
+    st.text(st.characters(codec="utf-8")),
+    st.sampled_from(["", '"', "\\", '\\"', "\n", '","sdp":"', "é", "x" * (MAX_SDP_BYTES + 1), "\n" * MAX_SDP_BYTES]),
+)
+
+
+@given(offer_id=st.sampled_from([BINARY_ID, "o" * 20, "text", ""]), sdp=sdps, binary=st.booleans())
+def test_raw_strings_of_an_offer_make_the_same_one_if_it_may_be_relayed(offer_id: str, sdp: str, binary: bool) -> None:
+    name = HASH if binary else "text"
+    raw = codec.to_json(offer_id), codec.to_json(sdp)
+    rebuilt = codec.rebuilt_offer(*raw, binary)
+    answer = codec.rebuilt_answer(name, PEER, PEER, *raw)
+    try:
+        made = codec.make_offer(offer_id, sdp, name)
+    except ValueError:
+        assert (rebuilt, answer) == (None, None)
+        return
+    assert rebuilt == made
+    assert answer == codec.make_answer(name, PEER, PEER, offer_id, sdp)
+
+
+@given(
+    st.binary(max_size=30)
+    | st.lists(st.sampled_from([b'"', b"\\", b"\xff", b"\\u00ff", b"\\ud800", b"{", b"x", b","]), max_size=9).map(
+        b"".join
+    )
+)
+def test_bytes_that_are_not_one_string_make_no_offer(sdp: bytes) -> None:
+    offer = codec.rebuilt_offer(codec.to_json("o" * 20), sdp, True)
+    if offer is not None:
+        (relayed,) = codec.encode_offers(HASH, PEER, [offer])
+        relayed.decode()
+        assert sdp[:1] == sdp[-1:] == b'"'
+        assert re.fullmatch(rb'(?s)"([^"\\]|\\.)*"', sdp), "a quote inside would end the string"
+    assert codec.rebuilt_offer(sdp, b'"v=0"', True) is None or len(sdp) > 21
+    assert codec.rebuilt_answer(HASH, PEER, PEER, codec.to_json("o" * 20), sdp) is None or offer is not None
+
+
+def test_raw_strings_make_no_answer_with_invalid_ids() -> None:
+    raw = codec.to_json("o" * 20), b'"v=0"'
+    assert codec.rebuilt_answer(HASH, PEER, PEER, *raw)
+    for ids in (("", PEER, PEER), (HASH, "short", PEER), (HASH, PEER, "short"), (HASH, PEER, "\u0100" * 20)):
+        assert codec.rebuilt_answer(*ids, *raw) is None
 
 
 def test_announce_reply() -> None:
