@@ -221,6 +221,8 @@ class Node(Nodes):
         for traffic in (session.traffic, sessions.traffic):
             traffic.messages_in += 1
             traffic.bytes_in += size
+        if kind != BROADCAST:
+            self._membership.ascertain(session)
         if kind == STREAM:
             verdict = session.accept(epoch, seq, now)
             if verdict == LATE:

@@ -159,8 +159,8 @@ class Session(Numbers):
         """Tell a statement: an encoded message."""
         if self.must_begin or self.is_over:
             return  # Everything is told later.
-        if self._keys:
-            self._put_keys()
+        if self._keys and not self._put_keys():
+            return
         self._control.append(part)
         self.control_bytes += len(part)
         if self.control_bytes > MAX_CONTROL:
@@ -292,16 +292,19 @@ class Session(Numbers):
         if self.must_begin or self.is_over:
             return
         if self._about != about or len(self._keys) >= MAX_KEYS:
-            self._put_keys()
+            if not self._put_keys():
+                return
             self._about = about
         self._keys.append(key)
         if not self._is_ready:
             self._get_ready()
 
-    def _put_keys(self) -> None:
+    def _put_keys(self) -> bool:
+        """Tell the keys that wait. Return False if these were too many, so that everything is told later."""
         keys, self._keys = self._keys, []
         if keys:
             self.put_control(encode((self._about, keys)))
+        return not self.must_begin
 
     def _get_ready(self, wake: bool = True) -> None:
         self._is_ready = True

@@ -4,8 +4,10 @@ import pytest
 
 from tests.client import HASH
 from tests.unit.cluster.world import Station, World
+from tests.unit.core.one_node import some
 from tests.unit.fakes import peer_id
 from tracker.core.swarm import RemoteMember
+from tracker.reasons import DropReason
 
 P, Q = peer_id(1), peer_id(2)
 
@@ -181,4 +183,43 @@ def test_linked_peers_are_forgotten_with_the_gateway(world: World) -> None:
     world.kill(gateway)
     world.pass_time(6)
     assert one.view() == (0, 1)
+    world.check()
+
+
+def test_offers_over_a_link_that_a_peer_may_not_be_given_do_not_go_to_and_fro() -> None:
+    world = World(2, is_capable=True, max_foreign_offers=2)
+    gateway = elected(world)
+    (other,) = others(world, gateway)
+    connection = other.join(P)
+    world.settle()
+    for number in range(4):
+        gateway.remote.deliver_offers(HASH, Q, some(number), gateway.now, number)
+        world.settle()
+    assert sum("offer" in message for message in connection.take()) == 2
+    assert gateway.hub.counters.dropped[DropReason.UNPLACED_OFFER] == 2
+
+
+def test_a_swarm_that_the_gateway_no_longer_serves_is_not_shared(world: World) -> None:
+    gateway = elected(world)
+    one, other = others(world, gateway)
+    for station in world.stations:
+        station.join(P if station is one else peer_id(7), "b" * 20)
+    connection = one.join(P)
+    other.join(Q)
+    world.settle()
+    gateway.hub.restrict(lambda _: False, gateway.outbox)
+    world.check()
+    assert gateway.node.parts.shared.by_key == {}
+    one.join(peer_id(3))
+    one.hub.close(connection)
+    other.join(peer_id(4))
+    world.settle()
+    assert one.view() == other.view() == (0, 3)
+    assert gateway.hub.swarms == {}
+    assert gateway.node.parts.shared.by_key == {}
+    gateway.hub.restrict(lambda _: True, gateway.outbox)
+    other.join(peer_id(5))
+    one.join(peer_id(5))
+    world.pass_time(1)
+    assert gateway.view() == (0, 4)
     world.check()

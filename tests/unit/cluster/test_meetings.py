@@ -7,6 +7,7 @@ from extensions.cluster.nats_connection import MAX_BUFFERED
 from extensions.cluster.reasons import Dropped, Left, Refused
 from extensions.cluster.telling import FEW
 from extensions.cluster.transport import MAX_PAYLOAD, MIN_PAYLOAD
+from extensions.cluster.wire import PLAIN
 from tests.client import HASH, announce, answer, offers
 from tests.unit.cluster.world import World
 from tests.unit.fakes import FakeConnection, Json, peer_id
@@ -327,3 +328,39 @@ def test_a_node_that_stops_does_not_say_that_the_others_do() -> None:
     assert not any(event[0] == "left" for event in first.log.events)
     first.world.settle()
     assert second.log.events[-1] == ("left", first.node_id, Left.STOPPED)
+
+
+def test_offers_for_several_peers_that_were_not_sent_find_others_if_their_node_is_gone() -> None:
+    world = World(2)
+    first, second = world.stations
+    maker, late = FakeConnection(), [FakeConnection(), FakeConnection()]
+    first.send(maker, announce(P))
+    for number in (10, 11):
+        second.join(peer_id(number))
+    world.settle()
+    world.bus.cut(first.node_id, second.node_id)
+    first.transport.buffered[second.node_id] = MAX_BUFFERED
+    first.send(maker, announce(P, offers=offers(2)))
+    world.pass_time(4)
+    for number, connection in enumerate(late):
+        first.send(connection, announce(peer_id(20 + number)))
+    assert len(received(*late)) == 2
+    assert first.node.parts.sessions.dropped == {}
+    world.check()
+
+
+def test_all_nodes_hear_of_a_peer_that_joins_many_while_a_further_node_does() -> None:
+    """A dead connection of the peer may be at any of them."""
+    world = World(2)
+    first, second = world.stations
+    for number in range(10, 12 + FEW):
+        first.join(peer_id(number))
+    old = second.join(P)
+    old.last_received = 0
+    world.pass_time(1)
+    first.join(P)
+    # Before this is told, a further node that opens the swarm is told of its peers.
+    first.node.parts.telling.statement(HASH, first.hub.swarms[HASH], PLAIN)
+    world.pass_time(4)
+    assert old.peers == set()
+    world.check()

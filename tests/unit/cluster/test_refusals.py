@@ -29,6 +29,7 @@ class Stranger:
 
     def __init__(self, station: Station, node_id: str = STRANGER) -> None:
         self.station = station
+        self.node_id = node_id
         self.sealer = Sealer(node_id, "test", None)
         self.receiver = bytes.fromhex(station.node_id)
         self.beats = 0
@@ -233,3 +234,46 @@ def test_whatever_a_node_tells_the_hub_stays_sound(told: list[list[Any]]) -> Non
     assert station.node.parts.members.others == {}
     station.check()
     assert station.view() == (0, 1)
+
+
+def test_a_repeated_heartbeat_of_a_node_that_has_ended_makes_it_no_owner_and_no_gateway() -> None:
+    """Its last heartbeats may be older than this node, which has never heard of it."""
+    world = World(2, is_capable=True)
+    world.pass_time(5)
+    one, other = world.stations
+    ghosts = [Stranger(one, f"{number:x}" * 16) for number in range(1, 6)]
+    ghosts += [Stranger(other, ghost.node_id) for ghost in ghosts]
+    gateways = [station.node.parts.gateway.is_here for station in world.stations]
+    claims = heartbeat()
+    claims.flags = wire.CAPABLE | wire.GATEWAY
+    for second in range(5):
+        for ghost in ghosts:
+            ghost.beat(claims)
+        for number in range(10):
+            world.stations[number % 2].join(peer_id(second), f"{second:019}{number}")
+            world.stations[1 - number % 2].join(peer_id(second + 50), f"{second:019}{number}")
+        world.pass_time(1)
+        for number in range(10):
+            assert one.view(f"{second:019}{number}") == other.view(f"{second:019}{number}") == (0, 2)
+    assert [station.node.parts.gateway.is_here for station in world.stations] == gateways
+    # A message to this node cannot be older than it.
+    ghosts[0].tell(heartbeat(), wire.Begin(0, False))
+    world.settle()
+    assert ghosts[0].node_id in one.node.parts.owners.ring
+    assert ghosts[1].node_id not in one.node.parts.owners.ring
+
+
+def test_a_repeated_question_is_answered_once(station: Station, stranger: Stranger) -> None:
+    asked: list[bytes] = []
+    station.node.parts.questions.on_ask("some", lambda data, _: asked.append(data))
+    stranger.beat()
+
+    def ask(number: int) -> None:
+        part = wire.encode(wire.Ask(number, "some", b"%d" % number))
+        station.node.receive(stranger.sealer.seal(SINGLE, stranger.receiver, 1, 0, [part]))
+
+    # Those that come late are answered, too, if they are not too late.
+    for number in (1, 2, 2, 1, 4, 3, 3, 4, 70, 69, 7, 6, 5, 70, 7, 1 << 62, 71):
+        ask(number)
+    assert asked == [b"%d" % number for number in (1, 2, 4, 3, 70, 69, 7, 1 << 62)]
+    assert station.node.parts.sessions.dropped == {Dropped.REPEATED: 9}
