@@ -31,6 +31,7 @@ from tracker.extension import (
     Extension,
     Receiver,
     Stream,
+    TokenBucket,
     TrackerHandle,
     __version__,
     aside,
@@ -45,6 +46,9 @@ ASK_TIMEOUT: Final = 5.0
 LOG_PERIOD: Final = 60.0
 MAX_LOGGED: Final = 1000
 """Seconds until a refused message of the same node, for the same reason, is logged again; and number of these."""
+
+MAX_LINES: Final = 20
+"""Refused messages that are logged in `LOG_PERIOD`: another program may write any id of a sender."""
 
 GATEWAY: Final = "gateway"
 """The kind of questions that the gateway answers."""
@@ -74,6 +78,7 @@ class ClusterNode(Extension):
         self._gateway = tracker.join_cluster(self)
         tracker.add_gather(self)
         self._logged: ExpiringMap[tuple[Refused, str], bool] = ExpiringMap(LOG_PERIOD, MAX_LOGGED)
+        self._lines = TokenBucket(MAX_LINES / LOG_PERIOD, MAX_LINES, time.monotonic())
         self._round_trips = Histogram(
             "peerservers_cluster_round_trip_seconds",
             "Round trips of pings to other nodes",
@@ -231,7 +236,7 @@ class ClusterNode(Extension):
     def refused(self, reason: Refused, sender: str) -> None:
         """Log a refused message."""
         now = time.monotonic()
-        if self._logged.get((reason, sender), now) is None:
+        if self._logged.get((reason, sender), now) is None and self._lines.try_take(1, now):
             self._logged.put((reason, sender), True, now)
             self.tracker.log.warning("cluster_message_refused", reason=reason, node=sender[:8] or "-")
 
@@ -265,7 +270,7 @@ class ClusterNode(Extension):
         if is_connected != self.is_connected:
             self.is_connected = is_connected
             if self.node is not None:
-                self.node.connected(is_connected)
+                self._guarded("connected", self.node.connected, is_connected)
             if is_connected:
                 self.tracker.log.info("cluster_transport_up")
             else:

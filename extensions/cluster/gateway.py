@@ -52,7 +52,7 @@ class GatewayChoice:
             self.is_here = False
         if self.is_here:
             return members.node_id
-        claiming = [node_id for node_id, member in members.others.items() if member.is_gateway]
+        claiming = [node_id for node_id, member in members.others.items() if member.is_gateway and member.is_certain]
         if best in claiming:
             return best
         return min(claiming, default="")

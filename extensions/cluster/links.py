@@ -95,11 +95,17 @@ class Links:
             self.gateway = session
             for key in list(self._heard):
                 self._set(key, 0, 0)
+            if session is not None and session.was_ignored:
+                session.was_ignored = False
+                session.miss(self._clock())
 
     def on_linked(self, session: Session, message: Linked) -> None:
         """Take notice of the numbers of linked peers in a swarm."""
         swarm = self._swarms.get(message.key)
-        if session is self.gateway and swarm is not None and swarm.peers:
+        if session is not self.gateway:
+            # It may have become the gateway just now: if so, it is asked to tell all again.
+            session.was_ignored = True
+        elif swarm is not None and swarm.peers:
             self._set(message.key, message.complete, message.incomplete)
 
     def on_newcomers(self, session: Session, message: Newcomers) -> None:

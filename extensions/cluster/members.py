@@ -34,6 +34,7 @@ class Member:
         "group",
         "heartbeats",
         "is_capable",
+        "is_certain",
         "is_gateway",
         "label",
         "last_heard",
@@ -64,6 +65,10 @@ class Member:
         """Whether it can be the gateway."""
         self.is_gateway = False
         """Whether it says that it is the gateway."""
+        self.is_certain = False
+        """Whether it has sent a message to this node. Another program may have repeated a heartbeat of one that ended
+        before this one began, but not a message to this one. Until then it owns nothing, and is not the gateway.
+        """
         self.since = now
         """The time from which on it is a member."""
         self.last_heard = now
@@ -158,7 +163,7 @@ class Members:
         none, they are all nodes that can be it. So a node that comes does not move the gateway, with which all links
         to other trackers would move. Empty if there is no candidate.
         """
-        able = [member for member in self.others.values() if member.is_capable]
+        able = [member for member in self.others.values() if member.is_capable and member.is_certain]
         claiming = [member.node_id for member in able if member.is_gateway]
         if is_here and self.is_capable:
             claiming.append(self.node_id)

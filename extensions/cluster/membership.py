@@ -19,7 +19,7 @@ MAX_BURST: Final = 512 << 20
 MESSAGE_COST: Final = 2048
 """Bytes that a message counts besides its own."""
 
-DEPARTED_FOR: Final = 300.0
+DEPARTED_FOR: Final = 30 * 86400.0
 MAX_DEPARTED: Final = 1000
 """Seconds, and number of nodes, for which it is remembered that a node has left: late messages do not revive it."""
 
@@ -75,6 +75,13 @@ class Membership:
         parts.listener.node_joined(member)
         return session
 
+    def ascertain(self, session: Session) -> None:
+        """Take notice that a node has sent a message to this one: it lives."""
+        member = self._parts.members.others[session.node_id]
+        if not member.is_certain:
+            member.is_certain = True
+            self._parts.owners.tell_again(session)
+
     def charge(self, node_id: str, size: int, now: float) -> None:
         """Charge a message to the node that has sent it.
 
@@ -90,7 +97,7 @@ class Membership:
         member, session = self._forget(node_id, why)
         traffic = session.take_traffic()
         if traffic:
-            parts.work.add(parts.relay.place_again(traffic))
+            parts.work.add(parts.relay.place_again(traffic, parts.shared.forget_gone))
         parts.listener.node_left(member, why)
 
     def _forget(self, node_id: str, why: Left) -> tuple[Member, Session]:
@@ -116,7 +123,8 @@ class Membership:
         epoch = session.epoch
         shares, everything, links = f"shares {epoch}", f"everything {epoch}", f"links {epoch}"
         session.jobs = {JOB, shares}
-        parts.owners.tell_again(session)
+        if parts.members.others[session.node_id].is_certain:
+            parts.owners.tell_again(session)
         parts.work.add(parts.telling.retell(session, shares))
         if session is parts.telling.gateway:
             session.jobs.add(everything)
@@ -133,7 +141,12 @@ class Membership:
 
     def describe(self, session: Session, heartbeat: Heartbeat) -> None:
         """Note the content of a heartbeat."""
-        _describe(self._parts.members.others[session.node_id], heartbeat)
+        member = self._parts.members.others[session.node_id]
+        was_gateway = member.is_gateway
+        _describe(member, heartbeat)
+        if member.is_gateway and not was_gateway:
+            # It may tell of linked peers at once.
+            self._choose_gateway(self._parts.clock())
 
     def tick(self, now: float, period: float) -> None:
         """Do everything that is due. Called every `period` seconds."""

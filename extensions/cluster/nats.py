@@ -130,7 +130,8 @@ class Nats(Transport):
 
     def pending(self, to: str) -> int:  # noqa: ARG002 (all nodes share one connection)
         # Soon there may be another connection: until then, senders keep their messages.
-        return self.connection.pending if self.connection else MAX_BUFFERED
+        connection = self.connection
+        return MAX_BUFFERED if connection is None or connection.ended.is_set() else connection.pending
 
     async def _run(self) -> None:
         """Connect, again and again."""

@@ -197,15 +197,18 @@ class Node(Nodes):
             if error.reason not in _USUAL:
                 self.parts.listener.refused(error.reason, error.sender)
 
-    def connected(self, works: bool) -> None:
-        """Take notice that the transport works, or does not."""
-        if works:
-            self._membership.connected()
-
     def lost(self, node_id: str) -> None:
         """Take notice that a node cannot be reached any more."""
         if node_id in self.parts.members.others:
             self._membership.leave(node_id, Left.LOST)
+
+    def connected(self, works: bool) -> None:
+        """Take notice that the transport works, or that it no longer does."""
+        if works:
+            self._membership.connected()
+            return
+        for session in self._sessions.by_id.values():
+            session.is_cut_off |= session.must_wait
 
     def _receive(self, payload: bytes) -> None:
         kind, raw, epoch, seq = self.parts.sealer.open(payload)
@@ -221,11 +224,14 @@ class Node(Nodes):
         for traffic in (session.traffic, sessions.traffic):
             traffic.messages_in += 1
             traffic.bytes_in += size
+        if kind != BROADCAST:
+            self._membership.ascertain(session)
         if kind == STREAM:
             verdict = session.accept(epoch, seq, now)
             if verdict == LATE:
                 raise RefusedError(Refused.DUPLICATE, node_id)
             member.last_heard = now
+            session.is_cut_off = False
             if verdict in (AGAIN, GAP):
                 self.wake()
         elif kind == BROADCAST:
@@ -234,6 +240,7 @@ class Node(Nodes):
             member.heartbeats = seq
             # Messages outside of a sequence do not count, because they may be old ones that another program repeats.
             member.last_heard = now
+            session.is_cut_off = False
         try:
             messages = messages_in(payload)
         except RefusedError as error:

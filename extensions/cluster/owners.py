@@ -102,7 +102,7 @@ class Owners:
 
     def tell_all_again(self) -> None:
         """Tell all nodes of all swarms whose infohashes they own."""
-        self._fresh.update(self._sessions.by_id)
+        self._fresh.update({node_id: one for node_id, one in self._sessions.by_id.items() if node_id in self.ring})
         self._start()
 
     def ended(self, session: Session) -> None:

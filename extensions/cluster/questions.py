@@ -18,6 +18,9 @@ MAX_WAITING: Final = 1000
 MAX_ANSWER: Final = 16 << 20
 """Bytes of the longest answer."""
 
+_WINDOW: Final = 64
+"""Numbers below the last one of a node's questions within which one may still come, but not twice."""
+
 Reply = Callable[[bytes], None]
 """To be called once with the answer to a question; later calls do nothing."""
 
@@ -45,6 +48,8 @@ class Questions:
         self._answering: dict[str, Callable[[bytes, Reply], None]] = {}
         self._waiting: dict[int, _Waiting] = {}
         self._next = 0
+        self._asked: dict[str, tuple[int, int]] = {}
+        """For each node the number of its last question, and a bit for each of the numbers up to it that have come."""
 
     def on_ask(self, kind: str, answer: Callable[[bytes, Reply], None]) -> None:
         """Answer questions of a kind: `answer` is called with the data, and a function to be called with the answer."""
@@ -68,7 +73,10 @@ class Questions:
         self._waiting[number] = _Waiting(asked, self._clock() + timeout, done)
 
     def on_question(self, session: Session, message: Ask) -> None:
-        """Answer a question of another node."""
+        """Answer a question of another node, once: another program may repeat it, and an answer is work."""
+        if self._is_repeated(session.node_id, message.number):
+            self._sessions.dropped[Dropped.REPEATED] += 1
+            return
         answering = self._answering.get(message.kind)
         if answering is None:
             session.send_single(encode(Told(message.number, 0, True, memoryview(b""))))
@@ -115,11 +123,24 @@ class Questions:
 
     def ended(self, session: Session) -> None:
         """Do not wait for a node that is gone."""
+        self._asked.pop(session.node_id, None)
         for number, waiting in list(self._waiting.items()):
             if session.node_id in waiting.nodes:
                 waiting.answers.pop(session.node_id, None)
                 waiting.nodes.discard(session.node_id)
                 self._end_if_complete(number, waiting)
+
+    def _is_repeated(self, node_id: str, number: int) -> bool:
+        last, come = self._asked.get(node_id, (0, 0))
+        if number > last:
+            come = (come << min(number - last, _WINDOW)) & ((1 << _WINDOW) - 1)
+            self._asked[node_id] = number, come | 1
+            return False
+        bit = 1 << min(last - number, _WINDOW)
+        if bit >> _WINDOW or come & bit:
+            return True
+        self._asked[node_id] = last, come | bit
+        return False
 
     def _end_if_complete(self, number: int, waiting: _Waiting) -> None:
         if not waiting.nodes:

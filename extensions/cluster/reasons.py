@@ -36,6 +36,8 @@ class Dropped(StrEnum):
     TOO_MANY_STREAMS = "too_many_streams"
     LATE = "late"
     """An answer to a question that nothing waits for any more."""
+    REPEATED = "repeated"
+    """A question that has come before."""
 
 
 class Resync(StrEnum):

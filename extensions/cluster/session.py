@@ -105,6 +105,8 @@ class Session(Numbers):
         self.raw: Final = bytes.fromhex(node_id)
         self.is_over = False
         """Whether the other node is gone."""
+        self.is_cut_off = False
+        """Whether the transport was away, and the other node may not have its connection back."""
         self.traffic = Traffic()
 
         # What this node tells.
@@ -129,6 +131,8 @@ class Session(Numbers):
         self._tick_after = TICK_AFTER
         self._ticked_at = now
 
+        self.was_ignored = False
+        """Whether the other node has told of linked peers when it did not count as the gateway."""
         self.ping_number = 0
         self.pinged_at = 0.0
         """The number and the time of the ping that was not answered yet; 0 for none."""
@@ -155,8 +159,8 @@ class Session(Numbers):
         """Tell a statement: an encoded message."""
         if self.must_begin or self.is_over:
             return  # Everything is told later.
-        if self._keys:
-            self._put_keys()
+        if self._keys and not self._put_keys():
+            return
         self._control.append(part)
         self.control_bytes += len(part)
         if self.control_bytes > MAX_CONTROL:
@@ -204,11 +208,16 @@ class Session(Numbers):
             self.must_begin = True
             self._sessions.resyncs[why] += 1
 
+    @property
+    def must_wait(self) -> bool:
+        """Whether no messages should be sent now."""
+        return self.is_cut_off or self._sessions.transport.pending(self.node_id) > HIGH_WATER
+
     def can_begin(self, now: float) -> bool:
         """Return whether a new epoch must begin, and can."""
         if not self.must_begin or (self.epoch and now < self.told_since + MIN_EPOCH):
             return False
-        return self._sessions.transport.pending(self.node_id) < HIGH_WATER
+        return not self.must_wait
 
     def begin(self, first: list[bytes], now: float) -> None:
         """Begin a new epoch. `first` are messages that come before the others."""
@@ -240,7 +249,7 @@ class Session(Numbers):
         self._is_ready = False
         if self.is_over or (not self.control_bytes and not self._traffic):
             return
-        if transport.pending(self.node_id) > HIGH_WATER:
+        if self.must_wait:
             self._get_ready(wake=False)
             return
         room = transport.max_payload - OVERHEAD
@@ -283,16 +292,19 @@ class Session(Numbers):
         if self.must_begin or self.is_over:
             return
         if self._about != about or len(self._keys) >= MAX_KEYS:
-            self._put_keys()
+            if not self._put_keys():
+                return
             self._about = about
         self._keys.append(key)
         if not self._is_ready:
             self._get_ready()
 
-    def _put_keys(self) -> None:
+    def _put_keys(self) -> bool:
+        """Tell the keys that wait. Return False if these were too many, so that everything is told later."""
         keys, self._keys = self._keys, []
         if keys:
             self.put_control(encode((self._about, keys)))
+        return not self.must_begin
 
     def _get_ready(self, wake: bool = True) -> None:
         self._is_ready = True

@@ -106,17 +106,18 @@ class Telling:
                     continue
                 self._counted.add(key)
             gateway = self.gateway
+            joined = self._joined.pop(key, None)
             part = b""
             shared = self._shared.by_key.get(key)
             if shared is not None:
                 for share in shared.shares:
                     if share.is_told:
-                        part = part or self.statement(key, swarm, PLAIN)
+                        part = part or self.statement(key, swarm, PLAIN, joined)
                         share.session.put_control(part)
                         if share.session is gateway:
                             gateway = None
             if gateway is not None:
-                gateway.put_control(part or self.statement(key, swarm, PLAIN))
+                gateway.put_control(part or self.statement(key, swarm, PLAIN, joined))
 
     def tick(self) -> bool:
         """Let large swarms be told again. Return whether there is anything to tell."""
@@ -165,8 +166,11 @@ class Telling:
             yield session.is_slow
         session.end_job(job)
 
-    def statement(self, key: str, swarm: Swarm, flag: int) -> bytes:
-        """Return the encoded statement about the local peers of a swarm. `flag` is its field `share`."""
+    def statement(self, key: str, swarm: Swarm, flag: int, joined: list[str] | None = None) -> bytes:
+        """Return the encoded statement about the local peers of a swarm.
+
+        `flag` is its field `share`. `joined` are the new peers of the roles that are told by number.
+        """
         needy = self._needy if len(self._needy) else None
         rows: list[tuple[str, int]] = []
         seeders = leechers = needy_seeders = needy_leechers = 0
@@ -179,9 +183,8 @@ class Telling:
         else:
             rows += [(peer.peer_id, self._flags(key, peer, 0, needy)) for peer in swarm.leechers]
         if not seeders and not leechers:
-            self._joined.pop(key, None)
             return encode((ROSTER, key, flag, rows))
-        joined = self._joined.pop(key, []) if flag == PLAIN else []
+        joined = joined or []
         if needy is not None:
             for peer_id in joined:
                 peer = swarm.peers.get(peer_id)

@@ -156,7 +156,10 @@ class Hub:
                 for connection in peer.connections:
                     self.refuse(connection, _denied(swarm.info_hash), outbox)
                 self._leave(peer)
-            self.release(swarm)
+            if is_held(swarm):
+                self.release(swarm)
+                if self.nodes is not None:
+                    self.nodes.closed(swarm)
 
     def hold(self, info_hash: str) -> None:
         """Keep a swarm open also without local peers, from now on. Open it if it is served."""

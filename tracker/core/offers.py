@@ -11,7 +11,7 @@ from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
 from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, LINKED, PEER
 from tracker.core.foreign import ForeignOffers
-from tracker.core.members import join_order, note_maker
+from tracker.core.members import join_order, note_maker, refusal_of
 from tracker.core.observers import Nodes, Observer
 from tracker.core.outbox import Outbox
 from tracker.core.parked import ParkedOffers
@@ -214,7 +214,7 @@ class OfferPlacement:
             for one in chosen
             if one not in met
             and (not isinstance(one, Peer) or (one.offers_due <= now and foreign.may_be_given(one, origin, now)))
-            and not (isinstance(one, NodeMember) and one.node in refused_by)
+            and not (isinstance(one, NodeMember) and refusal_of(one) in refused_by)
         ]
         if len(chosen) > len(offers) and is_room(swarm):
             chosen = own_receivers_of(swarm, peer_id, chosen).assign(offers)

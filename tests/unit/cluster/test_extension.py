@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from extensions.cluster.envelope import SINGLE, Sealer
-from extensions.cluster.extension import ClusterNode
+from extensions.cluster.extension import MAX_LINES, ClusterNode
+from extensions.cluster.reasons import Refused
 from extensions.cluster.settings import ClusterSettings
 from extensions.cluster.transport import Bus, InProcess
 from tests.client import PATIENCE, announce, answer, eventually, offers
@@ -166,6 +167,14 @@ async def test_refused_messages_are_logged_once_and_counted(cluster: Cluster) ->
     assert [line["event"] for line in log] == ["cluster_message_refused"]
     assert (log[0]["reason"], log[0]["node"]) == ("wrong_name", "f" * 8)
     assert values(one)["refused_total", "wrong_name"] == 3
+
+
+async def test_senders_that_another_program_invents_do_not_flood_the_log(cluster: Cluster) -> None:
+    one = await cluster.start()
+    with capture_logs() as log:
+        for number in range(10 * MAX_LINES):
+            extension_of(one).refused(Refused.WRONG_KEY, f"{number:016x}")
+    assert len(log) == MAX_LINES
 
 
 async def test_a_failure_in_a_message_harms_only_that_message(

@@ -4,8 +4,10 @@ import pytest
 
 from tests.client import HASH
 from tests.unit.cluster.world import Station, World
+from tests.unit.core.one_node import some
 from tests.unit.fakes import peer_id
 from tracker.core.swarm import RemoteMember
+from tracker.reasons import DropReason
 
 P, Q = peer_id(1), peer_id(2)
 
@@ -119,6 +121,33 @@ def test_a_node_that_is_no_longer_the_gateway_holds_nothing(world: World) -> Non
     world.check()
 
 
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_new_gateway_may_have_linked_peers_before_the_others_believe_it(world: World, in_order: bool) -> None:
+    """Its heartbeat, which says that it is the gateway, may also come later, over another subscription of NATS."""
+    gateway = elected(world)
+    rest = others(world, gateway)
+    for number, station in enumerate(rest):
+        station.join(peer_id(number))
+    world.settle()
+    world.kill(gateway)
+    while not any(station.node.parts.gateway.is_here for station in rest):
+        world.pass_time(0.1, settles=False)
+        if in_order:
+            world.settle()
+    [new] = [station for station in rest if station.node.parts.gateway.is_here]
+    [other] = others(world, new)
+    world.bus.waiting.sort(key=lambda message: message[0] == new.node_id)
+    if not in_order:
+        late, world.bus.waiting[:] = list(world.bus.waiting), []
+    link(new, complete=2, incomplete=3)
+    new.node.tick()
+    world.settle()
+    if not in_order:
+        world.bus.waiting += late
+    world.pass_time(2)
+    assert other.view() == new.view() == (2, 5)
+
+
 def test_linked_peers_count_at_all_nodes_with_peers(world: World) -> None:
     gateway = elected(world)
     one, other = others(world, gateway)
@@ -154,4 +183,43 @@ def test_linked_peers_are_forgotten_with_the_gateway(world: World) -> None:
     world.kill(gateway)
     world.pass_time(6)
     assert one.view() == (0, 1)
+    world.check()
+
+
+def test_offers_over_a_link_that_a_peer_may_not_be_given_do_not_go_to_and_fro() -> None:
+    world = World(2, is_capable=True, max_foreign_offers=2)
+    gateway = elected(world)
+    (other,) = others(world, gateway)
+    connection = other.join(P)
+    world.settle()
+    for number in range(4):
+        gateway.remote.deliver_offers(HASH, Q, some(number), gateway.now, number)
+        world.settle()
+    assert sum("offer" in message for message in connection.take()) == 2
+    assert gateway.hub.counters.dropped[DropReason.UNPLACED_OFFER] == 2
+
+
+def test_a_swarm_that_the_gateway_no_longer_serves_is_not_shared(world: World) -> None:
+    gateway = elected(world)
+    one, other = others(world, gateway)
+    for station in world.stations:
+        station.join(P if station is one else peer_id(7), "b" * 20)
+    connection = one.join(P)
+    other.join(Q)
+    world.settle()
+    gateway.hub.restrict(lambda _: False, gateway.outbox)
+    world.check()
+    assert gateway.node.parts.shared.by_key == {}
+    one.join(peer_id(3))
+    one.hub.close(connection)
+    other.join(peer_id(4))
+    world.settle()
+    assert one.view() == other.view() == (0, 3)
+    assert gateway.hub.swarms == {}
+    assert gateway.node.parts.shared.by_key == {}
+    gateway.hub.restrict(lambda _: True, gateway.outbox)
+    other.join(peer_id(5))
+    one.join(peer_id(5))
+    world.pass_time(1)
+    assert gateway.view() == (0, 4)
     world.check()

@@ -7,6 +7,7 @@ from extensions.cluster.nats_connection import MAX_BUFFERED
 from extensions.cluster.reasons import Dropped, Left, Refused
 from extensions.cluster.telling import FEW
 from extensions.cluster.transport import MAX_PAYLOAD, MIN_PAYLOAD
+from extensions.cluster.wire import PLAIN
 from tests.client import HASH, announce, answer, offers
 from tests.unit.cluster.world import World
 from tests.unit.fakes import FakeConnection, Json, peer_id
@@ -268,11 +269,15 @@ def test_offers_wait_while_the_transport_is_away_and_find_others_if_their_node_i
     world.settle()
     world.bus.cut(first.node_id, second.node_id)
     first.transport.buffered[second.node_id] = MAX_BUFFERED
+    first.node.connected(False)
     first.send(maker, announce(P, offers=offers(1)))
     world.pass_time(2)
     if works_again:
-        world.bus.mend()
         first.transport.buffered.clear()
+        first.node.connected(True)
+        # The other node has no connection yet, and would miss what is sent now.
+        world.pass_time(0.5)
+        world.bus.mend()
         world.pass_time(1)
         assert len(received(taker)) == 1
         return
@@ -283,6 +288,27 @@ def test_offers_wait_while_the_transport_is_away_and_find_others_if_their_node_i
     assert [offer["peer_id"] for offer in received(late)] == [P]
     assert first.node.parts.sessions.dropped == {}
     world.check()
+
+
+def test_offers_for_several_nodes_find_local_peers_when_all_nodes_are_gone() -> None:
+    world = World(3)
+    here, *elsewhere = world.stations
+    connections = [FakeConnection() for _ in range(5)]
+    for number, connection in enumerate(connections):
+        here.send(connection, announce(peer_id(number)))
+    for number in range(10):
+        elsewhere[number % 2].join(peer_id(10 + number))
+    world.pass_time(1)
+    for station in elsewhere:
+        world.bus.cut(here.node_id, station.node_id)
+        here.transport.buffered[station.node_id] = MAX_BUFFERED
+    here.node.connected(False)
+    for number, connection in enumerate(connections):
+        here.send(connection, announce(peer_id(number), offers=offers(2, start=10 * number)))
+    world.pass_time(5)
+    assert here.view() == (0, 5)
+    assert len(received(*connections)) == 10
+    assert here.node.parts.sessions.dropped == {}
 
 
 def test_a_node_that_hears_itself_does_not_complain() -> None:
@@ -302,3 +328,39 @@ def test_a_node_that_stops_does_not_say_that_the_others_do() -> None:
     assert not any(event[0] == "left" for event in first.log.events)
     first.world.settle()
     assert second.log.events[-1] == ("left", first.node_id, Left.STOPPED)
+
+
+def test_offers_for_several_peers_that_were_not_sent_find_others_if_their_node_is_gone() -> None:
+    world = World(2)
+    first, second = world.stations
+    maker, late = FakeConnection(), [FakeConnection(), FakeConnection()]
+    first.send(maker, announce(P))
+    for number in (10, 11):
+        second.join(peer_id(number))
+    world.settle()
+    world.bus.cut(first.node_id, second.node_id)
+    first.transport.buffered[second.node_id] = MAX_BUFFERED
+    first.send(maker, announce(P, offers=offers(2)))
+    world.pass_time(4)
+    for number, connection in enumerate(late):
+        first.send(connection, announce(peer_id(20 + number)))
+    assert len(received(*late)) == 2
+    assert first.node.parts.sessions.dropped == {}
+    world.check()
+
+
+def test_all_nodes_hear_of_a_peer_that_joins_many_while_a_further_node_does() -> None:
+    """A dead connection of the peer may be at any of them."""
+    world = World(2)
+    first, second = world.stations
+    for number in range(10, 12 + FEW):
+        first.join(peer_id(number))
+    old = second.join(P)
+    old.last_received = 0
+    world.pass_time(1)
+    first.join(P)
+    # Before this is told, a further node that opens the swarm is told of its peers.
+    first.node.parts.telling.statement(HASH, first.hub.swarms[HASH], PLAIN)
+    world.pass_time(4)
+    assert old.peers == set()
+    world.check()

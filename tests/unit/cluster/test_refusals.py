@@ -29,6 +29,7 @@ class Stranger:
 
     def __init__(self, station: Station, node_id: str = STRANGER) -> None:
         self.station = station
+        self.node_id = node_id
         self.sealer = Sealer(node_id, "test", None)
         self.receiver = bytes.fromhex(station.node_id)
         self.beats = 0
@@ -177,32 +178,42 @@ def test_old_messages_do_not_keep_a_dead_node_alive(station: Station, stranger: 
 def test_offers_and_answers_that_no_client_may_make_are_dropped(station: Station, stranger: Stranger) -> None:
     station.join(P)
     stranger.beat()
-    good = b'[{"offer":{"type":"offer","sdp":"v=0"},"offer_id":"%b"}]' % (b"o" * 20)
+    good_id, good = b'"%b"' % (b"o" * 20), b'"v=0"'
     bad_offers = [
-        (Q, b"{}"),
-        (Q, b"[]"),
-        (Q, good.replace(b"o" * 20, b"short")),
-        (Q, good.replace(b'"v=0"', b"1")),
-        (Q, good.replace(b"v=0", b"\xff")),
-        (Q, good.replace(b"v=0", b'"')),
-        (Q, good.replace(b"v=0", b"x" * 70_000)),
-        ("not binary", good),
+        (Q, b"", b""),
+        (Q, b'"short"', good),
+        (Q, good_id[:-1], good),
+        (Q, good_id, b"1"),
+        (Q, good_id, b'"'),
+        (Q, good_id, b'"v=0'),
+        (Q, good_id, b'"\xff"'),
+        (Q, good_id, b'"""'),
+        (Q, good_id, b'"\\"'),
+        (Q, good_id, b'"%b"' % (b"x" * 70_000)),
+        ("not binary", good_id, good),
     ]
-    for who, data in bad_offers:
-        stranger.tell((wire.OFFERS, HASH, who, 2, P, 0, data))
+    for who, one, sdp in bad_offers:
+        stranger.tell((wire.OFFERS, HASH, who, 2, P, 0, [len(one), len(sdp)], one + sdp))
+    stranger.tell((wire.OFFERS, HASH, Q, 2, P, 0, [len(good_id)], good_id))
+    stranger.tell((wire.OFFERS, HASH, Q, 2, P, 0, [], b""))
     # Of two, the invalid one could be for either peer.
-    stranger.tell((wire.OFFERS_TO_EACH, HASH, Q, [P, Q], 0, b"[%b,%b]" % (good[1:-1], bad_offers[2][1][1:-1])))
-    answer = b'["%b","v=0"]' % (b"o" * 20)
-    for who, data in [(Q, b"[]"), (Q, b'["o"]'), ("text", answer), (Q, answer.replace(b"v=0", b"\xff"))]:
-        stranger.tell((wire.ANSWER, HASH, who, P, False, data))
-    assert station.node.parts.sessions.dropped == {Dropped.INVALID: len(bad_offers) - 1 + 2 + 4}, (
-        "an empty list is none"
-    )
+    sizes = [len(good_id), len(good), 7, len(good)]
+    stranger.tell((wire.OFFERS_TO_EACH, HASH, Q, [P, Q], 0, sizes, good_id + good + b'"short"' + good))
+    bad_answers = [
+        (Q, 0, b""),
+        (Q, 99, good_id + good),
+        (Q, 3, b'"o"' + good),
+        ("text", len(good_id), good_id + good),
+        (Q, len(good_id), good_id + b'"\xff"'),
+    ]
+    for who, size, texts in bad_answers:
+        stranger.tell((wire.ANSWER, HASH, who, P, False, size, texts))
+    assert station.node.parts.sessions.dropped == {Dropped.INVALID: len(bad_offers) + 1 + 2 + len(bad_answers)}
     assert station.node.parts.refused == {}
     (connection,) = [peer.connection for peer in station.hub.swarms[HASH].peers.values()]
     assert isinstance(connection, FakeConnection)
     assert connection.take() == []
-    stranger.tell((wire.OFFERS, HASH, Q, 2, P, 0, good))
+    stranger.tell((wire.OFFERS, HASH, Q, 2, P, 0, [len(good_id), len(good)], good_id + good))
     (message,) = connection.take()
     assert message["offer_id"] == "o" * 20
 
@@ -223,3 +234,46 @@ def test_whatever_a_node_tells_the_hub_stays_sound(told: list[list[Any]]) -> Non
     assert station.node.parts.members.others == {}
     station.check()
     assert station.view() == (0, 1)
+
+
+def test_a_repeated_heartbeat_of_a_node_that_has_ended_makes_it_no_owner_and_no_gateway() -> None:
+    """Its last heartbeats may be older than this node, which has never heard of it."""
+    world = World(2, is_capable=True)
+    world.pass_time(5)
+    one, other = world.stations
+    ghosts = [Stranger(one, f"{number:x}" * 16) for number in range(1, 6)]
+    ghosts += [Stranger(other, ghost.node_id) for ghost in ghosts]
+    gateways = [station.node.parts.gateway.is_here for station in world.stations]
+    claims = heartbeat()
+    claims.flags = wire.CAPABLE | wire.GATEWAY
+    for second in range(5):
+        for ghost in ghosts:
+            ghost.beat(claims)
+        for number in range(10):
+            world.stations[number % 2].join(peer_id(second), f"{second:019}{number}")
+            world.stations[1 - number % 2].join(peer_id(second + 50), f"{second:019}{number}")
+        world.pass_time(1)
+        for number in range(10):
+            assert one.view(f"{second:019}{number}") == other.view(f"{second:019}{number}") == (0, 2)
+    assert [station.node.parts.gateway.is_here for station in world.stations] == gateways
+    # A message to this node cannot be older than it.
+    ghosts[0].tell(heartbeat(), wire.Begin(0, False))
+    world.settle()
+    assert ghosts[0].node_id in one.node.parts.owners.ring
+    assert ghosts[1].node_id not in one.node.parts.owners.ring
+
+
+def test_a_repeated_question_is_answered_once(station: Station, stranger: Stranger) -> None:
+    asked: list[bytes] = []
+    station.node.parts.questions.on_ask("some", lambda data, _: asked.append(data))
+    stranger.beat()
+
+    def ask(number: int) -> None:
+        part = wire.encode(wire.Ask(number, "some", b"%d" % number))
+        station.node.receive(stranger.sealer.seal(SINGLE, stranger.receiver, 1, 0, [part]))
+
+    # Those that come late are answered, too, if they are not too late.
+    for number in (1, 2, 2, 1, 4, 3, 3, 4, 70, 69, 7, 6, 5, 70, 7, 1 << 62, 71):
+        ask(number)
+    assert asked == [b"%d" % number for number in (1, 2, 4, 3, 70, 69, 7, 1 << 62)]
+    assert station.node.parts.sessions.dropped == {Dropped.REPEATED: 9}

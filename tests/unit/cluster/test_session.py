@@ -158,6 +158,22 @@ def test_if_too_many_statements_wait_all_are_told_again_later(pair: Pair) -> Non
     assert pair.line.take()[-1] == [Done(), Begin(0, True)]
 
 
+def test_after_too_many_statements_nothing_follows_in_the_same_epoch(pair: Pair) -> None:
+    """The receiver would take it for everything."""
+    pair.line.waiting = HIGH_WATER + 1
+    part = encode(Shares("x" * 60, ["0" * 16] * 1000, False))
+    for _ in range(MAX_CONTROL // len(part)):
+        pair.session.put_control(part)
+    while pair.session.control_bytes < MAX_CONTROL - 20:
+        pair.session.put_control(encode(Done()))
+    pair.session.opened("x" * 60)
+    pair.session.put_control(encode(Done()))
+    assert pair.session.must_begin
+    pair.line.waiting = 0
+    pair.flush()
+    assert pair.line.take() == []
+
+
 def test_if_the_transport_takes_no_statements_a_new_epoch_begins(pair: Pair) -> None:
     pair.line.works = False
     pair.session.put_control(encode(Done()))
