@@ -16,7 +16,6 @@ from extensions.cluster.wire import (
     OFFERS,
     OFFERS_TO_EACH,
     RETURNED,
-    SEPARATOR,
     Answered,
     Offers,
     OffersToEach,
@@ -36,7 +35,7 @@ from tracker.extension import (
     is_any_id,
     is_id,
     rebuilt_answer,
-    rebuilt_offer,
+    rebuilt_offers,
 )
 
 
@@ -60,7 +59,8 @@ class Relay:
             sessions.dropped[Dropped.NO_ROUTE] += count
             return
         key = member.swarm.info_hash
-        part = encode((OFFERS, key, peer_id, member.kind, member.peer_id, flags, _joined(offers)))
+        sizes, texts = _joined(offers)
+        part = encode((OFFERS, key, peer_id, member.kind, member.peer_id, flags, sizes, texts))
         if len(part) > MIN_PAYLOAD and count > 1 and len(part) > sessions.transport.max_payload - OVERHEAD:
             half = count // 2
             self.offers(member, peer_id, offers[:half], flags)
@@ -80,8 +80,8 @@ class Relay:
             sessions.dropped[Dropped.NO_ROUTE] += count
             return
         receivers = [one.peer_id for one in members]
-        text = _joined(offers[:count])
-        part = encode((OFFERS_TO_EACH, member.swarm.info_hash, peer_id, receivers, flags, text))
+        sizes, texts = _joined(offers[:count])
+        part = encode((OFFERS_TO_EACH, member.swarm.info_hash, peer_id, receivers, flags, sizes, texts))
         if count > MAX_RECEIVERS or (len(part) > MIN_PAYLOAD and len(part) > sessions.transport.max_payload - OVERHEAD):
             half = count // 2
             if half:
@@ -98,8 +98,8 @@ class Relay:
         if not nodes:
             return False
         sessions = self._sessions
-        text = SEPARATOR.join((answer.offer_id, answer.sdp))
-        part = encode((ANSWER, answer.info_hash, answer.peer_id, answer.to_peer_id, complete, text))
+        text, key = b"".join((answer.offer_id, answer.sdp)), answer.info_hash
+        part = encode((ANSWER, key, answer.peer_id, answer.to_peer_id, complete, len(answer.offer_id), text))
         is_sent = False
         for node_id in nodes:
             session = sessions.by_id.get(node_id)
@@ -117,7 +117,7 @@ class Relay:
             session = self._sessions.by_id.get(node_id)
             if session is not None:
                 age = min(max(0.0, age), 3600.0)
-                return session.put_traffic(encode((RETURNED, key, peer_id, LINKED, "", flags, _joined(offers), age)))
+                return session.put_traffic(encode((RETURNED, key, peer_id, LINKED, "", flags, *_joined(offers), age)))
         return False
 
     def place_again(self, parts: list[bytes]) -> Iterator[bool]:
@@ -126,11 +126,10 @@ class Relay:
             for part in parts[start : start + SLICE]:
                 message = message_in(part)
                 if isinstance(message, Offers | OffersToEach):
-                    offers = self._offers_in(message.key, message.peer_id, message.offers)
-                    if offers:
-                        self._peers.place_again(
-                            message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
-                        )
+                    offers = self._offers_in(message.key, message.peer_id, message.sizes, message.texts)
+                    self._peers.place_again(
+                        message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
+                    )
                 else:
                     self._sessions.dropped[Dropped.NO_ROUTE] += 1
             yield False
@@ -140,7 +139,7 @@ class Relay:
     def on_offers(self, session: Session, message: Offers) -> None:
         """Give the offers of another node to local peers, or at the gateway to links; return those that find none."""
         key, peer_id = message.key, message.peer_id
-        offers = self._offers_in(key, peer_id, message.offers)
+        offers = self._offers_in(key, peer_id, message.sizes, message.texts)
         if not offers:
             return
         count = len(offers)
@@ -154,12 +153,12 @@ class Relay:
             rest = self._peers.deliver(key, peer_id, offers, self._clock(), kind, message.receiver, flags)
         if rest:
             self._sessions.dropped[Dropped.NO_RECEIVER] += len(rest)
-            session.put_traffic(encode((RETURNED, key, peer_id, kind, message.receiver, flags, _joined(rest), 0.0)))
+            session.put_traffic(encode((RETURNED, key, peer_id, kind, message.receiver, flags, *_joined(rest), 0.0)))
 
     def on_offers_to_each(self, session: Session, message: OffersToEach) -> None:
         """Give the offers of another node to the local peers that it names, and return those that are not taken."""
         key, peer_id, receivers = message.key, message.peer_id, message.receivers
-        offers = self._offers_in(key, peer_id, message.offers)
+        offers = self._offers_in(key, peer_id, message.sizes, message.texts)
         count = len(offers)
         if not count:
             return
@@ -174,23 +173,20 @@ class Relay:
         missing = self._peers.deliver_to_each(key, peer_id, receivers, offers, self._clock(), flags)
         for position in missing:
             self._sessions.dropped[Dropped.NO_RECEIVER] += 1
-            text = _joined([offers[position]])
-            session.put_traffic(encode((RETURNED, key, peer_id, PEER, receivers[position], flags, text, 0.0)))
+            sizes, texts = _joined([offers[position]])
+            session.put_traffic(encode((RETURNED, key, peer_id, PEER, receivers[position], flags, sizes, texts, 0.0)))
 
     def on_returned(self, session: Session, message: Returned) -> None:
         """Place offers again that found no receiver at another node."""
         key, peer_id = message.key, message.peer_id
-        offers = self._offers_in(key, peer_id, message.offers)
+        offers = self._offers_in(key, peer_id, message.sizes, message.texts)
         if offers:
             member = self._peers.get(key, session.node_id, message.kind, message.receiver)
             self._peers.place_again(key, peer_id, offers, member, self._clock(), message.age, message.flags)
 
     def on_answer(self, session: Session, message: Answered) -> None:
         """Give an answer to the local peer that made the offer, or at the gateway to a linked one."""
-        texts = message.answer.split(SEPARATOR)
-        answer = None
-        if len(texts) == 2:
-            answer = rebuilt_answer(message.key, message.peer_id, message.to_peer_id, texts[0], texts[1])
+        answer = rebuilt_answer(message.key, message.peer_id, message.to_peer_id, message.texts, message.size)
         if answer is None:
             self._sessions.dropped[Dropped.INVALID] += 1
             return
@@ -199,27 +195,26 @@ class Relay:
         if not self._peers.deliver_answer(answer, self._clock(), message.complete):
             self._sessions.dropped[Dropped.NO_RECEIVER] += 1
 
-    def _offers_in(self, key: str, peer_id: str, data: bytes) -> list[Offer]:
+    def _offers_in(self, key: str, peer_id: str, sizes: list[int], texts: bytes) -> list[Offer]:
         """Return the valid offers of a message, and count the others."""
-        texts = data.split(SEPARATOR)
-        count = len(texts)
+        offers: list[Offer] = []
         binary = is_id(key)
-        valid: list[Offer] = []
-        if count % 2 == 0 and (is_id(peer_id) if binary else is_any_id(peer_id)):
-            for position in range(0, count, 2):
-                offer = rebuilt_offer(texts[position], texts[position + 1], binary)
-                if offer is not None:
-                    valid.append(offer)
-        invalid = (count + 1) // 2 - len(valid)
+        if is_id(peer_id) if binary else is_any_id(peer_id):
+            offers = rebuilt_offers(texts, sizes, binary)
+        invalid = (len(sizes) + 1) // 2 - len(offers)
         if invalid:
             self._sessions.dropped[Dropped.INVALID] += invalid
-        return valid
+        return offers
 
 
-def _joined(offers: list[Offer]) -> bytes:
-    """Return offers as messages contain them."""
+def _joined(offers: list[Offer]) -> tuple[list[int], bytes]:
+    """Return the texts of offers as messages contain them, and their sizes."""
     texts: list[RawString] = []
+    sizes: list[int] = []
     for offer in offers:
-        texts.append(offer.offer_id)
-        texts.append(offer.description.sdp)
-    return SEPARATOR.join(texts)
+        offer_id, sdp = offer.offer_id, offer.description.sdp
+        texts.append(offer_id)
+        texts.append(sdp)
+        sizes.append(len(offer_id))
+        sizes.append(len(sdp))
+    return sizes, b"".join(texts)

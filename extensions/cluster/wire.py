@@ -27,9 +27,6 @@ MAX_JOINED: Final = 200
 MAX_RECEIVERS: Final = 100
 """Most peers that get an offer by one message."""
 
-SEPARATOR: Final = b"\n"
-"""What is between raw JSON strings. No JSON string contains it."""
-
 MAX_SWARM: Final = 1 << 40
 """The largest number of peers that is believed."""
 
@@ -39,6 +36,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=64)]
 NodeId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Number = Annotated[int, Meta(ge=0, le=MAX_SWARM)]
 Serial = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Size = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 Text = Annotated[str, Meta(max_length=256)]
 
 OPENED: Final = 3
@@ -133,7 +131,7 @@ class Newcomers(Struct, array_like=True, tag=10, gc=False):
 class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
     """Offers of a peer for peers of the receiver: `kind`, and `receiver` of the kind PEER, say for which.
 
-    `offers` has the raw strings of each: offer_id, SDP. `SEPARATOR` is between any two strings.
+    `texts` has the raw strings of each, offer_id and SDP, one after the other, and `sizes` their lengths.
     """
 
     key: Id
@@ -141,17 +139,19 @@ class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
     kind: Annotated[int, Meta(ge=0, le=3)]
     receiver: Annotated[str, Meta(max_length=64)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: bytes
+    sizes: list[Size]
+    texts: bytes
 
 
 class OffersToEach(Struct, array_like=True, tag=OFFERS_TO_EACH, gc=False):
-    """Offers of a peer, in order, for some peers of the receiver. `offers` is as in `Offers`."""
+    """Offers of a peer, in order, for some peers of the receiver. `sizes` and `texts` are as in `Offers`."""
 
     key: Id
     peer_id: Id
     receivers: Annotated[list[Id], Meta(max_length=MAX_RECEIVERS)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: bytes
+    sizes: list[Size]
+    texts: bytes
 
 
 class Returned(Struct, array_like=True, tag=RETURNED, gc=False):
@@ -165,21 +165,23 @@ class Returned(Struct, array_like=True, tag=RETURNED, gc=False):
     kind: Annotated[int, Meta(ge=0, le=3)]
     receiver: Annotated[str, Meta(max_length=64)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: bytes
+    sizes: list[Size]
+    texts: bytes
     age: Annotated[float, Meta(ge=0, le=3600)]
 
 
 class Answered(Struct, array_like=True, tag=ANSWER, gc=False):
     """An answer to an offer that came from the receiver. `complete`: its peer is a seeder.
 
-    `answer` has the raw strings offer_id and SDP, with `SEPARATOR` between them.
+    `texts` has the raw strings offer_id and SDP; the first one has `size` bytes.
     """
 
     key: Id
     peer_id: Id
     to_peer_id: Id
     complete: bool
-    answer: bytes
+    size: Size
+    texts: bytes
 
 
 class Chunk(Struct, array_like=True, tag=CHUNK, gc=False):

@@ -30,7 +30,7 @@ from tracker.protocol.codec import (
     make_answer,
     make_offer,
     rebuilt_answer,
-    rebuilt_offer,
+    rebuilt_offers,
     to_json,
 )
 from tracker.protocol.ids import is_any_id, is_id, parse_info_hash, swarm_key
@@ -107,7 +107,7 @@ __all__ = [
     "parse_info_hash",
     "plain",
     "rebuilt_answer",
-    "rebuilt_offer",
+    "rebuilt_offers",
     "swarm_key",
     "to_json",
     "validate",
