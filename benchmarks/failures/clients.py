@@ -78,6 +78,10 @@ class Crowd:
         """Return the number of offers made between two times that have never arrived."""
         return sum(since <= made <= until for made in self.made.values())
 
+    def lost_by_second(self, start: float, until: float) -> dict[int, int]:
+        """Return the numbers of offers that have never arrived by the second in which they were made."""
+        return dict(sorted(Counter(int(made - start) for made in self.made.values() if made <= until).items()))
+
     def truth(self) -> Counter[str]:
         """Return the number of peers of each swarm."""
         return Counter(client.info_hash for client in self.clients if client.transport)

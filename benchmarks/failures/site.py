@@ -142,6 +142,7 @@ class Site:
             "longest wait, healthy nodes": round(max((waits.get(port, 0.0) for port in healthy), default=0.0), 2),
             "longest wait": round(max(waits.values(), default=0.0), 2),
             "offers lost": self.crowd.lost_offers(start - 1, end - 2),
+            "offers lost by second": self.crowd.lost_by_second(start, end - 2),
             "offers": counts["offers"],
             "offers twice": counts["offers_twice"],
             "failures": counts["failures"],

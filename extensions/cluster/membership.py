@@ -97,7 +97,7 @@ class Membership:
         member, session = self._forget(node_id, why)
         traffic = session.take_traffic()
         if traffic:
-            parts.work.add(parts.relay.place_again(traffic))
+            parts.work.add(parts.relay.place_again(traffic, parts.shared.forget_gone))
         parts.listener.node_left(member, why)
 
     def _forget(self, node_id: str, why: Left) -> tuple[Member, Session]:

@@ -120,16 +120,21 @@ class Relay:
                 return session.put_traffic(encode((RETURNED, key, peer_id, LINKED, "", flags, *_joined(offers), age)))
         return False
 
-    def place_again(self, parts: list[bytes]) -> Iterator[bool]:
-        """Place offers again that were not sent, because their node is gone. Drop all other encoded messages."""
+    def place_again(self, parts: list[bytes], forget_gone: Callable[[str], None]) -> Iterator[bool]:
+        """Place offers again that were not sent, because their node is gone. Drop all other encoded messages.
+
+        `forget_gone` removes the peers of nodes that are gone from a swarm.
+        """
         for start in range(0, len(parts), SLICE):
             for part in parts[start : start + SLICE]:
                 message = message_in(part)
                 if isinstance(message, Offers | OffersToEach):
                     offers = self._offers_in(message.key, message.peer_id, message.sizes, message.texts)
-                    self._peers.place_again(
-                        message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
-                    )
+                    if offers:
+                        forget_gone(message.key)
+                        self._peers.place_again(
+                            message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
+                        )
                 else:
                     self._sessions.dropped[Dropped.NO_ROUTE] += 1
             yield False

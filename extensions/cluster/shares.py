@@ -163,6 +163,13 @@ class SharedSwarms:
         # Also without shares: the hub may have an index of the swarms with linked peers behind it.
         self._work.add(self._end_all(session.node_id, shares))
 
+    def forget_gone(self, key: str) -> None:
+        """Forget the nodes of one swarm that are gone, before its turn comes."""
+        shared = self.by_key.get(key)
+        for share in list(shared.shares) if shared is not None else ():
+            if share.session.is_over:
+                self.end(key, share)
+
     # The peers in one swarm
 
     def set_counts(self, key: str, share: Share, seeders: int, leechers: int) -> None:

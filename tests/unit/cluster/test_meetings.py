@@ -290,6 +290,27 @@ def test_offers_wait_while_the_transport_is_away_and_find_others_if_their_node_i
     world.check()
 
 
+def test_offers_for_several_nodes_find_local_peers_when_all_nodes_are_gone() -> None:
+    world = World(3)
+    here, *elsewhere = world.stations
+    connections = [FakeConnection() for _ in range(5)]
+    for number, connection in enumerate(connections):
+        here.send(connection, announce(peer_id(number)))
+    for number in range(10):
+        elsewhere[number % 2].join(peer_id(10 + number))
+    world.pass_time(1)
+    for station in elsewhere:
+        world.bus.cut(here.node_id, station.node_id)
+        here.transport.buffered[station.node_id] = MAX_BUFFERED
+    here.node.connected(False)
+    for number, connection in enumerate(connections):
+        here.send(connection, announce(peer_id(number), offers=offers(2, start=10 * number)))
+    world.pass_time(5)
+    assert here.view() == (0, 5)
+    assert len(received(*connections)) == 10
+    assert here.node.parts.sessions.dropped == {}
+
+
 def test_a_node_that_hears_itself_does_not_complain() -> None:
     """A connection to NATS that has ended may deliver broadcasts late, over the server, to the one that follows it."""
     world = World(2)
