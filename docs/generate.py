@@ -250,6 +250,7 @@ async def _metrics() -> str:
         "|---|---|",
         *(f"| `{name}{{{merging.LABEL}}}` | {text} |" for name, text in merging.SERIES.values()),
         *(f"| `{metric.name}` | {metric.documentation} |" for metric in counts_of_workers(2, 2)),
+        "| `peerservers_connections_handed_total{direction}` | Connections handed between workers |",
     ]
     return _METRICS + "\n".join(lines) + "\n"
 

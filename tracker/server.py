@@ -4,6 +4,7 @@ import asyncio
 import errno
 import random
 import resource
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,9 @@ from tracker.logs import report_suppressed
 from tracker.metrics import HttpCollector, LoopLag, OperationCollector, registry_for
 from tracker.mistakes import both
 from tracker.net.endpoint import Endpoint
+from tracker.net.handover import HandOver
 from tracker.net.listener import Listening, listen
+from tracker.net.placement import Placement
 from tracker.net.tls import Certificate
 from tracker.peers import PeerSockets
 from tracker.settings import Access, Limits, Settings
@@ -138,6 +141,8 @@ class Server:
             index = self._inherited.worker.index
             private = Listening.inherited(self._inherited.metrics, index)
             public = Listening.inherited(self._inherited.server, index, self._inherited.unix)
+            if server.group_swarms and not self.certificate:
+                self.endpoint.hand_over = hand_over(self._inherited, self.endpoint)
         else:
             with opening("metrics", [metrics.host], metrics.port):
                 private = listen([metrics.host] if metrics.port else [], metrics.port)
@@ -191,13 +196,22 @@ class Server:
 
     def adopt(self, place: int) -> None:
         """Accept the connections of another worker, too, because it does not."""
+        if self.endpoint.hand_over:
+            self.endpoint.hand_over.adopt(place)
         for endpoint in self._endpoints:
             endpoint.adopt(place)
 
     def release(self, place: int) -> None:
         """Leave the connections of another worker to it again."""
+        if self.endpoint.hand_over:
+            self.endpoint.hand_over.release(place)
         for endpoint in self._endpoints:
             endpoint.release(place)
+
+    def set_loads(self, connections: Sequence[int]) -> None:
+        """Note the numbers of WebSockets of all workers."""
+        if self.endpoint.hand_over:
+            self.endpoint.hand_over.set_loads(connections)
 
     async def retire(self) -> None:
         """Leave new connections to another process, and close the WebSockets, spread over `server.restart_spread`."""
@@ -252,6 +266,18 @@ def socket_budget(settings: Settings, workers: int = 1) -> SocketBudget:
     if budget.connections < wanted:
         structlog.get_logger().warning("max_connections_lowered", connections=budget.connections, files=files)
     return budget
+
+
+def hand_over(inherited: Inherited, endpoint: Endpoint) -> HandOver:
+    """Return the hand-over between the workers of this machine."""
+    index = inherited.worker.index
+    inboxes, outboxes = [], []
+    for reader, writer in inherited.handing:
+        inboxes.append(socket.socket(fileno=reader))
+        outboxes.append(socket.socket(fileno=writer))
+    for one in (*inboxes, *outboxes):
+        one.setblocking(False)
+    return HandOver(Placement(index, inherited.worker.count), index, inboxes, outboxes, endpoint)
 
 
 @contextmanager

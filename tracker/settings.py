@@ -71,6 +71,11 @@ class Server(Section):
         description='Number of processes that serve the port as one tracker; "auto": one for each usable CPU. With '
         "more than one, the extension cluster is on (docs/deploy.md).",
     )
+    group_swarms: bool = Field(
+        True,
+        description="With several workers, without [tls]: hand each connection to the worker that serves its first "
+        "swarm, unless that has far more connections than others.",
+    )
     shutdown_timeout: float = Field(
         10.0, ge=0, description="Seconds after SIGTERM until connections that have not closed are cut."
     )

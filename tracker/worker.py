@@ -51,6 +51,7 @@ class Inherited:
         unix: The listening Unix-domain sockets, which all workers share.
         metrics: For each place the listening sockets of the metrics' own port.
         started: The time of the supervisor's start, in Unix seconds.
+        handing: For each place the two ends of the connection by which its worker takes connections from others.
     """
 
     worker: Worker
@@ -60,6 +61,7 @@ class Inherited:
     unix: tuple[int, ...] = ()
     metrics: tuple[tuple[int, ...], ...] = ()
     started: float = 0.0
+    handing: tuple[tuple[int, int], ...] = ()
 
     def put(self, environment: MutableMapping[str, str]) -> None:
         """Tell a process by its environment."""
@@ -69,7 +71,8 @@ class Inherited:
     def descriptors(self) -> list[int]:
         """All descriptors."""
         single = [self.control, *self.unix, *([self.state] if self.state >= 0 else [])]
-        return [*single, *(descriptor for group in (*self.server, *self.metrics) for descriptor in group)]
+        groups = (*self.server, *self.metrics, *self.handing)
+        return [*single, *(descriptor for group in groups for descriptor in group)]
 
 
 def take_inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited | None:
@@ -80,7 +83,9 @@ def take_inherited(environment: MutableMapping[str, str] = os.environ) -> Inheri
     told = json.loads(text)
     worker = Worker(**{**told["worker"], "directory": Path(told["worker"]["directory"])})
     server, metrics = (tuple(map(tuple, told[name])) for name in ("server", "metrics"))
-    inherited = Inherited(worker, told["control"], told["state"], server, tuple(told["unix"]), metrics, told["started"])
+    handing = tuple((read, write) for read, write in told["handing"])
+    single = told["control"], told["state"]
+    inherited = Inherited(worker, *single, server, tuple(told["unix"]), metrics, told["started"], handing)
     for descriptor in inherited.descriptors:
         os.set_inheritable(descriptor, False)
     return inherited

@@ -1,4 +1,4 @@
-"""Which node is the gateway: the one that runs the parts that exist once in a cluster (sans I/O).
+"""The choice of the gateway: the node at which extensions run that exist once in a cluster (sans I/O).
 
 The nodes that can be it agree by rendezvous hashing. The one that they agree on says so in its heartbeats, and only
 then do the others take it for the gateway. It stays the gateway as long as it lives: a node that comes does not move

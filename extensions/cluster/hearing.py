@@ -1,4 +1,4 @@
-"""Applies what other nodes tell of their peers in the swarms that this node shares with them (sans I/O).
+"""Applies the rosters of other nodes to the swarms that this node shares with them (sans I/O).
 
 All times are seconds on any monotonic clock.
 """
@@ -15,7 +15,7 @@ from tracker.extension import NodeMember, NodePeers, Swarm
 
 
 class Hearing:
-    """Applies the statements. `on_first` is called when a node first tells of its peers in a swarm."""
+    """Applies statements of other nodes. `on_first` is called when one first tells of its peers in a swarm."""
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class Links:
         self._heard.pop(key, None)
 
     def resign(self) -> None:
-        """Forget which numbers this node has told, because it is no longer the gateway."""
+        """Forget the told numbers, because this node is no longer the gateway."""
         self._told.clear()
         self._dirty.clear()
 

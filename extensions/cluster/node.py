@@ -1,4 +1,4 @@
-"""This node of the cluster: between its hub and the other nodes (sans I/O).
+"""This node of the cluster: passes events of its hub to other nodes, and their messages to the hub (sans I/O).
 
 The messages of one turn of the event loop for one node are one message. `clock` returns seconds on any monotonic clock,
 and `soon` calls a function in the next turn of the event loop. `tick` must be called every `TICK` seconds.
@@ -10,9 +10,10 @@ from typing import Any, Final
 from extensions.cluster.envelope import BROADCAST, STREAM, Sealer
 from extensions.cluster.errors import RefusedError
 from extensions.cluster.membership import Membership
+from extensions.cluster.numbers import AGAIN, GAP, LATE
 from extensions.cluster.parts import Listener, Load, Parts
 from extensions.cluster.reasons import Left, Refused, Resync
-from extensions.cluster.session import AGAIN, GAP, LATE, Session
+from extensions.cluster.session import Session
 from extensions.cluster.transport import Transport
 from extensions.cluster.wire import (
     Answered,

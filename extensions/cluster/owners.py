@@ -166,7 +166,7 @@ class Owners:
             self.opened(key)
 
     def _leave(self, node_id: str, key: str) -> None:
-        """Take back the statements to the former owner of an infohash."""
+        """Tell the former owner of an infohash that it no longer is."""
         if node_id == self._node_id:
             self.directory.closed(key, node_id)
         else:

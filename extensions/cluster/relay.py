@@ -11,6 +11,7 @@ from extensions.cluster.routes import Routes
 from extensions.cluster.session import Session, Sessions
 from extensions.cluster.transport import MIN_PAYLOAD
 from extensions.cluster.wire import (
+    ANSWER,
     MAX_RECEIVERS,
     OFFERS,
     OFFERS_TO_EACH,
@@ -19,12 +20,8 @@ from extensions.cluster.wire import (
     Offers,
     OffersToEach,
     Returned,
-    answer_in,
     encode,
-    encode_answer,
-    encode_offers,
     message_in,
-    offers_in,
 )
 from extensions.cluster.work import SLICE
 from tracker.extension import (
@@ -34,11 +31,11 @@ from tracker.extension import (
     NodeMember,
     NodePeers,
     Offer,
-    is_answer,
+    RawString,
     is_any_id,
-    is_any_offer,
     is_id,
-    is_offer,
+    rebuilt_answer,
+    rebuilt_offers,
 )
 
 
@@ -62,7 +59,8 @@ class Relay:
             sessions.dropped[Dropped.NO_ROUTE] += count
             return
         key = member.swarm.info_hash
-        part = encode((OFFERS, key, peer_id, member.kind, member.peer_id, flags, encode_offers(offers)))
+        sizes, texts = _joined(offers)
+        part = encode((OFFERS, key, peer_id, member.kind, member.peer_id, flags, sizes, texts))
         if len(part) > MIN_PAYLOAD and count > 1 and len(part) > sessions.transport.max_payload - OVERHEAD:
             half = count // 2
             self.offers(member, peer_id, offers[:half], flags)
@@ -82,9 +80,8 @@ class Relay:
             sessions.dropped[Dropped.NO_ROUTE] += count
             return
         receivers = [one.peer_id for one in members]
-        part = encode(
-            (OFFERS_TO_EACH, member.swarm.info_hash, peer_id, receivers, flags, encode_offers(offers[:count]))
-        )
+        sizes, texts = _joined(offers[:count])
+        part = encode((OFFERS_TO_EACH, member.swarm.info_hash, peer_id, receivers, flags, sizes, texts))
         if count > MAX_RECEIVERS or (len(part) > MIN_PAYLOAD and len(part) > sessions.transport.max_payload - OVERHEAD):
             half = count // 2
             if half:
@@ -101,7 +98,8 @@ class Relay:
         if not nodes:
             return False
         sessions = self._sessions
-        part = encode_answer(answer, complete)
+        text, key = b"".join((answer.offer_id, answer.sdp)), answer.info_hash
+        part = encode((ANSWER, key, answer.peer_id, answer.to_peer_id, complete, len(answer.offer_id), text))
         is_sent = False
         for node_id in nodes:
             session = sessions.by_id.get(node_id)
@@ -119,9 +117,7 @@ class Relay:
             session = self._sessions.by_id.get(node_id)
             if session is not None:
                 age = min(max(0.0, age), 3600.0)
-                return session.put_traffic(
-                    encode((RETURNED, key, peer_id, LINKED, "", flags, encode_offers(offers), age))
-                )
+                return session.put_traffic(encode((RETURNED, key, peer_id, LINKED, "", flags, *_joined(offers), age)))
         return False
 
     def place_again(self, parts: list[bytes], forget_gone: Callable[[str], None]) -> Iterator[bool]:
@@ -132,12 +128,13 @@ class Relay:
         for start in range(0, len(parts), SLICE):
             for part in parts[start : start + SLICE]:
                 message = message_in(part)
-                offers = offers_in(message.offers) if isinstance(message, (Offers, OffersToEach)) else None
-                if offers:
-                    forget_gone(message.key)
-                    self._peers.place_again(
-                        message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
-                    )
+                if isinstance(message, Offers | OffersToEach):
+                    offers = self._offers_in(message.key, message.peer_id, message.sizes, message.texts)
+                    if offers:
+                        forget_gone(message.key)
+                        self._peers.place_again(
+                            message.key, message.peer_id, offers, None, self._clock(), 0.0, message.flags
+                        )
                 else:
                     self._sessions.dropped[Dropped.NO_ROUTE] += 1
             yield False
@@ -147,7 +144,7 @@ class Relay:
     def on_offers(self, session: Session, message: Offers) -> None:
         """Give the offers of another node to local peers, or at the gateway to links; return those that find none."""
         key, peer_id = message.key, message.peer_id
-        offers = self._offers_in(key, peer_id, message.offers)
+        offers = self._offers_in(key, peer_id, message.sizes, message.texts)
         if not offers:
             return
         count = len(offers)
@@ -161,14 +158,12 @@ class Relay:
             rest = self._peers.deliver(key, peer_id, offers, self._clock(), kind, message.receiver, flags)
         if rest:
             self._sessions.dropped[Dropped.NO_RECEIVER] += len(rest)
-            session.put_traffic(
-                encode((RETURNED, key, peer_id, kind, message.receiver, flags, encode_offers(rest), 0.0))
-            )
+            session.put_traffic(encode((RETURNED, key, peer_id, kind, message.receiver, flags, *_joined(rest), 0.0)))
 
     def on_offers_to_each(self, session: Session, message: OffersToEach) -> None:
         """Give the offers of another node to the local peers that it names, and return those that are not taken."""
         key, peer_id, receivers = message.key, message.peer_id, message.receivers
-        offers = self._offers_in(key, peer_id, message.offers)
+        offers = self._offers_in(key, peer_id, message.sizes, message.texts)
         count = len(offers)
         if not count:
             return
@@ -183,25 +178,21 @@ class Relay:
         missing = self._peers.deliver_to_each(key, peer_id, receivers, offers, self._clock(), flags)
         for position in missing:
             self._sessions.dropped[Dropped.NO_RECEIVER] += 1
-            one = encode_offers([offers[position]])
-            session.put_traffic(encode((RETURNED, key, peer_id, PEER, receivers[position], flags, one, 0.0)))
+            sizes, texts = _joined([offers[position]])
+            session.put_traffic(encode((RETURNED, key, peer_id, PEER, receivers[position], flags, sizes, texts, 0.0)))
 
     def on_returned(self, session: Session, message: Returned) -> None:
         """Place offers again that found no receiver at another node."""
         key, peer_id = message.key, message.peer_id
-        offers = self._offers_in(key, peer_id, message.offers)
+        offers = self._offers_in(key, peer_id, message.sizes, message.texts)
         if offers:
             member = self._peers.get(key, session.node_id, message.kind, message.receiver)
             self._peers.place_again(key, peer_id, offers, member, self._clock(), message.age, message.flags)
 
     def on_answer(self, session: Session, message: Answered) -> None:
         """Give an answer to the local peer that made the offer, or at the gateway to a linked one."""
-        answer = answer_in(message)
-        try:
-            if answer is None or not is_answer(answer):
-                self._sessions.dropped[Dropped.INVALID] += 1
-                return
-        except UnicodeDecodeError:
+        answer = rebuilt_answer(message.key, message.peer_id, message.to_peer_id, message.texts, message.size)
+        if answer is None:
             self._sessions.dropped[Dropped.INVALID] += 1
             return
         session.traffic.answers_in += 1
@@ -209,20 +200,26 @@ class Relay:
         if not self._peers.deliver_answer(answer, self._clock(), message.complete):
             self._sessions.dropped[Dropped.NO_RECEIVER] += 1
 
-    def _offers_in(self, key: str, peer_id: str, data: memoryview) -> list[Offer]:
+    def _offers_in(self, key: str, peer_id: str, sizes: list[int], texts: bytes) -> list[Offer]:
         """Return the valid offers of a message, and count the others."""
-        offers = offers_in(data)
+        offers: list[Offer] = []
         binary = is_id(key)
-        if offers is None or not (is_id(peer_id) if binary else is_any_id(peer_id)):
-            self._sessions.dropped[Dropped.INVALID] += 1
-            return []
-        valid: list[Offer] = []
-        for offer in offers:
-            try:
-                if is_offer(offer) if binary else is_any_offer(offer):
-                    valid.append(offer)
-            except UnicodeDecodeError:
-                pass
-        if len(valid) < len(offers):
-            self._sessions.dropped[Dropped.INVALID] += len(offers) - len(valid)
-        return valid
+        if is_id(peer_id) if binary else is_any_id(peer_id):
+            offers = rebuilt_offers(texts, sizes, binary)
+        invalid = (len(sizes) + 1) // 2 - len(offers)
+        if invalid:
+            self._sessions.dropped[Dropped.INVALID] += invalid
+        return offers
+
+
+def _joined(offers: list[Offer]) -> tuple[list[int], bytes]:
+    """Return the texts of offers as messages contain them, and their sizes."""
+    texts: list[RawString] = []
+    sizes: list[int] = []
+    for offer in offers:
+        offer_id, sdp = offer.offer_id, offer.description.sdp
+        texts.append(offer_id)
+        texts.append(sdp)
+        sizes.append(len(offer_id))
+        sizes.append(len(sdp))
+    return sizes, b"".join(texts)

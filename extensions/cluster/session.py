@@ -1,9 +1,9 @@
-"""The messages from this node to each other one, in order, and the detection of missing ones (sans I/O).
+"""The messages of this node to each other node, in order (sans I/O).
 
-The messages from one node to another are numbered, in *epochs*. An epoch begins with everything that is true then, and
-goes on with the changes. Statements are `control`; offers, answers and streams are `traffic`, which nothing repeats.
-When a message is missing, the receiver asks for a new epoch. Statements that wait for too long are dropped, and a new
-epoch begins when the other node can take it.
+The messages of a node to another one are numbered, in *epochs*. An epoch begins with the whole state, and goes on with
+changes. Statements are `control`; offers, answers and streams are `traffic`, which nothing repeats. When a
+message is missing, the receiver asks for a new epoch. Statements that wait for too long are dropped, and a new epoch
+begins when the other node can take it.
 
 All times are seconds on any monotonic clock.
 """
@@ -12,8 +12,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
-from extensions.cluster.directory import Holder
 from extensions.cluster.envelope import OVERHEAD, SINGLE, STREAM, Sealer
+from extensions.cluster.numbers import Numbers
 from extensions.cluster.reasons import Dropped, Resync
 from extensions.cluster.transport import Transport
 from extensions.cluster.wire import CLOSED, MAX_KEYS, MOVED, OPENED, AskAgain, Begin, Done, Ping, Tick, encode
@@ -35,21 +35,8 @@ ENOUGH: Final = 256 << 10
 MIN_EPOCH: Final = 0.5
 """Seconds from the begin of an epoch until another one may begin."""
 
-ASK_AGAIN: Final = 1.0
-MAX_ASK_AGAIN: Final = 30.0
-"""Seconds until a node that has missed something asks again; the delay doubles if that happens often."""
-
-CALM: Final = 60.0
-"""Seconds without a missing message after which this delay is short again."""
-
 PING_PERIOD: Final = 10.0
 """Seconds between two measurements of the latency."""
-
-FRESH: Final = 0
-AGAIN: Final = 1
-LATE: Final = 2
-GAP: Final = 3
-"""The results of `Session.accept`: the next message; the first of a new epoch; an old one; one after a missing one."""
 
 
 class Traffic:
@@ -78,7 +65,7 @@ class Traffic:
 
 
 class Sessions:
-    """The sessions of this node with all others, and their common state. `wake` makes the node flush soon."""
+    """The sessions of this node with all others, and their common parts. `wake` makes the node flush soon."""
 
     def __init__(self, sealer: Sealer, transport: Transport, wake: Callable[[], None]) -> None:
         self.by_id: dict[str, Session] = {}
@@ -110,11 +97,11 @@ class Sessions:
         return session
 
 
-class Session:
-    """This node and one other."""
+class Session(Numbers):
+    """This node and one other: the messages to it, and the numbers of those from it."""
 
     def __init__(self, sessions: Sessions, node_id: str, now: float) -> None:
-        self.node_id: Final = node_id
+        super().__init__(node_id)
         self.raw: Final = bytes.fromhex(node_id)
         self.is_over = False
         """Whether the other node is gone."""
@@ -144,21 +131,8 @@ class Session:
         self._tick_after = TICK_AFTER
         self._ticked_at = now
 
-        # What this node is told.
-        self.heard_epoch = 0
-        self.heard_seq = 0
-        self.holder = Holder(node_id)
-        """The other node as a holder of swarms, by its statements in this epoch."""
-        self.old_holders: list[Holder] = []
-        """The same by its earlier statements, until all is told again."""
-        self.has_missed = False
-        """Whether a message of this epoch is missing, so that a new one must begin."""
         self.was_ignored = False
         """Whether the other node has told of linked peers when it did not count as the gateway."""
-        self._ask_at = 0.0
-        self._ask_after = ASK_AGAIN
-        self._calm_from = 0.0
-
         self.ping_number = 0
         self.pinged_at = 0.0
         """The number and the time of the ping that was not answered yet; 0 for none."""
@@ -289,10 +263,8 @@ class Session:
             self._send_batches(room)
 
     def tick(self, now: float) -> None:
-        """Repeat messages that may have been lost, and measure the latency. Called about ten times in a second."""
-        if self.has_missed and now >= self._ask_at:
-            self._ask_at = now + self._ask_after
-            self._ask_after = min(2 * self._ask_after, MAX_ASK_AGAIN)
+        """Repeat messages that may be lost, and measure the latency. Called about ten times in a second."""
+        if self.must_ask(now):
             self.send_single(encode(AskAgain(self.heard_epoch)))
         if now >= self._ticked_at + self._tick_after and not self.must_begin:
             self._ticked_at = now
@@ -312,55 +284,9 @@ class Session:
         self.pinged_at = 0.0
         return latency
 
-    def accept(self, epoch: int, seq: int, now: float) -> int:
-        """Return the meaning of the number of a message: FRESH, AGAIN, LATE or GAP. A LATE one must not be applied."""
-        if epoch == self.heard_epoch:
-            if seq == self.heard_seq + 1:
-                self.heard_seq = seq
-                return FRESH
-            if seq <= self.heard_seq:
-                return LATE
-            self.heard_seq = seq
-            self.miss(now)
-            return GAP
-        if epoch < self.heard_epoch:
-            return LATE
-        self._hear_anew(epoch, seq)
-        if seq == 1:
-            self.has_missed = False
-            return AGAIN
-        self.miss(now)
-        return GAP
-
-    def accept_tick(self, epoch: int, seq: int, now: float) -> bool:
-        """Compare the numbers in a `Tick` with the last message. Return False if a message is missing."""
-        if epoch > self.heard_epoch:
-            self._hear_anew(epoch, seq)
-        elif epoch < self.heard_epoch or seq <= self.heard_seq:
-            return True
-        self.heard_seq = seq
-        self.miss(now)
-        return False
-
-    def miss(self, now: float) -> None:
-        """Note that a message of this epoch is missing, and ask for a new epoch."""
-        if not self.has_missed:
-            self.has_missed = True
-            if now >= self._calm_from:
-                self._ask_after = ASK_AGAIN
-                self._ask_at = now
-            else:
-                self._ask_at = now + self._ask_after
-        self._calm_from = now + CALM
-
     def has_told_long(self, now: float) -> bool:
         """Return whether the epoch that this node tells has not just begun."""
         return not self.must_begin and now > self.told_since + TICK_AFTER
-
-    def _hear_anew(self, epoch: int, seq: int) -> None:
-        self.heard_epoch, self.heard_seq = epoch, seq
-        self.old_holders.append(self.holder)
-        self.holder = Holder(self.node_id)
 
     def _tell_key(self, about: int, key: str) -> None:
         if self.must_begin or self.is_over:

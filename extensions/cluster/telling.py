@@ -36,7 +36,7 @@ MAX_NEEDY: Final = 10_000
 
 
 class Telling:
-    """Tells the other nodes of the local peers."""
+    """The statements of this node about swarms."""
 
     def __init__(self, shared: SharedSwarms, swarms: Mapping[str, Swarm], clock: Callable[[], float]) -> None:
         self.gateway: Session | None = None

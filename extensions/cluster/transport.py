@@ -1,4 +1,4 @@
-"""The carrier of messages between nodes: the interface, and a bus in one process for tests and measurements.
+"""Transports of messages between nodes: the interface, and a bus in one process for tests and measurements.
 
 A transport carries opaque bytes. It may lose, double and reorder messages: `extensions.cluster.session` notices, and
 repairs. All calls, in both directions, are made on the event loop.

@@ -9,12 +9,11 @@ msgspec's structs cannot be compiled with mypyc, so this module is not compiled.
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
 from extensions.cluster.envelope import HEADER_LENGTH
 from extensions.cluster.errors import RefusedError
 from extensions.cluster.reasons import Refused
-from tracker.extension import Answer, Offer
 
 MAX_KEYS: Final = 200
 """Most infohashes in one message."""
@@ -37,6 +36,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=64)]
 NodeId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Number = Annotated[int, Meta(ge=0, le=MAX_SWARM)]
 Serial = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Size = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 Text = Annotated[str, Meta(max_length=256)]
 
 OPENED: Final = 3
@@ -53,7 +53,7 @@ CHUNK: Final = 14
 
 
 class Begin(Struct, array_like=True, tag=1, gc=False):
-    """An epoch begins: earlier statements of the sender count no more, once `Done` follows.
+    """An epoch begins: earlier statements of the sender are void as soon as `Done` follows.
 
     `seen` is the receiver's epoch that the sender knows; 0 if it knows nothing of the receiver. `again`: there was an
     epoch before, of which statements may be lost, also those that only reply to the receiver's.
@@ -131,7 +131,7 @@ class Newcomers(Struct, array_like=True, tag=10, gc=False):
 class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
     """Offers of a peer for peers of the receiver: `kind`, and `receiver` of the kind PEER, say for which.
 
-    `offers` is a JSON array as in an announce.
+    `texts` has the raw strings of each, offer_id and SDP, one after the other, and `sizes` their lengths.
     """
 
     key: Id
@@ -139,17 +139,19 @@ class Offers(Struct, array_like=True, tag=OFFERS, gc=False):
     kind: Annotated[int, Meta(ge=0, le=3)]
     receiver: Annotated[str, Meta(max_length=64)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: memoryview
+    sizes: list[Size]
+    texts: bytes
 
 
 class OffersToEach(Struct, array_like=True, tag=OFFERS_TO_EACH, gc=False):
-    """Offers of a peer, in order, for some peers of the receiver. `offers` is a JSON array as in an announce."""
+    """Offers of a peer, in order, for some peers of the receiver. `sizes` and `texts` are as in `Offers`."""
 
     key: Id
     peer_id: Id
     receivers: Annotated[list[Id], Meta(max_length=MAX_RECEIVERS)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: memoryview
+    sizes: list[Size]
+    texts: bytes
 
 
 class Returned(Struct, array_like=True, tag=RETURNED, gc=False):
@@ -163,21 +165,23 @@ class Returned(Struct, array_like=True, tag=RETURNED, gc=False):
     kind: Annotated[int, Meta(ge=0, le=3)]
     receiver: Annotated[str, Meta(max_length=64)]
     flags: Annotated[int, Meta(ge=0, le=255)]
-    offers: memoryview
+    sizes: list[Size]
+    texts: bytes
     age: Annotated[float, Meta(ge=0, le=3600)]
 
 
 class Answered(Struct, array_like=True, tag=ANSWER, gc=False):
     """An answer to an offer that came from the receiver. `complete`: its peer is a seeder.
 
-    `answer` is a JSON array: offer_id, SDP.
+    `texts` has the raw strings offer_id and SDP; the first one has `size` bytes.
     """
 
     key: Id
     peer_id: Id
     to_peer_id: Id
     complete: bool
-    answer: memoryview
+    size: Size
+    texts: bytes
 
 
 class Chunk(Struct, array_like=True, tag=CHUNK, gc=False):
@@ -294,13 +298,8 @@ GATEWAY: Final = 2
 encode = msgspec.msgpack.Encoder().encode
 """Encodes one message: a struct, or a tuple of its type and fields."""
 
-encode_offers = msgspec.json.Encoder().encode
-"""Encodes a list of offers as the JSON array that `Offers` contains."""
-
 _decode_message = msgspec.msgpack.Decoder(Message).decode
 _decode_messages = msgspec.msgpack.Decoder(list[Message]).decode
-_decode_offers = msgspec.json.Decoder(list[Offer]).decode
-_decode_answer = msgspec.json.Decoder(tuple[Raw, Raw]).decode
 _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -319,26 +318,3 @@ def messages_in(payload: bytes) -> list[Any]:
 def message_in(part: bytes) -> Any:
     """Return a message that this node has encoded."""
     return _decode_message(part)
-
-
-def offers_in(data: memoryview) -> list[Offer] | None:
-    """Return the offers of a message, or None if they are not a JSON array of offers. They point into the message."""
-    try:
-        return _decode_offers(data)
-    except _BAD:
-        return None
-
-
-def encode_answer(answer: Answer, complete: bool) -> bytes:
-    """Return the message with an answer of a seeder, if `complete`, or a leecher."""
-    text = b"".join((b"[", answer.offer_id, b",", answer.sdp, b"]"))
-    return encode((ANSWER, answer.info_hash, answer.peer_id, answer.to_peer_id, complete, text))
-
-
-def answer_in(message: Answered) -> Answer | None:
-    """Return the answer in a message, or None if it is none. It points into the message."""
-    try:
-        offer_id, sdp = _decode_answer(message.answer)
-    except _BAD:
-        return None
-    return Answer(message.key, message.peer_id, message.to_peer_id, sdp, offer_id)

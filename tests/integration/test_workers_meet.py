@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.client import RawClient, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.integration.workers import processes_of
@@ -15,8 +17,8 @@ PEERS = 12
 """Of so many peers, all are on one of two workers once in two thousand times."""
 
 
-async def start(start_tracker: StartTracker, directory: Path) -> TrackerProcess:
-    env = environment("server", state_dir=str(directory), restart_spread=0.5)
+async def start(start_tracker: StartTracker, directory: Path, group_swarms: bool = False) -> TrackerProcess:
+    env = environment("server", state_dir=str(directory), restart_spread=0.5, group_swarms=group_swarms)
     return await start_tracker("--workers", "2", env=env)
 
 
@@ -47,13 +49,22 @@ async def check_meetings(clients: list[RawClient]) -> None:
     assert {message["peer_id"] for message in answers} == {peer_id(number) for number in range(1, PEERS)}
 
 
-async def test_peers_of_all_workers_meet(start_tracker: StartTracker, tmp_path: Path) -> None:
-    tracker = await start(start_tracker, tmp_path)
+@pytest.mark.parametrize("group_swarms", [False, True])
+async def test_peers_of_all_workers_meet(start_tracker: StartTracker, tmp_path: Path, group_swarms: bool) -> None:
+    tracker = await start(start_tracker, tmp_path, group_swarms)
     async with connected(tracker) as clients:
         await check_meetings(clients)
-        assert await tracker.metric("peerservers_connections") == PEERS
-        assert await tracker.metric("peerservers_workers_missing") == 0
-        assert (await tracker.stats())["torrents"] == 1
+        await eventually(lambda: all_are_shown(tracker))
+        handed = await tracker.metric("peerservers_connections_handed_total", direction="in")
+        assert bool(handed) is group_swarms
+
+
+async def all_are_shown(tracker: TrackerProcess) -> bool:
+    """Return whether all workers have answered in time, and the swarm counts once."""
+    is_complete = await tracker.metric("peerservers_workers_missing") == 0
+    stats = await tracker.stats()
+    connections = await tracker.metric("peerservers_connections")
+    return is_complete and connections == PEERS and (stats["torrents"], stats["peersAll"]) == (1, PEERS)
 
 
 async def test_peers_meet_again_after_a_rolling_restart(start_tracker: StartTracker, tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """A rolling restart, and workers that hang."""
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
 
-from tests.client import PATIENCE, eventually, raw_client
-from tests.conftest import TrackerProcess
+import pytest
+from websockets.frames import Frame, Opcode
+
+from tests.client import PATIENCE, announce, eventually, raw_client
+from tests.conftest import TrackerProcess, environment
 from tests.integration.workers import StartWorkers, worker_of, workers_of
 from tests.unit.fakes import peer_id
 
@@ -19,23 +23,35 @@ CONNECTIONS = 2000
 AT_ONCE = 40
 
 
-async def open_and_close(tracker: TrackerProcess) -> bytes:
-    """Open a WebSocket without a library, which would take most of the time. Return the status line."""
+async def open_and_close(tracker: TrackerProcess, number: int, announces: bool) -> str:
+    """Open a WebSocket without a library, which would take most of the time. Return the trouble that it had."""
     reader, writer = await asyncio.open_connection("127.0.0.1", tracker.port)
     try:
         writer.write(UPGRADE)
         line = await reader.readline()
         await reader.readuntil(b"\r\n\r\n")
-        return line
+        if line != b"HTTP/1.1 101 Switching Protocols\r\n":
+            return line.decode()
+        if announces:
+            message = json.dumps(announce(peer_id(number), f"{number % 50:020}"))
+            writer.write(Frame(Opcode.TEXT, message.encode()).serialize(mask=True))
+            opcode, size = await reader.readexactly(2)
+            payload = await reader.readexactly(size)
+            # An old worker may have its turn to close it before.
+            if b'"interval"' not in payload and (opcode & 0x0F) != Opcode.CLOSE:
+                return repr(payload)
+        return ""
     finally:
         writer.transport.abort()
 
 
-async def test_a_rolling_restart_refuses_no_connection(start_workers: StartWorkers) -> None:
-    tracker = await start_workers()
+@pytest.mark.parametrize("group_swarms", [False, True])
+async def test_a_rolling_restart_refuses_no_connection(start_workers: StartWorkers, group_swarms: bool) -> None:
+    """With grouped swarms, connections are also handed over by and to workers that are replaced."""
+    tracker = await start_workers(env=environment("server", group_swarms=group_swarms))
     before = await workers_of(tracker)
     left = CONNECTIONS
-    refused: list[object] = []
+    refused: list[str] = []
 
     async def keep_opening() -> None:
         nonlocal left
@@ -43,12 +59,11 @@ async def test_a_rolling_restart_refuses_no_connection(start_workers: StartWorke
         while left > 0 or "restarted" not in [line["event"] for line in tracker.log]:
             left -= 1
             try:
-                line = await asyncio.wait_for(open_and_close(tracker), PATIENCE)
+                trouble = await asyncio.wait_for(open_and_close(tracker, left, group_swarms), PATIENCE)
             except Exception as error:
-                refused.append(error)
+                refused.append(repr(error))
             else:
-                if line != b"HTTP/1.1 101 Switching Protocols\r\n":
-                    refused.append(line)
+                refused.extend(filter(None, [trouble]))
 
     async with raw_client(tracker.url) as a, raw_client(tracker.url) as b:
         await a.announce(peer_id(1))
@@ -143,6 +158,10 @@ async def test_the_connections_of_a_stopped_worker_are_accepted_by_others(start_
     os.kill(first["pid"], signal.SIGSTOP)
     assert (await tracker.logged("worker_slow"))["worker"] == 0
     assert [(await worker_of(tracker))["index"] for _ in range(20)] == [1] * 20
+    for number in range(10):
+        # Also if their swarm would be served by the stopped one.
+        async with raw_client(tracker.url) as client:
+            await client.announce(peer_id(number), chr(number + 1) * 20)
     os.kill(first["pid"], signal.SIGCONT)
     assert await workers_of(tracker) == [first, second]
 

@@ -26,7 +26,7 @@ def with_joined(directory: Path, **settings: object) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path),
         **environment("extensions.cluster", enabled=False),
         **environment("extensions.joined", **settings),
-        **environment("server", state_dir=str(directory / "state"), restart_spread=0.3),
+        **environment("server", state_dir=str(directory / "state"), restart_spread=0.3, group_swarms=False),
     }
 
 

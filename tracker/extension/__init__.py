@@ -22,7 +22,17 @@ from tracker.logs import without_secrets
 from tracker.metrics import counter_by
 from tracker.net.errors import ChannelClosed
 from tracker.net.routes import Request, Response, Route, plain
-from tracker.protocol.codec import from_json, is_answer, is_any_offer, is_offer, make_answer, make_offer, to_json
+from tracker.protocol.codec import (
+    from_json,
+    is_answer,
+    is_any_offer,
+    is_offer,
+    make_answer,
+    make_offer,
+    rebuilt_answer,
+    rebuilt_offers,
+    to_json,
+)
 from tracker.protocol.ids import is_any_id, is_id, parse_info_hash, swarm_key
 from tracker.protocol.messages import NO_INFO_HASH, Answer, Offer, RawString
 from tracker.reasons import CloseReason
@@ -96,6 +106,8 @@ __all__ = [
     "own_statistics",
     "parse_info_hash",
     "plain",
+    "rebuilt_answer",
+    "rebuilt_offers",
     "swarm_key",
     "to_json",
     "validate",

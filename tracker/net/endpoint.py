@@ -20,10 +20,11 @@ from websockets.frames import CloseCode
 
 from tracker.access.gate import LOCAL, ConnectionGate, ConnectionInfo, Refused
 from tracker.net.deflate import Deflate, accept_offer
+from tracker.net.handover import HandOver
 from tracker.net.handshake import Handshake, asks_for_websocket
 from tracker.net.http import HttpConnection
 from tracker.net.listener import Acceptor, Listening, dismiss
-from tracker.net.pending import PendingConnection
+from tracker.net.pending import HandedConnection, PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
 from tracker.net.routes import INVALID, WEBSOCKET, Routes, forwarded_prefix
@@ -65,6 +66,11 @@ class Endpoint(Owner):
         self.rejected: Counter[RejectReason] = Counter()
         self.messages_dropped = 0
         """Messages that were dropped because their receiver is slow."""
+        self.hand_over: HandOver | None = None
+        """Hands WebSockets to other workers, if there are any."""
+        self.handed_in = 0
+        self.handed_out = 0
+        """WebSockets that other workers have handed to this one, and that this one has handed to others."""
         self.routes = Routes(prefix)
         """The HTTP routes of the port."""
         self.deflate = Deflate(settings.deflate_above) if settings.deflate else None
@@ -129,6 +135,8 @@ class Endpoint(Owner):
         """
         if self._acceptor:
             self._acceptor.close()
+        if self.hand_over:
+            self.hand_over.close()
         end = monotonic() + spread
         last = max(end, monotonic() + self.settings.handshake_timeout)
         while monotonic() < last:
@@ -148,6 +156,8 @@ class Endpoint(Owner):
         self._draining = True
         if self._acceptor:
             self._acceptor.close()
+        if self.hand_over:
+            self.hand_over.close()
         for pending in list(self._pending):
             pending.abort(CloseReason.SHUTDOWN)
         for connection in list(self._http):
@@ -174,6 +184,32 @@ class Endpoint(Owner):
         for connection in list(self._http):
             connection.transport.abort()
 
+    def forget(self, websocket: WebSocket) -> None:
+        """Forget a WebSocket that another worker serves."""
+        self.websockets.discard(websocket)
+        self.gate.leave(websocket.quota, monotonic())
+        self.handed_out += 1
+        self._note_gone()
+
+    def take(self, taken: socket.socket, address: str | None, head: bytes, data: bytes) -> None:
+        """Serve a WebSocket of another worker. `address` is the client's, if a proxy has told that."""
+        self.handed_in += 1
+        try:
+            name = taken.getpeername()
+            info = self.gate.arrive(name[0] if isinstance(name, tuple) else None, monotonic())
+        except (OSError, Refused) as error:
+            if isinstance(error, Refused):
+                self._refused(error, address or LOCAL)
+            taken.close()
+            return
+        handed = HandedConnection(self, taken, info, self.settings.handshake_timeout, head, data)
+        self._pending.add(handed)
+        if self.on_identified(handed, address) is None:
+            handed.start()
+        else:
+            self.on_lost(handed, None)
+            taken.close()
+
     def on_open(self, websocket: WebSocket) -> None:
         """Take in a WebSocket whose handshake is done."""
         self.websockets.add(websocket)
@@ -197,7 +233,10 @@ class Endpoint(Owner):
         self._unflushed.append(websocket)
 
     def on_head(self, pending: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
-        """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it."""
+        """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it.
+
+        If the connection was handed over, its opening handshake has been answered.
+        """
         info = pending.info
         from_proxy = info.is_proxy
         try:
@@ -290,12 +329,16 @@ class Endpoint(Owner):
                 extensions = accept_offer(request.get_all("Sec-WebSocket-Extensions"))
                 if extensions:
                     websocket.use_deflate(self.deflate)
-        transport.set_protocol(cast(asyncio.Protocol, websocket))
-        transport.write(handshake.response(extensions))
-        self.routes.count(WEBSOCKET, HTTPStatus.SWITCHING_PROTOCOLS)
+        protocol = cast(asyncio.Protocol, websocket)
+        if not pending.is_upgraded:
+            if self.hand_over is not None and opener is None:
+                protocol = self.hand_over.undecided(websocket, info)
+            transport.write(handshake.response(extensions))
+            self.routes.count(WEBSOCKET, HTTPStatus.SWITCHING_PROTOCOLS)
+        transport.set_protocol(protocol)
         websocket.connection_made(transport)
         if rest:
-            websocket.data_received(rest)
+            protocol.data_received(rest)
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)

@@ -23,6 +23,7 @@ class Child:
         started: The time of its start, in seconds of the monotonic clock.
         last_beat: The time of its last heartbeat.
         is_ready: Whether it serves.
+        connections: The number of its WebSockets.
         facts: The facts that it told when it was ready.
 
     Raises:
@@ -33,6 +34,7 @@ class Child:
         self.worker = worker
         self.started = self.last_beat = monotonic()
         self.is_ready = False
+        self.connections = 0
         self.facts: dict[str, Any] = {}
         ours, theirs = make_link()
         with theirs:

@@ -105,10 +105,10 @@ class Pool:
                 self.kill(predecessor)
         return True
 
-    def tell_all(self, kind: str) -> None:
+    def tell_all(self, kind: str, **values: Any) -> None:
         """Send a message to all workers."""
         for child in self.children:
-            child.tell(kind)
+            child.tell(kind, **values)
 
     def kill(self, child: Child) -> None:
         """Kill a worker that does not end by itself."""
@@ -128,6 +128,7 @@ class Pool:
 
     def _received(self, child: Child, message: Mapping[str, Any]) -> None:
         child.last_beat = monotonic()
+        child.connections = message.get("connections", child.connections)
         place = self.places[child.worker.index]
         match message["kind"]:
             case "ready":
@@ -225,6 +226,9 @@ class Pool:
                 for child in self.children:
                     child.last_beat = now
             before = now
+            if len(self.places) > 1:
+                loads = [place.current.connections if place.current else 0 for place in self.places]
+                self.tell_all("loads", connections=loads)
             for child in self.children:
                 if self.is_complete and not child.is_ready and now - child.started > START_TIMEOUT:
                     self.kill(child)

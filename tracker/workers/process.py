@@ -71,7 +71,7 @@ class WorkerProcess(TrackerProcess):
         self._link.send("reloaded")
 
     async def _beat(self) -> None:
-        self._link.send("beat")
+        self._link.send("beat", connections=len(self.server.endpoint.websockets))
 
     def _told(self, message: Mapping[str, Any]) -> None:
         match message["kind"]:
@@ -88,6 +88,8 @@ class WorkerProcess(TrackerProcess):
                 self.server.reloads["failed"] += 1
             case "adopt":
                 self.server.adopt(int(message["place"]))
+            case "loads":
+                self.server.set_loads(message["connections"])
             case "release":
                 self.server.release(int(message["place"]))
 

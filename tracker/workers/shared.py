@@ -13,7 +13,7 @@ from tracker.net.listener import BACKLOG, listen_in_groups
 from tracker.net.unix import UnixListener
 from tracker.server import opening
 from tracker.settings import Settings
-from tracker.worker import Inherited, Worker
+from tracker.worker import Inherited, Worker, make_link
 from tracker.workers.directory import RuntimeDirectory
 
 
@@ -36,6 +36,7 @@ class Shared:
         self._server: list[list[socket.socket]] = []
         self._metrics: list[list[socket.socket]] = []
         self._unix: list[UnixListener] = []
+        self._handing: list[tuple[socket.socket, socket.socket]] = []
         self._runtime = RuntimeDirectory()
         self.directory = self._runtime.path
         try:
@@ -43,6 +44,10 @@ class Shared:
             if metrics.port:
                 with opening("metrics", [metrics.host], metrics.port):
                     self._metrics = listen_in_groups([metrics.host], metrics.port, count)
+            # They need no names: all workers inherit them.
+            self._handing = [make_link() for _ in range(count)]
+            for end in (end for ends in self._handing for end in ends):
+                end.setblocking(False)
             with opening("server", server.hosts, server.port):
                 self._server = listen_in_groups(server.hosts, server.port, count)
                 for path in server.unix_sockets:
@@ -60,7 +65,8 @@ class Shared:
         """Return the part of a worker that has `control` as its socket to the supervisor."""
         unix = tuple(listener.socket.fileno() for listener in self._unix)
         groups = _descriptors(self._server), unix, _descriptors(self._metrics)
-        return Inherited(worker, control, self._lock, *groups, started=self._started)
+        handing = tuple((reader.fileno(), writer.fileno()) for reader, writer in self._handing)
+        return Inherited(worker, control, self._lock, *groups, self._started, handing)
 
     def stop_listening(self) -> None:
         """Close the sockets of this process, and remove the files of Unix-domain sockets."""
@@ -69,6 +75,9 @@ class Shared:
                 listener.close()
         for unix in self._unix:
             unix.close()
+        for ends in self._handing:
+            for end in ends:
+                end.close()
 
     def close(self) -> None:
         """Close the sockets, remove the directory of sockets, and let others use the state directory."""

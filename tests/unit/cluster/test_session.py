@@ -6,20 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from extensions.cluster.envelope import OVERHEAD, SINGLE, STREAM, Sealer
+from extensions.cluster.numbers import AGAIN, ASK_AGAIN, FRESH, GAP, LATE, MAX_ASK_AGAIN
 from extensions.cluster.reasons import Dropped, Resync
-from extensions.cluster.session import (
-    AGAIN,
-    ASK_AGAIN,
-    FRESH,
-    GAP,
-    HIGH_WATER,
-    LATE,
-    MAX_ASK_AGAIN,
-    MAX_CONTROL,
-    MAX_TRAFFIC,
-    Session,
-    Sessions,
-)
+from extensions.cluster.session import HIGH_WATER, MAX_CONTROL, MAX_TRAFFIC, Session, Sessions
 from extensions.cluster.transport import Transport
 from extensions.cluster.wire import AskAgain, Begin, Closed, Done, Opened, Ping, Shares, Tick, encode, messages_in
 

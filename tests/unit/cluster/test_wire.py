@@ -13,8 +13,6 @@ from extensions.cluster import wire
 from extensions.cluster.envelope import ALL, BROADCAST, HEADER_LENGTH, OVERHEAD, SINGLE, STREAM, Sealer, derive_key
 from extensions.cluster.errors import RefusedError
 from extensions.cluster.reasons import Refused
-from tests.client import HASH
-from tracker.extension import is_any_offer, make_answer, make_offer
 
 A, B = "a" * 16, "b" * 16
 KEY = derive_key(b"secret", "test")
@@ -116,27 +114,6 @@ def test_the_version_is_told_from_garbage_before_the_rest_is_read() -> None:
     with pytest.raises(RefusedError) as error:
         Sealer(B, "test", KEY).open(payload)
     assert (error.value.reason, error.value.sender) == (Refused.OTHER_VERSION, A)
-
-
-@given(data=st.binary(max_size=100) | st.text().map(str.encode))
-def test_offers_and_answers_of_any_bytes_are_none_or_valid_json(data: bytes) -> None:
-    for offer in wire.offers_in(memoryview(data)) or ():
-        try:
-            is_any_offer(offer)
-        except UnicodeDecodeError:
-            continue
-    message = wire.Answered("k", "p", "q", False, memoryview(data))
-    answer = wire.answer_in(message)
-    assert answer is None or answer.info_hash == "k"
-
-
-def test_offers_and_answers_keep_their_text() -> None:
-    offers = [make_offer("\xff" * 20, 'v=0\r\n"\\'), make_offer("b" * 20, "w")]
-    assert wire.offers_in(memoryview(wire.encode_offers(offers))) == offers
-    answer = make_answer(HASH, "p" * 20, "\xff" * 20, "o" * 20, "v=0\r\n")
-    (message,) = wire.messages_in(bytes(HEADER_LENGTH) + b"\x91" + wire.encode_answer(answer, True))
-    assert message.complete
-    assert wire.answer_in(message) == answer
 
 
 def test_the_mac_is_hmac_sha256() -> None:
