@@ -45,6 +45,9 @@ from tracker.extension import Answer, NodeMember, NodePeers, Nodes, Offer, Peer,
 
 TICK: Final = 0.1
 
+_USUAL: Final = frozenset({Refused.DUPLICATE, Refused.UNKNOWN_NODE})
+"""Reasons for which messages are refused also if all is well: a node sends before it is known, or after it has left."""
+
 
 class Node(Nodes):
     """A node. The hub calls the methods of `Nodes`."""
@@ -191,7 +194,7 @@ class Node(Nodes):
             self._receive(payload)
         except RefusedError as error:
             self.parts.refused[error.reason] += 1
-            if error.reason is not Refused.DUPLICATE:
+            if error.reason not in _USUAL:
                 self.parts.listener.refused(error.reason, error.sender)
 
     def lost(self, node_id: str) -> None:

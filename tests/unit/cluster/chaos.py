@@ -51,7 +51,7 @@ class Chaos:
         if not self.connections or chance.random() < (0.8 if self.is_crowded else 0.3):
             self.connections.append((chance.choice(world.stations), FakeConnection()))
         station, connection = chance.choice(self.connections)
-        info_hash = chance.choice(HASHES[:2] if self.is_crowded else HASHES)
+        info_hash = chance.choice(HASHES[:1] if self.is_crowded else HASHES)
         count = chance.choice([0, 0, 1, 3])
         made = offers(count, start=self.next_offer)
         self.next_offer += count

@@ -59,7 +59,7 @@ def stranger(station: Station) -> Stranger:
 def test_a_node_must_introduce_itself(station: Station, stranger: Stranger) -> None:
     stranger.tell(wire.Done())
     assert station.node.parts.refused == {Refused.UNKNOWN_NODE: 1}
-    assert station.log.events == [("refused", Refused.UNKNOWN_NODE, STRANGER)]
+    assert station.log.events == [], "it may have started just now"
     stranger.beat()
     assert ("joined", STRANGER) in station.log.events
 
