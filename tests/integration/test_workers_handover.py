@@ -136,12 +136,11 @@ async def test_the_address_that_a_proxy_tells_is_kept(start_workers: StartWorker
 async def test_without_an_address_from_a_proxy_there_are_no_limits(start_workers: StartWorkers, tmp_path: Path) -> None:
     """As in a single process: a Unix-domain socket has no address."""
     path = tmp_path / "socket"
-    env = environment("server", host=["127.0.0.1", f"unix:{path}"])
-    env |= environment("limits", connections_per_address=3, exempt=[])
-    tracker = await start_workers(env=env)
-    clients = [await opened(tracker, path=path) for _ in range(12)]
-    for _, writer in clients:
-        writer.write(masked(ANNOUNCE))
+    env = environment("limits", connections_per_address=3, exempt=[])
+    tracker = await start_workers("--host", f"unix:{path}", env=env)
+    clients = [await opened(tracker, path=path) for _ in range(24)]
+    for number, (_, writer) in enumerate(clients):
+        writer.write(masked(json.dumps(announce(peer_id(number), chr(number + 1) * 20))))
     for reader, _ in clients:
         assert b'"interval"' in await asyncio.wait_for(reader.readuntil(b"}"), PATIENCE)
     for _, writer in clients:

@@ -77,8 +77,8 @@ class Whole:
         self._inherited = inherited
         self._past = PastCounters(inherited.worker.directory) if inherited else None
         self._statistics = StatisticsCache(hub)
-        self._merged: dict[bool, tuple[float, list[Metric]]] = {}
-        self._merging = {True: asyncio.Lock(), False: asyncio.Lock()}
+        self._merged: tuple[float, list[Metric]] = (-inf, [])
+        self._merging = asyncio.Lock()
         self._answers: tuple[Mapping[str, bytes], list[_Statistics]] = ({}, [])
         self._sum: tuple[Statistics, list[_Statistics], Statistics] | None = None
         others.on_ask(METRICS, self._answer_metrics)
@@ -87,16 +87,18 @@ class Whole:
     async def metrics(self, everywhere: bool) -> list[Metric]:
         """Return the metrics of all workers of this machine, or of all processes everywhere.
 
-        They are merged at most once in `MAX_AGE` seconds, however many requests there are.
+        Those of everywhere are merged at most once in `MAX_AGE` seconds, however many requests there are. Those of the
+        machine are not kept: of two workers, the second one asked must not answer with older counters.
         """
         if self._inherited is None and not (everywhere and self._others.count(everywhere)):
             return list(self._registry.collect())
-        async with self._merging[everywhere]:
-            made, merged = self._merged.get(everywhere, (-inf, []))
-            if monotonic() - made >= MAX_AGE:
+        if not everywhere:
+            return await self._merge(everywhere)
+        async with self._merging:
+            if monotonic() - self._merged[0] >= MAX_AGE:
                 merged = await self._merge(everywhere)
-                self._merged[everywhere] = monotonic(), merged
-        return merged
+                self._merged = monotonic(), merged
+            return self._merged[1]
 
     async def _merge(self, everywhere: bool) -> list[Metric]:
         answers = {self._others.label: await self._own_metrics()}
