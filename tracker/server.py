@@ -141,8 +141,8 @@ class Server:
             index = self._inherited.worker.index
             private = Listening.inherited(self._inherited.metrics, index)
             public = Listening.inherited(self._inherited.server, index, self._inherited.unix)
-            if server.group_swarms and not self.certificate:
-                self.endpoint.hand_over = hand_over(self._inherited, self.endpoint)
+            sends = server.group_swarms and not self.certificate
+            self.endpoint.hand_over = hand_over(self._inherited, self.endpoint, sends)
         else:
             with opening("metrics", [metrics.host], metrics.port):
                 private = listen([metrics.host] if metrics.port else [], metrics.port)
@@ -268,8 +268,8 @@ def socket_budget(settings: Settings, workers: int = 1) -> SocketBudget:
     return budget
 
 
-def hand_over(inherited: Inherited, endpoint: Endpoint) -> HandOver:
-    """Return the hand-over between the workers of this machine."""
+def hand_over(inherited: Inherited, endpoint: Endpoint, sends: bool) -> HandOver:
+    """Return the hand-over between the workers of this machine. `sends`: this one hands connections to others."""
     index = inherited.worker.index
     inboxes, outboxes = [], []
     for reader, writer in inherited.handing:
@@ -277,7 +277,7 @@ def hand_over(inherited: Inherited, endpoint: Endpoint) -> HandOver:
         outboxes.append(socket.socket(fileno=writer))
     for one in (*inboxes, *outboxes):
         one.setblocking(False)
-    return HandOver(Placement(index, inherited.worker.count), index, inboxes, outboxes, endpoint)
+    return HandOver(Placement(index, inherited.worker.count), index, inboxes, outboxes, endpoint, sends)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from extensions.cluster.session import Session, Sessions
 from extensions.cluster.shares import SharedSwarms
 from extensions.cluster.wire import Linked, Newcomers, encode
-from extensions.cluster.work import SLICE
-from tracker.extension import LINKED, NodePeers, Swarm, linked_counts
+from extensions.cluster.work import SLICE, Work
+from tracker.extension import LINKED, NodeMember, NodePeers, Swarm, linked_counts
 
 
 class Links:
@@ -18,6 +18,7 @@ class Links:
         sessions: Sessions,
         shared: SharedSwarms,
         swarms: Mapping[str, Swarm],
+        work: Work,
         clock: Callable[[], float],
     ) -> None:
         self.gateway: Session | None = None
@@ -26,6 +27,7 @@ class Links:
         self._sessions = sessions
         self._shared = shared
         self._swarms = swarms
+        self._work = work
         self._clock = clock
         self._dirty: dict[str, None] = {}
         """Swarms whose numbers may have changed."""
@@ -93,8 +95,8 @@ class Links:
         """Believe another gateway from now on, and forget the numbers of the former one."""
         if session is not self.gateway:
             self.gateway = session
-            for key in list(self._heard):
-                self._set(key, 0, 0)
+            if self._heard:
+                self._work.add(self._forget_former())
             if session is not None and session.was_ignored:
                 session.was_ignored = False
                 session.miss(self._clock())
@@ -121,9 +123,25 @@ class Links:
             for key in [key for key, epoch in self._heard.items() if epoch < session.heard_epoch]:
                 self._set(key, 0, 0)
 
+    def _forget_former(self) -> Iterator[bool]:
+        """Forget the numbers of former gateways, in slices."""
+        keys = list(self._heard)
+        for start in range(0, len(keys), SLICE):
+            for key in keys[start : start + SLICE]:
+                shared = self._shared.by_key.get(key)
+                if shared is not None and shared.linked is not None and not self._is_current(shared.linked):
+                    self._set(key, 0, 0)
+            yield False
+
+    def _is_current(self, member: NodeMember) -> bool:
+        return self.gateway is not None and member.node == self.gateway.node_id
+
     def _set(self, key: str, complete: int, incomplete: int) -> None:
         shared = self._shared.record(key)
         member = shared.linked
+        if member is not None and complete + incomplete and not self._is_current(member):
+            self._peers.set(member, 0, 0)
+            member = None
         if member is None and complete + incomplete and self.gateway is not None:
             member = self._peers.add(key, self.gateway.node_id, LINKED)
         if member is not None:

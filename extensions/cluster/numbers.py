@@ -14,6 +14,9 @@ MAX_ASK_AGAIN: Final = 30.0
 CALM: Final = 60.0
 """Seconds without a missing message after which this delay is short again."""
 
+MAX_OLD: Final = 16
+"""Epochs whose statements count until one is told completely."""
+
 FRESH: Final = 0
 AGAIN: Final = 1
 LATE: Final = 2
@@ -90,4 +93,7 @@ class Numbers:
     def _hear_anew(self, epoch: int, seq: int) -> None:
         self.heard_epoch, self.heard_seq = epoch, seq
         self.old_holders.append(self.holder)
+        if len(self.old_holders) > MAX_OLD:
+            # The first one may be complete, the others are not.
+            self.old_holders.pop(1).is_alive = False
         self.holder = Holder(self.node_id)

@@ -79,7 +79,7 @@ class Parts:
         self.sessions = Sessions(sealer, transport, wake)
         self.work = Work(wake)
         self.shared = SharedSwarms(peers, swarms, self.work)
-        self.links = Links(peers, self.sessions, self.shared, swarms, clock)
+        self.links = Links(peers, self.sessions, self.shared, swarms, self.work, clock)
         self.shared.on_dropped = self.links.dropped
         self.telling = Telling(self.shared, swarms, clock)
         self.hearing = Hearing(

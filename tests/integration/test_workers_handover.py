@@ -6,15 +6,16 @@ import os
 import signal
 from collections import Counter
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from websockets.frames import Frame, Opcode
 
 from tests.certificates import Pair
 from tests.client import PATIENCE, announce, answer, eventually, offers, raw_client
-from tests.conftest import TrackerProcess, environment
+from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.integration.test_workers_watching import samples
-from tests.integration.workers import StartWorkers, workers_of
+from tests.integration.workers import StartWorkers, with_joined, workers_of
 from tests.unit.fakes import peer_id
 
 CLIENTS = 16
@@ -80,9 +81,14 @@ def start_workers(start_workers: StartWorkers) -> StartWorkers:
     return start
 
 
-async def opened(tracker: TrackerProcess, lines: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def opened(
+    tracker: TrackerProcess, lines: bytes = b"", path: Path | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a WebSocket without a library."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", tracker.port)
+    if path:
+        reader, writer = await asyncio.open_unix_connection(path)
+    else:
+        reader, writer = await asyncio.open_connection("127.0.0.1", tracker.port)
     writer.write(HEAD + lines + b"\r\n")
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
     return reader, writer
@@ -127,6 +133,68 @@ async def test_the_address_that_a_proxy_tells_is_kept(start_workers: StartWorker
         writer.close()
 
 
+async def test_without_an_address_from_a_proxy_there_are_no_limits(start_workers: StartWorkers, tmp_path: Path) -> None:
+    """As in a single process: a Unix-domain socket has no address."""
+    path = tmp_path / "socket"
+    env = environment("limits", connections_per_address=3, exempt=[])
+    tracker = await start_workers("--host", f"unix:{path}", env=env)
+    clients = [await opened(tracker, path=path) for _ in range(24)]
+    for number, (_, writer) in enumerate(clients):
+        writer.write(masked(json.dumps(announce(peer_id(number), chr(number + 1) * 20))))
+    for reader, _ in clients:
+        assert b'"interval"' in await asyncio.wait_for(reader.readuntil(b"}"), PATIENCE)
+    for _, writer in clients:
+        writer.close()
+
+
+async def test_no_connection_is_cut_because_the_worker_of_its_swarm_is_full(start_workers: StartWorkers) -> None:
+    tracker = await start_workers(env=environment("limits", max_connections=2))
+
+    async def opened_soon() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while True:
+            # A worker that is full refuses those that the kernel gives it.
+            reader, writer = await asyncio.open_connection("127.0.0.1", tracker.port)
+            writer.write(HEAD + b"\r\n")
+            if (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)).startswith(b"HTTP/1.1 101 "):
+                return reader, writer
+            writer.close()
+
+    for number in range(6):
+        clients = []
+        for _ in range(2):
+            reader, writer = await opened_soon()
+            writer.write(masked(json.dumps(announce(peer_id(number), chr(number + 1) * 20))))
+            assert b'"interval"' in await asyncio.wait_for(reader.readuntil(b"}"), PATIENCE)
+            clients.append(writer)
+        for writer in clients:
+            writer.close()
+        await eventually(lambda: none_is_connected(tracker))
+
+
+async def test_a_worker_with_other_settings_takes_connections(start_tracker: StartTracker, tmp_path: Path) -> None:
+    """As during a rolling restart with a new setting."""
+    file = tmp_path / "peerservers.toml"
+    file.write_text("[server]\ngroup_swarms = true\n")
+    env = with_joined(tmp_path)
+    del env["PEERSERVERS_SERVER__GROUP_SWARMS"]
+    tracker = await start_tracker("--workers", "2", "--config", str(file), env=env)
+    first, second = await workers_of(tracker)
+    file.write_text("[server]\ngroup_swarms = false\n")
+    os.kill(first["pid"], signal.SIGKILL)
+    (await tracker.logged("worker_ended"))["level"] = "expected"
+    await tracker.logged("worker_started")
+    assert (await workers_of(tracker))[1] == second
+    handed = 0.0
+    for number in range(100):
+        async with raw_client(tracker.url) as client:
+            await client.announce(peer_id(number), chr(number + 1) * 20)
+        if number % 10 == 9:
+            handed = await tracker.metric("peerservers_connections_handed_total", direction="in")
+            if handed:
+                break
+    assert handed
+
+
 async def test_it_can_be_turned_off(start_workers: StartWorkers) -> None:
     tracker = await start_workers(env=environment("server", group_swarms=False))
     async with AsyncExitStack() as stack:
@@ -135,7 +203,7 @@ async def test_it_can_be_turned_off(start_workers: StartWorkers) -> None:
             await client.announce(peer_id(number))
         found = await samples(tracker)
     assert all(found[f"peerservers_worker_connections worker={index}"] for index in range(2))
-    assert "peerservers_connections_handed_total direction=in" not in found
+    assert found["peerservers_connections_handed_total direction=in"] == 0
 
 
 async def test_connections_over_tls_stay(start_workers: StartWorkers, tmp_path: os.PathLike[str]) -> None:

@@ -117,6 +117,11 @@ class Endpoint(Owner):
         """The number of connections that are not WebSockets: without a whole request head yet, or plain HTTP."""
         return len(self._pending) + len(self._http)
 
+    @property
+    def room(self) -> int:
+        """The number of WebSockets that may be open."""
+        return self.gate.room.connections
+
     def adopt(self, place: int) -> None:
         """Accept the connections of another worker, too (`Acceptor.adopt`)."""
         if self._acceptor and not self._draining:
@@ -200,6 +205,8 @@ class Endpoint(Owner):
         except (OSError, Refused) as error:
             if isinstance(error, Refused):
                 self._refused(error, address or LOCAL)
+            else:
+                self.closed[CloseReason.CONNECTION_LOST] += 1
             taken.close()
             return
         handed = HandedConnection(self, taken, info, self.settings.handshake_timeout, head, data)
@@ -315,7 +322,8 @@ class Endpoint(Owner):
             raise Refused(RejectReason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
         info = pending.info
         self.gate.identify(info, None, request, monotonic())
-        self.gate.admit(request, len(self.websockets))
+        # A connection of another worker was within the limit there, and does not count there any more.
+        self.gate.admit(request, 0 if pending.is_upgraded else len(self.websockets))
         self._pending.discard(pending)
         opener = self._subprotocols.get(handshake.subprotocol or "")
         extensions: str | None = None
@@ -331,7 +339,7 @@ class Endpoint(Owner):
                     websocket.use_deflate(self.deflate)
         protocol = cast(asyncio.Protocol, websocket)
         if not pending.is_upgraded:
-            if self.hand_over is not None and opener is None:
+            if self.hand_over is not None and self.hand_over.sends and opener is None:
                 protocol = self.hand_over.undecided(websocket, info)
             transport.write(handshake.response(extensions))
             self.routes.count(WEBSOCKET, HTTPStatus.SWITCHING_PROTOCOLS)

@@ -51,6 +51,11 @@ _DECODER: Final = msgspec.json.Decoder(_First)
 class Owner(Protocol):
     """The endpoint, as the hand-over sees it."""
 
+    @property
+    def room(self) -> int:
+        """The number of WebSockets that each worker may have."""
+        ...
+
     def forget(self, websocket: WebSocket) -> None:
         """Forget a WebSocket that another worker serves."""
 
@@ -67,6 +72,10 @@ class HandOver:
         inboxes: By place, the sockets from which workers take connections.
         outboxes: By place, the sockets to all workers.
         owner: The endpoint.
+        sends: Whether connections are sent. Those of workers with other settings are taken in any case.
+
+    Attributes:
+        sends: The argument of this name.
     """
 
     def __init__(
@@ -76,7 +85,9 @@ class HandOver:
         inboxes: list[socket.socket],
         outboxes: list[socket.socket],
         owner: Owner,
+        sends: bool = True,
     ) -> None:
+        self.sends = sends
         self._placement = placement
         self._place = place
         self._inboxes = inboxes
@@ -118,13 +129,15 @@ class HandOver:
 
     def send(self, undecided: "Undecided", info_hash: str, data: bytes) -> bool:
         """Send a connection to the worker of its first swarm. Return False if it stays here."""
-        place = self._placement.choose(info_hash)
+        place = self._placement.choose(info_hash, self._owner.room)
         transport = undecided.websocket.transport
         is_open = undecided.websocket.reason is None and not transport.is_closing()
         if place == self._place or not is_open or transport.get_write_buffer_size():
             return False
         info = undecided.info
-        head = json.dumps({"address": info.address, "head": len(info.head)}).encode()
+        # While no proxy has told a client, this is the address of the proxy, which has no limits.
+        address = None if info.is_proxy else info.address
+        head = json.dumps({"address": address, "head": len(info.head)}).encode()
         descriptor = transport.get_extra_info("socket").fileno()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         try:
@@ -141,7 +154,7 @@ class HandOver:
     def _take(self, inbox: socket.socket) -> None:
         for _ in range(_BATCH):
             try:
-                message, descriptors, _, _ = socket.recv_fds(inbox, _MAX_MESSAGE, 1)
+                message, descriptors, _, _ = socket.recv_fds(inbox, _MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
             except OSError:
                 return
             if not descriptors:
@@ -219,6 +232,7 @@ def first_info_hash(data: bytes) -> str | None:
     end = start + 4 + size
     if len(data) < end:
         return None
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    # A deeply nested message exceeds the depth of recursion.
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _DECODER.decode(apply_mask(data[start + 4 : end], data[start : start + 4])).info_hash
     return ""

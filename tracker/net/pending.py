@@ -276,7 +276,9 @@ class HandedConnection(PendingConnection):
 
     def refuse(self, reason: CloseReason | None, response: bytes) -> None:  # noqa: ARG002
         """Close: it is too late for a response."""
-        self.abort(reason or CloseReason.SHUTDOWN)
+        assert self._transport
+        self._ending, self._reason = True, reason
+        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the WebSocket."""

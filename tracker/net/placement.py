@@ -8,6 +8,9 @@ SLACK: Final = 1.25
 SPARE: Final = 50
 """A worker is chosen while it has at most `SLACK` times the mean number of connections, and `SPARE` more."""
 
+MARGIN: Final = 20
+"""The part of the room of a worker that is left free is one in this number."""
+
 _MULTIPLIER: Final = 0x9E3779B97F4A7C15
 _BITS: Final = (1 << 64) - 1
 
@@ -33,9 +36,13 @@ class Placement:
         if len(loads) == len(self._loads):
             self._loads = list(loads)
 
-    def choose(self, info_hash: str) -> int:
-        """Return the place of the worker for a connection whose first swarm is `info_hash`."""
-        limit = SLACK * sum(self._loads) / len(self._loads) + SPARE
+    def choose(self, info_hash: str, room: int) -> int:
+        """Return the place of the worker for a connection whose first swarm is `info_hash`.
+
+        `room` is the most connections that a worker may have. One that has almost as many has to hand its own to
+        others, because it would refuse the next ones.
+        """
+        limit = min(SLACK * sum(self._loads) / len(self._loads) + SPARE, room - room // MARGIN - 1)
         key = crc32(info_hash.encode("utf-8", "surrogatepass"))
         best, chosen = -1, self._own
         for place, load in enumerate(self._loads):

@@ -139,22 +139,14 @@ def rebuilt_offers(texts: bytes, sizes: list[int], binary: bool) -> list[Offer]:
     SDP of each, one after the other, and `sizes` their lengths. An offer is left out if an id or a length is wrong, or
     if one of its texts is no string; invalid escapes in an SDP are not noticed.
     """
-    # If each string has two quotes, and all together have no more, none has a quote inside.
-    if texts.isascii() and texts.count(b'"') == 2 * len(sizes):
-        offers = _rebuilt(texts, sizes, binary, True)
-        if 2 * len(offers) == len(sizes):
-            return offers
-    return _rebuilt(texts, sizes, binary, False)
-
-
-def _rebuilt(texts: bytes, sizes: list[int], binary: bool, are_plain: bool) -> list[Offer]:
     offers: list[Offer] = []
+    are_ascii = texts.isascii()
     end = 0
     for index in range(0, len(sizes) - 1, 2):
         middle = end + sizes[index]
         raw_id, sdp = Raw(texts[end:middle]), texts[middle : middle + sizes[index + 1]]
         end = middle + sizes[index + 1]
-        if _are_relayed(raw_id, sdp, binary, are_plain):
+        if _are_relayed(raw_id, sdp, binary, are_ascii):
             offers.append(Offer(OfferDescription("offer", Raw(sdp)), raw_id))
     return offers
 
@@ -168,8 +160,7 @@ def rebuilt_answer(info_hash: str, peer_id: str, to_peer_id: str, texts: bytes, 
     if not (binary or is_any_id(info_hash)) or not (_is_id_of(peer_id, binary) and _is_id_of(to_peer_id, binary)):
         return None
     raw_id, sdp = Raw(texts[:size]), texts[size:]
-    are_plain = texts.isascii() and texts.count(b'"') == 4
-    if not _are_relayed(raw_id, sdp, binary, are_plain):
+    if not _are_relayed(raw_id, sdp, binary, texts.isascii()):
         return None
     return Answer(info_hash, peer_id, to_peer_id, Raw(sdp), raw_id)
 
@@ -312,17 +303,14 @@ def _valid_sdp(sdp: bytes) -> bool:
     return len(sdp) <= _LONGEST_RAW or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
 
 
-def _are_relayed(offer_id: RawString, sdp: bytes, binary: bool, are_plain: bool) -> bool:
-    """Return whether raw strings that were an offer_id and an SDP still are: no other JSON can be in the SDP.
-
-    `are_plain`: both are ASCII, and have no quotes inside if each begins and ends with one.
-    """
+def _are_relayed(offer_id: RawString, sdp: bytes, binary: bool, are_ascii: bool) -> bool:
+    """Return whether raw strings that were an offer_id and an SDP still are: no other JSON can be in the SDP."""
     size = len(sdp)
     try:
         if not _is_id_of(_decode_text(offer_id), binary) or size < 2 or sdp[0] != _QUOTE:
             return False
-        # Decoding it takes much longer.
-        if are_plain and size <= _LONGEST_RAW and sdp[size - 1] == _QUOTE and sdp[size - 2] != _BACKSLASH:
+        # Decoding it takes much longer. `find` is the fastest way: `count` looks at each byte.
+        if are_ascii and sdp.find(b'"', 1) == size - 1 and sdp[size - 2] != _BACKSLASH and size <= _LONGEST_RAW:
             return True
         return len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
     except (msgspec.MsgspecError, UnicodeError):

@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from tracker.core.hub import Hub
-from tracker.web.distinct import EMPTY, Distinct, distinct, merged
+from tracker.web.distinct import EMPTY, Distinct, merged
 
 Rows = list[dict[str, Any]]
 """Rows of a table: in each, texts and numbers by column."""
@@ -70,19 +70,22 @@ class Statistics:
     def plus(self, others: Sequence["Statistics"]) -> "Statistics":
         """Return the statistics of this process and others: swarms are counted once, and peers are summed."""
         each = [self, *others]
+        union = merged(one.swarms for one in each)
         clients: dict[str, dict[str, int]] = {}
+        different = 0
         for name, version, number in (
             (name, version, number)
             for one in each
             for name, versions in one.clients.items()
             for version, number in versions.items()
         ):
-            if sum(map(len, clients.values())) >= MAX_CLIENTS and version not in clients.get(name, {}):
+            if different >= MAX_CLIENTS and version not in clients.get(name, {}):
                 name, version = _OTHER
             versions = clients.setdefault(name, {})
+            different += version not in versions
             versions[version] = versions.get(version, 0) + number
         return Statistics(
-            torrents=distinct(one.swarms for one in each),
+            torrents=union.count,
             peers_all=sum(one.peers_all for one in each),
             peers_seeder_only=sum(one.peers_seeder_only for one in each),
             peers_leecher_only=sum(one.peers_leecher_only for one in each),
@@ -90,7 +93,7 @@ class Statistics:
             peers_ipv4=sum(one.peers_ipv4 for one in each),
             peers_ipv6=sum(one.peers_ipv6 for one in each),
             clients=clients,
-            swarms=merged(one.swarms for one in each).pack(),
+            swarms=union.pack(),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
+from math import inf
+from time import monotonic
 from typing import Final, TypeVar
 
 import msgspec
@@ -14,7 +16,7 @@ from tracker.core.hub import Hub
 from tracker.files import aside
 from tracker.net.endpoint import Endpoint
 from tracker.web.distinct import distinct
-from tracker.web.gather import TIMEOUT, Others
+from tracker.web.gather import MAX_AGE, TIMEOUT, Others
 from tracker.web.merging import Family, Merger, cumulative, pack, replaced
 from tracker.web.past import PastCounters
 from tracker.web.stats import Statistics, StatisticsCache
@@ -75,13 +77,30 @@ class Whole:
         self._inherited = inherited
         self._past = PastCounters(inherited.worker.directory) if inherited else None
         self._statistics = StatisticsCache(hub)
+        self._merged: tuple[float, list[Metric]] = (-inf, [])
+        self._merging = asyncio.Lock()
+        self._answers: tuple[Mapping[str, bytes], list[_Statistics]] = ({}, [])
+        self._sum: tuple[Statistics, list[_Statistics], Statistics] | None = None
         others.on_ask(METRICS, self._answer_metrics)
         others.on_ask(STATISTICS, self._answer_statistics)
 
     async def metrics(self, everywhere: bool) -> list[Metric]:
-        """Return the metrics of all workers of this machine, or of all processes everywhere."""
+        """Return the metrics of all workers of this machine, or of all processes everywhere.
+
+        Those of everywhere are merged at most once in `MAX_AGE` seconds, however many requests there are. Those of the
+        machine are not kept: of two workers, the second one asked must not answer with older counters.
+        """
         if self._inherited is None and not (everywhere and self._others.count(everywhere)):
             return list(self._registry.collect())
+        if not everywhere:
+            return await self._merge(everywhere)
+        async with self._merging:
+            if monotonic() - self._merged[0] >= MAX_AGE:
+                merged = await self._merge(everywhere)
+                self._merged = monotonic(), merged
+            return self._merged[1]
+
+    async def _merge(self, everywhere: bool) -> list[Metric]:
         answers = {self._others.label: await self._own_metrics()}
         answers |= _decoded(await self._others.ask(METRICS, everywhere), _METRICS)
         past: list[list[Family]] = []
@@ -103,8 +122,7 @@ class Whole:
     async def statistics(self) -> Statistics:
         """Return the statistics of all processes."""
         found = await self._other_statistics()
-        own = await self._statistics.get()
-        return own.plus([answer.statistics for answer in found]) if found else own
+        return self._plus(await self._statistics.get(), found)
 
     async def numbers(self) -> Numbers:
         """Return the numbers of the page, of all processes."""
@@ -116,7 +134,7 @@ class Whole:
         return Numbers(
             sum(one.seeders for one in each),
             sum(one.leechers for one in each),
-            (await self._statistics_in_time()).plus([answer.statistics for answer in found]).torrents,
+            self._plus(await self._statistics_in_time(), found).torrents,
             sum(one.connections for one in each),
         )
 
@@ -150,7 +168,18 @@ class Whole:
         return msgspec.msgpack.encode(_Statistics(self._own_numbers(), await self._statistics_in_time()))
 
     async def _other_statistics(self) -> list[_Statistics]:
-        return list(_decoded(await self._others.ask(STATISTICS, everywhere=True), _STATISTICS).values())
+        answers = await self._others.ask(STATISTICS, everywhere=True)
+        if answers is not self._answers[0]:
+            self._answers = answers, list(_decoded(answers, _STATISTICS).values())
+        return self._answers[1]
+
+    def _plus(self, own: Statistics, found: list[_Statistics]) -> Statistics:
+        """Return the sum, which takes milliseconds. With the same arguments, it is the one of the last time."""
+        if not found:
+            return own
+        if self._sum is None or self._sum[0] is not own or self._sum[1] is not found:
+            self._sum = own, found, own.plus([answer.statistics for answer in found])
+        return self._sum[2]
 
     def _adjusted(self, metrics: list[Metric], answers: Mapping[str, _Metrics], everywhere: bool) -> list[Metric]:
         """Return merged metrics with the values that are no sums."""

@@ -12,7 +12,8 @@ _LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
 def usable_cpus(limit: Path = _LIMIT) -> int:
     """Return the number of CPUs that this process may use, according to its affinity and the limit of its container."""
-    usable = len(os.sched_getaffinity(0))
+    # macOS does not tell the affinity.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):
         quota, period = limit.read_text().split()
         # Without a limit, `max` is no number.

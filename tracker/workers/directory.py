@@ -28,11 +28,12 @@ class RuntimeDirectory:
     """
 
     def __init__(self) -> None:
-        self.path = _make()
-        # The lock tells other trackers, and systemd-tmpfiles(8), that the directory is in use.
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        with suppress(OSError):
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            self.path = _make()
+            descriptor = _locked(self.path)
+            if descriptor is not None:
+                break
+        self._descriptor = descriptor
         _remove_stale(self.path.parent)
 
     def close(self) -> None:
@@ -53,6 +54,27 @@ def _make() -> Path:
             return Path(made)
         os.rmdir(made)
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+
+
+def _locked(path: Path) -> int | None:
+    """Lock a new directory, and return a descriptor of it, or None if another tracker has just removed it.
+
+    The lock tells other trackers, and systemd-tmpfiles(8), that the directory is in use. Before, it looks stale.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists():
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def _parents() -> Iterator[str]:

@@ -11,6 +11,7 @@ import structlog
 from tracker.config import ConfigError, Configuration
 from tracker.files import aside
 from tracker.logs import configure, log_unexpected
+from tracker.process import raise_file_limit
 from tracker.settings import Settings, needs_restart
 from tracker.systemd import notify, notify_reloading
 from tracker.tasks import BackgroundTasks
@@ -60,6 +61,8 @@ class Supervisor:
         for warning in self._configuration.warnings:
             structlog.get_logger().warning("settings_doubtful", text=warning)
         log_unexpected()
+        # It has all listening sockets of all workers.
+        raise_file_limit()
         self._shared = await aside(Shared, self._settings, self._count)
         self._pool = Pool(self._count, self._shared)
         try:

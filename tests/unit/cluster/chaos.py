@@ -5,6 +5,7 @@ from collections import Counter
 from tests.client import announce, answer, offers
 from tests.unit.cluster.world import Station, World
 from tests.unit.fakes import FakeConnection, peer_id
+from tracker.core.swarm import RemoteMember, Swarm
 
 HASHES = ["a" * 20, "b" * 20, "\xff" * 20, "a text id"]
 
@@ -28,20 +29,28 @@ class Chaos:
         self.makers: dict[str, tuple[str, FakeConnection]] = {}
         self.offered: list[tuple[Station, FakeConnection, str, str]] = []
         """Offers that were given to a peer: its connection and node, infohash, offer_id."""
+        self.linked: dict[Swarm, RemoteMember] = {}
+        """The linked peers of swarms at the gateway."""
         self.next_offer = 0
         self.names: set[tuple[int, str]] = set()
         """The connections, and the peer_ids that they have announced. Several, at any nodes, may announce the same."""
 
     def step(self) -> None:
         """Do something at random."""
-        name = self.random.choice(["announces"] * 6 + ["stops", "closes", "answers", "turns", "delivers", "delivers"])
+        name = self.random.choice(
+            ["announces"] * 6 + ["stops", "closes", "answers", "turns", "delivers", "delivers", "links"]
+        )
         getattr(self, name)()
+        self.unlink()
         self.collect()
 
     def harm(self) -> None:
         """Change what the network, or the cluster, does."""
-        name = self.random.choice(["loses", "cuts", "mends", "kills", "bears", "loses_connection", "waits", "waits"])
+        name = self.random.choice(
+            ["loses", "cuts", "mends", "kills", "bears", "loses_connection", "stands_still", "waits", "waits"]
+        )
         getattr(self, name)()
+        self.unlink()
         self.collect()
 
     # Clients
@@ -82,6 +91,33 @@ class Chaos:
             mine = [peer for peer in connection.peers if peer.swarm.info_hash == info_hash]
             if mine:
                 station.send(connection, answer(mine[0].peer_id, self.makers[offer_id][0], offer_id, info_hash))
+
+    def links(self) -> None:
+        """Change the numbers of linked peers of a swarm at the gateway, if there is one."""
+        gateways = [station for station in self.world.stations if station.node.parts.gateway.is_here]
+        info_hash = self.random.choice(HASHES)
+        if gateways and info_hash in gateways[0].hub.swarms:
+            gateway = gateways[0]
+            swarm = gateway.hub.swarms[info_hash]
+            member = self.linked.get(swarm) or gateway.remote.add_remote(info_hash, "a link")
+            assert member is not None
+            self.linked[swarm] = member
+            gateway.remote.set_remote(member, self.random.randrange(2), self.random.randrange(3))
+
+    def unlink(self, everywhere: bool = False) -> None:
+        """End the links of nodes that are not the gateway any more, or of all."""
+        for station in self.world.stations:
+            if everywhere or not station.node.parts.gateway.is_here:
+                for swarm in list(station.hub.swarms.values()):
+                    for member in list(swarm.remotes):
+                        station.remote.set_remote(member, 0, 0)
+
+    def check_links(self) -> None:
+        """Check that all nodes count the same linked peers."""
+        for info_hash in HASHES:
+            swarms = [station.hub.swarms.get(info_hash) for station in self.world.stations]
+            sizes = {swarm.complete + swarm.incomplete for swarm in swarms if swarm is not None}
+            assert len(sizes) <= 1, sizes
 
     def collect(self) -> None:
         """Read what the clients have received."""
@@ -136,6 +172,13 @@ class Chaos:
             one, other = self.random.sample(self.world.stations, 2)
             one.transport.lose(other.node_id)
 
+    def stands_still(self) -> None:
+        """Stop one process for a while, as by a signal."""
+        station = self.random.choice(self.world.stations)
+        self.world.still.add(station)
+        self.world.pass_time(self.random.choice([0.5, 2.0, 6.0]), settles=False)
+        self.world.still.discard(station)
+
     def waits(self) -> None:
         seconds = self.random.choice([0.1, 0.3, 1.0, 4.0])
         self.world.pass_time(seconds, settles=self.random.random() < 0.5)
@@ -147,7 +190,12 @@ class Chaos:
         bus = self.world.bus
         bus.loss = bus.doubling = bus.reordering = 0.0
         bus.mend()
-        self.world.pass_time(CALM)
+        for _ in range(round(CALM)):
+            self.world.pass_time(1)
+            self.unlink()
+        self.check_links()
+        self.unlink(everywhere=True)
+        self.world.pass_time(1)
         self.collect()
 
     def check(self) -> None:

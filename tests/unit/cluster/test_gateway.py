@@ -2,11 +2,14 @@
 
 import pytest
 
+from extensions.cluster.wire import Linked
+from extensions.cluster.work import SLICE
 from tests.client import HASH
 from tests.unit.cluster.world import Station, World
 from tests.unit.core.one_node import some
-from tests.unit.fakes import peer_id
+from tests.unit.fakes import FakeConnection, peer_id
 from tracker.core.swarm import RemoteMember
+from tracker.protocol.messages import Announce
 from tracker.reasons import DropReason
 
 P, Q = peer_id(1), peer_id(2)
@@ -223,3 +226,32 @@ def test_a_swarm_that_the_gateway_no_longer_serves_is_not_shared(world: World) -
     world.pass_time(1)
     assert gateway.view() == (0, 4)
     world.check()
+
+
+def test_many_linked_peers_of_a_former_gateway_are_forgotten_in_slices(world: World) -> None:
+    gateway = elected(world)
+    one, other = others(world, gateway)
+    hashes = [f"{number:020}" for number in range(3 * SLICE)]
+    for info_hash in hashes:
+        one.hub.apply(FakeConnection(), Announce(info_hash, P, False, False, []), world.now, one.outbox)
+    world.pass_time(1)
+    for info_hash in hashes:
+        link(gateway, info_hash)
+    world.pass_time(1)
+    assert {one.view(info_hash) for info_hash in hashes} == {(0, 2)}
+    for station in (one, other):
+        station.node.lost(gateway.node_id)
+    world.kill(gateway)
+    assert sum(one.view(info_hash) == (0, 2) for info_hash in hashes) >= SLICE
+    # Meanwhile another gateway tells of some of the swarms.
+    new = one.node.parts.sessions.by_id[other.node_id]
+    one.node.parts.links.set_gateway(new)
+    one.node.parts.links.on_linked(new, Linked(hashes[-1], 0, 4))
+    assert one.view(hashes[-1]) == (0, 5)
+    one.node.parts.links.set_gateway(None)
+    world.settle()
+    assert {one.view(info_hash) for info_hash in hashes} == {(0, 1)}
+    one.node.parts.links.set_gateway(new)
+    one.node.parts.links.on_linked(new, Linked(HASH, 0, 4))
+    world.settle()
+    one.hub.check_invariants()

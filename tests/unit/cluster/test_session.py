@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from extensions.cluster.envelope import OVERHEAD, SINGLE, STREAM, Sealer
-from extensions.cluster.numbers import AGAIN, ASK_AGAIN, FRESH, GAP, LATE, MAX_ASK_AGAIN
+from extensions.cluster.numbers import AGAIN, ASK_AGAIN, FRESH, GAP, LATE, MAX_ASK_AGAIN, MAX_OLD
 from extensions.cluster.reasons import Dropped, Resync
 from extensions.cluster.session import HIGH_WATER, MAX_CONTROL, MAX_TRAFFIC, Session, Sessions
 from extensions.cluster.transport import Transport
@@ -247,6 +247,14 @@ class TestWhatArrives:
         pair.session.accept(6, 1, 0.0)
         assert pair.session.old_holders == [first, second]
         assert pair.session.holder.is_alive
+
+    def test_epochs_that_are_never_complete_do_not_take_ever_more_memory(self, pair: Pair) -> None:
+        holders = []
+        for epoch in range(1, 3 * MAX_OLD):
+            pair.session.accept(epoch, 1, 100)
+            holders.append(pair.session.holder)
+        assert len(pair.session.old_holders) == MAX_OLD
+        assert [holder.is_alive for holder in holders] == [False] * (2 * MAX_OLD - 1) + [True] * MAX_OLD
 
     def test_a_missing_message_is_asked_for_until_a_new_epoch_begins(self, pair: Pair) -> None:
         pair.session.accept(5, 1, pair.now)

@@ -133,6 +133,8 @@ class World:
         self.now = 1000.0
         self.bus = Bus(self.random.random)
         self.stations: list[Station] = []
+        self.still: set[Station] = set()
+        """Processes that are stopped for a while, as by a signal. What is sent to them waits, or is lost."""
         self.born = 0
         for _ in range(count):
             self.bear()
@@ -176,6 +178,8 @@ class World:
         for _ in range(round(seconds / TICK)):
             self.now += TICK
             for station in list(self.stations):
+                if station in self.still:
+                    continue
                 station.now = self.now
                 station.node.tick()
                 station.hub.expire(self.now, 1_000_000)

@@ -35,6 +35,7 @@ def test_the_first_swarm_of_a_client() -> None:
         masked('{"info_hash": ["a"]}'),
         masked('{"action": "scrape"}'),
         masked(""),
+        masked('{"x": ' + "[" * 50_000),
         masked(ANNOUNCE, Opcode.BINARY),
         masked("ping", Opcode.PING),
         masked(ANNOUNCE, fin=False),
@@ -45,7 +46,7 @@ def test_the_first_swarm_of_a_client() -> None:
         b"\x00",
         b"\x88\x80",
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_other_messages_decide_nothing(data: bytes) -> None:
     assert first_info_hash(data) == ""

@@ -38,3 +38,9 @@ def test_wrong_numbers(wrong: object) -> None:
 def test_the_environment(monkeypatch: pytest.MonkeyPatch, text: str, expected: object) -> None:
     monkeypatch.setenv("PEERSERVERS_SERVER__WORKERS", text)
     assert load(None, {}).server.workers == expected
+
+
+def test_a_system_that_does_not_tell_the_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert usable_cpus(tmp_path / "none") == 6

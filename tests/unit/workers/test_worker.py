@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,3 +109,21 @@ def check_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for directory in found:
         directory.close()
     assert sorted(tmp_path.iterdir()) == sorted([other, deep])
+
+
+def test_a_new_directory_that_another_tracker_took_for_a_stale_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = tempfile.mkdtemp
+    removed: list[str] = []
+
+    def make_and_remove_once(prefix: str, dir: str) -> str:
+        made = make(prefix=prefix, dir=dir)
+        if not removed:
+            removed.append(made)
+            os.rmdir(made)
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_remove_once)
+    directory = RuntimeDirectory()
+    assert removed
+    assert directory.path.exists()
+    directory.close()
