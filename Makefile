@@ -4,21 +4,29 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The wheel, with compiled modules, and its content. Compiled modules contain constants of others in `tracker/`, so all of these
-# are reasons to compile. Templates and extensions are only copied.
+# The wheel, with compiled modules, and its content. Compiled modules contain constants of others beside them, so all of these
+# are reasons to compile. Templates and other extensions are only copied.
 WHEEL := build/wheel
 BUILT := build/installed
-COMPILED_FROM := hatch_build.py pyproject.toml $(shell find tracker -name '*.py')
+COMPILED_FROM := hatch_build.py pyproject.toml $(shell find tracker extensions/cluster -name '*.py')
 COPIED := $(shell find tracker extensions -type f -not -path '*__pycache__*')
 WITH_BUILT := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(BUILT)'
 
 # ARGS='-n 0' runs the tests one after the other, as a debugger needs it.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# The files are distributed in the order of tests/conftest.py: by default, those with few tests, however long, come last.
+PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder -n
+
+# The number of pytest's processes. Tests with other processes wait for half of their time: two would leave two cores idle.
+ALL := 4
+UNIT := 2
+
+# Without bytecode, each of the thousand processes that tests start would compile all modules again.
+test test-fast coverage: export PYTHONDONTWRITEBYTECODE =
 
 # The unit tests with the plain sources: asyncio's debug mode reports coroutines that were never awaited and calls from
 # the wrong thread. Of slow callbacks it only writes a log line.
 # Those of the DHT, no part of which is compiled, run only afterwards: debug mode doubles the time of their simulations.
-PLAIN_UNIT := PYTHONASYNCIODEBUG=1 $(PYTEST) tests/unit --ignore=tests/unit/dht --cov=tracker --cov-report=
+PLAIN_UNIT := PYTHONASYNCIODEBUG=1 $(PYTEST) $(UNIT) tests/unit --ignore=tests/unit/dht --cov=tracker --cov-report=
 
 # The least coverage of each package (statements and branches, in percent): of the unit tests alone, which `make test`
 # measures, and together with the integration tests, which `make coverage` measures.
@@ -42,15 +50,15 @@ run: $(BUILT) $(VENV)/.installed-wheel ## serve on port 8000; ARGS='--port 9000'
 
 test: $(VENV)/.installed-test ## run all tests; ARGS='-n 0 tests/unit/core' runs some
 	PYTHON=$(PYTHON) tests/prepare --check
-	$(MAKE) $(BUILT) lint
+	$(MAKE) --jobs=2 $(BUILT) lint
 	$(if $(ARGS),,$(PLAIN_UNIT) && $(call CHECK_FLOORS,$(UNIT_FLOORS)))
-	$(WITH_BUILT) $(PYTEST) $(ARGS)
+	$(WITH_BUILT) $(PYTEST) $(ALL) $(ARGS)
 
 test-fast: $(VENV)/.installed-test $(BUILT) ## run all tests but those with real clients
-	$(WITH_BUILT) $(PYTEST) tests/unit tests/integration tests/simulation $(ARGS)
+	$(WITH_BUILT) $(PYTEST) $(ALL) tests/unit tests/integration tests/simulation $(ARGS)
 
 coverage: $(VENV)/.installed-test ## measure coverage with the plain sources; build/coverage has it line by line
-	$(PYTEST) tests/unit tests/integration --cov --cov-report=html:build/coverage --cov-report=term $(ARGS)
+	$(PYTEST) $(ALL) tests/unit tests/integration --cov --cov-report=html:build/coverage --cov-report=term $(ARGS)
 	@$(call CHECK_FLOORS,$(FLOORS))
 
 lint: $(VENV)/.installed-test ## check style, formatting and types

@@ -94,6 +94,15 @@ def _crossing(results: Results) -> float | None:
     return ratio(*(results.get("link", f"{case}, paced", "per_cpu_second") for case in ("local", "across")))
 
 
+def _cluster(case: str, figure: str = "per_cpu_second") -> Callable[[Results], float | None]:
+    def value(results: Results) -> float | None:
+        load = "saturated" if figure == "per_cpu_second" else "10000 sockets"
+        one, some = (results.get("cluster", f"{load}, {kind}", figure) for kind in ("1 process", case))
+        return ratio(one, some) if figure == "per_cpu_second" else ratio(some, one)
+
+    return value
+
+
 GOALS: Final = (
     Goal("relayed for each CPU second, 400 sockets saturated", 2.7, f"x {THEIRS}", True,
          _relayed("400 sockets, 5 offers, saturated")),
@@ -108,6 +117,13 @@ GOALS: Final = (
     Goal("CPU time of a message, 10 000 sockets over 100", 1.5, "x", False, _per_message),
     Goal("placing 10 offers, in a swarm of 10 000 over one of 10", 2, "x", False, _placing),
     Goal("both trackers' CPU time of a message over a link, over a local one", 2.5, "x", False, _crossing),
+    Goal("CPU time of a message on two nodes, each swarm on one, over one process", 1.05, "x", False,
+         _cluster("2 nodes with NATS, each")),
+    Goal("on two workers, swarms on both, over one process", 1.6, "x", False, _cluster("2 workers")),
+    Goal("on two nodes with NATS, swarms on both, over one process", 2, "x", False,
+         _cluster("2 nodes with NATS, swarms")),
+    Goal("memory of a connection on two workers, over one process", 1.1, "x", False,
+         _cluster("2 workers", "busy_kib")),
 )  # fmt: skip
 
 

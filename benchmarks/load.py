@@ -107,11 +107,12 @@ class Load:
         """The infohashes of the first `swarm_size` peers, of the next, and so on."""
         self.peers = [Peer(self, self.hashes[n // shape.swarm_size], n, random) for n in range(shape.sockets)]
 
-    async def connect(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        """Open every socket, with TLS if there is a context."""
+    async def connect(self, port: int | Callable[[int], int], context: ssl.SSLContext | None = None) -> None:
+        """Open every socket, with TLS if there is a context. `port` may depend on the peer's number."""
+        port_of = port if callable(port) else lambda _: port
         for start in range(0, len(self.peers), _AT_A_TIME):
-            some = self.peers[start : start + _AT_A_TIME]
-            await asyncio.gather(*(open_socket(peer, port, context) for peer in some))
+            some = enumerate(self.peers[start : start + _AT_A_TIME], start)
+            await asyncio.gather(*(open_socket(peer, port_of(number), context) for number, peer in some))
 
     async def join(self) -> None:
         """Let every peer announce without offers, so that later each offer finds a receiver."""

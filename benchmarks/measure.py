@@ -9,13 +9,13 @@ kernel's socket buffers are counted separately.
 import asyncio
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 from typing import Final
 
 from benchmarks.load import Load, Shape
-from benchmarks.servers import Running, ServerFailed
+from benchmarks.servers import Measured, ServerFailed
 from benchmarks.suite import Figures
 
 SETTLE: Final = 0.5
@@ -37,13 +37,13 @@ class Mark:
     count: float
 
     @classmethod
-    def of(cls, server: Running, count: float) -> "Mark":
+    def of(cls, server: Measured, count: float) -> "Mark":
         """Return the mark of this moment."""
         return cls(
             time.perf_counter(), time.time(), *server.cpu(), *server.busiest_thread(), time.process_time(), count
         )
 
-    def until_now(self, server: Running, count: float) -> Figures:
+    def until_now(self, server: Measured, count: float) -> Figures:
         """Return the figures since this mark. Raise `ServerFailed` if the server has done nothing."""
         now = Mark.of(server, count)
         done, seconds = now.count - self.count, now.wall - self.wall
@@ -76,7 +76,7 @@ def latency(seconds: Sequence[float]) -> Figures:
     return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3, "max_ms": max(seconds) * 1e3}
 
 
-async def warm(server: Running, context: ssl.SSLContext | None = None) -> bool:
+async def warm(server: Measured, context: ssl.SSLContext | None = None) -> bool:
     """Connect a server's first clients, and disconnect them. Return whether the server replies to answers, too."""
     first = Load(Shape(FIRST, active=1, rate=1.0))
     await first.connect(server.port, context)
@@ -90,17 +90,18 @@ async def warm(server: Running, context: ssl.SSLContext | None = None) -> bool:
 
 
 async def under_load(
-    server: Running,
+    server: Measured,
     shape: Shape,
     seconds: float,
     warm_up: float,
     context: ssl.SSLContext | None = None,
+    port_of: Callable[[int], int] | None = None,
 ) -> Figures:
-    """Measure a server that has just started under a load."""
+    """Measure a server that has just started under a load. `port_of` gives each peer its port, by its number."""
     replies_to_answers = await warm(server, context)
     base, base_kernel = server.resident(), server.socket_memory()
     load = Load(shape, replies_to_answers)
-    await load.connect(server.port, context)
+    await load.connect(port_of or server.port, context)
     await asyncio.sleep(SETTLE)
     idle, idle_kernel = server.resident(), server.socket_memory()
     await load.join()

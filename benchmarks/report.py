@@ -41,6 +41,7 @@ COLUMNS: Final = {
     "server_cpu": ("CPU", ".0%"),
     "waited": ("waited", ".0%"),
     "load_cpu": ("load CPU", ".0%"),
+    "nats_cpu": ("NATS CPU", ".0%"),
     "lost": ("lost", ",.0f"),
 }
 """The title and format of each figure. Counts are those of messages, connections or operations."""
@@ -49,6 +50,7 @@ _WITHOUT_RATIO: Final = {
     "server_cpu",
     "waited",
     "load_cpu",
+    "nats_cpu",
     "lost",
     "gc_share",
     "crossed",

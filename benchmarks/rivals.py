@@ -1,7 +1,7 @@
 """Start another tracker that is installed here: python -m benchmarks.rivals NAME PORT DIRECTORY.
 
 Its settings are its defaults. A configuration file goes to the directory. With CERTIFICATE and KEY in the environment,
-the tracker speaks TLS.
+the tracker speaks TLS. WORKERS is the number of aquatic's workers of each kind.
 """
 
 import json
@@ -27,7 +27,9 @@ class Place(NamedTuple):
 
 def aquatic_ws(place: Place) -> list[str]:
     """Return the arguments of aquatic (crate `aquatic_ws`)."""
-    lines = ["[network]", f'address = "127.0.0.1:{place.port}"']
+    workers = os.environ.get("WORKERS", "1")
+    lines = [f"socket_workers = {workers}", f"swarm_workers = {workers}"]
+    lines += ["[network]", f'address = "127.0.0.1:{place.port}"']
     if place.certificate and place.key:
         # It takes no other keys than those in PKCS #8.
         key = load_pem_private_key(Path(place.key).read_bytes(), None)

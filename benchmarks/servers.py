@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, Protocol
 
 from benchmarks.rivals import RIVALS, installed
 
@@ -55,6 +55,20 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+class Measured(Protocol):
+    """One tracker, as measurements see it; it may be of several processes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    def cpu(self) -> tuple[float, float]: ...
+    def busiest_thread(self) -> tuple[float, float]: ...
+    def resident(self) -> float: ...
+    def socket_memory(self) -> float | None: ...
+    def collections(self, since: float) -> list[float] | None: ...
+
+
 @dataclass(frozen=True)
 class Running:
     """A tracker that is running."""
@@ -66,23 +80,24 @@ class Running:
     """The file for the pauses of its garbage collector; only this tracker writes it."""
 
     def cpu(self) -> tuple[float, float]:
-        """Return the seconds of (user, system) time of all its threads."""
+        """Return the seconds of (user, system) time of all its processes and their threads."""
         # The name in parentheses may contain any character, also parentheses.
-        fields = self._proc("stat").rpartition(")")[2].split()
-        return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
+        fields = [text.rpartition(")")[2].split() for text in self._proc("stat")]
+        return sum(int(one[11]) for one in fields) / _TICKS, sum(int(one[12]) for one in fields) / _TICKS
 
     def busiest_thread(self) -> tuple[float, float]:
         """Return the seconds that its busiest thread has run, and has been ready while another thread had its core."""
         threads = []
-        for file in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
-            with suppress(OSError):  # A thread may have ended meanwhile.
-                ran, waited, _ = map(int, file.read_text().split())
-                threads.append((ran / 1e9, waited / 1e9))
+        for number in self._processes():
+            for file in Path(f"/proc/{number}/task").glob("*/schedstat"):
+                with suppress(OSError):  # A thread may have ended meanwhile.
+                    ran, waited, _ = map(int, file.read_text().split())
+                    threads.append((ran / 1e9, waited / 1e9))
         return max(threads, default=(0.0, 0.0))
 
     def resident(self) -> float:
-        """Return its resident memory in KiB."""
-        return int(self._proc("statm").split()[1]) * _PAGE / 1024
+        """Return the resident memory of its processes in KiB. Pages that they share count several times."""
+        return sum(int(text.split()[1]) for text in self._proc("statm")) * _PAGE / 1024
 
     def socket_memory(self) -> float | None:
         """Return the KiB of its sockets' buffers in the kernel; None without the program `ss`."""
@@ -99,10 +114,16 @@ class Running:
         lines = (line.split() for line in self.pauses.read_text().splitlines())
         return [float(seconds) for began, seconds in lines if float(began) >= since]
 
-    def _proc(self, file: str) -> str:
+    def _proc(self, file: str) -> list[str]:
+        """Return the content of a file in /proc for each of its processes."""
         if self.process.poll() is not None:
             raise ServerFailed(f"{self.name} has ended with code {self.process.returncode}")
-        return Path(f"/proc/{self.process.pid}/{file}").read_text()
+        return [Path(f"/proc/{number}/{file}").read_text() for number in self._processes()]
+
+    def _processes(self) -> Iterator[int]:
+        """Yield the numbers of its process and of the workers that this has started."""
+        yield self.process.pid
+        yield from map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())
 
 
 @contextmanager

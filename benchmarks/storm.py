@@ -91,19 +91,20 @@ class Storm:
 
 def storm(suite: Suite) -> Iterator[Result]:
     """Connections opened as fast as they are accepted, 200 at a time, each closed when its handshake is done."""
+    yield from suite.each("storm", f"handshakes, {AT_A_TIME} at a time", lambda server: under_storm(suite, server))
 
-    async def measure(server: Running) -> Figures:
-        await warm(server)
-        crowd = Storm(server.port)
-        try:
-            # This blocks the event loop, which has no other task.
-            crowd.run(suite.warm_up)
-            crowd.latencies.clear()
-            mark, refused = Mark.of(server, crowd.done), crowd.refused
-            crowd.run(suite.seconds)
-            figures = mark.until_now(server, crowd.done) | latency(crowd.latencies)
-        finally:
-            crowd.close()
-        return {**figures, "refused": crowd.refused - refused}
 
-    yield from suite.each("storm", f"handshakes, {AT_A_TIME} at a time", measure)
+async def under_storm(suite: Suite, server: Running) -> Figures:
+    """Measure a server that has just started while connections are opened."""
+    await warm(server)
+    crowd = Storm(server.port)
+    try:
+        # This blocks the event loop, which has no other task.
+        crowd.run(suite.warm_up)
+        crowd.latencies.clear()
+        mark, refused = Mark.of(server, crowd.done), crowd.refused
+        crowd.run(suite.seconds)
+        figures = mark.until_now(server, crowd.done) | latency(crowd.latencies)
+    finally:
+        crowd.close()
+    return {**figures, "refused": crowd.refused - refused}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from benchmarks import workloads
+from benchmarks.cluster import cluster
 from benchmarks.core import core
 from benchmarks.flood import flood
 from benchmarks.guarded import guarded
@@ -23,6 +24,7 @@ WORKLOADS: Final[dict[str, Callable[[Suite], Iterator[Result]]]] = {
     "scrape": workloads.scrape,
     "tls": workloads.tls,
     "guarded": guarded,
+    "cluster": cluster,
     "link": link,
     "flood": flood,
     "core": core,

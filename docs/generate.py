@@ -14,6 +14,8 @@ import click
 from pydantic.fields import FieldInfo
 
 from extensions import dialing, entries
+from extensions.cluster import reasons as cluster_reasons
+from extensions.cluster.troubles import Trouble
 from extensions.dht.records import descriptor, keys, placing, shards, slots, trouble
 from extensions.federation import (
     admission,
@@ -33,21 +35,23 @@ from extensions.federation import (
     routes,
     seeker,
     session,
+    term,
     transports,
     wire,
 )
-from extensions.federation import extension as federation_extension
 from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
 from tracker.cli import cli
 from tracker.config import load, toml_value
-from tracker.core import offers, overlap
+from tracker.core import overlap, parked
 from tracker.core.rules import Rules
 from tracker.extension.discovery import discover
 from tracker.protocol import codec
 from tracker.reasons import CloseReason, DropReason, RejectReason
 from tracker.server import Server
 from tracker.settings import Section, Settings
+from tracker.web import merging
+from tracker.web.whole import counts_of_workers
 
 HERE = Path(__file__).parent
 
@@ -69,10 +73,11 @@ certificates and lists. `peerservers config --effective` prints each value with 
 
 SIGHUP reloads the settings. These take effect without a restart: `[access]`, `[limits]`, `[log]`, `[tls]` (for new
 connections; turning TLS on or off needs a restart), `[nearby]` (for new peers; turning it on or off needs a restart),
-`server.trusted_proxies`, `server.client_address_header` and `server.shutdown_timeout`. If other keys have changed, the
-log names them in one line, `restart_needed`. The files that `[access]`, `[tls]` and `[nearby]` name are also reloaded
-within seconds when they change. If there is a mistake in the settings or the files, one line in the log says so, and
-the old settings stay in use.
+`server.trusted_proxies`, `server.client_address_header`, `server.shutdown_timeout` and `server.restart_spread`. If
+other keys have changed, the log names them in one line, `restart_needed`. With several workers, SIGUSR2 replaces them
+one after the other, which adopts most of these keys, too ([deployment](deploy.md#several-cpus)). The files that
+`[access]`, `[tls]` and `[nearby]` name are also reloaded within seconds when they change. If there is a mistake in the
+settings or the files, one line in the log says so, and the old settings stay in use.
 """
 
 _METRICS = """\
@@ -83,6 +88,20 @@ The tracker serves metrics for [Prometheus](https://prometheus.io) at `/metrics`
 are labelled with the first 16 digits of the tracker id; `peerservers_federation_link_info` has the URL to it. The usual
 metrics `process_*` and `python_*` are not listed here.
 
+"""
+
+_WORKERS = """\
+## Workers
+
+With [several workers](deploy.md#several-cpus), the metrics are those of the machine, whichever worker answers:
+counters, histograms and gauges are sums. Of the expiry of the certificate and of `peerservers_extension_up` it is the
+least value, `process_start_time_seconds` is that of the supervisor, and a swarm that several workers have counts once
+in `peerservers_swarms` (more than 4096 swarms are estimated, with an error of 2 %). The counters of workers that have
+ended stay in the sums. `/metrics?of=tracker` has the sums of all processes of the tracker, also on other machines, at
+this moment. It is for a look: a counter there falls when a process ends, and Prometheus would take that for a restart
+of all.
+
+These are there in addition:
 """
 
 _MANUAL = """\
@@ -177,6 +196,8 @@ async def _metrics() -> str:
                     "connections": {"deflate": True},
                     "nearby": {"enabled": True},
                     "extensions": {
+                        # No server is there: the node is alone, and becomes the gateway.
+                        "cluster": {"servers": ["nats://127.0.0.1:1"], "key": "file"},
                         "dht": {"listen": "127.0.0.1:0", "bootstrap": [], "private": True},
                         "federation": {"policy": "allow"},
                         "tokens": {"enabled": True, "secrets": ["only to show metrics"]},
@@ -213,10 +234,23 @@ async def _metrics() -> str:
                 ("peerservers_connections_closed_total", CloseReason),
                 ("peerservers_dropped_total", DropReason),
                 ("peerservers_rejected_total", RejectReason),
+                ("peerservers_cluster_dropped_total", cluster_reasons.Dropped),
+                ("peerservers_cluster_nodes_left_total", cluster_reasons.Left),
+                ("peerservers_cluster_refused_total", cluster_reasons.Refused),
+                ("peerservers_cluster_resyncs_total", cluster_reasons.Resync),
+                ("peerservers_cluster_troubles_total", Trouble),
             )
         ),
         "",
-        "The reasons of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md).",
+        "The reasons of links are in [federation.md](federation.md), those of the DHT in [dht.md](dht.md);",
+        "[cluster.md](cluster.md#if-something-is-wrong) has more about those of a cluster.",
+        "",
+        _WORKERS,
+        "| name | meaning |",
+        "|---|---|",
+        *(f"| `{name}{{{merging.LABEL}}}` | {text} |" for name, text in merging.SERIES.values()),
+        *(f"| `{metric.name}` | {metric.documentation} |" for metric in counts_of_workers(2, 2)),
+        "| `peerservers_connections_handed_total{direction}` | Connections handed between workers |",
     ]
     return _METRICS + "\n".join(lines) + "\n"
 
@@ -310,12 +344,12 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("characters of the reason in `bye`", f"at most {wire.MAX_REASON}"),
         ("hexadecimal digits of a tag, of a name", f"{wire.TAG_LENGTH}, {wire.NAME_LENGTH}"),
         ("handshake timeout", f"{link.HANDSHAKE_TIMEOUT:g} s"),
-        ("tell period", f"{federation_extension.TELL_PERIOD:g} s"),
+        ("tell period", f"{term.TELL_PERIOD:g} s"),
         ("refusal timeout", f"{ledger.REFUSAL_TIMEOUT:g} s"),
         ("refusals of one offer after which it is placed again", f"{exchange.MAX_REFUSALS}"),
         ("answer timeout", f"{ledger.ANSWER_TIMEOUT:g} s"),
         ("route lifetime", f"{routes.ROUTE_LIFETIME:g} s"),
-        ("parking time", f"{offers.LIFETIME:g} s"),
+        ("parking time", f"{parked.LIFETIME:g} s"),
         ("yield time", f"{exchange.YIELD_TO:g} s"),
         ("shunning time", f"{admission.SHUN:g} s"),
     ]
@@ -402,7 +436,7 @@ def _implementation_numbers() -> list[tuple[str, ...]]:
             "",
         ),
         ("own peers of a swarm for which marks are compared", f"{overlap.MAX_LOCAL}", "all are only counted"),
-        ("memory for parked offers", mib(offers.MAX_BYTES / 2**20), "the oldest are dropped"),
+        ("memory for parked offers", mib(parked.MAX_BYTES / 2**20), "the oldest are dropped"),
         ("messages with offers in the queue of a link", mib(link.MAX_QUEUED_OFFERS / 2**20), "the oldest are dropped"),
         ("other messages in the queue of a link", mib(link.MAX_QUEUED / 2**20), "the link ends: `stuck`"),
         ("time until the other side accepts a frame", f"{limits.STUCK_AFTER:g} s", "the link ends: `stuck`"),

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from grafana import federation_panels, tracker_panels
+from grafana import cluster_panels, federation_panels, tracker_panels
 from grafana.model import DATASOURCE, DOCUMENTS, SCHEMA, Json, lay_out, promql
 
 DIRECTORY = Path(__file__).parent / "dashboards"
@@ -24,7 +24,7 @@ def dashboards() -> dict[str, str]:
             "Peerservers / Tracker",
             "Peers, messages, refusals and resources of WebTorrent trackers.",
             [_link("Federation and DHT", "peerservers-federation"), _document("Alerts", "deploy.md#alerts")],
-            tracker_panels.PANELS,
+            [*tracker_panels.PANELS, *cluster_panels.PANELS],
         ),
     }
     # Grafana sorts the keys in an export too.

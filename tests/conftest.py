@@ -11,12 +11,13 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from tests.client import eventually
 from tracker.logs import configure
 
 WEB = Path(__file__).parent / "web"
@@ -26,6 +27,9 @@ ALONE = {
     "PEERSERVERS_EXTENSIONS__FEDERATION__ENABLED": "false",
 }
 """Environment of trackers without extensions: tests must not send anything to the public DHT."""
+
+HASTY = (str(Path(__file__).parent / "integration" / "hasty.py"),)
+"""The program of a tracker that soon notices changes of its files."""
 
 PATIENCE = 60.0
 """Seconds to wait for another process. It takes well under a second, but much longer on a busy machine."""
@@ -42,12 +46,14 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run fast tests first, and the tests of each module together.
+    """Run fast tests first, and the tests of each module together. Workers run them last, to end at the same time.
 
     Pytest puts all tests that use the event loop together. That would set up a module's fixtures twice: for its tests
     with the loop, and for those without.
     """
     order = ("unit", "integration", "simulation", "e2e")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = ("e2e", "integration", "simulation", "unit")
     tests = Path(__file__).parent
     items.sort(key=lambda item: (order.index(item.path.relative_to(tests).parts[0]), item.path))
 
@@ -64,6 +70,13 @@ def environment(section: str, **settings: object) -> dict[str, str]:
     return {
         prefix + key.upper(): value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()
     }
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Replace a file at once: a tracker that looks at it does not find it half written."""
+    fresh = file.with_name(f"{file.name}.fresh")
+    fresh.write_bytes(content)
+    fresh.replace(file)
 
 
 def unavailable(name: str) -> NoReturn:
@@ -122,13 +135,18 @@ class TrackerProcess:
 
     @classmethod
     async def start(
-        cls, *arguments: str, host: str = "127.0.0.1", port: int | None = None, env: dict[str, str] | None = None
-    ) -> "TrackerProcess":
+        cls,
+        *arguments: str,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        env: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "tracker"),
+    ) -> Self:
         """Start a tracker and wait until it listens. Raise `AssertionError` with its log if it ends instead."""
         port = free_port() if port is None else port
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "tracker", "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),
+            *(*program, "serve", "--host", host, "--port", str(port), "--log-format", "json", *arguments),
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **ALONE, **(env or {})},
         )
@@ -166,14 +184,13 @@ class TrackerProcess:
 
     async def metric(self, name: str, **labels: str) -> float:
         """Return the value of a metric, or 0 if it is absent."""
-        wanted = ",".join(f'{key}="{value}"' for key, value in labels.items())
-        prefix = f"{name}{{{wanted}}} " if wanted else f"{name} "
+        prefix = f"{_sample(name, labels)} "
         lines = (await self.get("/metrics"))[1].splitlines()
         return next((float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)), 0.0)
 
     def tell(self, number: signal.Signals) -> None:
         """Send a signal."""
-        self._told_to_stop = number != signal.SIGHUP
+        self._told_to_stop |= number not in (signal.SIGHUP, signal.SIGUSR2)
         self.process.send_signal(number)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -208,6 +225,37 @@ class TrackerProcess:
             self._logged.notify_all()
 
 
+class SharedTracker(TrackerProcess):
+    """A tracker that several tests use, one after the other."""
+
+    _before: dict[str, float]
+
+    async def begin(self) -> None:
+        """Wait until the clients of the last test have left. From now on, `metric` counts from 0."""
+
+        async def is_idle() -> bool:
+            self._before = await self._samples()
+            return self._before["peerservers_connections"] == 0
+
+        await eventually(is_idle, PATIENCE)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """Return the value of a metric, or 0 if it is absent: since `begin`, if it is a counter."""
+        value = await super().metric(name, **labels)
+        return value - self._before.get(_sample(name, labels), 0.0) if name.endswith("_total") else value
+
+    async def _samples(self) -> dict[str, float]:
+        lines = (await self.get("/metrics"))[1].splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {sample: float(value) for sample, value in samples}
+
+
+def _sample(name: str, labels: dict[str, str]) -> str:
+    """Return the name of a metric with its labels, as `/metrics` has it."""
+    wanted = ",".join(f'{key}="{value}"' for key, value in labels.items())
+    return f"{name}{{{wanted}}}" if wanted else name
+
+
 StartTracker = Callable[..., Awaitable[TrackerProcess]]
 
 
@@ -230,3 +278,41 @@ async def start_tracker() -> AsyncIterator[StartTracker]:
 async def tracker(start_tracker: StartTracker) -> TrackerProcess:
     """Return a tracker with default settings."""
     return await start_tracker()
+
+
+Share = Callable[..., Awaitable[SharedTracker]]
+
+
+@pytest.fixture(scope="module")
+async def _shared() -> AsyncIterator[dict[str, SharedTracker]]:
+    """Return the trackers that the tests of a module share, by their settings. At the end, each must stop with 0."""
+    shared: dict[str, SharedTracker] = {}
+    yield shared
+    assert [await tracker.stop() for tracker in shared.values()] == [0] * len(shared)
+
+
+@pytest.fixture
+async def share_tracker(_shared: dict[str, SharedTracker]) -> AsyncIterator[Share]:
+    """Start a tracker with these settings if no earlier test of the module has; else take that one.
+
+    For tests that neither change nor stop it. At the end, it must still run and have logged no error.
+    """
+    used: list[SharedTracker] = []
+
+    async def share(env: dict[str, str] | None = None) -> SharedTracker:
+        key = json.dumps(env, sort_keys=True)
+        if key not in _shared:
+            _shared[key] = await SharedTracker.start(env=env)
+        await _shared[key].begin()
+        used.append(_shared[key])
+        return _shared[key]
+
+    yield share
+    assert [line for tracker in used for line in tracker.complaints()] == []
+    assert [tracker.process.returncode for tracker in used] == [None] * len(used)
+
+
+@pytest.fixture
+async def shared_tracker(share_tracker: Share) -> SharedTracker:
+    """Return a tracker with default settings that the tests of a module share."""
+    return await share_tracker()

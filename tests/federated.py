@@ -30,17 +30,23 @@ class Federation:
         in_dht: bool = True,
         announce_port: int = 0,
         page: dict[str, object] | None = None,
+        workers: int = 1,
         **settings: object,
     ) -> TrackerProcess:
-        """Start a tracker; on the port of one that has ended, it is the same one. `settings` are of the extension."""
+        """Start a tracker; on the port of one that has ended, it is the same one. `settings` are of the extension.
+
+        The peers of a swarm stay at the workers that accept their connections.
+        """
         port = port or free_port()
+        server = {"state_dir": str(self.directory / str(port)), "public_url": self.url_at(port), "group_swarms": False}
         env = {
-            **environment("server", state_dir=str(self.directory / str(port)), public_url=self.url_at(port)),
+            **environment("server", **server),
             **environment("extensions.dht", enabled=in_dht, announce_port=announce_port, **self.dht.settings),
             **environment("page", **(page or {})),
             **environment("extensions.federation", enabled=True, allow_private_addresses=True, **settings),
         }
-        self.started.append(await TrackerProcess.start(port=port, env=env))
+        arguments = () if workers == 1 else ("--workers", str(workers))
+        self.started.append(await TrackerProcess.start(*arguments, port=port, env=env))
         return self.started[-1]
 
     async def start_linked(self, count: int) -> list[TrackerProcess]:

@@ -18,6 +18,7 @@ Arrow = tuple[str, str]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker",),
     ("tracker.reasons", "tracker.checks", "tracker.expiring", "tracker.streams", "tracker.systemd", "tracker.tasks"),
+    ("tracker.worker",),
     ("tracker.settings", "tracker.mistakes"),
     ("tracker.sources",),
     ("tracker.config", "tracker.logs", "tracker.files", "tracker.urls"),
@@ -30,13 +31,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker.extension",),
     ("tracker.server",),
     ("tracker.process",),
+    ("tracker.workers",),
     ("tracker.cli",),
     ("tracker.__main__",),
-    ("extensions", "extensions.signatures", "extensions.trackers"),
+    ("extensions", "extensions.running", "extensions.signatures", "extensions.trackers"),
     ("extensions.identity", "extensions.dialing", "extensions.entries"),
     ("extensions.dht.krpc",),
     ("extensions.dht.records",),
-    ("extensions.demo", "extensions.dht", "extensions.federation", "extensions.tokens"),
+    ("extensions.cluster", "extensions.demo", "extensions.dht", "extensions.federation", "extensions.tokens"),
 )
 """From the ground up. A name stands for a module, or for a package with all its modules, unless a longer name matches.
 

@@ -93,7 +93,7 @@ class Compose:
     def published(self, service: str) -> dict[str, tuple[str, int]]:
         """Return the address and port on the host for each published port of a service."""
         found = {}
-        for port in self.services[service]["ports"]:
+        for port in self.services[service].get("ports", []):
             address, outside, inside = port.rsplit(":", 2)
             found[inside] = (address, int(outside))
         return found

@@ -8,7 +8,7 @@ import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -18,6 +18,15 @@ from tracker.health import check_health
 from tracker.urls import own_url
 
 COMMANDS: Final = "peerservers.commands"
+
+
+class _NumberOrText(click.ParamType[int | str]):
+    """A number, or text, which the check of the settings refuses if it must."""
+
+    name = "integer"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> int | str:
+        return int(value) if str(value).isdecimal() else str(value)
 
 
 class _Commands(click.Group):
@@ -68,6 +77,9 @@ def cli() -> None:
 @config_option
 @click.option("--host", multiple=True, help="Address to listen on, or unix: and a path; may be repeated.")
 @click.option("--port", type=int, help="TCP port.")
+@click.option(
+    "--workers", type=_NumberOrText(), metavar="INTEGER|auto", help="Number of processes that serve the port."
+)
 @click.option("--public-url", help="URL at which other trackers reach this one (ws:// or wss://).")
 @click.option(
     "--state-dir", type=click.Path(file_okay=False), help="Directory of the identity key and other persistent state."
@@ -78,6 +90,7 @@ def serve(
     config_file: Path | None,
     host: tuple[str, ...],
     port: int | None,
+    workers: int | str | None,
     public_url: str | None,
     state_dir: str | None,
     log_level: str | None,
@@ -88,23 +101,38 @@ def serve(
     The environment variable PEERSERVERS_SECTION__KEY sets any setting; `peerservers config` prints them all, and
     `peerservers config --check` reports mistakes.
     """
-    server = {"host": list(host) or None, "port": port, "public_url": public_url, "state_dir": state_dir}
+    server = {
+        **{"host": list(host) or None, "port": port, "workers": workers},
+        **{"public_url": public_url, "state_dir": state_dir},
+    }
     overrides = {"server": given(server), "log": given({"level": log_level, "format": log_format})}
 
-    from tracker.extension.discovery import configure
+    from tracker.extension.discovery import check_workers, configure
     from tracker.logs import configure as configure_logs
-    from tracker.logs import queue_standard_streams
-    from tracker.process import run
+    from tracker.logs import queue_standard_streams, share_standard_streams
+    from tracker.process import TrackerProcess, run
+    from tracker.worker import take_inherited
+    from tracker.workers.process import WorkerProcess
+    from tracker.workers.supervisor import Supervisor, number_of_workers, supervise
 
     def reload() -> Configuration:
         return configure(config_file, overrides)[0]
 
+    inherited = take_inherited()
     queue_standard_streams()
     configuration, extensions = configure(config_file, overrides)
+    count = number_of_workers(configuration.settings)
+    if inherited or count > 1:
+        share_standard_streams(inherited.worker.index if inherited else None)
     log = configuration.settings.log
     configure_logs(log.level, log.format)
     with configuration.locating():
-        sys.exit(run(configuration, extensions, reload))
+        if inherited:
+            sys.exit(run(WorkerProcess(configuration, extensions, reload, inherited)))
+        if count > 1:
+            check_workers(extensions)
+            sys.exit(supervise(Supervisor(configuration, count, reload)))
+        sys.exit(run(TrackerProcess(configuration, extensions, reload)))
 
 
 @cli.command()
@@ -166,7 +194,7 @@ def config(config_file: Path | None, only_check: bool, effective: bool) -> None:
 
     With --check or --effective, read the settings as `peerservers serve` does instead.
     """
-    from tracker.extension.discovery import configure, discover
+    from tracker.extension.discovery import check_workers, configure, discover
 
     if not (only_check or effective):
         click.echo(default_toml({name: extension.Settings for name, extension in discover().items()}), nl=False)
@@ -177,9 +205,12 @@ def config(config_file: Path | None, only_check: bool, effective: bool) -> None:
     if only_check:
         from tracker.logs import configure as configure_logs
         from tracker.server import Server
+        from tracker.workers.supervisor import number_of_workers
 
         async def make() -> None:
             # Reads the files that the settings name, and starts nothing.
+            if number_of_workers(configuration.settings) > 1:
+                check_workers(extensions)
             Server(configuration.settings, extensions)
 
         configure_logs("error", "text")

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import logging
 import re
+import select
 import sys
 import threading
 import traceback
@@ -115,6 +116,35 @@ def _bounded_and_printable(_logger: Any, _method: str, event: MutableMapping[str
     return event
 
 
+def _with_worker(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if _common.get("worker") is not None:
+        event.setdefault("worker", _common["worker"])
+    return event
+
+
+class _Fitting:
+    """A renderer of lines of less than `limit` bytes: it cuts the values of longer ones."""
+
+    def __init__(self, renderer: structlog.typing.Processor, limit: int) -> None:
+        self._renderer = renderer
+        self._limit = limit
+
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        longest = MAX_TEXT
+        # The renderers change their argument.
+        text = str(self._renderer(logger, method, dict(event)))
+        while len(text.encode(errors="backslashreplace")) >= self._limit and longest:
+            longest //= 2
+            event = {key: _cut(value, longest) for key, value in event.items()}
+            text = str(self._renderer(logger, method, dict(event)))
+        return text
+
+
+def _cut(value: Any, longest: int) -> Any:
+    text = str(value)
+    return value if len(text) <= longest else f"{text[:longest]}..."
+
+
 def describe(error: BaseException) -> str:
     """Return an exception as text without secrets."""
     if isinstance(error, UnicodeError):
@@ -175,6 +205,17 @@ def lines_dropped() -> int:
     return sum(stream.dropped for stream in _queued_streams)
 
 
+def share_standard_streams(worker: int | None = None) -> None:
+    """Prepare for lines of several processes on the same standard streams. `worker` is the number of this one.
+
+    Every line is written at once, as are up to `PIPE_BUF` bytes to a pipe (pipe(7)), so that lines do not mix. The
+    values of longer lines are cut.
+    """
+    _common["worker"] = worker
+    for stream in _queued_streams:
+        stream.chunk = select.PIPE_BUF
+
+
 def _queued(descriptor: int) -> QueuedStream:
     stream = QueuedStream(descriptor, _dropped_notice)
     _queued_streams.append(stream)
@@ -192,6 +233,9 @@ def _dropped_notice(lines: int) -> str:
 _queued_streams: Final[list[QueuedStream]] = []
 """Those of the process."""
 
+_common: Final[dict[str, int | None]] = {}
+"""The number of this worker, or None for the supervisor, if other processes write to the same standard streams."""
+
 _rate_limit: Final = RateLimit()
 """One for the process, so that calling `configure` again does not reset the limits."""
 
@@ -199,16 +243,19 @@ _rate_limit: Final = RateLimit()
 def configure(level: str, style: Literal["text", "json"]) -> None:
     """Log events of at least `level`. May be called again to change the level or the style."""
     stream = _Unbreakable(sys.stderr)
-    renderer: Any
+    renderer: structlog.typing.Processor
     if style == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
+    if _common:
+        renderer = _Fitting(renderer, select.PIPE_BUF)
     structlog.configure(
         processors=[
             _rate_limit,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _with_worker,
             _exception_on_one_line,
             _bounded_and_printable,
             renderer,

@@ -52,6 +52,11 @@ class TrackerCollector(Collector):
         )
         yield GaugeMetricFamily("peerservers_connections", "Open WebSocket connections", len(endpoint.websockets))
         yield CounterMetricFamily("peerservers_connections_opened", "Connections accepted", endpoint.opened)
+        if endpoint.hand_over is not None:
+            handed = {"in": endpoint.handed_in, "out": endpoint.handed_out}
+            yield counter_by(
+                "direction", "peerservers_connections_handed", "Connections handed between workers", handed
+            )
         yield counter_by("reason", "peerservers_connections_closed", "Connections ended", endpoint.closed, CloseReason)
         yield counter_by(
             "reason",
@@ -66,7 +71,7 @@ class TrackerCollector(Collector):
         yield GaugeMetricFamily(
             "peerservers_addresses", "Client addresses that limits are kept for", len(endpoint.gate.addresses)
         )
-        yield GaugeMetricFamily("peerservers_swarms", "Swarms with a local peer", len(hub.swarms))
+        yield GaugeMetricFamily("peerservers_swarms", "Swarms with a local peer", len(hub.swarms) - hub.empty)
         peers = GaugeMetricFamily("peerservers_peers", "Local peers, counted once per swarm", labels=["role"])
         peers.add_metric(["seeder"], hub.seeders)
         peers.add_metric(["leecher"], hub.leechers)

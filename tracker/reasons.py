@@ -71,5 +71,6 @@ class CloseReason(StrEnum):
     GARBAGE = "garbage"
     TOO_BIG = "too_big"
     SHUTDOWN = "shutdown"
+    RESTART = "restart"
     CLOSED_BY_EXTENSION = "closed_by_extension"
     INTERNAL_ERROR = "internal_error"

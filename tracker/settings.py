@@ -14,6 +14,8 @@ _FIELD_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]{1,100}")
 PATH_PREFIX: Final = re.compile(r"(?:/(?:[-._~!$&'()*+;=:@0-9A-Za-z]|%[0-9A-Fa-f]{2})++)*+/?")
 """A path without empty segments (RFC 3986, section 3.3), and without commas, which separate the members of a list."""
 
+MAX_WORKERS: Final = 256
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -64,8 +66,24 @@ class Server(Section):
     state_dir: Path = Field(
         Path("~/.local/state/peerservers"), description="Directory of the identity key and other persistent state."
     )
+    workers: int | Literal["auto"] = Field(
+        1,
+        description='Number of processes that serve the port as one tracker; "auto": one for each usable CPU. With '
+        "more than one, the extension cluster is on (docs/deploy.md).",
+    )
+    group_swarms: bool = Field(
+        True,
+        description="With several workers, without [tls]: hand each connection to the worker that serves its first "
+        "swarm, unless that has far more connections than others.",
+    )
     shutdown_timeout: float = Field(
         10.0, ge=0, description="Seconds after SIGTERM until connections that have not closed are cut."
+    )
+    restart_spread: float = Field(
+        10.0,
+        ge=0,
+        description="Seconds over which a worker closes its connections in a rolling restart, so that clients do not "
+        "all come back at once.",
     )
 
     trusted_proxies: list[str] = Field(
@@ -86,6 +104,13 @@ class Server(Section):
     def _unix_sockets(cls, value: str | list[str]) -> str | list[str]:
         for host in [value] if isinstance(value, str) else value:
             check_unix_socket(host)
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _number(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and not 1 <= value <= MAX_WORKERS:
+            raise ValueError(f"must be 1 to {MAX_WORKERS}, or 'auto', not {value}")
         return value
 
     @field_validator("client_address_header")
@@ -184,7 +209,8 @@ class Limits(Section):
     max_connections: int = Field(
         0,
         ge=0,
-        description="Maximum number of WebSockets; others get the HTTP status 503. 0: as many as open files allow.",
+        description="Maximum number of WebSockets; others get the HTTP status 503. 0: as many as open files allow. "
+        "Workers have equal shares. All other limits hold for each worker.",
     )
     connections_per_address: int = Field(
         500, ge=0, description="Maximum number of connections of one address, also for pages; 0: no limit."
@@ -387,7 +413,8 @@ class Settings(Section):
 
 _RELOADED: Final = (
     *("access.", "limits.", "log.", "tls."),
-    *("server.trusted_proxies", "server.client_address_header", "server.shutdown_timeout"),
+    *("server.trusted_proxies", "server.client_address_header"),
+    *("server.shutdown_timeout", "server.restart_spread"),
     *("nearby.databases", "nearby.random_share"),
 )
 """Prefixes of the keys that take effect without a restart."""

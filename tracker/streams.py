@@ -28,6 +28,9 @@ class QueuedStream(io.TextIOBase):
         descriptor: The file descriptor to write to.
         notice: Return the line that says how many lines were dropped, with its end. It must not write to the stream.
         max_queued: Most bytes that wait.
+
+    Attributes:
+        chunk: Most bytes that are written at once. Only a longer line is divided.
     """
 
     encoding = "utf-8"
@@ -37,6 +40,7 @@ class QueuedStream(io.TextIOBase):
         self._descriptor = descriptor
         self._notice = notice
         self._max_queued = max_queued
+        self.chunk = CHUNK
         self._queue: SimpleQueue[bytes | int | threading.Event] = SimpleQueue()
         """Text, the number of lines that were dropped before the next text, and events to set."""
         # Reentrant, because a finalizer may log while its thread holds the lock.
@@ -184,9 +188,16 @@ class QueuedStream(io.TextIOBase):
             self._is_torn = False
             self._missing = 0
 
+    def _whole_lines(self, data: memoryview) -> memoryview:
+        """Return as many whole lines as fit into a chunk, or a chunk of a longer line."""
+        if len(data) <= self.chunk:
+            return data
+        part = data[: self.chunk]
+        return part[: bytes(part).rfind(_NEWLINE) + 1] or part
+
     def _write_some(self, data: memoryview) -> int:
         try:
-            return os.write(self._descriptor, data)
+            return os.write(self._descriptor, self._whole_lines(data))
         except BlockingIOError:
             # Another program that has the same terminal or pipe has put it into non-blocking mode.
             writable = select.poll()

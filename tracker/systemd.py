@@ -3,6 +3,7 @@
 import os
 import socket
 from contextlib import suppress
+from time import monotonic_ns
 
 
 def notify(state: str) -> None:
@@ -13,3 +14,8 @@ def notify(state: str) -> None:
             channel.setblocking(False)
             # @ stands for the NUL of an abstract socket.
             channel.sendto(state.encode(), address.replace("@", "\0", 1))
+
+
+def notify_reloading() -> None:
+    """Tell that settings are being read again, until the next `READY=1`."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")

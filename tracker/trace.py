@@ -4,7 +4,7 @@ from typing import Final
 
 import structlog
 
-from tracker.core.offers import Trace
+from tracker.core.observers import Trace
 from tracker.core.swarm import Connection, Peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id

@@ -38,10 +38,12 @@ DESCRIPTOR_PERIOD: Final = 60.0
 class Dht(Extension):
     """The API for other extensions. An info_hash is binary or text here, as in the tracker.
 
-    If the DHT cannot be used at all, no tracker is found and nothing is published.
+    If the DHT cannot be used at all, no tracker is found and nothing is published. In a cluster, this holds for all
+    nodes but the gateway, which publishes the tracker for the swarms of all of them.
     """
 
     Settings = DhtSettings
+    at_gateway = True
     make_service: "Callable[..., Service] | None" = None
     """Makes the service from the arguments of `Service`, which is the default."""
 
@@ -50,6 +52,8 @@ class Dht(Extension):
         self._service: Service | None = None
         self._keys = SwarmKeys()
         """The swarms that are open, pinned or looked up."""
+        self._open: dict[str, None] = {}
+        """The infohashes of the open swarms."""
         self._pinned: set[str] = set()
         self._on_sighting: list[Callable[[str, Sighting], None]] = []
         self._url: str = tracker.settings.server.public_url
@@ -61,7 +65,7 @@ class Dht(Extension):
         if self._url and not (is_url(self._url) and _can_be_split(self._url)):
             raise ConfigError(f"server.public_url: not a URL that fits a record (ASCII, {MAX_URL} characters)")
         tracker.add_route(descriptor.PATH, self._serve_descriptor)
-        tracker.registry.register(DhtCollector(lambda: self._service))
+        tracker.registry.register(DhtCollector(lambda: self._service, lambda: tracker.runs_here))
         tracker.add_table("dht", self.table)
 
     def table(self) -> list[dict[str, Any]]:
@@ -85,7 +89,8 @@ class Dht(Extension):
 
     async def trackers(self, info_hash: str, thorough: bool = False) -> AsyncIterator[Sighting]:
         """Yield the other trackers that serve a swarm, as they are found; see `Directory.trackers`."""
-        await self.started.wait()
+        if self.tracker.runs_here:
+            await self.started.wait()
         if self._service:
             key = self._keys.hold(info_hash)
             try:
@@ -152,6 +157,10 @@ class Dht(Extension):
         """Call `tell` with infohash and tracker whenever any lookup finds a tracker, or a newer entry of one."""
         self._on_sighting.append(tell)
 
+    def stop_telling(self, tell: Callable[[str, Sighting], None]) -> None:
+        """Undo `on_sighting`."""
+        self._on_sighting.remove(tell)
+
     async def prepare(self) -> None:
         try:
             check_libtorrent()
@@ -193,19 +202,32 @@ class Dht(Extension):
 
     async def stop(self) -> None:
         service, self._service = self._service, None
+        if not self.tracker.runs_here:
+            # Another node is the gateway now. This one may become it again.
+            self.started.clear()
+        for info_hash in self._open:
+            self._keys.release(info_hash)
+        self._open.clear()
         if service:
             await service.stop()
 
     async def swarm_opened(self, swarm: Swarm) -> None:
+        self._open[swarm.info_hash] = None
         self._keys.hold(swarm.info_hash)
 
     async def swarm_changed(self, swarm: Swarm) -> None:
         if self._service and (key := self._key_of(swarm)):
-            self._service.directory.swarm(key, len(swarm.peers), bool(swarm.remotes))
+            peers = swarm.own_complete + swarm.own_incomplete
+            if peers:
+                self._service.directory.swarm(key, peers, bool(swarm.remotes))
+            else:
+                # The gateway of a cluster keeps it open.
+                self._service.directory.swarm_closed(key)
 
     async def swarm_closed(self, swarm: Swarm) -> None:
         if self._service and (key := self._key_of(swarm)):
             self._service.directory.swarm_closed(key)
+        del self._open[swarm.info_hash]
         self._keys.release(swarm.info_hash)
 
     def _key_of(self, swarm: Swarm) -> bytes | None:

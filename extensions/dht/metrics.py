@@ -32,13 +32,19 @@ _NODE_COUNTERS = {
 
 
 class DhtCollector(Collector):
-    """The metrics of a service and its parts; without a service only that the DHT is not reachable."""
+    """The metrics of a service and its parts; without a service only that the DHT is not reachable.
 
-    def __init__(self, service: "Callable[[], Service | None]") -> None:
+    If it does not run here, because another process of this tracker is the gateway, there are none.
+    """
+
+    def __init__(self, service: "Callable[[], Service | None]", runs_here: Callable[[], bool] = lambda: True) -> None:
         self._service = service
+        self._runs_here = runs_here
 
     def collect(self) -> Iterator[Metric]:
         service = self._service()
+        if not self._runs_here():
+            return
         reachable = service is not None and service.reachable.is_set()
         yield GaugeMetricFamily(
             "peerservers_dht_reachable", "Whether nodes of the DHT are known, and answer", int(reachable)

@@ -25,6 +25,7 @@ from extensions.dht.krpc.messages import Address, Contact
 from extensions.dht.krpc.pacing import NODE_RATE
 from extensions.dht.krpc.schedule import LookupLimits
 from extensions.dht.krpc.scheduler import Scheduler
+from extensions.dht.lock import FileLock
 from extensions.dht.node import Node, families_of
 from extensions.dht.reachability import WATCH_PERIOD, Reachability, Watch
 from extensions.dht.records import descriptor
@@ -152,6 +153,7 @@ class Service:
         self._state_dir = state_dir
         self._known: dict[bytes, Known] = {}
         self._cache: Cache | None = None
+        self._lock: FileLock | None = None
         self._start_task = BackgroundTasks(task_failures).start
         self._upkeep: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -196,6 +198,9 @@ class Service:
         async with AsyncExitStack() as ending:
             # They run in reverse order; each runs even if one before it fails.
             ending.callback(self._shut_down_executor)
+            if self._lock:
+                # The port of the node is free by then, too.
+                ending.push_async_callback(self._in_executor, self._lock.release)
             # In the executor, because a cancelled start may have left its thread at work on the cache.
             ending.push_async_callback(self._in_executor, self._cache.close if self._cache else bool)
             ending.push_async_callback(self.node.close)
@@ -317,6 +322,11 @@ class Service:
     async def _load(self) -> bytes | None:
         """Open the cache. Return the node's saved state, if there is one."""
         if self._state_dir is None:
+            return None
+        lock = self._lock = FileLock(self._state_dir, self._in_executor)
+        if not await lock.acquire():
+            self._log.warning("dht_files_in_use", directory=str(self._state_dir))
+            self._state_dir = None
             return None
         self._cache = Cache(self._state_dir / CACHE_FILE)
         try:

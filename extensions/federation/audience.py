@@ -325,8 +325,9 @@ class Audience:
                 # Neighbours know different peers now: tell them at the next opportunity, even if they change back.
                 del self._just_told[swarm]
             self._note_told(neighbour, info_hash)
-            if neighbour.knows_marks and len(swarm.peers) <= wire.MAX_PRESENT:
-                present.append((info_hash, *marks_in(swarm)))
+            marks = marks_in(swarm) if neighbour.knows_marks else None
+            if marks is not None:
+                present.append((info_hash, *marks))
             else:
                 counts.append((info_hash, *counts_of(swarm)))
         if counts:

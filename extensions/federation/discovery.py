@@ -83,6 +83,10 @@ class Discovery:
         self._tracker.start_task("federation_seek", self._seek())
         self._tracker.start_task("federation_follow", self._follow())
 
+    def stop(self) -> None:
+        """Hear of no more trackers that are found."""
+        self.entries.stop_telling(self.on_sighting)
+
     def refer(self, link: Link) -> None:
         """Name other trackers to one for which there is no room."""
         self.referrals.refer(link)

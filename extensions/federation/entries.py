@@ -31,6 +31,7 @@ class Finder(Protocol):
         ...
 
     def on_sighting(self, tell: Tell) -> None: ...
+    def stop_telling(self, tell: Tell) -> None: ...
     def learn(self, info_hash: str, entry: TrackerEntry) -> bool: ...
     def known(self, info_hash: str) -> list[Sighting]: ...
     def entries(self, info_hash: str) -> list[TrackerEntry]: ...
@@ -65,6 +66,13 @@ class Entries:
         self._listeners.append(tell)
         if self._extension:
             self._extension.on_sighting(tell)
+
+    def stop_telling(self, tell: Tell) -> None:
+        """Undo `on_sighting`."""
+        if tell in self._listeners:
+            self._listeners.remove(tell)
+            if self._extension:
+                self._extension.stop_telling(tell)
 
     def learn(self, info_hash: str, entry: TrackerEntry) -> bool:
         """Check an entry that another tracker has passed on. Return whether it was new and valid."""

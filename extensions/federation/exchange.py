@@ -19,6 +19,7 @@ from extensions.federation.events import Interest
 from extensions.federation.filters import OwnSwarms
 from extensions.federation.ledger import OfferKey
 from extensions.federation.neighbour import Neighbour
+from extensions.federation.presence import counts_of
 from extensions.federation.reasons import Dropped
 from extensions.federation.routes import MAX_ROUTES, ROUTE_LIFETIME, Routes
 from extensions.federation.wire import MAX_PRESENT
@@ -31,6 +32,8 @@ from tracker.extension import (
     Swarm,
     TrackerHandle,
     from_json,
+    known_peers,
+    own_peer,
 )
 
 YIELD_TO: Final = 1.0
@@ -134,16 +137,21 @@ class Exchange:
         """Return these neighbours."""
         return self._audience.common(info_hash)
 
+    def has(self, swarm: Swarm) -> bool:
+        """Return whether neighbours know that a swarm is open."""
+        return self._audience.open.get(swarm.info_hash) is swarm
+
     def is_lonely(self, info_hash: str) -> bool:
-        """Return whether a swarm is open here and no local peer has met another one, here or behind a link.
+        """Return whether a swarm is open here and no peer has met another one, here or behind a link.
 
         Neighbours that have the swarm do not count: they may claim peers that do not exist.
         """
         swarm = self._audience.open.get(info_hash)
         if swarm is None:
             return False
-        # In large swarms, peers meet.
-        return len(swarm.peers) <= MAX_LONELY and not any(peer.met for peer in swarm.peers.values())
+        elsewhere = sum(counts_of(swarm)) - len(swarm.peers)
+        # In large swarms, peers meet. Two peers at other nodes may have met without this one.
+        return len(swarm.peers) <= MAX_LONELY and elsewhere <= 1 and not any(peer.met for peer in known_peers(swarm))
 
     # Events of the tracker
 
@@ -197,6 +205,19 @@ class Exchange:
         now = self._monotonic()
         for offer in sent:
             neighbour.account.ledger.enter((info_hash, peer_id, from_json(offer.offer_id)), offer, now)
+
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
+        """Refuse offers of a remote peer that were given to other nodes, because no peer there could be given them."""
+        now = self._monotonic()
+        refused: dict[Neighbour, list[str]] = {}
+        for offer in offers:
+            offer_id = from_json(offer.offer_id)
+            neighbour = self._routes.get((swarm.info_hash, peer_id, offer_id), now)
+            if neighbour is not None:
+                refused.setdefault(neighbour, []).append(offer_id)
+        for neighbour, offer_ids in refused.items():
+            neighbour.account.counters["refused_out"] += len(offer_ids)
+            neighbour.refuse(swarm.info_hash, peer_id, offer_ids, False)
 
     def answer_unplaced(self, answer: Answer) -> None:
         """Send an answer to the neighbour that the offer came from."""
@@ -375,10 +396,13 @@ class Exchange:
         for neighbour in self._audience.neighbours:
             members = neighbour.account.members
             member = members.get(info_hash)
-            # It may also belong to a newer swarm, which has closed before it was reported.
-            if member and self._tracker.swarms.get(info_hash) is not member.swarm:
+            # It may also belong to a newer swarm, which has closed before it was reported. The gateway of a cluster may
+            # still keep a swarm open.
+            if member and (member.swarm is swarm or self._tracker.swarms.get(info_hash) is not member.swarm):
                 del members[info_hash]
+                neighbour.account.grown.pop(member, None)
                 neighbour.account.withheld.pop(member, None)
+                self._tracker.remove_remote(member)
         self._audience.swarm_closed(swarm)
 
     def _place_elsewhere(
@@ -391,7 +415,7 @@ class Exchange:
         for key, offer, since in unanswered:
             info_hash, peer_id, _ = key
             swarm = self._audience.open.get(info_hash)
-            peer = swarm.peers.get(peer_id) if swarm else None
+            peer = own_peer(swarm, peer_id) if swarm else None
             if peer and not peer.met and self._may_be_placed_again(key, now):
                 member = neighbour.account.members.get(info_hash)
                 self._tracker.place_again(info_hash, peer_id, [offer], member, now - since)
@@ -414,8 +438,8 @@ class Exchange:
             self._tracker.remove_remote(member)
 
     def _gets_otherwise(self, neighbour: Neighbour, member: RemoteMember, peer_id: str) -> bool:
-        """Return whether a neighbour's peer is a local peer, too, or one of another neighbour that sends its offers."""
-        if peer_id in member.swarm.peers:
+        """Return whether a neighbour's peer is here, too, or one of another neighbour that sends its offers."""
+        if own_peer(member.swarm, peer_id) is not None:
             return True
         others = (other.owner.tracker_id for other in self._tracker.members_with(member.swarm, peer_id))
         return min(others, default=neighbour.tracker_id) < neighbour.tracker_id

@@ -2,19 +2,18 @@
 
 import asyncio
 from collections import Counter
-from typing import Any, Final
+from typing import Any
 
 from prometheus_client import Histogram
 
 from extensions.federation.discovery import Discovery
-from extensions.federation.events import Interest, MayHave, Offered, Opened, Refused
 from extensions.federation.exchange import Exchange
-from extensions.federation.filters import OwnSwarms
-from extensions.federation.link import FrameEnd, Link, LinkEvent
+from extensions.federation.link import Link
 from extensions.federation.mesh import Connect, Mesh
 from extensions.federation.metrics import FederationCollector
 from extensions.federation.reasons import Dropped
 from extensions.federation.settings import FederationSettings
+from extensions.federation.term import Term
 from extensions.federation.transports import SUBPROTOCOL
 from extensions.federation.wire import MAX_FRAME
 from extensions.identity import own_key
@@ -29,23 +28,19 @@ from tracker.extension import (
     TrackerHandle,
 )
 
-TELL_PERIOD: Final = 3.0
-"""Seconds between two times at which changed counts are told. Openings and closings of swarms are told at once."""
-
 
 class Federation(Extension):
-    """Connects the tracker, the exchange, the mesh of links, and the DHT."""
+    """Links this tracker with others. In a cluster, the links of all nodes end at the gateway."""
 
     Settings = FederationSettings
+    at_gateway = True
     connect: Connect | None = None
     """Makes the connections of dialed links, by default WebSockets."""
 
     def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
         super().__init__(tracker, settings)
-        self.mesh: Mesh | None = None
-        self.exchange: Exchange | None = None
-        self.discovery: Discovery | None = None
-        """These are None until the start, and if there is no key pair."""
+        self._term: Term | None = None
+        """None before the start, after the stop, and if there is no key pair."""
         self._has_started = asyncio.Event()
         """Set once it has started, or failed to start."""
         self._parked_seconds = Histogram(
@@ -81,54 +76,55 @@ class Federation(Extension):
             self._has_started.set()
 
     async def _start(self) -> None:
-        url = self.tracker.settings.server.public_url
-        swarms = OwnSwarms()
-        mesh = self.mesh = Mesh(
-            self.settings,
-            self._key,
-            url,
-            self._on_event,
-            self._on_end,
-            self._refer,
-            self.tracker.task_failures,
-            self.connect,
-            swarms,
-        )
-        self.exchange = Exchange(
-            self.tracker, mesh.id, lambda neighbour: mesh.admission.is_listed(neighbour.tracker_id), swarms
-        )
         finder: Any = self.tracker.extension("dht")
-        self.discovery = Discovery(self.tracker, mesh, self.exchange, finder, self.settings.allow_private_addresses)
-        self.discovery.start()
-        self.tracker.repeat_task("federation_tell", TELL_PERIOD, self._tell_changes)
+        self._term = Term(self.tracker, self.settings, self._key, finder, self.connect)
+        self._term.start()
 
     async def stop(self) -> None:
-        await self.tracker.stop_tasks()
-        if self.mesh:
-            await self.mesh.stop()
-
-    async def swarm_opened(self, swarm: Swarm) -> None:
-        if self.exchange and self.discovery:
-            self.exchange.swarm_opened(swarm)
-            self.discovery.swarm_opened(swarm)
+        if not self.tracker.runs_here:
+            # Another node is the gateway now. This one may become it again.
+            self._has_started.clear()
+        term = self._term
+        if term:
+            try:
+                await term.stop()
+            finally:
+                self._term = None
 
     async def swarm_changed(self, swarm: Swarm) -> None:
-        if self.exchange and self.discovery:
-            self.exchange.swarm_changed(swarm)
-            self.discovery.swarm_changed(swarm)
+        if self._term:
+            self._term.swarm_changed(swarm)
 
     async def swarm_closed(self, swarm: Swarm) -> None:
-        if self.exchange and self.discovery:
-            self.exchange.swarm_closed(swarm)
-            self.discovery.swarm_closed(swarm)
+        if self._term:
+            self._term.swarm_closed(swarm)
 
     async def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
-        if self.exchange:
-            self.exchange.offers_placed(member, peer_id, offers)
+        if self._term:
+            self._term.exchange.offers_placed(member, peer_id, offers)
+
+    async def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
+        if self._term:
+            self._term.exchange.offers_returned(swarm, peer_id, offers)
 
     async def answer_unplaced(self, answer: Answer) -> None:
-        if self.exchange:
-            self.exchange.answer_unplaced(answer)
+        if self._term:
+            self._term.exchange.answer_unplaced(answer)
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The links; None while it does not run."""
+        return self._term.mesh if self._term else None
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The exchange of offers and answers; None while it does not run."""
+        return self._term.exchange if self._term else None
+
+    @property
+    def discovery(self) -> Discovery | None:
+        """The search for other trackers; None while it does not run."""
+        return self._term.discovery if self._term else None
 
     @property
     def links(self) -> list[Link]:
@@ -138,10 +134,7 @@ class Federation(Extension):
     @property
     def dropped(self) -> Counter[Dropped]:
         """Everything that was dropped on links, open or ended, by reason."""
-        dropped = self.exchange.dropped.copy() if self.exchange else Counter[Dropped]()
-        for link in self.links:
-            dropped.update(link.dropped)
-        return dropped
+        return self._term.dropped if self._term else Counter[Dropped]()
 
     @property
     def parked_offers(self) -> int:
@@ -202,42 +195,3 @@ class Federation(Extension):
         await self._has_started.wait()
         if self.mesh:
             await self.mesh.accept(channel)
-
-    async def _tell_changes(self) -> None:
-        assert self.exchange
-        assert self.mesh
-        assert self.discovery
-        self.discovery.ask()
-        await self.exchange.tell_changes()
-        self.mesh.end_idle()
-
-    def _on_event(self, link: Link, event: LinkEvent) -> None:
-        exchange = self.exchange
-        assert exchange
-        assert self.discovery
-        if isinstance(event, Interest):
-            exchange.on_counts(link, event)
-        elif isinstance(event, MayHave):
-            exchange.on_may_have(link, event.info_hashes, event.has_opened)
-        elif isinstance(event, Offered):
-            exchange.on_offers(link, event.info_hash, event.peer_id, event.offers)
-        elif isinstance(event, Answer):
-            exchange.on_answer(link, event)
-        elif isinstance(event, Refused):
-            exchange.on_refused(link, event.info_hash, event.peer_id, event.offer_ids, event.known)
-        elif isinstance(event, FrameEnd):
-            exchange.on_frame_end(link)
-        elif isinstance(event, Opened):
-            exchange.add(link)
-        self.discovery.on_event(link, event)
-
-    def _on_end(self, link: Link) -> None:
-        assert self.exchange
-        assert self.discovery
-        self.discovery.on_end(link)
-        self.exchange.remove(link)
-        self.exchange.dropped.update(link.dropped)
-
-    def _refer(self, link: Link) -> None:
-        assert self.discovery
-        self.discovery.refer(link)

@@ -18,7 +18,7 @@ from extensions.federation.events import Opened
 from extensions.federation.filters import OwnSwarms
 from extensions.federation.handshake import LinkError
 from extensions.federation.limits import Budget, Turns
-from extensions.federation.link import Link, LinkEvent
+from extensions.federation.link import HANDSHAKE_TIMEOUT, Link, LinkEvent
 from extensions.federation.listed import Listed
 from extensions.federation.reasons import BROKEN_RULES, Ended, EndReason
 from extensions.federation.room import weakest
@@ -96,7 +96,7 @@ class Mesh:
         self._handshakes: Counter[str] = Counter()
         """Accepted links in handshake, by network."""
         self._nonces: set[bytes] = set()
-        """Those of the links that have not ended."""
+        """Those of the links that have not ended, or whose other end may not know yet that it is here."""
         self._has_copy = False
         """Whether another tracker has proved that it has the same key."""
         self._no_room_until = {True: 0.0, False: 0.0}
@@ -108,6 +108,8 @@ class Mesh:
         self._turns = Turns()
         self._connect = connect or Dialer().connect
         self._dialing: dict[asyncio.Task[Any] | None, None] = {}
+        self._accepted: set[asyncio.Task[Any]] = set()
+        """Those that serve accepted links."""
         self._closing = asyncio.Event()
         self._log = structlog.get_logger().bind(extension="federation")
 
@@ -134,8 +136,8 @@ class Mesh:
                 task.cancel()
         for link in list(self.links.values()):
             link.end(EndReason.SHUTDOWN)
-        # So that they can send `bye`.
-        await self.tasks.wait(STOP_TIMEOUT)
+        # So that they can send `bye`, also through the connections of another node.
+        await asyncio.gather(self.tasks.wait(STOP_TIMEOUT), _ended(self._accepted))
         await self.tasks.stop()
 
     async def pause(self, seconds: float) -> None:
@@ -203,7 +205,13 @@ class Mesh:
             budget=self._budget,
             own_nonces=self._nonces,
         )
-        await self._run(session, Accepted(channel), "", host, trusted=False, wanted=())
+        task = asyncio.current_task()
+        assert task
+        self._accepted.add(task)
+        try:
+            await self._run(session, Accepted(channel), "", host, trusted=False, wanted=())
+        finally:
+            self._accepted.discard(task)
 
     def has_room(self, common: bool) -> bool:
         """Return whether a new link would find a place. `common`: it has a common swarm.
@@ -277,7 +285,11 @@ class Mesh:
             ended = Ended(EndReason.INTERNAL_ERROR)
         finally:
             self._handshakes -= handshake
-            self._nonces.discard(session.nonce)
+            if ended.reason is EndReason.ITSELF:
+                # The other end, which is here, too, may not have read the first message yet.
+                asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._nonces.discard, session.nonce)
+            else:
+                self._nonces.discard(session.nonce)
             session.release()
             if self.links.get(link.tracker_id) is link:
                 del self.links[link.tracker_id]
@@ -292,6 +304,9 @@ class Mesh:
         """Enter a link whose other side has proved its id, unless something forbids it. Return whether it is open."""
         tracker_id = link.tracker_id
         now = time.monotonic()
+        if self.is_closing:
+            link.end(EndReason.SHUTDOWN)
+            return False
         if trusted:
             self.listed[link.url].tracker_id = tracker_id
         if not self.admission.admits(tracker_id, now):
@@ -361,3 +376,9 @@ class Mesh:
             level = self._log.warning
         text = without_secrets(ended.text)
         level("link_ended", tracker=tracker_id[:16], url=url or "-", reason=ended.reason.value, text=text)
+
+
+async def _ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Wait until tasks have ended, for `STOP_TIMEOUT` seconds at most."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_TIMEOUT)

@@ -1,7 +1,8 @@
 """Trackers on which everything happens that the dashboards show.
 
-Two are linked. One has narrow limits and an extension that raises exceptions. One does TLS and compression, and
-extensions decide about its peers. Clients and other trackers of all kinds, also hostile ones, keep them busy.
+Two are linked. One has two workers. One has narrow limits and an extension that raises exceptions. One does TLS and
+compression, and extensions decide about its peers. Clients and other trackers of all kinds, also hostile ones, keep
+them busy.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from extensions.tokens.token import make_token
 from tests.certificates import Pair
-from tests.client import HASH, RawClient, answer, offers, raw_client
+from tests.client import HASH, RawClient, announce, answer, offers, raw_client
 from tests.conftest import TrackerProcess, environment, free_port
 from tests.federated import federation
 from tests.integration.friend import install
@@ -47,6 +48,8 @@ class Trackers(NamedTuple):
     there: TrackerProcess
     narrow: TrackerProcess
     """A few clients reach its limits."""
+    cluster: TrackerProcess
+    """Two workers, which are nodes."""
     tls: TrackerProcess
     denied: Path
     """The list of denied infohashes of `narrow`."""
@@ -75,11 +78,21 @@ async def trackers(directory: Path) -> AsyncIterator[Trackers]:
                 **environment("nearby", enabled=True),
             }
         )
+        cluster = await TrackerProcess.start(
+            "--workers",
+            "2",
+            env={
+                **environment("server", state_dir=str(directory / "cluster")),
+                # One of the nodes is the gateway, because there is something to do for one.
+                **environment("extensions.federation", enabled=True, policy="allow"),
+            },
+        )
         try:
-            yield Trackers(here, there, narrow, tls, denied, federated.dht)
+            yield Trackers(here, there, narrow, cluster, tls, denied, federated.dht)
         finally:
-            codes = [await tracker.stop() for tracker in (narrow, tls)]
-        assert codes == [0, 0]
+            codes = [await tracker.stop() for tracker in (narrow, cluster, tls)]
+        assert codes == [0, 0, 0]
+        assert cluster.complaints() == []
         assert tls.complaints() == []
         assert {line["event"] for line in narrow.complaints()} <= {"extension_failed", "reload_failed"}
 
@@ -129,6 +142,7 @@ class Activity:
             parts = (
                 self._meet,
                 lambda: self._offer_in_an_empty_swarm(alone),
+                self._meet_at_other_nodes,
                 self._join_with_admission,
                 self._send_garbage,
                 lambda: self._send_unexpected_offers(link),
@@ -164,6 +178,16 @@ class Activity:
     async def _offer_in_an_empty_swarm(self, client: RawClient) -> None:
         """Send offers for which there is no receiver, so that some are parked at every moment."""
         await client.announce(peer_id(9), _EMPTY, offers=offers(2, start=next(self._numbers) * 10))
+
+    async def _meet_at_other_nodes(self) -> None:
+        """Let a dozen peers meet, whose connections the kernel distributes over two workers."""
+        async with AsyncExitStack() as stack:
+            swarm = f"swarm {next(self._numbers):014}"
+            for number in range(12):
+                client = await stack.enter_async_context(raw_client(self._trackers.cluster.url))
+                stack.callback(asyncio.create_task(_answer_all(client, peer_id(number), swarm)).cancel)
+                await client.send(announce(peer_id(number), swarm, offers=offers(5, start=number * 10)))
+            await asyncio.sleep(1)
 
     async def _join_with_admission(self) -> None:
         """Join a swarm at the tracker whose extensions decide about it, and send a large offer with compression."""
@@ -238,6 +262,15 @@ class Activity:
             await asyncio.to_thread(self._trackers.denied.write_text, text + "\n")
             self._trackers.narrow.tell(signal.SIGHUP)
             await asyncio.sleep(1)
+
+
+async def _answer_all(client: RawClient, own_id: str, swarm: str) -> None:
+    """Answer all offers until the connection is closed."""
+    with suppress(ConnectionClosed):
+        while True:
+            message = await client.receive()
+            if "offer" in message:
+                await client.send(answer(own_id, message["peer_id"], message["offer_id"], swarm))
 
 
 def _from(tracker: TrackerProcess, host: int) -> AbstractAsyncContextManager[RawClient]:

@@ -35,7 +35,7 @@ _TLS_JOB = """
 _VARIABLES = {
     "$__rate_interval": "10s",
     "$__range": "5m",
-    '"$job"': '"(peerservers|peerservers-tls)"',
+    '"$job"': '"(peerservers|peerservers-cluster|peerservers-tls)"',
     '"$instance"': '".+"',
 }
 
@@ -161,13 +161,24 @@ def promtool(*arguments: object) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def configuration(directory: Path, trackers: list[TrackerProcess], tls: TrackerProcess, port: int) -> Path:
+_NODES = """\
+    dns_sd_configs:
+      - names: [node-1, node-2, node-3]
+        type: A
+        port: 8000
+"""
+
+
+def configuration(
+    directory: Path, trackers: list[TrackerProcess], cluster: TrackerProcess, tls: TrackerProcess, port: int
+) -> Path:
     """Write the configuration that is shipped, with these trackers and an interval of 1 s; return its path."""
     text = CONFIG.read_text()
     changes = {
         "15s": "1s",
         "alerts.yml": str(ALERTS),
         "localhost:9090": f"127.0.0.1:{port}",
+        _NODES: f"    static_configs:\n      - targets: ['127.0.0.1:{cluster.port}']\n",
         **{f"tracker-{letter}:8000": f"127.0.0.1:{one.port}" for letter, one in zip("abc", trackers, strict=True)},
     }
     for old, new in changes.items():

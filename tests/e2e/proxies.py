@@ -24,13 +24,19 @@ HERE, ELSEWHERE, FAR = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 
 @dataclass
 class Place:
-    """The directory, ports and certificate of a proxy, and the port of the tracker behind it."""
+    """The directory, ports and certificate of a proxy, and the ports of the tracker behind it."""
 
     directory: Path
     pair: Pair
-    tracker_port: int
+    nodes: tuple[int, int]
+    """The ports of two nodes of a tracker. A tracker that is no cluster has the first."""
     port: int
     plain_port: int
+
+    @property
+    def tracker_port(self) -> int:
+        """The port of the tracker."""
+        return self.nodes[0]
 
     @property
     def socket(self) -> str:
@@ -40,7 +46,7 @@ class Place:
     @classmethod
     def new(cls, directory: Path) -> Self:
         """Make a certificate, and find free ports."""
-        return cls(directory, Pair(directory), free_port(), free_port(), free_port())
+        return cls(directory, Pair(directory), (free_port(), free_port()), free_port(), free_port())
 
     @property
     def combined(self) -> Path:
@@ -197,6 +203,28 @@ def haproxy_tcp_v1(place: Place) -> Replacements:
     return {**haproxy_tcp(place), "send-proxy-v2": "send-proxy"}
 
 
+def nodes(place: Place) -> Replacements:
+    """Put two nodes on loopback in place of three on other machines."""
+    return {f"10.0.0.{number}:8000": f"{HERE}:{port}" for number, port in enumerate(place.nodes, 1)}
+
+
+def haproxy_cluster(place: Place) -> Replacements:
+    return {
+        "    user haproxy\n    group haproxy\n": "",
+        "maxconn 200000": "maxconn 100",
+        "bind :80\n": f"bind 127.0.0.1:{place.plain_port}\n",
+        "bind :443 ": f"bind 127.0.0.1:{place.port} ",
+        f"/etc/haproxy/{NAME}.pem": str(place.combined),
+        "inter 1s": "inter 200ms",
+        "    server c 10.0.0.3:8000\n": "",
+        **nodes(place),
+    }
+
+
+def nginx_cluster(place: Place) -> Replacements:
+    return {**nginx(place), "        server 10.0.0.3:8000 max_fails=1 fail_timeout=5s;\n": "", **nodes(place)}
+
+
 def caddy(place: Place) -> Replacements:
     options = f"admin off\nhttp_port {place.plain_port}\nhttps_port {place.port}\ndefault_bind 127.0.0.1"
     return {
@@ -219,6 +247,11 @@ def caddy_path(place: Place) -> Replacements:
         "\treverse_proxy 127.0.0.1:8000 {\n": "",
         "# reverse_proxy /tracker*": "reverse_proxy /tracker*",
     }
+
+
+def of_cluster(_: Place) -> dict[str, object]:
+    """Let the nodes listen on loopback, and trust the balancer there."""
+    return {"host": HERE, "trusted_proxies": [HERE]}
 
 
 def over_unix(place: Place) -> dict[str, object]:
@@ -267,9 +300,15 @@ PASSTHROUGH = {
 }
 """The proxy passes TLS on to the tracker, and sends the address of the client before it (PROXY protocol)."""
 
+BALANCERS = {
+    "haproxy": Kind("haproxy", "haproxy-cluster.cfg", ("-db", "-f"), haproxy_cluster, of_cluster),
+    "nginx": Kind("nginx", "nginx-cluster.conf", ("-e", "stderr", "-c"), nginx_cluster, of_cluster),
+}
+"""Load balancers in front of two nodes."""
+
 
 class Proxy:
-    """A proxy with a tracker behind it."""
+    """A proxy with a tracker behind it, or with nodes of one."""
 
     def __init__(self, kind: Kind, place: Place, start_tracker: StartTracker) -> None:
         self.kind = kind
@@ -279,18 +318,26 @@ class Proxy:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, also: dict[str, str] | None = None, **limits: Any) -> TrackerProcess:
-        """Start a tracker, and the proxy if it does not run yet.
+        """Start a tracker as `start_node` does, and the proxy if it does not run yet."""
+        tracker = await self.start_node(0, also, **limits)
+        await self.run()
+        return tracker
 
-        The tracker has the settings in the comments of the proxy's configuration, the environment `also`, and `limits`.
+    async def start_node(self, number: int, also: dict[str, str] | None = None, **limits: Any) -> TrackerProcess:
+        """Start a node, or the only one.
+
+        It has the settings in the comments of the proxy's configuration, the environment `also`, and `limits`.
         """
         wanted = re.search(r"^#     \[server\]\n(?:#     .*\n)+", self._original, re.MULTILINE)
         assert wanted
         server = tomllib.loads(wanted[0].replace("#     ", ""))["server"] | self.kind.settings(self.place)
         env = {**environment("server", **server), **environment("limits", **limits), **(also or {})}
-        tracker = await self._start_tracker(port=self.place.tracker_port, host=server["host"], env=env)
+        return await self._start_tracker(port=self.place.nodes[number], host=server["host"], env=env)
+
+    async def run(self) -> None:
+        """Start the proxy, if it does not run yet."""
         if self.process is None:
             self.process = await self._run()
-        return tracker
 
     def _configure(self) -> Path:
         text = self._original

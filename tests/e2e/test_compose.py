@@ -17,27 +17,46 @@ from pathlib import Path
 import pytest
 from playwright.async_api import async_playwright, expect
 
-from tests.client import eventually
+from tests.client import answer, eventually, offers, raw_client
 from tests.conftest import environment, free_port, unavailable
 from tests.e2e.browser import CHROMIUM_FLAGS
 from tests.e2e.demo import TRACKERS as LETTERS
 from tests.e2e.demo import DemoPage
 from tests.shipping import ROOT, Compose, Dockerfile
+from tests.unit.fakes import peer_id
 
 TRACKERS = ("tracker-a", "tracker-b", "tracker-c")
+NODES = ("node-1", "node-2", "node-3")
 STARTUP = 60.0
 
 
 class Container:
-    """The process of a service. `words` are replacements for words of the commands in its image."""
+    """The process of a service, with the commands and the signal of its image."""
 
-    def __init__(self, directory: Path, image: Dockerfile, env: dict[str, str], words: dict[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        env: dict[str, str],
+        command: list[str],
+        healthcheck: list[str],
+        stop_signal: str = "SIGTERM",
+    ) -> None:
         self.directory = directory
         self.env = env
         self.log = directory / "log"
-        self.command = [words.get(word, word) for word in image.command]
-        self.healthcheck = [words.get(word, word) for word in image.healthcheck]
-        self.signal = signal.Signals[image.one("STOPSIGNAL")]
+        self.is_built = False
+        """Whether its image is built from this repository."""
+        self.command = command
+        self.healthcheck = healthcheck
+        self.signal = signal.Signals[stop_signal]
+
+    @classmethod
+    def of(cls, directory: Path, image: Dockerfile, env: dict[str, str], words: dict[str, str]) -> "Container":
+        """Return the container of an image. `words` are replacements for words of its commands."""
+        command, healthcheck = ([words.get(word, word) for word in one] for one in (image.command, image.healthcheck))
+        container = cls(directory, env, command, healthcheck, image.one("STOPSIGNAL"))
+        container.is_built = True
+        return container
 
     async def start(self) -> None:
         """Run ENTRYPOINT and CMD."""
@@ -73,6 +92,7 @@ class Host:
             for name, image in self.images.items()
             for port in image.ports
         }
+        self.ports |= {("nats", "4222"): free_port(), ("balancer", "8000"): free_port()}
 
     def here(self, text: str) -> str:
         """Replace names and ports of containers by those on this host."""
@@ -94,7 +114,7 @@ class Host:
             "PYTHONPATH": str(self.installed),
         }
         program = str(self.installed / "bin" / "peerservers")
-        return Container(directory, image, env, {"peerservers": program, "python": sys.executable})
+        return Container.of(directory, image, env, {"peerservers": program, "python": sys.executable})
 
     def demo(self) -> Container:
         """Return the container of the demo page."""
@@ -109,9 +129,31 @@ class Host:
         port = str(self.ports[name, "8080"])
         words = {"python": sys.executable, "8080": port, "/srv": str(directory)}
         words |= {word: word.replace("8080", port) for word in image.healthcheck if "8080" in word}
-        container = Container(directory, image, dict(os.environ), words)
+        container = Container.of(directory, image, dict(os.environ), words)
         container.command += ["--bind", "127.0.0.1"]
         return container
+
+    def nats(self) -> Container:
+        """Return the container of the NATS server."""
+        directory = self.directory / "nats"
+        directory.mkdir()
+        port = str(self.ports["nats", "4222"])
+        arguments = [word.replace("/data", str(directory)) for word in self.compose.services["nats"]["command"]]
+        command = [_program("nats-server"), "--addr", "127.0.0.1", "--port", port, *arguments]
+        return Container(directory, dict(os.environ), command, _connects(port))
+
+    def balancer(self) -> Container:
+        """Return the container of HAProxy."""
+        directory = self.directory / "balancer"
+        service = self.compose.services["balancer"]
+        source, _, _ = service["volumes"][0].split(":")
+        shutil.copytree(ROOT / source, directory)
+        file, port = directory / "haproxy.cfg", str(self.ports["balancer", "8000"])
+        text = self.here(file.read_text())
+        assert "bind :8000\n" in text
+        file.write_text(text.replace("bind :8000\n", f"bind 127.0.0.1:{port}\n"))
+        command = [_program("haproxy"), "-W", "-db", "-f", str(file)]
+        return Container(directory, dict(os.environ), command, _connects(port), service["stop_signal"])
 
     @property
     def rules(self) -> str:
@@ -123,9 +165,25 @@ class Host:
         )
 
 
+def _program(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        unavailable(name)
+    assert found
+    return found
+
+
+def _connects(port: str) -> list[str]:
+    """Return a health check of an image that has none: a connection can be opened."""
+    return [sys.executable, "-c", f"import socket; socket.create_connection(('127.0.0.1', {port}))"]
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a wheel from the files that the Dockerfile copies, and install it. Return the directory."""
+    """Build a wheel from the files that the Dockerfile copies, and install it. Return the directory.
+
+    It is not compiled, because that takes longer than the test, and `build/installed` is.
+    """
     directory = tmp_path_factory.mktemp("image")
     context, target = directory / "src", directory / "installed"
     context.mkdir()
@@ -137,27 +195,32 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     wheels = directory / "wheels"
     build = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", f"--wheel-dir={wheels}", context)
-    subprocess.run([*pip, *build], check=True)
+    subprocess.run([*pip, *build], env=os.environ | {"CC": "/bin/false"}, check=True)
     subprocess.run([*pip, "install", "--no-deps", "--no-index", f"--target={target}", *wheels.iterdir()], check=True)
     return target
 
 
 @asynccontextmanager
-async def up(directory: Path, installed: Path) -> AsyncIterator[Host]:
-    """Start all services that are built here, until they are healthy. At the end, each must stop with code 0."""
-    host = Host(directory, installed)
-    containers = [*(host.tracker(name) for name in TRACKERS), host.demo()]
+async def up(host: Host, trackers: tuple[str, ...], others: list[Container]) -> AsyncIterator[dict[str, Container]]:
+    """Start services until they are healthy. At the end, those that are built here must stop with code 0."""
+    by_name = {name: host.tracker(name) for name in trackers}
+    containers = [*others, *by_name.values()]
     try:
-        await asyncio.gather(*(container.start() for container in containers))
-        for container in containers:
+        for container in others:
+            await container.start()
             await eventually(container.is_healthy, STARTUP)
-        yield host
-        codes = await asyncio.gather(*(container.stop() for container in containers))
-        assert codes == [0] * len(containers), [container.log.read_text() for container in containers]
+        await asyncio.gather(*(container.start() for container in by_name.values()))
+        for container in by_name.values():
+            await eventually(container.is_healthy, STARTUP)
+        yield by_name
+        built = [container for container in containers if container.is_built]
+        codes = await asyncio.gather(*(container.stop() for container in built))
+        assert codes == [0] * len(built), [container.log.read_text() for container in built]
+        await asyncio.gather(*(container.stop() for container in containers if not container.is_built))
         assert [
             line
-            for name in TRACKERS
-            for line in (directory / name / "log").read_text().splitlines()
+            for container in by_name.values()
+            for line in container.log.read_text().splitlines()
             if "[error" in line or "Traceback" in line
         ] == []
     finally:
@@ -179,7 +242,8 @@ def chromium() -> str:
 async def test_the_demo_page_downloads_from_each_tracker(tmp_path: Path, installed: Path, chromium: str) -> None:
     """A file travels between pages at three trackers, and the page knows the trackers' links."""
     async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(up(tmp_path, installed))
+        host = Host(tmp_path, installed)
+        await stack.enter_async_context(up(host, TRACKERS, [host.demo()]))
         playwright = await stack.enter_async_context(async_playwright())
         browser = await playwright.chromium.launch(
             executable_path=chromium, args=[*CHROMIUM_FLAGS, f"--host-resolver-rules={host.rules}"]
@@ -195,3 +259,45 @@ async def test_the_demo_page_downloads_from_each_tracker(tmp_path: Path, install
         await expect(page.page.locator("#links")).to_have_text("All trackers are linked")
         assert page.sockets == {f"ws://localhost:{host.compose.published(name)['8000'][1]}" for name in TRACKERS}
         assert page.complaints == []
+
+
+@pytest.mark.timeout(900)
+async def test_the_nodes_of_the_profile_are_one_tracker(tmp_path: Path, installed: Path) -> None:
+    """Peers meet through the balancer, whichever nodes they are at, and the command shows all nodes."""
+    host = Host(tmp_path, installed)
+    async with AsyncExitStack() as stack:
+        nodes = await stack.enter_async_context(up(host, NODES, [host.nats(), host.balancer()]))
+        url = f"ws://127.0.0.1:{host.ports['balancer', '8000']}"
+        shown = await eventually_shown(nodes["node-1"], url)
+        assert [line.split()[0] for line in shown] == ["LABEL", *NODES, "3"]
+        clients = [await stack.enter_async_context(raw_client(url)) for _ in range(3)]
+        for number, client in enumerate(clients):
+            await client.announce(peer_id(number), "meeting-------------")
+        maker = clients[0]
+
+        async def is_known() -> bool:
+            reply = await maker.announce(peer_id(0), "meeting-------------")
+            return bool(reply["incomplete"] == 3)
+
+        await eventually(is_known)
+        await maker.announce(peer_id(0), "meeting-------------", offers=offers(2))
+        for number in (1, 2):
+            offer = await clients[number].receive_until(lambda message: "offer" in message)
+            await clients[number].send(answer(peer_id(number), peer_id(0), offer["offer_id"], "meeting-------------"))
+        answers = [await maker.receive_until(lambda message: "answer" in message) for _ in range(2)]
+        assert {message["peer_id"] for message in answers} == {peer_id(1), peer_id(2)}
+
+
+async def eventually_shown(node: Container, url: str) -> list[str]:
+    """Run `peerservers cluster` until it shows all nodes; return its lines."""
+    lines: list[str] = []
+
+    async def shows() -> bool:
+        process = await asyncio.create_subprocess_exec(
+            node.command[0], "cluster", url, env=node.env, stdout=asyncio.subprocess.PIPE
+        )
+        lines[:] = (await process.communicate())[0].decode().splitlines()
+        return len(lines) == len(NODES) + 2
+
+    await eventually(shows, STARTUP)
+    return lines

@@ -6,17 +6,17 @@ With the environment variable SCREENSHOTS, the tests leave screenshots in that d
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from playwright.async_api import Browser, Error, Page, Route, expect
 
 from tests.client import raw_client
-from tests.conftest import StartTracker, TrackerProcess, environment, free_port
+from tests.conftest import SharedTracker, StartTracker, TrackerProcess, environment, free_port
 from tests.e2e.browser import PATIENCE
-from tests.federated import federation
+from tests.federated import Federation, federation
 from tests.integration.friend import install
 from tests.unit.fakes import peer_id
 
@@ -24,6 +24,9 @@ DESK = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 SMALL = {"width": 320, "height": 568}
 SIZES = {"desk": DESK, "phone": PHONE, "small": SMALL}
+
+NAME = "The tracker of a very long name " + "x" * 28
+CONTACT = "operator-of-the-tracker@some-where.example.org"
 
 # The page updates itself every four seconds; in tests that wait for updates, more often.
 HURRY = """
@@ -62,6 +65,12 @@ async def open_url(browser: Browser) -> AsyncIterator[Open]:
         yield open_url
         assert complaints == []
         assert {url for url in asked if not url.startswith(("http://127.0.0.1:", "data:"))} == set()
+
+
+@pytest.fixture
+async def tracker(shared_tracker: SharedTracker) -> SharedTracker:
+    """Return a tracker that the tests of this module share."""
+    return shared_tracker
 
 
 def address(tracker: TrackerProcess) -> str:
@@ -131,34 +140,40 @@ async def tile(page: Page, label: str) -> str:
     return text.split()[0]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-async def test_how_it_looks(open_url: Open, tmp_path: Path, size: str, scheme: str) -> None:
-    async with federation(tmp_path) as trackers, AsyncExitStack() as stack:
+@pytest.fixture(scope="module")
+async def four_linked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Federation]:
+    """Start a tracker and three others that link with it. They have 4, 3, 2 and 1 swarms, each with a peer."""
+    async with federation(tmp_path_factory.mktemp("linked"), nodes=0) as trackers, AsyncExitStack() as stack:
         here = await trackers.start(in_dht=False)
-        others = [await trackers.start(in_dht=False, peers=[f"ws://127.0.0.1:{here.port}"]) for _ in range(3)]
-        clients = [await stack.enter_async_context(raw_client(tracker.url)) for tracker in (here, *others)]
-        for number, client in enumerate(clients):
+        for _ in range(3):
+            await trackers.start(in_dht=False, peers=[trackers.url_at(here.port)])
+        for number, tracker in enumerate(trackers.started):
+            client = await stack.enter_async_context(raw_client(tracker.url))
             for swarm in range(4 - number):
                 await client.announce(peer_id(number), chr(ord("a") + swarm) * 20, left=number)
-        page = await open_url(address(here), viewport=SIZES[size], color_scheme=scheme)
-        await expect(page.locator(".node")).to_have_count(3)
-        await expect(page.locator(".node.accepted .number", has_text="3")).to_have_count(1)
-        await expect(page.get_by_text("Accepting peers")).to_be_visible()
-        await expect(page.get_by_text("4 seeding, 0 leeching")).to_be_visible()
-        assert [await tile(page, label) for label in ("Peers", "Swarms", "Linked trackers")] == ["4", "4", "3"]
-        await expect(page.locator("#url code")).to_have_text(here.url.rstrip("/"))
-        await expect(page.locator("#links tbody tr")).to_have_count(3)
-        for other in others:
-            short = trackers.id_of(other)[:16]
-            await expect(page.locator(".node .name", has_text=short)).to_be_visible()
-            await expect(page.locator("#links th", has_text=short).first).to_be_visible()
-        assert "3 shared swarms, accepted" in (await page.locator("svg desc").text_content() or "")
-        await expect(page.get_by_role("link", name="Metrics")).to_be_visible()
-        await is_laid_out(page)
-        await keep(page, f"{size}-{scheme}")
-        # Before the trackers stop, or the page would complain.
-        await page.close()
+        yield trackers
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+async def test_how_it_looks(four_linked: Federation, open_url: Open, size: str, scheme: str) -> None:
+    here, *others = four_linked.started
+    page = await open_url(address(here), viewport=SIZES[size], color_scheme=scheme)
+    await expect(page.locator(".node")).to_have_count(3)
+    await expect(page.locator(".node.accepted .number", has_text="3")).to_have_count(1)
+    await expect(page.get_by_text("Accepting peers")).to_be_visible()
+    await expect(page.get_by_text("4 seeding, 0 leeching")).to_be_visible()
+    assert [await tile(page, label) for label in ("Peers", "Swarms", "Linked trackers")] == ["4", "4", "3"]
+    await expect(page.locator("#url code")).to_have_text(here.url.rstrip("/"))
+    await expect(page.locator("#links tbody tr")).to_have_count(3)
+    for other in others:
+        short = four_linked.id_of(other)[:16]
+        await expect(page.locator(".node .name", has_text=short)).to_be_visible()
+        await expect(page.locator("#links th", has_text=short).first).to_be_visible()
+    assert "3 shared swarms, accepted" in (await page.locator("svg desc").text_content() or "")
+    await expect(page.get_by_role("link", name="Metrics")).to_be_visible()
+    await is_laid_out(page)
+    await keep(page, f"{size}-{scheme}")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -170,19 +185,27 @@ async def test_a_tracker_alone(tracker: TrackerProcess, open_url: Open, size: st
     await keep(page, f"alone-{size}")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-async def test_what_is_wrong(open_url: Open, tmp_path: Path, size: str, scheme: str) -> None:
-    """An extension is off, and a listed tracker is down, until it comes."""
-    async with federation(tmp_path) as trackers:
+class Trouble(NamedTuple):
+    """A tracker with an extension that is off, and with three listed trackers, of which it is linked with one."""
+
+    tracker: TrackerProcess
+    trackers: Federation
+    down: int
+    """The port of another one, which does not run."""
+
+
+@asynccontextmanager
+async def trouble(directory: Path) -> AsyncIterator[Trouble]:
+    """Start a tracker that is in trouble."""
+    async with federation(directory, nodes=0) as trackers:
         there = await trackers.start(in_dht=False)
         port = free_port()
-        install(tmp_path, "fails", "tests.integration.test_bad_extensions:FailsToStart")
-        path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        install(directory, "fails", "tests.integration.test_bad_extensions:FailsToStart")
+        path = os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
         here = await TrackerProcess.start(
             env={
                 "PYTHONPATH": path,
-                **environment("server", state_dir=str(tmp_path / "here")),
+                **environment("server", state_dir=str(directory / "here")),
                 **environment("extensions.fails", enabled=True),
                 **environment(
                     "extensions.federation",
@@ -192,58 +215,85 @@ async def test_what_is_wrong(open_url: Open, tmp_path: Path, size: str, scheme: 
             }
         )
         await here.logged("extension_failed")
-        page = await open_url(address(here), viewport=SIZES[size], color_scheme=scheme, hurries=True)
-        await expect(page.locator("#off")).to_have_text("The extension fails is off: its start has failed.")
-        await expect(page.locator(".node.down")).to_have_count(2)
-        await expect(page.locator(".node.dialed")).to_have_count(1)
-        await expect(page.locator("#unlinked tbody tr")).to_have_count(2)
-        row = page.locator("#unlinked tbody tr", has_text=trackers.url_at(port))
-        await expect(row).to_contain_text("unreachable: Connection refused")
-        await expect(row).to_contain_text("down")
-        await expect(page.get_by_text("2 listed not linked")).to_be_visible()
-        await is_laid_out(page)
-        await keep(page, f"wrong-{size}-{scheme}")
-        await trackers.start(port, in_dht=False)
-        await expect(page.locator("#unlinked tbody tr")).to_have_count(1)
-        await expect(page.locator(".node.dialed")).to_have_count(2)
-        await page.close()
+        yield Trouble(here, trackers, port)
         assert await here.stop() == 0
 
 
+@pytest.fixture(scope="module")
+async def in_trouble(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trouble]:
+    """Return a tracker that is in trouble and stays so."""
+    async with trouble(tmp_path_factory.mktemp("trouble")) as one:
+        yield one
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-async def test_the_name_of_the_tracker_and_of_its_operator(open_url: Open, tmp_path: Path, size: str) -> None:
-    name, contact = "The tracker of a very long name " + "x" * 28, "operator-of-the-tracker@some-where.example.org"
-    async with federation(tmp_path) as trackers:
-        here = await trackers.start(in_dht=False, page={"name": name, "contact": contact})
-        page = await open_url(address(here), viewport=SIZES[size])
-        assert await page.title() == name
-        await expect(page.get_by_role("heading", level=1)).to_have_text(name)
-        await expect(page.get_by_role("link", name=contact)).to_have_attribute("href", f"mailto:{contact}")
-        await expect(page.get_by_role("link", name="Documentation")).to_be_visible()
-        await expect(page.locator("#id code")).to_have_text(trackers.id_of(here))
-        await is_laid_out(page)
-        await keep(page, f"named-{size}")
+async def test_what_is_wrong(in_trouble: Trouble, open_url: Open, size: str, scheme: str) -> None:
+    """An extension is off, and two listed trackers are down."""
+    page = await open_url(address(in_trouble.tracker), viewport=SIZES[size], color_scheme=scheme, hurries=True)
+    await expect(page.locator("#off")).to_have_text("The extension fails is off: its start has failed.")
+    await expect(page.locator(".node.down")).to_have_count(2)
+    await expect(page.locator(".node.dialed")).to_have_count(1)
+    await expect(page.locator("#unlinked tbody tr")).to_have_count(2)
+    row = page.locator("#unlinked tbody tr", has_text=in_trouble.trackers.url_at(in_trouble.down))
+    await expect(row).to_contain_text("unreachable: Connection refused")
+    await expect(row).to_contain_text("down")
+    await expect(page.get_by_text("2 listed not linked")).to_be_visible()
+    await is_laid_out(page)
+    await keep(page, f"wrong-{size}-{scheme}")
+
+
+async def test_a_listed_tracker_that_was_down_comes(open_url: Open, tmp_path: Path) -> None:
+    async with trouble(tmp_path) as one:
+        page = await open_url(address(one.tracker), hurries=True)
+        await expect(page.locator("#unlinked tbody tr")).to_have_count(2)
+        await one.trackers.start(one.down, in_dht=False)
+        await expect(page.locator("#unlinked tbody tr")).to_have_count(1)
+        await expect(page.locator(".node.dialed")).to_have_count(2)
+        # Before the trackers stop, or the page would complain.
         await page.close()
 
 
-@pytest.mark.parametrize("size", SIZES)
-async def test_without_javascript(open_url: Open, tmp_path: Path, size: str) -> None:
-    async with federation(tmp_path) as trackers:
-        here = await trackers.start(in_dht=False)
-        there = await trackers.start(in_dht=False, peers=[f"ws://127.0.0.1:{here.port}"])
+@pytest.fixture(scope="module")
+async def named_and_linked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Federation]:
+    """Start a tracker that has a name and a contact, and one that is linked with it."""
+    async with federation(tmp_path_factory.mktemp("named"), nodes=0) as trackers:
+        here = await trackers.start(in_dht=False, page={"name": NAME, "contact": CONTACT})
+        there = await trackers.start(in_dht=False, peers=[trackers.url_at(here.port)])
         await trackers.linked(here, there)
-        page = await open_url(address(there), viewport=SIZES[size], java_script_enabled=False)
-        await expect(page.get_by_role("button")).to_have_count(0)
-        await expect(page.locator("#url code")).to_have_text(there.url.rstrip("/"))
-        await expect(page.locator(".node.dialed .name")).to_have_text(f"127.0.0.1:{here.port}")
-        row = page.locator("#links tbody tr")
-        await expect(row).to_contain_text(f"ws://127.0.0.1:{here.port}")
-        await expect(row).to_contain_text("dialed")
-        await keep(page, f"plain-{size}")
+        yield trackers
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_name_of_the_tracker_and_of_its_operator(
+    named_and_linked: Federation, open_url: Open, size: str
+) -> None:
+    here = named_and_linked.started[0]
+    page = await open_url(address(here), viewport=SIZES[size])
+    assert await page.title() == NAME
+    await expect(page.get_by_role("heading", level=1)).to_have_text(NAME)
+    await expect(page.get_by_role("link", name=CONTACT)).to_have_attribute("href", f"mailto:{CONTACT}")
+    await expect(page.get_by_role("link", name="Documentation")).to_be_visible()
+    await expect(page.locator("#id code")).to_have_text(named_and_linked.id_of(here))
+    await is_laid_out(page)
+    await keep(page, f"named-{size}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_without_javascript(named_and_linked: Federation, open_url: Open, size: str) -> None:
+    here, there = named_and_linked.started
+    page = await open_url(address(there), viewport=SIZES[size], java_script_enabled=False)
+    await expect(page.get_by_role("button")).to_have_count(0)
+    await expect(page.locator("#url code")).to_have_text(there.url.rstrip("/"))
+    await expect(page.locator(".node.dialed .name")).to_have_text(f"127.0.0.1:{here.port}")
+    row = page.locator("#links tbody tr")
+    await expect(row).to_contain_text(f"ws://127.0.0.1:{here.port}")
+    await expect(row).to_contain_text("dialed")
+    await keep(page, f"plain-{size}")
 
 
 async def test_it_follows_peers_and_links(open_url: Open, tmp_path: Path) -> None:
-    async with federation(tmp_path) as trackers:
+    async with federation(tmp_path, nodes=0) as trackers:
         here = await trackers.start(in_dht=False)
         page = await open_url(address(here), hurries=True)
         await expect(page.locator(".middle .number")).to_have_text("0")

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from extensions.cluster import reasons as cluster_reasons
+from extensions.cluster.troubles import Trouble
 from extensions.federation.reasons import Dropped, EndReason
 from tests.client import Json, eventually
 from tests.conftest import free_port
@@ -37,6 +39,14 @@ QUIET = {
     "tracker: Extensions off": "the extensions of these trackers work",
     "tracker: Garbage left": "only a bug in an extension module leaves any",
     "tracker: Log lines lost": "the readers of these logs are quick",
+    "tracker: Resyncs": "no message between these nodes is lost",
+    "tracker: Resyncs by reason": "no message between these nodes is lost",
+    "tracker: Waiting for other nodes": "both nodes are quick",
+    "tracker: Links through other nodes": "no tracker links with the one of two nodes",
+    "tracker: Drops between nodes by reason": "both nodes are quick, and clients stay for the answers",
+    "tracker: Refused messages of nodes by reason": "no other program can write to the sockets of workers",
+    "tracker: Nodes gone by reason": "no node ends",
+    "tracker: Troubles of connections by reason": "no node ends",
     "federation: Time in the queue": "two trackers with a few swarms have no queue",
     "federation: Trackers that are not linked": "both trackers are linked",
     "federation: Links closed by others by reason": "neither tracker ends its link",
@@ -142,7 +152,7 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
     directory = tmp_path_factory.mktemp("prometheus")
     port = free_port()
     async with trackers(directory) as busy:
-        config = configuration(directory, [busy.here, busy.there, busy.narrow], busy.tls, port)
+        config = configuration(directory, [busy.here, busy.there, busy.narrow], busy.cluster, busy.tls, port)
         promtool("check", "config", config)
         async with running(config, port) as prometheus:
             activity = asyncio.create_task(Activity(busy).run())
@@ -162,7 +172,7 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
 
 async def test_all_trackers_are_scraped(watched: Watched) -> None:
     up = await watched.prometheus.query('up{job=~"peerservers.*"}')
-    assert [value for _, value in up] == [1.0] * 4
+    assert [value for _, value in up] == [1.0] * 5
 
 
 def test_every_panel_shows_a_value(watched: Watched) -> None:
@@ -179,6 +189,11 @@ async def test_panels_show_every_reason_and_the_provoked_ones_grow(watched: Watc
     assert shown["tracker: Closes by reason"] == set(CloseReason)
     assert shown["federation: Link ends by reason"] == set(EndReason)
     assert shown["federation: Drops by reason"] == set(Dropped)
+    assert shown["tracker: Drops between nodes by reason"] == set(cluster_reasons.Dropped)
+    assert shown["tracker: Refused messages of nodes by reason"] == set(cluster_reasons.Refused)
+    assert shown["tracker: Resyncs by reason"] == set(cluster_reasons.Resync)
+    assert shown["tracker: Nodes gone by reason"] == set(cluster_reasons.Left)
+    assert shown["tracker: Troubles of connections by reason"] == set(Trouble)
     missing = {panel: expected - watched.reasons[panel] for panel, expected in PROVOKED.items()}
     assert not any(missing.values()), missing
     rejected = await watched.prometheus.query('peerservers_rejected_total{job=~"peerservers.*"} > 0')

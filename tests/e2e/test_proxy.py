@@ -6,7 +6,7 @@ import os
 import re
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,54 @@ from playwright.async_api import Browser
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from tests.client import announce, answer, eventually, offers, raw_client
-from tests.conftest import StartTracker, environment, free_port
+from tests.conftest import StartTracker, TrackerProcess, environment, free_port
 from tests.e2e.browser import Page
 from tests.e2e.lt import Torrent
-from tests.e2e.proxies import ELSEWHERE, FAR, HERE, KINDS, PASSTHROUGH, PATHS, VARIANTS, Place, Proxy
+from tests.e2e.proxies import ELSEWHERE, FAR, HERE, KINDS, PASSTHROUGH, PATHS, VARIANTS, Kind, Place, Proxy
 from tests.e2e.test_webtorrent import downloaded, leech, seed
 from tests.unit.fakes import peer_id
 
 A, B = peer_id(1), peer_id(2)
 
-all_ways = pytest.mark.parametrize(
-    "proxy", [*KINDS.values(), *VARIANTS.values()], ids=[*KINDS, *VARIANTS], indirect=True
-)
+WAYS = {**KINDS, **VARIANTS}
+
+
+@asynccontextmanager
+async def running(kind: Kind, directory: Path, start_tracker: StartTracker) -> AsyncIterator[Proxy]:
+    """Yield a proxy, which is started with its tracker. Stop it in the end; it must have logged no grave error."""
+    proxy = Proxy(kind, Place.new(directory), start_tracker)
+    try:
+        yield proxy
+    finally:
+        await proxy.stop()
+    complaints = re.findall(r".*\[(?:crit|emerg)\].*|.*\[ALERT\].* config.*", (directory / "log").read_text())
+    assert complaints == []
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 async def proxy(request: pytest.FixtureRequest, tmp_path: Path, start_tracker: StartTracker) -> AsyncIterator[Proxy]:
     """Return each proxy. The test starts it and its tracker."""
-    proxy = Proxy(request.param, Place.new(tmp_path), start_tracker)
-    yield proxy
-    await proxy.stop()
-    complaints = re.findall(r".*\[(?:crit|emerg)\].*|.*\[ALERT\].* config.*", (tmp_path / "log").read_text())
-    assert complaints == []
+    async with running(request.param, tmp_path, start_tracker) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module", params=list(KINDS.values()), ids=list(KINDS))
+async def common(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proxy]:
+    """Start each proxy with a tracker of default settings, for all tests that only use them."""
+    started: list[TrackerProcess] = []
+
+    async def start(**options: Any) -> TrackerProcess:
+        started.append(await TrackerProcess.start(**options))
+        return started[-1]
+
+    try:
+        async with running(request.param, tmp_path_factory.mktemp("proxy"), start) as proxy:
+            await proxy.start()
+            yield proxy
+    finally:
+        codes = [await tracker.stop() for tracker in started]
+    assert codes == [0]
+    assert started[0].complaints() == []
 
 
 async def refusal(client: Any) -> int:
@@ -47,10 +73,9 @@ async def refusal(client: Any) -> int:
     return status
 
 
-async def test_pages_exchange_a_file(proxy: Proxy, browser: Browser, site: str) -> None:
+async def test_pages_exchange_a_file(common: Proxy, browser: Browser, site: str) -> None:
     """Two tabs that know only the proxy's wss:// URL."""
-    await proxy.start()
-    torrent = Torrent("file", os.urandom(300_000), proxy.url)
+    torrent = Torrent("file", os.urandom(300_000), common.url)
     async with AsyncExitStack() as stack:
         pages = []
         for _ in range(2):
@@ -60,36 +85,34 @@ async def test_pages_exchange_a_file(proxy: Proxy, browser: Browser, site: str) 
         await seed(seeder, torrent)
         await leech(leecher, torrent)
         assert await downloaded(leecher, torrent) == torrent.content
-        assert [page.sockets for page in pages] == [[proxy.url]] * 2
+        assert [page.sockets for page in pages] == [[common.url]] * 2
         assert [page.errors for page in pages] == [[], []]
 
 
-@all_ways
-async def test_pages_over_http(proxy: Proxy) -> None:
+@pytest.mark.parametrize("common", WAYS.values(), ids=WAYS, indirect=True)
+async def test_pages_over_http(common: Proxy) -> None:
     """The tracker's own pages are public, its metrics and statistics are not. Plain HTTP is redirected to TLS."""
-    await proxy.start()
     for path in ("/", "/health", "/ready"):
-        assert (await proxy.get(path, ELSEWHERE))[0] == 200
+        assert (await common.get(path, ELSEWHERE))[0] == 200
     for path in ("/metrics", "/stats", "/stats.json"):
-        assert [(await proxy.get(path, address))[0] for address in (HERE, ELSEWHERE)] == [200, 403]
-    status, answered = await proxy.get("/x", plain=True)
+        assert [(await common.get(path, address))[0] for address in (HERE, ELSEWHERE)] == [200, 403]
+    status, answered = await common.get("/x", plain=True)
     assert status in (301, 308)
     assert "location: https://localhost" in answered.lower()
 
 
-async def test_the_tracker_answers_to_its_address_too(proxy: Proxy) -> None:
+async def test_the_tracker_answers_to_its_address_too(common: Proxy) -> None:
     """A tracker that has found only an address (BEP 5) reads the descriptor without a name or a valid certificate."""
-    await proxy.start()
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(HERE, proxy.place.port, ssl=context)
-    writer.write(f"GET /health HTTP/1.1\r\nHost: {HERE}:{proxy.place.port}\r\nConnection: close\r\n\r\n".encode())
+    reader, writer = await asyncio.open_connection(HERE, common.place.port, ssl=context)
+    writer.write(f"GET /health HTTP/1.1\r\nHost: {HERE}:{common.place.port}\r\nConnection: close\r\n\r\n".encode())
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     assert (head.split()[1], body.strip()) == (b"200", b"200 OK")
 
 
-@all_ways
+@pytest.mark.parametrize("proxy", WAYS.values(), ids=WAYS, indirect=True)
 async def test_the_tracker_sees_the_address_of_each_client(proxy: Proxy) -> None:
     """Each address may have one connection, also behind a proxy. A client cannot forge its address with a header."""
     tracker = await proxy.start(connections_per_address=1, exempt=[])
@@ -104,10 +127,9 @@ async def test_the_tracker_sees_the_address_of_each_client(proxy: Proxy) -> None
         assert await tracker.metric("peerservers_rejected_total", reason="address_connections") == 4
 
 
-async def test_large_and_slow_messages_pass(proxy: Proxy) -> None:
+async def test_large_and_slow_messages_pass(common: Proxy) -> None:
     """A message of the size that the tracker accepts passes, also in fragments with pauses between them."""
-    await proxy.start()
-    async with proxy.client() as first, proxy.client() as second:
+    async with common.client() as first, common.client() as second:
         await first.announce(A)
         sdp = "v=0\r\n" + "x" * 40_000
         message = announce(B, offers=offers(5, sdp))
@@ -233,12 +255,11 @@ async def test_tls_that_passes_through(proxy: Proxy) -> None:
     assert (await proxy.get("/ready"))[0] == 200
 
 
-@pytest.mark.parametrize("proxy", [KINDS["nginx"]], ids=["nginx"], indirect=True)
-async def test_certbot_can_prove_that_the_name_is_ours(proxy: Proxy) -> None:
+@pytest.mark.parametrize("common", [KINDS["nginx"]], ids=["nginx"], indirect=True)
+async def test_certbot_can_prove_that_the_name_is_ours(common: Proxy) -> None:
     """The directory of its challenges is served over plain HTTP; all else is redirected to TLS."""
-    await proxy.start()
-    directory = proxy.place.directory / ".well-known" / "acme-challenge"
+    directory = common.place.directory / ".well-known" / "acme-challenge"
     directory.mkdir(parents=True)
     (directory / "token").write_text("it is ours")
-    status, answered = await proxy.get("/.well-known/acme-challenge/token", plain=True)
+    status, answered = await common.get("/.well-known/acme-challenge/token", plain=True)
     assert (status, answered.partition("\r\n\r\n")[2]) == (200, "it is ours")

@@ -12,6 +12,7 @@ from tests.client import PATIENCE, RawClient, eventually
 from tests.conftest import StartTracker, TrackerProcess
 from tests.integration.dht import Members, members_of
 from tests.integration.hostile import local_peer, start_target
+from tests.integration.workers import StartWorkers, with_joined
 from tests.private_dht import PrivateDht
 from tests.unit.fakes import peer_id
 from tracker.config import load
@@ -101,6 +102,17 @@ async def members(dht: PrivateDht) -> AsyncIterator[Members]:
     """Starts members of the DHT of a file's tests, and stops them."""
     async with members_of(dht) as members:
         yield members
+
+
+@pytest.fixture
+def start_workers(start_tracker: StartTracker, tmp_path: Path) -> StartWorkers:
+    """Starts trackers with two workers."""
+
+    async def start(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> TrackerProcess:
+        env = with_joined(tmp_path) | (env or {})
+        return await start_tracker("--workers", "2", *arguments, env=env, **options)
+
+    return start
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.client import HASH, PATIENCE, Json, RawClient, announce, eventually, offers, raw_client
-from tests.conftest import StartTracker, TrackerProcess, environment
+from tests.conftest import Share, StartTracker, TrackerProcess, environment
 from tests.integration.conftest import StartServer
 from tests.integration.test_life import assert_one_line, peerservers
 from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_use, proxy_header, proxy_line
@@ -382,8 +382,8 @@ async def test_a_proxy_header_in_one_piece_and_in_bytes(
 
 
 @pytest.mark.parametrize("local", [SIGNATURE_V2 + bytes([0x20, 0, 0, 0]), b"PROXY UNKNOWN\r\n"])
-async def test_a_proxys_health_check(start_tracker: StartTracker, local: bytes) -> None:
-    tracker = await start_tracker(env=PROXIED)
+async def test_a_proxys_health_check(share_tracker: Share, local: bytes) -> None:
+    tracker = await share_tracker(env=PROXIED)
     client = await opened(tracker, local + b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
     assert await status(client) == 200
     await client.gone()
@@ -392,8 +392,8 @@ async def test_a_proxys_health_check(start_tracker: StartTracker, local: bytes) 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"PROPFIND", b"PRO"])
 @pytest.mark.parametrize("size", [1, 4, 1000])
-async def test_a_method_that_begins_like_a_proxy_header(start_tracker: StartTracker, method: bytes, size: int) -> None:
-    tracker = await start_tracker(env=PROXIED)
+async def test_a_method_that_begins_like_a_proxy_header(share_tracker: Share, method: bytes, size: int) -> None:
+    tracker = await share_tracker(env=PROXIED)
     request = method + b" / HTTP/1.1\r\nHost: t\r\n\r\n"
     client = await opened(tracker, *(request[index : index + size] for index in range(0, len(request), size)))
     assert await status(client) in (405, 501)
@@ -423,8 +423,8 @@ async def test_a_method_that_begins_like_a_proxy_header(start_tracker: StartTrac
         *("signature", "version", "short", "long", "garbage behind", "two", "tls", "zero"),
     ],
 )
-async def test_garbage_from_a_trusted_proxy(start_tracker: StartTracker, data: bytes) -> None:
-    tracker = await start_tracker(env=PROXIED)
+async def test_garbage_from_a_trusted_proxy(share_tracker: Share, data: bytes) -> None:
+    tracker = await share_tracker(env=PROXIED)
     client = await opened(tracker, data)
     await client.gone()
     client.writer.close()
@@ -432,8 +432,8 @@ async def test_garbage_from_a_trusted_proxy(start_tracker: StartTracker, data: b
 
 
 @pytest.mark.parametrize("header", [proxy_line(), proxy_header()], ids=["version 1", "version 2"])
-async def test_a_proxy_header_of_an_untrusted_client_is_garbage(start_tracker: StartTracker, header: bytes) -> None:
-    tracker = await start_tracker()
+async def test_a_proxy_header_of_an_untrusted_client_is_garbage(share_tracker: Share, header: bytes) -> None:
+    tracker = await share_tracker()
     client = await opened(tracker, header + HANDSHAKE + b"\r\n")
     await client.gone()
     client.writer.close()

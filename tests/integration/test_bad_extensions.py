@@ -16,7 +16,7 @@ from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension import channel as channel_module
 from tracker.extension import host, runner
 from tracker.extension.api import Extension, TrackerHandle
-from tracker.extension.channel import Channel
+from tracker.extension.channel import Channel, SocketChannel
 from tracker.net.routes import Request, Response
 from tracker.protocol.messages import Offer
 
@@ -206,7 +206,7 @@ async def test_a_channels_handler_does_not_outlive_it(serve: Any, monkeypatch: p
         for _ in range(1000):
             await socket.send(b"")
         (channel,) = tracker.server.endpoint.websockets
-        assert isinstance(channel, Channel)
+        assert isinstance(channel, SocketChannel)
         await eventually(lambda: channel.queued_bytes == 1000 * 100)
     await eventually(lambda: ended == ["not sent"])
     async with connect(tracker.url, subprotocols=["cancelled.1"]) as socket:  # type: ignore[list-item]

@@ -26,6 +26,7 @@ from extensions.trackers import RENDEZVOUS, Sighting
 from tests.client import PATIENCE, eventually
 from tests.integration.dht import Members, published, seen_by
 from tests.private_dht import PrivateDht
+from tests.unit.fakes import FakeConnection
 from tracker.core.swarm import Swarm
 from tracker.extension import swarm_key
 from tracker.extension.state import StateDirectory
@@ -199,6 +200,7 @@ def handle(state_dir: Path, url: str = "wss://tracker.example.org") -> Any:
     settings = Settings.model_validate({"server": {"state_dir": str(state_dir), "public_url": url}})
     state = StateDirectory(settings)
     return SimpleNamespace(
+        runs_here=True,
         settings=settings,
         show_id=lambda _: None,
         use_state=lambda read: aside(state.use, read),
@@ -257,7 +259,7 @@ async def test_trackers_are_learned_and_passed_on(dht: PrivateDht, members: Memb
     await one.start()
     try:
         await one.swarm_opened(Swarm(HASH))
-        await one.swarm_changed(SimpleNamespace(info_hash=HASH, peers={"a": None, "b": None}, remotes={}))  # type: ignore[arg-type]
+        await one.swarm_changed(SimpleNamespace(info_hash=HASH, own_complete=1, own_incomplete=1, remotes={}))  # type: ignore[arg-type]
         assert [one.learn("", descriptor), one.learn(HASH, entry), one.learn(HASH, entry)] == [True, True, False]
         assert told == [
             (RENDEZVOUS.decode("latin-1"), Sighting(descriptor, "link")),
@@ -282,6 +284,8 @@ async def test_a_client_that_announces_the_key_of_a_text_swarm_does_not_disturb_
     one = Dht(handle(tmp_path), DhtSettings(**dht.settings))
     key = swarm_key("a room")
     room, same_key = Swarm("a room"), Swarm(key.decode("latin-1"))
+    for swarm in (room, same_key):
+        swarm.join("a", FakeConnection(), False, 0.0)
     told: list[str] = []
     one.on_sighting(lambda info_hash, _: told.append(info_hash))
     sighting = Sighting(sign_entry(Ed25519PrivateKey.generate(), key, "wss://other.example", int(time.time())), "r0")

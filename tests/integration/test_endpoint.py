@@ -11,13 +11,19 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.client import HASH, Json, announce, answer, eventually, offers, raw_client
-from tests.conftest import StartTracker, TrackerProcess
+from tests.conftest import SharedTracker, StartTracker, TrackerProcess
 from tests.integration.conftest import StartServer
 from tests.integration.wire import HANDSHAKE, Recorder, WireClient, connected, wire
 from tests.unit.fakes import peer_id
 from tracker.reasons import CloseReason
 
 A, B = peer_id(1), peer_id(2)
+
+
+@pytest.fixture
+async def tracker(shared_tracker: SharedTracker) -> SharedTracker:
+    """Return a tracker that the tests of this module share."""
+    return shared_tracker
 
 
 async def until(tracker: TrackerProcess, metric: str, value: float, **labels: str) -> None:

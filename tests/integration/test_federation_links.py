@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from extensions.federation import extension as extension_module
+from extensions.federation import term as term_module
 from extensions.federation import wire
 from extensions.federation.transports import SUBPROTOCOL
 from extensions.identity import load_or_create, tracker_id
@@ -284,7 +284,7 @@ async def test_no_more_links_than_allowed_but_the_listed(trackers: Trackers) -> 
 async def test_links_without_common_swarms_end_while_others_stay(
     federate: Federate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extension_module, "TELL_PERIOD", 0.05)
+    monkeypatch.setattr(term_module, "TELL_PERIOD", 0.05)
     tracker = await federate(max_links=3, idle_timeout=0.2)
     async with raw_client(tracker.url) as client, link_to(tracker.url) as useful:
         await client.announce(A)

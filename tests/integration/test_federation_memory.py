@@ -17,10 +17,10 @@ from tests.federated import Wire
 from tests.integration.conftest import Federate
 from tests.unit.fakes import peer_id
 from tracker.core.swarm import Peer, RemoteMember, Swarm
-from tracker.extension import Channel
+from tracker.extension.channel import SocketChannel
 from tracker.peers import PeerSocket
 
-KINDS = (Link, Session, Account, Ledger, Accepted, Dialed, Channel, PeerSocket, Swarm, Peer, RemoteMember)
+KINDS = (Link, Session, Account, Ledger, Accepted, Dialed, SocketChannel, PeerSocket, Swarm, Peer, RemoteMember)
 SWARMS = [f"{number:020}" for number in range(10)]
 FLAPS = 8
 

@@ -11,10 +11,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client import PATIENCE, offers, raw_client
-from tests.conftest import StartTracker, TrackerProcess, environment, free_port
+from tests.conftest import SharedTracker, StartTracker, TrackerProcess, environment, free_port
 from tests.integration.wire import HANDSHAKE, wire
 from tests.unit.fakes import peer_id
 from tests.unit.web.test_pages import Outline
+
+
+@pytest.fixture
+async def tracker(shared_tracker: SharedTracker) -> SharedTracker:
+    """Return a tracker that the tests of this module share."""
+    return shared_tracker
 
 
 async def exchange(tracker: TrackerProcess, request: bytes, half_close: bool = False) -> bytes:
@@ -163,8 +169,7 @@ async def test_the_page_links_below_its_prefix(start_tracker: StartTracker) -> N
         assert {f"{prefix}/stats", f"{prefix}/stats.json", f"{prefix}/metrics"} <= addresses
 
 
-async def test_only_trusted_proxies_announce_a_prefix(start_tracker: StartTracker) -> None:
-    tracker = await start_tracker()
+async def test_only_trusted_proxies_announce_a_prefix(tracker: TrackerProcess) -> None:
     page = await exchange(tracker, request(b"GET", b"/", b"X-Forwarded-Prefix: /a"))
     assert b"<code>ws://t</code>" in page
     assert b'href="stats"' in page
@@ -258,7 +263,8 @@ async def test_empty_lines_may_come_in_pieces(tracker: TrackerProcess) -> None:
     writer.close()
 
 
-async def test_stats_have_bittorrent_trackers_names(tracker: TrackerProcess) -> None:
+async def test_stats_have_bittorrent_trackers_names(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker()
     async with raw_client(tracker.url) as client:
         await client.announce("-WW0208-aaaaaaaaaaaa", "a" * 20, left=0)
         await client.announce("-WW0208-aaaaaaaaaaaa", "b" * 20, left=5)
@@ -282,12 +288,14 @@ async def test_stats_have_bittorrent_trackers_names(tracker: TrackerProcess) -> 
     assert "<h2>Connected Peers: 4</h2>" in page
 
 
-async def test_stats_as_json_by_the_accept_header(tracker: TrackerProcess) -> None:
+async def test_stats_as_json_by_the_accept_header(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker()
     answer = await exchange(tracker, request(b"GET", b"/stats", b"Accept: application/json", b"Connection: close"))
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["peersAll"] == 0
 
 
-async def test_metrics_count_requests_responses_and_drops(tracker: TrackerProcess) -> None:
+async def test_metrics_count_requests_responses_and_drops(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker()
     async with raw_client(tracker.url) as a, raw_client(tracker.url) as b:
         await a.announce(peer_id(1))
         await b.announce(peer_id(2), offers=[*offers(3), None], left=0)
@@ -329,7 +337,7 @@ async def test_announces_over_http_get_a_bencoded_failure(tracker: TrackerProces
     assert head.startswith(b"HTTP/1.1 200 ")
     assert b"\r\ncontent-type: text/plain\r\n" in head
     assert bencodepy.decode(body)[b"retry in"] == b"never"
-    assert 'peerservers_http_requests_total{route="announce",status="200"} 1.0' in (await tracker.get("/metrics"))[1]
+    assert await tracker.metric("peerservers_http_requests_total", route="announce", status="200") == 1
 
 
 async def test_http_requests_are_counted_on_all_ports(start_tracker: StartTracker) -> None:

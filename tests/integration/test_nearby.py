@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.client import RawClient, offers, raw_client
-from tests.conftest import StartTracker, TrackerProcess, environment
+from tests.conftest import HASTY, StartTracker, TrackerProcess, environment, replace
 from tests.integration.test_life import assert_one_line, peerservers
 from tests.mmdb import write_mmdb
 from tests.unit.fakes import peer_id
@@ -111,16 +111,16 @@ async def test_changed_files_hold_for_new_peers(
     start_tracker: StartTracker, stack: AsyncExitStack, tmp_path: Path
 ) -> None:
     file = write_mmdb(tmp_path / "asn", ONE)
-    tracker = await start_tracker(env=settings(file))
+    tracker = await start_tracker(env=settings(file), program=HASTY)
     swarm = Swarm(tracker, stack)
     for number in range(FAR):
         await swarm.join(f"10.2.{number}.1")
     assert await swarm.near("10.2.99.1", "asn") == 0
-    file.write_bytes(b"half a file")
+    replace(file, b"half a file")
     failed = await tracker.logged("reload_failed")
     assert f"nearby.databases: {file}: no MaxMind DB" in failed["error"]
     tracker.log.remove(failed)
-    write_mmdb(file, BOTH)
+    replace(file, write_mmdb(tmp_path / "both", BOTH).read_bytes())
     await tracker.logged("files_reloaded")
     for number in range(NEAR):
         await swarm.join(f"10.2.{number}.2")

@@ -20,8 +20,10 @@ from tracker.net.request import RequestHead
 from tracker.net.routes import Routes
 from tracker.server import Server
 from tracker.settings import Page
+from tracker.web.gather import Others
 from tracker.web.pages import Pages
 from tracker.web.stats import Tables
+from tracker.web.whole import Whole
 
 
 class Overwrites(Extension):
@@ -150,7 +152,8 @@ async def test_a_hundred_links(serve: Any) -> None:
 
 async def test_statistics_elsewhere(serve: Any) -> None:
     server = (await serve({})).server
-    pages = Pages(server.hub, server.endpoint, server.registry, "", Tables(), Page(), statistics=False)
+    whole = Whole(server.hub, server.endpoint, server.registry, Others(), None)
+    pages = Pages(server.hub, server.endpoint, "", Tables(), Page(), whole, statistics=False)
     routes = Routes()
     pages.add_page(routes)
     page = (await routes.respond(RequestHead(request(b"GET", b"/")))).decode()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.certificates import Pair
 from tests.client import HASH, PATIENCE, announce, answer, eventually, offers, raw_client
-from tests.conftest import StartTracker, TrackerProcess, environment
+from tests.conftest import HASTY, StartTracker, TrackerProcess, environment
 from tests.integration.test_life import assert_one_line, peerservers
 from tests.integration.wire import HANDSHAKE
 from tests.unit.fakes import peer_id
@@ -147,7 +147,7 @@ async def test_sighup_names_settings_that_need_a_restart(
 
 
 async def test_a_renewed_certificate_is_noticed(start_tracker: StartTracker, pair: Pair) -> None:
-    tracker = await start_tracker(env=pair.env)
+    tracker = await start_tracker(env=pair.env, program=HASTY)
     pair.renew(days=90)
     await tracker.logged("files_reloaded")
     assert await shown(tracker) == pair.der

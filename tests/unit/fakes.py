@@ -9,7 +9,7 @@ from typing import Any
 from tests.client import HASH, announce
 from tracker.access.addresses import Quota
 from tracker.core.hub import Hub, serve_all
-from tracker.core.offers import Observer
+from tracker.core.observers import Observer
 from tracker.core.remote import RemotePeers
 from tracker.core.rules import Rules
 from tracker.core.swarm import Connection, Peer

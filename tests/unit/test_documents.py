@@ -14,7 +14,10 @@ from tracker.settings import Settings
 
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("grafana/*.md")])
-FOR_USERS = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("deploy", "faq", "migrating", "tokens", "web"))]
+FOR_USERS = [
+    ROOT / "README.md",
+    *(DOCS / f"{name}.md" for name in ("cluster", "deploy", "faq", "migrating", "tokens", "web")),
+]
 
 
 def defaults() -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import select
 import sys
 import threading
 from typing import Any
@@ -13,7 +14,17 @@ import structlog
 
 from tests.client import eventually
 from tracker import logs
-from tracker.logs import BURST, MAX_TEXT, PERIOD, RateLimit, _Unbreakable, configure, describe, log_unexpected
+from tracker.logs import (
+    BURST,
+    MAX_TEXT,
+    PERIOD,
+    RateLimit,
+    _Unbreakable,
+    configure,
+    describe,
+    log_unexpected,
+    share_standard_streams,
+)
 
 SDP = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\n"
 
@@ -145,3 +156,26 @@ def test_exceptions_that_no_code_can_catch_are_logged(
     assert unraisable["where"].endswith("Careless.__del__")
     assert (failed["event"], failed["thread"]) == ("thread_failed", "careless")
     assert "ZeroDivisionError" in failed["error"]
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_lines_of_a_worker_name_it_and_fit_a_pipe(
+    style: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "_common", {})
+    share_standard_streams(3)
+    configure("info", style)
+    log = structlog.get_logger()
+    log.info("short", text="x" * 100)
+    log.info("long", texts=["\N{GRINNING FACE}" * 400] * 20, text="\N{GRINNING FACE}" * 400, other=7)
+    log.info("of another", worker=1)
+    short, long, other = capsys.readouterr().err.splitlines()
+    if style == "json":
+        assert json.loads(short)["worker"] == 3
+        assert json.loads(other)["worker"] == 1
+        assert json.loads(long)["other"] == 7
+    else:
+        assert "worker=3" in short
+        assert "other=7" in long
+    assert "x" * 100 in short
+    assert len(long.encode()) < select.PIPE_BUF

@@ -13,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from extensions.cluster.settings import ClusterSettings
 from extensions.demo.site import PAGE
 from extensions.dht.settings import DhtSettings
 from tests.conftest import WEB, unavailable
@@ -22,6 +23,7 @@ from tracker.extension.discovery import discover, sections
 from tracker.settings import Settings
 
 DEPLOY = ROOT / "docs" / "deploy.md"
+CLUSTER = ROOT / "docs" / "cluster.md"
 UNIT = ROOT / "docs" / "systemd" / "peerservers.service"
 # The schema of the Compose Specification, (c) its authors, Apache License 2.0.
 SCHEMA = ROOT / "tests" / "data" / "compose-spec.json"
@@ -30,6 +32,7 @@ EXPOSURE = 20
 """Maximum exposure of the unit according to `systemd-analyze security`, in tenths; without hardening it is 96."""
 
 TRACKERS = ("tracker-a", "tracker-b", "tracker-c")
+NODES = ("node-1", "node-2", "node-3")
 IMAGES = {"tracker": Dockerfile(ROOT / "Dockerfile"), "demo": Dockerfile(ROOT / "demo" / "Dockerfile")}
 
 
@@ -93,6 +96,9 @@ def test_mounted_directories_exist(compose: Compose) -> None:
     assert {source for source, *_ in volumes if source[0] != "."} == set(compose.document["volumes"])
     mounted = [volume for volume in volumes if volume[0][0] == "."]
     assert all((ROOT / source).is_dir() and mode == ["ro"] for source, _, *mode in mounted)
+    balancer = compose.services["balancer"]["volumes"][0].split(":")
+    mounted.remove(balancer)
+    assert [path.name for path in (ROOT / balancer[0]).iterdir()] == ["haproxy.cfg"]
     said = dict(re.findall(r"`(\w+)/` \| `(/\S+)/`", (ROOT / "grafana" / "README.md").read_text()))
     assert {source.removeprefix("./grafana/"): target for source, target, _ in mounted} == said
 
@@ -104,13 +110,10 @@ def test_ports_are_published_on_loopback_only(compose: Compose) -> None:
 
 
 def test_the_trackers_share_an_image_that_is_built_once(compose: Compose) -> None:
-    trackers = [compose.services[name] for name in TRACKERS]
-    assert len({tracker["image"] for tracker in trackers}) == 1
-    assert [("build" in tracker, tracker["pull_policy"]) for tracker in trackers] == [
-        (True, "build"),
-        (False, "never"),
-        (False, "never"),
-    ]
+    first, *others = [compose.services[name] for name in (*TRACKERS, *NODES)]
+    assert {tracker["image"] for tracker in others} == {first["image"]}
+    assert ("build" in first, first["pull_policy"]) == (True, "build")
+    assert all(("build" in tracker, tracker["pull_policy"]) == (False, "never") for tracker in others)
 
 
 def test_logs_and_open_files_are_limited(compose: Compose) -> None:
@@ -118,13 +121,13 @@ def test_logs_and_open_files_are_limited(compose: Compose) -> None:
         service["logging"]["options"].keys() == {"max-size", "max-file"} for service in compose.services.values()
     )
     (unit,) = keys_of_unit(UNIT)["LimitNOFILE"]
-    assert {compose.services[name]["ulimits"]["nofile"] for name in TRACKERS} == {int(unit)}
+    assert {compose.services[name]["ulimits"]["nofile"] for name in (*TRACKERS, *NODES)} == {int(unit)}
 
 
 def test_images_of_others_have_a_version(compose: Compose) -> None:
     built = compose.built.keys()
     others = [service["image"] for name, service in compose.services.items() if name not in built]
-    assert len(others) == 2
+    assert len(others) == 4
     assert all(re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", image) for image in others)
 
 
@@ -143,8 +146,45 @@ def test_the_trackers_settings_are_settings(compose: Compose, monkeypatch: pytes
     for key, value in {**IMAGES["tracker"].environment, **compose.services["tracker-a"]["environment"]}.items():
         monkeypatch.setenv(key, value)
     settings = load()
-    assert set(sections(discover(settings), settings)) == {"dht", "federation", "tokens"}
+    assert set(sections(discover(settings), settings)) == {"cluster", "dht", "federation", "tokens"}
     assert settings.extensions["dht"]["private"]
+
+
+class TestComposeProfile:
+    """The profile `cluster` in docker-compose.yml: a tracker of three nodes behind a balancer."""
+
+    def test_only_its_services_have_a_profile(self, compose: Compose) -> None:
+        profiles = {name: service.get("profiles") for name, service in compose.services.items()}
+        cluster = {name for name, profile in profiles.items() if profile == ["cluster"]}
+        assert cluster == {*NODES, "nats", "balancer"}
+        assert all(profiles[name] is None for name in profiles.keys() - cluster)
+
+    def test_the_nodes_differ_only_in_their_names(self, compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in NODES:
+            service = compose.services[name]
+            assert service["volumes"] == [f"{name}:{IMAGES['tracker'].one('VOLUME')}"]
+            given = dict(service["environment"])
+            assert given.pop("PEERSERVERS_EXTENSIONS__CLUSTER__LABEL") == name
+            others = {**compose.services[NODES[0]]["environment"], **given}
+            assert others == compose.services[NODES[0]]["environment"]
+        for key, value in {**IMAGES["tracker"].environment, **compose.services[NODES[0]]["environment"]}.items():
+            monkeypatch.setenv(key, value)
+        settings = load()
+        cluster = sections(discover(settings), settings)["cluster"]
+        assert isinstance(cluster, ClusterSettings)
+        assert (cluster.enabled, cluster.servers, cluster.key) == (True, ["nats://nats:4222"], "nats")
+        assert "--jetstream" in compose.services["nats"]["command"]
+        assert settings.server.public_url == f"ws://balancer:{settings.server.port}"
+
+    def test_the_balancer_knows_all_nodes(self, compose: Compose) -> None:
+        text = (ROOT / "deploy" / "compose" / "haproxy.cfg").read_text()
+        assert re.findall(r"^    server (\S+) (\S+)$", text, re.MULTILINE) == [(name, f"{name}:8000") for name in NODES]
+        assert "    bind :8000\n" in text
+        assert compose.published("balancer").keys() == {"8000"}
+
+    def test_prometheus_scrapes_all_nodes(self) -> None:
+        text = (ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text()
+        assert f"names: [{', '.join(NODES)}]\n" in text
 
 
 def test_prometheus_scrapes_all_trackers() -> None:
@@ -206,23 +246,27 @@ def test_the_unit_fits_the_program() -> None:
     assert "@privileged" in unit["SystemCallFilter"][1]
 
 
-def test_the_guide_for_operators() -> None:
-    """The targets of its links exist, its examples are valid settings, and it links all files."""
-    text = DEPLOY.read_text()
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+def test_links_of_the_guides_for_operators() -> None:
+    """The targets of their links exist, and they link all files."""
+    links = [link for guide in (DEPLOY, CLUSTER) for link in re.findall(r"\]\((?!https?:)([^)#]+)", guide.read_text())]
     assert [link for link in links if not (DEPLOY.parent / link).exists()] == []
     for file in sorted((DEPLOY.parent / "deploy").iterdir()):
         assert f"deploy/{file.name}" in links
-    examples = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+
+
+@pytest.mark.parametrize("guide", [DEPLOY, CLUSTER], ids=lambda guide: guide.name)
+def test_the_examples_in_the_guides_for_operators_are_valid_settings(guide: Path) -> None:
+    examples = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", guide.read_text(), re.DOTALL)]
     assert examples
     for example in examples:
         settings = Settings.model_validate(example)
         sections(discover(settings), settings)
 
 
-def test_the_guide_for_operators_names_existing_metrics_and_events() -> None:
-    """The metrics and the log events that it names exist."""
-    text = DEPLOY.read_text()
+@pytest.mark.parametrize("guide", [DEPLOY, CLUSTER], ids=lambda guide: guide.name)
+def test_the_guides_for_operators_name_existing_metrics_and_events(guide: Path) -> None:
+    """The metrics and the log events that they name exist."""
+    text = guide.read_text()
     known = (ROOT / "docs" / "metrics.md").read_text()
     metrics = set(re.findall(r"`(peerservers_\w+)", text))
     assert metrics
@@ -230,7 +274,19 @@ def test_the_guide_for_operators_names_existing_metrics_and_events() -> None:
     sources = "".join(file.read_text() for part in ("tracker", "extensions") for file in (ROOT / part).rglob("*.py"))
     rows = re.findall(r"^\| log (.*?) \|", text, re.MULTILINE)
     events = [name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" with ")[0])]
-    assert len(events) > len(rows)
+    assert len(events) >= len(rows) > 0
     # An extension that cannot run logs its name.
     events = [name for name in events if name.removesuffix("_off") not in discover()]
     assert [name for name in events if f'"{name}"' not in sources] == []
+
+
+def test_the_guide_to_clusters_names_existing_events_reasons_and_settings() -> None:
+    text = CLUSTER.read_text()
+    named = set(re.findall(r"`((?!peerservers_)[a-z]+(?:_[a-z]+)+)`", text))
+    assert len(named) > 20
+    sources = "".join(file.read_text() for part in ("tracker", "extensions") for file in (ROOT / part).rglob("*.py"))
+    ours = {name for name in named if f'"{name}"' in sources or re.search(rf"^    {name}: ", sources, re.MULTILINE)}
+    proxies = "".join(
+        (ROOT / "docs" / "deploy" / name).read_text() for name in ("haproxy-cluster.cfg", "nginx-cluster.conf")
+    )
+    assert [name for name in named - ours if name not in proxies] == []

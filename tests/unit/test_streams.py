@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,3 +211,24 @@ def test_a_finalizer_may_write_while_its_thread_holds_the_lock(pipe: Pipe) -> No
     stream.write("outer\n")
     text = "inner\n" + notice(1) + "outer\n"
     assert pipe.read(len(text)) == text
+
+
+def test_lines_of_several_writers_do_not_mix(pipe: Pipe) -> None:
+    streams = [QueuedStream(pipe.writer, notice) for _ in range(2)]
+    for stream in streams:
+        stream.chunk = select.PIPE_BUF
+    for number in range(2000):
+        for stream in streams:
+            stream.write(line(number))
+    lines = pipe.read(2 * 2000 * 100).splitlines(keepends=True)
+    assert sorted(lines) == sorted([line(number) for number in range(2000)] * 2)
+    assert [stream.drain(PATIENCE) for stream in streams] == [True, True]
+
+
+def test_a_line_that_is_longer_than_a_chunk(pipe: Pipe) -> None:
+    stream = QueuedStream(pipe.writer, notice)
+    stream.chunk = 1000
+    text = "x" * 2500 + "\n"
+    stream.write(text)
+    stream.write("y\n")
+    assert pipe.read(len(text) + 2) == text + "y\n"

@@ -18,19 +18,22 @@ Every other member is as likely as any other, but for these preferences:
 
 `tracker.core.rooms` has other rules for small swarms of one role.
 
+If the tracker has several nodes, each one uses a part of the budgets of rule 2: that of its peers that make the offers.
+
 A few bits of each peer tell which members it has met. Of more than a few dozen, two may be taken for one.
 
 All times are seconds on any monotonic clock.
 """
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
+from tracker.core.bits import REMOTE, SEEDER
+from tracker.core.draws import ALL, HERE, OWN, Draw, NearDraw, SecondDraw, leave_out
+from tracker.core.elsewhere import FROM_SEEDER, LEECHERS, SEEDERS
+from tracker.core.members import bit_of, numbered_elsewhere
 from tracker.core.nearby import OTHER, SwarmPlaces, nearness
 from tracker.core.rules import Rules
-from tracker.core.swarm import REMOTE, SEEDER, SMALL, Member, Peer, Random, Swarm
-
-if TYPE_CHECKING:
-    from mypy_extensions import i64
+from tracker.core.swarm import SMALL, Member, Peer, Random, RemoteMember, Swarm
 
 DAMPING: Final = 10.0
 """Seconds after an answer for which the peer that receives it is not introduced again to those that it has met.
@@ -46,12 +49,6 @@ _MAX_MET: Final = 32
 
 _FEW_SWARMS: Final = 16
 """Swarms of a client that announces sooner in small ones: a client that seeds thousands makes enough announces."""
-
-_NONE: Final[list[int]] = []
-
-_SKIPS: Final = 2
-_DAMPED_SKIPS: Final = 16
-"""Members that are put aside or left out, for each one that is wanted, in the search for better ones."""
 
 
 class Chooser:
@@ -78,15 +75,18 @@ class Chooser:
         # Members have positions: leechers from 0, then seeders. In each group, remote members come after local peers.
         fresh_since = now - 2 * self._interval
         if swarm.places is None:
-            draw = _Draw(swarm, bool(swarm.remotes), fresh_since, self._random)
+            scope = ALL if swarm.remote_complete + swarm.remote_incomplete else HERE
+            draw = Draw(swarm, scope, fresh_since, self._random)
         else:
-            draw = _NearDraw(swarm, swarm.places, peer, self._limit, fresh_since, self._random)
+            draw = NearDraw(swarm, swarm.places, peer, self._limit, fresh_since, self._random)
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
+        if swarm.nodes is not None:
+            leave_out(draw, swarm, peer.peer_id, leechers)
         draw.bit = peer.bit
         draw.met = peer.met & ~REMOTE
         if count == 1 and now < peer.answered_at + self._damping:
             draw.is_damped = True
-            remote = swarm.remote_complete + swarm.remote_incomplete
+            remote = numbered_elsewhere(swarm)
             if remote and _count_remote(peer) >= remote:
                 draw.met |= REMOTE
         if count < total - 1:
@@ -105,13 +105,90 @@ class Chooser:
 
         A local peer with the peer_id `not_peer_id` is left out, because this peer made the offers.
         """
-        draw = _Draw(swarm, False, now - 2 * self._interval, self._random)
-        same = swarm.peers.get(not_peer_id)
-        if same:
-            draw.taken.add(len(swarm.leechers) + same.index if same.complete else same.index)
+        draw = self._draw_here(swarm, not_peer_id, now)
         draw.take(0, len(swarm.peers), count)
         draw.fill(count)
         return cast("list[Peer]", draw.chosen)
+
+    def choose_own(self, swarm: Swarm, count: int, not_peer_id: str, now: float) -> list[Member]:
+        """Choose up to `count` peers of all nodes to receive a linked peer's offers.
+
+        The result contains a member that stands for several peers once for each of them.
+        """
+        border = swarm.own_incomplete
+        draw = Draw(swarm, OWN, now - 2 * self._interval, self._random)
+        leave_out(draw, swarm, not_peer_id, border)
+        draw.take(0, border + swarm.own_complete, count)
+        draw.fill(count)
+        return draw.chosen
+
+    def choose_for(self, swarm: Swarm, kind: int, count: int, maker: str, flags: int, now: float) -> list[Peer]:
+        """Choose up to `count` local peers to receive offers of the peer `maker` at another node.
+
+        Those of the role `kind`, SEEDERS or LEECHERS, come first, and in each role those that have not met the maker.
+        """
+        draw = self._draw_here(swarm, maker, now)
+        draw.served = bit_of(swarm, maker)
+        border, total = len(swarm.leechers), len(swarm.peers)
+        if kind == SEEDERS:
+            draw.take(border, total, min(count, total - border))
+            draw.fill(count)
+        elif kind == LEECHERS:
+            if flags & FROM_SEEDER:
+                draw.served |= SEEDER
+            draw.take(0, border, min(count, border))
+            draw.fill(count)
+        if len(draw.chosen) < count:
+            draw.take(0, total, count - len(draw.chosen))
+            draw.fill(count)
+        return cast("list[Peer]", draw.chosen)
+
+    def choose_linked(
+        self, swarm: Swarm, count: int, refused: RemoteMember | None, given: list[Member]
+    ) -> list[Member]:
+        """Choose up to `count` peers behind remote members that extensions have added, but for those behind `refused`.
+
+        As many peers as there are offers in `given` have received one. The result contains a remote member once for
+        each of its peers that is chosen.
+        """
+        remotes = [remote for remote in swarm.remotes if remote is not refused]
+        left = [max(0, remote.complete + remote.incomplete - given.count(remote)) for remote in remotes]
+        total = sum(left)
+        chosen: list[Member] = []
+        while total and len(chosen) < count:
+            position = int(self._random() * total)
+            for index, size in enumerate(left):
+                if position < size:
+                    chosen.append(remotes[index])
+                    left[index] -= 1
+                    break
+                position -= size
+            total -= 1
+        return chosen
+
+    def choose_again(
+        self, swarm: Swarm, peer: Peer, count: int, given: list[Member], refused: frozenset[str], now: float
+    ) -> list[Member]:
+        """Choose up to `count` other members for a peer's offers that were returned by those in `refused`.
+
+        `given` are the members that received others of the peer's offers at the same time.
+        """
+        draw = SecondDraw(swarm, given, refused, now - 2 * self._interval, self._random)
+        leechers = swarm.incomplete
+        draw.taken.add(leechers + peer.index if peer.complete else peer.index)
+        leave_out(draw, swarm, peer.peer_id, leechers)
+        draw.met = peer.met & ~REMOTE
+        draw.take(0, leechers + swarm.complete, count)
+        draw.fill(count)
+        return draw.chosen
+
+    def _draw_here(self, swarm: Swarm, not_peer_id: str, now: float) -> Draw:
+        """Return a draw of local peers but for one."""
+        draw = Draw(swarm, HERE, now - 2 * self._interval, self._random)
+        same = swarm.peers.get(not_peer_id)
+        if same is not None:
+            draw.taken.add(len(swarm.leechers) + same.index if same.complete else same.index)
+        return draw
 
     def interval(self, peer: Peer, parks: bool) -> int:
         """Return the seconds from an announce of a peer to the next one.
@@ -122,20 +199,31 @@ class Chooser:
         """
         swarm, interval = peer.swarm, self._rules.announce_interval
         members = swarm.complete + swarm.incomplete
-        if members > SMALL or len(peer.connection.peers) > _FEW_SWARMS or (len(swarm.peers) == 1 and not parks):
+        if (
+            members > SMALL
+            or len(peer.connection.peers) > _FEW_SWARMS
+            or (swarm.own_complete + swarm.own_incomplete == 1 and not parks)
+        ):
             return interval
         lonely = self._rules.lonely_interval
         return min(interval, max(lonely, interval * members // SMALL) if _has_met_all(peer) else lonely)
 
     def note_wanted(self, peer: Peer, count: int) -> None:
         """Note that a peer has answered or made some offers."""
-        swarm = peer.swarm
-        if peer.complete:
-            swarm.seeders_busy_until -= self._cost / 2 * count / swarm.complete
-        else:
-            swarm.leechers_busy_until -= self._cost / 2 * count / swarm.incomplete
+        self.note_wanted_by(peer.swarm, peer.complete, count)
 
-    def _take_leechers(self, draw: "_Draw", swarm: Swarm, count: int, now: float) -> None:
+    def note_wanted_by(self, swarm: Swarm, complete: bool, count: int) -> None:
+        """Note that a seeder, or a leecher, of a swarm has answered or made some offers."""
+        if complete:
+            share = _seeders_share(swarm)
+            if share:
+                swarm.seeders_busy_until -= self._cost / 2 * count / share
+        else:
+            share = _leechers_share(swarm)
+            if share:
+                swarm.leechers_busy_until -= self._cost / 2 * count / share
+
+    def _take_leechers(self, draw: Draw, swarm: Swarm, count: int, now: float) -> None:
         """Choose the leechers that a seeder's offers go to first."""
         if swarm.leechers_busy_until > now + _AT_ONCE * self._interval:
             return
@@ -145,9 +233,9 @@ class Chooser:
         draw.served = 0
         if draw.chosen:
             busy_until = max(now, swarm.leechers_busy_until)
-            swarm.leechers_busy_until = busy_until + self._cost * len(draw.chosen) / swarm.incomplete
+            swarm.leechers_busy_until = busy_until + self._cost * len(draw.chosen) / _leechers_share(swarm)
 
-    def _take_seeders(self, draw: "_Draw", swarm: Swarm, count: int, is_first: bool, now: float) -> None:
+    def _take_seeders(self, draw: Draw, swarm: Swarm, count: int, is_first: bool, now: float) -> None:
         """Choose the seeders that a leecher's offers go to first. `is_first`: it has met none yet."""
         if swarm.seeders_busy_until > now:
             if not is_first or swarm.seeders_busy_until > now + _AT_ONCE * self._interval:
@@ -156,159 +244,25 @@ class Chooser:
         draw.take(swarm.incomplete, swarm.incomplete + swarm.complete, count)
         if draw.chosen:
             busy_until = max(now, swarm.seeders_busy_until)
-            swarm.seeders_busy_until = busy_until + self._cost * len(draw.chosen) / swarm.complete
+            swarm.seeders_busy_until = busy_until + self._cost * len(draw.chosen) / _seeders_share(swarm)
 
 
-class _Draw:
-    """A sample of a swarm's members without replacement, drawn in one or more steps."""
-
-    __slots__ = (
-        "bit",
-        "chosen",
-        "fresh_since",
-        "is_damped",
-        "later",
-        "met",
-        "random",
-        "served",
-        "stale",
-        "swarm",
-        "taken",
-        "with_remotes",
-    )
-
-    def __init__(self, swarm: Swarm, with_remotes: bool, fresh_since: float, random: Random) -> None:
-        self.swarm = swarm
-        self.with_remotes = with_remotes
-        self.fresh_since = fresh_since
-        self.random = random
-        self.bit: i64 = 0
-        """The bit of the peer that makes the offers."""
-        self.met: i64 = 0
-        """The bits of members that come later."""
-        self.is_damped = False
-        """Whether those of them that have met the peer, too, are left out."""
-        self.served: i64 = 0
-        """Bits in `met` of other members that come later."""
-        self.taken: set[int] = set()
-        """The positions that have been drawn, or must not be."""
-        self.chosen: list[Member] = []
-        self.later: list[Member] = []
-        self.stale: list[Member] = []
-
-    def take(self, start: int, stop: int, count: int) -> None:
-        """Choose up to `count` members at the positions from `start` to before `stop`.
-
-        Members that come later are put aside. In a large group, the search for better ones is limited.
-        """
-        if count <= 0:
-            return
-        enough = len(self.chosen) + count
-        random, size, taken, chosen = self.random, stop - start, self.taken, self.chosen
-        spare = size - len(taken) - count
-        if spare <= count:
-            self.take_of([position for position in range(start, stop) if position not in taken], enough)
-        else:
-            # Drawing until a position is free is cheaper than listing all free ones.
-            draws = self.draws(spare, count)
-            while len(chosen) < enough and draws > 0:
-                position = start + int(random() * size)
-                if position not in taken:
-                    self.judge(position)
-                    draws -= 1
-
-    def take_of(self, free: list[int], enough: int) -> None:
-        """Choose members at some free positions until `enough` are chosen."""
-        random = self.random
-        while free and len(self.chosen) < enough:
-            # A Fisher-Yates shuffle that stops as soon as there are enough.
-            pick = int(random() * len(free))
-            free[pick], free[-1] = free[-1], free[pick]
-            self.judge(free.pop())
-
-    def draws(self, spare: int, count: int) -> int:
-        """Return the number of members that are examined in the search for `count`, if there are `spare` more."""
-        return min(spare, (_DAMPED_SKIPS if self.is_damped else _SKIPS) * count) + count
-
-    def fill(self, count: int) -> None:
-        """Complete the choice to `count` members, as far as possible, with those that were put aside."""
-        for rest in (self.later, self.stale):
-            missing = count - len(self.chosen)
-            if missing > 0 and rest:
-                self.chosen += rest[:missing]
-                del rest[:missing]
-
-    def judge(self, position: int) -> None:
-        """Choose the member at a position, or put it aside, or leave it out."""
-        swarm = self.swarm
-        self.taken.add(position)
-        member: Member = swarm.member_at(position) if self.with_remotes else swarm.local_at(position)
-        if self.is_damped and member.bit & self.met and member.met & self.bit:
-            return
-        if member.last_seen < self.fresh_since:
-            self.stale.append(member)
-        elif member.bit & self.met or member.met & self.served:
-            self.later.append(member)
-        else:
-            self.chosen.append(member)
+def _seeders_share(swarm: Swarm) -> float:
+    """Return the number of seeders whose budget for offers of leechers this node may use."""
+    nodes, seeders = swarm.nodes, swarm.complete
+    if nodes is None or not nodes.incomplete:
+        return seeders
+    local = len(swarm.leechers)
+    return seeders * local / (local + nodes.incomplete)
 
 
-class _NearDraw(_Draw):
-    """A sample that begins with the members nearest to the peer that makes the offers, but for the random share."""
-
-    __slots__ = ("limit", "place", "places")
-
-    def __init__(
-        self, swarm: Swarm, places: SwarmPlaces, peer: Peer, limit: int, fresh_since: float, random: Random
-    ) -> None:
-        super().__init__(swarm, bool(swarm.remotes), fresh_since, random)
-        self.places = places
-        self.place = swarm.place_of(peer)
-        self.limit = limit
-
-    def take(self, start: int, stop: int, count: int) -> None:
-        """Choose up to `count` members at the positions from `start` to before `stop`, as many as possible nearby."""
-        if count <= 0:
-            return
-        enough = len(self.chosen) + count
-        # Rounded up or down at random, so that the share is right on average.
-        self._take_near(start, stop, int(count * (1 - self.places.nearby.random_share) + self.random()))
-        super().take(start, stop, enough - len(self.chosen))
-
-    def _take_near(self, start: int, stop: int, count: int) -> None:
-        """Choose up to `count` members that have a key in common with the peer, the nearest first."""
-        random, taken, chosen = self.random, self.taken, self.chosen
-        border, total = self.swarm.incomplete, self.swarm.incomplete + self.swarm.complete
-        enough, lot = len(chosen) + count, random()
-        for key in self.place:
-            missing = enough - len(chosen)
-            if missing <= 0:
-                return
-            leechers: list[int] = self.places.leechers.groups.get(key, _NONE)
-            seeders: list[int] = self.places.seeders.groups.get(key, _NONE)
-            makers = 0
-            if stop - start < total:
-                if start:
-                    makers, leechers = len(leechers), _NONE
-                else:
-                    makers, seeders = len(seeders), _NONE
-            size = len(leechers) + len(seeders)
-            if lot * makers * missing > self.limit * size:
-                # If all their peers near this one did the same, these members would be given too many offers.
-                continue
-            spare = size - len(taken) - missing
-            if spare <= missing:
-                free = [position for position in leechers if position not in taken]
-                free += [border + index for index in seeders if border + index not in taken]
-                self.take_of(free, enough)
-            else:
-                draws = self.draws(spare, missing)
-                while len(chosen) < enough and draws > 0:
-                    pick = int(random() * size)
-                    position = leechers[pick] if pick < len(leechers) else border + seeders[pick - len(leechers)]
-                    if position not in taken:
-                        self.judge(position)
-                        draws -= 1
+def _leechers_share(swarm: Swarm) -> float:
+    """Return the number of leechers whose budget for offers of seeders this node may use."""
+    nodes, leechers = swarm.nodes, swarm.incomplete
+    if nodes is None or not nodes.complete:
+        return leechers
+    local = len(swarm.seeders)
+    return leechers * local / (local + nodes.complete)
 
 
 def _note_nearness(places: SwarmPlaces, peer: Peer, chosen: list[Member]) -> None:
@@ -326,8 +280,16 @@ def _has_met_all(peer: Peer) -> bool:
     for other in swarm.peers.values():
         if not other.bit & met:
             return False
-    remote = swarm.remote_complete + swarm.remote_incomplete
-    return len(swarm.peers) + remote > 1 and (remote == 0 or _count_remote(peer) >= remote)
+    nodes = swarm.nodes
+    known = 0
+    if nodes is not None:
+        for members in (nodes.leechers, nodes.seeders):
+            for member in members:
+                if not member.bit & met and member.peer_id != peer.peer_id:
+                    return False
+            known += len(members)
+    remote = swarm.remote_complete + swarm.remote_incomplete - known
+    return len(swarm.peers) + known + remote > 1 and (remote == 0 or _count_remote(peer) >= remote)
 
 
 def _count_remote(peer: Peer) -> int:

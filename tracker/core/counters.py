@@ -19,4 +19,6 @@ class Counters:
         self.answers_relayed = 0
         self.offers_handed_over = 0
         self.answers_handed_over = 0
+        self.offers_to_nodes = 0
+        self.answers_to_nodes = 0
         self.dropped: Counter[DropReason] = Counter()

@@ -2,10 +2,11 @@
 
 All times are seconds on any monotonic clock. Invariants, checked by `Hub.check_invariants`:
 
-1. No swarm is empty: a swarm without local peers is removed, even if it had remote members.
+1. No swarm is empty unless it is held: a swarm without local peers is removed, even if it had remote members.
 2. Every peer of a connection is a member of its swarm, and every member is among the peers of its connections.
-3. `seeders` and `leechers` are the sums over all swarms (local peers only).
-4. Each swarm keeps its own invariants (`tracker.core.swarm`).
+3. `seeders` and `leechers` are the sums over all swarms (local peers only). `empty` is the number of empty swarms.
+4. Each swarm keeps its own invariants (`tracker.core.swarm`, `tracker.core.members`).
+5. `shared` contains a swarm for each node that has a member in it, and only open swarms.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,18 +14,28 @@ from itertools import islice
 from math import inf
 from typing import Final
 
+from tracker.core.answers import AnswerRelay
+from tracker.core.challenges import Challenges
 from tracker.core.counters import Counters
+from tracker.core.members import (
+    check_members,
+    clear_members,
+    is_held,
+    nodes_of,
+    release_if_empty,
+    settle,
+)
 from tracker.core.nearby import Nearby
-from tracker.core.offers import Observer, OfferPlacement, Trace
+from tracker.core.observers import Nodes, Observer, Trace
+from tracker.core.offers import OfferPlacement
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
-from tracker.core.rooms import is_first_answer
 from tracker.core.rules import Rules
 from tracker.core.several import SeveralConnections
-from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer, remote_bit
+from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import is_id
-from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Scrape
+from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Offer, Scrape
 from tracker.reasons import DropReason
 
 _FIRST_OFFERS_WITHIN: Final = 10.0
@@ -42,7 +53,7 @@ def serve_all(_info_hash: str) -> bool:
 
 
 class Hub:
-    """All open swarms: those with at least one local peer.
+    """All open swarms: those with at least one local peer, and those that are held.
 
     `serves` returns whether an info_hash may have a swarm. `observer` is notified of events. `nearby`: see that class.
     """
@@ -63,7 +74,14 @@ class Hub:
         self.counters = Counters()
         self.offers = OfferPlacement(rules, random, self.counters, observer)
         self.several = SeveralConnections(self.offers.parked, self.counters, self._become_seeder)
+        self.answers = AnswerRelay(self.swarms, self.offers.chooser, self.counters, observer)
         self.pending = PendingJoins()
+        self.nodes: Nodes | None = None
+        """The other nodes of the tracker; see `tracker.core.nodes`."""
+        self.shared: dict[str, set[Swarm]] = {}
+        """The swarms with members at another node, by its id. Some may have lost these members."""
+        self.empty = 0
+        self.challenges = Challenges(rules, self.counters, self._leave)
         self.trace: Trace | None = None
         self._random = random
         self._serves = serves
@@ -79,7 +97,7 @@ class Hub:
             if type(message) is Announce:
                 self._announce(connection, message, now, outbox)
             elif type(message) is Answer:
-                self._answer(connection, message, now, outbox)
+                self.answers.relay(connection, message, now, outbox)
             else:
                 assert isinstance(message, Scrape)
                 self._scrape(connection, message, outbox)
@@ -130,16 +148,6 @@ class Hub:
         if announces and peer in join.connection.peers and self.pending.has_ended(peer, now):
             self._end_admission(peer, join.connection)
 
-    def relay_answer(self, receiver: Peer, answer: Answer, now: float, outbox: Outbox) -> None:
-        """Send an answer to the peer that made the offer, on the connection that made it."""
-        receiver.answered_at = now
-        self.counters.answers_relayed += 1
-        if receiver.presences is None:
-            outbox.answer(receiver.connection, answer)
-        else:
-            for connection in receiver.presences.makers(answer.id, now):
-                outbox.answer(connection, answer)
-
     def restrict(self, serves: Callable[[str], bool], outbox: Outbox) -> None:
         """Serve the swarms that `serves` allows from now on; close the others and tell their peers."""
         self._serves = serves
@@ -148,6 +156,50 @@ class Hub:
                 for connection in peer.connections:
                     self.refuse(connection, _denied(swarm.info_hash), outbox)
                 self._leave(peer)
+            if is_held(swarm):
+                self.release(swarm)
+                if self.nodes is not None:
+                    self.nodes.closed(swarm)
+
+    def hold(self, info_hash: str) -> None:
+        """Keep a swarm open also without local peers, from now on. Open it if it is served."""
+        swarm = self.swarms.get(info_hash)
+        if swarm is None:
+            if not self._serves(info_hash):
+                return
+            swarm = self.swarms[info_hash] = Swarm(info_hash)
+            self.empty += 1
+            nodes_of(swarm).held = True
+            if self._observer:
+                self._observer.swarm_opened(swarm)
+                self._observer.swarm_changed(swarm)
+        else:
+            nodes_of(swarm).held = True
+
+    def release(self, swarm: Swarm) -> None:
+        """Do not keep a swarm open without local peers any more."""
+        if is_held(swarm):
+            nodes_of(swarm).held = False
+            release_if_empty(swarm)
+            if not swarm.peers:
+                self.empty -= 1
+                self._close_swarm(swarm)
+
+    def members_changed(self, swarm: Swarm) -> None:
+        """Take notice that the numbers of a swarm's own peers at other nodes have changed."""
+        if self._observer and is_held(swarm):
+            self._observer.swarm_changed(swarm)
+        if swarm.overlap is not None:
+            self.linked_changed(swarm)
+
+    def linked_changed(self, swarm: Swarm) -> None:
+        """Take notice that the numbers of peers behind remote members may have changed."""
+        if self.nodes is not None:
+            self.nodes.linked(swarm)
+
+    def return_offers(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        """Return offers of a remote peer to the extensions, because no peer at other nodes could be given them."""
+        return self._observer is not None and self._observer.offers_returned(swarm, peer_id, offers)
 
     def expire(self, now: float, count: int) -> None:
         """Remove peers that have been silent for `peer_timeout`, and parked offers that are too old.
@@ -159,6 +211,8 @@ class Hub:
         """
         self.offers.expire(now)
         self.several.listen(now)
+        if self.nodes is not None:
+            self.challenges.listen(now)
         overdue = now - self.rules.peer_timeout
         batch = list(islice(self._round, count))
         if not batch:
@@ -178,12 +232,16 @@ class Hub:
         connections: dict[int, Connection] = {}
         for info_hash, swarm in self.swarms.items():
             assert swarm.info_hash == info_hash
-            assert swarm.peers, "empty swarm"
+            assert swarm.peers or is_held(swarm), "empty swarm"
             swarm.check_invariants()
+            check_members(swarm, self.shared)
             for peer in swarm.peers.values():
                 connections.update((id(connection), connection) for connection in peer.connections)
         self.pending.check_invariants()
         self.offers.parked.check_invariants()
+        self.challenges.check_invariants()
+        assert self.empty == sum(not swarm.peers for swarm in self.swarms.values())
+        assert all(self.swarms.get(swarm.info_hash) is swarm for swarms in self.shared.values() for swarm in swarms)
         for connection in connections.values():
             for peer in connection.peers:
                 assert connection in peer.connections
@@ -231,7 +289,9 @@ class Hub:
         swarm = peer.swarm
         counters.replies += 1
         complete, incomplete = swarm.complete, swarm.incomplete
-        parks = self.offers.parked.enabled
+        parked = self.offers.parked
+        # A swarm that has just opened here may have peers at other nodes, which are not known yet.
+        parks = parked.renewed or (joins and self.nodes is not None)
         interval = self.offers.chooser.interval(peer, parks)
         if message.limited_offers:
             # The client may make these offers again soon. Its other peers come at other times.
@@ -240,7 +300,7 @@ class Hub:
         outbox.reply(connection, swarm.info_hash, interval, complete, incomplete)
         if message.offers:
             self.offers.place(swarm, peer, message.offers, now, outbox, connection)
-        elif joins and parks and not peer.offers_due:
+        elif joins and parked.enabled and not peer.offers_due:
             self.offers.give_parked(peer, now, outbox)
 
     def _stop(self, connection: Connection, message: Announce, peer: Peer | None, outbox: Outbox) -> None:
@@ -279,6 +339,15 @@ class Hub:
             self.leechers += 1
         if self.trace is not None:
             self.trace.joined(peer)
+        if not opened and len(swarm.peers) == 1:
+            self.empty -= 1
+        if self.nodes is not None:
+            settle(swarm, peer.peer_id, True)
+            if len(swarm.peers) == 1:
+                self.nodes.opened(swarm)
+            self.nodes.joined(peer, not message.offers and not message.completed)
+            if swarm.overlap is not None:
+                self.nodes.linked(swarm)
         if self._observer:
             if opened:
                 self._observer.swarm_opened(swarm)
@@ -313,6 +382,8 @@ class Hub:
         peer.swarm.become_seeder(peer)
         self.leechers -= 1
         self.seeders += 1
+        if self.nodes is not None:
+            self.nodes.completed(peer)
         if self._observer:
             self._observer.swarm_changed(peer.swarm)
 
@@ -329,46 +400,34 @@ class Hub:
             self.seeders -= 1
         else:
             self.leechers -= 1
+        if self.nodes is not None:
+            self.challenges.forget(peer)
+            settle(swarm, peer.peer_id, False)
+            self.nodes.left(peer)
+            if swarm.overlap is not None:
+                self.nodes.linked(swarm)
         if not swarm.peers:
-            del self.swarms[swarm.info_hash]
-        if self._observer:
-            if swarm.peers:
-                self._observer.swarm_changed(swarm)
+            if is_held(swarm):
+                self.empty += 1
             else:
-                self._observer.swarm_closed(swarm)
+                self._close_swarm(swarm)
+            if self.nodes is not None:
+                self.nodes.closed(swarm)
+        if self._observer and self.swarms.get(swarm.info_hash) is swarm:
+            self._observer.swarm_changed(swarm)
+
+    def _close_swarm(self, swarm: Swarm) -> None:
+        del self.swarms[swarm.info_hash]
+        if swarm.nodes is not None:
+            clear_members(swarm)
+            for swarms in self.shared.values():
+                swarms.discard(swarm)
+        if self._observer:
+            self._observer.swarm_closed(swarm)
 
     def _end_admission(self, peer: Peer, connection: Connection) -> None:
         self.counters.dropped[DropReason.ADMISSION_ENDED] += 1
         self._leave_connection(peer, connection)
-
-    def _answer(self, connection: Connection, answer: Answer, now: float, outbox: Outbox) -> None:
-        counters = self.counters
-        counters.answers += 1
-        swarm = self.swarms.get(answer.info_hash)
-        sender = swarm.peers.get(answer.peer_id) if swarm else None
-        if swarm is not None and sender is None:
-            # libtorrent of January 2023 answers under another peer_id than it has announced. Only the receiver of an
-            # offer knows the offer_id of the answer.
-            sender = swarm.peer_on(connection)
-        if swarm is None or sender is None or (sender.connection is not connection and sender not in connection.peers):
-            counters.dropped[DropReason.NOT_OWNER] += 1
-            return
-        if sender.connection is connection:
-            # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
-            sender.last_seen = now
-        receiver = swarm.peers.get(answer.to_peer_id)
-        if receiver is not None:
-            self.offers.chooser.note_wanted(sender, 1)
-            if is_first_answer(receiver, answer):
-                sender.meet(receiver.bit, receiver.complete)
-                receiver.meet(sender.bit, sender.complete)
-            self.relay_answer(receiver, answer, now, outbox)
-        elif self._observer and self._observer.answer_unplaced(answer):
-            self.offers.chooser.note_wanted(sender, 1)
-            sender.meet(remote_bit(answer.to_peer_id), False)
-            counters.answers_handed_over += 1
-        else:
-            counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
 
     def _scrape(self, connection: Connection, message: Scrape, outbox: Outbox) -> None:
         counters = self.counters

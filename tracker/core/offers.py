@@ -4,185 +4,36 @@ All times are seconds on any monotonic clock.
 """
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Collection
-from typing import Any, Final, Protocol, cast
+from collections.abc import Collection
+from typing import Any, Final, cast
 
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
+from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, LINKED, PEER
+from tracker.core.foreign import ForeignOffers
+from tracker.core.members import join_order, note_maker, refusal_of
+from tracker.core.observers import Nodes, Observer
 from tracker.core.outbox import Outbox
-from tracker.core.rooms import is_room, local_receivers_of, receivers_of
+from tracker.core.parked import ParkedOffers
+from tracker.core.rooms import is_room, own_receivers_of, receivers_of
 from tracker.core.rules import Rules
-from tracker.core.swarm import SMALL, Connection, Member, Peer, Random, RemoteMember, Swarm
+from tracker.core.swarm import SMALL, Connection, Member, NodeMember, Peer, Random, RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
-from tracker.protocol.errors import RequestError
-from tracker.protocol.messages import Answer, Offer
+from tracker.protocol.messages import Offer
 from tracker.reasons import DropReason
 
-LIFETIME: Final = 45.0
-"""Seconds for which an offer is valid: bittorrent-tracker's client destroys its connection after 50 s."""
-
-MAX_BYTES: Final = 16 << 20
-"""Bytes of memory for all parked offers. Beyond this, the oldest are dropped."""
-
-_OVERHEAD: Final = 400
-"""Bytes that an offer takes besides its SDP."""
-
-_WINDOW: Final = 60.0
-"""Seconds for which the offers given to a peer are counted."""
+_NO_NODES: Final[frozenset[str]] = frozenset()
 
 _REFUSAL_WINDOW: Final = 10.0
 _MAX_RECEIVERS: Final = 10_000
 """Seconds, and number of peers, for which the receivers of a peer's offers are kept in case that some are refused."""
 
 
-class Observer(Protocol):
-    """Is notified of swarms, and of offers and answers that leave the tracker. The extensions implement it.
+_RETURN_WINDOW: Final = 2.0
+_MAX_PLACED: Final = 1000
+"""The same for members at other nodes, which return offers at once."""
 
-    Its methods return at once and do not raise.
-    """
-
-    def swarm_opened(self, swarm: Swarm) -> None: ...
-    def swarm_changed(self, swarm: Swarm) -> None: ...
-    def swarm_closed(self, swarm: Swarm) -> None: ...
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None: ...
-    def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None: ...
-    def answer_unplaced(self, answer: Answer) -> bool:
-        """Take an answer to a peer that is not here; return whether an extension wants it."""
-
-
-class Trace(Protocol):
-    """Is told what happens to single peers, for the log. Its methods return at once and do not raise."""
-
-    def joined(self, peer: Peer) -> None: ...
-    def left(self, peer: Peer) -> None: ...
-    def failed(self, connection: Connection, error: RequestError) -> None: ...
-
-
-class Parked:
-    """The parked offers of one peer.
-
-    `met` counts the offers that the peer has received since, by origin. As many peers at that origin need no offer.
-    """
-
-    __slots__ = ("connection", "made", "met", "offers", "peer", "size")
-
-    def __init__(self, peer: Peer, offers: list[Offer], made: float) -> None:
-        self.peer = peer
-        self.connection = peer.connection
-        """The connection on which the last of the offers were made."""
-        self.offers = offers
-        self.made = made
-        self.met: Counter[Any] = Counter()
-        self.size = _size(offers)
-
-
-class ParkedOffers:
-    """The last offers of each peer that found no receiver. Nothing is parked before `enable`."""
-
-    def __init__(self, counters: Counters, max_bytes: int = MAX_BYTES) -> None:
-        self.enabled = False
-        """Whether offers are parked. If so, a peer that is alone announces more often."""
-        self._counters = counters
-        self._on_placed: list[Callable[[float], None]] = []
-        # A dict keeps the order of insertion: the oldest offers come first.
-        self._parked: dict[Peer, Parked] = {}
-        self._swarms: dict[Swarm, dict[Peer, Parked]] = {}
-        self._bytes = 0
-        self._max_bytes = max_bytes
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory that the parked offers take."""
-        return self._bytes
-
-    def enable(self, on_placed: Callable[[float], None]) -> None:
-        """Park offers from now on. `on_placed` gets the seconds that a parked offer waited for a receiver."""
-        self.enabled = True
-        self._on_placed.append(on_placed)
-
-    def count(self, now: float) -> int:
-        """Return the number of parked offers that are still valid."""
-        self.expire(now)
-        return sum(len(parked.offers) for parked in self._parked.values() if parked.made + LIFETIME > now)
-
-    def park(self, peer: Peer, offers: list[Offer], now: float) -> None:
-        """Park a peer's offers, which replace the peer's parked offers."""
-        self.forget(peer)
-        parked = Parked(peer, [offer.detached() for offer in offers], now)
-        self._parked[peer] = parked
-        self._swarms.setdefault(peer.swarm, {})[peer] = parked
-        self._bytes += parked.size
-        self.expire(now)
-
-    def add(self, peer: Peer, offers: list[Offer], made: float, now: float) -> None:
-        """Park more offers of a peer, made at the time `made`. All its offers then expire with the oldest."""
-        parked = self._parked.get(peer)
-        if parked is None or parked.made + LIFETIME <= now:
-            self.park(peer, offers, made)
-        else:
-            parked.offers += [offer.detached() for offer in offers]
-            parked.made = min(parked.made, made)
-            size = _size(offers)
-            parked.size += size
-            self._bytes += size
-        self.expire(now)
-
-    def of(self, swarm: Swarm, now: float) -> list[Parked]:
-        """Return the parked offers of a swarm that are still valid, the oldest first."""
-        return [parked for parked in self._swarms.get(swarm, {}).values() if parked.made + LIFETIME > now]
-
-    def note_met(self, peer: Peer, origin: Any) -> None:
-        """Note that a peer has received an offer from `origin`."""
-        parked = self._parked.get(peer)
-        if parked:
-            parked.met[origin] += 1
-
-    def take(self, parked: Parked, count: int, now: float) -> list[Offer]:
-        """Remove up to `count` of a peer's offers, and return them for placing."""
-        if count <= 0:
-            return []
-        taken, parked.offers = parked.offers[:count], parked.offers[count:]
-        size = _size(taken)
-        parked.size -= size
-        self._bytes -= size
-        for on_placed in self._on_placed:
-            on_placed(now - parked.made)
-        if not parked.offers:
-            self.forget(parked.peer)
-        return taken
-
-    def forget(self, peer: Peer) -> None:
-        """Remove a peer's offers, because the peer left or because they are no longer valid."""
-        parked = self._parked.pop(peer, None)
-        if parked:
-            self._bytes -= parked.size
-            swarm = self._swarms[peer.swarm]
-            del swarm[peer]
-            if not swarm:
-                del self._swarms[peer.swarm]
-
-    def forget_from(self, peer: Peer, connection: Connection) -> None:
-        """Remove a peer's offers if they were made on this connection: its client forgets them when it ends."""
-        parked = self._parked.get(peer)
-        if parked and parked.connection is connection:
-            self.forget(peer)
-
-    def check_invariants(self) -> None:
-        """Raise `AssertionError` if the sums or the two indexes differ; for tests."""
-        assert self._bytes == sum(parked.size for parked in self._parked.values())
-        assert all(parked.offers and parked.size == _size(parked.offers) for parked in self._parked.values())
-        assert self._parked == {peer: parked for of in self._swarms.values() for peer, parked in of.items()}
-        assert all(self._swarms.values())
-
-    def expire(self, now: float) -> None:
-        """Drop the offers that are too old, and further ones, the oldest first, while all take too much memory."""
-        while self._parked:
-            oldest = next(iter(self._parked.values()))
-            if self._bytes <= self._max_bytes and oldest.made + LIFETIME > now:
-                break
-            self._counters.dropped[DropReason.UNPLACED_OFFER] += len(oldest.offers)
-            self.forget(oldest.peer)
+_NO_MEMBERS: Final[list[Member]] = []
 
 
 def _spread(chosen: list[Member], remotes: list[RemoteMember]) -> None:
@@ -207,11 +58,14 @@ class OfferPlacement:
         self.chooser = Chooser(rules, random)
         self._counters = counters
         self._observer = observer
-        self._given: dict[Peer, Counter[Any]] = {}
-        """Remote offers given to each peer in this window, in all (None) and by origin."""
-        self._window_ends = 0.0
+        self.nodes: Nodes | None = None
+        self.foreign = ForeignOffers(rules)
         self._receivers: ExpiringMap[Peer, list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
         """The receivers of a peer's last offers, if some of them were remote members, which may refuse."""
+        self._linked: ExpiringMap[tuple[Swarm, str], list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
+        """The same for offers of peers at other nodes, by swarm and peer_id."""
+        self._placed: dict[Peer, tuple[float, list[Member]]] = {}
+        """The same for receivers at other nodes, in small swarms, with the time. The oldest first."""
 
     @property
     def remembered(self) -> int:
@@ -228,15 +82,17 @@ class OfferPlacement:
         connection: Connection | None = None,
         age: float = 0.0,
         refused: RemoteMember | None = None,
+        refused_by: frozenset[str] = _NO_NODES,
     ) -> None:
         """Give a peer's offers to other members of its swarm, and park the rest.
 
         Within one announce, each receiver gets at most one offer. `connection` is the connection on which the offers
         were just made, or None if they are placed again. Then `age` is the number of seconds since they were made, and
-        `refused` is the remote member that has refused them.
+        `refused` is the remote member that has refused them, and `refused_by` the nodes that have.
         """
         observer, counters = self._observer, self._counters
-        if swarm.complete + swarm.incomplete < self._rules.min_peers:
+        are_few = swarm.complete + swarm.incomplete < self._rules.min_peers
+        if are_few and self.nodes is None:
             counters.dropped[DropReason.FEW_PEERS] += len(offers)
             return
         given = [] if connection is not None else self._receivers.get(peer, now) or []
@@ -244,16 +100,23 @@ class OfferPlacement:
         if overlap is not None:
             overlap.hide(peer, given, refused, now)
         others = swarm.complete + swarm.incomplete - 1
-        if not given and 1 < len(offers) < others and is_room(swarm):
+        chosen: list[Member]
+        if are_few:
+            # A swarm that has just opened here may have peers at other nodes.
+            chosen = []
+        elif refused_by:
+            _, before = self._placed.get(peer, (now, _NO_MEMBERS))
+            chosen = self.chooser.choose_again(swarm, peer, len(offers), before, refused_by, now)
+        elif not given and 1 < len(offers) < others and is_room(swarm):
             chosen = receivers_of(swarm, peer, now - 2 * self._rules.announce_interval).assign(offers)
         else:
             chosen = self.chooser.choose(swarm, peer, len(offers) + len(given), now)
-        if not peer.met and len(swarm.remotes) > 1:
+        if chosen and not peer.met and len(swarm.remotes) > 1:
             _spread(chosen, swarm.remotes)
         if overlap is not None:
             overlap.show()
         if given:
-            chosen = [member for member in chosen if isinstance(member, RemoteMember) or member not in given]
+            chosen = [member for member in chosen if _may_be_several(member) or member not in given]
             chosen = chosen[: len(offers)]
         placed = len(chosen)
         if placed == others and placed > 1:
@@ -263,16 +126,19 @@ class OfferPlacement:
             # and the other one ignores the maker of the offer for 23 seconds.
             chosen.sort(key=_order)
         if placed:
-            if swarm.remotes:
-                receivers, relayed = self._hand_over(peer, chosen, offers)
-                if len(receivers) < placed:
+            if swarm.nodes is not None or swarm.remotes:
+                receivers, relayed, for_links, for_nodes = self._hand_over(peer, chosen, offers)
+                if for_nodes and others < SMALL:
+                    self._note_placed(peer, chosen, refused_by, now)
+                if for_links:
                     self._receivers.put(peer, [*given, *chosen], now)
             else:
-                receivers, relayed = cast("list[Peer]", chosen), offers
+                receivers, relayed, for_nodes = cast("list[Peer]", chosen), offers, 0
             if receivers:
                 outbox.offers(swarm.info_hash, peer.peer_id, receivers, relayed)
                 counters.offers_relayed += len(receivers)
-            self.chooser.note_wanted(peer, placed)
+            # The other nodes note the offers that their peers receive.
+            self.chooser.note_wanted(peer, placed - for_nodes)
         if placed < len(offers):
             rest = offers[placed:]
             presences = peer.presences
@@ -305,10 +171,12 @@ class OfferPlacement:
             offers = self.parked.take(parked, count - known, now)
             if offers:
                 self._counters.offers_handed_over += len(offers)
-                self._observer.offers_placed(member, parked.peer, offers)
+                self._observer.offers_placed(member, parked.peer.peer_id, offers)
 
     def give_parked(self, peer: Peer, now: float, outbox: Outbox) -> None:
         """Give a new peer that makes no offers one parked offer of each other peer."""
+        if self.nodes is not None and peer.swarm.complete + peer.swarm.incomplete < self._rules.min_peers:
+            return
         for parked in self.parked.of(peer.swarm, now)[: self._rules.max_offers]:
             offers = self.parked.take(parked, 1, now)
             self._counters.offers_relayed += len(offers)
@@ -323,81 +191,250 @@ class OfferPlacement:
         outbox: Outbox,
         origin: Any,
         member: RemoteMember | None = None,
+        refused_by: frozenset[str] = _NO_NODES,
     ) -> list[Offer]:
         """Give a remote peer's offers to distinct local peers, and return the offers that found no receiver.
 
         Peers that the remote peer, which is behind `member`, meets at another tracker are left out. In each window, a
-        peer receives at most `max_foreign_offers` remote offers, and at most half of them from one `origin`.
+        peer receives at most `max_foreign_offers` remote offers, and at most half of them from one `origin`. The offers
+        are for peers of all nodes but those in `refused_by`, which have returned them.
         """
         if swarm.complete + swarm.incomplete < self._rules.min_peers:
             return offers
-        if now > self._window_ends:
-            self._given.clear()
-            self._window_ends = now + _WINDOW
+        foreign = self.foreign
         met = [] if member is None or swarm.overlap is None else swarm.overlap.sharing(member, peer_id)
         wanted = SMALL if is_room(swarm) else len(offers) + len(met)
-        receivers = [
-            peer
-            for peer in self.chooser.choose_local(swarm, wanted, peer_id, now)
-            if peer.offers_due <= now and peer not in met and self._may_be_given(peer, origin)
-        ]
-        if len(receivers) > len(offers) and is_room(swarm):
-            receivers = cast("list[Peer]", local_receivers_of(peer_id, receivers).assign(offers))
+        chosen: list[Member]
+        if swarm.nodes is None:
+            chosen = cast("list[Member]", self.chooser.choose_local(swarm, wanted, peer_id, now))
         else:
-            del receivers[len(offers) :]
-            receivers.sort(key=_order)  # for the same reason as in `place`
+            chosen = self.chooser.choose_own(swarm, wanted, peer_id, now)
+        chosen = [
+            one
+            for one in chosen
+            if one not in met
+            and (not isinstance(one, Peer) or (one.offers_due <= now and foreign.may_be_given(one, origin, now)))
+            and not (isinstance(one, NodeMember) and refusal_of(one) in refused_by)
+        ]
+        if len(chosen) > len(offers) and is_room(swarm):
+            chosen = own_receivers_of(swarm, peer_id, chosen).assign(offers)
+        else:
+            del chosen[len(offers) :]
+            chosen.sort(key=_order)  # for the same reason as in `place`
+        receivers = [one for one in chosen if isinstance(one, Peer)]
+        relayed = offers
+        if len(receivers) < len(chosen):
+            relayed = [offer for one, offer in zip(chosen, offers, strict=False) if isinstance(one, Peer)]
+            self._send_to_nodes(chosen, peer_id, offers, FOREIGN)
         for peer in receivers:
-            given = self._given.setdefault(peer, Counter())
-            given[None] += 1
-            if origin is not None:
-                given[origin] += 1
+            foreign.note_given(peer, origin, now)
             self.parked.note_met(peer, origin)
         if receivers:
-            outbox.offers(swarm.info_hash, peer_id, receivers, offers)
+            outbox.offers(swarm.info_hash, peer_id, receivers, relayed)
         self._counters.offers_relayed += len(receivers)
+        return offers[len(chosen) :]
+
+    def deliver_from(
+        self, swarm: Swarm, maker: str, offers: list[Offer], now: float, outbox: Outbox, kind: int, flags: int
+    ) -> list[Offer]:
+        """Give offers of the peer `maker` at another node to distinct local peers; return those that found none.
+
+        See `NodePeers.deliver`. `kind` is SEEDERS or LEECHERS.
+        """
+        receivers = self.chooser.choose_for(swarm, kind, len(offers), maker, flags, now)
+        if flags & FOREIGN:
+            receivers = [peer for peer in receivers if self.foreign.may_be_given(peer, None, now)]
+        if receivers:
+            self.deliver_to_each(swarm, maker, receivers, offers, now, outbox, flags)
         return offers[len(receivers) :]
+
+    def deliver_to_each(
+        self,
+        swarm: Swarm,
+        maker: str,
+        receivers: list[Peer],
+        offers: list[Offer],
+        now: float,
+        outbox: Outbox,
+        flags: int,
+    ) -> None:
+        """Give offers of the peer `maker` at another node to as many local peers."""
+        if flags & FOREIGN:
+            for peer in receivers:
+                self.foreign.note_given(peer, None, now)
+                self.parked.note_met(peer, None)
+        else:
+            is_seeder = (flags & FROM_SEEDER) != 0
+            if is_seeder:
+                note_maker(swarm, maker)
+            self.chooser.note_wanted_by(swarm, is_seeder, len(receivers))
+        outbox.offers(swarm.info_hash, maker, receivers, offers)
+        self._counters.offers_relayed += len(receivers)
+
+    def deliver_linked(
+        self,
+        swarm: Swarm,
+        maker: str,
+        offers: list[Offer],
+        now: float,
+        refused: RemoteMember | None = None,
+        flags: int = 0,
+    ) -> list[Offer]:
+        """Give offers of the peer `maker` at another node to the observer; return those for which there is no peer."""
+        if self._observer is None or not swarm.remotes:
+            return offers
+        overlap, nodes = swarm.overlap, swarm.nodes
+        peer = nodes.ids.get(maker) if nodes is not None else None
+        if overlap is not None and peer is not None and peer.index >= 0:
+            overlap.hide(peer, [], None, now)
+        key = (swarm, maker)
+        given = [] if refused is None else self._linked.get(key, now) or []
+        chosen = self.chooser.choose_linked(swarm, len(offers), refused, given)
+        if chosen:
+            self._linked.put(key, [*given, *chosen], now)
+        if flags & FIRST and len(swarm.remotes) > 1:
+            _spread(chosen, [remote for remote in swarm.remotes if remote is not refused])
+        if overlap is not None:
+            overlap.show()
+        batches: dict[RemoteMember, list[Offer]] = {}
+        for member, offer in zip(chosen, offers, strict=False):
+            batches.setdefault(cast(RemoteMember, member), []).append(offer)
+        for remote, batch in batches.items():
+            self._counters.offers_handed_over += len(batch)
+            self._observer.offers_placed(remote, maker, batch)
+        return offers[len(chosen) :]
+
+    def send_to_node(self, member: NodeMember, maker: str, offers: list[Offer], flags: int) -> None:
+        """Give offers for a member at another node to this node."""
+        if self.nodes is not None:
+            self._counters.offers_to_nodes += len(offers)
+            self.nodes.offers(member, maker, offers, flags)
+
+    def give_parked_to(self, member: NodeMember, count: int, most: int, now: float) -> None:
+        """Place up to `count` parked offers of each of `most` local peers on a member at another node.
+
+        A peer that has received as many offers of linked peers since places as many fewer on linked peers.
+        """
+        nodes, swarm = self.nodes, member.swarm
+        if nodes is None or swarm.complete + swarm.incomplete < self._rules.min_peers:
+            return
+        for parked in self.parked.of(swarm, now):
+            peer = parked.peer
+            if peer.peer_id == member.peer_id:
+                continue
+            if most <= 0:
+                break
+            most -= 1
+            known = 0
+            if member.kind == LINKED:
+                known = min(parked.met[None], count)
+                parked.met[None] -= known
+            offers = self.parked.take(parked, count - known, now)
+            if offers:
+                self._counters.offers_to_nodes += len(offers)
+                nodes.offers(member, peer.peer_id, offers, _flags_of(peer))
 
     def forget(self, peer: Peer) -> None:
         """Forget a peer that has left."""
         self.parked.forget(peer)
-        self._given.pop(peer, None)
+        if self._placed:
+            self._placed.pop(peer, None)
+        self.foreign.forget(peer)
         self._receivers.pop(peer)
 
     def expire(self, now: float) -> None:
         """Drop the parked offers that are too old, and forget receivers that can no longer refuse."""
         self.parked.expire(now)
         self._receivers.expire(now)
+        self._linked.expire(now)
+        while self._placed:
+            oldest = next(iter(self._placed))
+            if self._placed[oldest][0] + _RETURN_WINDOW > now:
+                break
+            del self._placed[oldest]
 
-    def _hand_over(self, peer: Peer, chosen: list[Any], offers: list[Offer]) -> tuple[list[Peer], list[Offer]]:
-        """Give the offers for remote members to the observer; return the local receivers and their offers."""
+    def _hand_over(
+        self, peer: Peer, chosen: list[Member], offers: list[Offer]
+    ) -> tuple[list[Peer], list[Offer], int, int]:
+        """Give the offers for remote members to the other nodes and the observer.
+
+        Return the local receivers and their offers, and the numbers of offers for other trackers, and for own peers at
+        other nodes.
+        """
         receivers: list[Peer] = []
         relayed: list[Offer] = []
+        nodes: list[Member] = []
+        for_nodes: list[Offer] = []
+        linked = 0
         remote: dict[RemoteMember, list[Offer]] = {}
         for member, offer in zip(chosen, offers, strict=False):
             if isinstance(member, Peer):
                 receivers.append(member)
                 relayed.append(offer)
-            else:
+            elif isinstance(member, NodeMember):
+                nodes.append(member)
+                for_nodes.append(offer)
+                if member.kind == LINKED:
+                    linked += 1
+            elif isinstance(member, RemoteMember):
                 remote.setdefault(member, []).append(offer)
+        if nodes:
+            self._send_to_nodes(nodes, peer.peer_id, for_nodes, _flags_of(peer))
         if self._observer:
             for remote_member, batch in remote.items():
                 self._counters.offers_handed_over += len(batch)
-                self._observer.offers_placed(remote_member, peer, batch)
-        return receivers, relayed
+                self._observer.offers_placed(remote_member, peer.peer_id, batch)
+        return receivers, relayed, len(chosen) - len(receivers) - len(nodes), len(nodes) - linked
 
-    def _may_be_given(self, peer: Peer, origin: Any) -> bool:
-        given = self._given.get(peer)
-        if given is None:
-            return True
-        limit = self._rules.max_foreign_offers
-        return given[None] < limit and (origin is None or given[origin] < limit / 2)
+    def _send_to_nodes(self, chosen: list[Member], maker: str, offers: list[Offer], flags: int) -> None:
+        """Give the offers for members at other nodes to these nodes: those for one member together."""
+        nodes = self.nodes
+        if nodes is None:
+            return
+        several: dict[NodeMember, list[Offer]] = {}
+        peers: dict[str, list[NodeMember]] = {}
+        for_peers: dict[str, list[Offer]] = {}
+        for member, offer in zip(chosen, offers, strict=False):
+            if isinstance(member, NodeMember):
+                self._counters.offers_to_nodes += 1
+                if member.kind != PEER:
+                    several.setdefault(member, []).append(offer)
+                elif member.node in peers:
+                    peers[member.node].append(member)
+                    for_peers[member.node].append(offer)
+                else:
+                    peers[member.node] = [member]
+                    for_peers[member.node] = [offer]
+        for one, batch in several.items():
+            nodes.offers(one, maker, batch, flags)
+        for node, members in peers.items():
+            if len(members) == 1:
+                nodes.offers(members[0], maker, for_peers[node], flags)
+            else:
+                nodes.offers_to_each(members, maker, for_peers[node], flags)
+
+    def _note_placed(self, peer: Peer, chosen: list[Member], refused_by: frozenset[str], now: float) -> None:
+        """Remember the receivers of a peer's offers, in case that some are returned."""
+        former = self._placed.pop(peer, None)
+        self._placed[peer] = (now, [*former[1], *chosen] if former is not None and refused_by else chosen)
+        if len(self._placed) > _MAX_PLACED:
+            del self._placed[next(iter(self._placed))]
+
+
+def _flags_of(peer: Peer) -> int:
+    return (FROM_SEEDER if peer.complete else 0) + (0 if peer.met else FIRST)
+
+
+def _may_be_several(member: Member) -> bool:
+    """Return whether a member may stand for several peers."""
+    return isinstance(member, RemoteMember) and not (isinstance(member, NodeMember) and member.kind == PEER)
 
 
 def _order(member: Member) -> int:
-    if not isinstance(member, Peer):
-        return sys.maxsize
-    return member.index + (len(member.swarm.leechers) if member.complete else 0)
-
-
-def _size(offers: list[Offer]) -> int:
-    return sum(offer.size + _OVERHEAD for offer in offers)
+    nodes = member.swarm.nodes
+    if nodes is None:
+        if isinstance(member, Peer):
+            return member.index + (len(member.swarm.leechers) if member.complete else 0)
+    elif isinstance(member, Peer) or (isinstance(member, NodeMember) and member.kind == PEER):
+        return join_order(member)
+    return sys.maxsize

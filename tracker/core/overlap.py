@@ -19,7 +19,8 @@ from collections.abc import Collection, Iterable
 from hashlib import sha256
 from typing import Final
 
-from tracker.core.swarm import Member, Peer, RemoteMember, Swarm
+from tracker.core.members import id_of
+from tracker.core.swarm import Member, NodeMember, RemoteMember, Swarm
 from tracker.protocol.ids import swarm_key
 
 MARK_CONTEXT: Final = b"peerservers/1 mark"
@@ -33,7 +34,7 @@ UNKNOWN: Final = ""
 """Stands for the mark of a peer of which only the number is known."""
 
 MAX_LOCAL: Final = 256
-"""Local peers up to which marks are compared. In larger swarms, few offers are lost to peers that are the same."""
+"""Own peers up to which marks are compared. In larger swarms, few offers are lost to peers that are the same."""
 
 
 class Known:
@@ -55,13 +56,13 @@ class PeerOverlap:
     def __init__(self, swarm: Swarm) -> None:
         self._swarm = swarm
         self._known: dict[RemoteMember, Known] = {}
-        self._marks: dict[Peer, str] = {}
-        """The marks of all local peers, unless `_known` has never been filled since the swarm was too large."""
+        self._marks: dict[Member, str] = {}
+        """The marks of all own peers, at all nodes, unless `_known` was not filled since the swarm was too large."""
         self._is_exact = False
         self._is_contested = False
         """Whether a peer is behind several members."""
-        self._apart: dict[Peer, dict[RemoteMember, float]] = {}
-        """The times until which local peers are taken to be present at remote members that are not known by marks."""
+        self._apart: dict[Member, dict[RemoteMember, float]] = {}
+        """The times until which own peers are taken to be present at remote members that are not known by marks."""
         self._hidden: list[tuple[RemoteMember, int, int]] = []
 
     def know(
@@ -81,12 +82,12 @@ class PeerOverlap:
         known = Known(frozenset(seeders), frozenset(leechers), ranks)
         before = member.complete + member.incomplete
         if not self._is_exact:
-            if len(self._swarm.peers) > MAX_LOCAL:
+            if not self._are_known():
                 self._swarm.set_remote(member, len(known.seeders), len(known.leechers))
                 return [UNKNOWN] * max(0, len(known.peers) - before)
             self._is_exact = True
-            peers = list(self._swarm.peers.values())
-            marks = marks_of(self._swarm.info_hash, [peer.peer_id for peer in peers])
+            peers = self._own()
+            marks = marks_of(self._swarm.info_hash, [id_of(peer) for peer in peers])
             self._marks = dict(zip(peers, marks, strict=True))
         seen = set(self._marks.values()).union(*(other.peers for other in self._known.values()))
         unknown = 0 if member in self._known else before
@@ -105,7 +106,7 @@ class PeerOverlap:
         if known:
             self._count()
 
-    def keep_apart(self, peer: Peer, member: RemoteMember, seconds: float, now: float) -> None:
+    def keep_apart(self, peer: Member, member: RemoteMember, seconds: float, now: float) -> None:
         """Take a local peer to be present at a remote member for some seconds.
 
         If the member is known by marks, and no other one that precedes this tracker has the peer, there is no lasting
@@ -118,30 +119,34 @@ class PeerOverlap:
                 seconds = min(seconds, MARKS_WITHIN)
         self._apart.setdefault(peer, {})[member] = now + seconds
 
-    def joined(self, peer: Peer) -> None:
-        """Take notice of a new local peer, before its first offers are placed."""
+    def joined(self, peer: Member) -> None:
+        """Take notice of a new own peer, before its first offers are placed."""
         if not self._is_exact:
             return
-        (mark,) = marks_of(self._swarm.info_hash, [peer.peer_id])
+        (mark,) = marks_of(self._swarm.info_hash, [id_of(peer)])
         self._marks[peer] = mark
         if len(self._marks) > MAX_LOCAL:
-            known, self._known = self._known, {}
-            self._marks.clear()
-            self._is_exact = self._is_contested = False
-            for member, peers in known.items():
-                self._swarm.set_remote(member, len(peers.seeders), len(peers.leechers))
+            self.give_up()
         elif self._is_known(mark):
             self._count()
 
-    def left(self, peer: Peer) -> None:
-        """Take notice that a local peer has left."""
+    def give_up(self) -> None:
+        """Only count peers from now on, because there are too many own ones, or not all of these are known."""
+        known, self._known = self._known, {}
+        self._marks.clear()
+        self._is_exact = self._is_contested = False
+        for member, peers in known.items():
+            self._swarm.set_remote(member, len(peers.seeders), len(peers.leechers))
+
+    def left(self, peer: Member) -> None:
+        """Take notice that an own peer has left."""
         self._apart.pop(peer, None)
         mark = self._marks.pop(peer, UNKNOWN)
         if self._is_known(mark):
             self._count()
 
-    def hide(self, peer: Peer, given: list[Member], refused: RemoteMember | None, now: float) -> None:
-        """Have the remote members of the swarm count only peers that an offer of a local peer may be placed on.
+    def hide(self, peer: Member, given: list[Member], refused: RemoteMember | None, now: float) -> None:
+        """Have the remote members of the swarm count only peers that an offer of an own peer may be placed on.
 
         Leave out `refused`, and as many peers as there are offers in `given`. Members without a rank count all their
         peers, also those of other members, so that they cannot take the offers for these. `show` ends this.
@@ -150,7 +155,9 @@ class PeerOverlap:
         away = {member: None for member in (*self._swarm.remotes, *self._known) if self._shares(peer, member, now)}
         if refused is not None:
             away[refused] = None
-        reduced = {member: None for member in given if isinstance(member, RemoteMember)}
+        reduced = {
+            member: None for member in given if isinstance(member, RemoteMember) and not isinstance(member, NodeMember)
+        }
         if not away and not reduced and not self._is_contested:
             return
         self._hidden = [(member, member.complete, member.incomplete) for member in {**self._known, **away, **reduced}]
@@ -174,8 +181,23 @@ class PeerOverlap:
             self._swarm.set_remote(member, complete, incomplete)
         self._hidden = []
 
-    def sharing(self, member: RemoteMember, peer_id: str) -> list[Peer]:
-        """Return the local peers that a peer behind a remote member meets otherwise than through an offer to here."""
+    def linked_counts(self) -> tuple[int, int]:
+        """Return the numbers of remote seeders and leechers on which a peer that is at no other tracker makes offers.
+
+        Members without a rank count all their peers, as for `hide`.
+        """
+        complete = sum(member.complete for member in self._swarm.remotes if member not in self._known)
+        incomplete = sum(member.incomplete for member in self._swarm.remotes if member not in self._known)
+        seen = set(self._marks.values())
+        for known in sorted(self._known.values(), key=_order):
+            complete += len(known.seeders - seen)
+            incomplete += len(known.leechers - seen)
+            if known.rank is not None:
+                seen |= known.peers
+        return complete, incomplete
+
+    def sharing(self, member: RemoteMember, peer_id: str) -> list[Member]:
+        """Return the own peers that a peer behind a remote member meets otherwise than through an offer to here."""
         (mark,) = marks_of(self._swarm.info_hash, [peer_id]) if self._known else (UNKNOWN,)
         shared: set[str] = set()
         for other, known in self._known.items():
@@ -188,7 +210,7 @@ class PeerOverlap:
         (mark,) = marks_of(self._swarm.info_hash, [peer_id]) if self._known else (UNKNOWN,)
         return [member for member, known in self._known.items() if known.rank is not None and mark in known.peers]
 
-    def newcomers_for(self, peer: Peer, member: RemoteMember, marks: Collection[str], now: float) -> int:
+    def newcomers_for(self, peer: Member, member: RemoteMember, marks: Collection[str], now: float) -> int:
         """Return the number of new peers behind a remote member that a local peer meets at no other tracker."""
         if self._shares(peer, member, now):
             return 0
@@ -200,12 +222,13 @@ class PeerOverlap:
     def check_invariants(self) -> None:
         """Raise `AssertionError` if the counts are wrong, or if peers are kept that have left; for tests."""
         assert not self._hidden
-        assert self._apart.keys() <= set(self._swarm.peers.values())
+        assert self._apart.keys() <= set(self._own())
         if not self._is_exact:
             assert not self._known
             assert not self._marks
             return
-        assert self._marks.keys() == set(self._swarm.peers.values())
+        assert self._are_known()
+        assert self._marks.keys() == set(self._own())
         behind = set[str]().union(*(known.peers for known in self._known.values())) - set(self._marks.values())
         assert sum(member.complete + member.incomplete for member in self._known) == len(behind)
 
@@ -231,7 +254,19 @@ class PeerOverlap:
             self._swarm.set_remote(member, len(known.seeders - seen), len(known.leechers - seen))
             seen |= known.peers
 
-    def _met_elsewhere(self, peer: Peer, away: Iterable[RemoteMember]) -> set[str]:
+    def _own(self) -> list[Member]:
+        """Return the own peers that are known one by one."""
+        swarm = self._swarm
+        own: list[Member] = list(swarm.peers.values())
+        return own if swarm.nodes is None else [*own, *swarm.nodes.seeders, *swarm.nodes.leechers]
+
+    def _are_known(self) -> bool:
+        """Return whether all own peers are known one by one, and are few."""
+        swarm = self._swarm
+        own = swarm.own_complete + swarm.own_incomplete
+        return own <= MAX_LOCAL and own == len(self._own())
+
+    def _met_elsewhere(self, peer: Member, away: Iterable[RemoteMember]) -> set[str]:
         """Return the marks of the peers that a local peer meets here, or at a member of `away` with a rank."""
         seen = set(self._marks.values())
         mark = self._marks.get(peer, UNKNOWN)
@@ -241,11 +276,11 @@ class PeerOverlap:
                 seen |= known.peers
         return seen
 
-    def _shares(self, peer: Peer, member: RemoteMember, now: float) -> bool:
+    def _shares(self, peer: Member, member: RemoteMember, now: float) -> bool:
         known = self._known.get(member)
         return (known is not None and self._marks[peer] in known.peers) or self._is_apart(peer, member, now)
 
-    def _is_apart(self, peer: Peer, member: RemoteMember, now: float) -> bool:
+    def _is_apart(self, peer: Member, member: RemoteMember, now: float) -> bool:
         return self._apart.get(peer, {}).get(member, now) > now
 
     def _is_known(self, mark: str) -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from typing import Any
 
 from tracker.core.hub import Hub
+from tracker.core.members import own_peer
 from tracker.core.outbox import Outbox
 from tracker.core.overlap import PeerOverlap
-from tracker.core.swarm import Overlap, RemoteMember, Swarm, remote_bit
+from tracker.core.swarm import Overlap, RemoteMember, Swarm
 from tracker.protocol.messages import Answer, Offer
 from tracker.reasons import DropReason
 
@@ -18,8 +19,8 @@ class RemotePeers:
     """Peers that are reached through extensions. All extensions share one object."""
 
     def __init__(self, hub: Hub, outbox: Outbox) -> None:
+        self.outbox = outbox
         self._hub = hub
-        self._outbox = outbox
 
     def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:
         """Return a new remote member of a swarm, or None if the swarm is not open.
@@ -41,6 +42,7 @@ class RemotePeers:
             if member.swarm.overlap is not None:
                 member.swarm.overlap.discard(member)
             member.swarm.set_remote(member, complete, incomplete)
+            self._hub.linked_changed(member.swarm)
 
     def set_remote_peers(
         self,
@@ -55,11 +57,13 @@ class RemotePeers:
         """
         if not self._is_open(member):
             return []
-        return self._overlap_of(member.swarm).know(member, seeders, leechers, ranks)
+        newcomers = self._overlap_of(member.swarm).know(member, seeders, leechers, ranks)
+        self._hub.linked_changed(member.swarm)
+        return newcomers
 
     def keep_apart(self, member: RemoteMember, peer_id: str, seconds: float, now: float) -> None:
         """Place no offers of a local peer on a remote member for some time."""
-        peer = member.swarm.peers.get(peer_id)
+        peer = own_peer(member.swarm, peer_id)
         if peer is not None and self._is_open(member):
             self._overlap_of(member.swarm).keep_apart(peer, member, seconds, now)
 
@@ -77,27 +81,22 @@ class RemotePeers:
         `owner` is the origin of the offers, and `member` the remote member with the peer; see `OfferPlacement.deliver`.
         """
         swarm = self._hub.swarms.get(info_hash)
-        if swarm is None or peer_id in swarm.peers:
+        if swarm is None or peer_id in swarm.peers or (swarm.nodes is not None and peer_id in swarm.nodes.ids):
             # This peer makes offers here, too, and its client takes an answer only on the socket of the offer.
             return offers
-        return self._hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, owner, member)
+        return self._hub.offers.deliver(swarm, peer_id, offers, now, self.outbox, owner, member)
 
     def deliver_answer(self, answer: Answer, now: float) -> bool:
-        """Send a remote peer's answer to the local peer that made the offer; return whether that peer is still here."""
-        counters = self._hub.counters
-        swarm = self._hub.swarms.get(answer.info_hash)
-        receiver = swarm.peers.get(answer.to_peer_id) if swarm else None
-        if receiver is None:
-            counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
-            return False
-        receiver.meet(remote_bit(answer.peer_id), False)
-        self._hub.relay_answer(receiver, answer, now, self._outbox)
-        return True
+        """Send a remote peer's answer to the own peer that made the offer; return whether that peer is still here."""
+        return self._hub.answers.relay_from_link(answer, now, self.outbox)
 
     def place_parked(self, member: RemoteMember, newcomers: Collection[str], now: float, owner: Any = None) -> None:
         """Place parked offers on new peers behind a remote member; see `OfferPlacement.place_parked`."""
         if self._is_open(member):
             self._hub.offers.place_parked(member, newcomers, now, owner)
+            nodes = self._hub.nodes
+            if nodes is not None and newcomers:
+                nodes.newcomers(member.swarm, len(newcomers))
 
     def place_again(
         self,
@@ -111,13 +110,26 @@ class RemotePeers:
         """Place a local peer's offers, made `age` seconds ago, on other members than the one that refused them."""
         swarm = self._hub.swarms.get(info_hash)
         peer = swarm.peers.get(peer_id) if swarm else None
+        if swarm is not None and peer is None:
+            self._place_again_elsewhere(swarm, peer_id, offers, refused, age, now)
         if swarm is None or peer is None:
             return
         if refused is not None and refused.swarm is not swarm:
             refused = None
         if refused is not None:
             self._overlap_of(swarm)
-        self._hub.offers.place(swarm, peer, offers, now, self._outbox, age=age, refused=refused)
+        self._hub.offers.place(swarm, peer, offers, now, self.outbox, age=age, refused=refused)
+
+    def _place_again_elsewhere(
+        self, swarm: Swarm, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float, now: float
+    ) -> None:
+        """Place refused offers of a peer of another node on other remote members, or return them to its node."""
+        nodes = self._hub.nodes
+        if nodes is None:
+            return
+        rest = self._hub.offers.deliver_linked(swarm, peer_id, offers, now, refused)
+        if rest and not nodes.returned(swarm, peer_id, rest, age, 0):
+            self._hub.counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)
 
     def _overlap_of(self, swarm: Swarm) -> Overlap:
         if swarm.overlap is None:

@@ -14,7 +14,8 @@ members than an announce has offers:
 from typing import Final
 from zlib import crc32
 
-from tracker.core.swarm import SMALL, Member, Peer, Swarm, remote_bit
+from tracker.core.members import bit_of, id_of
+from tracker.core.swarm import SMALL, Member, Peer, Swarm
 from tracker.protocol.messages import Answer, Offer
 
 _HASH_LENGTH: Final = 4
@@ -39,7 +40,8 @@ def is_first_answer(receiver: Peer, answer: Answer) -> bool:
     if len(receiver.swarm.peers) > SMALL:
         return True
     code = crc32(answer.offer_id).to_bytes(_HASH_LENGTH, "big")
-    if code in receiver.answered:
+    # `in` would first try whether the bytes are a number, which takes longer than all the rest.
+    if receiver.answered.find(code) >= 0:
         return False
     receiver.answered = (receiver.answered + code)[-_REMEMBERED * _HASH_LENGTH :]
     return True
@@ -91,18 +93,27 @@ def receivers_of(swarm: Swarm, maker: Peer, fresh_since: float) -> Receivers:
             else:
                 order = 0 if peer.peer_id > maker.peer_id else 1
             found.add(peer, order, peer.peer_id)
-    for number, member in enumerate(swarm.remotes):
-        for place in range(member.complete + member.incomplete):
+    others = swarm.remotes
+    nodes = swarm.nodes
+    if nodes is not None:
+        for member in nodes.leechers or nodes.seeders:
+            if member.peer_id != maker.peer_id:
+                order = 2 if member.bit & maker.met else 0 if member.peer_id > maker.peer_id else 1
+                found.add(member, order, member.peer_id)
+        others = [*nodes.counted, *others]
+    for number, other in enumerate(others):
+        for place in range(other.complete + other.incomplete):
             # Their ids are not known.
-            found.add(member, place & 1, f"{number} {place}")
+            found.add(other, place & 1, f"{number} {place}")
     return found
 
 
-def local_receivers_of(peer_id: str, candidates: list[Peer]) -> Receivers:
-    """Order the members of a room that may receive a remote peer's offers."""
+def own_receivers_of(swarm: Swarm, peer_id: str, candidates: list[Member]) -> Receivers:
+    """Order the members of a room that may receive a remote peer's offers: those of this tracker."""
     found = Receivers()
-    bit = remote_bit(peer_id)
-    for peer in candidates:
-        order = 2 if peer.met & bit else 0 if peer.peer_id > peer_id else 1
-        found.add(peer, order, peer.peer_id)
+    bit = bit_of(swarm, peer_id)
+    for number, member in enumerate(candidates):
+        key = id_of(member)
+        order = 2 if key and member.met & bit else 0 if key > peer_id else 1
+        found.add(member, order, key or f"{number}")
     return found

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final
 
 from tracker.core.counters import Counters
-from tracker.core.offers import ParkedOffers
+from tracker.core.parked import ParkedOffers
 from tracker.core.presence import Presences
 from tracker.core.swarm import Connection, Peer
 from tracker.protocol.errors import RequestError

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tracker.core.bits import LOCAL, NUMBERED, REMOTE, SEEDER, numbered_bit
+from tracker.core.elsewhere import PEER, SwarmNodes
 from tracker.core.nearby import Nearby, Place, SwarmPlaces
 from tracker.core.presence import Presences, Reachable
 
@@ -24,17 +26,6 @@ Random = Callable[[], float]
 
 SMALL: Final = 16
 """Members up to which a swarm is small: a peer of a small swarm may meet every other one."""
-
-_LOCAL_BITS: Final = [1 << number for number in range(53)]
-_REMOTE_BITS: Final = [1 << number for number in range(53, 61)]
-# mypyc would compute `1 << number` with 32 bits where the result is an i64.
-
-LOCAL: Final = (1 << 53) - 1
-REMOTE: Final = (1 << 61) - (1 << 53)
-"""All bits of local peers, and of remote ones, in `Member.met`."""
-
-SEEDER: Final = 1 << 61
-"""The bit in `Member.met` of a peer that has met a seeder."""
 
 _MAX_SEARCHED: Final = 1000
 """Peers among which the one of a connection is searched."""
@@ -149,9 +140,35 @@ class RemoteMember(Member):
         self.incomplete = 0
 
 
-def remote_bit(peer_id: str) -> "i64":
-    """Return the bit that stands for a remote peer in `Peer.met`."""
-    return _REMOTE_BITS[ord(peer_id[-1]) % len(_REMOTE_BITS)]
+class NodeMember(RemoteMember):
+    """Peers of a swarm at another node of this tracker. `kind` is one of those in `tracker.core.elsewhere`.
+
+    A member of the kind PEER has a bit of its own, as a local peer has. Its node watches whether it is silent. After it
+    has left and joined again, it is another member.
+    """
+
+    __slots__ = ("index", "kind", "node", "peer_id", "twin")
+
+    def __init__(self, swarm: "Swarm", node: str, kind: int, peer_id: str, bit: "i64") -> None:
+        super().__init__(swarm, None)
+        if kind == PEER:
+            self.bit = bit
+            self.met = 0
+        self.node: Final = node
+        """The id of the node."""
+        self.kind: Final = kind
+        self.peer_id: Final = peer_id
+        """The peer_id of a member of the kind PEER, otherwise empty."""
+        self.index = -1
+        """The index of a member of the kind PEER in its list, otherwise -1."""
+        self.twin: NodeMember | None = None
+        """The next member of the swarm with the same peer_id."""
+
+    def meet(self, bit: "i64", complete: bool) -> None:
+        """Note that the member, of the kind PEER, meets a local peer, of which `bit` and `complete` are given."""
+        self.met |= bit
+        if complete:
+            self.met |= SEEDER
 
 
 class Overlap(Protocol):
@@ -165,14 +182,16 @@ class Overlap(Protocol):
         ranks: tuple[str, str] | None,
     ) -> list[str]: ...
     def discard(self, member: RemoteMember) -> None: ...
-    def keep_apart(self, peer: Peer, member: RemoteMember, seconds: float, now: float) -> None: ...
-    def joined(self, peer: Peer) -> None: ...
-    def left(self, peer: Peer) -> None: ...
-    def hide(self, peer: Peer, given: list[Member], refused: RemoteMember | None, now: float) -> None: ...
+    def keep_apart(self, peer: Member, member: RemoteMember, seconds: float, now: float) -> None: ...
+    def joined(self, peer: Member) -> None: ...
+    def left(self, peer: Member) -> None: ...
+    def give_up(self) -> None: ...
+    def hide(self, peer: Member, given: list[Member], refused: RemoteMember | None, now: float) -> None: ...
     def show(self) -> None: ...
-    def sharing(self, member: RemoteMember, peer_id: str) -> list[Peer]: ...
+    def linked_counts(self) -> tuple[int, int]: ...
+    def sharing(self, member: RemoteMember, peer_id: str) -> list[Member]: ...
     def members_with(self, peer_id: str) -> list[RemoteMember]: ...
-    def newcomers_for(self, peer: Peer, member: RemoteMember, marks: Collection[str], now: float) -> int: ...
+    def newcomers_for(self, peer: Member, member: RemoteMember, marks: Collection[str], now: float) -> int: ...
     def check_invariants(self) -> None: ...
 
 
@@ -184,6 +203,7 @@ class Swarm:
         "joins",
         "leechers",
         "leechers_busy_until",
+        "nodes",
         "overlap",
         "peers",
         "places",
@@ -202,8 +222,10 @@ class Swarm:
         self.remotes: list[RemoteMember] = []
         self.remote_complete = 0
         self.remote_incomplete = 0
+        self.nodes: SwarmNodes[NodeMember] | None = None
+        """The members at other nodes of this tracker; None if there are none."""
         self.joins = 0
-        """The number of peers that have joined so far."""
+        """The number of peers that have joined so far, here and, if they are known one by one, at other nodes."""
         self.leechers_busy_until = -inf
         self.seeders_busy_until = -inf
         """The time at which they are given further offers that prefer them; see `tracker.core.choice`."""
@@ -222,16 +244,21 @@ class Swarm:
         """Number of leechers, including remote ones."""
         return len(self.leechers) + self.remote_incomplete
 
+    @property
+    def own_complete(self) -> int:
+        """Number of seeders at all nodes of this tracker, without those of other trackers."""
+        nodes = self.nodes
+        return len(self.seeders) if nodes is None else len(self.seeders) + nodes.complete
+
+    @property
+    def own_incomplete(self) -> int:
+        """Number of leechers at all nodes of this tracker, without those of other trackers."""
+        nodes = self.nodes
+        return len(self.leechers) if nodes is None else len(self.leechers) + nodes.incomplete
+
     def join(self, peer_id: str, connection: Connection, complete: bool, now: float) -> Peer:
         """Add a peer with a new peer_id, and return it."""
-        bit: i64 = _LOCAL_BITS[self.joins % len(_LOCAL_BITS)]
-        self.joins += 1
-        if self.joins > len(_LOCAL_BITS) and len(self.peers) < SMALL:
-            for other in self.peers.values():
-                # It has met an earlier peer with this bit.
-                if other.met & bit:
-                    other.met -= bit
-                    other.met_count -= 1
+        bit = self.next_bit()
         peer = Peer(self, peer_id, connection, complete, now, bit)
         self.peers[peer_id] = peer
         self._enter_pool(peer)
@@ -239,6 +266,21 @@ class Swarm:
         if self.overlap is not None:
             self.overlap.joined(peer)
         return peer
+
+    def next_bit(self) -> "i64":
+        """Return the bit for a peer that joins, which others may have met under the same bit as an earlier peer."""
+        bit = numbered_bit(self.joins)
+        self.joins += 1
+        if self.joins > NUMBERED and len(self.peers) < SMALL:
+            for peer in self.peers.values():
+                if peer.met & bit:
+                    peer.met -= bit
+                    peer.met_count -= 1
+            if self.nodes is not None:
+                for members in (self.nodes.leechers, self.nodes.seeders):
+                    for member in members:
+                        member.met &= ~bit
+        return bit
 
     def leave(self, peer: Peer) -> None:
         """Remove a local peer, from all its connections."""
@@ -291,7 +333,9 @@ class Swarm:
             self.remotes.remove(member)
 
     def member_at(self, position: int) -> Member:
-        """Return the member at a position, in this order: leechers, then seeders; in both, local peers come first.
+        """Return the member at a position, in this order: leechers, then seeders.
+
+        In both, local peers come first, then peers at other nodes that are known one by one.
 
         Raises:
             IndexError: if there are fewer members.
@@ -303,6 +347,17 @@ class Swarm:
         if position < len(local):
             return local[position]
         position -= len(local)
+        nodes = self.nodes
+        if nodes is not None:
+            pool = nodes.leechers if local is self.leechers else nodes.seeders
+            if position < len(pool):
+                return pool[position]
+            position -= len(pool)
+            for counted in nodes.counted:
+                size = counted.incomplete if local is self.leechers else counted.complete
+                if position < size:
+                    return counted
+                position -= size
         for remote in self.remotes:
             size = remote.incomplete if local is self.leechers else remote.complete
             if position < size:
@@ -336,8 +391,11 @@ class Swarm:
                 assert peer.connection in peer.connections
                 assert all(peer in connection.peers for connection in peer.connections)
                 assert peer.presences is None or len(peer.presences) > 1
-        assert self.remote_complete == sum(remote.complete for remote in self.remotes)
-        assert self.remote_incomplete == sum(remote.incomplete for remote in self.remotes)
+        remotes: list[RemoteMember] = [*self.remotes]
+        if self.nodes is not None:
+            remotes += [*self.nodes.leechers, *self.nodes.seeders, *self.nodes.counted]
+        assert self.remote_complete == sum(remote.complete for remote in remotes)
+        assert self.remote_incomplete == sum(remote.incomplete for remote in remotes)
         for remote in self.remotes:
             assert remote.swarm is self
             assert remote.complete >= 0

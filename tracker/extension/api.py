@@ -10,32 +10,34 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from tracker.core.hub import Hub
+from tracker.core.nodes import NodePeers
 from tracker.core.remote import RemotePeers
 from tracker.core.swarm import RemoteMember, Swarm
 from tracker.extension.admission import Admission, Admitted
-from tracker.extension.channel import Channel
+from tracker.extension.channel import Channel, SocketChannel
+from tracker.extension.cluster import Cluster
 from tracker.extension.files import FileReaders
+from tracker.extension.gateway import Gateway
+from tracker.extension.members import Members
 from tracker.extension.state import StateDirectory
 from tracker.files import aside
 from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Route
-from tracker.protocol.ids import is_any_id, is_id
 from tracker.protocol.messages import Answer, Offer
 from tracker.settings import Section, Settings
 from tracker.tasks import BackgroundTasks
+from tracker.web.gather import Gather, Others
+from tracker.web.merging import How
 from tracker.web.stats import Table, Tables
+from tracker.worker import Worker
 
 T = TypeVar("T")
-
-STOP_TIMEOUT: Final = 5.0
-"""Seconds that an extension has to stop, or `server.shutdown_timeout` if that is less."""
 
 
 class ExtensionSettings(Section):
@@ -53,6 +55,18 @@ class Extension:
     """
 
     Settings: ClassVar[type[ExtensionSettings]] = ExtensionSettings
+    wanted_by_workers: ClassVar[bool] = False
+    """Whether the extension makes several workers one tracker. With `server.workers`, it is on unless disabled."""
+    at_gateway: ClassVar[bool] = False
+    """Whether the extension exists once in a cluster of processes that are one tracker: it runs at their gateway.
+
+    Then it is started whenever this process becomes the gateway, and stopped when another one does. Its constructor and
+    `prepare` run in each process. It cannot override `admit`.
+    """
+
+    def __init_subclass__(cls) -> None:
+        if cls.at_gateway and cls.admit is not Extension.admit:
+            raise TypeError("an extension that runs at the gateway only cannot admit peers of other processes")
 
     def __init__(self, tracker: "TrackerHandle", settings: Any) -> None:
         """Register routes, subprotocols, tables and metrics. `settings` is an instance of the class's `Settings`."""
@@ -67,10 +81,10 @@ class Extension:
         """
 
     async def start(self) -> None:
-        """Start. Called once, when the tracker already serves its peers."""
+        """Start. Called once, when the tracker already serves its peers; with `at_gateway` perhaps several times."""
 
     async def stop(self) -> None:
-        """Stop, within `STOP_TIMEOUT` seconds. Called once, but not if `start` failed."""
+        """Stop, within `STOP_TIMEOUT` seconds. Called once after each `start` that has not failed."""
 
     async def admit(self, request: Admission) -> str | Admitted | None:
         """Decide whether a peer may join a swarm: return None if it may, or the reason, which its client gets.
@@ -85,13 +99,16 @@ class Extension:
         """
 
     async def swarm_opened(self, swarm: Swarm) -> None:
-        """Take notice that a swarm has its first local peer."""
+        """Take notice that a swarm has its first local peer, or is held open for the peers of other nodes."""
 
     async def swarm_changed(self, swarm: Swarm) -> None:
-        """Take notice that the counts of a swarm's local peers have changed. Changes coalesce."""
+        """Take notice that the counts of a swarm's own peers have changed. Changes coalesce.
+
+        Changes at other nodes of this tracker are told for swarms that are held.
+        """
 
     async def swarm_closed(self, swarm: Swarm) -> None:
-        """Take notice that a swarm has lost its last local peer, and its remote members with it."""
+        """Take notice that a swarm has lost its last local peer, and its remote members with it, and is not held."""
 
     async def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
         """Take offers of a local peer for as many peers behind a remote member of this extension."""
@@ -99,11 +116,17 @@ class Extension:
     async def offers_unplaced(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
         """Take notice of offers of a local peer that found no receiver."""
 
+    async def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> None:
+        """Take back offers of a remote peer that `deliver_offers` has given to other nodes of this tracker.
+
+        No peer there could be given them.
+        """
+
     async def answer_unplaced(self, answer: Answer) -> None:
         """Take a local peer's answer to a peer that is not here."""
 
 
-class TrackerHandle:
+class TrackerHandle(Members):
     """The tracker, as an extension sees it.
 
     An info_hash and a peer_id are 20 bytes as latin-1 text. In a text swarm they are text of 1 to 64 characters.
@@ -123,29 +146,39 @@ class TrackerHandle:
         files: FileReaders | None = None,
         enabled: Collection[str] = (),
         state: StateDirectory | None = None,
+        nodes: NodePeers | None = None,
+        gateway: Gateway | None = None,
+        at_gateway: bool = False,
+        worker: Worker | None = None,
+        others: Others | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
+        super().__init__(name, hub, remote, clock)
         self.settings = settings
         self.task_failures: Counter[str] = Counter() if task_failures is None else task_failures
         """Background tasks that failed, by name; for `BackgroundTasks` of the extension's own."""
         self.registry = registry
         """The registry for the extension's own metrics, whose names start with `peerservers_`."""
-        self.log = structlog.get_logger().bind(extension=name)
+        self.nodes = nodes or NodePeers(hub, remote.outbox)
+        """The peers at other nodes of this tracker. One extension may attach: the one that connects the nodes."""
+        self.worker = worker
+        """This process, if it is one of several workers (`server.workers`)."""
         self._name = name
-        self._hub = hub
-        self._remote = remote
         self._endpoint = endpoint
         self._extensions = extensions
         self._tables = Tables() if tables is None else tables
         self._files = FileReaders() if files is None else files
         self._enabled = enabled
+        self._others = Others() if others is None else others
         self._state = state or StateDirectory(settings)
-        self._members: dict[Swarm, set[RemoteMember]] = {}
+        self._gateway = gateway or Gateway()
+        self._at_gateway = at_gateway
         self._tasks = BackgroundTasks(self.task_failures)
 
     def extension(self, name: str) -> Extension | None:
         """Return another extension of this tracker, or None if it is not enabled.
 
-        Call this from `start` on. The other extension may not have started yet, and its start may have failed.
+        Call this from `prepare` on. The other extension may not have started yet, and its start may have failed.
         """
         return self._extensions.get(name)
 
@@ -154,126 +187,30 @@ class TrackerHandle:
         return name in self._enabled
 
     @property
-    def swarms(self) -> Mapping[str, Swarm]:
-        """The open swarms by info_hash. Read only."""
-        return self._hub.swarms
-
-    def add_remote(self, info_hash: str, owner: Any) -> RemoteMember | None:
-        """Return a new remote member of a swarm, which counts no peers until `set_remote`; None if there is no swarm.
-
-        `owner` is an object of the extension; the member has it as its attribute.
-        """
-        member = self._remote.add_remote(info_hash, owner)
-        if member:
-            self._members.setdefault(member.swarm, set()).add(member)
-        return member
-
-    def set_remote(self, member: RemoteMember, complete: int, incomplete: int) -> None:
-        """Set the numbers of seeders and leechers behind a remote member.
-
-        If the member was removed or its swarm has closed, do nothing.
-
-        Raises:
-            ValueError: if a number is negative.
-        """
-        if self.owns(member):
-            self._remote.set_remote(member, complete, incomplete)
-
-    def set_remote_peers(
-        self,
-        member: RemoteMember,
-        seeders: Collection[str],
-        leechers: Collection[str],
-        ranks: tuple[str, str] | None = None,
-    ) -> list[str]:
-        """Set the peers behind a remote member by their marks, instead of their numbers; return those of the newcomers.
-
-        `marks_of` computes marks; at most a few dozen are useful. Peers that are local, too, or behind several members,
-        count once, and are introduced once to each other. Newcomers are peers that were neither here nor behind any
-        member before. `ranks` are given if the marks may keep offers from other members: two texts that order this
-        member's tracker and this one, in the same way at all trackers.
-        """
-        return self._remote.set_remote_peers(member, seeders, leechers, ranks) if self.owns(member) else []
-
-    def members_with(self, swarm: Swarm, peer_id: str) -> list[RemoteMember]:
-        """Return this extension's remote members with a rank that a remote peer of a swarm is behind."""
-        return [member for member in swarm.overlap.members_with(peer_id) if self.owns(member)] if swarm.overlap else []
-
-    def keep_apart(self, member: RemoteMember, peer_id: str, seconds: float) -> None:
-        """Place no offers of a local peer on a remote member for some time, because it is present there, too."""
-        self._remote.keep_apart(member, peer_id, seconds, monotonic())
-
-    def remove_remote(self, member: RemoteMember) -> None:
-        """Remove a remote member from its swarm."""
-        self.set_remote(member, 0, 0)
-        self._members.get(member.swarm, set()).discard(member)
-
-    def owns(self, member: RemoteMember) -> bool:
-        """Return whether this extension added a remote member."""
-        return member in self._members.get(member.swarm, ())
-
-    def deliver_offers(
-        self,
-        info_hash: str,
-        peer_id: str,
-        offers: list[Offer],
-        owner: Any = None,
-        member: RemoteMember | None = None,
-    ) -> list[Offer]:
-        """Give a remote peer's offers to as many distinct local peers; return the offers that found none.
-
-        `owner` is the origin of the offers, if there are several origins: from one origin, a peer is given at most half
-        of `tracker.max_foreign_offers`. `member` is the remote member with the peer, if its peers are known by their
-        marks. `make_offer` makes an offer of text.
-
-        Raises:
-            ValueError: if `peer_id` is not an id of the swarm.
-        """
-        if not (is_id(peer_id) if is_id(info_hash) else is_any_id(peer_id)):
-            raise ValueError("peer_id must be 20 latin-1 characters, or in a text swarm 1 to 64 characters")
-        return self._remote.deliver_offers(info_hash, peer_id, offers, monotonic(), owner, member)
-
-    def deliver_answer(self, answer: Answer) -> bool:
-        """Give a remote peer's answer to the local peer that made the offer; return whether that peer is still here.
-
-        `make_answer` makes an answer of text.
-        """
-        return self._remote.deliver_answer(answer, monotonic())
+    def runs_here(self) -> bool:
+        """Whether extensions `at_gateway` run in this process: not if another node of its cluster is the gateway."""
+        return self._gateway.is_here
 
     @property
-    def parked_offers(self) -> int:
-        """Number of offers that are parked until a receiver comes."""
-        return self._hub.offers.parked.count(monotonic())
+    def needs_gateway(self) -> bool:
+        """Whether an extension `at_gateway` is enabled: a cluster needs a gateway. Call this from `prepare` on."""
+        return any(extension.at_gateway for extension in self._extensions.values())
 
-    def park_offers(self, on_placed: Callable[[float], None]) -> None:
-        """Park offers that find no receiver, from now on; peers that are alone announce more often.
+    @property
+    def connections(self) -> int:
+        """The number of open WebSockets of this process."""
+        return len(self._endpoint.websockets)
 
-        `on_placed` gets the seconds that a parked offer waited for its receiver. Each extension has its own.
+    def join_cluster(self, cluster: Cluster) -> Gateway:
+        """Make this process a node of a cluster. Call this from `__init__`.
+
+        Return the object to be told when this node is the gateway. Until then, extensions `at_gateway` do not start.
+
+        Raises:
+            ValueError: if another extension has called this.
         """
-
-        def guarded(seconds: float) -> None:
-            try:
-                on_placed(seconds)
-            except Exception:
-                # The hub calls it while it serves a client, which would lose its connection.
-                self.log.exception("extension_failed", on="on_placed")
-
-        self._hub.offers.parked.enable(guarded)
-
-    def place_parked(self, member: RemoteMember, newcomers: Collection[str], owner: Any = None) -> None:
-        """Place the parked offers of a swarm on new peers behind a remote member, one of each peer's on each.
-
-        `newcomers` are the marks of these peers, or `UNKNOWN` for each peer of which only the number is known. If a
-        peer was given offers from `owner` meanwhile (as in `deliver_offers`), it places as many fewer.
-        """
-        if self.owns(member):
-            self._remote.place_parked(member, newcomers, monotonic(), owner)
-
-    def place_again(
-        self, info_hash: str, peer_id: str, offers: list[Offer], refused: RemoteMember | None, age: float
-    ) -> None:
-        """Place a local peer's offers, made `age` seconds ago, on other members than the one that refused them."""
-        self._remote.place_again(info_hash, peer_id, offers, refused, age, monotonic())
+        self._gateway.join(cluster)
+        return self._gateway
 
     def show_id(self, tracker_id: str) -> None:
         """Show the id by which other trackers know this one on the page."""
@@ -286,6 +223,10 @@ class TrackerHandle:
         """
         self._tables.off.setdefault(self._name, reason)
 
+    def report_on(self) -> None:
+        """Take back `report_off`, because the extension starts again."""
+        self._tables.off.pop(self._name, None)
+
     def add_table(self, name: str, rows: Callable[[], list[dict[str, Any]]], links: bool = False) -> None:
         """Show a table of texts and numbers, by column, on the page and in `/stats.json`, under a name.
 
@@ -297,7 +238,21 @@ class TrackerHandle:
         Raises:
             ValueError: if the name is taken, also by a field of `/stats.json` itself.
         """
-        self._tables.add(name, Table(rows, links))
+        self._tables.add(name, Table(self._gateway.table(name, rows) if self._at_gateway else rows, links))
+
+    def add_gather(self, gather: Gather) -> None:
+        """Let the page, `/stats.json` and `/metrics` ask the other processes of this tracker, which add up to one.
+
+        Call this from `__init__`.
+
+        Raises:
+            ValueError: if another extension has called this.
+        """
+        self._others.add(gather)
+
+    def merge_gauge(self, name: str, how: How) -> None:
+        """Merge a gauge of several processes by their greatest or least value, instead of the sum."""
+        self._others.rules[name] = how
 
     def add_route(self, path: str, route: Route) -> None:
         """Serve an HTTP path on the public port.
@@ -305,7 +260,7 @@ class TrackerHandle:
         Raises:
             ValueError: if the path is taken.
         """
-        self._endpoint.routes.add(path, route)
+        self._endpoint.routes.add(path, self._gateway.route(path, route) if self._at_gateway else route)
 
     def add_subprotocol(self, name: str, handler: Callable[[Channel], Awaitable[None]]) -> None:
         """Serve a WebSocket subprotocol on the public port, at any path.
@@ -315,7 +270,8 @@ class TrackerHandle:
         Raises:
             ValueError: if the subprotocol is taken.
         """
-        self._endpoint.add_subprotocol(name, lambda owner, info: Channel(owner, info, handler))
+        serve = self._gateway.subprotocol(name, handler) if self._at_gateway else handler
+        self._endpoint.add_subprotocol(name, lambda owner, info: SocketChannel(owner, info, serve))
 
     def add_file(self, name: str, read: Callable[[str], T], adopt: Callable[[T], None]) -> None:
         """Read a file now, and again whenever it changes, and on SIGHUP. Call this from `__init__` only.
@@ -357,20 +313,3 @@ class TrackerHandle:
         Return whether all have ended.
         """
         return await self._tasks.stop(timeout)
-
-    def release(self) -> None:
-        """Remove all remote members, because the extension has ended."""
-        for members in self._members.values():
-            for member in members:
-                self._remote.set_remote(member, 0, 0)
-        self._members.clear()
-
-    def forget(self, swarm: Swarm) -> None:
-        """Remove the remote members of a swarm that has closed.
-
-        Otherwise the swarm and its members would keep each other in memory, and with them all that belongs to the
-        members' owners, until the garbage collector visits all objects: in a quiet tracker, that takes hours.
-        """
-        for member in self._members.pop(swarm, ()):
-            swarm.set_remote(member, 0, 0)
-        swarm.overlap = None

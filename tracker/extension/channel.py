@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from websockets.frames import CloseCode
@@ -26,7 +26,39 @@ Not `Final`, because compiled code contains the values of `Final` names, and tes
 """
 
 
-class Channel(WebSocket):
+class Channel(Protocol):
+    """A connection that an extension serves: a WebSocket here, or one that another process of this tracker has."""
+
+    remote_address: str
+    """The numeric IP address of the other side. Behind a proxy that is not trusted, it is the proxy's address."""
+    reason: CloseReason | None
+    """Why the connection ends; None while it is open."""
+    blocked_since: float
+    """The monotonic time since which the send buffer is full; 0 while there is room. `send` would drop a message."""
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes received and not yet taken; each message counts for 100 bytes more than its payload."""
+        ...
+
+    async def receive(self) -> tuple[bytes, bool]:
+        """Return the next message, and whether it is text (whose UTF-8 is not checked).
+
+        Raises:
+            ChannelClosed: if the connection has ended and all its messages have been taken.
+        """
+        ...
+
+    def send(self, data: bytes, is_text: bool = True) -> bool:
+        """Send one message; return whether it was sent. It is dropped if the other side is slow or gone."""
+        ...
+
+    def close(self, code: CloseCode, reason: CloseReason) -> None:
+        """Close the connection, behind the messages that were sent. The code is for the other side."""
+        ...
+
+
+class SocketChannel(WebSocket):
     """A WebSocket that an extension's coroutine serves.
 
     `handler` runs as a task from the opening handshake on. When it returns or raises, the socket is closed. If the
@@ -38,7 +70,6 @@ class Channel(WebSocket):
     def __init__(self, owner: Owner, info: ConnectionInfo, handler: Callable[["Channel"], Awaitable[None]]) -> None:
         super().__init__(owner, info)
         self.remote_address = info.address
-        """The numeric IP address of the other side. Behind a proxy that is not trusted, it is the proxy's address."""
         self._handler = handler
         self._messages: deque[tuple[bytes, bool]] = deque()
         self._queued = 0
@@ -47,15 +78,9 @@ class Channel(WebSocket):
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes received and not yet taken; each message counts for 100 bytes more than its payload."""
         return self._queued
 
     async def receive(self) -> tuple[bytes, bool]:
-        """Return the next message, and whether it is text (whose UTF-8 is not checked).
-
-        Raises:
-            ChannelClosed: if the connection has ended and all its messages have been taken.
-        """
         while not self._messages:
             if self.reason is not None:
                 raise ChannelClosed(self.reason.value)

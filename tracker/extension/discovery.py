@@ -64,6 +64,27 @@ def sections(classes: Mapping[str, type[Extension]], settings: Settings) -> dict
     }
 
 
+def sections_of_worker(
+    classes: Mapping[str, type[Extension]], found: Mapping[str, ExtensionSettings]
+) -> dict[str, ExtensionSettings]:
+    """Return the sections for a worker: those of extensions that workers want are enabled unless they say otherwise."""
+    return {
+        name: section.model_copy(update={"enabled": True})
+        if classes[name].wanted_by_workers and "enabled" not in section.model_fields_set
+        else section
+        for name, section in found.items()
+    }
+
+
+def check_workers(classes: Mapping[str, type[Extension]]) -> None:
+    """Raise `ConfigError` if none of the extensions that may be enabled makes several workers one tracker."""
+    if not any(extension.wanted_by_workers for extension in classes.values()):
+        raise ConfigError(
+            "server.workers: several workers need the extension cluster, which makes them one tracker; "
+            "it is not installed, or extensions.cluster.enabled is false"
+        )
+
+
 def _installed() -> set[str]:
     return set(entry_points(group=GROUP).names)
 

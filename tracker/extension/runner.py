@@ -32,10 +32,22 @@ class ExtensionRunner:
 
     Offers and answers wait in a bounded queue. Swarms are only marked dirty and read at delivery: openings and closings
     are never lost, changes coalesce.
+
+    `by_terms`: the extension runs only from each `start` to the next `stop`, and hears of no events in between. Others
+    are started once, and hear of earlier events then.
     """
 
-    def __init__(self, name: str, extension: Extension, tracker: TrackerHandle, errors: Counter[str], hub: Hub) -> None:
+    def __init__(
+        self,
+        name: str,
+        extension: Extension,
+        tracker: TrackerHandle,
+        errors: Counter[str],
+        hub: Hub,
+        by_terms: bool = False,
+    ) -> None:
         self.name = name
+        self.by_terms = by_terms
         self.extension = extension
         self.tracker = tracker
         self.task: asyncio.Task[None] | None = None
@@ -50,6 +62,9 @@ class ExtensionRunner:
         self._work = asyncio.Event()
         self._started = asyncio.Event()
         self._failed = False
+        self._is_off = False
+        """Whether it cannot run in this process at all."""
+        self._is_idle = by_terms
         self._prepared: asyncio.Task[None] | None = None
         self._overridden = {
             key for key, method in vars(Extension).items() if getattr(type(extension), key) is not method
@@ -58,11 +73,16 @@ class ExtensionRunner:
 
     def wants(self, event: str) -> bool:
         """Return whether the extension overrides a method and still runs."""
-        return event in self._overridden and not self._failed
+        return event in self._overridden and not self._failed and not self._is_idle
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the extension runs, or is about to."""
+        return not self._failed and not self._is_idle
 
     def mark(self, swarm: Swarm, closed: bool = False) -> None:
         """Mark a swarm dirty; one that closes before its opening was delivered is forgotten."""
-        if not self._wants_swarms or self._failed:
+        if not self._wants_swarms or not self.is_active:
             return
         if closed and self._open.get(swarm.info_hash) is not swarm:
             self._dirty.pop(swarm, None)
@@ -97,12 +117,23 @@ class ExtensionRunner:
         return self._prepared
 
     async def _prepare(self) -> None:
-        self._failed = not await self._call("prepare")
+        self._is_off = self._failed = not await self._call("prepare")
 
     def _turn_off(self, error: Exception, reason: str) -> None:
-        self._failed = True
+        self._is_off = self._failed = True
         self.tracker.report_off(reason)
         self._log.warning(f"{self.name}_off", error=str(error))
+
+    def start(self) -> None:
+        """Start the extension in the background. It hears of all open swarms."""
+        if self._is_idle:
+            self._is_idle = False
+            self._failed = self._is_off
+            if not self._is_off:
+                self.tracker.report_on()
+            for swarm in self._hub.swarms.values():
+                self.mark(swarm)
+        self.task = asyncio.get_running_loop().create_task(self.run(), name=f"extension {self.name}")
 
     async def run(self) -> None:
         """Start the extension, and deliver its events until cancelled."""
@@ -117,6 +148,7 @@ class ExtensionRunner:
         if self._failed:
             self.tracker.report_off("its start has failed")
             self._events.clear()
+            self._bytes = 0
             self._dirty.clear()
             self.tracker.release()
             await self.tracker.stop_tasks()
@@ -137,15 +169,25 @@ class ExtensionRunner:
                     turn_ends = monotonic() + TURN
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 (`stop` itself must not be cancelled)
-        """Stop delivering events and stop the extension, within `timeout` seconds."""
-        if self.task is None or self._failed:
-            return
+        """Stop delivering events and stop the extension, within `timeout` seconds. Drop the queued events."""
+        if self.task is not None and not self._failed:
+            await self._stop(self.task, timeout)
+        self.task = None
+        self._is_idle = True
+        self._started.clear()
+        self._work.clear()
+        self._events.clear()
+        self._bytes = 0
+        self._dirty.clear()
+        self._open.clear()
+
+    async def _stop(self, task: asyncio.Task[None], timeout: float) -> None:  # noqa: ASYNC109
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        self.task.cancel()
+        task.cancel()
         # Half of the time, so that an extension whose task does not end still gets its `stop`. `wait_for` would wait
         # for the end of the cancelled task, however long that takes.
-        await asyncio.wait([self.task], timeout=timeout / 2)
+        await asyncio.wait([task], timeout=timeout / 2)
         stopping = loop.create_task(self._call("stop"))
         stopped = bool((await asyncio.wait([stopping], timeout=max(0.0, deadline - loop.time())))[0])
         stopping.cancel()

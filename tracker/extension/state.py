@@ -27,13 +27,22 @@ class ExtensionOff(Exception):
 
 
 class StateDirectory:
-    """The state directory of this process, created and locked when an extension first uses it."""
+    """The state directory of this process, created and locked when an extension first uses it.
 
-    def __init__(self, settings: Settings) -> None:
+    `is_locked`: the supervisor has locked it for this worker, too.
+    """
+
+    def __init__(self, settings: Settings, is_locked: bool = False) -> None:
         self._path = settings.server.state_dir
         self._is_given = "state_dir" in settings.server.model_fields_set
         self._lock = Lock()
+        self._is_locked = is_locked
         self._descriptor = -1
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor that keeps it locked, also in a process that inherits it, or -1."""
+        return self._descriptor
 
     def use(self, read: Callable[[Path], T]) -> T:
         """Return the result of a function of the directory. This may take long.
@@ -45,7 +54,7 @@ class StateDirectory:
         try:
             with self._lock:
                 path = self._path.expanduser()
-                if self._descriptor < 0:
+                if self._descriptor < 0 and not self._is_locked:
                     path.mkdir(mode=0o700, parents=True, exist_ok=True)
                     self._descriptor = _locked(path)
             return read(path)

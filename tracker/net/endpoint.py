@@ -8,9 +8,10 @@ of timers of their own: time limits, pings.
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from itertools import islice
+from math import ceil
 from time import monotonic
 from typing import Final, cast
 
@@ -19,10 +20,11 @@ from websockets.frames import CloseCode
 
 from tracker.access.gate import LOCAL, ConnectionGate, ConnectionInfo, Refused
 from tracker.net.deflate import Deflate, accept_offer
+from tracker.net.handover import HandOver
 from tracker.net.handshake import Handshake, asks_for_websocket
 from tracker.net.http import HttpConnection
-from tracker.net.listener import Acceptor, dismiss
-from tracker.net.pending import PendingConnection
+from tracker.net.listener import Acceptor, Listening, dismiss
+from tracker.net.pending import HandedConnection, PendingConnection
 from tracker.net.request import InvalidRequest, RequestHead
 from tracker.net.response import refusal
 from tracker.net.routes import INVALID, WEBSOCKET, Routes, forwarded_prefix
@@ -34,6 +36,9 @@ from tracker.settings import Connections
 SWEEP_PERIOD: Final = 0.25
 SWEEP_ROUND: Final = 20
 """Seconds from one run of the sweep to the next, and number of runs in which it visits all connections."""
+
+RETIRE_PERIOD: Final = 0.1
+"""Seconds between two batches of WebSockets that a retiring endpoint closes."""
 
 Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 """Makes the WebSocket of a new connection."""
@@ -61,6 +66,11 @@ class Endpoint(Owner):
         self.rejected: Counter[RejectReason] = Counter()
         self.messages_dropped = 0
         """Messages that were dropped because their receiver is slow."""
+        self.hand_over: HandOver | None = None
+        """Hands WebSockets to other workers, if there are any."""
+        self.handed_in = 0
+        self.handed_out = 0
+        """WebSockets that other workers have handed to this one, and that this one has handed to others."""
         self.routes = Routes(prefix)
         """The HTTP routes of the port."""
         self.deflate = Deflate(settings.deflate_above) if settings.deflate else None
@@ -91,25 +101,11 @@ class Endpoint(Owner):
             raise ValueError(f"{name} is taken")
         self._subprotocols[name] = opener
 
-    def listen(
-        self,
-        hosts: list[str],
-        port: int,
-        certificate: Certificate | None = None,
-        unix_sockets: Sequence[str] = (),
-        unix_mode: int = 0,
-    ) -> list[tuple[str, int]]:
-        """Start to accept connections, over TLS if there is a certificate; return the (address, port) pairs of TCP.
-
-        The other arguments are those of `Acceptor`.
-
-        Raises:
-            OSError: if an address cannot be bound; `filename` is the path of a Unix-domain socket.
-        """
+    def listen(self, listening: Listening, certificate: Certificate | None = None) -> None:
+        """Start to accept connections, over TLS if there is a certificate."""
         self._certificate = certificate
-        self._acceptor = Acceptor(hosts, port, unix_sockets, unix_mode, self._accepted)
+        self._acceptor = Acceptor(listening, self._accepted)
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_PERIOD, self._sweep)
-        return self._acceptor.addresses
 
     @property
     def accepting(self) -> bool:
@@ -121,6 +117,42 @@ class Endpoint(Owner):
         """The number of connections that are not WebSockets: without a whole request head yet, or plain HTTP."""
         return len(self._pending) + len(self._http)
 
+    @property
+    def room(self) -> int:
+        """The number of WebSockets that may be open."""
+        return self.gate.room.connections
+
+    def adopt(self, place: int) -> None:
+        """Accept the connections of another worker, too (`Acceptor.adopt`)."""
+        if self._acceptor and not self._draining:
+            self._acceptor.adopt(place)
+
+    def release(self, place: int) -> None:
+        """Leave the connections of another worker to it again."""
+        if self._acceptor:
+            self._acceptor.release(place)
+
+    async def retire(self, spread: float) -> None:
+        """Leave new connections to another process, and close every WebSocket with 1012, spread over some seconds.
+
+        Connections that were accepted are served first: a pending one has its time limit to complete its request. The
+        WebSockets of subprotocols stay open.
+        """
+        if self._acceptor:
+            self._acceptor.close()
+        if self.hand_over:
+            self.hand_over.close()
+        end = monotonic() + spread
+        last = max(end, monotonic() + self.settings.handshake_timeout)
+        while monotonic() < last:
+            open_ones = [one for one in self.websockets - self._channels if one.reason is None]
+            if not (open_ones or self.pending_connections):
+                break
+            steps = max(1, ceil((end - monotonic()) / RETIRE_PERIOD))
+            for websocket in open_ones[: ceil(len(open_ones) / steps)]:
+                websocket.close(CloseCode.SERVICE_RESTART, CloseReason.RESTART)
+            await asyncio.sleep(RETIRE_PERIOD)
+
     async def close(self, deadline: float, before_channels: Awaitable[None]) -> None:
         """Stop accepting and close every WebSocket with 1001; abort the rest at `deadline` (monotonic seconds).
 
@@ -129,6 +161,8 @@ class Endpoint(Owner):
         self._draining = True
         if self._acceptor:
             self._acceptor.close()
+        if self.hand_over:
+            self.hand_over.close()
         for pending in list(self._pending):
             pending.abort(CloseReason.SHUTDOWN)
         for connection in list(self._http):
@@ -155,6 +189,34 @@ class Endpoint(Owner):
         for connection in list(self._http):
             connection.transport.abort()
 
+    def forget(self, websocket: WebSocket) -> None:
+        """Forget a WebSocket that another worker serves."""
+        self.websockets.discard(websocket)
+        self.gate.leave(websocket.quota, monotonic())
+        self.handed_out += 1
+        self._note_gone()
+
+    def take(self, taken: socket.socket, address: str | None, head: bytes, data: bytes) -> None:
+        """Serve a WebSocket of another worker. `address` is the client's, if a proxy has told that."""
+        self.handed_in += 1
+        try:
+            name = taken.getpeername()
+            info = self.gate.arrive(name[0] if isinstance(name, tuple) else None, monotonic())
+        except (OSError, Refused) as error:
+            if isinstance(error, Refused):
+                self._refused(error, address or LOCAL)
+            else:
+                self.closed[CloseReason.CONNECTION_LOST] += 1
+            taken.close()
+            return
+        handed = HandedConnection(self, taken, info, self.settings.handshake_timeout, head, data)
+        self._pending.add(handed)
+        if self.on_identified(handed, address) is None:
+            handed.start()
+        else:
+            self.on_lost(handed, None)
+            taken.close()
+
     def on_open(self, websocket: WebSocket) -> None:
         """Take in a WebSocket whose handshake is done."""
         self.websockets.add(websocket)
@@ -178,7 +240,10 @@ class Endpoint(Owner):
         self._unflushed.append(websocket)
 
     def on_head(self, pending: PendingConnection, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
-        """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it."""
+        """Serve a request, or refuse it. `head` is whole, with its blank line; `rest` was received behind it.
+
+        If the connection was handed over, its opening handshake has been answered.
+        """
         info = pending.info
         from_proxy = info.is_proxy
         try:
@@ -257,7 +322,8 @@ class Endpoint(Owner):
             raise Refused(RejectReason.SHUTDOWN, HTTPStatus.SERVICE_UNAVAILABLE)
         info = pending.info
         self.gate.identify(info, None, request, monotonic())
-        self.gate.admit(request, len(self.websockets))
+        # A connection of another worker was within the limit there, and does not count there any more.
+        self.gate.admit(request, 0 if pending.is_upgraded else len(self.websockets))
         self._pending.discard(pending)
         opener = self._subprotocols.get(handshake.subprotocol or "")
         extensions: str | None = None
@@ -271,12 +337,16 @@ class Endpoint(Owner):
                 extensions = accept_offer(request.get_all("Sec-WebSocket-Extensions"))
                 if extensions:
                     websocket.use_deflate(self.deflate)
-        transport.set_protocol(cast(asyncio.Protocol, websocket))
-        transport.write(handshake.response(extensions))
-        self.routes.count(WEBSOCKET, HTTPStatus.SWITCHING_PROTOCOLS)
+        protocol = cast(asyncio.Protocol, websocket)
+        if not pending.is_upgraded:
+            if self.hand_over is not None and self.hand_over.sends and opener is None:
+                protocol = self.hand_over.undecided(websocket, info)
+            transport.write(handshake.response(extensions))
+            self.routes.count(WEBSOCKET, HTTPStatus.SWITCHING_PROTOCOLS)
+        transport.set_protocol(protocol)
         websocket.connection_made(transport)
         if rest:
-            websocket.data_received(rest)
+            protocol.data_received(rest)
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)

@@ -91,6 +91,11 @@ class PendingConnection(asyncio.Protocol):
         self._reason: CloseReason | None = None
         """Why the tracker ends the connection. None also if it was rejected, because rejections are counted apart."""
 
+    @property
+    def is_upgraded(self) -> bool:
+        """Whether its opening handshake is done, by another worker."""
+        return False
+
     def start(self) -> None:
         """Start to read."""
         if self._tls or self._may_be_proxied:
@@ -238,3 +243,44 @@ class PendingConnection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """Report the end of the connection."""
         self._owner.on_lost(self, self._reason if self._ending else CloseReason.CONNECTION_LOST)
+
+
+class HandedConnection(PendingConnection):
+    """A WebSocket that another worker has handed over: its opening handshake is done.
+
+    Args:
+        owner: As of `PendingConnection`.
+        taken: The socket.
+        info: Its client.
+        timeout: Seconds until it must be open.
+        head: The head of the request that has opened it.
+        data: The bytes that were received behind it.
+    """
+
+    __slots__ = ("_head",)
+
+    def __init__(
+        self, owner: Owner, taken: socket.socket, info: ConnectionInfo, timeout: float, head: bytes, data: bytes
+    ) -> None:
+        super().__init__(owner, taken, info, timeout, None)
+        self._head = head
+        self._data = data
+
+    @property
+    def is_upgraded(self) -> bool:
+        return True
+
+    def start(self) -> None:
+        """Make the transport."""
+        self._open()
+
+    def refuse(self, reason: CloseReason | None, response: bytes) -> None:  # noqa: ARG002
+        """Close: it is too late for a response."""
+        assert self._transport
+        self._ending, self._reason = True, reason
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open the WebSocket."""
+        super().connection_made(transport)
+        self._owner.on_head(self, cast(asyncio.Transport, transport), self._head, self._data)

@@ -1,11 +1,10 @@
 """`/metrics`, in the text formats of Prometheus."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import Final
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -35,8 +34,8 @@ class _One(Collector):
         yield self._metric
 
 
-async def exposition(registry: CollectorRegistry, request: Request) -> Response:
-    """Return all metrics as they are now, in the best format that the client accepts, and compressed if it takes gzip.
+async def exposition(metrics: Iterable[Metric], request: Request) -> Response:
+    """Return metrics in the best format that the client accepts, and compressed if it takes gzip.
 
     Encoding takes several milliseconds, so other tasks have turns in between.
     """
@@ -46,8 +45,6 @@ async def exposition(registry: CollectorRegistry, request: Request) -> Response:
     encode, content_type = _OPENMETRICS if is_openmetrics else _TEXT
     gzip = Gzip() if accepts_gzip(request.headers.get("accept-encoding", "")) else None
     pieces = []
-    # All values are of one moment.
-    metrics = list(registry.collect())
     started = monotonic()
     for metric in metrics:
         piece = encode(_One(metric)).removesuffix(_OPENMETRICS_END)

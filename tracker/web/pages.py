@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from prometheus_client import CollectorRegistry
 
 from tracker import __version__
 from tracker.core.hub import Hub
@@ -25,12 +24,16 @@ from tracker.web.announces import is_announce, refuse_announce
 from tracker.web.exposition import exposition
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
 from tracker.web.negotiation import accepts_gzip, gzipped
-from tracker.web.stats import OFF, Rows, Statistics, StatisticsCache, Tables
+from tracker.web.stats import OFF, Rows, Statistics, Tables
 from tracker.web.swarms import START, swarm_counts
+from tracker.web.whole import Numbers, Whole
 
 HTML: Final = "text/html; charset=utf-8"
 
 DOCUMENTS: Final = "https://github.com/peerservers/peerservers/tree/main/docs"
+
+_EVERYWHERE: Final = "of=tracker"
+"""The query of /metrics that asks for the sum of all processes, also those on other machines."""
 
 MAX_AGE: Final = 1.0
 """Seconds for which the parts of the page are reused."""
@@ -79,18 +82,19 @@ _HEADERS: Final = {
 class Pages:
     """`/` with its `/live`, `/stats`, `/stats.json`, `/metrics`, `/health`, `/ready` and `/swarms/`.
 
-    `tls`: the public port speaks TLS. `statistics`: the statistics and the metrics are on the same port as the page,
-    which then links to them. `swarm_counts`: the counts of each swarm are public.
+    `whole` has the figures of all processes. `tls`: the public port speaks TLS. `statistics`: the statistics and the
+    metrics are on the same port as the page, which then links to them. `swarm_counts`: the counts of each swarm are
+    public.
     """
 
     def __init__(
         self,
         hub: Hub,
         endpoint: Endpoint,
-        registry: CollectorRegistry,
         public_url: str,
         tables: Tables,
         page: Page,
+        whole: Whole,
         *,
         tls: bool = False,
         statistics: bool = True,
@@ -98,14 +102,13 @@ class Pages:
     ) -> None:
         self._hub = hub
         self._endpoint = endpoint
-        self._registry = registry
         self._public_url = public_url
         self._tables = tables
         self._tls = tls
         self._has_statistics = statistics
         self._has_swarm_counts = swarm_counts
         self._page = page
-        self._statistics = StatisticsCache(hub)
+        self._whole = whole
         self._started = monotonic()
         self._parts: dict[str, Markup] = {}
         self._parts_made = -inf
@@ -133,6 +136,7 @@ class Pages:
         routes.add("/metrics", self._metrics)
 
     async def _index(self, request: Request) -> Response:
+        await self._tables.refresh()
         page = _templates.get_template("index.html").render(
             url=self._public_url or url_from(request.headers, self._tls) + request.prefix,
             # Without a slash at its end, the path of the page would not be the base of relative links.
@@ -143,7 +147,7 @@ class Pages:
             contact_url=contact_url(self._page.contact),
             tracker_id=self._tables.tracker_id,
             documents=DOCUMENTS,
-            parts=self._current_parts(),
+            parts=await self._current_parts(),
             statistics=self._has_statistics,
             style=Markup(_STYLE),
             script=Markup(_SCRIPT),
@@ -152,7 +156,8 @@ class Pages:
 
     async def _live(self, request: Request) -> Response:
         """Return the changing parts of the page, for its script."""
-        return _compressed(request, "".join(self._current_parts().values()))
+        await self._tables.refresh()
+        return _compressed(request, "".join((await self._current_parts()).values()))
 
     async def _favicon(self, _request: Request) -> Response:
         return Response(_ICON.encode(), "image/svg+xml", headers={"cache-control": "max-age=86400"})
@@ -161,27 +166,29 @@ class Pages:
         # The page itself may be found. Its changing parts and the statistics are of no use to a search engine.
         return Response(b"User-agent: *\nDisallow: /live\nDisallow: /stats\nDisallow: /metrics\nDisallow: /swarms/\n")
 
-    def _current_parts(self) -> dict[str, Markup]:
-        now = monotonic()
-        if now - self._parts_made >= MAX_AGE:
-            self._parts = parts(self._shown())
-            self._parts_made = now
+    async def _current_parts(self) -> dict[str, Markup]:
+        if monotonic() - self._parts_made >= MAX_AGE:
+            numbers = await self._whole.numbers()
+            if monotonic() - self._parts_made >= MAX_AGE:
+                # Not made meanwhile for another request.
+                self._parts = parts(self._shown(numbers))
+                self._parts_made = monotonic()
         return self._parts
 
-    def _shown(self) -> dict[str, Any]:
+    def _shown(self, numbers: Numbers) -> dict[str, Any]:
         tables = self._tables.read()
         drawn = self._tables.names_of_links()
         rows = [row for name in drawn for row in tables[name]]
         return {
             "accepting": self._endpoint.accepting,
-            "seeders": self._hub.seeders,
-            "leechers": self._hub.leechers,
-            "swarms": len(self._hub.swarms),
-            "connections": len(self._endpoint.websockets),
+            "seeders": numbers.seeders,
+            "leechers": numbers.leechers,
+            "swarms": numbers.swarms,
+            "connections": numbers.connections,
             "federates": bool(drawn),
             "links": [row for row in rows if not row.get("state")],
             "unlinked": [row for row in rows if row.get("state")],
-            "off": sorted(self._tables.off.items()),
+            "off": sorted(self._tables.all_off.items()),
             "tables": {name: rows for name, rows in tables.items() if name not in drawn},
             "version": __version__,
             "uptime": duration(monotonic() - self._started),
@@ -190,17 +197,18 @@ class Pages:
     async def _stats(self, request: Request) -> Response:
         if request.headers.get("accept") == "application/json":
             return await self._stats_json(request)
-        page = _stats_page(await self._statistics.get()).encode()
+        page = _stats_page(await self._whole.statistics()).encode()
         return Response(page, HTML, headers={"content-security-policy": "default-src 'none'"})
 
     async def _stats_json(self, _request: Request) -> Response:
-        statistics = (await self._statistics.get()).as_json()
-        content = {**statistics, **self._tables.read(), OFF: self._tables.off}
+        await self._tables.refresh()
+        statistics = (await self._whole.statistics()).as_json()
+        content = {**statistics, **self._tables.read(), OFF: self._tables.all_off}
         body = json.dumps(content, default=str).encode()
         return Response(body, "application/json")
 
     async def _metrics(self, request: Request) -> Response:
-        return await exposition(self._registry, request)
+        return await exposition(await self._whole.metrics(everywhere=_EVERYWHERE in request.query.split("&")), request)
 
     async def _swarm(self, request: Request) -> Response:
         return swarm_counts(self._hub, request)

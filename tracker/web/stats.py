@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 
 from tracker.core.hub import Hub
+from tracker.web.distinct import EMPTY, Distinct, merged
 
 Rows = list[dict[str, Any]]
 """Rows of a table: in each, texts and numbers by column."""
@@ -29,6 +30,9 @@ MAX_AGE: Final = 5.0
 
 MAX_CLIENTS: Final = 200
 """Limit of distinct client versions; peers of any others are counted as `other`."""
+
+_OTHER: Final = ("other", "-")
+"""The name and version that stand for all further ones."""
 
 _CHUNK: Final = 2000
 
@@ -60,6 +64,37 @@ class Statistics:
     peers_ipv4: int = 0
     peers_ipv6: int = 0
     clients: dict[str, dict[str, int]] = field(default_factory=dict)
+    swarms: bytes = EMPTY
+    """A sketch of the swarms (`tracker.web.distinct`)."""
+
+    def plus(self, others: Sequence["Statistics"]) -> "Statistics":
+        """Return the statistics of this process and others: swarms are counted once, and peers are summed."""
+        each = [self, *others]
+        union = merged(one.swarms for one in each)
+        clients: dict[str, dict[str, int]] = {}
+        different = 0
+        for name, version, number in (
+            (name, version, number)
+            for one in each
+            for name, versions in one.clients.items()
+            for version, number in versions.items()
+        ):
+            if different >= MAX_CLIENTS and version not in clients.get(name, {}):
+                name, version = _OTHER
+            versions = clients.setdefault(name, {})
+            different += version not in versions
+            versions[version] = versions.get(version, 0) + number
+        return Statistics(
+            torrents=union.count,
+            peers_all=sum(one.peers_all for one in each),
+            peers_seeder_only=sum(one.peers_seeder_only for one in each),
+            peers_leecher_only=sum(one.peers_leecher_only for one in each),
+            peers_seeder_and_leecher=sum(one.peers_seeder_and_leecher for one in each),
+            peers_ipv4=sum(one.peers_ipv4 for one in each),
+            peers_ipv6=sum(one.peers_ipv6 for one in each),
+            clients=clients,
+            swarms=union.pack(),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the statistics under bittorrent-tracker's names.
@@ -93,7 +128,16 @@ class Tables:
         """The public key of the tracker in hexadecimal digits, if an extension has one."""
         self.off: dict[str, str] = {}
         """Why an extension is off, by its name."""
+        self.off_elsewhere: dict[str, str] = {}
+        """The same for extensions that run in another process of this tracker."""
+        self.refresh: Callable[[], Awaitable[None]] = _nothing
+        """To be awaited before tables are shown: some may come from another process. It does not raise."""
         self._tables: dict[str, Table] = {}
+
+    @property
+    def all_off(self) -> dict[str, str]:
+        """Why an extension of this tracker is off, by its name."""
+        return {**self.off_elsewhere, **self.off}
 
     def add(self, name: str, table: Table) -> None:
         """Add a table.
@@ -111,14 +155,19 @@ class Tables:
 
     def read(self) -> dict[str, Rows]:
         """Return the rows of each table by its name. A table that fails is logged and has no rows."""
-        found: dict[str, Rows] = {}
-        for name, table in self._tables.items():
-            try:
-                found[name] = [{str(column): cell for column, cell in row.items()} for row in table.rows()]
-            except Exception:
-                structlog.get_logger().exception("extension_failed", extension=name, on="table")
-                found[name] = []
-        return found
+        return {name: self.rows_of(name) for name in self._tables}
+
+    def rows_of(self, name: str) -> Rows:
+        """Return the rows of one table."""
+        try:
+            return [{str(column): cell for column, cell in row.items()} for row in self._tables[name].rows()]
+        except Exception:
+            structlog.get_logger().exception("extension_failed", extension=name, on="table")
+            return []
+
+
+async def _nothing() -> None:
+    """Do nothing."""
 
 
 class StatisticsCache:
@@ -127,13 +176,14 @@ class StatisticsCache:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._counted_at = -MAX_AGE
-        self._latest = Statistics()
+        self.latest = Statistics()
+        """The statistics that were counted last."""
         self._counting: asyncio.Task[Statistics] | None = None
 
     async def get(self) -> Statistics:
         """Return statistics that are not older than `MAX_AGE`."""
         if monotonic() - self._counted_at < MAX_AGE:
-            return self._latest
+            return self.latest
         if self._counting is None:
             self._counting = asyncio.get_running_loop().create_task(count(self._hub))
             self._counting.add_done_callback(self._counted)
@@ -143,7 +193,7 @@ class StatisticsCache:
     def _counted(self, task: asyncio.Task[Statistics]) -> None:
         self._counting = None
         if not task.cancelled() and task.exception() is None:
-            self._latest = task.result()
+            self.latest = task.result()
             self._counted_at = monotonic()
 
 
@@ -152,8 +202,11 @@ async def count(hub: Hub) -> Statistics:
     seeder, leecher, ipv4, ipv6 = 1, 2, 4, 8
     flags: dict[str, int] = {}
     swarms = list(hub.swarms.values())
+    torrents = len(swarms) - hub.empty
     visited = 0
+    sketch = Distinct()
     for swarm in swarms:
+        sketch.add(swarm.info_hash)
         for peer in list(swarm.peers.values()):
             family = ipv6 if getattr(peer.connection, "ipv6", False) else ipv4
             flags[peer.peer_id] = flags.get(peer.peer_id, 0) | family | (seeder if peer.complete else leecher)
@@ -171,14 +224,14 @@ async def count(hub: Hub) -> Statistics:
         name, version = client_of(peer_id)
         # Peers choose their ids: without a limit, this table could get as long as the list of peers.
         if len(kinds_of_client) >= MAX_CLIENTS and (name, version) not in kinds_of_client:
-            name, version = "other", "-"
+            name, version = _OTHER
         kinds_of_client.add((name, version))
         versions = clients.setdefault(name, {})
         versions[version] = versions.get(version, 0) + 1
         if number % _CHUNK == 0:
             await asyncio.sleep(0)
     return Statistics(
-        torrents=len(swarms),
+        torrents=torrents,
         peers_all=len(flags),
         peers_seeder_only=having(seeder, leecher),
         peers_leecher_only=having(leecher, seeder),
@@ -186,6 +239,7 @@ async def count(hub: Hub) -> Statistics:
         peers_ipv4=having(ipv4),
         peers_ipv6=having(ipv6),
         clients=clients,
+        swarms=sketch.pack(),
     )
 
 

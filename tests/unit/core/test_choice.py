@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.core.swarms import NOW, swarm_of
+from tracker.core.bits import SEEDER, remote_bit
 from tracker.core.choice import DAMPING, Chooser
 from tracker.core.rules import Rules
-from tracker.core.swarm import SEEDER, SMALL, Member, Peer, Random, RemoteMember, Swarm, remote_bit
+from tracker.core.swarm import SMALL, Member, Peer, Random, RemoteMember, Swarm
 
 
 def seeded(seed: int = 7) -> Callable[[], float]:

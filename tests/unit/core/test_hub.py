@@ -299,11 +299,15 @@ class Recorder:
     def swarm_closed(self, swarm: Swarm) -> None:
         self.events.append(("closed", swarm.info_hash))
 
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
-        self.events.append(("placed", member.owner, peer.peer_id, [codec.from_json(o.offer_id) for o in offers]))
+    def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
+        self.events.append(("placed", member.owner, peer_id, [codec.from_json(o.offer_id) for o in offers]))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         self.events.append(("unplaced", swarm.info_hash, peer.peer_id, len(offers)))
+
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        self.events.append(("returned", swarm.info_hash, peer_id, len(offers)))
+        return True
 
     def answer_unplaced(self, answer: Answer) -> bool:
         self.events.append(("answer", answer.info_hash, answer.to_peer_id))

@@ -11,7 +11,7 @@ from tests.client import HASH, Json, announce, answer, offers
 from tests.unit.core.members import Members
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tracker.core.choice import DAMPING
-from tracker.core.offers import LIFETIME
+from tracker.core.parked import LIFETIME
 from tracker.core.pending import PendingJoin
 
 ids = st.integers(1, 5).map(peer_id)

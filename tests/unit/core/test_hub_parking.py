@@ -10,8 +10,8 @@ from tests.client import HASH, announce, answer, offers
 from tests.unit.core.test_hub import Recorder
 from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.links import A, B, C, some_offers
-from tracker.core.offers import LIFETIME
 from tracker.core.overlap import UNKNOWN
+from tracker.core.parked import LIFETIME
 from tracker.core.presence import PING_TIMEOUT
 from tracker.core.swarm import RemoteMember
 from tracker.protocol import codec

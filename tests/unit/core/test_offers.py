@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.fakes import FakeConnection, peer_id
 from tests.unit.federation.links import ids_of, some_offers
 from tracker.core.counters import Counters
-from tracker.core.offers import LIFETIME, MAX_BYTES, ParkedOffers
+from tracker.core.parked import LIFETIME, MAX_BYTES, ParkedOffers
 from tracker.core.swarm import Peer, Swarm
 from tracker.reasons import DropReason
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from tests.unit.core.swarms import FRESH, swarm_of
 from tests.unit.fakes import FakeConnection, peer_id
-from tracker.core.swarm import LOCAL, REMOTE, SEEDER, SMALL, RemoteMember, Swarm
+from tracker.core.bits import LOCAL, REMOTE, SEEDER
+from tracker.core.swarm import SMALL, RemoteMember, Swarm
 
 
 def test_remote_counts() -> None:

@@ -279,3 +279,58 @@ def test_a_node_is_made_of_the_settings() -> None:
         assert world.node.arguments == (["127.0.0.1:0", "[::1]:0"], ["router.example.org:1"], True)
 
     in_virtual_time(main)
+
+
+# Several processes of one tracker
+
+
+def test_a_gateway_takes_the_files_over_when_the_last_one_has_closed_them(tmp_path: Path) -> None:
+    async def main(loop: Loop) -> None:
+        last, following = World(loop, tmp_path), World(loop, tmp_path)
+        await last.service.start()
+        last.meet(8)
+        last.service.directory.publish(HASH)
+        await asyncio.sleep(60)
+        assert last.service.directory.is_published(HASH)
+        starting = asyncio.ensure_future(following.service.start())
+        await asyncio.sleep(1)
+        assert not starting.done()
+        await last.service.stop()
+        await starting
+        assert following.node.saved == b"state"
+        # It knows the entry, which is of the same tracker.
+        following.service.directory.publish(HASH)
+        assert following.service.directory.is_published(HASH)
+        await following.service.stop()
+
+    in_virtual_time(main)
+
+
+def test_a_gateway_does_without_files_that_another_process_keeps(tmp_path: Path) -> None:
+    async def main(loop: Loop) -> None:
+        async with running(World(loop, tmp_path)) as hanging:
+            hanging.meet(8)
+            hanging.service.directory.publish(HASH)
+            await asyncio.sleep(60)
+            async with running(World(loop, tmp_path)) as following:
+                assert following.node.saved is None
+                assert not following.service.directory.is_published(HASH)
+            assert (tmp_path / STATE_FILE).read_bytes() == b"state"
+
+    with capture_logs() as log:
+        in_virtual_time(main)
+    assert [line["event"] for line in log if line["log_level"] == "warning"] == ["dht_files_in_use"]
+
+
+def test_a_start_that_waits_for_files_can_be_stopped(tmp_path: Path) -> None:
+    async def main(loop: Loop) -> None:
+        async with running(World(loop, tmp_path)):
+            following = World(loop, tmp_path)
+            starting = asyncio.ensure_future(following.service.start())
+            await asyncio.sleep(1)
+            starting.cancel()
+            began = loop.now
+            await following.service.stop()
+            assert loop.now - began < 1
+
+    in_virtual_time(main)

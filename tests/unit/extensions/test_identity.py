@@ -2,8 +2,10 @@
 
 import errno
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from extensions.identity import KEY_FILE, IdentityError, load_or_create, tracker_id
+from extensions.identity import KEY_FILE, IdentityError, keep_key, load_key, load_or_create, own_key, tracker_id
 from tracker import cli
 
 
@@ -52,6 +54,51 @@ def test_the_tracker_id_is_the_public_key(tmp_path: Path) -> None:
 def test_processes_that_start_at_once_use_the_same_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert len(set(map(tracker_id, threads.map(load_or_create, [tmp_path] * 8)))) == 1
+
+
+def test_a_key_from_elsewhere_is_kept_unless_there_is_one(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    assert load_key(directory) is None
+    assert not directory.exists()
+    assert tracker_id(keep_key(directory, ED25519)) == tracker_id(ED25519)
+    assert (directory / KEY_FILE).stat().st_mode & 0o777 == 0o600
+    assert tracker_id(keep_key(directory, Ed25519PrivateKey.generate())) == tracker_id(ED25519)
+    found = load_key(directory)
+    assert found
+    assert tracker_id(found) == tracker_id(ED25519)
+
+
+class FakeTracker:
+    """A tracker with an extension `cluster`."""
+
+    def __init__(self, directory: Path, cluster: object) -> None:
+        self.directory = directory
+        self.cluster = cluster
+        self.shown = ""
+
+    def extension(self, name: str) -> object:
+        return self.cluster if name == "cluster" else None
+
+    async def use_state(self, read: Callable[[Path], Any]) -> Any:
+        return read(self.directory)
+
+    def show_id(self, shown: str) -> None:
+        self.shown = shown
+
+
+async def test_the_key_of_a_cluster_is_fetched_before_it_is_used(tmp_path: Path) -> None:
+    class Cluster:
+        async def fetch_key(self) -> None:
+            keep_key(tmp_path, ED25519)
+
+    tracker: Any = FakeTracker(tmp_path, Cluster())
+    assert tracker_id(await own_key(tracker)) == tracker.shown == tracker_id(ED25519)
+
+
+@pytest.mark.parametrize("cluster", [None, object()])
+async def test_without_a_source_the_key_is_created(tmp_path: Path, cluster: object) -> None:
+    tracker: Any = FakeTracker(tmp_path, cluster)
+    assert tracker_id(await own_key(tracker)) == tracker.shown == tracker_id(load_or_create(tmp_path))
 
 
 def test_a_draft_that_a_crash_has_left_does_no_harm(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from extensions.federation.events import Interest
 from extensions.federation.exchange import Exchange
 from extensions.federation.filters import OwnSwarms, tag_of
 from extensions.federation.neighbour import Account, Neighbour
+from extensions.federation.presence import is_empty
 from tests.client import HASH, announce
 from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.links import A, B, ids_of, tracker_id
@@ -193,7 +194,8 @@ class Here(HubHarness):
 
     def __init__(self) -> None:
         super().__init__(self)
-        self.now = time.monotonic()
+        self.clock = time.monotonic
+        self.now = self.clock()
         self.later = 0.0
         """Seconds by which the exchange's clock is ahead."""
         self.events: list[tuple[Any, ...]] = []
@@ -202,7 +204,15 @@ class Here(HubHarness):
         self.timers: list[tuple[float, Callable[[], None]]] | None = None
         """If this is a list, it keeps the calls that are due later."""
         endpoint: Any = FakeEndpoint()
-        self.handle = TrackerHandle("federation", Settings(), self.hub, self.remote, endpoint, CollectorRegistry())
+        self.handle = TrackerHandle(
+            "federation",
+            Settings(),
+            self.hub,
+            self.remote,
+            endpoint,
+            CollectorRegistry(),
+            clock=lambda: self.clock(),
+        )
         self.swarms = OwnSwarms()
         self.neighbours: list[FakeNeighbour] = []
         self.exchange = self.exchange_of(OURS)
@@ -215,7 +225,7 @@ class Here(HubHarness):
             own_id,
             self.trusted.__contains__,
             self.swarms,
-            lambda: time.monotonic() + self.later,
+            lambda: self.clock() + self.later,
             call_later=self._call_later,
         )
 
@@ -231,8 +241,20 @@ class Here(HubHarness):
             if not self.events:
                 return
             name, *content = self.events.pop(0)
-            getattr(self.exchange, name)(*content)
+            if name == "swarm_changed":
+                self._change(*content)
+            else:
+                getattr(self.exchange, name)(*content)
         raise AssertionError("each event causes the next one, without end")
+
+    def _change(self, swarm: Swarm) -> None:
+        # As the extension does.
+        if is_empty(swarm):
+            self.exchange.swarm_closed(swarm)
+        else:
+            if not self.exchange.has(swarm):
+                self.exchange.swarm_opened(swarm)
+            self.exchange.swarm_changed(swarm)
 
     async def neighbour(self, number: int) -> FakeNeighbour:
         """Add a neighbour."""
@@ -259,8 +281,7 @@ class Here(HubHarness):
             self.timers.append((seconds, function))
 
     def swarm_opened(self, swarm: Swarm) -> None:
-        # As the extension host does: an opening is followed by the counts.
-        self.events += [("swarm_opened", swarm), ("swarm_changed", swarm)]
+        """An opening is followed by the counts."""
 
     def swarm_changed(self, swarm: Swarm) -> None:
         self.events.append(("swarm_changed", swarm))
@@ -268,11 +289,15 @@ class Here(HubHarness):
     def swarm_closed(self, swarm: Swarm) -> None:
         self.events.append(("swarm_closed", swarm))
 
-    def offers_placed(self, member: RemoteMember, peer: Peer, offers: list[Offer]) -> None:
-        self.events.append(("offers_placed", member, peer.peer_id, [offer.detached() for offer in offers]))
+    def offers_placed(self, member: RemoteMember, peer_id: str, offers: list[Offer]) -> None:
+        self.events.append(("offers_placed", member, peer_id, [offer.detached() for offer in offers]))
 
     def offers_unplaced(self, swarm: Swarm, peer: Peer, offers: list[Offer]) -> None:
         pass
+
+    def offers_returned(self, swarm: Swarm, peer_id: str, offers: list[Offer]) -> bool:
+        self.events.append(("offers_returned", swarm, peer_id, [offer.detached() for offer in offers]))
+        return True
 
     def answer_unplaced(self, answer: Answer) -> bool:
         self.events.append(("answer_unplaced", answer))

@@ -9,9 +9,10 @@ from extensions.federation.neighbour import Account, Neighbour
 from extensions.federation.session import Session
 from extensions.federation.wire import fits
 from tests.client import Json, announce, offers
-from tests.unit.fakes import FakeConnection, peer_id
+from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tests.unit.federation.here import Here
 from tests.unit.federation.links import dialing, listening, shake_hands, tracker_id
+from tests.unit.federation.nodes_in_memory import MemoryCluster
 from tracker.protocol.messages import Answer, Offer
 
 
@@ -99,7 +100,8 @@ class Client:
         """Make new offers, or the same ones again, on all trackers. Return them."""
         made = again or offers(count, start=self._mesh.number_of_offers(count))
         for tracker, connection in self.connections.items():
-            self._mesh.trackers[tracker].send(connection, announce(self.peer_id, offers=made, numwant=count))
+            message = announce(self.peer_id, offers=made, numwant=count)
+            self._mesh.harness_of(tracker, connection).send(connection, message)
         return made
 
     def join(self, tracker: int) -> None:
@@ -109,7 +111,8 @@ class Client:
     def leave(self, *trackers: int) -> None:
         """Close the connections to some trackers, by default to all."""
         for tracker in trackers or list(self.connections):
-            self._mesh.trackers[tracker].hub.close(self.connections.pop(tracker))
+            connection = self.connections.pop(tracker)
+            self._mesh.harness_of(tracker, connection).hub.close(connection)
 
     def counted(self) -> dict[int, tuple[int, int]]:
         """Return complete and incomplete in the last reply of each tracker; then forget all messages so far."""
@@ -132,13 +135,23 @@ class Client:
 class MemoryMesh:
     """Trackers that are all linked with each other, unless `linked` is false.
 
-    `trusting`: they are listed. `speaking`: those that know marks; others have the older form of the protocol.
+    `trusting`: they are listed. `speaking`: those that know marks; others have the older form of the protocol. `nodes`:
+    the number of nodes of the first tracker.
     """
 
     def __init__(
-        self, count: int, *, linked: bool = True, trusting: bool = True, speaking: Container[int] = range(100)
+        self,
+        count: int,
+        *,
+        linked: bool = True,
+        trusting: bool = True,
+        speaking: Container[int] = range(100),
+        nodes: int = 1,
     ) -> None:
         self.trackers = [Here() for _ in range(count)]
+        self.cluster: MemoryCluster | None = None
+        if nodes > 1:
+            self.cluster = MemoryCluster(self.trackers[0], nodes)
         self.links: dict[tuple[int, int], MemoryLink] = {}
         """The ends by the numbers of their tracker and of the other one."""
         self._offers = 0
@@ -158,6 +171,12 @@ class MemoryMesh:
                 if trusting:
                     self.trackers[number].trusted.add(link)
 
+    def harness_of(self, tracker: int, connection: FakeConnection) -> HubHarness:
+        """Return the hub of a client's connection to a tracker."""
+        if tracker == 0 and self.cluster:
+            return self.cluster.node_of(connection)
+        return self.trackers[tracker]
+
     def number_of_offers(self, more: int) -> int:
         """Return the number of all offers so far, and count more."""
         self._offers += more
@@ -170,6 +189,9 @@ class MemoryMesh:
             is_done = True
             for tracker in self.trackers:
                 await tracker.settle()
+            if self.cluster:
+                self.cluster.settle()
+                is_done = not self.trackers[0].events
             for (number, there), link in self.links.items():
                 if link.out:
                     is_done = False

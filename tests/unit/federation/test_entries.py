@@ -114,6 +114,9 @@ class FakeFinder:
     def on_sighting(self, tell: Any) -> None:
         self.calls.append(tell)
 
+    def stop_telling(self, tell: Any) -> None:
+        self.calls.remove(tell)
+
     def learn(self, info_hash: str, entry: TrackerEntry) -> bool:
         self.calls.append((info_hash, entry))
         return True
@@ -142,6 +145,8 @@ def test_the_dht_knows_everything_if_there_is_one(clock: Clocks) -> None:
     assert entries.known(HASH) == finder.known(HASH)
     assert entries.entries(HASH) == [signed(5)]
     assert entries.own_descriptor() == signed(1, "")
+    entries.stop_telling(tell)
+    assert tell not in finder.calls
     # It may be enabled and not run, because libtorrent has no wheel for this machine.
     finder.service = None
     assert entries.own_descriptor() is None

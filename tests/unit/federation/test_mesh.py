@@ -16,7 +16,7 @@ from extensions.federation.mesh import MAX_HANDSHAKES, MAX_HANDSHAKES_PER_HOST, 
 from extensions.federation.reasons import EndReason
 from extensions.federation.transports import Dialed
 from tests.client import HASH, PATIENCE, eventually
-from tests.unit.federation.links import tracker_id
+from tests.unit.federation.links import dialing, tracker_id
 from tests.unit.federation.network import Network
 
 
@@ -158,6 +158,22 @@ async def test_the_tracker_that_stops_says_so(network: Network) -> None:
     await eventually(lambda: network.meshes[2].closed_there == {"shutdown": 1})
     wire = network.connect(network.url(1))
     assert json.loads(await wire.receive()) == {"type": "bye", "reason": "shutdown"}
+
+
+async def test_a_link_that_opens_while_the_tracker_stops_ends_at_once(network: Network) -> None:
+    mesh = network.add(1)
+    wire = network.connect(network.url(1))
+    session = dialing(2, network.url(1))
+    await wire.send(session.start())
+    _, (proof,) = session.receive(await wire.receive())
+    stopping = asyncio.ensure_future(mesh.stop())
+    await asyncio.sleep(0)
+    await wire.send(proof)
+    received: list[str] = []
+    while "bye" not in received:
+        received += [json.loads(message)["type"] for message in (await wire.receive()).split(b"\n")]
+    await asyncio.wait_for(stopping, PATIENCE)
+    assert (mesh.links, mesh.ended[EndReason.SHUTDOWN]) == ({}, 1)
 
 
 async def test_both_dial_at_once_and_keep_the_same_link(network: Network) -> None:

@@ -43,22 +43,24 @@ async def introductions(mesh: MemoryMesh, clients: list[Client], count: int) -> 
     return found
 
 
+@pytest.mark.parametrize("nodes", [1, 3])
 @settings(max_examples=100)
-@given(lists)
-def test_each_pair_meets_at_its_common_trackers_or_else_over_one_link(trackers: list[set[int]]) -> None:
+@given(trackers=lists)
+def test_each_pair_meets_at_its_common_trackers_or_else_over_one_link(nodes: int, trackers: list[set[int]]) -> None:
     async def scenario() -> None:
-        mesh = MemoryMesh(3)
+        mesh = MemoryMesh(3, nodes=nodes)
         clients = await join(mesh, trackers)
         await check(mesh, clients, exactly=True)
 
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("nodes", [1, 3])
 @settings(max_examples=50)
-@given(lists)
-def test_trackers_that_are_not_vouched_for_introduce_no_pair_less_often(trackers: list[set[int]]) -> None:
+@given(trackers=lists)
+def test_trackers_that_are_not_vouched_for_introduce_no_pair_less_often(nodes: int, trackers: list[set[int]]) -> None:
     async def scenario() -> None:
-        mesh = MemoryMesh(3, trusting=False)
+        mesh = MemoryMesh(3, trusting=False, nodes=nodes)
         clients = await join(mesh, trackers)
         await check(mesh, clients, exactly=False)
 
@@ -117,14 +119,18 @@ steps = st.one_of(
 )
 
 
+@pytest.mark.parametrize("nodes", [1, 3])
 @settings(max_examples=100)
-@example([("join", {0, 1}), ("join", {2}), ("tell",), ("join", {0, 1})])
-@example([("join", {1, 2}), ("join", {0}), ("tell",), ("announce", 0), ("leave one", 0)])
-@example([("join", {0}), ("join", {1}), ("tell",), ("join", {0}), ("join", {0}), ("join", {1, 2})])
-@given(st.lists(steps, max_size=25))
-def test_whatever_has_happened_trackers_soon_know_which_peers_are_the_same(script: list[tuple[Any, ...]]) -> None:
+@example(script=[("join", {0, 1}), ("join", {2}), ("tell",), ("join", {0, 1})])
+@example(script=[("join", {1, 2}), ("join", {0}), ("tell",), ("announce", 0), ("leave one", 0)])
+@example(script=[("join", {0}), ("join", {1}), ("tell",), ("join", {0}), ("join", {0}), ("join", {1, 2})])
+@example(script=[("join", {0, 1}), ("join", {0}), ("tell",), ("leave one", 0), ("join", {0})])
+@given(script=st.lists(steps, max_size=25))
+def test_whatever_has_happened_trackers_soon_know_which_peers_are_the_same(
+    nodes: int, script: list[tuple[Any, ...]]
+) -> None:
     async def scenario() -> None:
-        mesh = MemoryMesh(3)
+        mesh = MemoryMesh(3, nodes=nodes)
         clients: list[Client] = []
         for step, *arguments in script:
             await perform(mesh, clients, step, *arguments)

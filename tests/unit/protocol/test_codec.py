@@ -1,6 +1,7 @@
 """Frames in, messages out: what `decode` takes and refuses, and what the encoders write."""
 
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -494,6 +495,68 @@ def test_mutated_messages_yield_only_what_may_be_relayed(mutation: dict[str, Any
         assert is_any_id(seen["offer_id"])
         assert is_id(seen["offer_id"]) or not is_id(seen["info_hash"])
         assert isinstance(seen["answer"]["sdp"], str)
+
+
+sdps = st.one_of(
+    st.text(st.characters(codec="utf-8")),
+    st.sampled_from(["", '"', "\\", '\\"', "\n", '","sdp":"', "é", "x" * (MAX_SDP_BYTES + 1), "\n" * MAX_SDP_BYTES]),
+)
+
+
+def joined(strings: list[tuple[bytes, bytes]]) -> tuple[bytes, list[int]]:
+    """Return the arguments of `rebuilt_offers` for pairs of offer_id and SDP."""
+    return b"".join(text for pair in strings for text in pair), [len(text) for pair in strings for text in pair]
+
+
+@given(st.lists(st.tuples(st.sampled_from([BINARY_ID, "o" * 20, "text", ""]), sdps), max_size=3), st.booleans())
+def test_raw_strings_of_offers_make_the_same_ones_if_they_may_be_relayed(
+    texts: list[tuple[str, str]], binary: bool
+) -> None:
+    name = HASH if binary else "text"
+    made = []
+    for offer_id, sdp in texts:
+        raw = codec.to_json(offer_id), codec.to_json(sdp)
+        answer = codec.rebuilt_answer(name, PEER, PEER, b"".join(raw), len(raw[0]))
+        try:
+            made.append(codec.make_offer(offer_id, sdp, name))
+        except ValueError:
+            assert answer is None
+        else:
+            assert answer == codec.make_answer(name, PEER, PEER, offer_id, sdp)
+    raws = [(codec.to_json(offer_id), codec.to_json(sdp)) for offer_id, sdp in texts]
+    assert codec.rebuilt_offers(*joined(raws), binary) == made
+
+
+pieces = st.sampled_from([b'"', b"\\", b"\xff", b"\\u00ff", b"\\ud800", b"{", b"x", b",", b'"oooooooooooooooooooo"'])
+damaged = st.binary(max_size=30) | st.lists(pieces, max_size=9).map(b"".join)
+
+
+@given(st.lists(st.tuples(damaged | st.just(b'"oooooooooooooooooooo"'), damaged), min_size=1, max_size=3))
+def test_bytes_that_are_not_strings_make_no_offers(strings: list[tuple[bytes, bytes]]) -> None:
+    texts, sizes = joined(strings)
+    answer = codec.rebuilt_answer(HASH, PEER, PEER, b"".join(strings[0]), sizes[0])
+    for offer in codec.rebuilt_offers(texts, sizes, True) + codec.rebuilt_offers(texts, sizes[1:], True):
+        (relayed,) = codec.encode_offers(HASH, PEER, [offer])
+        relayed.decode()
+        assert is_id(offer.id)
+        assert re.fullmatch(rb'(?s)"([^"\\]|\\.)*"', bytes(offer.description.sdp)), (
+            "a quote inside would end the string"
+        )
+    assert (answer is not None) is bool(codec.rebuilt_offers(*joined(strings[:1]), True))
+
+
+def test_a_quote_missing_in_one_string_hides_none_in_another() -> None:
+    good, bad = codec.to_json("o" * 20), b'"a"a"'
+    assert codec.rebuilt_offers(*joined([(good, b'"'), (good, bad)]), True) == []
+    assert codec.rebuilt_offers(*joined([(good, b""), (good, b'"""a"')]), True) == []
+    assert codec.rebuilt_answer(HASH, PEER, PEER, good[:-1] + bad, len(good) - 1) is None
+
+
+def test_raw_strings_make_no_answer_with_invalid_ids() -> None:
+    raw = codec.to_json("o" * 20) + b'"v=0"', 22
+    assert codec.rebuilt_answer(HASH, PEER, PEER, *raw)
+    for ids in (("", PEER, PEER), (HASH, "short", PEER), (HASH, PEER, "short"), (HASH, PEER, "\u0100" * 20)):
+        assert codec.rebuilt_answer(*ids, *raw) is None
 
 
 def test_announce_reply() -> None:

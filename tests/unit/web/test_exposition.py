@@ -44,7 +44,7 @@ def as_text(registry: CollectorRegistry, is_openmetrics: bool) -> bytes:
 
 async def get(registry: CollectorRegistry, **headers: str) -> Response:
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await exposition(registry, Request("/metrics", "", fields))
+    return await exposition(list(registry.collect()), Request("/metrics", "", fields))
 
 
 @pytest.mark.parametrize(
