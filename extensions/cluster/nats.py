@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any, Final
 
 import structlog
-from nats.aio.msg import Msg
 
 from extensions.cluster.nats_connection import MAX_BUFFERED, Connection, NatsError
 from extensions.cluster.nats_options import NatsOptions, Server, neighbours
@@ -224,13 +223,13 @@ class Nats(Transport):
     async def _subscribe(self, connection: Connection) -> None:
         """Subscribe, and check that this node may use all subjects that it needs. Raises `NatsError`."""
 
-        async def on_message(message: Msg) -> None:
-            if len(message.data) > MAX_PAYLOAD:
+        def on_message(payload: bytes) -> None:
+            if len(payload) > MAX_PAYLOAD:
                 self.troubles[Trouble.TOO_LONG] += 1
             # Empty messages are those that nodes send below.
-            elif message.data:
+            elif payload:
                 try:
-                    self._receive(message.data)
+                    self._receive(payload)
                 except Exception:
                     # nats-py would take it for an error of the connection.
                     self._log.exception("extension_failed", on="cluster_message")

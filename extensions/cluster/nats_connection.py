@@ -9,17 +9,17 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.transport import TcpTransport
 from nats.js import JetStreamContext
 
 from extensions.cluster.nats_options import NatsOptions, Secrets, Server
+from extensions.cluster.nats_stream import CLOSE_TIMEOUT, NatsStream
 from extensions.cluster.transport import MAX_PAYLOAD
 from extensions.cluster.troubles import Trouble
 from tracker.extension import BackgroundTasks, aside
@@ -31,14 +31,12 @@ PING_PERIOD: Final = 1.0
 """Seconds between a server's pong and the next ping."""
 PING_TIMEOUT: Final = 3.0
 """Seconds after which a server that has not answered a ping is taken for dead."""
-CLOSE_TIMEOUT: Final = 1.0
 MIN_PAYLOAD: Final = 1 << 12
 """The least that a server must take as one message, in bytes."""
 MAX_BUFFERED: Final = 4 << 20
 """The most bytes that wait to be written to the server. A message that exceeds them is not sent."""
 # All that it logs are errors with a traceback, which a `Connection` tells in words.
 logging.getLogger("nats.aio.client").setLevel(logging.CRITICAL)
-_READ_BUFFER: Final = 1 << 18
 _NEVER: Final = 1 << 30
 
 
@@ -71,7 +69,7 @@ class Connection:
         self.round_trip = 0.0
         self.slow = 0
         self.published = 0
-        self._stream = _Stream()  # type: ignore[no-untyped-call]
+        self._stream = NatsStream()  # type: ignore[no-untyped-call]
         self._client = _Client(self._stream, server.is_tls, self._on_read_end)
         self._is_open = False
         self._max_payload = MAX_PAYLOAD
@@ -132,18 +130,23 @@ class Connection:
         self._is_open = True
         self._watchdog.start("nats_watchdog", self._watch())
 
-    async def subscribe(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
-        """Receive the messages of a subject. `receive` does not raise.
+    async def subscribe(self, subject: str, receive: Callable[[bytes], None]) -> None:
+        """Receive the messages of a subject, without headers. `receive` does not raise.
 
         Raises:
             NatsError: if the connection has ended.
         """
+
+        async def on_long_message(message: Msg) -> None:
+            receive(message.data)
+
         try:
             await self._client.subscribe(
-                subject, cb=receive, pending_msgs_limit=1 << 16, pending_bytes_limit=4 * MAX_BUFFERED
+                subject, cb=on_long_message, pending_msgs_limit=1 << 16, pending_bytes_limit=4 * MAX_BUFFERED
             )
         except nats.errors.Error as error:
             raise _failed(error) from None
+        self._stream.receivers[subject.encode()] = receive
 
     async def settle(self) -> None:
         """Wait until the server has seen all that was sent, and told its objections.
@@ -161,17 +164,9 @@ class Connection:
         """Send a message. Return False if it cannot be sent now."""
         if self.ended.is_set() or len(payload) > self.max_payload or self.pending + len(payload) > MAX_BUFFERED:
             return False
-        # `publish` waits for nothing, because so little is pending: its first step is its last one. A task for it would
-        # cost more than the message.
-        publishing = self._client.publish(subject, payload)
-        try:
-            publishing.send(None)
-        except StopIteration:
-            self.published += 1
-            return True
-        except nats.errors.Error:
-            return False
-        publishing.close()
+        # nats-py's `publish` would leave it to another task.
+        self._stream.publish(subject.encode(), payload)
+        self.published += 1
         return True
 
     def jetstream(self, timeout: float) -> JetStreamContext:
@@ -275,7 +270,7 @@ class _Client(Client):
     It calls `on_read_end` when it reads no more, for any reason.
     """
 
-    def __init__(self, stream: "_Stream", needs_tls: bool, on_read_end: Callable[[], None]) -> None:
+    def __init__(self, stream: NatsStream, needs_tls: bool, on_read_end: Callable[[], None]) -> None:
         super().__init__()
         self._transport = stream
         self._needs_tls = needs_tls
@@ -292,55 +287,6 @@ class _Client(Client):
             await super()._read_loop()
         finally:
             self._on_read_end()
-
-
-class _Stream(TcpTransport):
-    """nats-py's stream, which can be cut off at any time, and whose end is told by reading only."""
-
-    def __bool__(self) -> bool:
-        # Otherwise the client makes another one.
-        return True
-
-    @property
-    def is_tls(self) -> bool:
-        """Whether the stream is encrypted."""
-        return self._io_writer is not None and self._io_writer.get_extra_info("ssl_object") is not None
-
-    @property
-    def buffered(self) -> int:
-        """The bytes that wait to be written."""
-        if self._io_writer is None or self._io_writer.transport.is_closing():
-            return 0
-        return int(self._io_writer.transport.get_write_buffer_size())
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-        for writer in (self._io_writer, self._bare_io_writer):
-            if writer is not None:
-                writer.transport.abort()
-
-    async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:  # noqa: ARG002
-        await super().connect(uri, _READ_BUFFER, connect_timeout)
-
-    async def read(self, buffer_size: int) -> bytes:  # noqa: ARG002
-        return bytes(await super().read(_READ_BUFFER))
-
-    def write(self, payload: bytes) -> None:
-        if self._io_writer is not None and not self._io_writer.transport.is_closing():
-            self._io_writer.write(payload)
-
-    def writelines(self, payload: list[bytes]) -> None:
-        if self._io_writer is not None and not self._io_writer.transport.is_closing():
-            self._io_writer.writelines(payload)
-
-    async def drain(self) -> None:
-        with suppress(OSError):
-            await super().drain()  # type: ignore[no-untyped-call]
-
-    async def wait_closed(self) -> None:
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await super().wait_closed()  # type: ignore[no-untyped-call]
 
 
 def _failed(error: BaseException) -> NatsError:

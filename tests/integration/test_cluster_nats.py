@@ -498,7 +498,7 @@ async def test_messages_of_other_programs(servers: NatsServers, start: StartNode
     await client.publish(f"peerservers.{NAME}", b"elsewhere")
     await client.close()
     await a.has(*[b"\xff" * 1000, b"with headers", b"last"] * 2)
-    assert a.nats.troubles == {Trouble.TOO_LONG: 2}
+    await eventually(lambda: a.nats.troubles == {Trouble.TOO_LONG: 2})
     assert a.connected == [True]
 
 
