@@ -27,8 +27,8 @@ class Place(NamedTuple):
 
 def aquatic_ws(place: Place) -> list[str]:
     """Return the arguments of aquatic (crate `aquatic_ws`)."""
-    workers = os.environ.get("WORKERS", "1")
-    lines = [f"socket_workers = {workers}", f"swarm_workers = {workers}"]
+    workers = os.environ.get("WORKERS")
+    lines = [f"{kind}_workers = {workers}" for kind in ("socket", "swarm") if workers]
     lines += ["[network]", f'address = "127.0.0.1:{place.port}"']
     if place.certificate and place.key:
         # It takes no other keys than those in PKCS #8.

@@ -203,7 +203,7 @@ PANELS: list[Json] = [
     timeseries(
         133,
         "Connections by worker",
-        "Open WebSockets of each worker. The kernel distributes them.",
+        "Open WebSockets of each worker.",
         ("{{instance}} {{worker}}", "peerservers_worker_connections{}"),
     ),
     timeseries(
@@ -221,5 +221,12 @@ PANELS: list[Json] = [
         ("{{instance}} without an answer", "peerservers_workers_missing{}"),
         stepped=True,
         decimals=0,
+    ),
+    timeseries(
+        136,
+        "Connections handed between workers",
+        "Connections that a worker has handed to the one that serves their first swarm (server.group_swarms).",
+        ("{{instance}}", rate('peerservers_connections_handed_total{direction="out"}', by="instance")),
+        unit="cps",
     ),
 ]

@@ -180,11 +180,12 @@ class Activity:
         await client.announce(peer_id(9), _EMPTY, offers=offers(2, start=next(self._numbers) * 10))
 
     async def _meet_at_other_nodes(self) -> None:
-        """Let a dozen peers meet, whose connections the kernel distributes over two workers."""
+        """Let a dozen peers meet at two workers. Each connection belongs to the worker of its own swarm, its first."""
         async with AsyncExitStack() as stack:
             swarm = f"swarm {next(self._numbers):014}"
             for number in range(12):
                 client = await stack.enter_async_context(raw_client(self._trackers.cluster.url))
+                await client.announce(peer_id(number), f"own swarm {number:010}")
                 stack.callback(asyncio.create_task(_answer_all(client, peer_id(number), swarm)).cancel)
                 await client.send(announce(peer_id(number), swarm, offers=offers(5, start=number * 10)))
             await asyncio.sleep(1)

@@ -201,6 +201,7 @@ def handle(state_dir: Path, url: str = "wss://tracker.example.org") -> Any:
     state = StateDirectory(settings)
     return SimpleNamespace(
         runs_here=True,
+        extension=lambda _: None,
         settings=settings,
         show_id=lambda _: None,
         use_state=lambda read: aside(state.use, read),
