@@ -30,6 +30,7 @@ class Nodes:
         self.bus = Bus()
         self.trackers: list[Running] = []
         self._living: list[int] = []
+        self._ending: list[asyncio.Task[None]] = []
         self._serve = serve
         self._directory = directory
         self._delivering: asyncio.Task[None] | None = None
@@ -85,13 +86,17 @@ class Nodes:
         self._living.remove(number)
         ended = self._transport(number)
         ended.end()
-        self.trackers[number].server.abort()
+        server = self.trackers[number].server
+        server.abort()
+        # Otherwise its port would still accept connections.
+        self._ending.append(asyncio.ensure_future(server.stop()))
         node_id = self.trackers[number].extension("cluster").node.node_id
         for other in self._living:
             self._transport(other).lose(node_id)
 
     async def stop(self) -> None:
         """Stop the nodes."""
+        await asyncio.gather(*self._ending)
         for tracker in self.trackers:
             await tracker.server.stop()
         if self._delivering:
