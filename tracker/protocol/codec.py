@@ -140,13 +140,12 @@ def rebuilt_offers(texts: bytes, sizes: list[int], binary: bool) -> list[Offer]:
     if one of its texts is no string; invalid escapes in an SDP are not noticed.
     """
     offers: list[Offer] = []
-    are_ascii = texts.isascii()
     end = 0
     for index in range(0, len(sizes) - 1, 2):
         middle = end + sizes[index]
         raw_id, sdp = Raw(texts[end:middle]), texts[middle : middle + sizes[index + 1]]
         end = middle + sizes[index + 1]
-        if _are_relayed(raw_id, sdp, binary, are_ascii):
+        if _are_relayed(raw_id, sdp, binary):
             offers.append(Offer(OfferDescription("offer", Raw(sdp)), raw_id))
     return offers
 
@@ -160,7 +159,7 @@ def rebuilt_answer(info_hash: str, peer_id: str, to_peer_id: str, texts: bytes, 
     if not (binary or is_any_id(info_hash)) or not (_is_id_of(peer_id, binary) and _is_id_of(to_peer_id, binary)):
         return None
     raw_id, sdp = Raw(texts[:size]), texts[size:]
-    if not _are_relayed(raw_id, sdp, binary, texts.isascii()):
+    if not _are_relayed(raw_id, sdp, binary):
         return None
     return Answer(info_hash, peer_id, to_peer_id, Raw(sdp), raw_id)
 
@@ -303,14 +302,16 @@ def _valid_sdp(sdp: bytes) -> bool:
     return len(sdp) <= _LONGEST_RAW or len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
 
 
-def _are_relayed(offer_id: RawString, sdp: bytes, binary: bool, are_ascii: bool) -> bool:
+def _are_relayed(offer_id: RawString, sdp: bytes, binary: bool) -> bool:
     """Return whether raw strings that were an offer_id and an SDP still are: no other JSON can be in the SDP."""
     size = len(sdp)
     try:
         if not _is_id_of(_decode_text(offer_id), binary) or size < 2 or sdp[0] != _QUOTE:
             return False
         # Decoding it takes much longer. `find` is the fastest way: `count` looks at each byte.
-        if are_ascii and sdp.find(b'"', 1) == size - 1 and sdp[size - 2] != _BACKSLASH and size <= _LONGEST_RAW:
+        if sdp.find(b'"', 1) == size - 1 and sdp[size - 2] != _BACKSLASH and size <= _LONGEST_RAW:
+            if not sdp.isascii():
+                sdp.decode()
             return True
         return len(_decode_text(sdp).encode()) <= MAX_SDP_BYTES
     except (msgspec.MsgspecError, UnicodeError):
