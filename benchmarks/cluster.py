@@ -3,8 +3,7 @@
 All processes of the tracker share one core. `nats_us` is the CPU time that nats-server takes for a message of the load;
 the other figures are without it.
 
-`each swarm on one node`: nothing crosses. `swarms on both nodes`: half of the offers and of the answers do, as with two
-workers, over which the kernel spreads the sockets of one port.
+`each swarm at one`: nothing crosses. `swarms at both`: half of the offers and of the answers do.
 """
 
 import shutil
@@ -73,6 +72,13 @@ class Nodes:
 def cluster(suite: Suite) -> Iterator[Result]:
     """Two workers, and two nodes with NATS, beside one process and aquatic_ws: messages, memory, handshakes."""
     workers = {"PEERSERVERS_SERVER__WORKERS": str(NODES), "WORKERS": str(NODES)}
+    apart = {**workers, "PEERSERVERS_SERVER__GROUP_SWARMS": "false"}
+
+    kinds: list[tuple[str, dict[str, str], tuple[str, ...]]] = [
+        ("1 process", {}, (OURS, AQUATIC)),
+        (f"{NODES} workers, each swarm at one", workers, (OURS, AQUATIC)),
+        (f"{NODES} workers, swarms at both", apart, (OURS,)),
+    ]
 
     def relay(shape: Shape) -> Measure:
         async def measure(server: Running) -> Figures:
@@ -86,17 +92,17 @@ def cluster(suite: Suite) -> Iterator[Result]:
         (f"handshakes, {AT_A_TIME} at a time", lambda server: under_storm(suite, server)),
     ]
     for case, measure in measures:
-        for kind, environment in (("1 process", {}), (f"{NODES} workers", workers)):
-            yield from suite.each("cluster", f"{case}, {kind}", measure, environment, (OURS, AQUATIC))
+        for kind, environment, names in kinds:
+            yield from suite.each("cluster", f"{case}, {kind}", measure, environment, names)
     if not shutil.which(NATS):
         print(f"{NATS} is not in PATH: nodes with NATS are left out")
         return
     for case, shape in (("saturated", SATURATED), (f"{MANY.sockets} sockets", MANY)):
-        for name, apart in (("each swarm on one node", False), ("swarms on both nodes", True)):
+        for name, is_apart in (("each swarm at one", False), ("swarms at both", True)):
             remarks: list[str] = []
             figures: Figures = {}
             try:
-                figures = _over_nats(suite, shape, apart)
+                figures = _over_nats(suite, shape, is_apart)
             except (ServerFailed, OSError, TimeoutError) as error:
                 remarks = [f"failed: {str(error) or type(error).__name__}"]
             yield Result("cluster", f"{case}, {NODES} nodes with NATS, {name}", OURS, figures, remarks)

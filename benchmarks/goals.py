@@ -119,11 +119,12 @@ GOALS: Final = (
     Goal("both trackers' CPU time of a message over a link, over a local one", 2.5, "x", False, _crossing),
     Goal("CPU time of a message on two nodes, each swarm on one, over one process", 1.05, "x", False,
          _cluster("2 nodes with NATS, each")),
-    Goal("on two workers, swarms on both, over one process", 1.6, "x", False, _cluster("2 workers")),
+    Goal("on two workers, each swarm on one, over one process", 1.05, "x", False, _cluster("2 workers, each")),
+    Goal("on two workers, swarms on both, over one process", 1.6, "x", False, _cluster("2 workers, swarms")),
     Goal("on two nodes with NATS, swarms on both, over one process", 2, "x", False,
          _cluster("2 nodes with NATS, swarms")),
     Goal("memory of a connection on two workers, over one process", 1.1, "x", False,
-         _cluster("2 workers", "busy_kib")),
+         _cluster("2 workers, each", "busy_kib")),
 )  # fmt: skip
 
 
