@@ -6,7 +6,7 @@ With the environment variable SCREENSHOTS, the tests leave screenshots in that d
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -19,16 +19,16 @@ from tests.e2e.test_page import is_laid_out
 Open = Callable[..., Awaitable[DemoPage]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 async def running() -> AsyncIterator[Demo]:
-    """Return a demo for all tests: the pages of each have an infohash of their own."""
+    """A demo."""
     async with demo() as running:
         yield running
 
 
-@asynccontextmanager
-async def pages_of(running: Demo, browser: Browser) -> AsyncIterator[Open]:
-    """Yield a function that opens the page of a demo, each time in a profile of its own.
+@pytest.fixture
+async def open_demo(running: Demo, browser: Browser) -> AsyncIterator[Open]:
+    """Opens the page, each time in a profile of its own.
 
     At the end, no page may have written to the console, nor requested anything from another host.
     """
@@ -42,13 +42,6 @@ async def pages_of(running: Demo, browser: Browser) -> AsyncIterator[Open]:
 
         yield open_demo
         assert [complaint for page in opened for complaint in page.complaints] == []
-
-
-@pytest.fixture
-async def open_demo(running: Demo, browser: Browser) -> AsyncIterator[Open]:
-    """Open pages of the demo."""
-    async with pages_of(running, browser) as open_demo:
-        yield open_demo
 
 
 def urls(running: Demo, *names: str) -> set[str]:
@@ -110,9 +103,8 @@ async def test_an_open_page_receives_the_next_file(open_demo: Open) -> None:
         await page.card("B").get_by_role("link", name="One more page here").click()
     more = DemoPage(await popup.value)
     assert await more.picture("B") == picture
-    content = os.urandom(5)
-    await page.send("C", "file.bin", content)
-    assert await more.received("B", "file.bin") == content
+    await page.send("C", "file.bin", b"short")
+    assert await more.received("B", "file.bin") == b"short"
 
 
 async def test_the_picture_shows_links_and_peers(running: Demo, open_demo: Open) -> None:
@@ -134,19 +126,17 @@ async def test_the_picture_shows_links_and_peers(running: Demo, open_demo: Open)
     assert await own.get_attribute("href") == running.urls["Tracker C"]
 
 
-async def test_a_tracker_that_is_lost_is_shown(browser: Browser) -> None:
-    # A demo of its own, because it takes a while until peers of all trackers meet again.
-    async with demo() as running, pages_of(running, browser) as open_demo:
-        page = await open_demo()
-        await expect(page.page.locator("#links")).to_have_text("All trackers are linked")
-        running.trackers[2].suspend()
-        try:
-            await expect(page.card("C").locator(".state")).to_have_text("can’t be reached")
-            await expect(page.page.locator("#links")).to_have_text("1 of 3 links")
-            await expect(page.page.locator("#map .way.linked")).to_have_count(1)
-        finally:
-            running.trackers[2].resume()
-        await expect(page.page.locator("#links")).to_have_text("All trackers are linked")
+async def test_a_tracker_that_is_lost_is_shown(running: Demo, open_demo: Open) -> None:
+    page = await open_demo()
+    await expect(page.page.locator("#links")).to_have_text("All trackers are linked")
+    running.trackers[2].suspend()
+    try:
+        await expect(page.card("C").locator(".state")).to_have_text("can’t be reached")
+        await expect(page.page.locator("#links")).to_have_text("1 of 3 links")
+        await expect(page.page.locator("#map .way.linked")).to_have_count(1)
+    finally:
+        running.trackers[2].resume()
+    await expect(page.page.locator("#links")).to_have_text("All trackers are linked")
 
 
 @pytest.mark.parametrize("width", [1280, 360, 320])
@@ -158,6 +148,6 @@ async def test_the_layout(width: int, scheme: str, open_demo: Open) -> None:
     await expect(page.page.locator("#links")).to_have_text("All trackers are linked")
     await is_laid_out(page.page)
     await page.keep(f"{width}-{scheme}")
-    await page.send("A", f"{'long' * 20}.bin", os.urandom(5))
+    await page.send("A", f"{'long' * 20}.bin", b"short")
     await page.received("B", f"{'long' * 20}.bin")
     await is_laid_out(page.page)
