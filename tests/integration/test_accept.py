@@ -241,7 +241,8 @@ async def test_each_end_has_a_reason_and_leaves_nothing_behind(
     files = len(os.listdir("/proc/self/fd"))
     client = await tunnel(server, pair)
     client.wire.writer.write(proxy_header() if proxied else b"")
-    await eventually(lambda: in_use(server) == 2)
+    # On a busy machine, a short time limit may have ended it already.
+    await eventually(lambda: in_use(server) == 2 or bool(server.endpoint.closed))
     await end(client)
     await eventually(lambda: in_use(server) == 1)
     assert server.endpoint.closed == {ENDS[end]: 1}
