@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import Histogram
 
-from extensions.cluster.envelope import Sealer, derive_key
-from extensions.cluster.members import Member
 from extensions.cluster.metrics import ClusterCollector
 from extensions.cluster.nats_options import NatsOptions
-from extensions.cluster.node import TICK, Node
-from extensions.cluster.questions import Reply
 from extensions.cluster.reasons import Left, Refused
 from extensions.cluster.settings import ClusterSettings
-from extensions.cluster.streams import MAX_PIECE, NodeStream
-from extensions.cluster.transport import Transport
 from extensions.cluster.troubles import Trouble
-from extensions.cluster.unix import UnixSockets
 from extensions.identity import own_key, tracker_id
 from tracker.extension import (
     ConfigError,
@@ -38,7 +31,13 @@ from tracker.extension import (
 )
 
 if TYPE_CHECKING:
+    # A tracker of one process imports none of these.
     from extensions.cluster.key import SharedKey
+    from extensions.cluster.members import Member
+    from extensions.cluster.node import Node
+    from extensions.cluster.questions import Reply
+    from extensions.cluster.streams import NodeStream
+    from extensions.cluster.transport import Transport
 
 ASK_TIMEOUT: Final = 5.0
 """Seconds to wait for the answer of the gateway."""
@@ -48,7 +47,7 @@ MAX_LOGGED: Final = 1000
 """Seconds until a refused message of the same node, for the same reason, is logged again; and number of these."""
 
 MAX_LINES: Final = 20
-"""Refused messages that are logged in `LOG_PERIOD`: another program may write any id of a sender."""
+"""Refused messages, and failures, that are logged in `LOG_PERIOD`: another program may write any id of a sender."""
 
 GATEWAY: Final = "gateway"
 """The kind of questions that the gateway answers."""
@@ -59,12 +58,13 @@ class ClusterNode(Extension):
 
     Settings = ClusterSettings
     wanted_by_workers = True
-    connect: Callable[[], Transport] | None = None
+    connect: "Callable[[], Transport] | None" = None
     """Makes the transport, by default as the settings say."""
 
     def __init__(self, tracker: TrackerHandle, settings: Any) -> None:
         super().__init__(tracker, settings)
-        self.max_piece = MAX_PIECE
+        self.max_piece = 0
+        """Bytes of the longest piece of data in a stream; 0 until the extension is prepared."""
         self.node: Node | None = None
         """None until the extension is prepared."""
         self.transport: Transport | None = None
@@ -108,6 +108,11 @@ class ClusterNode(Extension):
             await self._key.fetch()
 
     async def prepare(self) -> None:
+        from extensions.cluster.envelope import Sealer, derive_key
+        from extensions.cluster.node import Node
+        from extensions.cluster.streams import MAX_PIECE
+
+        self.max_piece = MAX_PIECE
         if self.settings.servers:
             # A file that cannot be used is a mistake now, and trouble later.
             await aside(NatsOptions(self.settings).read_files)
@@ -133,6 +138,8 @@ class ClusterNode(Extension):
         self.tracker.nodes.attach(node)
 
     async def start(self) -> None:
+        from extensions.cluster.node import TICK
+
         assert self.node
         assert self.transport
         receive = partial(self._guarded, "message", self.node.receive)
@@ -218,14 +225,17 @@ class ClusterNode(Extension):
 
     # What the node tells
 
-    def node_joined(self, member: Member) -> None:
+    def node_joined(self, member: "Member") -> None:
         """Log that a node has joined."""
-        self.tracker.log.info("node_joined", node=member.node_id[:8], label=member.label, version=member.version)
+        log = self.tracker.log.debug if self._is_here(member) else self.tracker.log.info
+        log("node_joined", node=member.node_id[:8], label=member.label, version=member.version)
 
-    def node_left(self, member: Member, why: Left) -> None:
+    def node_left(self, member: "Member", why: Left) -> None:
         """Log that a node has left."""
         self.left[why] += 1
-        log = self.tracker.log.info if why is Left.STOPPED else self.tracker.log.warning
+        log = self.tracker.log.warning
+        if why is Left.STOPPED:
+            log = self.tracker.log.debug if self._is_here(member) else self.tracker.log.info
         log("node_left", node=member.node_id[:8], label=member.label, reason=why)
 
     def gateway_changed(self, is_here: bool, node_id: str) -> None:
@@ -244,16 +254,20 @@ class ClusterNode(Extension):
         """Count a round trip to another node."""
         self._round_trips.observe(seconds)
 
-    def accept(self, opening: bytes, stream: NodeStream) -> Receiver | None:
+    def accept(self, opening: bytes, stream: "NodeStream") -> Receiver | None:
         """Accept a stream of another node."""
         return self._gateway.accept(opening, stream)
 
     # Details
 
-    def _make_transport(self) -> Transport:
+    def _make_transport(self) -> "Transport":
         tracker, settings = self.tracker, self.settings
         worker = tracker.worker
-        sockets = UnixSockets(worker.directory, tracker.log, tracker.task_failures) if worker else None
+        sockets = None
+        if worker:
+            from extensions.cluster.unix import UnixSockets
+
+            sockets = UnixSockets(worker.directory, tracker.log, tracker.task_failures)
         if settings.servers:
             # Workers of one machine do not need these, nor the memory that they take.
             from extensions.cluster.both import Both
@@ -283,12 +297,18 @@ class ClusterNode(Extension):
     def _soon(self, function: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(self._guarded, "turn", function)
 
+    def _is_here(self, member: "Member") -> bool:
+        """Return whether a node is a worker of this machine, of which the supervisor tells."""
+        group = self.node.parts.load.group if self.node else ""
+        return group != "" and member.group == group
+
     def _guarded(self, where: str, function: Callable[..., None], *arguments: Any) -> None:
         try:
             function(*arguments)
         except Exception:
-            # Neither the transport nor the loop could do anything about it.
-            self.tracker.log.exception("extension_failed", on=where)
+            # Neither the transport nor the loop could do anything about it. It may happen at every message.
+            if self._lines.try_take(1, time.monotonic()):
+                self.tracker.log.exception("extension_failed", on=where)
 
     async def _ask_gateway(self, question: bytes) -> bytes | None:
         gateway = self.node.parts.telling.gateway if self.node else None
@@ -309,10 +329,10 @@ class ClusterNode(Extension):
         self.node.parts.questions.ask(kind, data, nodes, timeout, done)
         return await waiting
 
-    def _on_question(self, question: bytes, reply: Reply) -> None:
+    def _on_question(self, question: bytes, reply: "Reply") -> None:
         self._answer(GATEWAY, partial(self._gateway.answer, question), b"", reply)
 
-    def _answer(self, kind: str, answer: Callable[[], Awaitable[bytes]], _question: bytes, reply: Reply) -> None:
+    def _answer(self, kind: str, answer: Callable[[], Awaitable[bytes]], _question: bytes, reply: "Reply") -> None:
         async def run() -> None:
             reply(await answer())
 
@@ -321,9 +341,8 @@ class ClusterNode(Extension):
     def _others(self, everywhere: bool) -> list[str]:
         if self.node is None:
             return []
-        group = self.node.parts.load.group
         others = self.node.parts.members.others
-        return [node_id for node_id, one in others.items() if everywhere or (group and one.group == group)]
+        return [node_id for node_id, one in others.items() if everywhere or self._is_here(one)]
 
     def _labels(self) -> dict[str, str]:
         """Return a name for each node: its label, with the first digits of its id if several have the same label."""

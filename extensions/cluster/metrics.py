@@ -2,22 +2,24 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from extensions.cluster.node import Node
 from extensions.cluster.reasons import Dropped, Left, Refused, Resync
 from extensions.cluster.troubles import Trouble
 from tracker.extension import counter_by
+
+if TYPE_CHECKING:
+    from extensions.cluster.node import Node
 
 
 class Source(Protocol):
     """The part of the extension that the metrics read."""
 
-    node: Node | None
+    node: "Node | None"
     is_connected: bool
     left: Counter[Left]
 

@@ -170,8 +170,8 @@ class Gateway:
         handler = self._handlers.get(asked.subprotocol)
         if handler is None or self._cluster is None or not self.is_here:
             return None
-        channel = TunnelChannel(asked.address, self._max_message, self._cluster.max_piece)
-        channel.attach(stream)
+        channel = TunnelChannel(asked.address, self._max_message)
+        channel.attach(stream, self._cluster.max_piece)
         self._served.add(channel)
         task = self._start(self._serve(channel, handler))
         channel.on_ended = lambda: asyncio.get_running_loop().call_later(GRACE, task.cancel)
@@ -247,12 +247,12 @@ class Gateway:
     async def _tunnel(self, name: str, channel: Channel) -> TunnelChannel | None:
         """Return a tunnel to the gateway, None if this node is it. Without a gateway the tunnel has ended already."""
         cluster = self._cluster
-        tunnel = TunnelChannel(channel.remote_address, self._max_message, cluster.max_piece if cluster else 0)
+        tunnel = TunnelChannel(channel.remote_address, self._max_message)
         deadline = monotonic() + ELECTION
         while not self.is_here and cluster is not None:
             stream = cluster.open_stream(_ENCODER.encode(_Opening(name, channel.remote_address)), tunnel)
             if stream is not None:
-                tunnel.attach(stream)
+                tunnel.attach(stream, cluster.max_piece)
                 return tunnel
             if monotonic() >= deadline or channel.reason is not None:
                 tunnel.on_end()

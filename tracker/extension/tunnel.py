@@ -40,10 +40,10 @@ LOST: Final = CloseReason.CONNECTION_LOST
 class TunnelChannel:
     """One end of a tunnel: a `Channel`, and the `Receiver` of its stream.
 
-    `max_message` is the longest message of the other end. `max_piece` is the longest piece of data of a stream.
+    `max_message` is the longest message of the other end.
     """
 
-    def __init__(self, remote_address: str, max_message: int, max_piece: int) -> None:
+    def __init__(self, remote_address: str, max_message: int) -> None:
         self.remote_address = remote_address
         self.reason: CloseReason | None = None
         self.code = CloseCode.GOING_AWAY
@@ -52,7 +52,7 @@ class TunnelChannel:
         self.on_ended: Callable[[], object] = bool
         """Called once when the channel has ended."""
         self._max_message = max_message
-        self._max_part = max_piece - 1
+        self._max_part = 0
         self._stream: Stream | None = None
         self._messages: deque[tuple[bytes, bool]] = deque()
         self._parts: list[bytes] = []
@@ -61,9 +61,10 @@ class TunnelChannel:
         self._taken = 0
         self._arrived = asyncio.Event()
 
-    def attach(self, stream: Stream) -> None:
-        """Use a stream that is open."""
+    def attach(self, stream: Stream, max_piece: int) -> None:
+        """Use a stream that is open, and takes pieces of data of at most `max_piece` bytes."""
         self._stream = stream
+        self._max_part = max_piece - 1
 
     @property
     def queued_bytes(self) -> int:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from tests.client import HASH, announce
 from tests.unit.cluster.world import Station, World
 from tests.unit.core.cluster import Cluster
-from tests.unit.fakes import FakeConnection, Json
+from tests.unit.fakes import FakeConnection
 
 
 class AsOne(Cluster):
@@ -38,22 +37,6 @@ class AsOne(Cluster):
         self.world.now = now
         for station in self.world.stations:
             station.now = now
-
-    def send(self, connection: FakeConnection, message: object) -> list[Json]:
-        if connection not in self.home:
-            self._next = (self._next + 1) % len(self.nodes)
-            self.home[connection] = self.nodes[self._next]
-        self.home[connection].send(connection, message)
-        self.run()
-        return connection.inbox
-
-    def join(
-        self, peer_id: str, number: int | None = None, info_hash: str = HASH, left: int = 1, **fields: Any
-    ) -> FakeConnection:
-        connection = self.connect(number)
-        self.send(connection, announce(peer_id, info_hash, left=left, **fields))
-        connection.inbox = [message for message in connection.inbox if "interval" not in message]
-        return connection
 
     def expire(self) -> None:
         for station in self.nodes:
