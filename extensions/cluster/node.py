@@ -41,7 +41,7 @@ from extensions.cluster.wire import (
     encode,
     messages_in,
 )
-from tracker.extension import Answer, NodeMember, NodePeers, Nodes, Offer, Peer, Swarm
+from tracker.extension import Answer, Counts, NodeMember, NodePeers, Nodes, Offer, Peer, Swarm
 
 TICK: Final = 0.1
 
@@ -143,6 +143,9 @@ class Node(Nodes):
         """Take notice, at the gateway, that the numbers of linked peers in a swarm may have changed."""
         self.parts.links.linked(swarm)
 
+    def counts(self, info_hashes: list[str] | None, done: Callable[[dict[str, Counts]], None]) -> None:
+        self.parts.counts.find(info_hashes, done)
+
     # The clock
 
     def wake(self) -> None:
@@ -159,6 +162,7 @@ class Node(Nodes):
             for key in opening:
                 self.parts.owners.opened(key)
         self._telling.tell()
+        self.parts.counts.flush()
         self.parts.work.run()
         sessions = self._sessions
         if sessions.ready:

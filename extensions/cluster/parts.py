@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+from extensions.cluster.counts import CountFinder
 from extensions.cluster.envelope import Sealer
 from extensions.cluster.gateway import GatewayChoice
 from extensions.cluster.hearing import Hearing
@@ -89,6 +90,7 @@ class Parts:
         self.relay = Relay(peers, self.sessions, clock)
         self.streams = Streams(self.sessions, listener.accept)
         self.questions = Questions(self.sessions, transport, clock)
+        self.counts = CountFinder(node_id, self.owners, swarms, self.sessions, self.questions, wake)
 
     def directory_of(self, key: str) -> set[str]:
         """Return the nodes that have a swarm, as far as this node knows as the owner of its infohash."""

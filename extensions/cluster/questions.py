@@ -59,6 +59,10 @@ class Questions:
         self, kind: str, data: bytes, nodes: list[str], timeout: float, done: Callable[[dict[str, bytes]], None]
     ) -> None:
         """Ask some nodes. `done` is called once, with the answers that came in time, by node."""
+        if len(self._waiting) >= MAX_WAITING:
+            self._sessions.dropped[Dropped.TOO_MANY_QUESTIONS] += 1
+            done({})
+            return
         self._next += 1
         number = self._next
         part = encode(Ask(number, kind, data))
@@ -67,7 +71,7 @@ class Questions:
             session = self._sessions.by_id.get(node_id)
             if session is not None and session.send_single(part):
                 asked.add(node_id)
-        if not asked or len(self._waiting) >= MAX_WAITING:
+        if not asked:
             done({})
             return
         self._waiting[number] = _Waiting(asked, self._clock() + timeout, done)

@@ -36,6 +36,7 @@ class Dropped(StrEnum):
     TOO_MANY_STREAMS = "too_many_streams"
     LATE = "late"
     """An answer to a question that nothing waits for any more."""
+    TOO_MANY_QUESTIONS = "too_many_questions"
     REPEATED = "repeated"
     """A question that has come before."""
 

@@ -1,14 +1,15 @@
 """Peers of several workers, which the extension `cluster` makes one tracker."""
 
+import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.client import RawClient, answer, eventually, offers, raw_client
+from tests.client import HASH, RawClient, answer, eventually, offers, raw_client
 from tests.conftest import StartTracker, TrackerProcess, environment
 from tests.integration.workers import processes_of
 from tests.unit.fakes import peer_id
@@ -19,7 +20,7 @@ PEERS = 12
 
 async def start(start_tracker: StartTracker, directory: Path, group_swarms: bool = False) -> TrackerProcess:
     env = environment("server", state_dir=str(directory), restart_spread=0.5, group_swarms=group_swarms)
-    return await start_tracker("--workers", "2", env=env)
+    return await start_tracker("--workers", "2", env=env | environment("server", swarm_counts=True))
 
 
 @asynccontextmanager
@@ -57,6 +58,34 @@ async def test_peers_of_all_workers_meet(start_tracker: StartTracker, tmp_path: 
         await eventually(lambda: all_are_shown(tracker))
         handed = await tracker.metric("peerservers_connections_handed_total", direction="in")
         assert bool(handed) is group_swarms
+
+
+@pytest.mark.parametrize("group_swarms", [False, True])
+async def test_every_worker_knows_the_counts_of_all(
+    start_tracker: StartTracker, tmp_path: Path, group_swarms: bool
+) -> None:
+    tracker = await start(start_tracker, tmp_path, group_swarms)
+
+    async def scraped() -> bool:
+        async with raw_client(tracker.url) as client:
+            await client.send({"action": "scrape", "info_hash": [HASH, "x" * 20]})
+            reply = await client.receive()
+        assert reply["files"]["x" * 20]["incomplete"] == 0
+        return bool(reply["files"][HASH]["incomplete"] == 1)
+
+    async def shown() -> bool:
+        status, body = await tracker.get(f"/swarms/{HASH.encode().hex()}.json")
+        return status == 200 and json.loads(body)["local"] == {"seeders": 0, "leechers": 1}
+
+    async with raw_client(tracker.url) as client:
+        await client.announce(peer_id(0))
+        await eventually(lambda: always(scraped))
+        await eventually(lambda: always(shown))
+
+
+async def always(is_so: Callable[[], Awaitable[bool]]) -> bool:
+    """Return whether something is so at all workers: each connection may be at either of them."""
+    return all([await is_so() for _ in range(PEERS)])
 
 
 async def all_are_shown(tracker: TrackerProcess) -> bool:

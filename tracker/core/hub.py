@@ -31,10 +31,10 @@ from tracker.core.offers import OfferPlacement
 from tracker.core.outbox import Outbox
 from tracker.core.pending import PendingJoin, PendingJoins
 from tracker.core.rules import Rules
+from tracker.core.scrapes import Scrapes
 from tracker.core.several import SeveralConnections
 from tracker.core.swarm import SMALL, Connection, Peer, Random, Swarm, each_peer
 from tracker.protocol.errors import RequestError
-from tracker.protocol.ids import is_id
 from tracker.protocol.messages import NO_INFO_HASH, Announce, Answer, Message, Offer, Scrape
 from tracker.reasons import DropReason
 
@@ -75,6 +75,7 @@ class Hub:
         self.offers = OfferPlacement(rules, random, self.counters, observer)
         self.several = SeveralConnections(self.offers.parked, self.counters, self._become_seeder)
         self.answers = AnswerRelay(self.swarms, self.offers.chooser, self.counters, observer)
+        self.scrapes = Scrapes(self.swarms, rules, self.counters)
         self.pending = PendingJoins()
         self.nodes: Nodes | None = None
         """The other nodes of the tracker; see `tracker.core.nodes`."""
@@ -100,7 +101,7 @@ class Hub:
                 self.answers.relay(connection, message, now, outbox)
             else:
                 assert isinstance(message, Scrape)
-                self._scrape(connection, message, outbox)
+                self.scrapes.reply(connection, message, outbox)
         except RequestError as error:
             self.refuse(connection, error, outbox)
 
@@ -428,28 +429,6 @@ class Hub:
     def _end_admission(self, peer: Peer, connection: Connection) -> None:
         self.counters.dropped[DropReason.ADMISSION_ENDED] += 1
         self._leave_connection(peer, connection)
-
-    def _scrape(self, connection: Connection, message: Scrape, outbox: Outbox) -> None:
-        counters = self.counters
-        counters.scrapes += 1
-        wanted = message.info_hashes
-        if wanted is None:
-            if not self.rules.full_scrape:
-                raise RequestError(DropReason.FULL_SCRAPE, "full scrape is not available", NO_INFO_HASH, "scrape")
-            # The client has joined no text swarm, and may not bear a text id.
-            wanted = [info_hash for info_hash in self.swarms if is_id(info_hash)]
-        elif len(wanted) > self.rules.max_scrape:
-            counters.dropped[DropReason.SURPLUS_SCRAPE] += len(wanted) - self.rules.max_scrape
-            wanted = wanted[: self.rules.max_scrape]
-        if message.invalid:
-            counters.dropped[DropReason.INVALID_SCRAPE] += message.invalid
-        counts: list[tuple[str, int, int]] = []
-        for info_hash in wanted:
-            swarm = self.swarms.get(info_hash)
-            # Unknown swarms are in the reply, with 0: bittorrent-tracker's client would wait forever for missing ones.
-            counts.append((info_hash, swarm.complete, swarm.incomplete) if swarm else (info_hash, 0, 0))
-        counters.replies += 1
-        outbox.scrape(connection, counts)
 
 
 def _denied(info_hash: str) -> RequestError:

@@ -68,7 +68,7 @@ class NodePeers:
         hub = self._hub
         if hub.nodes is not None:
             raise ValueError("the tracker is connected with its other nodes already")
-        hub.nodes = hub.offers.nodes = hub.answers.nodes = nodes
+        hub.nodes = hub.offers.nodes = hub.answers.nodes = hub.scrapes.nodes = nodes
         hub.offers.parked.keep()
 
     # Members

@@ -3,11 +3,17 @@
 This module is not compiled with mypyc, because a class that is not compiled cannot inherit from a compiled protocol.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
 from tracker.core.swarm import Connection, NodeMember, Peer, RemoteMember, Swarm
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Answer, Offer
+
+Counts: TypeAlias = tuple[int, int, int, int]
+"""The numbers of seeders and leechers in a swarm, and those of its own seeders and leechers."""
+
+NO_PEERS: Final[Counts] = (0, 0, 0, 0)
 
 
 class Observer(Protocol):
@@ -107,3 +113,10 @@ class Nodes(Protocol):
         They were made `age` seconds ago. Return whether it is known from which node offers of this peer came of late.
         The other node calls `NodePeers.place_again` with its member of the kind LINKED.
         """
+
+    def counts(self, info_hashes: list[str] | None, done: Callable[[dict[str, Counts]], None]) -> None:
+        """Find the counts of swarms that are not open here, or of all swarms of other nodes if None.
+
+        `done` is called once, at once or later, with those that were found. It does not raise.
+        """
+        ...

@@ -6,7 +6,7 @@ from tracker.config import ConfigError, config_option, given, load, validate
 from tracker.core.elsewhere import LEECHERS, LINKED, PEER, SEEDERS
 from tracker.core.members import known_peers, linked_counts, own_peer, own_peers
 from tracker.core.nodes import NodePeers
-from tracker.core.observers import Nodes
+from tracker.core.observers import Counts, Nodes
 from tracker.core.overlap import MARK_LENGTH, UNKNOWN, marks_of
 from tracker.core.swarm import NodeMember, Peer, RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
@@ -59,6 +59,7 @@ __all__ = [
     "CloseReason",
     "Cluster",
     "ConfigError",
+    "Counts",
     "ExpiringMap",
     "Extension",
     "ExtensionOff",

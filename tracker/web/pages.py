@@ -211,7 +211,7 @@ class Pages:
         return await exposition(await self._whole.metrics(everywhere=_EVERYWHERE in request.query.split("&")), request)
 
     async def _swarm(self, request: Request) -> Response:
-        return swarm_counts(self._hub, request)
+        return await swarm_counts(self._hub.scrapes, request)
 
     async def _health(self, _request: Request) -> Response:
         return plain(HTTPStatus.OK)

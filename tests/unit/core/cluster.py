@@ -8,7 +8,7 @@ from tests.client import HASH, announce
 from tests.unit.fakes import FakeConnection, HubHarness, Json
 from tracker.core.elsewhere import LEECHERS, LINKED, PEER, SEEDERS
 from tracker.core.nodes import NodePeers
-from tracker.core.observers import Observer
+from tracker.core.observers import Counts, Observer
 from tracker.core.swarm import NodeMember, Peer, Swarm
 from tracker.protocol.messages import Answer, Offer
 
@@ -87,6 +87,11 @@ class Node(HubHarness):
             kept = [offer.detached() for offer in offers]
             self.post(self.cluster.on_returned, maker, swarm.info_hash, peer_id, kept, None, flags, age)
         return bool(names)
+
+    def counts(  # type: ignore[override]
+        self, info_hashes: list[str] | None, done: Callable[[dict[str, Counts]], None]
+    ) -> None:
+        self.post(self.cluster.on_sought, self, info_hashes, done)
 
 
 class Cluster:
@@ -247,6 +252,9 @@ class Cluster:
         if member is None and self.gateway:
             member = node.peers.get(info_hash, self.gateway.name, LINKED)
         node.peers.place_again(info_hash, peer_id, offers, member, node.now, age, flags)
+
+    def on_sought(self, node: Node, info_hashes: list[str] | None, done: Callable[[dict[str, Counts]], None]) -> None:
+        done({key: one for other in node.others for key, one in other.hub.scrapes.counts_here(info_hashes).items()})
 
     def on_answer(self, node: Node, answer: Answer, complete: bool) -> None:
         node.peers.deliver_answer(answer, node.now, complete)

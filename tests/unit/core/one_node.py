@@ -1,6 +1,7 @@
 """One node of a tracker, whose test is the other ones."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from tests.client import HASH
@@ -8,6 +9,7 @@ from tests.unit.core.test_hub import Recorder
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tracker.core.elsewhere import PEER
 from tracker.core.nodes import NodePeers
+from tracker.core.observers import Counts
 from tracker.core.swarm import NodeMember
 from tracker.protocol import codec
 from tracker.protocol.codec import make_offer
@@ -45,6 +47,9 @@ class Nodes:
 
     def joined(self, peer: Any, needs_offers: bool) -> None:
         self.events.append(("joined", peer.peer_id, needs_offers))
+
+    def counts(self, info_hashes: list[str] | None, done: Callable[[dict[str, Counts]], None]) -> None:
+        done({})
 
     def left(self, peer: Any) -> None:
         self.events.append(("left", peer.peer_id))
