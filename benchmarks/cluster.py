@@ -82,6 +82,7 @@ def cluster(suite: Suite) -> Iterator[Result]:
 
     def relay(shape: Shape) -> Measure:
         async def measure(server: Running) -> Figures:
+            await until(lambda: server.name != OURS or _sees_all(server.port))
             return await under_load(server, shape, suite.seconds, suite.warm_up)
 
         return measure
@@ -153,7 +154,7 @@ def _nodes(suite: Suite) -> Iterator[Nodes]:
 
 
 def _sees_all(port: int) -> bool:
-    """Return whether a node knows all nodes."""
+    """Return whether a node knows all nodes, or is the only one."""
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
         text: str = response.read().decode()
-    return f"\npeerservers_cluster_nodes {float(NODES)}\n" in text
+    return "\npeerservers_cluster_nodes " not in text or f"\npeerservers_cluster_nodes {float(NODES)}\n" in text

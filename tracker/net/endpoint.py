@@ -122,6 +122,11 @@ class Endpoint(Owner):
         """The number of WebSockets that may be open."""
         return self.gate.room.connections
 
+    @property
+    def connections(self) -> int:
+        """The number of WebSockets that are open."""
+        return len(self.websockets)
+
     def adopt(self, place: int) -> None:
         """Accept the connections of another worker, too (`Acceptor.adopt`)."""
         if self._acceptor and not self._draining:

@@ -9,6 +9,7 @@ import array
 import asyncio
 import json
 import socket
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, cast
@@ -26,6 +27,9 @@ from tracker.net.websocket import WebSocket
 
 MAX_DATA: Final = 1 << 16
 """Bytes of the longest first message of a connection that is handed."""
+
+PATIENCE: Final = 1.0
+"""Seconds for which a connection waits if the queue to its worker is full. Then it stays, and its messages cross."""
 
 _MAX_MESSAGE: Final = 1 << 18
 _BATCH: Final = 100
@@ -54,6 +58,11 @@ class Owner(Protocol):
     @property
     def room(self) -> int:
         """The number of WebSockets that each worker may have."""
+        ...
+
+    @property
+    def connections(self) -> int:
+        """The number of WebSockets that this worker has."""
         ...
 
     def forget(self, websocket: WebSocket) -> None:
@@ -93,6 +102,9 @@ class HandOver:
         self._inboxes = inboxes
         self._outboxes = outboxes
         self._owner = owner
+        self._waiting: list[deque[Undecided]] = [deque() for _ in outboxes]
+        """By place, the connections that wait for room in the queue to the worker. The oldest first."""
+        self._timers: dict[int, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
         self._read(place)
 
@@ -103,6 +115,7 @@ class HandOver:
     def adopt(self, place: int) -> None:
         """Take the connections that wait for another worker, too, because it does not, and hand it no more."""
         self._placement.set_live(place, False)
+        self._end_waiting(place)
         self._read(place)
 
     def release(self, place: int) -> None:
@@ -114,6 +127,8 @@ class HandOver:
     def close(self) -> None:
         """Take no more connections. The next worker of this place takes those that wait, and those of this one."""
         self._place = -1
+        for place in range(len(self._waiting)):
+            self._end_waiting(place)
         for inbox in self._inboxes:
             if inbox.fileno() >= 0:
                 self._loop.remove_reader(inbox)
@@ -127,29 +142,82 @@ class HandOver:
         """Return the protocol of a new WebSocket until its first message has come."""
         return Undecided(self, websocket, info)
 
-    def send(self, undecided: "Undecided", info_hash: str, data: bytes) -> bool:
-        """Send a connection to the worker of its first swarm. Return False if it stays here."""
+    def send(self, undecided: "Undecided", info_hash: str) -> bool:
+        """Send a connection to the worker of its first swarm, at once or within `PATIENCE`. False: it stays here."""
+        # The supervisor tells the numbers of all once a second. Hundreds of clients may have come since then.
+        self._placement.set_own(self._owner.connections)
         place = self._placement.choose(info_hash, self._owner.room)
-        transport = undecided.websocket.transport
-        is_open = undecided.websocket.reason is None and not transport.is_closing()
-        if place == self._place or not is_open or transport.get_write_buffer_size():
+        if place == self._place or not undecided.may_leave:
             return False
+        self._placement.moved(place)
+        waiting = self._waiting[place]
+        if not waiting:
+            try:
+                return self._send(undecided, place)
+            except BlockingIOError:
+                # Many clients come at the same time, as after a restart.
+                self._loop.add_writer(self._outboxes[place], self._go_on, place)
+                self._timers[place] = self._loop.call_later(PATIENCE, self._give_up, place)
+        undecided.wait(self._loop.time() + PATIENCE)
+        waiting.append(undecided)
+        return True
+
+    def _send(self, undecided: "Undecided", place: int) -> bool:
+        """Send a connection. Return False if it has to stay here. Raise `BlockingIOError` if the queue is full."""
         info = undecided.info
         # While no proxy has told a client, this is the address of the proxy, which has no limits.
         address = None if info.is_proxy else info.address
         head = json.dumps({"address": address, "head": len(info.head)}).encode()
+        transport = undecided.websocket.transport
         descriptor = transport.get_extra_info("socket").fileno()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         try:
-            self._outboxes[place].sendmsg([head, b"\n", info.head, data], rights)
+            self._outboxes[place].sendmsg([head, b"\n", info.head, undecided.data], rights)
+        except BlockingIOError:
+            raise
         except OSError:
-            # Its queue is full, or too many sockets are on their way.
+            # Too many sockets are on their way, or the message is too long for the queue.
             return False
-        self._placement.moved(place)
         self._owner.forget(undecided.websocket)
+        undecided.is_gone = True
         # The other process has a descriptor of the socket by now, so this only closes the one here.
         transport.abort()
         return True
+
+    def _go_on(self, place: int) -> None:
+        """Send connections that wait, as the queue has room again."""
+        waiting = self._waiting[place]
+        while waiting:
+            undecided = waiting[0]
+            try:
+                stays = not (undecided.may_leave and self._send(undecided, place))
+            except BlockingIOError:
+                return
+            waiting.popleft()
+            if stays:
+                undecided.stay()
+        self._end_waiting(place)
+
+    def _give_up(self, place: int) -> None:
+        """Keep the connections that have waited for too long."""
+        waiting = self._waiting[place]
+        while waiting and waiting[0].deadline <= self._loop.time():
+            waiting.popleft().stay()
+        if waiting:
+            self._timers[place] = self._loop.call_at(waiting[0].deadline, self._give_up, place)
+        else:
+            self._end_waiting(place)
+
+    def _end_waiting(self, place: int) -> None:
+        """Keep all connections that wait."""
+        if self._outboxes[place].fileno() >= 0:
+            self._loop.remove_writer(self._outboxes[place])
+        timer = self._timers.pop(place, None)
+        if timer is not None:
+            timer.cancel()
+        waiting = self._waiting[place]
+        while waiting:
+            waiting.popleft().stay()
 
     def _take(self, inbox: socket.socket) -> None:
         for _ in range(_BATCH):
@@ -173,34 +241,57 @@ class Undecided(asyncio.Protocol):
     def __init__(self, hand_over: HandOver, websocket: WebSocket, info: ConnectionInfo) -> None:
         self.websocket = websocket
         self.info = info
+        self.data = b""
+        """The bytes that were read so far."""
+        self.deadline = 0.0
+        """The time by the loop's clock until which the connection waits; 0 unless it waits."""
+        self.is_gone = False
+        """Whether another worker serves the connection, or it has ended."""
         self._hand_over = hand_over
-        self._data = b""
-        self._is_gone = False
-        """Whether another worker serves the connection."""
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether the connection is open, and nothing waits to be written to it."""
+        transport = self.websocket.transport
+        is_open = self.websocket.reason is None and not transport.is_closing()
+        return is_open and not transport.get_write_buffer_size()
 
     def data_received(self, data: bytes) -> None:
         """Collect the first message, and hand over the connection or let the WebSocket have it."""
-        if self._is_gone:
+        if self.is_gone:
             return
-        self._data += data
-        info_hash = first_info_hash(self._data)
-        if info_hash is None:
+        self.data += data
+        if self.deadline:
             return
-        if info_hash and self._hand_over.send(self, info_hash, self._data):
-            self._is_gone = True
+        info_hash = first_info_hash(self.data)
+        if info_hash is not None and not (info_hash and self._hand_over.send(self, info_hash)):
+            self.stay()
+
+    def wait(self, deadline: float) -> None:
+        """Read no more, because the connection waits to be sent."""
+        self.deadline = deadline
+        self.websocket.transport.pause_reading()
+
+    def stay(self) -> None:
+        """Let the WebSocket here have the connection."""
+        if self.is_gone:
             return
-        websocket, data, self._data = self.websocket, self._data, b""
-        websocket.transport.set_protocol(cast(asyncio.Protocol, websocket))
+        websocket, data, self.data = self.websocket, self.data, b""
+        transport = websocket.transport
+        transport.set_protocol(cast(asyncio.Protocol, websocket))
+        if self.deadline and not transport.is_closing():
+            transport.resume_reading()
         websocket.data_received(data)
 
     def eof_received(self) -> None:
         """Pass the end of the data on."""
-        if not self._is_gone:
+        if not self.is_gone:
             self.websocket.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Pass the end of the connection on."""
-        if not self._is_gone:
+        if not self.is_gone:
+            self.is_gone = True
             self.websocket.connection_lost(error)
 
     def pause_writing(self) -> None:

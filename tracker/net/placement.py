@@ -5,7 +5,7 @@ from typing import Final
 from zlib import crc32
 
 SLACK: Final = 1.25
-SPARE: Final = 50
+SPARE: Final = 250
 """A worker is chosen while it has at most `SLACK` times the mean number of connections, and `SPARE` more."""
 
 MARGIN: Final = 20
@@ -35,6 +35,10 @@ class Placement:
         """Note the numbers of connections of all workers."""
         if len(loads) == len(self._loads):
             self._loads = list(loads)
+
+    def set_own(self, load: int) -> None:
+        """Note the number of connections of this worker, which it knows at any time."""
+        self._loads[self._own] = load
 
     def choose(self, info_hash: str, room: int) -> int:
         """Return the place of the worker for a connection whose first swarm is `info_hash`.

@@ -75,3 +75,13 @@ def test_a_worker_that_is_almost_full_is_not_chosen_and_hands_its_own_connection
     for own, placement in enumerate(placements):
         placement.set_loads([100, 100])
         assert placement.choose("x", 100) == own
+
+
+def test_the_connections_of_this_worker_count_before_the_loads_are_told() -> None:
+    placement = Placement(0, 2)
+    swarm = next(swarm for swarm in SWARMS if placement.choose(swarm, ROOM) == 1)
+    for _ in range(1000):
+        placement.moved(1)
+    assert placement.choose(swarm, ROOM) == 0
+    placement.set_own(1000)
+    assert placement.choose(swarm, ROOM) == 1
