@@ -7,7 +7,7 @@ the other figures are without it.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from benchmarks.measure import under_load
 from benchmarks.servers import OURS, Running, ServerFailed, running
 from benchmarks.storm import AT_A_TIME, under_storm
 from benchmarks.suite import Figures, Measure, Result, Suite
+from benchmarks.warm import meetings
 from extensions.identity import load_or_create
 
 AQUATIC: Final = "aquatic_ws"
@@ -31,6 +32,8 @@ NODES: Final = 2
 SATURATED: Final = Shape(400)
 MANY: Final = Shape(10_000, rate=800.0)
 """The load under which the memory of a connection is measured."""
+
+WARM: Final = "a meeting of two known peers"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Nodes:
     def port(self) -> int:
         """The port of the first node."""
         return self.nodes[0].port
+
+    @property
+    def ports(self) -> list[int]:
+        """The port of each node."""
+        return [node.port for node in self.nodes]
 
     def cpu(self) -> tuple[float, float]:
         """Return the seconds of (user, system) time of all nodes."""
@@ -70,7 +78,7 @@ class Nodes:
 
 
 def cluster(suite: Suite) -> Iterator[Result]:
-    """Two workers, and two nodes with NATS, beside one process and aquatic_ws: messages, memory, handshakes."""
+    """Two workers, and two nodes with NATS, beside one process and aquatic_ws."""
     workers = {"PEERSERVERS_SERVER__WORKERS": str(NODES), "WORKERS": str(NODES)}
     apart = {**workers, "PEERSERVERS_SERVER__GROUP_SWARMS": "false"}
 
@@ -95,40 +103,60 @@ def cluster(suite: Suite) -> Iterator[Result]:
     for case, measure in measures:
         for kind, environment, names in kinds:
             yield from suite.each("cluster", f"{case}, {kind}", measure, environment, names)
+    for kind, environment, _ in (kinds[0], kinds[2]):
+        yield from suite.each("cluster", f"{WARM}, {kind}", _meetings, environment, (OURS,))
     if not shutil.which(NATS):
         print(f"{NATS} is not in PATH: nodes with NATS are left out")
         return
-    for case, shape in (("saturated", SATURATED), (f"{MANY.sockets} sockets", MANY)):
-        for name, is_apart in (("each swarm at one", False), ("swarms at both", True)):
-            remarks: list[str] = []
-            figures: Figures = {}
-            try:
-                figures = _over_nats(suite, shape, is_apart)
-            except (ServerFailed, OSError, TimeoutError) as error:
-                remarks = [f"failed: {str(error) or type(error).__name__}"]
-            yield Result("cluster", f"{case}, {NODES} nodes with NATS, {name}", OURS, figures, remarks)
+    over_nats: list[tuple[str, Callable[[Nodes], Awaitable[Figures]]]] = [
+        (f"{case}, {NODES} nodes with NATS, {name}", _load_of(suite, shape, is_apart))
+        for case, shape in (("saturated", SATURATED), (f"{MANY.sockets} sockets", MANY))
+        for name, is_apart in (("each swarm at one", False), ("swarms at both", True))
+    ]
+    over_nats.append((f"{WARM}, {NODES} nodes with NATS", lambda nodes: meetings(nodes.ports)))
+    for case, measure_nodes in over_nats:
+        remarks: list[str] = []
+        figures: Figures = {}
+        try:
+            figures = _over_nats(suite, measure_nodes)
+        except (ServerFailed, OSError, TimeoutError) as error:
+            remarks = [f"failed: {str(error) or type(error).__name__}"]
+        yield Result("cluster", case, OURS, figures, remarks)
 
 
-def _over_nats(suite: Suite, shape: Shape, apart: bool) -> Figures:
-    """Measure nodes with NATS. The peers of a swarm are on all of them if `apart`, otherwise on one."""
+async def _meetings(server: Running) -> Figures:
+    await until(lambda: _sees_all(server.port))
+    return await meetings([server.port])
+
+
+def _over_nats(suite: Suite, measure: Callable[[Nodes], Awaitable[Figures]]) -> Figures:
+    """Measure nodes with NATS that know each other."""
+    with _nodes(suite) as nodes:
+
+        async def measured() -> Figures:
+            await until(lambda: all(_sees_all(port) for port in nodes.ports))
+            return await measure(nodes)
+
+        return uvloop.run(measured())
+
+
+def _load_of(suite: Suite, shape: Shape, apart: bool) -> Callable[[Nodes], Awaitable[Figures]]:
+    """Return a measure of nodes under a load. The peers of a swarm are on all of them if `apart`, otherwise on one."""
 
     def node_of(number: int) -> int:
         return number if apart else number // shape.swarm_size
 
-    with _nodes(suite) as nodes:
-        ports = [node.port for node in nodes.nodes]
+    async def measure(nodes: Nodes) -> Figures:
+        ports = nodes.ports
+        before = sum(nodes.nats.cpu())
+        figures = await under_load(
+            nodes, shape, suite.seconds, suite.warm_up, port_of=lambda number: ports[node_of(number) % len(ports)]
+        )
+        # Of the whole run: the time before and after the measured part has the same shares.
+        spent = sum(nodes.nats.cpu()) - before
+        return {**figures, "nats_cpu": spent / (suite.seconds + suite.warm_up)}
 
-        async def measure() -> Figures:
-            await until(lambda: all(_sees_all(port) for port in ports))
-            before = sum(nodes.nats.cpu())
-            figures = await under_load(
-                nodes, shape, suite.seconds, suite.warm_up, port_of=lambda number: ports[node_of(number) % len(ports)]
-            )
-            # Of the whole run: the time before and after the measured part has the same shares.
-            spent = sum(nodes.nats.cpu()) - before
-            return {**figures, "nats_cpu": spent / (suite.seconds + suite.warm_up)}
-
-        return uvloop.run(measure())
+    return measure
 
 
 @contextmanager

@@ -103,6 +103,16 @@ def _cluster(case: str, figure: str = "per_cpu_second") -> Callable[[Results], f
     return value
 
 
+def _warm(kind: str) -> Callable[[Results], float | None]:
+    """Return the time by which a meeting of two known peers takes longer than in one process."""
+
+    def value(results: Results) -> float | None:
+        one, some = (results.get("cluster", f"a meeting of two known peers, {case}", "p99_ms") for case in ("1", kind))
+        return None if one is None or some is None else some - one
+
+    return value
+
+
 GOALS: Final = (
     Goal("relayed for each CPU second, 400 sockets saturated", 2.7, f"x {THEIRS}", True,
          _relayed("400 sockets, 5 offers, saturated")),
@@ -125,6 +135,7 @@ GOALS: Final = (
          _cluster("2 nodes with NATS, swarms")),
     Goal("memory of a connection on two workers, over one process", 1.1, "x", False,
          _cluster("2 workers, each", "busy_kib")),
+    Goal("a meeting over NATS, p99, longer than in one process by", 5, "ms", False, _warm("2 nodes with NATS")),
 )  # fmt: skip
 
 
