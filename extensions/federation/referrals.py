@@ -40,8 +40,8 @@ CREDIT_PER_SECOND: Final = 1 / 60
 neighbour that names trackers which do not exist soon causes few dials."""
 
 MAX_ASKED: Final = 100
-"""Swarms about which one neighbour was asked and has not answered yet; the oldest are forgotten first. It answers no more
-than `ANSWERS_BURST` at once, and later ones within seconds."""
+"""Swarms about which one neighbour was asked and has not answered yet; the oldest are forgotten first. It answers
+`ANSWERS_BURST` at once, and the others within seconds."""
 
 MAX_STALE: Final = 1000
 """Times in the heap that are no longer valid, besides one for each swarm."""
