@@ -24,7 +24,7 @@ THEIRS: Final = "bittorrent-tracker"
 _ROOT: Final = Path(__file__).parent.parent
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_START_TIMEOUT: Final = 15.0
+_START_TIMEOUT: Final = 60.0
 _STOP_TIMEOUT: Final = 15.0
 
 _SOCKET_MEMORY: Final = re.compile(r"skmem:\(r(\d+),.*?,f(\d+),w(\d+),")
@@ -134,7 +134,7 @@ def running(
 
     The settings are the defaults, but the DHT is off: a benchmark must not send packets to the Internet.
     """
-    port = _free_port()
+    port = free_port()
 
     def pin() -> None:
         if core is not None:
@@ -167,7 +167,8 @@ def running(
                 process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -17,7 +17,15 @@ Arrow = tuple[str, str]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracker",),
-    ("tracker.reasons", "tracker.checks", "tracker.expiring", "tracker.streams", "tracker.systemd", "tracker.tasks"),
+    (
+        "tracker.reasons",
+        "tracker.checks",
+        "tracker.expiring",
+        "tracker.malloc",
+        "tracker.streams",
+        "tracker.systemd",
+        "tracker.tasks",
+    ),
     ("tracker.worker",),
     ("tracker.settings", "tracker.mistakes"),
     ("tracker.sources",),

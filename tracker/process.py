@@ -19,6 +19,7 @@ from tracker.config import ConfigError, Configuration
 from tracker.extension.api import Extension
 from tracker.files import aside
 from tracker.logs import configure, drain_standard_streams, log_unexpected, without_secrets
+from tracker.malloc import return_freed_memory
 from tracker.server import MAX_FILES, Server
 from tracker.settings import Settings, needs_restart
 from tracker.systemd import notify, notify_reloading
@@ -35,6 +36,7 @@ def run(process: "TrackerProcess") -> int:
         ConfigError: if a setting cannot be used.
         StartError: if an address cannot be listened on.
     """
+    return_freed_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code = runner.run(process.serve())
         leftovers = runner.run(_cancel_leftovers())

@@ -119,6 +119,7 @@ class Discovery:
         """Look for no more trackers of a swarm."""
         if not self.is_open(swarm.info_hash):
             self.seeker.swarm_closed(swarm.info_hash)
+            self.referrals.swarm_closed(swarm.info_hash)
 
     def is_open(self, info_hash: str) -> bool:
         """Return whether a swarm is open here."""

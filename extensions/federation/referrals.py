@@ -39,6 +39,13 @@ CREDIT_PER_SECOND: Final = 1 / 60
 """The token bucket for trackers that are learned from one neighbour. Those that could be linked are given back: so a
 neighbour that names trackers which do not exist soon causes few dials."""
 
+MAX_ASKED: Final = 100
+"""Swarms about which one neighbour was asked and has not answered yet; the oldest are forgotten first. It answers
+`ANSWERS_BURST` at once, and the others within seconds."""
+
+MAX_STALE: Final = 1000
+"""Times in the heap that are no longer valid, besides one for each swarm."""
+
 MAX_TOLD: Final = 10_000
 TOLD_FOR: Final = 600.0
 """Trackers of which it is remembered who has named them, and for how many seconds."""
@@ -127,10 +134,15 @@ class Referrals:
         self._asking = TokenBucket(ASKS_PER_SECOND, ASKS_BURST, now)
         self._next_general = now + uniform(0, PERIOD)
         self._next_own = now + OWN_PERIOD
-        self._waits: dict[str, float] = {}
-        """The seconds between two questions about a swarm, by infohash."""
+        self._questions: dict[str, tuple[float, float]] = {}
+        """When neighbours are asked about a swarm, and the seconds until the question after that, by infohash."""
         self._heap: list[tuple[float, str]] = []
-        """When neighbours are asked about each of these swarms."""
+        """The times of all questions. Those that are no longer valid are dropped when it is their turn."""
+
+    @property
+    def waiting(self) -> int:
+        """Times that are stored, valid or not."""
+        return len(self._heap)
 
     # Links
 
@@ -186,6 +198,8 @@ class Referrals:
             self.counters[Gossip.NOT_ASKED_FOR] += 1
             return
         relation.asked[info_hash] -= 1
+        if not relation.asked[info_hash]:
+            del relation.asked[info_hash]
         for entry in entries:
             if entry.tracker_id == self._own_id:
                 continue
@@ -203,9 +217,12 @@ class Referrals:
 
     def on_common(self, info_hash: str, now: float) -> None:
         """Take notice that a swarm has become common with a neighbour. It will be asked about the swarm soon."""
-        if info_hash not in self._waits:
-            self._waits[info_hash] = PERIOD
-            heapq.heappush(self._heap, (now + FIRST_ASK * self._uniform(0.5, 1.5), info_hash))
+        if info_hash not in self._questions:
+            self._schedule(info_hash, now + FIRST_ASK * self._uniform(0.5, 1.5), PERIOD)
+
+    def swarm_closed(self, info_hash: str) -> None:
+        """Ask no more about a swarm."""
+        self._questions.pop(info_hash, None)
 
     def ask(self, now: float) -> None:
         """Ask neighbours as far as it is time. Call this every few seconds."""
@@ -214,9 +231,12 @@ class Referrals:
             peers = list(self._relations)
             if peers and self._wants_more():
                 self._seek(self._sample(peers, 1)[0], "", now)
-        while self._heap and self._heap[0][0] <= now and self._asking.try_take(1, now):
-            _, info_hash = heapq.heappop(self._heap)
-            self._ask_about(info_hash, now)
+        while self._heap and self._heap[0][0] <= now:
+            if self._is_valid_time(*self._heap[0]) and not self._asking.try_take(1, now):
+                break
+            due, info_hash = heapq.heappop(self._heap)
+            if self._is_valid_time(due, info_hash):
+                self._ask_about(info_hash, now)
         is_due = now >= self._next_own
         if is_due:
             self._next_own = now + OWN_PERIOD
@@ -228,17 +248,31 @@ class Referrals:
         peers = self._common(info_hash)
         if not 0 < len(peers) < FEW:
             # If that changes, the swarm becomes common with another neighbour.
-            del self._waits[info_hash]
+            del self._questions[info_hash]
             return
         self._seek(self._sample(peers, 1)[0], info_hash, now)
-        wait = self._waits[info_hash]
-        self._waits[info_hash] = min(MAX_PERIOD, 2 * wait)
-        heapq.heappush(self._heap, (now + wait * self._uniform(0.5, 1.0), info_hash))
+        _, wait = self._questions[info_hash]
+        self._schedule(info_hash, now + wait * self._uniform(0.5, 1.0), min(MAX_PERIOD, 2 * wait))
+
+    def _schedule(self, info_hash: str, due: float, wait: float) -> None:
+        self._questions[info_hash] = due, wait
+        heapq.heappush(self._heap, (due, info_hash))
+        # Swarms may close much sooner than it is time to ask about them.
+        if len(self._heap) > 2 * len(self._questions) + MAX_STALE:
+            self._heap = [(one_due, key) for key, (one_due, _) in self._questions.items()]
+            heapq.heapify(self._heap)
+
+    def _is_valid_time(self, due: float, info_hash: str) -> bool:
+        question = self._questions.get(info_hash)
+        return question is not None and question[0] == due
 
     def _seek(self, peer: Peer, info_hash: str, now: float) -> None:
         relation = self._relations.get(peer)
         if relation and relation.asking.try_take(1, now):
+            relation.asked.pop(info_hash, None)
             relation.asked[info_hash] = 1
+            if len(relation.asked) > MAX_ASKED:
+                del relation.asked[next(iter(relation.asked))]
             self.counters[Gossip.SEEK_OUT] += 1
             peer.seek(info_hash)
 

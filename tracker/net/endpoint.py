@@ -271,7 +271,7 @@ class Endpoint(Owner):
         prefix = forwarded_prefix(request.get_all("X-Forwarded-Prefix")) if from_proxy else ""
         connection = HttpConnection(transport, info, request, self.routes, prefix, self._http_closed)
         self._http.add(connection)
-        transport.set_protocol(connection)
+        pending.hand_to(connection)
 
     def on_lost(self, pending: PendingConnection, reason: CloseReason | None) -> None:
         """Count off a connection that ended without a valid request."""
@@ -348,7 +348,7 @@ class Endpoint(Owner):
                 protocol = self.hand_over.undecided(websocket, info)
             transport.write(handshake.response(extensions))
             self.routes.count(WEBSOCKET, HTTPStatus.SWITCHING_PROTOCOLS)
-        transport.set_protocol(protocol)
+        pending.hand_to(protocol)
         websocket.connection_made(transport)
         if rest:
             protocol.data_received(rest)

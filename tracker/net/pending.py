@@ -17,6 +17,7 @@ from tracker.access.proxy_protocol import ProxyError, may_be_header, proxy_heade
 from tracker.net.listener import dismiss
 from tracker.net.request import MAX_HEAD
 from tracker.net.response import refusal
+from tracker.net.tls_reader import Reader, TlsReader
 from tracker.reasons import CloseReason
 
 _NOT_HTTP: Final = refusal(HTTPStatus.BAD_REQUEST)
@@ -64,6 +65,7 @@ class PendingConnection(asyncio.Protocol):
         "_may_be_proxied",
         "_opening",
         "_owner",
+        "_reader",
         "_reason",
         "_refusal",
         "_socket",
@@ -86,6 +88,7 @@ class PendingConnection(asyncio.Protocol):
         self._refusal = b""
         """The response to a client that is over a limit, whatever it requests."""
         self._opening: asyncio.Task[Any] | None = None
+        self._reader = TlsReader(self) if tls else None
         self._transport: asyncio.Transport | None = None
         self._ending = False
         self._reason: CloseReason | None = None
@@ -115,6 +118,14 @@ class PendingConnection(asyncio.Protocol):
                 self._socket.shutdown(socket.SHUT_RDWR)
         else:
             self._end(reason)
+
+    def hand_to(self, protocol: Reader) -> None:
+        """Let another protocol serve the transport from now on."""
+        if self._reader is not None:
+            self._reader.protocol = protocol
+        else:
+            assert self._transport
+            self._transport.set_protocol(cast(asyncio.Protocol, protocol))
 
     def refuse(self, reason: CloseReason | None, response: bytes) -> None:
         """Send a response and close.
@@ -196,8 +207,9 @@ class PendingConnection(asyncio.Protocol):
         """Make the transport, which does the TLS handshake first."""
         loop = asyncio.get_running_loop()
         timeout = _NO_TIMEOUT if self._tls else None
+        protocol = cast(asyncio.Protocol, self._reader or self)
         self._opening = loop.create_task(
-            loop.connect_accepted_socket(lambda: self, self._socket, ssl=self._tls, ssl_handshake_timeout=timeout)
+            loop.connect_accepted_socket(lambda: protocol, self._socket, ssl=self._tls, ssl_handshake_timeout=timeout)
         )
         self._opening.add_done_callback(self._opened)
 

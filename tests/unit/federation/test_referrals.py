@@ -1,7 +1,7 @@
 """Trackers tell each other of trackers: what is asked, answered, and believed."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pytest
 
@@ -12,7 +12,9 @@ from extensions.federation.referrals import (
     CREDIT,
     FEW,
     FIRST_ASK,
+    MAX_ASKED,
     MAX_PERIOD,
+    MAX_STALE,
     OWN_BURST,
     OWN_PERIOD,
     PERIOD,
@@ -63,12 +65,13 @@ class World:
         self.known: dict[str, list[TrackerEntry]] = {}
         self.learned: list[tuple[str, int]] = []
         self.common: list[FakePeer] = []
+        self.is_common: Callable[[str], bool] = lambda info_hash: info_hash in (HASH, "")
         self.wants_more = True
         self.valid = True
         self.referrals = Referrals(
             self,
             US,
-            lambda info_hash: self.common if info_hash in (HASH, "") else [],
+            lambda info_hash: self.common if self.is_common(info_hash) else [],
             lambda: self.wants_more,
             lambda _: self.valid,
             random.Random(1).sample,
@@ -328,3 +331,43 @@ def test_trackers_that_are_linked_already_cost_nothing(world: World) -> None:
     assert len(world.learned) == 20
     world.tells(peer, "", *(entry(number) for number in range(200, 220)))
     assert len(world.learned) == 40
+
+
+def test_swarms_that_close_leave_nothing_and_cost_no_question(world: World) -> None:
+    world.wants_more = False
+    world.common = [world.peer(1)]
+    referrals = world.referrals
+    for number in range(3 * MAX_STALE):
+        referrals.on_common(f"{number:020}", world.now)
+        referrals.swarm_closed(f"{number:020}")
+    assert referrals.waiting <= MAX_STALE + 1
+    referrals.on_common(HASH, world.now)
+    world.wait(2 * FIRST_ASK)
+    assert world.count(Gossip.SEEK_OUT) == 1, "the closed ones come first"
+    assert referrals.waiting == 1
+    # It opens again, and has one time.
+    referrals.swarm_closed(HASH)
+    referrals.on_common(HASH, world.now)
+    world.wait(2 * FIRST_ASK)
+    assert world.count(Gossip.SEEK_OUT) == 2
+    world.wait(2 * PERIOD)
+    assert world.count(Gossip.SEEK_OUT) == 3
+
+
+def test_questions_that_a_neighbour_does_not_answer_are_forgotten(world: World) -> None:
+    world.wants_more = False
+    world.is_common = lambda _: True
+    peer = world.peer(1)
+    world.common = [peer]
+    hashes = [f"{number:020}" for number in range(2 * MAX_ASKED)]
+    for info_hash in hashes:
+        world.referrals.on_common(info_hash, world.now)
+        world.wait(FIRST_ASK)
+    last = list(dict.fromkeys(reversed(peer.sought)))
+    assert len(last) > MAX_ASKED
+    for info_hash in last:
+        # Of a tracker that is linked already, any number of entries may be told.
+        world.tells(peer, info_hash, entry(1))
+    assert [info_hash for info_hash, _ in world.learned] == last[:MAX_ASKED]
+    world.tells(peer, last[0], entry(1, 2))
+    assert len(world.learned) == MAX_ASKED, "it was answered"
