@@ -40,6 +40,10 @@ SWEEP_ROUND: Final = 20
 RETIRE_PERIOD: Final = 0.1
 """Seconds between two batches of WebSockets that a retiring endpoint closes."""
 
+CHANNEL_TIMEOUT: Final = 1.0
+"""Seconds that WebSockets of subprotocols have for the closing handshake when the tracker stops. They have sent their
+last messages by then, and the other side may be dead."""
+
 Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 """Makes the WebSocket of a new connection."""
 
@@ -174,11 +178,13 @@ class Endpoint(Owner):
         await before_channels
         for websocket in list(self.websockets):
             websocket.close(CloseCode.GOING_AWAY, CloseReason.SHUTDOWN)
+        cut = asyncio.get_running_loop().call_later(CHANNEL_TIMEOUT, self._abort_channels)
         self._note_gone()
         try:
             await asyncio.wait_for(self._all_gone.wait(), deadline - monotonic())
         except TimeoutError:
             self.abort()
+        cut.cancel()
         if self._sweep_timer:
             self._sweep_timer.cancel()
 
@@ -347,6 +353,10 @@ class Endpoint(Owner):
         websocket.connection_made(transport)
         if rest:
             protocol.data_received(rest)
+
+    def _abort_channels(self) -> None:
+        for websocket in list(self._channels):
+            websocket.abort(CloseReason.SHUTDOWN)
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)
