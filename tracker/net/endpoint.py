@@ -207,7 +207,7 @@ class Endpoint(Owner):
         self.handed_in += 1
         try:
             name = taken.getpeername()
-            info = self.gate.arrive(name[0] if isinstance(name, tuple) else None, monotonic())
+            info = self.gate.arrive(name[0] if isinstance(name, tuple) else None, monotonic(), is_new=False)
         except (OSError, Refused) as error:
             if isinstance(error, Refused):
                 self._refused(error, address or LOCAL)
@@ -259,6 +259,10 @@ class Endpoint(Owner):
                 self._upgrade(pending, transport, request, rest)
                 return
             self.gate.identify(info, None, request, monotonic())
+            # Other clients could only deceive themselves, but would see links that lead nowhere.
+            prefix = forwarded_prefix(request.get_all("X-Forwarded-Prefix")) if from_proxy else ""
+            if self.routes.is_costly(request, prefix):
+                self.gate.charge_page(info, monotonic())
         except InvalidRequest as invalid:
             self.routes.count(INVALID, invalid.status)
             pending.refuse(CloseReason.HANDSHAKE_INVALID, refusal(invalid.status))
@@ -268,8 +272,6 @@ class Endpoint(Owner):
             pending.refuse(None, refusal(refused.status, refused.headers))
             return
         self._pending.discard(pending)
-        # Other clients could only deceive themselves, but would see links that lead nowhere.
-        prefix = forwarded_prefix(request.get_all("X-Forwarded-Prefix")) if from_proxy else ""
         connection = HttpConnection(transport, info, request, self.routes, prefix, self._http_closed)
         self._http.add(connection)
         transport.set_protocol(connection)

@@ -130,16 +130,16 @@ class Pages:
         """Serve the page and all others that are always on the public port."""
         routes.add("/", self._index)
         routes.add("/live", self._live)
-        routes.add("/favicon.ico", self._favicon)
-        routes.add("/robots.txt", self._robots)
-        routes.add_matching("announce", is_announce, refuse_announce, public=True)
+        routes.add("/favicon.ico", self._favicon, is_constant=True)
+        routes.add("/robots.txt", self._robots, is_constant=True)
+        routes.add_matching("announce", is_announce, refuse_announce, public=True, is_constant=True)
         if self._has_swarm_counts:
             routes.add_matching("swarms", lambda path, _: path.startswith(START), self._swarm, public=True)
 
     def add_health(self, routes: Routes) -> None:
         """Serve the health checks of load balancers, which are on every port."""
-        routes.add("/health", self._health)
-        routes.add("/ready", self._ready)
+        routes.add("/health", self._health, is_constant=True)
+        routes.add("/ready", self._ready, is_constant=True)
 
     def add_statistics(self, routes: Routes) -> None:
         """Serve the statistics and the metrics, which may be on a separate port."""
