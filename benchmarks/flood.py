@@ -1,9 +1,10 @@
 """The effect of a flood from one address on the peers at another, with the default limits.
 
-The flood comes from 127.0.0.2, from a process of its own: connections, announces with five offers, or garbage, as fast
-as the tracker takes them. It lasts until the measurement is over and it has sent `AMOUNTS`. It opens a connection
-again at once if the tracker has refused or cut it. The victims, at 127.0.0.1, announce with five offers each, about as
-often as the limits of their own address allow. The limits also hold for loopback here, which is exempt by default.
+The flood comes from 127.0.0.2, from a process of its own: connections, announces with five offers, garbage, or TLS
+handshakes that are not finished, as fast as the tracker takes them. It lasts until the measurement is over and it has
+sent `AMOUNTS`. It opens a connection again at once if the tracker has refused or cut it. The victims, at 127.0.0.1,
+announce with five offers each, about as often as the limits of their own address allow. The limits also hold for
+loopback here, which is exempt by default. The case `handshakes without a limit` has no limit of new connections.
 `attempts` counts the messages or connections of the flood, and `refused` its connections that were refused or cut.
 """
 
@@ -12,7 +13,10 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from ssl import MemoryBIO, SSLContext, SSLWantReadError, create_default_context
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import uvloop
@@ -20,13 +24,21 @@ import uvloop
 from benchmarks.load import SDP, Load, Shape, announce
 from benchmarks.measure import Mark, latency, warm
 from benchmarks.servers import OURS, Running
-from benchmarks.storm import HANDSHAKE, Storm
+from benchmarks.storm import AT_A_TIME, HANDSHAKE, Storm
 from benchmarks.suite import Figures, Result, Suite
+from tests.certificates import Pair
 from tracker.protocol.codec import make_offer
 
 VICTIMS: Final = Shape(50, rate=40)
 HOSTILE: Final = "127.0.0.2"
-AMOUNTS: Final = {"none": 0, "connections": 10_000, "announces": 100_000, "garbage": 100_000}
+AMOUNTS: Final = {
+    "none": 0,
+    "connections": 10_000,
+    "announces": 100_000,
+    "garbage": 100_000,
+    "handshakes": 10_000,
+    "handshakes without a limit": 10_000,
+}
 SOCKETS: Final = 400
 """Open connections of the flood; one address may have a few more."""
 
@@ -41,18 +53,29 @@ _GARBAGE: Final = b'{"action":"announce","info_hash":' * 20
 
 def flood(suite: Suite) -> Iterator[Result]:
     """The effect of a flood from one address on the announces of another: connections, announces, garbage."""
-    for kind, amount in AMOUNTS.items():
+    with TemporaryDirectory() as directory:
+        pair = Pair(Path(directory), "127.0.0.1")
+        for kind, amount in AMOUNTS.items():
+            environment = {"PEERSERVERS_LIMITS__EXEMPT": "[]"}
+            context = None
+            if kind.startswith("handshakes"):
+                environment |= pair.env
+                context = pair.client_context()
+            if "without" in kind:
+                environment["PEERSERVERS_LIMITS__NEW_CONNECTIONS_PER_SECOND"] = "0"
 
-        async def measure(server: Running, kind: str = kind, amount: int = amount) -> Figures:
-            return await _victims(suite, server, kind, amount // 10 if suite.quick else amount)
+            async def measure(
+                server: Running, kind: str = kind, amount: int = amount, context: SSLContext | None = context
+            ) -> Figures:
+                return await _victims(suite, server, kind, amount // 10 if suite.quick else amount, context)
 
-        yield from suite.each("flood", kind, measure, {"PEERSERVERS_LIMITS__EXEMPT": "[]"}, (OURS,))
+            yield from suite.each("flood", kind, measure, environment, (OURS,))
 
 
-async def _victims(suite: Suite, server: Running, kind: str, amount: int) -> Figures:
-    await warm(server)
+async def _victims(suite: Suite, server: Running, kind: str, amount: int, context: SSLContext | None) -> Figures:
+    await warm(server, context)
     load = Load(VICTIMS)
-    await load.connect(server.port)
+    await load.connect(server.port, context)
     await load.join()
     await load.start()
     await load.run(suite.warm_up)
@@ -95,13 +118,24 @@ def _flooding(kind: str, port: int) -> Iterator[tuple[Any, Any]]:
 def _flood(kind: str, port: int, sent: Any, refused: Any) -> None:
     # The tracker and the victims must not wait for the core that this process shares with them.
     os.nice(19)
-    if kind == "connections":
-        crowd = Storm(port, HOSTILE)
+    if kind == "connections" or kind.startswith("handshakes"):
+        crowd, at_a_time = Storm(port, HOSTILE), TOO_MANY
+        if kind != "connections":
+            # The first byte of the tracker's answer is sent when its part of the key exchange is done.
+            crowd, at_a_time = Storm(port, HOSTILE, _client_hello(), b"\x16"), AT_A_TIME
         while True:
-            crowd.run(0.1, TOO_MANY)
+            crowd.run(0.1, at_a_time)
             sent.value, refused.value = crowd.done + crowd.refused, crowd.refused
     elif kind != "none":
         uvloop.run(_Flood(kind, port, sent, refused).run())
+
+
+def _client_hello() -> bytes:
+    """Return the first message of a TLS client."""
+    incoming, outgoing = MemoryBIO(), MemoryBIO()
+    with suppress(SSLWantReadError):
+        create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
 
 
 class _Flood:

@@ -31,15 +31,19 @@ _IP_BIND_ADDRESS_NO_PORT: Final = 24
 
 
 class Storm:
-    """Connections to one port, several at a time."""
+    """Connections to one port, several at a time. Each sends a request and expects the beginning of a response."""
 
-    def __init__(self, port: int, source: str | None = None) -> None:
+    def __init__(
+        self, port: int, source: str | None = None, request: bytes = HANDSHAKE, start: bytes = b"HTTP/1.1 101"
+    ) -> None:
         self.done = 0
         self.refused = 0
-        """Connections closed, reset, or answered with another status than 101."""
+        """Connections closed, reset, or answered otherwise."""
         self.latencies: list[float] = []
         self._port = port
         self._source = source
+        self._request = request
+        self._start = start
         self._began: dict[int, tuple[socket.socket, float]] = {}
         self._epoll = select.epoll()
 
@@ -74,10 +78,10 @@ class Storm:
         one, began = self._began[file]
         try:
             if events & _OUT:
-                one.send(HANDSHAKE)
+                one.send(self._request)
                 self._epoll.modify(file, _IN)
                 return
-            answered = one.recv(1024).startswith(b"HTTP/1.1 101")
+            answered = one.recv(1024).startswith(self._start)
         except OSError:
             answered = False
         if answered:

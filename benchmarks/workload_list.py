@@ -12,6 +12,7 @@ from benchmarks.link_flood import link_flood
 from benchmarks.link_memory import link_memory
 from benchmarks.link_open import link_open
 from benchmarks.link_relay import link
+from benchmarks.pages import pages
 from benchmarks.storm import storm
 from benchmarks.suite import Result, Suite
 
@@ -27,6 +28,7 @@ WORKLOADS: Final[dict[str, Callable[[Suite], Iterator[Result]]]] = {
     "cluster": cluster,
     "link": link,
     "flood": flood,
+    "pages": pages,
     "core": core,
     "link-memory": link_memory,
     "link-open": link_open,

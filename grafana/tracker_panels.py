@@ -271,8 +271,8 @@ PANELS: list[Json] = [
     timeseries(
         30,
         "Rejects by reason",
-        "Connections rejected with an HTTP status: too many connections in all (503) or from one address (429), or "
-        "an origin that may not use this tracker (403).",
+        "Connections rejected with an HTTP status: too many connections in all (503), too many connections, new "
+        "connections or pages of one address (429), or an origin that may not use this tracker (403).",
         ("{{reason}}", rate("peerservers_rejected_total{}", by="reason")),
         links=REASONS,
         width=12,

@@ -51,6 +51,8 @@ class RejectReason(StrEnum):
 
     TOO_MANY_CONNECTIONS = "too_many_connections"
     ADDRESS_CONNECTIONS = "address_connections"
+    CONNECTION_RATE = "connection_rate"
+    PAGE_RATE = "page_rate"
     CLIENT_ADDRESS = "client_address"
     ORIGIN_DENIED = "origin_denied"
     SHUTDOWN = "shutdown"

@@ -110,7 +110,7 @@ class Server:
         self._private: Endpoint | None = None
         if settings.metrics.port:
             # The metrics' own port has no limits but the number of sockets.
-            limits = Limits(connections_per_address=0, announces_per_second=0, offers_per_second=0)
+            limits = Limits(connections_per_address=0, new_connections_per_second=0, pages_per_second=0)
             open_gate = ConnectionGate(Settings(limits=limits), AccessLists(Access()), self._budget(settings))
             self._private = Endpoint(settings.connections, open_gate, prefix=prefix)
             pages.add_statistics(self._private.routes)

@@ -215,6 +215,18 @@ class Limits(Section):
     connections_per_address: int = Field(
         500, ge=0, description="Maximum number of connections of one address, also for pages; 0: no limit."
     )
+    new_connections_per_second: float = Field(
+        50,
+        ge=0,
+        description="Connections that one address opens per second, on average, also for pages. Others are refused, "
+        "with TLS before its handshake. 0: no limit.",
+    )
+    pages_per_second: float = Field(
+        10,
+        ge=0,
+        description="Requests of one address per second, on average, for pages that are made of current figures. "
+        "Others get the HTTP status 429. 0: no limit.",
+    )
     peers_per_address: int = Field(
         50000,
         ge=0,
@@ -232,7 +244,7 @@ class Limits(Section):
         ge=0,
         description="Offers and answers of one address per second, on average. Others are dropped. 0: no limit.",
     )
-    burst: float = Field(20, ge=1, description="Seconds' worth of these two limits that an address may use at once.")
+    burst: float = Field(20, ge=1, description="Seconds' worth of each of these rates that an address may use at once.")
     exempt: list[str] = Field(
         ["127.0.0.0/8", "::1/128"],
         description="Addresses and networks without limits per address. To these limits, a proxy that is not in "

@@ -36,8 +36,8 @@ MAX_HANDSHAKES_PER_HOST: Final = 5
 """Accepted links in handshake at the same time, and those of one public address (IPv6: of one /64). A private address
 may be a proxy's and has only the first limit."""
 
-STOP_TIMEOUT: Final = 2.0
-"""Seconds in which links may still send `bye` when the tracker stops."""
+STOP_TIMEOUT: Final = 1.0
+"""Seconds in which links may still send `bye`, and close, when the tracker stops."""
 
 NO_ROOM_PERIOD: Final = 1.0
 """Seconds until all links are examined again for one that could give way to a link that this tracker would dial."""
@@ -108,6 +108,8 @@ class Mesh:
         self._turns = Turns()
         self._connect = connect or Dialer().connect
         self._dialing: dict[asyncio.Task[Any] | None, None] = {}
+        self._running: set[Link] = set()
+        """The links that have not ended, also those in handshake."""
         self._accepted: set[asyncio.Task[Any]] = set()
         """Those that serve accepted links."""
         self._closing = asyncio.Event()
@@ -134,7 +136,7 @@ class Mesh:
         for task in self._dialing:
             if task:
                 task.cancel()
-        for link in list(self.links.values()):
+        for link in self._running:
             link.end(EndReason.SHUTDOWN)
         # So that they can send `bye`, also through the connections of another node.
         await asyncio.gather(self.tasks.wait(STOP_TIMEOUT), _ended(self._accepted))
@@ -273,6 +275,7 @@ class Mesh:
 
         link = Link(session, transport, url, on_event, self._turns, wanted)
         self._handshakes += handshake
+        self._running.add(link)
         self._nonces.add(session.nonce)
         ended = Ended(EndReason.SHUTDOWN)
         try:
@@ -285,6 +288,7 @@ class Mesh:
             ended = Ended(EndReason.INTERNAL_ERROR)
         finally:
             self._handshakes -= handshake
+            self._running.discard(link)
             if ended.reason is EndReason.ITSELF:
                 # The other end, which is here, too, may not have read the first message yet.
                 asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._nonces.discard, session.nonce)

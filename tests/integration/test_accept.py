@@ -94,6 +94,38 @@ async def test_a_silent_connection_counts(start: StartTls, pair: Pair) -> None:
     assert server.endpoint.closed == {CloseReason.CONNECTION_LOST: 1}
 
 
+@pytest.mark.parametrize("header", [b"", proxy_line(), proxy_header()], ids=["direct", "version 1", "version 2"])
+async def test_connections_that_are_opened_too_fast_are_refused_before_tls(
+    start: StartTls, pair: Pair, header: bytes
+) -> None:
+    """The TLS handshake costs far more than a refusal, so it must not begin."""
+    server = await start(proxied=bool(header), limits={"new_connections_per_second": 0.01, "burst": 300})
+
+    async def begin() -> Tunnel:
+        client = await tunnel(server, pair)
+        client.wire.writer.write(header)
+        return client
+
+    served = await begin()
+    await served.handshake(ASK)
+    assert (await served.read()).startswith(b"HTTP/1.1 200 ")
+    # These end before the handshake does.
+    for _ in range(2):
+        begun = await begin()
+        begun.wire.writer.write(begun.hello())
+        assert await begun.wire.reader.read(1) == b"\x16"
+        begun.wire.writer.transport.abort()
+    await eventually(lambda: server.endpoint.pending_connections == 1 and in_use(server) == 1)
+    served.wire.writer.close()
+    await eventually(lambda: in_use(server) == 0)
+    for _ in range(3):
+        refused = await begin()
+        refused.wire.writer.write(refused.hello())
+        assert await everything(refused.wire) == b""
+    assert server.endpoint.rejected == {RejectReason.CONNECTION_RATE: 3}
+    assert in_use(server) == 0
+
+
 @pytest.mark.parametrize("tls", [None, {}], ids=["tls", "plain"])
 async def test_silent_connections_are_limited_in_number(start: StartTls, tls: dict[str, Any] | None) -> None:
     server = await (start() if tls is None else start(tls=tls))

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.client import HASH, PATIENCE, Json, RawClient, announce, eventually, offers, raw_client
-from tests.conftest import Share, StartTracker, TrackerProcess, environment
+from tests.conftest import Share, StartTracker, TrackerProcess, environment, free_port
 from tests.integration.conftest import StartServer
 from tests.integration.test_life import assert_one_line, peerservers
 from tests.integration.wire import CLIENT, HANDSHAKE, WireClient, connected, in_use, proxy_header, proxy_line
@@ -41,6 +41,16 @@ async def refused(url: str, **headers: str) -> tuple[int, str | None]:
             pass
     response = caught.value.response
     return response.status_code, response.headers.get("Retry-After")
+
+
+async def answer(tracker: TrackerProcess, request: bytes) -> bytes:
+    """Send a request; return all data until the tracker closes the connection."""
+    reader, writer = await asyncio.open_connection(tracker.host, tracker.port)
+    writer.write(request)
+    try:
+        return await asyncio.wait_for(reader.read(), PATIENCE)
+    finally:
+        writer.close()
 
 
 async def until(tracker: TrackerProcess, metric: str, value: float, **labels: str) -> None:
@@ -320,6 +330,55 @@ async def test_a_page_through_a_proxy_counts_for_the_address_of_the_client(
     assert await status(again) == 200
     for client in (slow, over_limit, again):
         client.writer.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/live", "/stats", "/stats.json", "/metrics", "/swarms/x.json"])
+async def test_pages_over_the_limit_are_refused(share_tracker: Share, path: str) -> None:
+    limits = environment("limits", pages_per_second=0.01, burst=200)
+    tracker = await share_tracker(PROXIED | limits | environment("server", swarm_counts=True))
+    # Each test has an address of its own.
+    client = f"X-Forwarded-For: 198.51.100.{len(path)}"
+
+    async def get(path: str, *lines: str) -> bytes:
+        request = "\r\n".join((f"GET {path} HTTP/1.1", "Host: t", *lines, "", ""))
+        return await answer(tracker, request.encode())
+
+    status = b"HTTP/1.1 404 " if "swarms" in path else b"HTTP/1.1 200 "
+    for _ in range(2):
+        assert (await get(path, client)).startswith(status)
+    for _ in range(3):
+        refused = await get(path, client)
+        assert refused.startswith(b"HTTP/1.1 429 ")
+        assert b"\r\nRetry-After: 5\r\n" in refused
+    # These cost no more than a refusal, and load balancers rely on them.
+    for constant in ("/health", "/ready", "/robots.txt", "/favicon.ico"):
+        assert (await get(constant, client)).startswith(b"HTTP/1.1 200 ")
+    assert (await get("/nope", client)).startswith(b"HTTP/1.1 404 ")
+    # Neither other clients nor the proxy's own requests are limited by that, nor are WebSockets.
+    assert (await get(path, f"X-Forwarded-For: 192.0.2.{len(path)}")).startswith(status)
+    assert await tracker.metric("peerservers_rejected_total", reason="page_rate") == 3
+    async with raw_client(tracker.url, additional_headers={"X-Forwarded-For": client.partition(" ")[2]}) as peer:
+        await peer.announce(A)
+
+
+async def test_the_port_of_the_metrics_has_no_limit_of_requests(start_tracker: StartTracker) -> None:
+    port = free_port()
+    limits = environment("limits", pages_per_second=0.01, new_connections_per_second=0.01, burst=1)
+    tracker = await start_tracker(env=LIMITED | limits | environment("metrics", port=port))
+    tracker.port = port
+    for _ in range(30):
+        assert await tracker.metric("peerservers_rejected_total", reason="page_rate") == 0
+
+
+async def test_connections_that_are_opened_too_fast_are_refused(start_tracker: StartTracker) -> None:
+    tracker = await start_tracker(env=PROXIED | environment("limits", new_connections_per_second=0.01, burst=300))
+    for _ in range(3):
+        async with raw_client(tracker.url, additional_headers=FORWARDED) as client:
+            await client.announce(A)
+    assert await refused(tracker.url, **FORWARDED) == (429, "5")
+    async with raw_client(tracker.url, additional_headers={"X-Forwarded-For": "192.0.2.8"}) as client:
+        await client.announce(A)
+    assert await tracker.metric("peerservers_rejected_total", reason="connection_rate") == 1
 
 
 async def test_headers_of_an_untrusted_client_are_ignored(start_tracker: StartTracker) -> None:

@@ -33,6 +33,8 @@ from tests.integration.hostile import (
     want,
 )
 from tests.integration.test_federation_command import run
+from tests.integration.wire import HANDSHAKE
+from tests.integration.wire import wire as wire_to
 
 
 class Trackers:
@@ -381,3 +383,19 @@ async def test_a_tracker_that_does_not_federate(trackers: Trackers, tracker: Tra
 async def test_a_limit_of_clients_that_is_too_low_for_trackers_is_one_line(trackers: Trackers) -> None:
     with pytest.raises(AssertionError, match="at least 262144 are needed"):
         await trackers.start("a", env={"PEERSERVERS_CONNECTIONS__MAX_MESSAGE_SIZE": "8192"})
+
+
+async def test_a_stop_waits_for_a_silent_tracker_no_longer_than_for_a_client(trackers: Trackers) -> None:
+    """The last message to it has been sent, so its socket is cut while a client may still answer the close frame."""
+    tracker = await trackers.start("a")
+    link = HANDSHAKE + f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n".encode()
+    async with wire_to(tracker) as client, wire_to(tracker, link) as silent:
+        assert (await silent.receive())[0] == 1
+        tracker.tell(signal.SIGTERM)
+        assert b'"shutdown"' in (await silent.receive())[1]
+        await silent.gone()
+        assert await client.close_code() == 1001
+        assert not client.reader.at_eof()
+        client.writer.transport.abort()
+        assert await tracker.stop() == 0
+    assert tracker.log[-1]["event"] == "stopped"

@@ -142,6 +142,39 @@ async def test_an_extension_that_would_overwrite_the_statistics_is_not_loaded(se
         await serve({"overwrites": Overwrites})
 
 
+@pytest.mark.parametrize(
+    ("path", "figures", "renderings"),
+    [
+        ("/", "numbers", 1),
+        ("/live", "numbers", 1),
+        ("/stats", "statistics", 2),
+        ("/stats.json", "statistics", 2),
+        ("/metrics", "metrics", 2),
+    ],
+)
+async def test_requests_at_once_are_rendered_together(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, path: str, figures: str, renderings: int
+) -> None:
+    """The first rendering ends when all requests are there. One other serves those that came after it had begun."""
+    server: Server = (await serve({})).server
+    are_there = asyncio.Event()
+    made = 0
+    original = getattr(Whole, figures)
+
+    async def held(whole: Whole, *arguments: Any) -> Any:
+        nonlocal made
+        made += 1
+        await are_there.wait()
+        return await original(whole, *arguments)
+
+    monkeypatch.setattr(Whole, figures, held)
+    requests = [asyncio.create_task(get(server, path)) for _ in range(60)]
+    await eventually(lambda: server.endpoint.pending_connections == len(requests))
+    are_there.set()
+    assert all(await asyncio.gather(*requests))
+    assert 1 <= made <= renderings
+
+
 async def test_a_hundred_links(serve: Any) -> None:
     running = await serve({"shows": Shows})
     running.extension("shows").links = links(100)

@@ -62,6 +62,8 @@ def test_the_printed_configuration_has_the_extensions_sections() -> None:
 def test_the_limits_of_an_address() -> None:
     limits = {
         "connections_per_address": 1,
+        "new_connections_per_second": 7.5,
+        "pages_per_second": 8.5,
         "peers_per_address": 6,
         "announces_per_second": 2.5,
         "offers_per_second": 3.5,
@@ -71,6 +73,8 @@ def test_the_limits_of_an_address() -> None:
     exempt = (ip_network("192.0.2.7/32"), ip_network("2001:db8::/32"))
     assert AddressLimits.from_settings(settings) == AddressLimits(
         connections_per_address=1,
+        new_connections_per_second=7.5,
+        pages_per_second=8.5,
         peers_per_address=6,
         announces_per_second=2.5,
         offers_per_second=3.5,

@@ -42,14 +42,18 @@ class AddressLimits:
 
     Attributes:
         connections_per_address: Open connections, also for pages.
+        new_connections_per_second: Connections that are opened, also for pages.
+        pages_per_second: Requests for pages that cost more than a constant text.
         peers_per_address: Peers of the connections that have `LARGE` or more of them.
         announces_per_second: Announces and scrapes.
         offers_per_second: Offers and answers.
-        burst: Seconds' worth of both rates that may be used at once.
+        burst: Seconds' worth of each rate that may be used at once.
         exempt: Networks without limits.
     """
 
     connections_per_address: int = 0
+    new_connections_per_second: float = 0.0
+    pages_per_second: float = 0.0
     peers_per_address: int = 0
     announces_per_second: float = 0.0
     offers_per_second: float = 0.0
@@ -65,7 +69,12 @@ class AddressLimits:
     @property
     def memory(self) -> float:
         """Seconds until a fully used allowance is full again."""
-        rates = self.announces_per_second, self.offers_per_second
+        rates = (
+            self.announces_per_second,
+            self.offers_per_second,
+            self.new_connections_per_second,
+            self.pages_per_second,
+        )
         return max(self.burst, *(1 / rate for rate in rates if rate), 0.0)
 
 
@@ -77,7 +86,7 @@ class Quota:
         connections: The number of open connections.
     """
 
-    __slots__ = ("_announces", "_excess", "_large", "_limits", "_offers", "address", "connections")
+    __slots__ = ("_announces", "_excess", "_large", "_limits", "_offers", "_opened", "_pages", "address", "connections")
 
     def __init__(self, address: str, limits: AddressLimits, now: float) -> None:
         self.address = address
@@ -85,9 +94,21 @@ class Quota:
         self._limits = limits
         self._announces = _bucket(limits.announces_per_second, limits.burst, now)
         self._offers = _bucket(limits.offers_per_second, limits.burst, now)
-        # Most clients never need these two.
+        self._opened = _bucket(limits.new_connections_per_second, limits.burst, now)
+        # Most clients never need these three.
+        self._pages: TokenBucket | None = None
         self._excess: TokenBucket | None = None
         self._large: dict[int, Collection[object]] | None = None
+
+    def charge_connection(self, now: float) -> bool:
+        """Charge a new connection; return whether it is within the limit."""
+        return self._opened is None or self._opened.try_take(1, now)
+
+    def charge_page(self, now: float) -> bool:
+        """Charge a request for a page; return whether it is within the limit."""
+        if self._pages is None:
+            self._pages = _bucket(self._limits.pages_per_second, self._limits.burst, now)
+        return self._pages is None or self._pages.try_take(1, now)
 
     def charge_request(self, now: float) -> bool:
         """Charge an announce or a scrape; return whether it is within the limit."""
@@ -158,11 +179,14 @@ class Addresses:
             self._limits = limits
             self._gone = self._new_memory()
 
-    def enter(self, address: str, now: float) -> Quota | None:
+    def enter(self, address: str, now: float, *, is_new: bool = True) -> Quota | None:
         """Count a connection from a numeric address; return its quota, or None if the address is exempt.
+
+        `is_new`: the connection was not charged to this address by another process before.
 
         Raises:
             TooManyConnections: The address has as many connections as it may have.
+            TooManyNewConnections: The address has opened too many of late.
         """
         if contains(self._limits.exempt, address):
             return None
@@ -170,10 +194,15 @@ class Addresses:
         quota = self._connected.get(key)
         if quota is None:
             self._gone.expire(now)
-            quota = self._connected[key] = self._gone.pop(key) or Quota(key, self._limits, now)
+            quota = self._gone.pop(key) or Quota(key, self._limits, now)
         limit = self._limits.connections_per_address
         if limit and quota.connections >= limit:
             raise TooManyConnections(key)
+        if is_new and not quota.charge_connection(now):
+            if not quota.connections:
+                self._gone.put(key, quota, now)
+            raise TooManyNewConnections(key)
+        self._connected[key] = quota
         quota.connections += 1
         return quota
 
@@ -199,6 +228,10 @@ class Addresses:
 
 class TooManyConnections(Exception):
     """An address has as many connections as it may have."""
+
+
+class TooManyNewConnections(Exception):
+    """An address opens connections faster than it may."""
 
 
 def networks(texts: list[str]) -> Networks:

@@ -4,19 +4,31 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from tracker.access.addresses import Addresses, AddressLimits, Quota, TooManyConnections, contains, networks
+from tracker.access.addresses import (
+    Addresses,
+    AddressLimits,
+    Quota,
+    TooManyConnections,
+    TooManyNewConnections,
+    contains,
+    networks,
+)
 from tracker.access.forwarded import InvalidAddress, client_address, named_address, numeric
 from tracker.access.lists import AccessLists
 from tracker.reasons import RejectReason
 from tracker.settings import Settings
 
 RETRY_AFTER: Final = 60
-"""Seconds in `Retry-After` for a client that is refused because of a limit."""
+"""Seconds in `Retry-After` for a client that is refused because of a number of connections."""
+
+RATE_RETRY_AFTER: Final = 5
+"""The same for a client that is over a rate. Its allowance grows all the time."""
 
 LOCAL: Final = "127.0.0.1"
 """The address of a proxy that has none, because it has connected to the Unix-domain socket."""
 
 _LIMITS: Final = frozenset((HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS))
+_RATES: Final = frozenset((RejectReason.CONNECTION_RATE, RejectReason.PAGE_RATE))
 
 
 class Headers(Protocol):
@@ -38,7 +50,8 @@ class Refused(Exception):
         super().__init__(reason.value)
         self.reason = reason
         self.status = status
-        self.headers = {"Retry-After": str(RETRY_AFTER)} if status in _LIMITS else {}
+        seconds = RATE_RETRY_AFTER if reason in _RATES else RETRY_AFTER
+        self.headers = {"Retry-After": str(seconds)} if status in _LIMITS else {}
 
 
 @dataclass(slots=True)
@@ -50,12 +63,14 @@ class ConnectionInfo:
         quota: The quota of that address, or None if it is exempt from limits.
         is_proxy: Whether the address is that of a trusted proxy, which may give the client's.
         head: The head of the request that opens a WebSocket, from the request line to the blank line.
+        is_new: Whether the connection comes from the client, and not from another worker, which has charged it.
     """
 
     address: str
     quota: Quota | None = None
     is_proxy: bool = field(default=False)
     head: bytes = b""
+    is_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +112,21 @@ class ConnectionGate:
         self._proxies = networks(settings.server.trusted_proxies)
         self._address_header = settings.server.client_address_header
 
-    def arrive(self, peer: str | None, now: float) -> ConnectionInfo:
-        """Count a new connection from a numeric address, or from a Unix-domain socket, which has none.
+    def arrive(self, peer: str | None, now: float, *, is_new: bool = True) -> ConnectionInfo:
+        """Count a connection from a numeric address, or from a Unix-domain socket, which has none.
 
         A peer on a Unix-domain socket is a trusted proxy: only processes can connect that its file's mode admits.
+        `is_new` is False for a connection that another worker has accepted and charged.
 
         Raises:
-            Refused: The address has too many connections.
+            Refused: The address has too many connections, or opens them too fast.
         """
         if peer is None:
-            return ConnectionInfo(LOCAL, is_proxy=True)
+            return ConnectionInfo(LOCAL, is_proxy=True, is_new=is_new)
         address = numeric(peer) or "::"
         if contains(self._proxies, address):
-            return ConnectionInfo(address, is_proxy=True)
-        return ConnectionInfo(address, self._enter(address, now))
+            return ConnectionInfo(address, is_proxy=True, is_new=is_new)
+        return ConnectionInfo(address, self._enter(address, now, is_new), is_new=is_new)
 
     def identify(self, info: ConnectionInfo, address: str | None, headers: Headers | None, now: float) -> None:
         """Count the connection of a trusted proxy for the client, if the proxy gives its address.
@@ -122,7 +138,8 @@ class ConnectionGate:
             now: The time in seconds.
 
         Raises:
-            Refused: The client's address has too many connections, or the proxy gives an invalid one.
+            Refused: The client's address has too many connections or opens them too fast, or the proxy gives an
+                invalid one.
         """
         if not info.is_proxy:
             return
@@ -131,7 +148,16 @@ class ConnectionGate:
         if address is None or contains(self._proxies, address):
             return
         info.address, info.is_proxy = address, False
-        info.quota = self._enter(address, now)
+        info.quota = self._enter(address, now, info.is_new)
+
+    def charge_page(self, info: ConnectionInfo, now: float) -> None:
+        """Charge a request for a page to the address of an identified client.
+
+        Raises:
+            Refused: The address asks for pages too fast.
+        """
+        if info.quota is not None and not info.quota.charge_page(now):
+            raise Refused(RejectReason.PAGE_RATE, HTTPStatus.TOO_MANY_REQUESTS)
 
     def admit(self, headers: Headers, connections: int) -> None:
         """Admit a WebSocket besides the number of open ones.
@@ -159,8 +185,10 @@ class ConnectionGate:
                 raise Refused(RejectReason.CLIENT_ADDRESS, HTTPStatus.BAD_REQUEST) from None
         return client_address(self._proxies, headers.get_all("X-Forwarded-For"), headers.get_all("Forwarded"))
 
-    def _enter(self, address: str, now: float) -> Quota | None:
+    def _enter(self, address: str, now: float, is_new: bool) -> Quota | None:
         try:
-            return self.addresses.enter(address, now)
+            return self.addresses.enter(address, now, is_new=is_new)
         except TooManyConnections:
             raise Refused(RejectReason.ADDRESS_CONNECTIONS, HTTPStatus.TOO_MANY_REQUESTS) from None
+        except TooManyNewConnections:
+            raise Refused(RejectReason.CONNECTION_RATE, HTTPStatus.TOO_MANY_REQUESTS) from None

@@ -40,6 +40,10 @@ SWEEP_ROUND: Final = 20
 RETIRE_PERIOD: Final = 0.1
 """Seconds between two batches of WebSockets that a retiring endpoint closes."""
 
+CHANNEL_TIMEOUT: Final = 1.0
+"""Seconds that WebSockets of subprotocols have for the closing handshake when the tracker stops. They have sent their
+last messages by then, and the other side may be dead."""
+
 Opener = Callable[[Owner, ConnectionInfo], WebSocket]
 """Makes the WebSocket of a new connection."""
 
@@ -179,11 +183,13 @@ class Endpoint(Owner):
         await before_channels
         for websocket in list(self.websockets):
             websocket.close(CloseCode.GOING_AWAY, CloseReason.SHUTDOWN)
+        cut = asyncio.get_running_loop().call_later(CHANNEL_TIMEOUT, self._abort_channels)
         self._note_gone()
         try:
             await asyncio.wait_for(self._all_gone.wait(), deadline - monotonic())
         except TimeoutError:
             self.abort()
+        cut.cancel()
         if self._sweep_timer:
             self._sweep_timer.cancel()
 
@@ -206,7 +212,7 @@ class Endpoint(Owner):
         self.handed_in += 1
         try:
             name = taken.getpeername()
-            info = self.gate.arrive(name[0] if isinstance(name, tuple) else None, monotonic())
+            info = self.gate.arrive(name[0] if isinstance(name, tuple) else None, monotonic(), is_new=False)
         except (OSError, Refused) as error:
             if isinstance(error, Refused):
                 self._refused(error, address or LOCAL)
@@ -258,6 +264,10 @@ class Endpoint(Owner):
                 self._upgrade(pending, transport, request, rest)
                 return
             self.gate.identify(info, None, request, monotonic())
+            # Other clients could only deceive themselves, but would see links that lead nowhere.
+            prefix = forwarded_prefix(request.get_all("X-Forwarded-Prefix")) if from_proxy else ""
+            if self.routes.is_costly(request, prefix):
+                self.gate.charge_page(info, monotonic())
         except InvalidRequest as invalid:
             self.routes.count(INVALID, invalid.status)
             pending.refuse(CloseReason.HANDSHAKE_INVALID, refusal(invalid.status))
@@ -267,8 +277,6 @@ class Endpoint(Owner):
             pending.refuse(None, refusal(refused.status, refused.headers))
             return
         self._pending.discard(pending)
-        # Other clients could only deceive themselves, but would see links that lead nowhere.
-        prefix = forwarded_prefix(request.get_all("X-Forwarded-Prefix")) if from_proxy else ""
         connection = HttpConnection(transport, info, request, self.routes, prefix, self._http_closed)
         self._http.add(connection)
         pending.hand_to(connection)
@@ -352,6 +360,10 @@ class Endpoint(Owner):
         websocket.connection_made(transport)
         if rest:
             protocol.data_received(rest)
+
+    def _abort_channels(self) -> None:
+        for websocket in list(self._channels):
+            websocket.abort(CloseReason.SHUTDOWN)
 
     def _http_closed(self, connection: HttpConnection) -> None:
         self._http.discard(connection)

@@ -76,14 +76,18 @@ OTHER: Final = "other"
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """A route with the name by which its requests are counted; `public`: pages of all sites may read its responses."""
+    """A route with the name by which its requests are counted.
+
+    `public`: pages of all sites may read its responses. `is_constant`: a response costs no more than a refusal.
+    """
 
     name: str
     route: Route | None
     public: bool = False
+    is_constant: bool = False
 
 
-_UNKNOWN: Final = _Served(OTHER, None)
+_UNKNOWN: Final = _Served(OTHER, None, is_constant=True)
 
 
 def plain(status: HTTPStatus, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
@@ -118,19 +122,34 @@ class Routes:
         for name, status in ((INVALID, 400), (OTHER, 404), (WEBSOCKET, 101)):
             self.requests[name, status] = 0
 
-    def add(self, path: str, route: Route, *, public: bool = False) -> None:
-        """Serve a path; pages of all sites may read the response of a `public` one (CORS, in the Fetch standard).
+    def add(self, path: str, route: Route, *, public: bool = False, is_constant: bool = False) -> None:
+        """Serve a path.
+
+        Args:
+            path: The path.
+            route: Makes the responses.
+            public: Pages of all sites may read the response (CORS, in the Fetch standard).
+            is_constant: A response costs no more than a refusal, so requests are not charged (`is_costly`).
 
         Raises:
             ValueError: The path is taken.
         """
         if path in self._paths:
             raise ValueError(f"{path} is taken")
-        self._paths[path] = self._new(path, route, public)
+        self._paths[path] = self._new(path, route, public, is_constant)
 
-    def add_matching(self, name: str, matches: Matches, route: Route, *, public: bool = False) -> None:
+    def add_matching(
+        self, name: str, matches: Matches, route: Route, *, public: bool = False, is_constant: bool = False
+    ) -> None:
         """Serve all paths and queries that match and are no path of their own, except `/`; count them by `name`."""
-        self._matching.append((matches, self._new(name, route, public)))
+        self._matching.append((matches, self._new(name, route, public, is_constant)))
+
+    def is_costly(self, head: RequestHead, forwarded: str) -> bool:
+        """Return whether the response to a request may cost more than a refusal. The arguments are as of `respond`."""
+        if head.method not in ("GET", "HEAD"):
+            return False
+        path, _, query = head.target.partition("?")
+        return not self._find(self._without_prefix(path, forwarded)[0], query).is_constant
 
     def count(self, name: str, status: HTTPStatus) -> None:
         """Count a request that is answered elsewhere."""
@@ -154,9 +173,9 @@ class Routes:
         self.count(served.name, response.status)
         return data
 
-    def _new(self, name: str, route: Route, public: bool) -> _Served:
+    def _new(self, name: str, route: Route, public: bool, is_constant: bool) -> _Served:
         self.requests[name, HTTPStatus.OK.value] = 0
-        return _Served(name, route, public)
+        return _Served(name, route, public, is_constant)
 
     def _find(self, path: str, query: str) -> _Served:
         served = self._paths.get(path)

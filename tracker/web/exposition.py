@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Iterator
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -34,16 +34,28 @@ class _One(Collector):
         yield self._metric
 
 
-async def exposition(metrics: Iterable[Metric], request: Request) -> Response:
-    """Return metrics in the best format that the client accepts, and compressed if it takes gzip.
+class Form(NamedTuple):
+    """A form of the metrics: OpenMetrics or the older text format, compressed or not."""
 
-    Encoding takes several milliseconds, so other tasks have turns in between.
-    """
+    is_openmetrics: bool
+    is_compressed: bool
+
+
+def form_for(request: Request) -> Form:
+    """Return the best form that the client accepts."""
     accept = request.headers.get("accept", "")
     openmetrics = quality(accept, OPENMETRICS)
     is_openmetrics = openmetrics > 0 and openmetrics >= quality(accept, "text/plain")
-    encode, content_type = _OPENMETRICS if is_openmetrics else _TEXT
-    gzip = Gzip() if accepts_gzip(request.headers.get("accept-encoding", "")) else None
+    return Form(is_openmetrics, accepts_gzip(request.headers.get("accept-encoding", "")))
+
+
+async def exposition(metrics: Iterable[Metric], form: Form) -> Response:
+    """Return metrics in a form.
+
+    Encoding takes several milliseconds, so other tasks have turns in between.
+    """
+    encode, content_type = _OPENMETRICS if form.is_openmetrics else _TEXT
+    gzip = Gzip() if form.is_compressed else None
     pieces = []
     started = monotonic()
     for metric in metrics:
@@ -52,7 +64,7 @@ async def exposition(metrics: Iterable[Metric], request: Request) -> Response:
         if monotonic() - started > SLICE:
             await asyncio.sleep(0)
             started = monotonic()
-    if is_openmetrics:
+    if form.is_openmetrics:
         pieces.append(gzip.add(_OPENMETRICS_END) if gzip else _OPENMETRICS_END)
     headers = {"vary": "accept, accept-encoding"}
     if gzip:

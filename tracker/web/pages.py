@@ -6,11 +6,13 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from html import escape
 from http import HTTPStatus
-from math import inf, isfinite
+from math import isfinite
 from time import monotonic
 from typing import Any, Final
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,9 +23,10 @@ from tracker.net.endpoint import Endpoint
 from tracker.net.routes import Request, Response, Routes, plain
 from tracker.settings import Page
 from tracker.web.announces import is_announce, refuse_announce
-from tracker.web.exposition import exposition
+from tracker.web.exposition import Form, exposition, form_for
 from tracker.web.linkmap import HEIGHT, WIDTH, link_map, name_of, short
 from tracker.web.negotiation import accepts_gzip, gzipped
+from tracker.web.renderings import Pace, Renderings
 from tracker.web.stats import OFF, Rows, Statistics, Tables
 from tracker.web.swarms import START, swarm_counts
 from tracker.web.whole import Numbers, Whole
@@ -37,6 +40,12 @@ _EVERYWHERE: Final = "of=tracker"
 
 MAX_AGE: Final = 1.0
 """Seconds for which the parts of the page are reused."""
+
+MAX_FORMS: Final = 8
+"""Forms of one rendering of the page that are kept, compressed: one for each URL that clients use. They choose it."""
+
+_URL, _MAGNET, _BASE, _DATA_BASE = (f"\0{name}\0" for name in ("url", "magnet", "base", "data"))
+"""Stand for the parts of the page that depend on the URL. They are in no text of HTML."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -110,23 +119,27 @@ class Pages:
         self._page = page
         self._whole = whole
         self._started = monotonic()
-        self._parts: dict[str, Markup] = {}
-        self._parts_made = -inf
+        self._rendered = Renderings(Pace(), self._render, MAX_AGE)
+        pace = Pace()
+        self._rendered_stats = Renderings(pace, self._render_stats)
+        self._rendered_json = Renderings(pace, self._render_json)
+        self._metrics_pace = Pace()
+        self._rendered_metrics: dict[tuple[bool, Form], Renderings[Response]] = {}
 
     def add_page(self, routes: Routes) -> None:
         """Serve the page and all others that are always on the public port."""
         routes.add("/", self._index)
         routes.add("/live", self._live)
-        routes.add("/favicon.ico", self._favicon)
-        routes.add("/robots.txt", self._robots)
-        routes.add_matching("announce", is_announce, refuse_announce, public=True)
+        routes.add("/favicon.ico", self._favicon, is_constant=True)
+        routes.add("/robots.txt", self._robots, is_constant=True)
+        routes.add_matching("announce", is_announce, refuse_announce, public=True, is_constant=True)
         if self._has_swarm_counts:
             routes.add_matching("swarms", lambda path, _: path.startswith(START), self._swarm, public=True)
 
     def add_health(self, routes: Routes) -> None:
         """Serve the health checks of load balancers, which are on every port."""
-        routes.add("/health", self._health)
-        routes.add("/ready", self._ready)
+        routes.add("/health", self._health, is_constant=True)
+        routes.add("/ready", self._ready, is_constant=True)
 
     def add_statistics(self, routes: Routes) -> None:
         """Serve the statistics and the metrics, which may be on a separate port."""
@@ -136,28 +149,12 @@ class Pages:
         routes.add("/metrics", self._metrics)
 
     async def _index(self, request: Request) -> Response:
-        await self._tables.refresh()
-        page = _templates.get_template("index.html").render(
-            url=self._public_url or url_from(request.headers, self._tls) + request.prefix,
-            # Without a slash at its end, the path of the page would not be the base of relative links.
-            base=f"{request.prefix}/" if request.prefix else "",
-            is_guess=not self._public_url,
-            name=self._page.name or "WebTorrent tracker",
-            contact=self._page.contact,
-            contact_url=contact_url(self._page.contact),
-            tracker_id=self._tables.tracker_id,
-            documents=DOCUMENTS,
-            parts=await self._current_parts(),
-            statistics=self._has_statistics,
-            style=Markup(_STYLE),
-            script=Markup(_SCRIPT),
-        )
-        return _compressed(request, page)
+        url = self._public_url or url_from(request.headers, self._tls) + request.prefix
+        return (await self._rendered.get()).whole(url, request.prefix).response(request)
 
     async def _live(self, request: Request) -> Response:
         """Return the changing parts of the page, for its script."""
-        await self._tables.refresh()
-        return _compressed(request, "".join((await self._current_parts()).values()))
+        return (await self._rendered.get()).live.response(request)
 
     async def _favicon(self, _request: Request) -> Response:
         return Response(_ICON.encode(), "image/svg+xml", headers={"cache-control": "max-age=86400"})
@@ -166,14 +163,26 @@ class Pages:
         # The page itself may be found. Its changing parts and the statistics are of no use to a search engine.
         return Response(b"User-agent: *\nDisallow: /live\nDisallow: /stats\nDisallow: /metrics\nDisallow: /swarms/\n")
 
-    async def _current_parts(self) -> dict[str, Markup]:
-        if monotonic() - self._parts_made >= MAX_AGE:
-            numbers = await self._whole.numbers()
-            if monotonic() - self._parts_made >= MAX_AGE:
-                # Not made meanwhile for another request.
-                self._parts = parts(self._shown(numbers))
-                self._parts_made = monotonic()
-        return self._parts
+    async def _render(self) -> "Rendered":
+        await self._tables.refresh()
+        changing = parts(self._shown(await self._whole.numbers()))
+        page = _templates.get_template("index.html").render(
+            url=_URL,
+            magnet=_MAGNET,
+            base=_BASE,
+            data_base=_DATA_BASE,
+            is_guess=not self._public_url,
+            name=self._page.name or "WebTorrent tracker",
+            contact=self._page.contact,
+            contact_url=contact_url(self._page.contact),
+            tracker_id=self._tables.tracker_id,
+            documents=DOCUMENTS,
+            parts=changing,
+            statistics=self._has_statistics,
+            style=Markup(_STYLE),
+            script=Markup(_SCRIPT),
+        )
+        return Rendered("".join(changing.values()), page)
 
     def _shown(self, numbers: Numbers) -> dict[str, Any]:
         tables = self._tables.read()
@@ -195,12 +204,17 @@ class Pages:
         }
 
     async def _stats(self, request: Request) -> Response:
-        if request.headers.get("accept") == "application/json":
-            return await self._stats_json(request)
+        is_json = request.headers.get("accept") == "application/json"
+        return await (self._rendered_json if is_json else self._rendered_stats).get()
+
+    async def _stats_json(self, _request: Request) -> Response:
+        return await self._rendered_json.get()
+
+    async def _render_stats(self) -> Response:
         page = _stats_page(await self._whole.statistics()).encode()
         return Response(page, HTML, headers={"content-security-policy": "default-src 'none'"})
 
-    async def _stats_json(self, _request: Request) -> Response:
+    async def _render_json(self) -> Response:
         await self._tables.refresh()
         statistics = (await self._whole.statistics()).as_json()
         content = {**statistics, **self._tables.read(), OFF: self._tables.all_off}
@@ -208,7 +222,14 @@ class Pages:
         return Response(body, "application/json")
 
     async def _metrics(self, request: Request) -> Response:
-        return await exposition(await self._whole.metrics(everywhere=_EVERYWHERE in request.query.split("&")), request)
+        asked = _EVERYWHERE in request.query.split("&"), form_for(request)
+        if asked not in self._rendered_metrics:
+            render = partial(self._render_metrics, *asked)
+            self._rendered_metrics[asked] = Renderings(self._metrics_pace, render)
+        return await self._rendered_metrics[asked].get()
+
+    async def _render_metrics(self, everywhere: bool, form: Form) -> Response:
+        return await exposition(await self._whole.metrics(everywhere), form)
 
     async def _swarm(self, request: Request) -> Response:
         return await swarm_counts(self._hub.scrapes, request)
@@ -218,6 +239,45 @@ class Pages:
 
     async def _ready(self, _request: Request) -> Response:
         return plain(HTTPStatus.OK if self._endpoint.accepting else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class _Body:
+    """The bytes of a page. `is_kept`: they serve several requests, so it is worth while to compress them."""
+
+    def __init__(self, text: str, is_kept: bool = True) -> None:
+        self._plain = text.encode()
+        self._is_kept = is_kept
+        self._gzipped = b""
+
+    def response(self, request: Request) -> Response:
+        """Return the response, compressed if the client takes gzip."""
+        # A hundred links are 100 KB without compression, every few seconds.
+        if self._is_kept and accepts_gzip(request.headers.get("accept-encoding", "")):
+            self._gzipped = self._gzipped or gzipped(self._plain)
+            return Response(self._gzipped, HTML, headers={**_HEADERS, "content-encoding": "gzip"})
+        return Response(self._plain, HTML, headers=_HEADERS)
+
+
+class Rendered:
+    """One rendering of the page. `live` has its changing parts, and `page` is all of it, for any URL."""
+
+    def __init__(self, live: str, page: str) -> None:
+        self.live = _Body(live)
+        self._page = page
+        self._forms: dict[tuple[str, str], _Body] = {}
+
+    def whole(self, url: str, prefix: str) -> _Body:
+        """Return the page of a tracker that the client sees at a URL, with its pages below a path prefix."""
+        if (url, prefix) in self._forms:
+            return self._forms[url, prefix]
+        # Without a slash at its end, the path of the page would not be the base of relative links.
+        base = escape(f"{prefix}/" if prefix else "")
+        data_base = f' data-base="{base}"' if base else ""
+        page = self._page.replace(_URL, escape(url)).replace(_MAGNET, escape(f"&tr={quote(url, safe='')}"))
+        body = _Body(page.replace(_BASE, base).replace(_DATA_BASE, data_base), len(self._forms) < MAX_FORMS)
+        if len(self._forms) < MAX_FORMS:
+            self._forms[url, prefix] = body
+        return body
 
 
 def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
@@ -262,14 +322,6 @@ def parts(shown: Mapping[str, Any]) -> dict[str, Markup]:
     }
     macros = _templates.get_template("parts.html").module
     return {name: Markup(getattr(macros, name)(page).strip()) for name in _PARTS}
-
-
-def _compressed(request: Request, page: str) -> Response:
-    # A hundred links are 100 KB without compression, every few seconds.
-    body = page.encode()
-    if accepts_gzip(request.headers.get("accept-encoding", "")):
-        return Response(gzipped(body), HTML, headers={**_HEADERS, "content-encoding": "gzip"})
-    return Response(body, HTML, headers=_HEADERS)
 
 
 def _cell(column: str, value: Any, now: float) -> str:

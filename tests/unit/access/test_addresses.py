@@ -13,6 +13,7 @@ from tracker.access.addresses import (
     AddressLimits,
     Quota,
     TooManyConnections,
+    TooManyNewConnections,
     networks,
 )
 from tracker.access.ratelimit import TokenBucket
@@ -284,3 +285,61 @@ def test_an_address_that_becomes_exempt_while_connected_is_counted_off() -> None
     among.leave(None, 0)
     among.leave(quota, 0)
     assert quota.connections == 0
+
+
+def test_new_connections_are_limited_by_burst_and_rate() -> None:
+    among = addresses(new_connections_per_second=2, burst=3)
+    quotas = [enter(among, "192.0.2.1") for _ in range(6)]
+    for _ in range(2):
+        with pytest.raises(TooManyNewConnections):
+            among.enter("192.0.2.1", 0)
+    assert among.connections() == {"192.0.2.1": 6}
+    assert enter(among, "192.0.2.2").connections == 1
+    # Closing them gives nothing back.
+    for quota in quotas:
+        among.leave(quota, 0)
+    with pytest.raises(TooManyNewConnections):
+        among.enter("192.0.2.1", 0.4)
+    assert among.connections() == {"192.0.2.2": 1}
+    among.check_invariants()
+    assert enter(among, "192.0.2.1", 0.5) is quotas[0]
+    with pytest.raises(TooManyNewConnections):
+        among.enter("192.0.2.1", 0.5)
+    assert among.connections()["192.0.2.1"] == 1
+
+
+def test_an_address_that_is_refused_again_and_again_is_remembered() -> None:
+    among = addresses(new_connections_per_second=0.125, burst=1)
+    among.leave(enter(among, "192.0.2.1"), 0)
+    for now in range(1, 8):
+        with pytest.raises(TooManyNewConnections):
+            among.enter("192.0.2.1", now)
+    assert enter(among, "192.0.2.1", 8).connections == 1
+
+
+def test_a_connection_over_the_number_takes_nothing_from_the_rate() -> None:
+    among = addresses(connections_per_address=1, new_connections_per_second=1, burst=2)
+    quota = enter(among, "192.0.2.1")
+    for _ in range(5):
+        with pytest.raises(TooManyConnections):
+            among.enter("192.0.2.1", 0)
+    among.leave(quota, 0)
+    assert enter(among, "192.0.2.1") is quota
+
+
+def test_a_connection_that_another_process_has_charged_is_not_charged_again() -> None:
+    among = addresses(new_connections_per_second=1, burst=1)
+    for _ in range(5):
+        assert among.enter("192.0.2.1", 0, is_new=False)
+    enter(among, "192.0.2.1")
+    with pytest.raises(TooManyNewConnections):
+        among.enter("192.0.2.1", 0)
+
+
+def test_pages_are_limited_by_burst_and_rate() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(pages_per_second=2, burst=3), now=0)
+    assert [quota.charge_page(5) for _ in range(7)] == [True] * 6 + [False]
+    assert quota.charge_page(5.5)
+    assert not quota.charge_page(5.5)
+    unlimited = Quota("192.0.2.1", AddressLimits(), now=0)
+    assert all(unlimited.charge_page(0) and unlimited.charge_connection(0) for _ in range(1000))

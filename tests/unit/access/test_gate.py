@@ -115,3 +115,34 @@ def test_the_name_is_reloaded() -> None:
     fresh = Settings.model_validate({"server": {"trusted_proxies": [PROXY], "client_address_header": NAME}})
     gate.change(fresh, gate.access, gate.room)
     assert identified(gate, PROXY, (NAME, CLIENT)).address == CLIENT
+
+
+@pytest.mark.parametrize("peer", [CLIENT, PROXY, None], ids=["client", "proxy", "unix"])
+def test_new_connections_and_pages_are_charged_to_the_client(peer: str | None) -> None:
+    gate = gate_with(new_connections_per_second=0.01, pages_per_second=0.01, burst=200)
+    lines = () if peer == CLIENT else (("X-Forwarded-For", CLIENT),)
+    for _ in range(2):
+        info = identified(gate, peer, *lines)
+        gate.charge_page(info, 0.0)
+    with pytest.raises(Refused) as caught:
+        gate.charge_page(info, 0.0)
+    assert (caught.value.reason, caught.value.status) == (RejectReason.PAGE_RATE, HTTPStatus.TOO_MANY_REQUESTS)
+    assert caught.value.headers == {"Retry-After": "5"}
+    with pytest.raises(Refused) as caught:
+        identified(gate, peer, *lines)
+    assert (caught.value.reason, caught.value.status) == (RejectReason.CONNECTION_RATE, HTTPStatus.TOO_MANY_REQUESTS)
+    assert caught.value.headers == {"Retry-After": "5"}
+    assert gate.addresses.connections() == {CLIENT: 2}
+    # A connection that another worker hands over was charged there.
+    handed = gate.arrive(peer, 0.0, is_new=False)
+    gate.identify(handed, None, Headers(*lines), 0.0)
+    assert gate.addresses.connections() == {CLIENT: 3}
+
+
+def test_exempt_clients_and_proxies_are_not_charged_for_pages() -> None:
+    gate = gate_with(pages_per_second=0.01, new_connections_per_second=0.01, exempt=["192.0.2.0/24"])
+    for info in (gate.arrive(CLIENT, 0.0), gate.arrive(PROXY, 0.0), gate.arrive(None, 0.0)):
+        for _ in range(100):
+            gate.charge_page(info, 0.0)
+    for _ in range(100):
+        assert gate.arrive(CLIENT, 0.0).quota is None

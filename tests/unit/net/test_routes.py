@@ -119,3 +119,24 @@ def test_a_forwarded_prefix_is_a_path_of_the_same_host(values: list[str]) -> Non
     assert prefix == "" or (prefix.startswith("/") and not prefix.endswith("/"))
     assert "//" not in prefix
     assert set('\\<>"?#, ').isdisjoint(prefix)
+
+
+def test_requests_whose_responses_are_made_of_figures_are_costly() -> None:
+    found = Routes("/a")
+    found.add("/", show)
+    found.add("/stats", show)
+    found.add("/health", show, is_constant=True)
+    found.add_matching("swarms", lambda path, _: path.startswith("/swarms/"), show)
+    found.add_matching("announce", lambda _, query: query == "info_hash", show, is_constant=True)
+
+    def is_costly(target: str, method: str = "GET", forwarded: str = "") -> bool:
+        return found.is_costly(RequestHead(f"{method} {target} HTTP/1.1\r\nHost: t\r\n\r\n".encode()), forwarded)
+
+    for target in ("/", "/?x", "/a", "/a/stats", "/stats?x", "/swarms/1", "/a/swarms/1"):
+        assert is_costly(target)
+        assert is_costly(target, "HEAD")
+        assert not is_costly(target, "OPTIONS")
+        assert not is_costly(target, "POST")
+    for target in ("/health", "/a/health", "/?info_hash", "/nope", "/b/stats"):
+        assert not is_costly(target)
+    assert is_costly("/b/stats", forwarded="/b")

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from tracker.net.routes import Request, Response
 from tracker.web import exposition as module
-from tracker.web.exposition import exposition
+from tracker.web.exposition import exposition, form_for
 
 OPENMETRICS = "application/openmetrics-text"
 PROMETHEUS = (
@@ -44,7 +44,7 @@ def as_text(registry: CollectorRegistry, is_openmetrics: bool) -> bytes:
 
 async def get(registry: CollectorRegistry, **headers: str) -> Response:
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await exposition(list(registry.collect()), Request("/metrics", "", fields))
+    return await exposition(list(registry.collect()), form_for(Request("/metrics", "", fields)))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The page: what it shows, where the link map has its nodes, and that hostile texts are escaped."""
 
+import gzip
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tracker.net.routes import Request
 from tracker.web.linkmap import HEIGHT, MAX_DOTS, MAX_NAME, MIDDLE, WIDTH, link_map, name_of, short
-from tracker.web.pages import contact_url, duration, next_try, parts, url_from
+from tracker.web.pages import MAX_FORMS, Rendered, contact_url, duration, next_try, parts, url_from
 
 EVIL = "</svg><script>alert(1)</script>'\"&{{ 7 * 7 }}"
 
@@ -291,3 +293,24 @@ def test_short(number: int, text: str) -> None:
 )
 def test_the_link_of_a_contact(contact: str, url: str) -> None:
     assert contact_url(contact) == url
+
+
+async def test_a_rendering_serves_all_urls_that_clients_use() -> None:
+    page = '<a \0data\0>\0url\0|\0magnet\0|<img src="\0base\0x"> of 2 \0url\0'
+    rendered = Rendered("live", page)
+    compressed = Request("/", "", {"accept-encoding": "gzip"})
+    for number in range(3 * MAX_FORMS):
+        body = rendered.whole(f"wss://t{number}/a&b", "/a&b")
+        plain = body.response(Request("/", "", {})).body.decode()
+        url = f"wss://t{number}/a&amp;b"
+        magnet = f"&amp;tr=wss%3A%2F%2Ft{number}%2Fa%26b"
+        assert plain == f'<a  data-base="/a&amp;b/">{url}|{magnet}|<img src="/a&amp;b/x"> of 2 {url}'
+        response = body.response(compressed)
+        # Clients choose the URL, so there may be any number of them: only some are worth the compression.
+        assert ("content-encoding" in response.headers) is (number < MAX_FORMS)
+        assert (gzip.decompress(response.body) if number < MAX_FORMS else response.body).decode() == plain
+        assert body.response(compressed).body is response.body
+    assert rendered.whole("wss://other", "") is not rendered.whole("wss://other", "")
+    first = rendered.whole("wss://t0/a&b", "/a&b")
+    assert rendered.whole("wss://t0/a&b", "/a&b") is first
+    assert rendered.whole("wss://t", "").response(Request("/", "", {})).body.startswith(b"<a >wss://t|")
