@@ -45,7 +45,8 @@ class AddressLimits:
         peers_per_address: Peers of the connections that have `LARGE` or more of them.
         announces_per_second: Announces and scrapes.
         offers_per_second: Offers and answers.
-        burst: Seconds' worth of both rates that may be used at once.
+        bytes_per_second: Bytes of messages, after inflating compressed ones.
+        burst: Seconds' worth of these rates that may be used at once.
         exempt: Networks without limits.
     """
 
@@ -53,6 +54,7 @@ class AddressLimits:
     peers_per_address: int = 0
     announces_per_second: float = 0.0
     offers_per_second: float = 0.0
+    bytes_per_second: float = 0.0
     burst: float = 1.0
     exempt: Networks = ()
 
@@ -65,7 +67,7 @@ class AddressLimits:
     @property
     def memory(self) -> float:
         """Seconds until a fully used allowance is full again."""
-        rates = self.announces_per_second, self.offers_per_second
+        rates = self.announces_per_second, self.offers_per_second, self.bytes_per_second
         return max(self.burst, *(1 / rate for rate in rates if rate), 0.0)
 
 
@@ -75,9 +77,10 @@ class Quota:
     Attributes:
         address: The address, or the network of an IPv6 client.
         connections: The number of open connections.
+        received: The allowance for the bytes of messages, which may go into debt; None without a limit.
     """
 
-    __slots__ = ("_announces", "_excess", "_large", "_limits", "_offers", "address", "connections")
+    __slots__ = ("_announces", "_excess", "_large", "_limits", "_offers", "address", "connections", "received")
 
     def __init__(self, address: str, limits: AddressLimits, now: float) -> None:
         self.address = address
@@ -85,6 +88,8 @@ class Quota:
         self._limits = limits
         self._announces = _bucket(limits.announces_per_second, limits.burst, now)
         self._offers = _bucket(limits.offers_per_second, limits.burst, now)
+        # Public, because each message takes from it: a method would cost more than the bucket.
+        self.received = _bucket(limits.bytes_per_second, limits.burst, now)
         # Most clients never need these two.
         self._excess: TokenBucket | None = None
         self._large: dict[int, Collection[object]] | None = None

@@ -438,9 +438,11 @@ class Hub:
                 raise RequestError(DropReason.FULL_SCRAPE, "full scrape is not available", NO_INFO_HASH, "scrape")
             # The client has joined no text swarm, and may not bear a text id.
             wanted = [info_hash for info_hash in self.swarms if is_id(info_hash)]
-        elif len(wanted) > self.rules.max_scrape:
-            counters.dropped[DropReason.SURPLUS_SCRAPE] += len(wanted) - self.rules.max_scrape
-            wanted = wanted[: self.rules.max_scrape]
+        else:
+            surplus = message.surplus + max(0, len(wanted) - self.rules.max_scrape)
+            if surplus:
+                counters.dropped[DropReason.SURPLUS_SCRAPE] += surplus
+                wanted = wanted[: self.rules.max_scrape]
         if message.invalid:
             counters.dropped[DropReason.INVALID_SCRAPE] += message.invalid
         counts: list[tuple[str, int, int]] = []

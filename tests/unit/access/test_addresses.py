@@ -284,3 +284,19 @@ def test_an_address_that_becomes_exempt_while_connected_is_counted_off() -> None
     among.leave(None, 0)
     among.leave(quota, 0)
     assert quota.connections == 0
+
+
+def test_bytes_are_charged_into_debt() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(bytes_per_second=100, burst=2), now=0)
+    assert quota.received is not None
+    assert quota.received.take(200, 0) == 0
+    assert quota.received.take(300, 0) == 3
+    assert quota.received.take(0, 3) == 0
+    assert Quota("192.0.2.1", AddressLimits(), now=0).received is None
+
+
+def test_a_quota_in_use_by_bytes_is_kept_until_it_is_full() -> None:
+    among = addresses(bytes_per_second=0.01, burst=1)
+    quota = enter(among, "192.0.2.1")
+    among.leave(quota, 0)
+    assert enter(among, "192.0.2.1", 99) is quota
