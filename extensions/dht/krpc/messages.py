@@ -21,6 +21,10 @@ Address = tuple[str, int]
 MAX_DATAGRAM: Final = 4096
 """Longer messages (bytes) are ignored. Items have at most 1000 bytes; no honest reply is much longer."""
 
+MAX_TOKENS: Final = 1000
+"""Messages of more tokens are ignored: to decode one of 4096 bytes would take milliseconds. An item has at most 1000
+bytes, and a list of 100 peers has 102 tokens."""
+
 TRANSACTION: Final = 4
 """Bytes of the transaction id of a query that is sent."""
 
@@ -109,11 +113,11 @@ def transaction_of(data: bytes) -> bytes:
 
 
 def decode(data: bytes) -> Reply | Failure | Question | None:
-    """Decode a message. Return None if it is ill-formed or too long."""
+    """Decode a message. Return None if it is ill-formed, too long, or has too many parts."""
     if len(data) > MAX_DATAGRAM:
         return None
     try:
-        message = bencode.decode(data)
+        message = bencode.decode(data, MAX_TOKENS)
     except ValueError:
         return None
     if not isinstance(message, dict) or not isinstance(transaction := message.get(b"t"), bytes):

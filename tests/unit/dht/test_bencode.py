@@ -117,3 +117,19 @@ def test_long_data_is_rejected_quickly(data: bytes) -> None:
     with at_most(0.5):
         assert rejects(text)
         assert rejects(text + b"e" * len(text))
+
+
+@pytest.mark.parametrize("unit", [b"i1e", b"le", b"de", b"0:", b"ld1:aleee"])
+def test_a_message_of_too_many_parts_is_ignored(unit: bytes) -> None:
+    def message(number: int) -> bytes:
+        return b"d1:rd2:id20:" + bytes(20) + b"1:xl" + unit * number + b"ee1:t4:abcd1:y1:re"
+
+    tokens = {b"ld1:aleee": 7}.get(unit, 2 if unit in (b"le", b"de") else 1)
+    fitting = (messages.MAX_TOKENS - 14) // tokens
+    assert messages.decode(message(fitting)) is not None
+    assert messages.decode(message(fitting + 1)) is None
+    assert bencode.decode(message(fitting + 1))[b"t"] == b"abcd"
+
+
+def test_the_last_value_of_a_key_counts() -> None:
+    assert bencode.decode(b"d1:ai1e1:ai2ee") == {b"a": 2}
