@@ -37,7 +37,7 @@ CHECK_FLOORS = for floor in $(1); do \
 	$(BIN)/coverage report --include="$${floor%=*}/*" --fail-under=$${floor\#*=} || exit; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench simulate simulate-dht clean
+.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench fuzz-cost simulate simulate-dht clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench: $(VENV)/.installed-bench ## measure next to other trackers; ARGS=--help l
 	PYTHON=$(PYTHON) tests/prepare --check
 	$(MAKE) $(BUILT)
 	$(WITH_BUILT) $(BIN)/python -m benchmarks --json build/benchmarks.json --plot build/benchmarks.svg $(ARGS)
+
+fuzz-cost: $(VENV)/.installed-bench $(BUILT) ## search for input that costs much CPU time for its size; ARGS=--help lists the options
+	$(WITH_BUILT) $(BIN)/python -m benchmarks.fuzz_cost $(ARGS)
 
 simulate: $(VENV)/.installed-bench ## simulate many trackers in virtual time; ARGS=--help lists the scenarios
 	mkdir -p build
