@@ -12,6 +12,9 @@ from typing import Final
 MAX_HEAD: Final = 16 * 1024
 """Bytes of the longest request head that is read, without its final blank line."""
 
+MAX_FIELDS: Final = 256
+"""Most field lines of a request head; browsers send about 15, and proxies add a few."""
+
 _TOKEN: Final = r"[-!#$%&'*+.^_`|~0-9a-zA-Z]++"
 _HEAD: Final = re.compile(
     rf"({_TOKEN}) ([!-~]++) HTTP/([0-9]\.[0-9])\r\n"
@@ -53,9 +56,13 @@ class RequestHead:
         """Parse a whole head, with its final blank line.
 
         Raises:
-            InvalidRequest: 400 if the syntax, the form of the target, `Host` or `Content-Length` is invalid, 501 if a
-                transfer coding is unknown, 505 if the major version is not 1.
+            InvalidRequest: 400 if the syntax, the form of the target, `Host` or `Content-Length` is invalid, 431 if
+                there are more than `MAX_FIELDS` field lines, 501 if a transfer coding is unknown, 505 if the major
+                version is not 1.
         """
+        # One for the request line, and one for the blank line.
+        if head.count(b"\n") > MAX_FIELDS + 2:
+            raise InvalidRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         match = _HEAD.fullmatch(head.decode("latin-1"))
         if match is None:
             raise InvalidRequest

@@ -6,6 +6,7 @@ nesting or a number of many digits costs no more than a walk over its bytes in C
 `tracker.protocol.codec` because msgspec's structs cannot be compiled with mypyc.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -82,6 +83,7 @@ def decode_leniently(payload: bytes, max_offers: int, max_scrape: int) -> Lenien
     fields = _decode_fields(payload)
     offers, invalid_offers, surplus_offers = _pick_offers(fields.offers, max_offers)
     info_hash, surplus_info_hashes = _info_hash(fields.info_hash, max_scrape)
+    left, numwant = _number(fields.left), _number(fields.numwant)
     frame = Frame(
         action=_text(fields.action),
         info_hash=info_hash,
@@ -89,8 +91,8 @@ def decode_leniently(payload: bytes, max_offers: int, max_scrape: int) -> Lenien
         to_peer_id=_text(fields.to_peer_id),
         offer_id=fields.offer_id,
         event=_text(fields.event),
-        left=_number(fields.left),
-        numwant=_number(fields.numwant),
+        left=None if left is None else math.ceil(abs(left)),
+        numwant=None if numwant is None else int(numwant),
         offers=offers,
         answer=_answer(fields.answer),
     )

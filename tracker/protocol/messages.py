@@ -4,9 +4,9 @@ Ids (`info_hash`, `peer_id`, `to_peer_id`, `offer_id`) are `str`; `tracker.proto
 apart from `tracker.protocol.codec` because msgspec's structs cannot be compiled with mypyc.
 """
 
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from msgspec import Raw, Struct, field
+from msgspec import Meta, Raw, Struct, field
 from msgspec.json import Decoder
 
 NO_INFO_HASH: Final = "\0" * 20
@@ -17,6 +17,9 @@ NULL: Final = Raw(b"null")
 
 RawString: TypeAlias = Raw
 """A JSON string as it is on the wire, with quotes and escapes, in valid UTF-8. `bytes(raw)` copies it."""
+
+Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""An integer of usual size. Numbers of more digits, and some floats, take the parser hundreds of times as long."""
 
 _decode_text = Decoder(str).decode
 
@@ -134,8 +137,8 @@ class Frame(Struct, gc=False):
     to_peer_id: str | None = None
     offer_id: Raw = NULL
     event: str | None = None
-    left: int | float | None = None
-    numwant: int | float | None = None
+    left: Int64 | None = None
+    numwant: Int64 | None = None
     offers: list[Offer] | None = None
     answer: AnswerDescription | None = None
 
