@@ -146,17 +146,6 @@ def _head() -> Grammar:
     return Grammar(seeds + _known("head"), tokens, wraps, frozenset(b"\r\n:,; /"))
 
 
-def _proxy() -> Grammar:
-    seeds = [
-        b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n",
-        b"PROXY TCP6 2001:db8::1 2001:db8::2 1000 80\r\n",
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12),
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24" + bytes(36),
-    ]
-    tokens = [b" ", b"1", b":", b".", b"\r\n", b"UNKNOWN", b"\0", b"\xff", b"TCP6 "]
-    return Grammar(seeds, tokens, [(b"", b"", b""), (b" ", b"", b"")], frozenset(b" :.\r"))
-
-
 def _frames() -> Grammar:
     mask = bytes(4)
     ping, text, first, more = (bytes((opcode, 0x80)) + mask for opcode in (0x89, 0x81, 0x01, 0x00))
@@ -184,7 +173,6 @@ GRAMMARS: Final = {
     "link": _link(),
     "datagram": _datagram(),
     "head": _head(),
-    "proxy": _proxy(),
     "frames": _frames(),
     "deflated": _deflated(),
 }

@@ -15,14 +15,14 @@ from benchmarks.load import announce
 from benchmarks.operations import INFO_HASH, MAX_OFFERS, Client, Encoder, peer_id
 from extensions.dht.krpc import messages
 from extensions.federation import wire
-from tracker.access.proxy_protocol import ProxyError, proxy_header
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
 from tracker.net.deflate import Deflate, accept_offer
 from tracker.net.errors import FrameError
-from tracker.net.frames import FrameReader
+from tracker.net.frames import CLOSE, FrameReader
 from tracker.net.handshake import Handshake, asks_for_websocket
 from tracker.net.request import MAX_HEAD, InvalidRequest, RequestHead
+from tracker.net.websocket import MAX_CONTROLS
 from tracker.protocol.codec import decode, is_heartbeat, make_offer
 from tracker.protocol.errors import RequestError
 from tracker.settings import Connections
@@ -34,7 +34,6 @@ OTHERS: Final = 10
 """The other peers in the swarm of the announces."""
 
 MAX_MESSAGE: Final = Connections().max_message_size
-_MAX_PROXY: Final = 512
 
 Serve = Callable[[bytes], object]
 """Handles one input, from bytes to bytes. It raises nothing, whatever the input is."""
@@ -69,7 +68,7 @@ def _client() -> Serve:
 
 def _link() -> Serve:
     def serve(frame: bytes) -> None:
-        for line in frame.split(b"\n"):
+        for line in wire.lines_of(frame):
             try:
                 wire.decode(line)
             except wire.WireError:
@@ -106,20 +105,15 @@ def _head() -> Serve:
     return serve
 
 
-def _proxy() -> Serve:
-    def serve(data: bytes) -> None:
-        with suppress(ProxyError):
-            proxy_header(data)
-
-    return serve
-
-
 def _frames() -> Serve:
     def serve(data: bytes) -> None:
-        reader = FrameReader(MAX_MESSAGE)
+        reader, controls = FrameReader(MAX_MESSAGE), 0
         with suppress(FrameError):
-            for _ in reader.receive(data):
-                pass
+            for opcode, _ in reader.receive(data):
+                controls += 1
+                # Many messages are charged one by one, and more control frames fail the connection.
+                if opcode < CLOSE or controls > MAX_CONTROLS:
+                    break
 
     return serve
 
@@ -148,7 +142,6 @@ TARGETS: Final = {
         Target("link", wire.MAX_FRAME, _link),
         Target("datagram", messages.MAX_DATAGRAM, _datagram),
         Target("head", MAX_HEAD, _head),
-        Target("proxy", _MAX_PROXY, _proxy),
         Target("frames", MAX_MESSAGE, _frames),
         Target("deflated", MAX_MESSAGE, _deflated, _size_of_deflated),
     )

@@ -43,6 +43,11 @@ _decode_text = Decoder(str).decode
 _decode_ping = Decoder(Ping).decode
 _encode = Encoder().encode
 
+_LARGE: Final = 16 * 1024
+_MANY_QUOTES: Final = 2000
+"""Bytes, and quotation marks in them, from which on a message is decoded leniently at once: it repeats fields, or has a
+list of thousands of short strings. A valid message has far fewer strings, and a short one cannot have many."""
+
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
 _LONGEST_RAW: Final = MAX_SDP_BYTES + 2
@@ -198,6 +203,8 @@ def is_heartbeat(payload: bytes) -> bool:
 def _decode(payload: bytes, max_offers: int, max_scrape: int) -> Message:
     invalid_offers = surplus_offers = surplus_info_hashes = 0
     try:
+        if len(payload) > _LARGE and payload.count(b'"') > _MANY_QUOTES:
+            raise msgspec.ValidationError
         frame = _decode_frame(payload)
     except (msgspec.MsgspecError, RecursionError):
         try:

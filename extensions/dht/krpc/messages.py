@@ -21,9 +21,10 @@ Address = tuple[str, int]
 MAX_DATAGRAM: Final = 4096
 """Longer messages (bytes) are ignored. Items have at most 1000 bytes; no honest reply is much longer."""
 
-MAX_TOKENS: Final = 1000
-"""Messages of more tokens are ignored: to decode one of 4096 bytes would take milliseconds. An item has at most 1000
-bytes, and a list of 100 peers has 102 tokens."""
+SPARE_TOKENS: Final = 40
+_TOKEN_BYTES: Final = 6
+"""Messages of more than 40 parts, and one more for every 6 bytes, are ignored: each takes a microsecond. The shortest
+parts of which honest messages have many are peers, of 8 bytes."""
 
 TRANSACTION: Final = 4
 """Bytes of the transaction id of a query that is sent."""
@@ -117,7 +118,7 @@ def decode(data: bytes) -> Reply | Failure | Question | None:
     if len(data) > MAX_DATAGRAM:
         return None
     try:
-        message = bencode.decode(data, MAX_TOKENS)
+        message = bencode.decode(data, SPARE_TOKENS + len(data) // _TOKEN_BYTES)
     except ValueError:
         return None
     if not isinstance(message, dict) or not isinstance(transaction := message.get(b"t"), bytes):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from websockets.http11 import Request
 from websockets.streams import StreamReader
 
-from tracker.net.request import MAX_FIELDS, InvalidRequest, RequestHead
+from tracker.net.request import MAX_FIELDS, MAX_MEMBERS, InvalidRequest, RequestHead
 
 Fields = list[tuple[str, str]]
 
@@ -331,3 +331,14 @@ def test_the_number_of_field_lines_is_limited() -> None:
 
     assert len(RequestHead(head(MAX_FIELDS)).get_all("x")) == MAX_FIELDS - 1
     assert refused(head(MAX_FIELDS + 1)) == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+def test_of_long_lists_only_the_first_members_are_looked_at() -> None:
+    request = RequestHead(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: " + b"a," * 5000 + b"b\r\n\r\n")
+    assert request.members("Connection") == ["a"] * MAX_MEMBERS
+    request = RequestHead(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: " + b"a," * (MAX_MEMBERS - 1) + b"b\r\n\r\n")
+    assert request.members("Connection")[-1] == "b"
+    assert (
+        refused(b"GET / HTTP/1.1\r\nHost: t\r\nContent-Length: " + b"5," * 5000 + b"5\r\n\r\n")
+        == HTTPStatus.BAD_REQUEST
+    )
