@@ -37,7 +37,7 @@ CHECK_FLOORS = for floor in $(1); do \
 	$(BIN)/coverage report --include="$${floor%=*}/*" --fail-under=$${floor\#*=} || exit; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench soak simulate simulate-dht clean
+.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench soak fuzz-cost simulate simulate-dht clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ bench: $(VENV)/.installed-bench ## measure next to other trackers; ARGS=--help l
 
 soak: $(VENV)/.installed-bench $(BUILT) ## let clients come and go for an hour, and fail if memory grows; ARGS='--minutes 10 tls' shortens it
 	$(WITH_BUILT) $(BIN)/python -m benchmarks.soak --json build/soak.json $(ARGS)
+
+fuzz-cost: $(VENV)/.installed-bench $(BUILT) ## search for input that costs much CPU time for its size; ARGS=--help lists the options
+	$(WITH_BUILT) $(BIN)/python -m benchmarks.fuzz_cost $(ARGS)
 
 simulate: $(VENV)/.installed-bench ## simulate many trackers in virtual time; ARGS=--help lists the scenarios
 	mkdir -p build

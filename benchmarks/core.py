@@ -1,12 +1,6 @@
-"""The sans-I/O core alone: the time of each operation and, if valgrind is installed, its instructions.
-
-Instructions are the difference between two processes that repeat an operation `OFTEN` and `SELDOM`, per repetition.
-Unlike times, they hardly change from run to run.
-"""
+"""The sans-I/O core alone: the time of each operation and, if valgrind is installed, its instructions."""
 
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,11 +12,11 @@ from typing import Final
 from benchmarks.operations import NAMES
 from benchmarks.servers import OURS, ServerFailed
 from benchmarks.suite import Result, Suite
+from benchmarks.valgrind import instructions
 
 SELDOM: Final = 100
 OFTEN: Final = 300
 _ROOT: Final = Path(__file__).parent.parent
-_COUNT: Final = re.compile(r"I\s+refs:\s+([\d,]+)")
 
 
 def core(suite: Suite) -> Iterator[Result]:
@@ -32,8 +26,7 @@ def core(suite: Suite) -> Iterator[Result]:
     for name in NAMES:
         figures = {"each_us": times[name]}
         if counts:
-            few, many = (_instructions(name, number) for number in (SELDOM, OFTEN))
-            figures["instructions"] = (many - few) / (OFTEN - SELDOM)
+            figures["instructions"] = instructions("benchmarks.instructions", name, SELDOM, OFTEN)
         yield Result("core", name, OURS, figures)
 
 
@@ -49,15 +42,3 @@ def _times(suite: Suite) -> dict[str, float]:
             raise ServerFailed(f"pytest-benchmark: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
         benchmarks = json.loads(file.read_text())["benchmarks"]
     return {one["params"]["name"]: one["stats"]["median"] * 1e6 for one in benchmarks}
-
-
-def _instructions(name: str, number: int) -> float:
-    with TemporaryDirectory() as directory:
-        command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={directory}/out"]
-        command += [sys.executable, "-m", "benchmarks.instructions", str(number), name]
-        environment = {**os.environ, "PYTHONHASHSEED": "0"}
-        done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True)
-    found = _COUNT.search(done.stderr)
-    if done.returncode or not found:
-        raise ServerFailed(f"valgrind: {done.stderr.strip().splitlines()[-1]}")
-    return float(found[1].replace(",", ""))

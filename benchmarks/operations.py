@@ -9,7 +9,15 @@ from benchmarks.load import SDP, SEEDERS, announce, encode
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
 from tracker.core.swarm import Connection, Peer
-from tracker.protocol.codec import decode, encode_answer, encode_offers, encode_reply, make_offer
+from tracker.protocol.codec import (
+    decode,
+    encode_answer,
+    encode_failure,
+    encode_offers,
+    encode_reply,
+    encode_scrape,
+    make_offer,
+)
 from tracker.protocol.errors import RequestError
 from tracker.protocol.messages import Announce, Answer, Offer
 
@@ -48,7 +56,7 @@ class Client:
         return self
 
 
-class _Encoder:
+class Encoder:
     """An outbox that makes bytes of every message, and counts them."""
 
     def __init__(self) -> None:
@@ -63,11 +71,11 @@ class _Encoder:
     def answer(self, _connection: Connection, answer: Answer) -> None:
         self.size += len(encode_answer(answer))
 
-    def scrape(self, connection: Connection, counts: list[tuple[str, int, int]]) -> None:
-        raise NotImplementedError
+    def scrape(self, _connection: Connection, counts: list[tuple[str, int, int]]) -> None:
+        self.size += len(encode_scrape(counts))
 
     def failure(self, _connection: Connection, error: RequestError) -> None:
-        raise error
+        self.size += len(encode_failure(error))
 
 
 def operation(name: str) -> Callable[[], object]:
@@ -82,12 +90,12 @@ def operation(name: str) -> Callable[[], object]:
         if rest == "answer":
             return partial(encode_answer, answer)
         return (
-            partial(encode_offers, INFO_HASH, _id(0), announced.offers)
+            partial(encode_offers, INFO_HASH, peer_id(0), announced.offers)
             if rest == "10 offers"
             else partial(encode_reply, INFO_HASH, 120, 10, 10)
         )
     others = int(rest.split()[2])
-    hub, connection, outbox = Hub(Rules(), Random(1).random), Client(), _Encoder()
+    hub, connection, outbox = Hub(Rules(), Random(1).random), Client(), Encoder()
 
     def apply(sender: Client, payload: bytes) -> int:
         hub.apply(sender, decode(payload, MAX_OFFERS), 0.0, outbox)
@@ -98,19 +106,19 @@ def operation(name: str) -> Callable[[], object]:
     if step == "announce":
         return partial(apply, connection, _announce(0, 10))
     swarm = hub.swarms[INFO_HASH]
-    return partial(hub.offers.chooser.choose, swarm, swarm.peers[_id(0)], 10, 0.0)
+    return partial(hub.offers.chooser.choose, swarm, swarm.peers[peer_id(0)], 10, 0.0)
 
 
-def _id(number: int) -> str:
+def peer_id(number: int) -> str:
     return f"{number:020}"
 
 
 def _announce(number: int, offers: int) -> bytes:
-    made = [make_offer(_id(offer), SDP) for offer in range(offers)]
+    made = [make_offer(peer_id(offer), SDP) for offer in range(offers)]
     fields = {"left": number % SEEDERS, "numwant": 10, "uploaded": 0, "downloaded": 0, "offers": made}
-    return announce(INFO_HASH, _id(number), fields)
+    return announce(INFO_HASH, peer_id(number), fields)
 
 
 def _answer() -> bytes:
-    ids = {"action": "announce", "info_hash": INFO_HASH, "peer_id": _id(1), "to_peer_id": _id(0)}
-    return encode({**ids, "offer_id": _id(0), "answer": {"type": "answer", "sdp": SDP}})
+    ids = {"action": "announce", "info_hash": INFO_HASH, "peer_id": peer_id(1), "to_peer_id": peer_id(0)}
+    return encode({**ids, "offer_id": peer_id(0), "answer": {"type": "answer", "sdp": SDP}})

@@ -27,6 +27,7 @@ COLUMNS: Final = {
     "busy_kernel_kib": ("kernel busy", ".1f"),
     "each_us": ("µs each", ",.2f"),
     "instructions": ("instructions", ",.0f"),
+    "over_valid": ("x valid", ".1f"),
     "number": ("number", ",.0f"),
     "each_kib": ("KiB each", ".2f"),
     "crossed": ("crossed", ".0%"),
@@ -47,6 +48,7 @@ COLUMNS: Final = {
 """The title and format of each figure. Counts are those of messages, connections or operations."""
 
 _WITHOUT_RATIO: Final = {
+    "over_valid",
     "server_cpu",
     "waited",
     "load_cpu",

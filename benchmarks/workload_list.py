@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from benchmarks import workloads
+from benchmarks.attacks import attacks
 from benchmarks.cluster import cluster
 from benchmarks.core import core
 from benchmarks.flood import flood
@@ -30,6 +31,7 @@ WORKLOADS: Final[dict[str, Callable[[Suite], Iterator[Result]]]] = {
     "flood": flood,
     "pages": pages,
     "core": core,
+    "attacks": attacks,
     "link-memory": link_memory,
     "link-open": link_open,
     "link-flood": link_flood,

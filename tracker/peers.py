@@ -88,6 +88,7 @@ class PeerSockets:
         self.traffic = Traffic()
         self.outbox = JsonOutbox(self.traffic)
         self.max_offers = hub.rules.max_offers
+        self.max_scrape = hub.rules.max_scrape
         self.max_penalty = max_invalid * STRIKE
 
     def open(self, owner: Owner, info: ConnectionInfo) -> "PeerSocket":
@@ -131,11 +132,12 @@ class PeerSocket(WebSocket, Connection):
         traffic = shared.traffic
         traffic.message_sizes[size.bit_length()] += 1
         traffic.bytes_received += size
+        quota = self.quota
+        exceeded = None if quota is None else self._charge_bytes(quota, size, now)
         try:
-            message = codec.decode(payload, shared.max_offers)
-            quota = self.quota
+            message = codec.decode(payload, shared.max_offers, shared.max_scrape)
             if quota is not None:
-                exceeded = charge(quota, message, now)
+                exceeded = charge(quota, message, now, exceeded)
                 if exceeded is not None and not self._serves_excess(quota, exceeded, message, now):
                     return
             shared.hub.apply(self, message, now, shared.outbox)
@@ -161,6 +163,21 @@ class PeerSocket(WebSocket, Connection):
         self._shared.hub.close(self)
         if self.quota is not None:
             self.quota.forget(self.peers)
+
+    def _charge_bytes(self, quota: Quota, size: int, now: float) -> DropReason | None:
+        """Charge a message of `size` bytes, valid or not. Return the reason of the limit if the client is over it.
+
+        A client in debt is not read until the debt is paid. All its connections pay it, so messages on another one can
+        still come.
+        """
+        received = quota.received
+        if received is None:
+            return None
+        is_over = received.take(0.0, now) > 0.0
+        wait = received.take(size, now)
+        if wait >= MIN_HOLD:
+            self.hold(wait)
+        return DropReason.TOO_MANY_BYTES if is_over else None
 
     def _serves_excess(self, quota: Quota, exceeded: DropReason, message: Message, now: float) -> bool:
         """Account for a message that exceeds a limit of its client; return whether it is served all the same."""
@@ -197,14 +214,16 @@ class PeerSocket(WebSocket, Connection):
             self.fail(CloseCode.POLICY_VIOLATION, CloseReason.GARBAGE)
 
 
-def charge(quota: Quota, message: Message, now: float) -> DropReason | None:
+def charge(quota: Quota, message: Message, now: float, exceeded: DropReason | None = None) -> DropReason | None:
     """Charge a message to its client's quota; return the reason of the limit that it exceeds, or None.
 
-    Remove the offers of an announce that exceed a limit.
+    Remove the offers of an announce that exceed a limit. `exceeded` is the reason of a limit that the message is known
+    to exceed.
     """
     if isinstance(message, Answer):
-        return None if quota.charge_answer(now) else DropReason.TOO_MANY_OFFERS
-    exceeded = None if quota.charge_request(now) else DropReason.TOO_MANY_ANNOUNCES
+        return exceeded or (None if quota.charge_answer(now) else DropReason.TOO_MANY_OFFERS)
+    if not quota.charge_request(now):
+        exceeded = exceeded or DropReason.TOO_MANY_ANNOUNCES
     if isinstance(message, Announce) and message.offers:
         offers = message.offers
         served = 0 if exceeded else quota.charge_offers(len(offers), now)

@@ -9,8 +9,9 @@ from enum import StrEnum
 class DropReason(StrEnum):
     """Why a message, a part of one, or a peer was dropped."""
 
-    # Requests over the limit of an address. Announces are served without their offers, and scrapes in full.
+    # Requests over a limit of an address. Announces are served without their offers, and scrapes in full.
     TOO_MANY_ANNOUNCES = "too_many_announces"
+    TOO_MANY_BYTES = "too_many_bytes"
 
     # Messages answered with a failure.
     INVALID_JSON = "invalid_json"

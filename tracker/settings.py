@@ -244,6 +244,12 @@ class Limits(Section):
         ge=0,
         description="Offers and answers of one address per second, on average. Others are dropped. 0: no limit.",
     )
+    bytes_per_second: float = Field(
+        6_000_000,
+        ge=0,
+        description="Bytes of messages of one address per second, on average, counted after inflating. Beyond this, "
+        "the address is read more slowly, and its messages are treated like those over the other limits. 0: no limit.",
+    )
     burst: float = Field(20, ge=1, description="Seconds' worth of each of these rates that an address may use at once.")
     exempt: list[str] = Field(
         ["127.0.0.0/8", "::1/128"],

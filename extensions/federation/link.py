@@ -15,7 +15,7 @@ from extensions.federation.neighbour import Account, Neighbour
 from extensions.federation.reasons import NO_FEDERATION, Dropped, EndReason
 from extensions.federation.session import Session, State
 from extensions.federation.transports import Transport
-from extensions.federation.wire import SOFT_FRAME, fits
+from extensions.federation.wire import SOFT_FRAME, fits, lines_of
 from extensions.trackers import TrackerEntry
 from tracker.extension import Answer, Offer, TokenBucket
 
@@ -244,7 +244,7 @@ class Link(Neighbour):
     async def _apply(self, frame: bytes) -> None:
         """Apply the messages of a frame and then its end, in as many turns as they take."""
         self.account.counters["bytes_in"] += len(frame)
-        messages = iter(frame.split(b"\n"))
+        messages = lines_of(frame)
         is_done = False
         while not is_done:
             async with self._turns:

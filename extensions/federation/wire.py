@@ -4,7 +4,7 @@ A frame is text: messages in JSON, one on each line. peer_ids and offer_ids are 
 binary swarm, strings of 20 latin-1 characters. SDPs are JSON strings, which are relayed without being decoded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -246,12 +246,21 @@ def decode(frame: bytes, is_binary: Callable[[str], bool] = _all_binary) -> list
     if len(frame) > MAX_FRAME:
         raise WireError("too long")
     try:
-        messages = [_decode(line) for line in frame.split(b"\n")]
+        messages = [_decode(line) for line in lines_of(frame)]
         for message in messages:
             _check(message, is_binary)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(str(error)) from None
     return messages
+
+
+def lines_of(frame: bytes) -> Iterator[bytes]:
+    """Yield the lines of a frame. A frame of newlines alone has as many as bytes, of which the first one is invalid."""
+    start = 0
+    while (end := frame.find(b"\n", start)) >= 0:
+        yield frame[start:end]
+        start = end + 1
+    yield frame[start:]
 
 
 def has_type(frame: bytes) -> bool:

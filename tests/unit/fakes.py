@@ -105,7 +105,7 @@ class HubHarness:
         """Apply a message; return the messages in the sender's inbox."""
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
         try:
-            decoded = codec.decode(payload, self.hub.rules.max_offers)
+            decoded = codec.decode(payload, self.hub.rules.max_offers, self.hub.rules.max_scrape)
         except RequestError as error:
             self.hub.refuse(connection, error, self.outbox)
         else:

@@ -19,7 +19,7 @@ from tracker.net.websocket import WebSocket
 from tracker.peers import HEARTBEAT, STRIKE, PeerSocket, PeerSockets
 from tracker.protocol.messages import NO_INFO_HASH
 from tracker.reasons import CloseReason, DropReason
-from tracker.settings import Connections
+from tracker.settings import Connections, Limits
 
 A, B = peer_id(1), peer_id(2)
 MAX_INVALID = 10
@@ -347,3 +347,58 @@ def test_sockets_of_one_quota_are_one_client() -> None:
     limited, free = sockets.open(announces_per_second=1), sockets.open()
     assert limited.client is limited.quota
     assert free.client is free
+
+
+async def test_a_client_over_its_bytes_is_read_more_slowly_and_its_messages_are_served() -> None:
+    sockets = Sockets()
+    message = json.dumps(announce(A, offers=offers(2))).encode()
+    socket = sockets.open(bytes_per_second=len(message), burst=2)
+    for _ in range(2):
+        sockets.send(socket, message)
+    assert not socket.is_held
+    assert "interval" in sockets.send(socket, message)[0]
+    assert (socket.is_held, socket.reason) == (True, None)
+    assert not sockets.hub.counters.dropped[DropReason.TOO_MANY_BYTES]
+    # The debt is paid: the next message is within the limit, and makes a debt again.
+    sockets.now += 1
+    sockets.send(socket, message)
+    assert sockets.hub.counters.dropped == {DropReason.UNPLACED_OFFER: 8}
+
+
+async def test_messages_of_an_address_in_debt_are_over_the_limit() -> None:
+    sockets = Sockets()
+    sockets.send(sockets.open(), announce(B))
+    socket = sockets.open(bytes_per_second=100, burst=1)
+    assert "interval" in sockets.send(socket, announce(A, offers=offers(2)))[0]
+    relayed = sockets.hub.counters.offers_relayed
+    assert "interval" in sockets.send(socket, announce(A, offers=offers(2)))[0]
+    assert HASH in sockets.send(socket, {"action": "scrape", "info_hash": [HASH]})[0]["files"]
+    sockets.send(socket, answer(A, B, "o" * 20))
+    assert (sockets.hub.counters.offers_relayed, sockets.hub.counters.answers) == (relayed, 0)
+    assert sockets.hub.counters.dropped == {
+        DropReason.TOO_MANY_BYTES: 3,
+        DropReason.TOO_MANY_OFFERS: 2,
+        DropReason.UNPLACED_OFFER: 1,
+    }
+    assert (strikes(sockets, socket), socket.reason) == (0, None)
+
+
+async def test_invalid_messages_use_up_bytes_too() -> None:
+    sockets = Sockets()
+    socket = sockets.open(bytes_per_second=100, burst=1)
+    sockets.send(socket, b"{" * 1000)
+    assert (socket.is_held, strikes(sockets, socket)) == (True, 1)
+    assert sockets.hub.counters.dropped == {DropReason.INVALID_JSON: 1}
+
+
+async def test_ten_offers_of_ten_kilobytes_are_within_the_default_limits() -> None:
+    sockets = Sockets()
+    limits = Limits()
+    socket = sockets.open(**limits.model_dump(exclude={"max_connections", "exempt"}))
+    message = json.dumps(announce(A, offers=offers(10, sdp="x" * 10_000), numwant=None)).encode()
+    rate = limits.announces_per_second
+    for _ in range(round(rate * (limits.burst + 5))):
+        sockets.send(socket, message)
+        sockets.now += 1 / rate
+    assert not socket.is_held
+    assert set(sockets.hub.counters.dropped) == {DropReason.UNPLACED_OFFER}

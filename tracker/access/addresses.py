@@ -47,6 +47,7 @@ class AddressLimits:
         peers_per_address: Peers of the connections that have `LARGE` or more of them.
         announces_per_second: Announces and scrapes.
         offers_per_second: Offers and answers.
+        bytes_per_second: Bytes of messages, after inflating compressed ones.
         burst: Seconds' worth of each rate that may be used at once.
         exempt: Networks without limits.
     """
@@ -57,6 +58,7 @@ class AddressLimits:
     peers_per_address: int = 0
     announces_per_second: float = 0.0
     offers_per_second: float = 0.0
+    bytes_per_second: float = 0.0
     burst: float = 1.0
     exempt: Networks = ()
 
@@ -72,6 +74,7 @@ class AddressLimits:
         rates = (
             self.announces_per_second,
             self.offers_per_second,
+            self.bytes_per_second,
             self.new_connections_per_second,
             self.pages_per_second,
         )
@@ -84,9 +87,21 @@ class Quota:
     Attributes:
         address: The address, or the network of an IPv6 client.
         connections: The number of open connections.
+        received: The allowance for the bytes of messages, which may go into debt; None without a limit.
     """
 
-    __slots__ = ("_announces", "_excess", "_large", "_limits", "_offers", "_opened", "_pages", "address", "connections")
+    __slots__ = (
+        "_announces",
+        "_excess",
+        "_large",
+        "_limits",
+        "_offers",
+        "_opened",
+        "_pages",
+        "address",
+        "connections",
+        "received",
+    )
 
     def __init__(self, address: str, limits: AddressLimits, now: float) -> None:
         self.address = address
@@ -95,6 +110,8 @@ class Quota:
         self._announces = _bucket(limits.announces_per_second, limits.burst, now)
         self._offers = _bucket(limits.offers_per_second, limits.burst, now)
         self._opened = _bucket(limits.new_connections_per_second, limits.burst, now)
+        # Public, because each message takes from it: a method would cost more than the bucket.
+        self.received = _bucket(limits.bytes_per_second, limits.burst, now)
         # Most clients never need these three.
         self._pages: TokenBucket | None = None
         self._excess: TokenBucket | None = None

@@ -1,6 +1,6 @@
 """Offers that found no receiver, kept until one comes (sans I/O; times are seconds on any monotonic clock)."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -47,8 +47,8 @@ class ParkedOffers:
         """Whether a peer that is alone announces more often, so that its parked offers stay valid."""
         self._counters = counters
         self._on_placed: list[Callable[[float], None]] = []
-        # A dict keeps the order of insertion: the oldest offers come first.
-        self._parked: dict[Peer, Parked] = {}
+        # The oldest offers come first. A plain dict would search for its first entry past all those that were removed.
+        self._parked: OrderedDict[Peer, Parked] = OrderedDict()
         self._swarms: dict[Swarm, dict[Peer, Parked]] = {}
         self._bytes = 0
         self._max_bytes = max_bytes

@@ -35,9 +35,11 @@ class Scrapes:
         if wanted is None:
             if not self._rules.full_scrape:
                 raise RequestError(DropReason.FULL_SCRAPE, "full scrape is not available", NO_INFO_HASH, "scrape")
-        elif len(wanted) > self._rules.max_scrape:
-            counters.dropped[DropReason.SURPLUS_SCRAPE] += len(wanted) - self._rules.max_scrape
-            wanted = wanted[: self._rules.max_scrape]
+        else:
+            surplus = message.surplus + max(0, len(wanted) - self._rules.max_scrape)
+            if surplus:
+                counters.dropped[DropReason.SURPLUS_SCRAPE] += surplus
+                wanted = wanted[: self._rules.max_scrape]
         if message.invalid:
             counters.dropped[DropReason.INVALID_SCRAPE] += message.invalid
 

@@ -27,6 +27,17 @@ _LEVEL: Final = 1
 _TAIL: Final = b"\x00\x00\xff\xff"
 """The end of each message, which is not sent (section 7.2.1)."""
 
+_MAX_OFFERS: Final = 1024
+"""Bytes of the longest value of the field that is parsed, which takes microseconds for each item. Browsers send 50."""
+
+_SLACK: Final = 1024
+_PIECE: Final = 4096
+"""Compressed bytes, beyond the number of inflated ones, that a message may have, and those that are inflated at once.
+
+Honest compressors store data that does not become smaller, with 5 bytes for each 64 KB. A message of empty blocks with
+a new code each takes 0.3 µs for each byte, and becomes nothing.
+"""
+
 _PARAMETERS: Final[Mapping[str, frozenset[str | None]]] = {
     "server_no_context_takeover": frozenset((None,)),
     "client_no_context_takeover": frozenset((None,)),
@@ -62,11 +73,11 @@ class Deflate:
         """Return the message of a compressed payload.
 
         Raises:
-            FrameError: The payload is not compressed data, or has more than `max_size` bytes when it is inflated. No
-                more than that is inflated.
+            FrameError: The payload is not compressed data, is much longer than the inflated message, or has more than
+                `max_size` bytes when it is inflated. No more than that is inflated.
         """
         try:
-            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(payload + _TAIL, max_size + 1)
+            inflated = _inflated(payload, max_size)
         except zlib.error:
             raise FrameError(CloseCode.PROTOCOL_ERROR) from None
         if len(inflated) > max_size:
@@ -79,8 +90,11 @@ class Deflate:
 def accept_offer(fields: Sequence[str]) -> str | None:
     """Return the value of `Sec-WebSocket-Extensions` in the response, or None if no offer can be accepted.
 
-    `fields` are the values of that field in the request. A malformed field has no offers.
+    `fields` are the values of that field in the request. A malformed field has no offers, and neither has a very long
+    one.
     """
+    if sum(map(len, fields)) > _MAX_OFFERS:
+        return None
     try:
         offers = [offer for field in fields for offer in parse_extension(field)]
     except InvalidHeaderFormat:
@@ -94,3 +108,22 @@ def accept_offer(fields: Sequence[str]) -> str | None:
             bits = f"; server_max_window_bits={WINDOW_BITS}" if limited else ""
             return f"{NAME}; server_no_context_takeover; client_no_context_takeover{bits}"
     return None
+
+
+def _inflated(payload: bytes, max_size: int) -> bytes:
+    """Inflate a payload, up to `max_size` + 1 bytes. Raise `zlib.error` if it is invalid, or compressed in vain."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    if len(payload) <= _PIECE:
+        return inflater.decompress(payload + _TAIL, max_size + 1)
+    parts, size = [], 0
+    for start in range(0, len(payload), _PIECE):
+        end = start + _PIECE
+        piece = payload[start:end]
+        part = inflater.decompress(piece if end < len(payload) else piece + _TAIL, max_size + 1 - size)
+        parts.append(part)
+        size += len(part)
+        if size > max_size:
+            break
+        if size + _SLACK < start:
+            raise zlib.error("compressed in vain")
+    return b"".join(parts)

@@ -233,13 +233,16 @@ class PendingConnection(asyncio.Protocol):
         if transport is None or self._ending:
             # Data that was already on its way can follow the start of the closing.
             return
+        # A head in many small pieces is not searched anew with each of them.
+        searched = max(0, len(self._data) - len(_BLANK_LINE) + 1)
         self._data += data
         if self._data.startswith(b"\r"):
             # Empty lines before the request line are ignored (RFC 9112, section 2.2).
             self._data = _EMPTY_LINES.sub(b"", self._data)
             if self._data in (b"", b"\r"):
                 return
-        end = self._data.find(_BLANK_LINE)
+            searched = 0
+        end = self._data.find(_BLANK_LINE, searched)
         if not self._data[:1].isalpha():
             # TLS on a port without it, a PROXY header from a client that is no trusted proxy, or garbage.
             self.refuse(CloseReason.HANDSHAKE_INVALID, _NOT_HTTP)

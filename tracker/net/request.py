@@ -12,6 +12,15 @@ from typing import Final
 MAX_HEAD: Final = 16 * 1024
 """Bytes of the longest request head that is read, without its final blank line."""
 
+MAX_FIELDS: Final = 256
+"""Most field lines of a request head; browsers send about 15, and proxies add a few."""
+
+MAX_MEMBERS: Final = 64
+"""Members of a list-based field that are looked at. A head has room for thousands, which take a microsecond each."""
+
+_MAX_LENGTHS: Final = 200
+"""Characters of the values of `Content-Length`, which proxies may repeat."""
+
 _TOKEN: Final = r"[-!#$%&'*+.^_`|~0-9a-zA-Z]++"
 _HEAD: Final = re.compile(
     rf"({_TOKEN}) ([!-~]++) HTTP/([0-9]\.[0-9])\r\n"
@@ -53,9 +62,13 @@ class RequestHead:
         """Parse a whole head, with its final blank line.
 
         Raises:
-            InvalidRequest: 400 if the syntax, the form of the target, `Host` or `Content-Length` is invalid, 501 if a
-                transfer coding is unknown, 505 if the major version is not 1.
+            InvalidRequest: 400 if the syntax, the form of the target, `Host` or `Content-Length` is invalid, 431 if
+                there are more than `MAX_FIELDS` field lines, 501 if a transfer coding is unknown, 505 if the major
+                version is not 1.
         """
+        # One for the request line, and one for the blank line.
+        if head.count(b"\n") > MAX_FIELDS + 2:
+            raise InvalidRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         match = _HEAD.fullmatch(head.decode("latin-1"))
         if match is None:
             raise InvalidRequest
@@ -82,13 +95,14 @@ class RequestHead:
     def members(self, name: str) -> list[str]:
         """Return the members of a list-based field over all its lines, without empty ones (RFC 9110, section 5.6.1).
 
-        For lists of tokens: a comma in a quoted string separates, too.
+        For lists of tokens: a comma in a quoted string separates, too. Only the first `MAX_MEMBERS` are looked at.
         """
         values = self._fields.get(name.lower())
         if not values:
             return []
         text = values[0] if len(values) == 1 else ",".join(values)
-        return [member for part in text.split(",") if (member := part.strip(" \t"))]
+        parts = text.split(",", MAX_MEMBERS)[:MAX_MEMBERS]
+        return [member for part in parts if (member := part.strip(" \t"))]
 
     def combined(self) -> dict[str, str]:
         """Return each field's combined value by its name in lower case (RFC 9110, section 5.3)."""
@@ -110,6 +124,8 @@ class RequestHead:
         values = self._fields.get("content-length")
         if not values:
             return codings is not None
+        if sum(map(len, values)) > _MAX_LENGTHS:
+            raise InvalidRequest
         lengths = {length.strip(" \t") for value in values for length in value.split(",")}
         length = lengths.pop()
         if lengths or not _CONTENT_LENGTH.fullmatch(length):

@@ -17,13 +17,12 @@ from msgspec.json import Decoder, Encoder
 
 from tracker.protocol.errors import RequestError
 from tracker.protocol.ids import ID_LENGTH, is_any_id, is_id
+from tracker.protocol.lenient import SPARE_ITEMS, decode_leniently
 from tracker.protocol.messages import (
     NO_INFO_HASH,
     Announce,
     Answer,
-    AnswerDescription,
     Frame,
-    LenientFrame,
     Message,
     Offer,
     OfferDescription,
@@ -40,12 +39,14 @@ MAX_HEARTBEAT: Final = 64
 """Bytes of the longest message that can be a heartbeat."""
 
 _decode_frame = Decoder(Frame).decode
-_decode_lenient_frame = Decoder(LenientFrame).decode
-_decode_offer = Decoder(Offer).decode
-_decode_raw_list = Decoder(list[Raw]).decode
 _decode_text = Decoder(str).decode
 _decode_ping = Decoder(Ping).decode
 _encode = Encoder().encode
+
+_LARGE: Final = 16 * 1024
+_MANY_QUOTES: Final = 2000
+"""Bytes, and quotation marks in them, from which on a message is decoded leniently at once: it repeats fields, or has a
+list of thousands of short strings. A valid message has far fewer strings, and a short one cannot have many."""
 
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
@@ -164,17 +165,18 @@ def rebuilt_answer(info_hash: str, peer_id: str, to_peer_id: str, texts: bytes, 
     return Answer(info_hash, peer_id, to_peer_id, Raw(sdp), raw_id)
 
 
-def decode(payload: bytes, max_offers: int) -> Message:
+def decode(payload: bytes, max_offers: int, max_scrape: int = 256) -> Message:
     """Decode a client's message (JSON in UTF-8).
 
-    At most `max_offers` valid offers are kept, and fewer if `numwant` is less.
+    At most `max_offers` valid offers are kept, and fewer if `numwant` is less. Of lists, `SPARE_ITEMS` more items are
+    looked at than offers are kept, or than `max_scrape`.
 
     Raises:
         RequestError: if the payload is not a message.
         UnicodeDecodeError: if the payload is not UTF-8. Fields that are ignored are not checked.
     """
     try:
-        return _decode(payload, max_offers)
+        return _decode(payload, max_offers, max_scrape)
     except RequestError:
         payload.decode()
         raise
@@ -198,99 +200,89 @@ def is_heartbeat(payload: bytes) -> bool:
     return "ping" in (ping.action, ping.type)
 
 
-def _decode(payload: bytes, max_offers: int) -> Message:
-    invalid_offers = 0
-    frame: Frame | LenientFrame
+def _decode(payload: bytes, max_offers: int, max_scrape: int) -> Message:
+    invalid_offers = surplus_offers = surplus_info_hashes = 0
     try:
+        if len(payload) > _LARGE and payload.count(b'"') > _MANY_QUOTES:
+            raise msgspec.ValidationError
         frame = _decode_frame(payload)
-        offers = frame.offers or []
     except (msgspec.MsgspecError, RecursionError):
         try:
-            frame = _decode_lenient_frame(payload)
+            frame, invalid_offers, surplus_offers, surplus_info_hashes = decode_leniently(
+                payload, max_offers, max_scrape
+            )
         except (msgspec.MsgspecError, RecursionError):
             raise RequestError(DropReason.INVALID_JSON, "invalid message") from None
-        offers, invalid_offers = _pick_offers(frame.offers)
 
-    action = frame.action
+    action, info_hash = frame.action, frame.info_hash
     if action == "announce":
-        return _announce_or_answer(frame, offers, invalid_offers, max_offers, payload)
+        return _announce_or_answer(frame, invalid_offers, surplus_offers, max_offers, payload)
     if action == "scrape":
-        return _scrape(frame.info_hash)
-    raise RequestError(
-        DropReason.UNKNOWN_ACTION, "unknown action", frame.info_hash if is_any_id(frame.info_hash) else NO_INFO_HASH
-    )
+        return _scrape(info_hash, surplus_info_hashes, max_scrape)
+    raise RequestError(DropReason.UNKNOWN_ACTION, "unknown action", info_hash if is_any_id(info_hash) else NO_INFO_HASH)
 
 
 def _announce_or_answer(
-    frame: Frame | LenientFrame, offers: list[Offer], invalid_offers: int, max_offers: int, payload: bytes
+    frame: Frame, invalid_offers: int, surplus_offers: int, max_offers: int, payload: bytes
 ) -> Announce | Answer:
     info_hash, peer_id = frame.info_hash, frame.peer_id
     binary = is_id(info_hash)
-    if not (binary or is_any_id(info_hash)):
+    if not isinstance(info_hash, str) or not (binary or is_any_id(info_hash)):
         raise RequestError(DropReason.INVALID_INFO_HASH, "invalid info_hash")
     if not _is_id_of(peer_id, binary):
         raise RequestError(DropReason.INVALID_PEER_ID, "invalid peer_id", info_hash)
     if frame.answer is not None:
         return _answer(frame, info_hash, peer_id, binary)
 
+    offers = frame.offers or []
+    unseen = len(offers) - max_offers - SPARE_ITEMS
+    if unseen > 0:
+        del offers[-unseen:]
+        surplus_offers += unseen
     valid = [offer for offer in offers if (is_offer(offer) if binary else is_any_offer(offer))]
     invalid_offers += len(offers) - len(valid)
     numwant = frame.numwant
     surplus = len(valid) - max_offers
-    if type(numwant) in (int, float) and numwant < max_offers:
+    if numwant is not None and numwant < max_offers:
         surplus = len(valid) - int(max(0, numwant))
-    left = frame.left
     completed = frame.event == "completed"
     return Announce(
         info_hash,
         peer_id,
         stopped=frame.event == "stopped",
         # JSON `false` is no number: only 0 itself makes a seeder.
-        complete=completed or (type(left) in (int, float) and left == 0),
+        complete=completed or frame.left == 0,
         offers=valid[:-surplus] if surplus > 0 else valid,
         completed=completed,
         invalid_offers=invalid_offers,
-        surplus_offers=surplus if surplus > 0 else 0,
+        surplus_offers=surplus_offers + surplus if surplus > 0 else surplus_offers,
         payload=payload,
     )
 
 
-def _answer(frame: Frame | LenientFrame, info_hash: str, peer_id: str, binary: bool) -> Answer:
+def _answer(frame: Frame, info_hash: str, peer_id: str, binary: bool) -> Answer:
     answer, to_peer_id, offer_id = frame.answer, frame.to_peer_id, frame.offer_id
     if not _is_id_of(to_peer_id, binary):
         raise RequestError(DropReason.INVALID_ANSWER, "invalid to_peer_id", info_hash)
-    if type(answer) is not AnswerDescription or not _valid_sdp(bytes(answer.sdp)):
+    if answer is None or not _valid_sdp(bytes(answer.sdp)):
         raise RequestError(DropReason.INVALID_ANSWER, "invalid answer", info_hash)
     if not _is_raw_id(offer_id, binary):
         raise RequestError(DropReason.INVALID_ANSWER, "invalid offer_id", info_hash)
     return Answer(info_hash, peer_id, to_peer_id, answer.sdp, offer_id)
 
 
-def _scrape(info_hash: object) -> Scrape:
+def _scrape(info_hash: str | list[str] | None, surplus: int, max_scrape: int) -> Scrape:
     if info_hash is None:
         return Scrape(None)
     wanted = info_hash if isinstance(info_hash, list) else [info_hash]
+    unseen = len(wanted) - max_scrape - SPARE_ITEMS
+    if unseen > 0:
+        del wanted[-unseen:]
+        surplus += unseen
     # Most are binary, and `is_id` is the faster one for these.
     valid = [item for item in wanted if is_id(item) or is_any_id(item)]
     # A dict keeps the order and drops repetitions.
-    return Scrape(list(dict.fromkeys(valid)), invalid=len(wanted) - len(valid))
-
-
-def _pick_offers(offers: Raw) -> tuple[list[Offer], int]:
-    """Return the well-formed offers of a list, and the number of the others."""
-    if bytes(offers) == b"null":
-        return [], 0
-    try:
-        items = _decode_raw_list(offers)
-    except (msgspec.MsgspecError, RecursionError):
-        return [], 1
-    picked = []
-    for item in items:
-        try:
-            picked.append(_decode_offer(item))
-        except (msgspec.MsgspecError, RecursionError):
-            continue
-    return picked, len(items) - len(picked)
+    return Scrape(list(dict.fromkeys(valid)), len(wanted) - len(valid), surplus)
 
 
 def _valid_sdp(sdp: bytes) -> bool:

@@ -4,16 +4,22 @@ Ids (`info_hash`, `peer_id`, `to_peer_id`, `offer_id`) are `str`; `tracker.proto
 apart from `tracker.protocol.codec` because msgspec's structs cannot be compiled with mypyc.
 """
 
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from msgspec import Raw, Struct, field
+from msgspec import Meta, Raw, Struct, field
 from msgspec.json import Decoder
 
 NO_INFO_HASH: Final = "\0" * 20
 """The info_hash of a failure whose request had none that is valid: bittorrent-tracker's client throws without one."""
 
+NULL: Final = Raw(b"null")
+"""The value of a raw field that is absent."""
+
 RawString: TypeAlias = Raw
 """A JSON string as it is on the wire, with quotes and escapes, in valid UTF-8. `bytes(raw)` copies it."""
+
+Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""An integer of usual size. Numbers of more digits, and some floats, take the parser hundreds of times as long."""
 
 _decode_text = Decoder(str).decode
 
@@ -97,30 +103,18 @@ class Answer(Struct, gc=False):
 
 
 class Scrape(Struct, gc=False):
-    """A request for the counts of swarms; `info_hashes` is None for a full scrape."""
+    """A request for the counts of swarms; `info_hashes` is None for a full scrape.
+
+    `surplus` is the number of further info_hashes, which were not looked at.
+    """
 
     info_hashes: list[str] | None
     invalid: int = 0
+    surplus: int = 0
 
 
 Message = Announce | Answer | Scrape
 """A message from a client to the tracker."""
-
-
-class Fields(Struct, gc=False):
-    """The fields of a client's JSON object.
-
-    Their types are `Any` where clients disagree: libtorrent, trystero and anacrolix/torrent all differ.
-    """
-
-    action: Any = None
-    info_hash: Any = None
-    peer_id: Any = None
-    to_peer_id: Any = None
-    offer_id: Raw = Raw(b"null")
-    event: Any = None
-    left: Any = None
-    numwant: Any = None
 
 
 class Ping(Struct, gc=False):
@@ -130,18 +124,23 @@ class Ping(Struct, gc=False):
     type: Any = None
 
 
-class Frame(Fields, gc=False):
-    """A JSON object whose offers and answer are all well-formed."""
+class Frame(Struct, gc=False):
+    """A client's JSON object in the form that most clients give it.
 
+    Clients disagree about the types: libtorrent, trystero and anacrolix/torrent all differ. `tracker.protocol.lenient`
+    decodes all other objects. No field is of the type `Any`: a small message could make many thousand objects of it.
+    """
+
+    action: str | None = None
+    info_hash: str | list[str] | None = None
+    peer_id: str | None = None
+    to_peer_id: str | None = None
+    offer_id: Raw = NULL
+    event: str | None = None
+    left: Int64 | None = None
+    numwant: Int64 | None = None
     offers: list[Offer] | None = None
     answer: AnswerDescription | None = None
-
-
-class LenientFrame(Fields, gc=False):
-    """Any other JSON object: one bad offer, or a malformed answer, must not spoil the rest."""
-
-    offers: Raw = Raw(b"null")
-    answer: Any = None
 
 
 class AnnounceReply(Struct, gc=False):

@@ -21,6 +21,11 @@ Address = tuple[str, int]
 MAX_DATAGRAM: Final = 4096
 """Longer messages (bytes) are ignored. Items have at most 1000 bytes; no honest reply is much longer."""
 
+SPARE_TOKENS: Final = 40
+_TOKEN_BYTES: Final = 6
+"""Messages of more than 40 parts, and one more for every 6 bytes, are ignored: each takes a microsecond. The shortest
+parts of which honest messages have many are peers, of 8 bytes."""
+
 TRANSACTION: Final = 4
 """Bytes of the transaction id of a query that is sent."""
 
@@ -109,11 +114,11 @@ def transaction_of(data: bytes) -> bytes:
 
 
 def decode(data: bytes) -> Reply | Failure | Question | None:
-    """Decode a message. Return None if it is ill-formed or too long."""
+    """Decode a message. Return None if it is ill-formed, too long, or has too many parts."""
     if len(data) > MAX_DATAGRAM:
         return None
     try:
-        message = bencode.decode(data)
+        message = bencode.decode(data, SPARE_TOKENS + len(data) // _TOKEN_BYTES)
     except ValueError:
         return None
     if not isinstance(message, dict) or not isinstance(transaction := message.get(b"t"), bytes):

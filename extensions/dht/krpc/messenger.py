@@ -50,7 +50,7 @@ TICK: Final = 0.05
 
 UNSOLICITED: Final = 50
 """Datagrams per second that are decoded though they have no transaction id of a pending query to their sender. To
-decode one takes up to 5 ms."""
+decode one takes up to a millisecond."""
 
 MAX_TRIES: Final = 3
 """Datagrams with the transaction id of a query that are decoded, in addition to `UNSOLICITED`."""

@@ -343,3 +343,19 @@ def test_pages_are_limited_by_burst_and_rate() -> None:
     assert not quota.charge_page(5.5)
     unlimited = Quota("192.0.2.1", AddressLimits(), now=0)
     assert all(unlimited.charge_page(0) and unlimited.charge_connection(0) for _ in range(1000))
+
+
+def test_bytes_are_charged_into_debt() -> None:
+    quota = Quota("192.0.2.1", AddressLimits(bytes_per_second=100, burst=2), now=0)
+    assert quota.received is not None
+    assert quota.received.take(200, 0) == 0
+    assert quota.received.take(300, 0) == 3
+    assert quota.received.take(0, 3) == 0
+    assert Quota("192.0.2.1", AddressLimits(), now=0).received is None
+
+
+def test_a_quota_in_use_by_bytes_is_kept_until_it_is_full() -> None:
+    among = addresses(bytes_per_second=0.01, burst=1)
+    quota = enter(among, "192.0.2.1")
+    among.leave(quota, 0)
+    assert enter(among, "192.0.2.1", 99) is quota

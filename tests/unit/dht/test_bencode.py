@@ -117,3 +117,29 @@ def test_long_data_is_rejected_quickly(data: bytes) -> None:
     with at_most(0.5):
         assert rejects(text)
         assert rejects(text + b"e" * len(text))
+
+
+@pytest.mark.parametrize("unit", [b"i1e", b"le", b"de", b"0:", b"ld1:aleee"])
+def test_a_message_of_too_many_parts_is_ignored(unit: bytes) -> None:
+    def message(number: int) -> bytes:
+        return b"d1:rd2:id20:" + bytes(20) + b"1:xl" + unit * number + b"ee1:t4:abcd1:y1:re"
+
+    number = 1
+    while messages.decode(message(number)) is not None:
+        number += 1
+    # An honest node names eight nodes in each family, and up to 150 peers of eight bytes.
+    assert 5 <= number < 200
+    assert messages.decode(message(2000)) is None
+    assert bencode.decode(message(number))[b"t"] == b"abcd"
+
+
+def test_a_message_full_of_peers_is_decoded() -> None:
+    values = [b"%06d" % number for number in range(400)]
+    data = bencode.encode({b"r": {b"id": bytes(20), b"values": values}, b"t": b"abcd", b"y": b"r"})
+    message = messages.decode(data)
+    assert isinstance(message, messages.Reply)
+    assert len(message.peers) == messages.MAX_PEERS
+
+
+def test_the_last_value_of_a_key_counts() -> None:
+    assert bencode.decode(b"d1:ai1e1:ai2ee") == {b"a": 2}

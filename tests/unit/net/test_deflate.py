@@ -1,5 +1,6 @@
 """permessage-deflate: what is agreed with each client, and messages of and for websockets' implementation."""
 
+import random
 import zlib
 from contextlib import suppress
 
@@ -181,3 +182,24 @@ def test_only_the_first_frame_of_a_message_says_that_it_is_compressed() -> None:
 def test_without_the_extension_there_are_no_compressed_messages() -> None:
     data = sent_compressed(TEXT, compressed(b"x" * 100))
     assert refused(data, FrameReader(MAX)) == CloseCode.PROTOCOL_ERROR
+
+
+# Eight blocks, each with a code of its own and nothing in it.
+EMPTY_BLOCKS = bytes.fromhex("04c0810800000000207feb43001c880000000000f2b73e") * 4
+
+
+def test_a_message_that_is_compressed_from_nothing_is_refused_early() -> None:
+    assert Deflate(1).inflate(EMPTY_BLOCKS, MAX) == b""
+    assert refused(sent_compressed(TEXT, EMPTY_BLOCKS * 500), new_reader()) == CloseCode.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("size", [4000, 5000, 50_000, MAX - 100])
+def test_a_message_that_cannot_be_compressed_is_taken(size: int) -> None:
+    payload = random.Random(1).randbytes(size)
+    assert read(sent_compressed(BINARY, compressed(payload)), reader=new_reader()) == [(BINARY, payload)]
+
+
+def test_an_offer_of_many_kilobytes_is_ignored() -> None:
+    assert accept_offer(["permessage-deflate, " + "x, " * 300 + "x"]) == AGREED
+    assert accept_offer(["permessage-deflate, " + "x, " * 5000 + "x"]) is None
+    assert accept_offer(["x"] * 1000 + ["permessage-deflate, x" * 2]) is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from websockets.http11 import Request
 from websockets.streams import StreamReader
 
-from tracker.net.request import InvalidRequest, RequestHead
+from tracker.net.request import MAX_FIELDS, MAX_MEMBERS, InvalidRequest, RequestHead
 
 Fields = list[tuple[str, str]]
 
@@ -321,4 +321,24 @@ def test_a_head_that_is_accepted_is_valid_also_for_h11(garbage: bytes) -> None:
 def test_the_longest_heads_are_refused_in_linear_time(piece: bytes) -> None:
     """With backtracking, one of these would take more than the test's time."""
     for line in (b"", b"GET ", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost:"):
-        assert refused(line + piece * 100_000 + b"\x00\r\n\r\n") == HTTPStatus.BAD_REQUEST
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if b"\n" in piece else HTTPStatus.BAD_REQUEST
+        assert refused(line + piece * 100_000 + b"\x00\r\n\r\n") == status
+
+
+def test_the_number_of_field_lines_is_limited() -> None:
+    def head(number: int) -> bytes:
+        return b"GET / HTTP/1.1\r\nHost: t\r\n" + b"x:\r\n" * (number - 1) + b"\r\n"
+
+    assert len(RequestHead(head(MAX_FIELDS)).get_all("x")) == MAX_FIELDS - 1
+    assert refused(head(MAX_FIELDS + 1)) == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+def test_of_long_lists_only_the_first_members_are_looked_at() -> None:
+    request = RequestHead(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: " + b"a," * 5000 + b"b\r\n\r\n")
+    assert request.members("Connection") == ["a"] * MAX_MEMBERS
+    request = RequestHead(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: " + b"a," * (MAX_MEMBERS - 1) + b"b\r\n\r\n")
+    assert request.members("Connection")[-1] == "b"
+    assert (
+        refused(b"GET / HTTP/1.1\r\nHost: t\r\nContent-Length: " + b"5," * 5000 + b"5\r\n\r\n")
+        == HTTPStatus.BAD_REQUEST
+    )

@@ -343,7 +343,6 @@ def test_full_scrape(message: object) -> None:
         b'{"action":NaN}',
         b"[" * 100_000,
         b'{"offers":' + b"[" * 100_000,
-        b'{"action":"announce","left":1e999}',
         b'{"action":"announce","offers":[{"offer":{"type":"offer","sdp":"\\ud800"}}]}',
         b'{"action":"announce","offers":[{"offer":{"type":"offer","sdp":"\x01"}}]}',
     ],
