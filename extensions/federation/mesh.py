@@ -108,7 +108,7 @@ class Mesh:
         self._turns = Turns()
         self._connect = connect or Dialer().connect
         self._dialing: dict[asyncio.Task[Any] | None, None] = {}
-        self._running: set[Link] = set()
+        self._running: dict[Link, None] = {}
         """The links that have not ended, also those in handshake."""
         self._accepted: set[asyncio.Task[Any]] = set()
         """Those that serve accepted links."""
@@ -275,7 +275,7 @@ class Mesh:
 
         link = Link(session, transport, url, on_event, self._turns, wanted)
         self._handshakes += handshake
-        self._running.add(link)
+        self._running[link] = None
         self._nonces.add(session.nonce)
         ended = Ended(EndReason.SHUTDOWN)
         try:
@@ -288,7 +288,7 @@ class Mesh:
             ended = Ended(EndReason.INTERNAL_ERROR)
         finally:
             self._handshakes -= handshake
-            self._running.discard(link)
+            self._running.pop(link, None)
             if ended.reason is EndReason.ITSELF:
                 # The other end, which is here, too, may not have read the first message yet.
                 asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._nonces.discard, session.nonce)
