@@ -21,6 +21,11 @@ from benchmarks.rivals import RIVALS, installed
 OURS: Final = "peerservers"
 THEIRS: Final = "bittorrent-tracker"
 
+OWN_COMMAND: Final = (
+    f"{shlex.quote(sys.executable)} -m benchmarks.observed serve --host 127.0.0.1 --port {{port}} --log-level error"
+)
+"""The command line of this tracker."""
+
 _ROOT: Final = Path(__file__).parent.parent
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -36,8 +41,7 @@ class ServerFailed(Exception):
 
 def known() -> dict[str, str]:
     """Return the command lines of this tracker, of npm's if its package is installed, and of the installed `RIVALS`."""
-    commands = {OURS: f"{shlex.quote(sys.executable)} -m benchmarks.observed serve --host 127.0.0.1 --port {{port}}"}
-    commands[OURS] += " --log-level error"
+    commands = {OURS: OWN_COMMAND}
     if not shutil.which("node"):
         print(f"{THEIRS} is left out: there is no node")
     elif not (_ROOT / "tests/web/node_modules/bittorrent-tracker").is_dir():

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.request import urlopen
 
-from benchmarks.servers import OURS, Running, ServerFailed, free_port, known, running
+from benchmarks.servers import OURS, OWN_COMMAND, Running, ServerFailed, free_port, running
 
 TIMEOUT: Final = 30.0
 POLL: Final = 0.25
@@ -120,7 +121,7 @@ async def watched(peers: list[str], environment: Mapping[str, str]) -> AsyncIter
             "PEERSERVERS_METRICS__PORT": str(metrics),
             **environment,
         }
-        context = running(OURS, known()[OURS], None, variables)
+        context = running(OURS, OWN_COMMAND, None, variables)
         server = await asyncio.to_thread(context.__enter__)
         try:
             yield Watched(server, metrics, reader)
@@ -151,7 +152,7 @@ class Neighbour:
 
     async def start(self) -> None:
         """Start it, and do not wait until it listens."""
-        command = [word.replace("{port}", str(self.port)) for word in known()[OURS].split()]
+        command = [word.replace("{port}", str(self.port)) for word in shlex.split(OWN_COMMAND)]
         self._process = await asyncio.create_subprocess_exec(
             *command, env=self._variables, stdout=asyncio.subprocess.DEVNULL
         )

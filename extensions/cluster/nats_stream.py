@@ -6,6 +6,7 @@ errors, is nats-py's.
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -14,6 +15,7 @@ from nats.aio.transport import TcpTransport
 
 from extensions.cluster.nats_frames import Splitter
 from extensions.cluster.transport import MAX_PAYLOAD
+from tracker.extension import share_tls_buffer
 
 CLOSE_TIMEOUT: Final = 1.0
 READ_BUFFER: Final = 1 << 18
@@ -70,6 +72,11 @@ class NatsStream(TcpTransport):
 
     async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:  # noqa: ARG002
         await super().connect(uri, READ_BUFFER, connect_timeout)
+
+    async def connect_tls(self, uri: Any, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
+        await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        if self._io_writer is not None:
+            share_tls_buffer(self._io_writer.transport)
 
     async def read(self, buffer_size: int) -> bytes:  # noqa: ARG002
         return self._splitter.feed(bytes(await super().read(READ_BUFFER)))

@@ -18,7 +18,7 @@ from extensions.federation.handshake import LinkError
 from extensions.federation.limits import STUCK_AFTER
 from extensions.federation.reasons import NO_FEDERATION, EndReason
 from extensions.federation.wire import MAX_FRAME
-from tracker.extension import Channel, ChannelClosed, CloseReason
+from tracker.extension import Channel, ChannelClosed, CloseReason, share_tls_buffer
 
 SUBPROTOCOL: Final = Subprotocol("peerservers.federation.1")
 TIMEOUT: Final = 10.0
@@ -158,6 +158,7 @@ async def dial(target: Target) -> ClientConnection:
         # It may be a tracker, but not one that federates.
         await socket.close()
         raise LinkError(EndReason.REFUSED, NO_FEDERATION)
+    share_tls_buffer(socket.transport)
     return socket
 
 

@@ -22,6 +22,7 @@ from tracker.logs import without_secrets
 from tracker.metrics import counter_by
 from tracker.net.errors import ChannelClosed
 from tracker.net.routes import Request, Response, Route, plain
+from tracker.net.tls_reader import share_tls_buffer
 from tracker.protocol.codec import (
     from_json,
     is_answer,
@@ -109,6 +110,7 @@ __all__ = [
     "plain",
     "rebuilt_answer",
     "rebuilt_offers",
+    "share_tls_buffer",
     "swarm_key",
     "to_json",
     "validate",

@@ -88,7 +88,8 @@ class PendingConnection(asyncio.Protocol):
         self._refusal = b""
         """The response to a client that is over a limit, whatever it requests."""
         self._opening: asyncio.Task[Any] | None = None
-        self._reader = TlsReader(self) if tls else None
+        self._reader: TlsReader | None = None
+        """With TLS, the protocol of the transport."""
         self._transport: asyncio.Transport | None = None
         self._ending = False
         self._reason: CloseReason | None = None
@@ -207,6 +208,8 @@ class PendingConnection(asyncio.Protocol):
         """Make the transport, which does the TLS handshake first."""
         loop = asyncio.get_running_loop()
         timeout = _NO_TIMEOUT if self._tls else None
+        if self._tls:
+            self._reader = TlsReader(self)
         protocol = cast(asyncio.Protocol, self._reader or self)
         self._opening = loop.create_task(
             loop.connect_accepted_socket(lambda: protocol, self._socket, ssl=self._tls, ssl_handshake_timeout=timeout)
@@ -217,6 +220,8 @@ class PendingConnection(asyncio.Protocol):
         self._opening = None
         error = None if opening.cancelled() else opening.exception()
         if self._transport is None:
+            # Otherwise this connection and its reader would keep each other in memory.
+            self._reader = None
             self._socket.close()
             lost = CloseReason.TLS_FAILED if isinstance(error, ssl.SSLError) else CloseReason.CONNECTION_LOST
             self._owner.on_lost(self, self._reason if self._ending else lost)

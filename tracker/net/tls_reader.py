@@ -5,7 +5,7 @@ leaves holes among longer-lived blocks. A protocol with a buffer of its own avoi
 """
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 _BUFFER: Final = memoryview(bytearray(1 << 16))
 """More than a full read of the socket gives. It is in use only while one protocol takes its data."""
@@ -44,6 +44,11 @@ class TlsReader:
         if self.protocol is not None:
             self.protocol.data_received(bytes(_BUFFER[:size]))
 
+    def data_received(self, data: bytes) -> None:
+        """Pass on data from an event loop that has buffers of its own: asyncio's knows no class but its own one."""
+        if self.protocol is not None:
+            self.protocol.data_received(data)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Pass on the transport, whose TLS handshake is done."""
         if self.protocol is not None:
@@ -68,3 +73,10 @@ class TlsReader:
         """Tell the protocol that the send buffer has drained."""
         if self.protocol is not None:
             self.protocol.resume_writing()
+
+
+def share_tls_buffer(transport: asyncio.BaseTransport) -> None:
+    """Let the protocol of a transport get its data through the shared buffer, if the transport does TLS."""
+    if transport.get_extra_info("ssl_object") is not None:
+        of_tls = cast(asyncio.Transport, transport)
+        of_tls.set_protocol(cast(asyncio.Protocol, TlsReader(cast(Reader, of_tls.get_protocol()))))

@@ -3,7 +3,9 @@
 import asyncio
 import weakref
 
-from tracker.net.tls_reader import TlsReader
+import pytest
+
+from tracker.net.tls_reader import TlsReader, share_tls_buffer
 
 
 class Recorder(asyncio.Protocol):
@@ -53,6 +55,30 @@ def test_everything_reaches_the_present_protocol() -> None:
     reader.connection_lost(error)
     assert first.calls == [transport, b"a request"]
     assert second.calls == [b"a message", b"more", "pause", "resume", "eof", ("lost", error)]
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_only_a_transport_of_tls_gets_a_reader(is_tls: bool) -> None:
+    class Transport(asyncio.Transport):
+        def __init__(self, protocol: asyncio.BaseProtocol) -> None:
+            super().__init__({"ssl_object": object()} if is_tls else {})
+            self.protocol = protocol
+
+        def get_protocol(self) -> asyncio.BaseProtocol:
+            return self.protocol
+
+        def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+            self.protocol = protocol
+
+    recorder = Recorder()
+    transport = Transport(recorder)
+    share_tls_buffer(transport)
+    reader = transport.protocol
+    assert isinstance(reader, TlsReader) is is_tls
+    if isinstance(reader, TlsReader):
+        put(reader, b"by uvloop")
+        reader.data_received(b"by asyncio")
+        assert recorder.calls == [b"by uvloop", b"by asyncio"]
 
 
 def test_connections_do_not_mix_and_their_end_is_forgotten() -> None:
