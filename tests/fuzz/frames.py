@@ -43,6 +43,9 @@ def check(data: bytes) -> None:
         # websockets refuses a frame that is too big by less of its head, and fragments before they are complete.
         if other[1] == CloseCode.MESSAGE_TOO_BIG:
             code = by_us([stream + bytes(HEAD + MAX)], compressed)[1]
+        elif other[1] == CloseCode.PROTOCOL_ERROR and compressed:
+            # Each fragment is inflated when it comes, and not only the whole message.
+            code = other[1]
         assert (messages, code) == other
     else:
         # We refuse some frames by their heads, and websockets only when they are complete.

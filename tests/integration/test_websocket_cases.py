@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.client import HASH, answer, raw_client
+from tests.client import HASH, Json, announce, answer, raw_client
 from tests.conftest import Share, TrackerProcess, environment
 from tests.integration.wire import HANDSHAKE, WireClient, wire
 from tests.unit.fakes import peer_id
@@ -336,14 +336,14 @@ async def test_a_long_message_in_small_pieces(tracker: TrackerProcess, size: int
 
 async def test_texts_are_relayed_to_the_byte(tracker: TrackerProcess) -> None:
     async with raw_client(tracker.url) as receiver, wire(tracker) as client:
-        await receiver.announce(peer_id(2))
-        for text in VALID.values():
-            sdp = text.decode().replace("\0", "")
-            made = {"offers": [{"offer": {"type": "offer", "sdp": sdp}, "offer_id": "o" * 20}]}
-            written = json.dumps({**json.loads(message()), **made}, ensure_ascii=False).encode()
+        for number, text in enumerate(VALID.values()):
+            info_hash, sdp = f"{number:020}", text.decode()
+            await receiver.announce(peer_id(2), info_hash)
+            made: list[Json] = [{"offer": {"type": "offer", "sdp": sdp}, "offer_id": "o" * 20}]
+            written = json.dumps(announce(peer_id(1), info_hash, offers=made), ensure_ascii=False).encode()
             client.writer.write(b"".join(split(written, *range(1, len(written)))))
             assert (await receiver.receive())["offer"]["sdp"] == sdp
-            await receiver.send(answer(peer_id(2), peer_id(1), "o" * 20, sdp=sdp))
+            await receiver.send(answer(peer_id(2), peer_id(1), "o" * 20, info_hash, sdp))
             while "answer" not in (got := json.loads((await client.receive())[1])):
                 pass
             assert got["answer"]["sdp"] == sdp
@@ -384,7 +384,7 @@ OFFERS = {
 @pytest.fixture
 async def deflating(share_tracker: Share) -> TrackerProcess:
     """Return a tracker that compresses each reply."""
-    return await share_tracker(env=environment("connections", deflate=True, deflate_above=0))
+    return await share_tracker(env=environment("connections", deflate=True, deflate_above=64))
 
 
 async def negotiated(client: WireClient, offer: str) -> str | None:
