@@ -68,5 +68,5 @@ TARGET = Target(
         b"\n ",
         b":",
     ),
-    runs=5000,
+    runs=3000,
 )

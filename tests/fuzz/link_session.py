@@ -153,5 +153,5 @@ TARGET = Target(
     seeds,
     (*link_wire.WORDS, *names(), names()[0][:16], b"\0"),
     max_size=4000,
-    runs=1000,
+    runs=500,
 )

@@ -62,4 +62,5 @@ TARGET = Target(
         b"+5",
     ),
     max_size=400,
+    runs=5000,
 )

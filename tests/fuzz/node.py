@@ -4,6 +4,7 @@ The parts of an input, divided by `|||`, are bodies of envelopes. The first byte
 nodes, `s` outside of a sequence, otherwise as the next one in the sequence. `t` lets a second pass instead.
 """
 
+import json
 from collections.abc import Iterator
 from functools import partial
 
@@ -11,6 +12,7 @@ import msgspec
 
 from extensions.cluster import wire
 from extensions.cluster.envelope import ALL, BROADCAST, HEADER_LENGTH, SINGLE, STREAM, Sealer
+from extensions.cluster.errors import RefusedError
 from extensions.cluster.reasons import Refused
 from tests.client import HASH, announce, answer, offers
 from tests.fuzz import envelope
@@ -60,7 +62,7 @@ def check(data: bytes) -> None:
         kind = part[:1]
         if kind == b"t":
             world.pass_time(1)
-        else:
+        elif was_checked(part[1:]):
             other.send({b"b": BROADCAST, b"s": SINGLE}.get(kind, STREAM), part[1:])
             world.settle()
         world.check()
@@ -73,6 +75,33 @@ def check(data: bytes) -> None:
         station.hub.close(client)
     assert station.hub.seeders == station.hub.leechers == 0
     assert station.node.parts.refused.keys() <= set(Refused)
+
+
+def was_checked(body: bytes) -> bool:
+    """Return whether another node of the tracker could send a body.
+
+    It has checked the SDPs of its clients. Those are not checked again for invalid escapes and control characters,
+    which would take as long as all other checks together (`codec.rebuilt_offers`).
+    """
+    try:
+        messages = wire.messages_in(bytes(HEADER_LENGTH) + body)
+    except RefusedError:
+        return True
+    for message in messages:
+        texts, end = getattr(message, "texts", b""), 0
+        for size in getattr(message, "sizes", [getattr(message, "size", 0), len(texts)]):
+            text, end = texts[end : end + size], end + size
+            if text[:1] == text[-1:] == b'"' and text.count(b'"') == 2 and not is_string(text):
+                return False
+    return True
+
+
+def is_string(text: bytes) -> bool:
+    """Return whether a text is a JSON string."""
+    try:
+        return isinstance(json.loads(text), str)
+    except ValueError:
+        return False
 
 
 def check_put(message: Json) -> None:
@@ -130,5 +159,5 @@ TARGET = Target(
         b"p" * 20,
         b"\xa6a room",
     ),
-    runs=100,
+    runs=60,
 )

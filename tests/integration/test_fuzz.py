@@ -19,4 +19,4 @@ def test_a_short_run_finds_nothing(name: str, tmp_path: Path) -> None:
     assert report.find is None, report.output
     assert report.executions >= runs
     # The fuzzer sees the code: more of it is reached than by an empty input.
-    assert report.coverage > 20
+    assert report.coverage > 10
