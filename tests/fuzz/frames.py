@@ -11,6 +11,7 @@ from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.streams import StreamReader
+from websockets.typing import ExtensionName
 
 from tests.fuzz import recorded
 from tests.fuzz.target import Target, cut
@@ -105,7 +106,7 @@ def by_websockets(stream: bytes, compressed: bool) -> Result:
 class Marks(Extension):
     """Notes which messages are compressed. The extension of websockets inflates each fragment when it comes."""
 
-    name = "marks"
+    name = ExtensionName("marks")
     is_compressed = False
 
     def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
