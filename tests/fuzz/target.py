@@ -23,6 +23,7 @@ NAMES = (
     "proxy",
     "records",
     "tokens",
+    "websocket",
 )
 """The modules of this package with a `TARGET`."""
 

@@ -12,6 +12,7 @@ class FakeTransport:
 
     def __init__(self) -> None:
         self.written = b""
+        self.is_closed = False
 
     is_reading = True
 
@@ -27,8 +28,11 @@ class FakeTransport:
     def abort(self) -> None:
         pass
 
+    def close(self) -> None:
+        self.is_closed = True
+
     def is_closing(self) -> bool:
-        return False
+        return self.is_closed
 
     def can_write_eof(self) -> bool:
         return False
@@ -56,7 +60,10 @@ class FakeEndpoint:
 
 
 def frames(socket: WebSocket) -> list[tuple[int, bytes]]:
-    """Return the frames that were sent since the last call, as (opcode, payload)."""
+    """Return the frames that were sent since the last call, as (opcode, payload).
+
+    The opcode of a compressed message has the bit `COMPRESSED`.
+    """
     socket.flush()
     transport: Any = socket.transport
     data, transport.written = transport.written, b""
@@ -65,6 +72,6 @@ def frames(socket: WebSocket) -> list[tuple[int, bytes]]:
         size, start = data[1], 2
         if size == 126:
             size, start = int.from_bytes(data[2:4]), 4
-        found.append((data[0] & 15, data[start : start + size]))
+        found.append((data[0] & 0x4F, data[start : start + size]))
         data = data[start + size :]
     return found
