@@ -17,7 +17,7 @@ def check(data: bytes) -> None:
         return
     if isinstance(message, AnnounceReply):
         assert type(message.interval) in (int, float, type(None))
-        assert type(message.complete) in (int, type(None))
+        assert all(type(count) in (int, type(None)) for count in (message.complete, message.incomplete))
     elif isinstance(message, RelayedOffer):
         assert isinstance(message.peer_id, str)
         codec.from_json(message.offer.offer_id)
@@ -36,6 +36,8 @@ def seeds() -> Iterator[bytes]:
     for payload in recorded.received():
         yield from recorded.variants(payload)
     yield b'{"action":"scrape","files":{"h":{"complete":1,"incomplete":2,"downloaded":3},"":5}}'
+    yield b'{"interval":1.5,"complete":"5","incomplete":true}'
+    yield b'{"files":{"h":{"complete":1.5,"incomplete":null}}}'
     yield b'{"failure reason":"no","info_hash":5}'
 
 

@@ -78,11 +78,22 @@ def check_message(message: Message) -> None:
         check_answer(message, binary)
         return
     assert len(message.offers) <= MAX_OFFERS
+    made = made_offers(message.payload)
     assert min(message.invalid_offers, message.surplus_offers) >= 0
+    assert made is None or len(message.offers) + message.invalid_offers + message.surplus_offers == made
     frames = codec.encode_offers(message.info_hash, message.peer_id, message.offers)
     for offer, frame in zip(message.offers, frames, strict=True):
         check_offer(message, offer, frame, binary)
     reencoded(message)
+
+
+def made_offers(payload: bytes) -> int | None:
+    """Return the number of offers in an announce, good or bad; None if they are no list, or no valid text."""
+    try:
+        offers = json.loads(payload).get("offers")
+    except (ValueError, RecursionError):
+        return None
+    return len(offers) if isinstance(offers, list) else None
 
 
 def check_offer(announce: Announce, offer: Offer, frame: bytes, binary: bool) -> None:
@@ -171,6 +182,10 @@ def seeds() -> Iterator[bytes]:
         yield from recorded.variants(payload)
     head = b'{"action":"announce","info_hash":"%b","peer_id":"%b"' % (b"h" * 20, b"p" * 20)
     offer = b'{"offer":{"type":"offer","sdp":"%b"},"offer_id":"' + b"o" * 20 + b'"}'
+    for offer_id in (b"\\u0100" * 20, b"\xc3\xbf" * 20, b"o" * 19, b"\xe2\x82\xac" * 64):
+        yield head + b',"offers":[' + (offer % b"").replace(b"o" * 20, offer_id) + b"]}"
+        yield (head + b',"offers":[' + (offer % b"").replace(b"o" * 20, offer_id) + b"]}").replace(b"h" * 20, b"a room")
+    yield head + b',"offers":[' + offer % b"" + b'],"numwant":-3}'
     for sdp in (b"~", b"~~", b"~\\ud800\\u00e9", b"\\ud83d\\ude00", b"\xc3\xa9", b"\xff", b"\\q"):
         yield head + b',"offers":[' + offer % sdp + b"]}"
         yield head + b',"to_peer_id":"%b","offer_id":"%b","answer":{"type":"answer","sdp":"%b"}}' % (

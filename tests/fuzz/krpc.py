@@ -75,6 +75,8 @@ def seeds() -> Iterator[bytes]:
     yield bencode.encode({b"t": b"abcd", b"y": b"e", b"e": []})
     yield messages.query("get", {b"id": ID, b"target": ID}, b"abcd")
     yield messages.query("ping", {b"id": ID}, b"t" * MAX_TOKEN)
+    yield b"d1:q4:ping1:t4:abcd1:y1:qe"
+    yield b"d1:t300:" + b"t" * 300 + b"1:y1:qe"
     yield b"d1:ai1e-6:" + b"l" * 100
 
 

@@ -32,8 +32,8 @@ from tracker.protocol.ids import is_id
 from tracker.protocol.messages import Answer
 
 BINARY, TEXT = "h" * 20, "a room"
-ROOM = 1 << 16
-"""Bytes of filters that all links may have."""
+ROOM = 100
+"""Bytes of filters that all links may have: few enough for inputs to use all of them."""
 
 
 def swarms() -> OwnSwarms:
@@ -74,9 +74,9 @@ def receive(session: Session, frame: bytes) -> None:
         assert wire.decode(reply)
     counts: dict[str, tuple[int, int]] = {}
     for event in events:
+        assert session.state is State.OPEN
         match event:
             case Opened():
-                assert session.state is State.OPEN
                 assert event.tracker_id == tracker_id(1), "only that one has signed"
             case MayHave():
                 assert event.info_hashes
@@ -126,6 +126,7 @@ def seeds() -> Iterator[bytes]:
         wire.encode(wire.Opened(binary.decode()[:16])),
         wire.encode(wire.Trackers("", [("a" * 64, 1, "wss://t", "b" * 128)])),
     ]
+    talk.append(wire.encode(wire.Filter(0, 1, bytes(ROOM // 2))))
     for message in talk:
         yield b"o" + message
     yield b"o" + b"\0".join(talk)

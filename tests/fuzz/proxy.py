@@ -39,6 +39,7 @@ def check(data: bytes) -> None:
     assert length == size, "the header is read when its last byte has come"
     assert length <= (MAX_V1 if data[:1] == SIGNATURE_V1[:1] else MAX_V2)
     if address is not None:
+        assert data[0] == SIGNATURE_V2[0] or b"%" not in data[:length], "an address of one machine only"
         assert numeric(address) == address == str(ip_address(address))
 
 
@@ -56,6 +57,7 @@ def seeds() -> Iterator[bytes]:
         b"PROXY TCP4 192.0.2.7 10.0.0.1 56324 443",
         b"PROXY TCP6 2001:DB8::7 ::1 1 65535",
         b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:10.0.0.1 0 2",
+        b"PROXY TCP6 fe80::1%eth0 ::1 1 2",
         b"PROXY UNKNOWN anything",
         b"PROXY UNKNOWN " + b"x" * 91,
     ):
