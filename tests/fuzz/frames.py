@@ -149,7 +149,8 @@ def seeds() -> Iterator[bytes]:
         compressed = deflate.compress(payload)
         yield agreed + sent(1, compressed, rsv1=True) + sent(8, b"\x03\xe8bye")
         yield agreed + sent(1, compressed[:9], False, True) + sent(0, compressed[9:])
-    yield b"\x05" + sent(1, bytes(range(256)) * 2) + sent(2, b"x" * MAX)
+    for start in range(1, 128, 9):
+        yield bytes([start]) + sent(1, bytes(range(256)) * 2) + sent(2, b"x" * MAX)
     yield b"\x81" + sent(2, deflate.compress(bytes(5 * MAX)), rsv1=True)
     yield b"\x00" + sent(1, b"", False) + sent(0, b"", False) * 3 + sent(0, bytes(MAX))
     yield b"\x01" + sent(1, bytes(125)) + sent(1, bytes(126)) + sent(1, bytes(MAX + 1))
