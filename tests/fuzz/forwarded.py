@@ -68,5 +68,5 @@ TARGET = Target(
         b"\n ",
         b":",
     ),
-    runs=3000,
+    runs=2000,
 )

@@ -154,5 +154,5 @@ TARGET = Target(
     seeds,
     (*link_wire.WORDS, *names(), names()[0][:16], b"\0"),
     max_size=4000,
-    runs=500,
+    runs=300,
 )

@@ -120,4 +120,4 @@ WORDS = (
     ),
 )
 
-TARGET = Target(check, seeds, WORDS, runs=3000)
+TARGET = Target(check, seeds, WORDS, runs=1500)

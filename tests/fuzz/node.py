@@ -159,5 +159,5 @@ TARGET = Target(
         b"p" * 20,
         b"\xa6a room",
     ),
-    runs=60,
+    runs=40,
 )

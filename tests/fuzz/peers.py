@@ -152,5 +152,5 @@ TARGET = Target(
         *(b"\\ud800", b"null", b"\\u00ff", b"\xc3\xa9"),
     ),
     max_size=6000,
-    runs=300,
+    runs=200,
 )

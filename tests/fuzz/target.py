@@ -6,26 +6,28 @@ from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 
-NAMES = (
-    "client",
-    "codec",
-    "deflate",
-    "envelope",
-    "forwarded",
-    "frames",
-    "heads",
-    "krpc",
-    "link_session",
-    "link_wire",
-    "nats_frames",
-    "node",
-    "peers",
-    "proxy",
-    "records",
-    "tokens",
-    "websocket",
-)
-"""The modules of this package with a `TARGET`."""
+TARGETS = {
+    "client": ("tracker.protocol",),
+    "codec": ("tracker.protocol",),
+    "deflate": ("tracker.net.deflate",),
+    "envelope": ("extensions.cluster.envelope", "extensions.cluster.wire"),
+    "forwarded": ("tracker.access.forwarded",),
+    "frames": ("tracker.net.frames", "tracker.net.deflate"),
+    "heads": ("tracker.net.request", "tracker.net.handshake", "tracker.net.deflate"),
+    "krpc": ("extensions.dht.krpc.messages", "extensions.dht.krpc.bencode", "bencodepy"),
+    "link_session": ("extensions.federation", "tracker.protocol"),
+    "link_wire": ("extensions.federation.wire", "extensions.federation.filters", "tracker.protocol"),
+    "nats_frames": ("extensions.cluster.nats_frames",),
+    "node": ("extensions.cluster", "tracker.core", "tracker.protocol"),
+    "peers": ("tracker.peers", "tracker.core", "tracker.protocol", "tracker.access.addresses"),
+    "proxy": ("tracker.access.proxy_protocol", "tracker.access.forwarded"),
+    "records": ("extensions.dht.records", "extensions.dht.krpc.bencode", "extensions.entries", "extensions.trackers"),
+    "tokens": ("extensions.tokens.token",),
+    "websocket": ("tracker.net.websocket", "tracker.net.frames", "tracker.net.deflate", "tracker.peers"),
+}
+"""The modules of this package with a `TARGET`, and the modules and packages whose coverage guides its fuzzer."""
+
+NAMES = tuple(TARGETS)
 
 
 @dataclass(frozen=True)

@@ -96,5 +96,5 @@ TARGET = Target(
     (b"\x81\x80", b"\x01\x80", b"\x80\x80", b"\x88\x82", b"\x89\x80", b"\x8a\x80", b"\xc1", b"\x88\x80", ANNOUNCE[:64]),
     # Room for as many pings as may come in one piece.
     max_size=1 + MAX_CONTROLS * 6,
-    runs=1500,
+    runs=600,
 )
