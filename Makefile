@@ -37,7 +37,7 @@ CHECK_FLOORS = for floor in $(1); do \
 	$(BIN)/coverage report --include="$${floor%=*}/*" --fail-under=$${floor\#*=} || exit; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench soak fuzz-cost simulate simulate-dht clean
+.PHONY: help demo run test test-fast coverage lint prepare docs dashboards bench soak fuzz fuzz-cost simulate simulate-dht clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ simulate: $(VENV)/.installed-bench ## simulate many trackers in virtual time; AR
 simulate-dht: $(VENV)/.installed-test ## simulate the DHT with two million nodes, in virtual time; ARGS=--help lists the scenarios
 	mkdir -p build
 	$(BIN)/python -m tests.simulation.dht --json build/simulation-dht.json $(ARGS)
+
+fuzz: $(VENV)/.installed-test ## search for inputs that break the code; ARGS='--target frames --minutes 10' chooses
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 $(WHEEL): $(COMPILED_FROM) $(VENV)/.installed
 	@echo '* Compiling the modules on the path of every message, for about a minute. Without a C compiler they stay plain.'

@@ -5,7 +5,7 @@ binary swarm, strings of 20 latin-1 characters. SDPs are JSON strings, which are
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -177,9 +177,10 @@ class Bye(Struct, tag="bye", tag_field="type", gc=False):
 Message = Hello | Proof | Filter | Opened | Have | Present | Offers | Refused | Answered | Seek | Trackers | Bye
 
 
-class _AnyHello(Struct, tag="hello", tag_field="type", gc=False):
-    """A `hello` of any version."""
+class _AnyHello(Struct, gc=False):
+    """A `hello` of any version. The type is no tag: msgspec would not require it."""
 
+    type: Literal["hello"]
     version: int
 
 

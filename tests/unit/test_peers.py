@@ -10,67 +10,19 @@ from websockets.frames import CloseCode
 
 from tests.client import HASH, Json, announce, answer, eventually, offers
 from tests.unit.fakes import peer_id
+from tests.unit.sockets import FakeEndpoint, FakeTransport, frames
 from tracker.access.addresses import EXCESS, LARGE, AddressLimits, Quota
 from tracker.access.gate import ConnectionInfo
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
 from tracker.net.frames import CLOSE, TEXT
-from tracker.net.websocket import WebSocket
 from tracker.peers import HEARTBEAT, STRIKE, PeerSocket, PeerSockets
 from tracker.protocol.messages import NO_INFO_HASH
 from tracker.reasons import CloseReason, DropReason
-from tracker.settings import Connections, Limits
+from tracker.settings import Limits
 
 A, B = peer_id(1), peer_id(2)
 MAX_INVALID = 10
-
-
-class FakeTransport:
-    """Keeps the bytes that are written to it."""
-
-    def __init__(self) -> None:
-        self.written = b""
-
-    is_reading = True
-
-    def pause_reading(self) -> None:
-        self.is_reading = False
-
-    def resume_reading(self) -> None:
-        self.is_reading = True
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def abort(self) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return False
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        pass
-
-
-class FakeEndpoint:
-    """Flushes when told to."""
-
-    settings = Connections()
-
-    def on_open(self, websocket: WebSocket) -> None:
-        pass
-
-    def on_closed(self, websocket: WebSocket, reason: CloseReason) -> None:
-        pass
-
-    def on_message_dropped(self) -> None:
-        pass
-
-    def schedule_flush(self, websocket: WebSocket) -> None:
-        pass
 
 
 class Sockets:
@@ -92,21 +44,6 @@ class Sockets:
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
         socket.on_message(payload, is_text, self.now)
         return [json.loads(payload) for opcode, payload in frames(socket) if opcode == TEXT]
-
-
-def frames(socket: PeerSocket) -> list[tuple[int, bytes]]:
-    """Return the frames that were sent since the last call, as (opcode, payload)."""
-    socket.flush()
-    transport: Any = socket.transport
-    data, transport.written = transport.written, b""
-    found = []
-    while data:
-        size, start = data[1], 2
-        if size == 126:
-            size, start = int.from_bytes(data[2:4]), 4
-        found.append((data[0] & 15, data[start : start + size]))
-        data = data[start + size :]
-    return found
 
 
 def masked(payload: bytes) -> bytes:

@@ -138,7 +138,7 @@ def rebuilt_offers(texts: bytes, sizes: list[int], binary: bool) -> list[Offer]:
 
     The other process is one of the same tracker, which has checked them as a client's. `texts` has the offer_id and the
     SDP of each, one after the other, and `sizes` their lengths. An offer is left out if an id or a length is wrong, or
-    if one of its texts is no string; invalid escapes in an SDP are not noticed.
+    if one of its texts is no string; invalid escapes and control characters in an SDP are not noticed.
     """
     offers: list[Offer] = []
     end = 0

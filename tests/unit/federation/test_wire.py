@@ -327,6 +327,7 @@ def test_bytes_that_are_no_json_are_no_message(data: bytes) -> None:
         {"type": "Have", "swarms": []},
         {"type": 5},
         {"reason": "a"},
+        {"version": 2},
         {"type": "hello"},
         {"type": "hello", "version": "1", "id": "", "nonce": ""},
         {"type": "hello", "version": True, "id": "", "nonce": ""},
