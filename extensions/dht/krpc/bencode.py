@@ -2,14 +2,13 @@
 
 import re
 import sys
+from collections.abc import Callable
 from typing import Any, Final
-
-import bencodepy
 
 MAX_DEPTH: Final = 100
 """Containers inside each other. The encoder, among others, needs a call for each."""
 
-_TOKEN: Final = re.compile(rb"([0-9]{1,10}):|i(-?[0-9]+)e|([lde])")
+_TOKEN: Final = re.compile(rb"([0-9]{1,10}):|i(?!-0)(-?[0-9]+)e|([lde])")
 _STRING: Final = 1
 _INTEGER: Final = 2
 
@@ -56,9 +55,37 @@ def decode(data: bytes, max_tokens: int = sys.maxsize) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """Return the canonical encoding of an object made of ints, bytes, lists and dicts with bytes keys."""
-    encoded: bytes = bencodepy.encode(value)
-    return encoded
+    """Return the canonical encoding of an object of ints, bytes, text (as UTF-8), lists, and dicts with bytes keys.
+
+    Raises:
+        TypeError: if a part of it is of another type.
+    """
+    parts: list[bytes] = []
+    _write(value, parts.append)
+    return b"".join(parts)
+
+
+def _write(value: Any, write: Callable[[bytes], None]) -> None:
+    match value:
+        case bytes():
+            write(b"%d:%b" % (len(value), value))
+        case str():
+            _write(value.encode(), write)
+        case int():
+            write(b"i%de" % value)
+        case list() | tuple():
+            write(b"l")
+            for item in value:
+                _write(item, write)
+            write(b"e")
+        case dict():
+            write(b"d")
+            for key in sorted(value):
+                write(b"%d:%b" % (len(key), key))
+                _write(value[key], write)
+            write(b"e")
+        case _:
+            raise TypeError(f"cannot be bencoded: {type(value).__name__}")
 
 
 def _dict_of(items: list[Any]) -> dict[bytes, Any]:
