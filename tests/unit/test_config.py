@@ -65,6 +65,7 @@ def test_the_limits_of_an_address() -> None:
         "peers_per_address": 6,
         "announces_per_second": 2.5,
         "offers_per_second": 3.5,
+        "bytes_per_second": 4.5,
         "burst": 4.5,
     }
     settings = Limits.model_validate({**limits, "max_connections": 5, "exempt": ["192.0.2.7", "2001:db8::/32"]})
@@ -74,6 +75,7 @@ def test_the_limits_of_an_address() -> None:
         peers_per_address=6,
         announces_per_second=2.5,
         offers_per_second=3.5,
+        bytes_per_second=4.5,
         burst=4.5,
         exempt=exempt,
     )
