@@ -7,7 +7,6 @@
 import gc
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,13 @@ HARD_NUMBER: Final = b"9007199254740993.00000000000000000001"
 """A number halfway between two floats but for its last digit: the parser needs its slowest way."""
 
 
+_ITEM: Final = b"d1:rd2:id20:%b1:k32:%b3:seqi1e3:sig64:%b1:vl" % (bytes(20), bytes(32), bytes(64))
+_HANDSHAKE: Final = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: "
+)
+
+
 def _filled(head: bytes, unit: bytes, tail: bytes, size: int = MAX_MESSAGE) -> bytes:
     """Return `head` and `tail` with as many `unit` between them as fit in `size` bytes."""
     return head + unit * ((size - len(head) - len(tail)) // len(unit)) + tail
@@ -44,12 +50,8 @@ def _repeated(name: bytes, value: bytes, size: int = MAX_MESSAGE) -> bytes:
     return _filled(b"{%b" % _IDS, b",%b:%b" % (name, value), b"}", size)
 
 
-def _empty_blocks() -> bytes:
-    """Return compressed data that is nothing: blocks with a new code each, and without any data."""
-    made = zlib.compressobj(9, zlib.DEFLATED, -15)
-    block = made.compress(bytes(range(64)) * 4) + made.flush(zlib.Z_FULL_FLUSH)
-    return _filled(b"", block, b"")
-
+EMPTY_BLOCKS: Final = bytes.fromhex("04c0810800000000207feb43001c880000000000f2b73e") * 4
+"""Compressed data that is nothing: eight blocks, each with a code of its own and without any data."""
 
 ATTACKS: Final[dict[str, tuple[str, Callable[[], bytes]]]] = {
     "offers: small integers": ("client", partial(_field, b'"offers"', b"1", b"1")),
@@ -68,9 +70,14 @@ ATTACKS: Final[dict[str, tuple[str, Callable[[], bytes]]]] = {
     "numwant: a list of floats": ("client", partial(_field, b'"numwant"', HARD_NUMBER, b"1")),
     "left: repeated": ("client", partial(_repeated, b'"left"', HARD_NUMBER)),
     "event: repeated": ("client", partial(_repeated, b'"event"', b'""')),
+    "info_hash: repeated": ("client", partial(_repeated, b'"info_hash"', b'"\xc3\xa9"')),
     "answer: repeated": ("client", partial(_repeated, b'"answer"', b'{"type":"answer","sdp":""}')),
     "unknown fields": ("client", partial(_repeated, b'""', b"0")),
     "scrape: empty ids": ("client", partial(_filled, b'{"action":"scrape","info_hash":[', b'"",', b'""]}')),
+    "scrape: ids of one character": (
+        "client",
+        partial(_filled, b'{"action":"scrape","info_hash":[', b'"\xc3\xa9",', b'""]}'),
+    ),
     "scrape: integers": ("client", partial(_filled, b'{"action":"scrape","info_hash":[', b"1,", b"1]}")),
     "link: empty counts": ("link", partial(_filled, b'{"type":"have","swarms":[', b'["",0,0],', b'["",0,0]]}')),
     "link: empty offers": (
@@ -82,11 +89,16 @@ ATTACKS: Final[dict[str, tuple[str, Callable[[], bytes]]]] = {
             b"0]}",
         ),
     ),
+    "link: newlines": ("link", partial(_filled, b"[", b"\n", b"")),
+    "link: an unknown type": ("link", partial(_filled, b'{"type":"\xf0\x9f\x98\x80', b"x", b'"}')),
     "datagram: integers": ("datagram", partial(_filled, b"d1:rl", b"i1e", b"e1:t0:1:y1:re", 4096)),
     "datagram: lists": ("datagram", partial(_filled, b"d1:rl", b"le", b"e1:t0:1:y1:re", 4096)),
+    "datagram: an item of dicts": ("datagram", partial(_filled, _ITEM, b"de", b"ee1:t4:abcd1:y1:re", 210)),
     "head: short fields": ("head", partial(_filled, b"GET / HTTP/1.1\r\nHost: a\r\n", b"a:\r\n", b"\r\n", 16_384)),
+    "head: a long host": ("head", partial(_filled, b"GET / HTTP/1.1\r\nHost: ", b"a", b"\r\n\r\n", 16_384)),
+    "head: subprotocols": ("head", partial(_filled, _HANDSHAKE, b"a,", b"\r\n\r\n", 16_384)),
     "frames: fragments of a byte": ("frames", partial(_filled, b"\x01\x80\0\0\0\0", b"\0\x81\0\0\0\0a", b"", 7000)),
-    "deflated: empty blocks": ("deflated", _empty_blocks),
+    "deflated: empty blocks": ("deflated", partial(_filled, b"", EMPTY_BLOCKS, b"")),
 }
 """The target and the input of each."""
 

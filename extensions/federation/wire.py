@@ -277,6 +277,8 @@ def _decode(line: bytes) -> Message:
     try:
         message: Message = _decoder.decode(line)
     except msgspec.ValidationError:
+        if b'"hello"' not in line:
+            raise
         # In a `hello` of another version, ignore the other fields: it must be refused for its version.
         try:
             version = _any_hello.decode(line).version

@@ -18,6 +18,9 @@ MAX_FIELDS: Final = 256
 MAX_MEMBERS: Final = 64
 """Members of a list-based field that are looked at. A head has room for thousands, which take a microsecond each."""
 
+_MAX_HOST: Final = 1024
+"""Characters of a host with its port; names in DNS have at most 253."""
+
 _MAX_LENGTHS: Final = 200
 """Characters of the values of `Content-Length`, which proxies may repeat."""
 
@@ -113,7 +116,7 @@ class RequestHead:
         hosts = self._fields.get("host", ())
         if len(hosts) > 1 or (not hosts and self.version != "1.0"):
             raise InvalidRequest
-        if hosts and not _HOST.fullmatch(hosts[0]):
+        if hosts and not _is_host(hosts[0]):
             raise InvalidRequest
 
     def _announces_content(self) -> bool:
@@ -136,11 +139,11 @@ class RequestHead:
         """Read a target that is not in origin-form (RFC 9112, sections 3.2.2 to 3.2.4). Raises `InvalidRequest`."""
         match = _ABSOLUTE_FORM.fullmatch(self.target)
         if self.method == "CONNECT":
-            if not _AUTHORITY_FORM.fullmatch(self.target):
+            if len(self.target) > _MAX_HOST or not _AUTHORITY_FORM.fullmatch(self.target):
                 raise InvalidRequest
         elif match:
             authority, target = match.groups()
-            if not authority or not _HOST.fullmatch(authority):
+            if not authority or not _is_host(authority):
                 raise InvalidRequest
             if self.method == "OPTIONS" and not target:
                 self.target = "*"
@@ -149,3 +152,7 @@ class RequestHead:
             self._fields["host"] = [authority]
         elif self.target != "*" or self.method != "OPTIONS":
             raise InvalidRequest
+
+
+def _is_host(text: str) -> bool:
+    return len(text) <= _MAX_HOST and _HOST.fullmatch(text) is not None

@@ -1,4 +1,7 @@
-"""Bencoding (BEP 3) that is safe for hostile input."""
+"""Bencoding (BEP 3) that is safe for hostile input.
+
+bencodepy encodes. Its decoder takes 5 ms for a datagram of lists, and loops for ever at a key of negative length.
+"""
 
 import re
 import sys
@@ -9,7 +12,7 @@ import bencodepy
 MAX_DEPTH: Final = 100
 """Containers inside each other. The encoder, among others, needs a call for each."""
 
-_TOKEN: Final = re.compile(rb"([0-9]{1,10}):|i(-?[0-9]+)e|([lde])")
+_TOKEN: Final = re.compile(rb"([0-9]{1,10}):|i(?!-0)(-?[0-9]+)e|([lde])")
 _STRING: Final = 1
 _INTEGER: Final = 2
 

@@ -22,9 +22,9 @@ MAX_DATAGRAM: Final = 4096
 """Longer messages (bytes) are ignored. Items have at most 1000 bytes; no honest reply is much longer."""
 
 SPARE_TOKENS: Final = 40
-_TOKEN_BYTES: Final = 6
-"""Messages of more than 40 parts, and one more for every 6 bytes, are ignored: each takes a microsecond. The shortest
-parts of which honest messages have many are peers, of 8 bytes."""
+_TOKEN_BYTES: Final = 8
+"""Messages of more than 40 parts, and one more for every 8 bytes, are ignored: each takes a microsecond. The shortest
+parts of which honest messages have many are peers, which have these 8 bytes."""
 
 TRANSACTION: Final = 4
 """Bytes of the transaction id of a query that is sent."""

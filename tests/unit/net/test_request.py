@@ -342,3 +342,15 @@ def test_of_long_lists_only_the_first_members_are_looked_at() -> None:
         refused(b"GET / HTTP/1.1\r\nHost: t\r\nContent-Length: " + b"5," * 5000 + b"5\r\n\r\n")
         == HTTPStatus.BAD_REQUEST
     )
+
+
+@pytest.mark.parametrize(
+    "lines", [b"GET / HTTP/1.1\r\nHost: ", b"CONNECT %b:80 HTTP/1.1\r\nHost: ", b"GET http://%b/ HTTP/1.1\r\nHost: "]
+)
+def test_a_host_has_at_most_a_thousand_characters(lines: bytes) -> None:
+    def head(length: int) -> bytes:
+        before = lines.replace(b"%b", b"a" * length)
+        return before + (b"t" if b"%b" in lines else b"a" * length) + b"\r\n\r\n"
+
+    assert RequestHead(head(1000))
+    assert refused(head(1025)) == HTTPStatus.BAD_REQUEST

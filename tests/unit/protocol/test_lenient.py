@@ -39,14 +39,15 @@ def announced(payload: bytes, max_offers: int = 20) -> Announce:
 
 
 class Calls:
-    """Counts the calls of a decoder."""
+    """Counts the calls of a decoder, and the bytes of its longest argument."""
 
     def __init__(self, decoder: Callable[[Any], Any]) -> None:
-        self.number = 0
+        self.number = self.longest = 0
         self._decoder = decoder
 
     def __call__(self, data: Any) -> Any:
         self.number += 1
+        self.longest = max(self.longest, len(bytes(data)))
         return self._decoder(data)
 
 
@@ -119,6 +120,25 @@ def test_a_huge_value_is_refused_as_any_wrong_one(name: str, reason: DropReason,
         decode(json.dumps(message).replace('"MARK"', value).encode(), 20)
     assert caught.value.reason is reason
     assert len(caught.value.info_hash) == 20
+
+
+def test_strings_that_are_too_long_for_an_id_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(lenient._decode_text)  # noqa: SLF001
+    monkeypatch.setattr(lenient, "_decode_text", calls)
+    assert not announced(json.dumps(announce(PEER, event="x" * 200_000, left=[])).encode()).stopped
+    assert calls.longest < 30
+
+
+def test_long_spellings_of_zero_are_not_decoded() -> None:
+    head = json.dumps(announce(PEER))[:-1]
+    assert announced(f'{head},"left":0.{"0" * 20}}}'.encode()).complete
+    assert not announced(f'{head},"left":0.{"0" * 40}}}'.encode()).complete
+
+
+def test_a_message_of_thousands_of_strings_is_decoded_leniently_at_once() -> None:
+    for number, surplus in ((100, 80), (1000, 1 + SPARE_ITEMS)):
+        message = announced(json.dumps(announce(PEER, offers=offers(number), numwant=None)).encode())
+        assert (len(message.offers), message.invalid_offers, message.surplus_offers) == (20, 0, surplus)
 
 
 def test_an_id_of_escapes_is_taken_beside_an_odd_field() -> None:
