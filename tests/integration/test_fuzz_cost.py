@@ -23,7 +23,7 @@ def test_a_known_attack_is_accepted_by_size_and_raises_nothing(name: str) -> Non
 
 
 def test_the_item_of_many_parts_is_still_decoded() -> None:
-    message = messages.decode(ATTACKS["datagram: an item of dicts"][1]())
+    message = messages.decode(ATTACKS["datagram: an item of integers"][1]())
     assert isinstance(message, messages.Reply)
     assert message.item is not None
 

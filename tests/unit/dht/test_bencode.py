@@ -128,7 +128,7 @@ def test_a_message_of_too_many_parts_is_ignored(unit: bytes) -> None:
     while messages.decode(message(number)) is not None:
         number += 1
     # An honest node names eight nodes in each family, and up to 150 peers of eight bytes.
-    assert 5 <= number < 200
+    assert 3 <= number < 200
     assert messages.decode(message(2000)) is None
     assert bencode.decode(message(number))[b"t"] == b"abcd"
 
