@@ -4,7 +4,6 @@
 `ATTACKS`, `announce SIZE`, or `file TARGET PATH`.
 """
 
-import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from time import process_time
 from timeit import repeat
 from typing import Final
 
+from benchmarks import instructions as instructions_of
 from benchmarks.operations import INFO_HASH, peer_id
 from benchmarks.servers import OURS
 from benchmarks.suite import Result, Suite
@@ -141,13 +141,5 @@ def operation(name: str) -> Callable[[], object]:
     return partial(TARGETS[target].prepare(), data)
 
 
-def main(number: int, name: str) -> None:
-    """Repeat an operation `number` times, without garbage collection."""
-    do = operation(name)
-    gc.disable()
-    for _ in range(number):
-        do()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    instructions_of.repeat(operation(sys.argv[2]), int(sys.argv[1]))

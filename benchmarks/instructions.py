@@ -2,17 +2,17 @@
 
 import gc
 import sys
+from collections.abc import Callable
 
 from benchmarks.operations import operation
 
 
-def main(number: int, name: str) -> None:
-    """Repeat the operation `number` times, without garbage collection."""
-    do = operation(name)
+def repeat(do: Callable[[], object], number: int) -> None:
+    """Repeat an operation `number` times, without garbage collection."""
     gc.disable()
     for _ in range(number):
         do()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    repeat(operation(sys.argv[2]), int(sys.argv[1]))

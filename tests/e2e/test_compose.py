@@ -27,7 +27,7 @@ from tests.unit.fakes import peer_id
 
 TRACKERS = ("tracker-a", "tracker-b", "tracker-c")
 NODES = ("node-1", "node-2", "node-3")
-STARTUP = 60.0
+STARTUP = 120.0
 
 
 class Container:

@@ -1,7 +1,8 @@
 """Trackers in this process, with extensions; members of a private DHT; and a tracker for hostile ones to link with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,12 @@ async def local(target: TrackerProcess) -> AsyncIterator[RawClient]:
     """A peer of that tracker, which is served as ever when all is over."""
     async with local_peer(target) as client:
         yield client
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Reference cycles are not collected. In a tracker that has little to do, they stay for hours."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -1,9 +1,5 @@
 """Nothing of a link that is gone stays in memory, also without the garbage collector."""
 
-import gc
-from collections import Counter
-from collections.abc import Iterator
-
 import pytest
 
 from extensions.federation import pursuits
@@ -15,6 +11,7 @@ from extensions.federation.transports import Accepted, Dialed
 from tests.client import eventually, offers, raw_client
 from tests.federated import Wire
 from tests.integration.conftest import Federate
+from tests.integration.objects import alive
 from tests.unit.fakes import peer_id
 from tracker.core.swarm import Peer, RemoteMember, Swarm
 from tracker.extension.channel import SocketChannel
@@ -25,25 +22,11 @@ SWARMS = [f"{number:020}" for number in range(10)]
 FLAPS = 8
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Reference cycles are not collected. In a tracker that has little to do, they stay for hours."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-def alive() -> Counter[str]:
-    """Return the number of objects of each kind."""
-    return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in KINDS)
-
-
 @pytest.mark.usefixtures("no_collector")
 async def test_a_neighbour_that_comes_and_goes(federate: Federate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pursuits, "FIRST_BACKOFF", 0.1)
     monkeypatch.setattr(pursuits, "MAX_LISTED_BACKOFF", 0.1)
-    before = alive()
+    before = alive(*KINDS)
     there = await federate("there")
     async with Wire(there.server.addresses[0][1]) as wire:
         here = await federate("here", peers=[wire.url])
@@ -63,6 +46,6 @@ async def test_a_neighbour_that_comes_and_goes(federate: Federate, monkeypatch: 
                     await a.announce(peer_id(1), info_hash, event="stopped")
                 wire.cut()
                 await eventually(lambda: not any(end.links for end in ends))
-            await eventually(lambda: alive() == before)
+            await eventually(lambda: alive(*KINDS) == before)
             wire.mend()
     assert all(end.mesh.opened.total() >= FLAPS for end in ends)

@@ -1,10 +1,7 @@
 """Nothing of a TLS connection that has ended stays in memory, also without the garbage collector."""
 
 import asyncio
-import gc
 import ssl
-from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 from tests.certificates import Pair
 from tests.client import HASH, eventually, raw_client
 from tests.integration.conftest import StartServer
+from tests.integration.objects import alive
 from tests.unit.fakes import peer_id
 from tracker.access.gate import ConnectionInfo
 from tracker.net.pending import PendingConnection
@@ -23,26 +21,12 @@ from tracker.peers import PeerSocket
 KINDS = (ConnectionInfo, PendingConnection, TlsReader, PeerSocket, ssl.SSLObject)
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Reference cycles are not collected."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-def alive() -> Counter[str]:
-    """Return the number of objects of each kind."""
-    return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in KINDS)
-
-
 @pytest.mark.usefixtures("no_collector")
 async def test_connections_in_every_state(start_server: StartServer, tmp_path: Path) -> None:
     pair = Pair(tmp_path, "127.0.0.1")
     server = await start_server(tls={"certificate": str(pair.certificate), "key": str(pair.key)})
     host, port = server.addresses[0]
-    before = alive()
+    before = alive(*KINDS)
 
     def has_accepted(number: int) -> bool:
         return server.endpoint.opened == number
@@ -53,7 +37,7 @@ async def test_connections_in_every_state(start_server: StartServer, tmp_path: P
         writer.write(start)
         await eventually(partial(has_accepted, number))
         writer.transport.abort()
-        await eventually(lambda: alive() == before)
+        await eventually(lambda: alive(*KINDS) == before)
     with suppress(ssl.SSLError):
         await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
     reader, writer = await asyncio.open_connection(host, port, **pair.client())
@@ -62,6 +46,6 @@ async def test_connections_in_every_state(start_server: StartServer, tmp_path: P
     writer.close()
     async with raw_client(f"wss://{host}:{port}", **pair.client()) as client:
         await client.announce(peer_id(1), HASH)
-        assert alive()["TlsReader"] > before["TlsReader"]
+        assert alive(*KINDS)["TlsReader"] > before["TlsReader"]
     del client, reader, writer
-    await eventually(lambda: alive() == before)
+    await eventually(lambda: alive(*KINDS) == before)
