@@ -30,6 +30,13 @@ MIN_HOLD: Final = 0.05
 """Seconds of the shortest wait. A shorter one would cost more than the messages that it delays."""
 
 
+COMPRESSED_BYTE: Final = 10
+"""Bytes that a compressed byte counts for: to inflate it can take as long as to serve these.
+
+Offers of one announce are so similar that they become smaller by this factor, so their bytes count once.
+"""
+
+
 class Traffic:
     """Counters of the traffic on all peers' sockets. `tracker.metrics` reads them."""
 
@@ -173,6 +180,9 @@ class PeerSocket(WebSocket, Connection):
         received = quota.received
         if received is None:
             return None
+        deflate = self.deflate
+        if deflate is not None:
+            size = max(size, COMPRESSED_BYTE * deflate.take_last())
         is_over = received.take(0.0, now) > 0.0
         wait = received.take(size, now)
         if wait >= MIN_HOLD:

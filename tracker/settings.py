@@ -247,8 +247,9 @@ class Limits(Section):
     bytes_per_second: float = Field(
         6_000_000,
         ge=0,
-        description="Bytes of messages of one address per second, on average, counted after inflating. Beyond this, "
-        "the address is read more slowly, and its messages are treated like those over the other limits. 0: no limit.",
+        description="Bytes of messages of one address per second, on average, counted after inflating. A compressed "
+        "byte counts for ten, if that is more. Beyond this, the address is read more slowly, and its messages are treated "
+        "like those over the other limits. 0: no limit.",
     )
     burst: float = Field(20, ge=1, description="Seconds' worth of each of these rates that an address may use at once.")
     exempt: list[str] = Field(

@@ -2,6 +2,7 @@
 
 import json
 import random
+import zlib
 from time import monotonic
 from typing import Any
 
@@ -15,6 +16,7 @@ from tracker.access.addresses import EXCESS, LARGE, AddressLimits, Quota
 from tracker.access.gate import ConnectionInfo
 from tracker.core.hub import Hub
 from tracker.core.rules import Rules
+from tracker.net.deflate import Deflate
 from tracker.net.frames import CLOSE, TEXT
 from tracker.peers import HEARTBEAT, STRIKE, PeerSocket, PeerSockets
 from tracker.protocol.messages import NO_INFO_HASH
@@ -300,6 +302,24 @@ async def test_a_client_over_its_bytes_is_read_more_slowly_and_its_messages_are_
     sockets.now += 1
     sockets.send(socket, message)
     assert sockets.hub.counters.dropped == {DropReason.UNPLACED_OFFER: 8}
+
+
+async def test_a_compressed_byte_counts_for_ten() -> None:
+    sockets = Sockets()
+    message = json.dumps(announce(A, offers=offers(2))).encode()
+    socket = sockets.open(bytes_per_second=len(message), burst=1)
+    socket.use_deflate(Deflate(1))
+    compressor = zlib.compressobj(0, wbits=-15)
+    stored = (compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
+    socket.data_received(b"\xc1" + masked(stored)[1:])
+    assert HASH in sockets.hub.swarms
+    assert socket.is_held
+    # A message that is not compressed counts once. The reader has used the real clock.
+    sockets.now = monotonic() + 100
+    for _ in range(2):
+        sockets.send(socket, message)
+        sockets.now += 1
+    assert sockets.hub.counters.dropped[DropReason.TOO_MANY_BYTES] == 0
 
 
 async def test_messages_of_an_address_in_debt_are_over_the_limit() -> None:

@@ -47,7 +47,7 @@ class AddressLimits:
         peers_per_address: Peers of the connections that have `LARGE` or more of them.
         announces_per_second: Announces and scrapes.
         offers_per_second: Offers and answers.
-        bytes_per_second: Bytes of messages, after inflating compressed ones.
+        bytes_per_second: Bytes of messages, after inflating compressed ones (`tracker.peers`).
         burst: Seconds' worth of each rate that may be used at once.
         exempt: Networks without limits.
     """

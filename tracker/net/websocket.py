@@ -66,11 +66,11 @@ class WebSocket:
 
     __slots__ = (
         "_buffered",
-        "_deflate",
         "_frames",
         "_unread",
         "blocked_since",
         "close_deadline",
+        "deflate",
         "ipv6",
         "is_held",
         "last_received",
@@ -98,11 +98,11 @@ class WebSocket:
         self._unread: Iterator[tuple[int, bytes]] | None = None
         self._frames: FrameReader | None = FrameReader(owner.settings.max_message_size)
         self._buffered: list[bytes] = []
-        self._deflate: Deflate | None = None
+        self.deflate: Deflate | None = None
 
     def use_deflate(self, deflate: Deflate) -> None:
         """Inflate the messages that the client compresses, and compress large ones; the handshake has agreed on it."""
-        self._deflate = deflate
+        self.deflate = deflate
         assert self._frames is not None
         self._frames.deflate = deflate
 
@@ -121,7 +121,7 @@ class WebSocket:
             self.owner.on_message_dropped()
             return False
         opcode = TEXT if is_text else BINARY
-        deflate = self._deflate
+        deflate = self.deflate
         if deflate is not None and len(data) >= deflate.min_size:
             opcode |= COMPRESSED
             data = deflate.compress(data)
