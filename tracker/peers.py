@@ -29,7 +29,6 @@ HEARTBEAT: Final = STRIKE / 4
 MIN_HOLD: Final = 0.05
 """Seconds of the shortest wait. A shorter one would cost more than the messages that it delays."""
 
-
 COMPRESSED_BYTE: Final = 10
 """Bytes that a compressed byte counts for: to inflate it can take as long as to serve these.
 
@@ -180,9 +179,7 @@ class PeerSocket(WebSocket, Connection):
         received = quota.received
         if received is None:
             return None
-        deflate = self.deflate
-        if deflate is not None:
-            size = max(size, COMPRESSED_BYTE * deflate.take_last())
+        size = max(size, COMPRESSED_BYTE * self.take_compressed())
         is_over = received.take(0.0, now) > 0.0
         wait = received.take(size, now)
         if wait >= MIN_HOLD:

@@ -152,7 +152,7 @@ class CountFinder:
         for key in keys:
             swarm = self._swarms.get(key)
             if swarm is not None:
-                found[key] = _counts(swarm)
+                found[key] = swarm.counts
         return found
 
     # Questions of other nodes
@@ -164,11 +164,7 @@ class CountFinder:
         reply(_rows(self._here(_keys_in(data))))
 
     def _on_all(self, _data: bytes, reply: Reply) -> None:
-        reply(_rows({key: _counts(swarm) for key, swarm in self._swarms.items() if swarm.peers}))
-
-
-def _counts(swarm: Swarm) -> Counts:
-    return swarm.complete, swarm.incomplete, swarm.own_complete, swarm.own_incomplete
+        reply(_rows({key: swarm.counts for key, swarm in self._swarms.items() if swarm.peers}))
 
 
 def _grouped(keys: list[str], node_of: Callable[[str], str]) -> list[tuple[str, list[str]]]:

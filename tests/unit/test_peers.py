@@ -304,14 +304,19 @@ async def test_a_client_over_its_bytes_is_read_more_slowly_and_its_messages_are_
     assert sockets.hub.counters.dropped == {DropReason.UNPLACED_OFFER: 8}
 
 
+def stored(message: bytes) -> bytes:
+    """Return the frame of a message in a compressed form that is not shorter."""
+    compressor = zlib.compressobj(0, wbits=-15)
+    data = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return b"\xc1" + masked(data.removesuffix(b"\0\0\xff\xff"))[1:]
+
+
 async def test_a_compressed_byte_counts_for_ten() -> None:
     sockets = Sockets()
     message = json.dumps(announce(A, offers=offers(2))).encode()
     socket = sockets.open(bytes_per_second=len(message), burst=1)
     socket.use_deflate(Deflate(1))
-    compressor = zlib.compressobj(0, wbits=-15)
-    stored = (compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
-    socket.data_received(b"\xc1" + masked(stored)[1:])
+    socket.data_received(stored(message))
     assert HASH in sockets.hub.swarms
     assert socket.is_held
     # A message that is not compressed counts once. The reader has used the real clock.
@@ -320,6 +325,18 @@ async def test_a_compressed_byte_counts_for_ten() -> None:
         sockets.send(socket, message)
         sockets.now += 1
     assert sockets.hub.counters.dropped[DropReason.TOO_MANY_BYTES] == 0
+
+
+async def test_compressed_bytes_count_for_the_client_that_has_sent_them() -> None:
+    sockets = Sockets()
+    message = json.dumps(announce(A, offers=offers(2))).encode()
+    deflate = Deflate(1)
+    limited, exempt = sockets.open(bytes_per_second=len(message), burst=2), sockets.open()
+    for socket in (limited, exempt):
+        socket.use_deflate(deflate)
+    exempt.data_received(stored(message))
+    limited.data_received(masked(message))
+    assert not limited.is_held
 
 
 async def test_messages_of_an_address_in_debt_are_over_the_limit() -> None:

@@ -76,5 +76,5 @@ class Scrapes:
         for info_hash in swarms if info_hashes is None else info_hashes:
             swarm = swarms.get(info_hash)
             if swarm is not None:
-                found[info_hash] = (swarm.complete, swarm.incomplete, swarm.own_complete, swarm.own_incomplete)
+                found[info_hash] = swarm.counts
         return found

@@ -256,6 +256,11 @@ class Swarm:
         nodes = self.nodes
         return len(self.leechers) if nodes is None else len(self.leechers) + nodes.incomplete
 
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """The numbers above: `complete`, `incomplete`, `own_complete`, `own_incomplete`."""
+        return self.complete, self.incomplete, self.own_complete, self.own_incomplete
+
     def join(self, peer_id: str, connection: Connection, complete: bool, now: float) -> Peer:
         """Add a peer with a new peer_id, and return it."""
         bit = self.next_bit()

@@ -58,8 +58,6 @@ class Deflate:
     def __init__(self, min_size: int) -> None:
         self.min_size = min_size
         self.sizes: Counter[tuple[str, str]] = Counter()
-        self._last = 0
-        """Bytes of the compressed message that was inflated last, until `take_last`."""
         self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -WINDOW_BITS, _MEMORY)
 
     def compress(self, payload: bytes) -> bytes:
@@ -86,13 +84,7 @@ class Deflate:
             raise FrameError(CloseCode.MESSAGE_TOO_BIG)
         self.sizes["received", "inflated"] += len(inflated)
         self.sizes["received", "compressed"] += len(payload)
-        self._last = len(payload)
         return inflated
-
-    def take_last(self) -> int:
-        """Return the compressed bytes of the message that has just come; 0 if it was not compressed."""
-        last, self._last = self._last, 0
-        return last
 
 
 def accept_offer(fields: Sequence[str]) -> str | None:

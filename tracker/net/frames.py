@@ -67,13 +67,15 @@ class FrameReader:
 
     Attributes:
         deflate: Inflates compressed messages, if the connection may have them.
+        compressed: Bytes of the last compressed message. Set it to 0 after a look.
     """
 
-    __slots__ = ("_fragments", "_partial", "_wanted", "deflate", "max_size")
+    __slots__ = ("_fragments", "_partial", "_wanted", "compressed", "deflate", "max_size")
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
         self.deflate: Deflate | None = None
+        self.compressed = 0
         self._partial: bytearray | None = None
         self._wanted = 0
         self._fragments: _Fragments | None = None
@@ -168,6 +170,7 @@ class FrameReader:
 
     def _inflated(self, payload: bytes) -> bytes:
         assert self.deflate is not None  # checked with the head of the frame
+        self.compressed = len(payload)
         return self.deflate.inflate(payload, self.max_size)
 
 

@@ -66,11 +66,11 @@ class WebSocket:
 
     __slots__ = (
         "_buffered",
+        "_deflate",
         "_frames",
         "_unread",
         "blocked_since",
         "close_deadline",
-        "deflate",
         "ipv6",
         "is_held",
         "last_received",
@@ -98,13 +98,21 @@ class WebSocket:
         self._unread: Iterator[tuple[int, bytes]] | None = None
         self._frames: FrameReader | None = FrameReader(owner.settings.max_message_size)
         self._buffered: list[bytes] = []
-        self.deflate: Deflate | None = None
+        self._deflate: Deflate | None = None
 
     def use_deflate(self, deflate: Deflate) -> None:
         """Inflate the messages that the client compresses, and compress large ones; the handshake has agreed on it."""
-        self.deflate = deflate
+        self._deflate = deflate
         assert self._frames is not None
         self._frames.deflate = deflate
+
+    def take_compressed(self) -> int:
+        """Return the compressed bytes of the message that has just come; 0 if it was not compressed."""
+        frames = self._frames
+        if frames is None or not frames.compressed:
+            return 0
+        compressed, frames.compressed = frames.compressed, 0
+        return compressed
 
     def on_message(self, payload: bytes, is_text: bool, now: float) -> None:
         """Handle one message; `now` is the monotonic time in seconds."""
@@ -121,7 +129,7 @@ class WebSocket:
             self.owner.on_message_dropped()
             return False
         opcode = TEXT if is_text else BINARY
-        deflate = self.deflate
+        deflate = self._deflate
         if deflate is not None and len(data) >= deflate.min_size:
             opcode |= COMPRESSED
             data = deflate.compress(data)
