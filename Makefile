@@ -14,7 +14,9 @@ WITH_BUILT := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(BUILT)'
 
 # ARGS='-n 0' runs the tests one after the other, as a debugger needs it.
 # The files are distributed in the order of tests/conftest.py: by default, those with few tests, however long, come last.
-PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder -n
+# A process that has crashed, or was killed at a test's time limit, ends the run: with another one in its place, pytest-xdist may
+# wait for ever.
+PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -n
 
 # The number of pytest's processes. Tests with other processes wait for half of their time: two would leave two cores idle.
 ALL := 4

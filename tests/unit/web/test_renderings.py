@@ -169,10 +169,12 @@ async def test_a_failure_is_that_of_its_requests_alone() -> None:
 
 
 async def test_a_rendering_that_is_cancelled_before_it_begins_is_not_waited_for_again() -> None:
+    # Other tests' fixtures have tasks in the same loop: a browser's connection must not be cancelled.
+    others = asyncio.all_tasks()
     page = Page()
     first = await page.hold()
     second = await page.ask()
-    for task in asyncio.all_tasks() - {asyncio.current_task(), first, second}:
+    for task in asyncio.all_tasks() - {*others, first, second}:
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -183,14 +185,18 @@ async def test_a_rendering_that_is_cancelled_before_it_begins_is_not_waited_for_
 async def test_a_failure_that_no_request_waits_for_is_no_complaint_of_the_loop() -> None:
     complaints: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
+    others = asyncio.all_tasks()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
-    page = Page()
-    page.error = RuntimeError("as told")
-    (await page.hold()).cancel()
-    rendering = asyncio.all_tasks() - {asyncio.current_task()}
-    page.may_end.set()
-    await asyncio.wait(rendering)
-    del rendering
-    gc.collect()
-    await asyncio.sleep(0)
+    try:
+        page = Page()
+        page.error = RuntimeError("as told")
+        (await page.hold()).cancel()
+        rendering = asyncio.all_tasks() - others
+        page.may_end.set()
+        await asyncio.wait(rendering)
+        del rendering
+        gc.collect()
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(None)
     assert complaints == []
