@@ -50,6 +50,12 @@ def _repeated(name: bytes, value: bytes, size: int = MAX_MESSAGE) -> bytes:
     return _filled(b"{%b" % _IDS, b",%b:%b" % (name, value), b"}", size)
 
 
+def _names(size: int) -> bytes:
+    """Return an announce with as many fields of different names as fit, each as short as possible."""
+    names = b",".join(b'"%x":0' % number for number in range(0x1000, 0x1000 + (size - 200) // 9))
+    return b"{%b,%b}" % (_IDS, names)
+
+
 EMPTY_BLOCKS: Final = bytes.fromhex("04c0810800000000207feb43001c880000000000f2b73e") * 4
 """Compressed data that is nothing: eight blocks, each with a code of its own and without any data."""
 
@@ -79,6 +85,9 @@ ATTACKS: Final[dict[str, tuple[str, Callable[[], bytes]]]] = {
         partial(_filled, b'{"action":"scrape","info_hash":[', b'"\xc3\xa9",', b'""]}'),
     ),
     "scrape: integers": ("client", partial(_filled, b'{"action":"scrape","info_hash":[', b"1,", b"1]}")),
+    "other fields: thousands": ("fields", partial(_names, MAX_MESSAGE)),
+    "other fields: as many as are decoded": ("fields", partial(_names, 13_000)),
+    "other fields: lists": ("fields", partial(_field, b'"x"', b"[]", b"[]", 16_000)),
     "link: empty counts": ("link", partial(_filled, b'{"type":"have","swarms":[', b'["",0,0],', b'["",0,0]]}')),
     "link: empty offers": (
         "link",

@@ -49,7 +49,7 @@ def _json(seeds: list[bytes], tokens: list[bytes]) -> Grammar:
     return Grammar(seeds, _JSON_TOKENS + tokens, _JSON_WRAPS, frozenset(b'[]{},:"'))
 
 
-def _client() -> Grammar:
+def _client(target: str) -> Grammar:
     fields = {"event": "completed", "left": 0, "numwant": 5, "uploaded": 0}
     answer = make_answer(INFO_HASH, peer_id(1), peer_id(0), peer_id(2), "v=0")
     seeds = [
@@ -62,7 +62,7 @@ def _client() -> Grammar:
         b"ping",
     ]
     names = b"action info_hash peer_id to_peer_id offer_id event left numwant offers answer".split()
-    return _json(seeds + _known("client"), [b'"%b":' % name for name in names])
+    return _json(seeds + _known(target), [b'"%b":' % name for name in names])
 
 
 def _link() -> Grammar:
@@ -169,7 +169,8 @@ def _known(target: str) -> list[bytes]:
 
 
 GRAMMARS: Final = {
-    "client": _client(),
+    "client": _client("client"),
+    "fields": _client("fields"),
     "link": _link(),
     "datagram": _datagram(),
     "head": _head(),

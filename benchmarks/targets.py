@@ -25,6 +25,7 @@ from tracker.net.request import MAX_HEAD, InvalidRequest, RequestHead
 from tracker.net.websocket import MAX_CONTROLS
 from tracker.protocol.codec import decode, is_heartbeat, make_offer
 from tracker.protocol.errors import RequestError
+from tracker.protocol.fields import other_fields
 from tracker.settings import Connections
 
 BUDGET: Final = 20.0
@@ -62,6 +63,15 @@ def _client() -> Serve:
                 hub.refuse(connection, error, outbox)
         except UnicodeDecodeError:
             pass
+
+    return serve
+
+
+def _fields() -> Serve:
+    def serve(payload: bytes) -> None:
+        with suppress(RequestError, UnicodeDecodeError):
+            decode(payload, MAX_OFFERS)
+            other_fields(payload)
 
     return serve
 
@@ -139,6 +149,7 @@ TARGETS: Final = {
     target.name: target
     for target in (
         Target("client", MAX_MESSAGE, _client),
+        Target("fields", MAX_MESSAGE, _fields),
         Target("link", wire.MAX_FRAME, _link),
         Target("datagram", messages.MAX_DATAGRAM, _datagram),
         Target("head", MAX_HEAD, _head),

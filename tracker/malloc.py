@@ -6,19 +6,15 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
-_MMAP_MAX: Final = -4
 """Parameters of glibc's mallopt(3)."""
 
 LARGE: Final = 128 << 10
 """Bytes from which on a block is mapped by itself, and unmapped when it is freed.
 
-This is glibc's default, but glibc raises its own one when such a block is freed. Each TLS connection has a block of 256
-KiB, of which few pages are used. From then on, these blocks lie among all others, and their unused pages are given to
-others in turn. The resident memory then grows with every connection, up to the size of all blocks.
+This is glibc's default, but glibc raises its own one when such a block is freed. From then on, blocks of this size lie
+among all others, and the memory that they leave is given to others in turn: the 256 KiB of the event loop for a TLS
+connection of an extension, large messages, old tables of large dictionaries.
 """
-
-MAX_LARGE: Final = 32_768
-"""Such blocks at a time, half of the mappings that Linux allows a process. Further ones lie among all others."""
 
 MAX_FREE: Final = 1 << 20
 """Bytes that may stay free at the end of the heap. With glibc's 128 KiB, a busy tracker calls the system more often."""
@@ -32,5 +28,5 @@ def return_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or any(name in os.environ for name in VARIABLES):
         return False
-    parameters = ((_MMAP_THRESHOLD, LARGE), (_MMAP_MAX, MAX_LARGE), (_TRIM_THRESHOLD, MAX_FREE))
+    parameters = ((_MMAP_THRESHOLD, LARGE), (_TRIM_THRESHOLD, MAX_FREE))
     return all(mallopt(name, value) for name, value in parameters)

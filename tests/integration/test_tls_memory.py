@@ -15,10 +15,10 @@ from tests.integration.objects import alive
 from tests.unit.fakes import peer_id
 from tracker.access.gate import ConnectionInfo
 from tracker.net.pending import PendingConnection
-from tracker.net.tls_reader import TlsReader
+from tracker.net.tls_transport import TlsTransport
 from tracker.peers import PeerSocket
 
-KINDS = (ConnectionInfo, PendingConnection, TlsReader, PeerSocket, ssl.SSLObject)
+KINDS = (ConnectionInfo, PendingConnection, TlsTransport, PeerSocket, ssl.SSLObject)
 
 
 @pytest.mark.usefixtures("no_collector")
@@ -46,6 +46,6 @@ async def test_connections_in_every_state(start_server: StartServer, tmp_path: P
     writer.close()
     async with raw_client(f"wss://{host}:{port}", **pair.client()) as client:
         await client.announce(peer_id(1), HASH)
-        assert alive(*KINDS)["TlsReader"] > before["TlsReader"]
+        assert alive(*KINDS)["TlsTransport"] > before["TlsTransport"]
     del client, reader, writer
     await eventually(lambda: alive(*KINDS) == before)

@@ -17,7 +17,8 @@ from tracker.access.proxy_protocol import ProxyError, may_be_header, proxy_heade
 from tracker.net.listener import dismiss
 from tracker.net.request import MAX_HEAD
 from tracker.net.response import refusal
-from tracker.net.tls_reader import Reader, TlsReader
+from tracker.net.tls_reader import Reader
+from tracker.net.tls_transport import TlsTransport
 from tracker.reasons import CloseReason
 
 _NOT_HTTP: Final = refusal(HTTPStatus.BAD_REQUEST)
@@ -34,9 +35,6 @@ _TLS_START: Final = b"\x16"
 
 _PEEK: Final = 512
 """Bytes that are looked at together for a PROXY header."""
-
-_NO_TIMEOUT: Final = 1e6
-"""Seconds. TLS needs no timeout of its own, because the sweep cuts connections after their deadline."""
 
 
 class Owner(Protocol):
@@ -65,7 +63,6 @@ class PendingConnection(asyncio.Protocol):
         "_may_be_proxied",
         "_opening",
         "_owner",
-        "_reader",
         "_reason",
         "_refusal",
         "_socket",
@@ -88,8 +85,6 @@ class PendingConnection(asyncio.Protocol):
         self._refusal = b""
         """The response to a client that is over a limit, whatever it requests."""
         self._opening: asyncio.Task[Any] | None = None
-        self._reader: TlsReader | None = None
-        """With TLS, the protocol of the transport."""
         self._transport: asyncio.Transport | None = None
         self._ending = False
         self._reason: CloseReason | None = None
@@ -114,7 +109,7 @@ class PendingConnection(asyncio.Protocol):
         if self._transport:
             self._transport.abort()
         elif self._opening:
-            # This ends the TLS handshake. To cancel the task could leave a transport open that it has just made.
+            # To cancel the task could leave a transport open that it has just made.
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
         else:
@@ -122,18 +117,11 @@ class PendingConnection(asyncio.Protocol):
 
     def hand_to(self, protocol: Reader) -> None:
         """Let another protocol serve the transport from now on."""
-        if self._reader is not None:
-            self._reader.protocol = protocol
-        else:
-            assert self._transport
-            self._transport.set_protocol(cast(asyncio.Protocol, protocol))
+        assert self._transport
+        self._transport.set_protocol(cast(asyncio.Protocol, protocol))
 
     def refuse(self, reason: CloseReason | None, response: bytes) -> None:
-        """Send a response and close.
-
-        The connection counts until its socket is closed: under TLS, that is when the client has answered the closure
-        alert.
-        """
+        """Send a response and close. The connection counts until its socket is closed."""
         assert self._transport
         self._ending, self._reason = True, reason
         self._transport.write(response)
@@ -205,26 +193,20 @@ class PendingConnection(asyncio.Protocol):
         asyncio.get_running_loop().remove_reader(self._socket)
 
     def _open(self) -> None:
-        """Make the transport, which does the TLS handshake first."""
+        """Make the transport, which does the TLS handshake."""
         loop = asyncio.get_running_loop()
-        timeout = _NO_TIMEOUT if self._tls else None
-        if self._tls:
-            self._reader = TlsReader(self)
-        protocol = cast(asyncio.Protocol, self._reader or self)
-        self._opening = loop.create_task(
-            loop.connect_accepted_socket(lambda: protocol, self._socket, ssl=self._tls, ssl_handshake_timeout=timeout)
-        )
+        protocol = cast(asyncio.Protocol, TlsTransport(self, self._tls) if self._tls else self)
+        self._opening = loop.create_task(loop.connect_accepted_socket(lambda: protocol, self._socket))
         self._opening.add_done_callback(self._opened)
 
     def _opened(self, opening: asyncio.Task[Any]) -> None:
         self._opening = None
-        error = None if opening.cancelled() else opening.exception()
+        if not opening.cancelled():
+            # An exception that is never looked at would be logged.
+            opening.exception()
         if self._transport is None:
-            # Otherwise this connection and its reader would keep each other in memory.
-            self._reader = None
             self._socket.close()
-            lost = CloseReason.TLS_FAILED if isinstance(error, ssl.SSLError) else CloseReason.CONNECTION_LOST
-            self._owner.on_lost(self, self._reason if self._ending else lost)
+            self._owner.on_lost(self, self._reason if self._ending else CloseReason.CONNECTION_LOST)
 
     # With a transport.
 
@@ -260,9 +242,10 @@ class PendingConnection(asyncio.Protocol):
             is_long_line = _LINE_END not in self._data[:MAX_HEAD]
             self.refuse(CloseReason.HANDSHAKE_INVALID, _LINE_TOO_LONG if is_long_line else _TOO_LARGE)
 
-    def connection_lost(self, _error: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         """Report the end of the connection."""
-        self._owner.on_lost(self, self._reason if self._ending else CloseReason.CONNECTION_LOST)
+        lost = CloseReason.TLS_FAILED if isinstance(error, ssl.SSLError) else CloseReason.CONNECTION_LOST
+        self._owner.on_lost(self, self._reason if self._ending else lost)
 
 
 class HandedConnection(PendingConnection):

@@ -40,6 +40,8 @@ class Certificate:
 def _new_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # In TLS 1.2, a renegotiation could keep the tracker from writing.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     # The WebSocket handshake needs HTTP/1.1.
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -1,6 +1,7 @@
-"""Reads the data of TLS connections into one buffer for all of them.
+"""Reads the data of the event loop's TLS connections into one buffer for all of them.
 
-If a protocol takes bytes, uvloop allocates 256 KiB for each read from OpenSSL and then shrinks them to the data. That
+These are the connections that extensions open (`tracker.net.tls_transport` is the TLS of those that are accepted). If a
+protocol takes bytes, uvloop allocates 256 KiB for each read from OpenSSL and then shrinks them to the data. That
 leaves holes among longer-lived blocks. A protocol with a buffer of its own avoids this.
 """
 

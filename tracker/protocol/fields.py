@@ -9,6 +9,9 @@ from msgspec.json import Decoder
 MAX_BYTES: Final = 16 * 1024
 """Bytes of JSON that are decoded of one announce. A decoded value can take twenty times as much memory."""
 
+MAX_QUOTES: Final = 3000
+"""Quotation marks of an announce whose fields are decoded: each name has two."""
+
 _TAKEN: Final = frozenset(("action", "info_hash", "peer_id", "offers", "answer"))
 
 _decode_object = Decoder(dict[str, Raw]).decode
@@ -19,9 +22,11 @@ def other_fields(payload: bytes) -> dict[str, Any]:
     """Return the fields of an announce besides its ids and offers, as values of Python.
 
     If a name repeats, its last value counts, as in `tracker.protocol.codec`. Fields beyond `MAX_BYTES` in all are left
-    out, and so are values that are not valid JSON in UTF-8.
+    out, and so are values that are not valid JSON in UTF-8. With more than `MAX_QUOTES`, all fields are left out.
     """
     found: dict[str, Any] = {}
+    if len(payload) > MAX_QUOTES and payload.count(b'"') > MAX_QUOTES:
+        return found
     try:
         raws = _decode_object(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
