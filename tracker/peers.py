@@ -35,6 +35,9 @@ COMPRESSED_BYTE: Final = 10
 Offers of one announce are so similar that they become smaller by this factor, so their bytes count once.
 """
 
+CONTROL: Final = 250
+"""Bytes that a ping or pong counts for: to answer it takes as long as to serve these."""
+
 
 class Traffic:
     """Counters of the traffic on all peers' sockets. `tracker.metrics` reads them."""
@@ -163,6 +166,11 @@ class PeerSocket(WebSocket, Connection):
         else:
             if self.penalty_end > now:
                 self.penalty_end -= STRIKE
+
+    def on_controls(self, count: int, now: float) -> None:
+        """Charge pings and pongs: without a limit, a client could send nothing else as fast as the tracker answers."""
+        if self.quota is not None:
+            self._charge_bytes(self.quota, count * CONTROL, now)
 
     def on_closing(self) -> None:
         """Remove the peers of this socket from their swarms at once."""

@@ -18,12 +18,13 @@ from tracker.core.hub import Hub
 from tracker.core.rules import Rules
 from tracker.net.deflate import Deflate
 from tracker.net.frames import CLOSE, TEXT
-from tracker.peers import HEARTBEAT, STRIKE, PeerSocket, PeerSockets
+from tracker.peers import CONTROL, HEARTBEAT, STRIKE, PeerSocket, PeerSockets
 from tracker.protocol.messages import NO_INFO_HASH
 from tracker.reasons import CloseReason, DropReason
 from tracker.settings import Limits
 
 A, B = peer_id(1), peer_id(2)
+PING_FRAME = b"\x89\x80" + bytes(4)
 MAX_INVALID = 10
 
 
@@ -341,6 +342,19 @@ async def test_compressed_bytes_count_for_the_client_that_has_sent_them() -> Non
     exempt.data_received(stored(message))
     limited.data_received(masked(message))
     assert not limited.is_held
+
+
+async def test_pings_and_pongs_count_as_bytes() -> None:
+    sockets = Sockets()
+    # Its reader uses the real clock.
+    sockets.now = monotonic()
+    few, many = (sockets.open(bytes_per_second=20 * CONTROL) for _ in range(2))
+    exempt = sockets.open()
+    few.data_received(PING_FRAME * 10 + masked(json.dumps(announce(A)).encode()))
+    many.data_received(PING_FRAME * 50)
+    exempt.data_received(PING_FRAME * 50)
+    assert [socket.is_held for socket in (few, many, exempt)] == [False, True, False]
+    assert [socket.reason for socket in (few, many, exempt)] == [None] * 3
 
 
 async def test_messages_of_an_address_in_debt_are_over_the_limit() -> None:

@@ -118,6 +118,9 @@ class WebSocket:
         """Handle one message; `now` is the monotonic time in seconds."""
         raise NotImplementedError
 
+    def on_controls(self, count: int, now: float) -> None:
+        """Take notice of pings and pongs that came together; `now` is the monotonic time in seconds."""
+
     def on_closing(self) -> None:
         """Take notice, once, that the closing has begun: no message will come any more, and none can be sent."""
 
@@ -252,6 +255,8 @@ class WebSocket:
                 error.code,
                 CloseReason.TOO_BIG if error.code == CloseCode.MESSAGE_TOO_BIG else CloseReason.PROTOCOL_ERROR,
             )
+        if controls:
+            self.on_controls(controls, now)
 
     def eof_received(self) -> None:
         """End the connection, because the other side sends no more; the transport closes when its buffer is written."""
