@@ -35,7 +35,7 @@ COMPRESSED_BYTE: Final = 10
 Offers of one announce are so similar that they become smaller by this factor, so their bytes count once.
 """
 
-CONTROL: Final = 250
+CONTROL: Final = 50
 """Bytes that a ping or pong counts for: to answer it takes as long as to serve these."""
 
 

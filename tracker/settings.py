@@ -248,7 +248,7 @@ class Limits(Section):
         6_000_000,
         ge=0,
         description="Bytes of messages of one address per second, on average, counted after inflating. A compressed "
-        "byte counts for ten, if that is more, and a ping or pong for 250. Beyond this, the address is read more "
+        "byte counts for ten, if that is more, and a ping or pong for 50. Beyond this, the address is read more "
         "slowly, and its messages are treated like those over the other limits. 0: no limit.",
     )
     burst: float = Field(20, ge=1, description="Seconds' worth of each of these rates that an address may use at once.")

@@ -9,7 +9,7 @@ from msgspec.json import Decoder
 MAX_BYTES: Final = 16 * 1024
 """Bytes of JSON that are decoded of one announce. A decoded value can take twenty times as much memory."""
 
-MAX_QUOTES: Final = 3000
+MAX_QUOTES: Final = 1500
 """Quotation marks of an announce whose fields are decoded: each name has two."""
 
 _TAKEN: Final = frozenset(("action", "info_hash", "peer_id", "offers", "answer"))

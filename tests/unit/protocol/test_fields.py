@@ -62,7 +62,7 @@ def test_values_that_cannot_be_decoded_are_left_out(value: bytes) -> None:
 
 
 def test_their_sum_is_bounded() -> None:
-    many = {f"field{n:04}": "x" * 86 for n in range(500)}
+    many = {f"field{n:04}": "x" * 86 for n in range(300)}
     found = other_fields(json.dumps(many).encode())
     assert len(found) == fields.MAX_BYTES // (9 + 88)
     assert other_fields(json.dumps({"left": 1, "huge": "x" * fields.MAX_BYTES, "more": 2}).encode()) == {"left": 1}
