@@ -107,6 +107,10 @@ ATTACKS: Final[dict[str, tuple[str, Callable[[], bytes]]]] = {
     "head: short fields": ("head", partial(_filled, b"GET / HTTP/1.1\r\nHost: a\r\n", b"a:\r\n", b"\r\n", 16_384)),
     "head: a long host": ("head", partial(_filled, b"GET / HTTP/1.1\r\nHost: ", b"a", b"\r\n\r\n", 16_384)),
     "head: subprotocols": ("head", partial(_filled, _HANDSHAKE, b"a,", b"\r\n\r\n", 16_384)),
+    "head: offers of extensions": (
+        "head",
+        partial(_filled, _HANDSHAKE + b"a\r\nSec-WebSocket-Extensions: ", b"a,", b"a\r\n\r\n", 1200),
+    ),
     "frames: fragments of a byte": ("frames", partial(_filled, b"\x01\x80\0\0\0\0", b"\0\x81\0\0\0\0a", b"", 7000)),
     "deflated: empty blocks": ("deflated", partial(_filled, b"", EMPTY_BLOCKS, b"")),
 }

@@ -152,6 +152,9 @@ async def test_an_extension_can_withdraw_a_publication(members: Members, info_ha
         one.directory.publish(info_hash)
         await published(one)
     assert set(await seen_by(reader, info_hash)) == urls_of([tracker, other])
+    # If it refreshed its own entry meanwhile, it could write the withdrawn one again, which it had just read.
+    members.all.remove(other)
+    await other.stop()
     tracker.directory.withdraw(info_hash)
     tracked = tracker.directory.tracked
 
