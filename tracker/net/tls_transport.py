@@ -15,7 +15,7 @@ from tracker.net.tls_reader import Reader
 RECORD: Final = 1 << 14
 """Bytes of plaintext that a record holds at most (RFC 8446, section 5.1)."""
 
-PIECE: Final = 1 << 12
+PIECE: Final = 1 << 13
 """Bytes that OpenSSL gets together. It keeps a buffer for the largest piece until the end of the connection."""
 
 _PLAINTEXT: Final = memoryview(bytearray(RECORD))
