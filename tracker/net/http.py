@@ -42,8 +42,7 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Keep the connection open, because a client that closes its side still gets its response."""
-        # TLS has no half-closed connections.
-        return self.transport.get_extra_info("ssl_object") is None
+        return True
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Stop making a response for a connection that has ended."""

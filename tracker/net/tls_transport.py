@@ -30,7 +30,7 @@ class TlsTransport:
     gets the `ssl.SSLError`.
     """
 
-    __slots__ = ("_error", "_incoming", "_is_open", "_outgoing", "_reader", "_ssl", "_transport")
+    __slots__ = ("_error", "_incoming", "_is_half_open", "_is_open", "_outgoing", "_reader", "_ssl", "_transport")
 
     def __init__(self, reader: Reader, context: ssl.SSLContext) -> None:
         self._reader: Reader | None = reader
@@ -41,6 +41,8 @@ class TlsTransport:
         self._transport: asyncio.Transport | None = None
         self._is_open = False
         """Whether the handshake is done."""
+        self._is_half_open = False
+        """Whether the other side sends no more, and the reader still does."""
         self._error: Exception | None = None
         """The error of TLS that has ended the connection."""
 
@@ -79,12 +81,15 @@ class TlsTransport:
             self._error = error
             transport.close()
         elif is_over:
-            if reader is not None:
-                reader.eof_received()
-            self.close()
+            # The reader may be another one now.
+            reader = self._reader
+            self._is_half_open = reader is not None and bool(reader.eof_received())
+            if not self._is_half_open:
+                self.close()
 
-    def eof_received(self) -> None:
-        """Let the transport close: without the closure alert, the data may have been cut off."""
+    def eof_received(self) -> bool:
+        """Return whether the transport stays open: without the closure alert, the data may have been cut off."""
+        return self._is_half_open
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the reader, and forget it."""

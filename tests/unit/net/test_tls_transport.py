@@ -232,15 +232,30 @@ def test_the_other_sides_alert_ends_the_connection(connection: Connection) -> No
 
 
 def test_data_can_be_sent_when_the_other_side_sends_no_more(connection: Connection) -> None:
-    connection.reader.eof_received = lambda: connection.server.write(b"last words")  # type: ignore[method-assign]
+    connection.reader.eof_received = lambda: True  # type: ignore[assignment, method-assign, return-value]
     with pytest.raises(ssl.SSLWantReadError):
         connection.client.unwrap()
     connection.exchange()
+    assert connection.server.eof_received()
+    assert connection.socket.calls == []
+    connection.server.write(b"last words")
+    connection.server.close()
     assert connection.received() == b"last words"
+    assert connection.says_goodbye()
+
+
+def test_the_reader_that_has_taken_over_is_told_of_the_end(connection: Connection) -> None:
+    other = Reader()
+    connection.reader.data_received = lambda _: connection.server.set_protocol(other)  # type: ignore[method-assign, assignment]
+    connection.client.write(b"a request")
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.client.unwrap()
+    connection.exchange()
+    assert (connection.reader.calls, other.calls) == (["made"], ["eof"])
 
 
 def test_an_end_without_the_alert_is_no_end_of_the_data(connection: Connection) -> None:
-    connection.server.eof_received()
+    assert not connection.server.eof_received()
     assert connection.reader.calls == ["made"]
 
 
