@@ -1,6 +1,7 @@
 """The server's side of TLS, against OpenSSL's client, without sockets."""
 
 import asyncio
+import ctypes
 import ssl
 import weakref
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from tests.certificates import Pair
 from tracker.net.tls import Certificate
-from tracker.net.tls_transport import TlsTransport
+from tracker.net.tls_transport import VAIN, TlsTransport
 from tracker.settings import Tls
 
+MAPS = Path("/proc/self/maps")
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
@@ -273,6 +275,43 @@ def test_a_broken_record_is_answered_with_an_alert(connection: Connection) -> No
         connection.received()
     connection.server.connection_lost(None)
     assert connection.reader.calls == ["made", ("lost", ssl.SSLError)]
+
+
+def key_updates(connection: Connection, count: int) -> None:
+    """Let the client send key updates that ask for answers."""
+    library = ctypes.CDLL(next(line.split()[-1] for line in MAPS.read_text().splitlines() if "libssl" in line))
+    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    # Python's `ssl` has no key updates. The pointer comes behind the object's head and one reference.
+    pointer = ctypes.c_void_p.from_address(id(connection.client._sslobj) + 24).value  # type: ignore[attr-defined]  # noqa: SLF001
+    for _ in range(count):
+        assert library.SSL_key_update(pointer, 1) == 1
+        connection.client.do_handshake()
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells where OpenSSL is")
+def test_key_updates_are_answered_and_a_flood_of_them_ends_the_connection(pair: Pair) -> None:
+    connection = Connection(pair)
+    connection.open()
+    key_updates(connection, VAIN // 2)
+    connection.client.write(b"under a new key")
+    connection.exchange()
+    assert connection.reader.data == b"under a new key"
+    connection.server.write(b"and so am I")
+    assert connection.received() == b"and so am I"
+    key_updates(connection, 10 * VAIN)
+    connection.exchange()
+    assert connection.socket.calls == ["close"]
+    connection.server.connection_lost(None)
+    assert connection.reader.calls == ["made", ("lost", ssl.SSLError)]
+
+
+def test_many_records_with_data_are_no_flood(connection: Connection) -> None:
+    connection.cut = Random(1)
+    for number in range(20 * VAIN):
+        connection.client.write(b"%d " % number)
+    connection.exchange()
+    assert len(connection.reader.data.split()) == 20 * VAIN
+    assert connection.socket.calls == []
 
 
 @pytest.mark.parametrize(
