@@ -62,14 +62,22 @@ async def test_six_trackers_that_publish_at_once_are_all_found_by_a_seventh(memb
     trackers, seventh = await members.start_with_reader(6)
     for tracker in trackers:
         tracker.directory.swarm(info_hash, peers=1, linked=False)
+
+    async def have_stored(times: int) -> None:
+        await eventually(
+            lambda: all(
+                tracker.directory.counters.publications["stored"] >= times and not tracker.directory.visits
+                for tracker in trackers
+            ),
+            60,
+        )
+
     # Wait for no more than their first visits: a tracker that met a conflict writes once more.
-    await eventually(
-        lambda: all(
-            tracker.directory.counters.publications["stored"] > 0 and not tracker.directory.visits
-            for tracker in trackers
-        ),
-        60,
-    )
+    await have_stored(1)
+    if set(await seen_by(seventh, info_hash)) != urls_of(trackers):
+        # On a busy machine, a tracker may not notice a conflict until its next refresh.
+        members.advance(REFRESH[1])
+        await have_stored(2)
     assert set(await seen_by(seventh, info_hash)) == urls_of(trackers)
 
 
