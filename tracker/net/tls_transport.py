@@ -88,6 +88,9 @@ class TlsTransport:
         """Decrypt records, and pass on their content together."""
         transport = self._transport
         assert transport is not None
+        if self._is_half_open:
+            # OpenSSL reads nothing behind the closure alert, so it would only keep the data.
+            return
         parts: list[bytes] = []
         is_over = False
         error: ssl.SSLError | None = None
@@ -190,7 +193,7 @@ class TlsTransport:
             self._transport.resume_reading()
 
     def can_write_eof(self) -> bool:
-        """Return False: no client of a TLS server expects half of a connection."""
+        """Return False: the closure alert is only sent by `close`."""
         return False
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
