@@ -257,7 +257,8 @@ async def _metrics() -> str:
 
 def manual() -> str:
     """Return the text of `man/peerservers.1`, the manual page: every command and option."""
-    context = click.Context(cli, info_name="peerservers")
+    # A command keeps the help option that it makes for the first context it is in, so it must be the real one's.
+    context = click.Context(cli, info_name="peerservers", **cli.context_settings)
     options, commands = "".join(_options(context)), "".join(_commands(context))
     summary = _roff((cli.help or "").rstrip("."))
     return _MANUAL.format(summary=summary, options=options, commands=commands)

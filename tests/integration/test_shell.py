@@ -13,7 +13,7 @@ from tests.conftest import unavailable
 from tests.shipping import ROOT
 from tracker.cli import cli
 
-COMMANDS = set(cli.list_commands(click.Context(cli)))
+COMMANDS = set(cli.list_commands(click.Context(cli, **cli.context_settings)))
 
 
 @pytest.fixture
