@@ -43,8 +43,9 @@ from extensions.federation.settings import FederationSettings
 from extensions.trackers import MAX_URL
 from tracker.cli import cli
 from tracker.config import load, toml_value
-from tracker.core import overlap, parked
+from tracker.core import crossing, overlap, parked
 from tracker.core.rules import Rules
+from tracker.core.swarm import SMALL
 from tracker.extension.discovery import discover
 from tracker.protocol import codec
 from tracker.reasons import CloseReason, DropReason, RejectReason
@@ -352,6 +353,8 @@ def _protocol_numbers() -> list[tuple[str, ...]]:
         ("route lifetime", f"{routes.ROUTE_LIFETIME:g} s"),
         ("parking time", f"{parked.LIFETIME:g} s"),
         ("yield time", f"{exchange.YIELD_TO:g} s"),
+        ("crossing time", f"{crossing.WINDOW:g} s"),
+        ("peers of a swarm up to which offers must not cross", str(SMALL)),
         ("shunning time", f"{admission.SHUN:g} s"),
     ]
 

@@ -60,6 +60,11 @@ def announce(peer_id: str, info_hash: str = HASH, **fields: Any) -> Json:
     return {**_json(encode(message, WEBTORRENT_DEFAULTS)), **fields}
 
 
+def soon(usual: int) -> range:
+    """Return the intervals that peers of small swarms are told instead of a usual one: up to a quarter shorter."""
+    return range(usual - usual // 4, usual + 1)
+
+
 def offers(count: int, sdp: str = "v=0\r\n", start: int = 0) -> list[Json]:
     """Return offers whose ids are the numbers from `start` in 20 digits."""
     return [{"offer": {"type": "offer", "sdp": sdp}, "offer_id": f"{start + n:020}"} for n in range(count)]

@@ -271,8 +271,9 @@ class Tracker(Section):
     lonely_interval: int = Field(
         30,
         ge=5,
-        description="The same for peers of small swarms, and for peers that are alone while trackers are federated. "
-        "For peers that have met all others, it grows with the swarm, to announce_interval for 16 peers.",
+        description="The same for peers of small swarms, and for peers that are alone while trackers are federated; up "
+        "to a quarter less, at random. For peers that have met all others, it grows with the swarm, to "
+        "announce_interval for 16 peers.",
     )
     max_offers: int = Field(20, ge=1, description="Maximum number of offers that are relayed from one announce.")
     max_offers_received: int = Field(

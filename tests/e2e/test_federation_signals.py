@@ -6,14 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from tests.client import RawClient, answer, offers, raw_client
+from tests.client import RawClient, answer, offers, raw_client, soon
 from tests.conftest import TrackerProcess
 from tests.e2e.rtc import connect, echo, random_id, rtc_peer
 from tests.federated import counted, federation, links
 
 pytestmark = pytest.mark.usefixtures("on_loopback")
 
-LONELY = 30
+LONELY = soon(30)
 """Seconds between the announces of peers that are alone, and of those in small swarms."""
 
 
@@ -72,7 +72,7 @@ async def test_a_peer_without_offers_is_given_a_parked_one(pair: list[TrackerPro
     here, there = pair
     async with rtc_peer(here, swarm) as early, rtc_peer(there, swarm) as late:
         counts = await early.offer(5)
-        assert (counts["complete"], counts["incomplete"], counts["interval"]) == (0, 1, LONELY)
+        assert (counts["complete"], counts["incomplete"], counts["interval"] in LONELY) == (0, 1, True)
         await late.join()
         assert await late.accept_offer() == early.peer_id
         peer_id, channel = await early.accept_answer()
@@ -205,20 +205,20 @@ async def test_peers_of_small_swarms_announce_more_often(pair: list[TrackerProce
     here, there = pair
     async with raw_client(here.url) as first, raw_client(there.url) as second:
         early, late = random_id(), random_id()
-        assert (await first.announce(early, swarm))["interval"] == LONELY
-        assert (await first.announce(early, swarm))["interval"] == LONELY
+        assert (await first.announce(early, swarm))["interval"] in LONELY
+        assert (await first.announce(early, swarm))["interval"] in LONELY
         await second.announce(late, swarm)
         for tracker in pair:
             await counted(tracker, swarm, complete=0, incomplete=2)
         # Further peers may come, also when these two have met.
         for client, peer_id in ((first, early), (second, late)):
-            assert (await client.announce(peer_id, swarm))["interval"] == LONELY
+            assert (await client.announce(peer_id, swarm))["interval"] in LONELY
         await first.announce(early, swarm, offers=offers(1))
         offer = await second.receive_until(lambda message: "offer" in message)
         await second.send(answer(late, early, offer["offer_id"], swarm))
         await first.receive_until(lambda message: "answer" in message)
         for client, peer_id in ((first, early), (second, late)):
-            assert (await client.announce(peer_id, swarm))["interval"] == LONELY
+            assert (await client.announce(peer_id, swarm))["interval"] in LONELY
         await second.socket.close()
         await counted(here, swarm, complete=0, incomplete=1)
-        assert (await first.announce(early, swarm))["interval"] == LONELY
+        assert (await first.announce(early, swarm))["interval"] in LONELY

@@ -28,7 +28,7 @@ All times are seconds on any monotonic clock.
 from typing import Final, cast
 
 from tracker.core.bits import REMOTE, SEEDER
-from tracker.core.draws import ALL, HERE, OWN, Draw, NearDraw, SecondDraw, leave_out
+from tracker.core.draws import ALL, HERE, OWN, Draw, NearDraw, SecondDraw, leave_out, leave_out_bits
 from tracker.core.elsewhere import FROM_SEEDER, LEECHERS, SEEDERS
 from tracker.core.members import bit_of, numbered_elsewhere
 from tracker.core.nearby import OTHER, SwarmPlaces, nearness
@@ -82,6 +82,9 @@ class Chooser:
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
         if swarm.nodes is not None:
             leave_out(draw, swarm, peer.peer_id, leechers)
+        if peer.offered_until > now and total <= SMALL:
+            # Its answers to them are on their way (`tracker.core.crossing`).
+            leave_out_bits(draw, swarm, peer.offered, leechers)
         draw.bit = peer.bit
         draw.met = peer.met & ~REMOTE
         if count == 1 and now < peer.answered_at + self._damping:
@@ -195,7 +198,8 @@ class Chooser:
 
         They are fewer for a peer of a small swarm, unless its client is in many swarms: at its next announce, it meets
         the members that it has missed, and newcomers that cannot use an offer of their own. `parks`: offers are kept
-        until a remote peer comes, so that the same holds for a peer that is alone.
+        until a remote peer comes, so that the same holds for a peer that is alone. Peers that have joined at the same
+        time do not announce at the same time again: offers that cross may fail (`tracker.core.crossing`).
         """
         swarm, interval = peer.swarm, self._rules.announce_interval
         members = swarm.complete + swarm.incomplete
@@ -206,7 +210,8 @@ class Chooser:
         ):
             return interval
         lonely = self._rules.lonely_interval
-        return min(interval, max(lonely, interval * members // SMALL) if _has_met_all(peer) else lonely)
+        interval = min(interval, max(lonely, interval * members // SMALL) if _has_met_all(peer) else lonely)
+        return interval - int(self._random() * interval / 4)
 
     def note_wanted(self, peer: Peer, count: int) -> None:
         """Note that a peer has answered or made some offers."""

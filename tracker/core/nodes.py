@@ -207,7 +207,7 @@ class NodePeers:
                 peer is None
                 # It has probably left this node for another one.
                 or (nodes is not None and who in nodes.ids and hub.challenges.has(peer))
-                or (flags & FOREIGN and not hub.offers.foreign.may_be_given(peer, None, now))
+                or (flags & FOREIGN and not hub.offers.linked.foreign.may_be_given(peer, None, now))
             ):
                 missing.append(position)
             else:
@@ -225,7 +225,7 @@ class NodePeers:
         For the gateway.
         """
         swarm = self._hub.swarms.get(info_hash)
-        return offers if swarm is None else self._hub.offers.deliver_linked(swarm, peer_id, offers, now, None, flags)
+        return offers if swarm is None else self._hub.offers.linked.place(swarm, peer_id, offers, now, None, flags)
 
     def deliver_answer(self, answer: Answer, now: float, complete: bool = False) -> bool:
         """Give an answer from another node to the local peer that made the offer; return whether there is a receiver.
@@ -280,7 +280,7 @@ class NodePeers:
         if peer is not None and not flags & FOREIGN:
             hub.offers.place(swarm, peer, offers, now, self._outbox, age=age, refused_by=refused_by)
         else:
-            rest = hub.offers.deliver(swarm, peer_id, offers, now, self._outbox, None, refused_by=refused_by)
+            rest = hub.offers.linked.deliver(swarm, peer_id, offers, now, self._outbox, None, refused_by=refused_by)
             if rest and hub.return_offers(swarm, peer_id, rest):
                 return
             hub.counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)

@@ -3,54 +3,33 @@
 All times are seconds on any monotonic clock.
 """
 
-import sys
-from collections.abc import Collection
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
+from tracker.core.crossing import may_cross, note_given
 from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, LINKED, PEER
-from tracker.core.foreign import ForeignOffers
-from tracker.core.members import join_order, note_maker, refusal_of
+from tracker.core.linked import MAX_RECEIVERS, NO_NODES, REFUSAL_WINDOW, LinkedOffers, spread
+from tracker.core.members import note_maker
 from tracker.core.observers import Nodes, Observer
 from tracker.core.outbox import Outbox
 from tracker.core.parked import ParkedOffers
-from tracker.core.rooms import is_room, own_receivers_of, receivers_of
+from tracker.core.rooms import is_room, receivers_of, stable_order
 from tracker.core.rules import Rules
 from tracker.core.swarm import SMALL, Connection, Member, NodeMember, Peer, Random, RemoteMember, Swarm
 from tracker.expiring import ExpiringMap
 from tracker.protocol.messages import Offer
 from tracker.reasons import DropReason
 
-_NO_NODES: Final[frozenset[str]] = frozenset()
-
-_REFUSAL_WINDOW: Final = 10.0
-_MAX_RECEIVERS: Final = 10_000
-"""Seconds, and number of peers, for which the receivers of a peer's offers are kept in case that some are refused."""
-
-
 _RETURN_WINDOW: Final = 2.0
 _MAX_PLACED: Final = 1000
-"""The same for members at other nodes, which return offers at once."""
+"""Seconds, and number of peers, for which receivers at other nodes are kept. These nodes return offers at once."""
 
 _NO_MEMBERS: Final[list[Member]] = []
 
 
-def _spread(chosen: list[Member], remotes: list[RemoteMember]) -> None:
-    """Replace members that were chosen before by remote members that were not.
-
-    So a peer that has met no other one makes offers to all remote members, even if one of them claims most peers.
-    """
-    spare = [remote for remote in remotes if remote not in chosen and remote.complete + remote.incomplete]
-    seen: set[Member] = set()
-    for at, member in enumerate(chosen):
-        if member in seen and spare:
-            chosen[at] = spare.pop()
-        seen.add(member)
-
-
 class OfferPlacement:
-    """Finds receivers for the offers of local and remote peers."""
+    """Finds receivers for the offers of local peers, and local receivers for those of peers at other nodes."""
 
     def __init__(self, rules: Rules, random: Random, counters: Counters, observer: Observer | None) -> None:
         self.parked = ParkedOffers(counters)
@@ -59,13 +38,11 @@ class OfferPlacement:
         self._counters = counters
         self._observer = observer
         self.nodes: Nodes | None = None
-        self.foreign = ForeignOffers(rules)
-        self._receivers: ExpiringMap[Peer, list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
+        self.linked = LinkedOffers(rules, self.chooser, self.parked, counters, observer, self._send_to_nodes)
+        self._receivers: ExpiringMap[Peer, list[Member]] = ExpiringMap(REFUSAL_WINDOW, MAX_RECEIVERS)
         """The receivers of a peer's last offers, if some of them were remote members, which may refuse."""
-        self._linked: ExpiringMap[tuple[Swarm, str], list[Member]] = ExpiringMap(_REFUSAL_WINDOW, _MAX_RECEIVERS)
-        """The same for offers of peers at other nodes, by swarm and peer_id."""
         self._placed: dict[Peer, tuple[float, list[Member]]] = {}
-        """The same for receivers at other nodes, in small swarms, with the time. The oldest first."""
+        """The same for receivers at other nodes, in small swarms, with the time. The oldest come first."""
 
     @property
     def remembered(self) -> int:
@@ -82,7 +59,7 @@ class OfferPlacement:
         connection: Connection | None = None,
         age: float = 0.0,
         refused: RemoteMember | None = None,
-        refused_by: frozenset[str] = _NO_NODES,
+        refused_by: frozenset[str] = NO_NODES,
     ) -> None:
         """Give a peer's offers to other members of its swarm, and park the rest.
 
@@ -96,6 +73,8 @@ class OfferPlacement:
             counters.dropped[DropReason.FEW_PEERS] += len(offers)
             return
         given = [] if connection is not None else self._receivers.get(peer, now) or []
+        if refused is not None:
+            self.linked.crossings.note_made(peer.peer_id, refused, -len(offers), now)
         overlap = swarm.overlap
         if overlap is not None:
             overlap.hide(peer, given, refused, now)
@@ -112,22 +91,24 @@ class OfferPlacement:
         else:
             chosen = self.chooser.choose(swarm, peer, len(offers) + len(given), now)
         if chosen and not peer.met and len(swarm.remotes) > 1:
-            _spread(chosen, swarm.remotes)
+            spread(chosen, swarm.remotes)
         if overlap is not None:
             overlap.show()
         if given:
             chosen = [member for member in chosen if _may_be_several(member) or member not in given]
             chosen = chosen[: len(offers)]
+        if swarm.remotes:
+            chosen = self.linked.crossings.leave_out(peer.peer_id, chosen, now)
         placed = len(chosen)
         if placed == others and placed > 1:
             # Every member gets an offer, the first one for the member that joined first. Trystero repeats its offers
             # until they are answered, and makes the same ones on several trackers. So each member mostly gets the same
             # one again, also after others have joined. If two members answer one offer, only the first is connected,
             # and the other one ignores the maker of the offer for 23 seconds.
-            chosen.sort(key=_order)
+            chosen.sort(key=stable_order)
         if placed:
             if swarm.nodes is not None or swarm.remotes:
-                receivers, relayed, for_links, for_nodes = self._hand_over(peer, chosen, offers)
+                receivers, relayed, for_links, for_nodes = self._hand_over(peer, chosen, offers, now)
                 if for_nodes and others < SMALL:
                     self._note_placed(peer, chosen, refused_by, now)
                 if for_links:
@@ -137,6 +118,8 @@ class OfferPlacement:
             if receivers:
                 outbox.offers(swarm.info_hash, peer.peer_id, receivers, relayed)
                 counters.offers_relayed += len(receivers)
+                if others < SMALL and may_cross(swarm):
+                    note_given(receivers, swarm, peer.peer_id, now)
             # The other nodes note the offers that their peers receive.
             self.chooser.note_wanted(peer, placed - for_nodes)
         if placed < len(offers):
@@ -154,25 +137,6 @@ class OfferPlacement:
             if observer:
                 observer.offers_unplaced(swarm, peer, rest)
 
-    def place_parked(self, member: RemoteMember, newcomers: Collection[str], now: float, origin: Any) -> None:
-        """Place parked offers on new peers behind a remote member: each gets one offer of every local peer.
-
-        `newcomers` are their marks, empty for peers of which only the number is known. A local peer makes no offer to
-        peers that it meets at another tracker. If it has received offers from `origin` since, as many fewer of its
-        offers are placed, because these newcomers probably made them.
-        """
-        if self._observer is None:
-            return
-        overlap = member.swarm.overlap
-        for parked in self.parked.of(member.swarm, now):
-            count = len(newcomers) if overlap is None else overlap.newcomers_for(parked.peer, member, newcomers, now)
-            known = min(parked.met[origin], count)
-            parked.met[origin] -= known
-            offers = self.parked.take(parked, count - known, now)
-            if offers:
-                self._counters.offers_handed_over += len(offers)
-                self._observer.offers_placed(member, parked.peer.peer_id, offers)
-
     def give_parked(self, peer: Peer, now: float, outbox: Outbox) -> None:
         """Give a new peer that makes no offers one parked offer of each other peer."""
         if self.nodes is not None and peer.swarm.complete + peer.swarm.incomplete < self._rules.min_peers:
@@ -181,58 +145,8 @@ class OfferPlacement:
             offers = self.parked.take(parked, 1, now)
             self._counters.offers_relayed += len(offers)
             outbox.offers(peer.swarm.info_hash, parked.peer.peer_id, [peer], offers)
-
-    def deliver(
-        self,
-        swarm: Swarm,
-        peer_id: str,
-        offers: list[Offer],
-        now: float,
-        outbox: Outbox,
-        origin: Any,
-        member: RemoteMember | None = None,
-        refused_by: frozenset[str] = _NO_NODES,
-    ) -> list[Offer]:
-        """Give a remote peer's offers to distinct local peers, and return the offers that found no receiver.
-
-        Peers that the remote peer, which is behind `member`, meets at another tracker are left out. In each window, a
-        peer receives at most `max_foreign_offers` remote offers, and at most half of them from one `origin`. The offers
-        are for peers of all nodes but those in `refused_by`, which have returned them.
-        """
-        if swarm.complete + swarm.incomplete < self._rules.min_peers:
-            return offers
-        foreign = self.foreign
-        met = [] if member is None or swarm.overlap is None else swarm.overlap.sharing(member, peer_id)
-        wanted = SMALL if is_room(swarm) else len(offers) + len(met)
-        chosen: list[Member]
-        if swarm.nodes is None:
-            chosen = cast("list[Member]", self.chooser.choose_local(swarm, wanted, peer_id, now))
-        else:
-            chosen = self.chooser.choose_own(swarm, wanted, peer_id, now)
-        chosen = [
-            one
-            for one in chosen
-            if one not in met
-            and (not isinstance(one, Peer) or (one.offers_due <= now and foreign.may_be_given(one, origin, now)))
-            and not (isinstance(one, NodeMember) and refusal_of(one) in refused_by)
-        ]
-        if len(chosen) > len(offers) and is_room(swarm):
-            chosen = own_receivers_of(swarm, peer_id, chosen).assign(offers)
-        else:
-            del chosen[len(offers) :]
-            chosen.sort(key=_order)  # for the same reason as in `place`
-        receivers = [one for one in chosen if isinstance(one, Peer)]
-        relayed = offers
-        if len(receivers) < len(chosen):
-            relayed = [offer for one, offer in zip(chosen, offers, strict=False) if isinstance(one, Peer)]
-            self._send_to_nodes(chosen, peer_id, offers, FOREIGN)
-        for peer in receivers:
-            foreign.note_given(peer, origin, now)
-            self.parked.note_met(peer, origin)
-        if receivers:
-            outbox.offers(swarm.info_hash, peer_id, receivers, relayed)
-        self._counters.offers_relayed += len(receivers)
-        return offers[len(chosen) :]
+            if may_cross(peer.swarm):
+                note_given([peer], peer.swarm, parked.peer.peer_id, now)
 
     def deliver_from(
         self, swarm: Swarm, maker: str, offers: list[Offer], now: float, outbox: Outbox, kind: int, flags: int
@@ -243,7 +157,7 @@ class OfferPlacement:
         """
         receivers = self.chooser.choose_for(swarm, kind, len(offers), maker, flags, now)
         if flags & FOREIGN:
-            receivers = [peer for peer in receivers if self.foreign.may_be_given(peer, None, now)]
+            receivers = [peer for peer in receivers if self.linked.foreign.may_be_given(peer, None, now)]
         if receivers:
             self.deliver_to_each(swarm, maker, receivers, offers, now, outbox, flags)
         return offers[len(receivers) :]
@@ -261,48 +175,17 @@ class OfferPlacement:
         """Give offers of the peer `maker` at another node to as many local peers."""
         if flags & FOREIGN:
             for peer in receivers:
-                self.foreign.note_given(peer, None, now)
+                self.linked.foreign.note_given(peer, None, now)
                 self.parked.note_met(peer, None)
         else:
             is_seeder = (flags & FROM_SEEDER) != 0
             if is_seeder:
                 note_maker(swarm, maker)
             self.chooser.note_wanted_by(swarm, is_seeder, len(receivers))
+            if may_cross(swarm):
+                note_given(receivers, swarm, maker, now)
         outbox.offers(swarm.info_hash, maker, receivers, offers)
         self._counters.offers_relayed += len(receivers)
-
-    def deliver_linked(
-        self,
-        swarm: Swarm,
-        maker: str,
-        offers: list[Offer],
-        now: float,
-        refused: RemoteMember | None = None,
-        flags: int = 0,
-    ) -> list[Offer]:
-        """Give offers of the peer `maker` at another node to the observer; return those for which there is no peer."""
-        if self._observer is None or not swarm.remotes:
-            return offers
-        overlap, nodes = swarm.overlap, swarm.nodes
-        peer = nodes.ids.get(maker) if nodes is not None else None
-        if overlap is not None and peer is not None and peer.index >= 0:
-            overlap.hide(peer, [], None, now)
-        key = (swarm, maker)
-        given = [] if refused is None else self._linked.get(key, now) or []
-        chosen = self.chooser.choose_linked(swarm, len(offers), refused, given)
-        if chosen:
-            self._linked.put(key, [*given, *chosen], now)
-        if flags & FIRST and len(swarm.remotes) > 1:
-            _spread(chosen, [remote for remote in swarm.remotes if remote is not refused])
-        if overlap is not None:
-            overlap.show()
-        batches: dict[RemoteMember, list[Offer]] = {}
-        for member, offer in zip(chosen, offers, strict=False):
-            batches.setdefault(cast(RemoteMember, member), []).append(offer)
-        for remote, batch in batches.items():
-            self._counters.offers_handed_over += len(batch)
-            self._observer.offers_placed(remote, maker, batch)
-        return offers[len(chosen) :]
 
     def send_to_node(self, member: NodeMember, maker: str, offers: list[Offer], flags: int) -> None:
         """Give offers for a member at another node to this node."""
@@ -339,14 +222,14 @@ class OfferPlacement:
         self.parked.forget(peer)
         if self._placed:
             self._placed.pop(peer, None)
-        self.foreign.forget(peer)
+        self.linked.foreign.forget(peer)
         self._receivers.pop(peer)
 
     def expire(self, now: float) -> None:
         """Drop the parked offers that are too old, and forget receivers that can no longer refuse."""
         self.parked.expire(now)
         self._receivers.expire(now)
-        self._linked.expire(now)
+        self.linked.expire(now)
         while self._placed:
             oldest = next(iter(self._placed))
             if self._placed[oldest][0] + _RETURN_WINDOW > now:
@@ -354,7 +237,7 @@ class OfferPlacement:
             del self._placed[oldest]
 
     def _hand_over(
-        self, peer: Peer, chosen: list[Member], offers: list[Offer]
+        self, peer: Peer, chosen: list[Member], offers: list[Offer], now: float
     ) -> tuple[list[Peer], list[Offer], int, int]:
         """Give the offers for remote members to the other nodes and the observer.
 
@@ -380,10 +263,8 @@ class OfferPlacement:
                 remote.setdefault(member, []).append(offer)
         if nodes:
             self._send_to_nodes(nodes, peer.peer_id, for_nodes, _flags_of(peer))
-        if self._observer:
-            for remote_member, batch in remote.items():
-                self._counters.offers_handed_over += len(batch)
-                self._observer.offers_placed(remote_member, peer.peer_id, batch)
+        for remote_member, batch in remote.items():
+            self.linked.hand_over(remote_member, peer.peer_id, batch, now)
         return receivers, relayed, len(chosen) - len(receivers) - len(nodes), len(nodes) - linked
 
     def _send_to_nodes(self, chosen: list[Member], maker: str, offers: list[Offer], flags: int) -> None:
@@ -428,13 +309,3 @@ def _flags_of(peer: Peer) -> int:
 def _may_be_several(member: Member) -> bool:
     """Return whether a member may stand for several peers."""
     return isinstance(member, RemoteMember) and not (isinstance(member, NodeMember) and member.kind == PEER)
-
-
-def _order(member: Member) -> int:
-    nodes = member.swarm.nodes
-    if nodes is None:
-        if isinstance(member, Peer):
-            return member.index + (len(member.swarm.leechers) if member.complete else 0)
-    elif isinstance(member, Peer) or (isinstance(member, NodeMember) and member.kind == PEER):
-        return join_order(member)
-    return sys.maxsize

@@ -78,22 +78,22 @@ class RemotePeers:
     ) -> list[Offer]:
         """Give a remote peer's offers to distinct local peers, and return the offers that found no receiver.
 
-        `owner` is the origin of the offers, and `member` the remote member with the peer; see `OfferPlacement.deliver`.
+        `owner` is the origin of the offers, and `member` the remote member with the peer; see `LinkedOffers.deliver`.
         """
         swarm = self._hub.swarms.get(info_hash)
         if swarm is None or peer_id in swarm.peers or (swarm.nodes is not None and peer_id in swarm.nodes.ids):
             # This peer makes offers here, too, and its client takes an answer only on the socket of the offer.
             return offers
-        return self._hub.offers.deliver(swarm, peer_id, offers, now, self.outbox, owner, member)
+        return self._hub.offers.linked.deliver(swarm, peer_id, offers, now, self.outbox, owner, member)
 
     def deliver_answer(self, answer: Answer, now: float) -> bool:
         """Send a remote peer's answer to the own peer that made the offer; return whether that peer is still here."""
         return self._hub.answers.relay_from_link(answer, now, self.outbox)
 
     def place_parked(self, member: RemoteMember, newcomers: Collection[str], now: float, owner: Any = None) -> None:
-        """Place parked offers on new peers behind a remote member; see `OfferPlacement.place_parked`."""
+        """Place parked offers on new peers behind a remote member; see `LinkedOffers.place_parked`."""
         if self._is_open(member):
-            self._hub.offers.place_parked(member, newcomers, now, owner)
+            self._hub.offers.linked.place_parked(member, newcomers, now, owner)
             nodes = self._hub.nodes
             if nodes is not None and newcomers:
                 nodes.newcomers(member.swarm, len(newcomers))
@@ -127,7 +127,7 @@ class RemotePeers:
         nodes = self._hub.nodes
         if nodes is None:
             return
-        rest = self._hub.offers.deliver_linked(swarm, peer_id, offers, now, refused)
+        rest = self._hub.offers.linked.place(swarm, peer_id, offers, now, refused)
         if rest and not nodes.returned(swarm, peer_id, rest, age, 0):
             self._hub.counters.dropped[DropReason.UNPLACED_OFFER] += len(rest)
 

@@ -11,11 +11,13 @@ members than an announce has offers:
    which is computed from the offer_id and the peer_id (rendezvous hashing).
 """
 
+import sys
 from typing import Final
 from zlib import crc32
 
-from tracker.core.members import bit_of, id_of
-from tracker.core.swarm import SMALL, Member, Peer, Swarm
+from tracker.core.elsewhere import PEER
+from tracker.core.members import bit_of, id_of, join_order
+from tracker.core.swarm import SMALL, Member, NodeMember, Peer, Swarm
 from tracker.protocol.messages import Answer, Offer
 
 _HASH_LENGTH: Final = 4
@@ -117,3 +119,17 @@ def own_receivers_of(swarm: Swarm, peer_id: str, candidates: list[Member]) -> Re
         order = 2 if key and member.met & bit else 0 if key > peer_id else 1
         found.add(member, order, key or f"{number}")
     return found
+
+
+def stable_order(member: Member) -> int:
+    """Return a number by which members are in the order in which they have joined, as far as it is known.
+
+    If all members get an offer, each mostly gets the same one when the offers are repeated.
+    """
+    nodes = member.swarm.nodes
+    if nodes is None:
+        if isinstance(member, Peer):
+            return member.index + (len(member.swarm.leechers) if member.complete else 0)
+    elif isinstance(member, Peer) or (isinstance(member, NodeMember) and member.kind == PEER):
+        return join_order(member)
+    return sys.maxsize

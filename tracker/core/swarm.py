@@ -75,6 +75,8 @@ class Peer(Member):
         "connection",
         "index",
         "met_count",
+        "offered",
+        "offered_until",
         "offers_due",
         "peer_id",
         "presences",
@@ -96,6 +98,9 @@ class Peer(Member):
         """The time of the last answer to one of its offers."""
         self.met_count: i64 = 0
         """The number of bits in `met`, without `SEEDER`."""
+        self.offered: i64 = 0
+        self.offered_until = -inf
+        """Bits of the makers of offers that it was given, and the time until which it is expected to answer."""
         self.offers_due = 0.0
         """The time until which the first offers of a peer that joined with `completed` are expected; otherwise 0."""
         self.index = -1

@@ -11,6 +11,7 @@ from tests.client import HASH, Json, announce, answer, offers
 from tests.unit.core.members import Members
 from tests.unit.fakes import FakeConnection, HubHarness, peer_id
 from tracker.core.choice import DAMPING
+from tracker.core.crossing import WINDOW
 from tracker.core.parked import LIFETIME
 from tracker.core.pending import PendingJoin
 
@@ -53,6 +54,8 @@ class HubAgainstModel(RuleBasedStateMachine):
         """The swarm of each meeting, the peer that remembers it, and the one that it has met."""
         self.answered: dict[tuple[str, str], float] = {}
         """When each peer of a swarm last received an answer."""
+        self.offered: dict[tuple[str, str], tuple[float, set[str]]] = {}
+        """The makers whose offers a peer of a swarm may have been given, and until when none may go back to them."""
         self.open: list[FakeConnection] = []
         self.next_offer = 0
 
@@ -98,13 +101,28 @@ class HubAgainstModel(RuleBasedStateMachine):
             return self.is_given_what_waits(connection, info_hash, who, [message for _, message in offered])
         for _, message in offered:
             del self.made[message["offer_id"]]
-        assert len(offered) == min(count, len(others))
+        until, makers = self.offered.get((info_hash, who), (0, set()))
+        crossing = makers & others.keys() if self.harness.now < until else set()
+        assert min(count, len(others) - len(crossing)) <= len(offered) <= min(count, len(others))
+        self.note_offered(info_hash, offered)
         assert all(message["peer_id"] == who for _, message in offered)
         assert len({message["offer_id"] for _, message in offered}) == len(offered)
         # Each offer went to a different peer: no connection got more than it has peers there.
         share = Counter(id(c) for c, _ in offered)
         assert all(times <= sum(id(owner) == c for owner in others.values()) for c, times in share.items())
         return None
+
+    def note_offered(self, info_hash: str, given: list[tuple[FakeConnection, Json]]) -> None:
+        """Remember whose offers the peers on a connection may have been given, but for rooms."""
+        present = {who: member for (key, who), member in self.model.items() if key == info_hash}
+        if len({member.complete for member in present.values()}) == 1:
+            return
+        for connection, message in given:
+            for who, member in present.items():
+                if connection is member.current and who != message["peer_id"]:
+                    until, makers = self.offered.get((info_hash, who), (0, set()))
+                    kept = makers if self.harness.now < until else set()
+                    self.offered[info_hash, who] = (self.harness.now + WINDOW, kept | {message["peer_id"]})
 
     def are_apart(self, info_hash: str, who: str, other: str) -> bool:
         """Whether two peers have just met, and are not to meet again."""
@@ -122,6 +140,7 @@ class HubAgainstModel(RuleBasedStateMachine):
             assert maker != who
             assert since + LIFETIME > self.harness.now
         assert connection.inbox == []
+        self.note_offered(info_hash, [(connection, message) for message in given])
 
     @rule(seconds=st.sampled_from([1, 20, 46]))
     def time_passes(self, seconds: int) -> None:

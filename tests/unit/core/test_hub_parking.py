@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.client import HASH, announce, answer, offers
+from tests.client import HASH, announce, answer, offers, soon
 from tests.unit.core.test_hub import Recorder
 from tests.unit.fakes import FakeConnection, HubHarness
 from tests.unit.federation.links import A, B, C, some_offers
@@ -389,18 +389,18 @@ def test_who_is_alone_announces_more_often_while_offers_are_kept() -> None:
         return int(reply["interval"])
 
     a = harness.join(A)
-    assert interval(a, A) == 30
+    assert interval(a, A) in soon(30)
     b = harness.join(B)
-    assert interval(a, A) == interval(b, B) == 30
+    assert {interval(a, A), interval(b, B)} <= {*soon(30)}
     harness.send(b, answer(B, A, "o" * 20))
-    assert interval(a, A) == interval(b, B) == 30, "they have met, and others may come"
+    assert {interval(a, A), interval(b, B)} <= {*soon(30)}, "they have met, and others may come"
     harness.hub.close(b)
-    assert interval(a, A) == 30
+    assert interval(a, A) in soon(30)
     member = harness.remote_member("link", 1)
-    assert interval(a, A) == 30, "that may be the same peer, which announces to two trackers"
+    assert interval(a, A) in soon(30), "that may be the same peer, which announces to two trackers"
     harness.remote.deliver_answer(codec.make_answer(HASH, B, A, ID[0], "sdp"), harness.now)
     harness.remote.set_remote(member, 0, 9)
-    assert interval(a, A) == 30, "it has met only one of nine"
+    assert interval(a, A) in soon(30), "it has met only one of nine"
     harness.remote.set_remote(member, 0, 16)
     assert interval(a, A) == 120, "the swarm is not small"
 

@@ -11,6 +11,7 @@ from tests.unit.core.cluster import Cluster
 from tests.unit.core.one_node import decode, offered, some
 from tests.unit.fakes import FakeConnection, peer_id
 from tracker.core.bits import remote_bit
+from tracker.core.crossing import WINDOW
 from tracker.core.elsewhere import LINKED
 from tracker.core.overlap import UNKNOWN, marks_of
 from tracker.core.swarm import Peer, RemoteMember, Swarm
@@ -315,3 +316,22 @@ def test_the_members_of_links_are_not_told_round() -> None:
     assert [(one.complete, one.incomplete) if one else None for one in members] == [None, (1, 2), None]
     cluster.join(peer_id(2), 2)
     assert cluster.counts() == [(1, 4)] * 3
+
+
+def test_offers_of_a_peer_at_another_node_do_not_cross_those_of_a_linked_peer() -> None:
+    cluster = Linked()
+    seeder = cluster.join(peer_id(1), 1, left=0)
+    member = cluster.link("link", 0, 1)
+    assert peer_id(1) > far_id(1)
+    assert cluster.deliver(far_id(1), some(1), member=member) == []
+    assert offered(seeder) == [f"{1:020}"]
+    cluster.send(seeder, announce(peer_id(1), left=0, offers=offers(5, start=10), numwant=5))
+    assert cluster.links.take() == [], "its answer is on its way"
+    cluster.now += WINDOW
+    cluster.send(seeder, announce(peer_id(1), left=0, offers=offers(1, start=20), numwant=1))
+    assert cluster.links.take() == [("link", peer_id(1), f"{20:020}")]
+    assert cluster.deliver("~" * 20, some(2), member=member) != [], "its offer is on its way"
+    cluster.remote.place_again(HASH, peer_id(1), some(20), member, 0.0, cluster.now)
+    assert cluster.deliver("~" * 20, some(3), member=member) == []
+    cluster.run()
+    assert offered(seeder) == [f"{3:020}"]

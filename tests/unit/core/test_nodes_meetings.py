@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.client import announce, answer, offers
+from tests.client import announce, answer, offers, soon
 from tests.unit.core.cluster import FEW, Cluster
 from tests.unit.core.test_rooms import Room
 from tests.unit.fakes import FakeConnection, Json, peer_id
@@ -100,7 +100,9 @@ def test_every_peer_of_a_small_swarm_meets_every_other_one(size: int, seed: int)
     assert crowd.missing() == 0
     assert crowd.cluster.counts() == [(1, 11)] * size
     crowd.wait(130, 5)
-    assert {client.intervals[-1] for client in crowd.clients.values()} == {90}, "each peer knows that it has met all"
+    assert {client.intervals[-1] for client in crowd.clients.values()} <= {*soon(90)}, (
+        "each peer knows that it has met all"
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from tests.client import HASH, announce, offers
 from tests.unit.core.cluster import Cluster
 from tests.unit.fakes import FakeConnection, Json, peer_id
+from tracker.core.crossing import WINDOW
 from tracker.core.parked import LIFETIME
 
 ids = st.integers(1, 6).map(peer_id)
@@ -28,6 +29,8 @@ class ClusterAgainstModel(RuleBasedStateMachine):
         """For each peer of a swarm, the connections on which it is present, and whether it is a seeder there."""
         self.made: dict[str, tuple[str, str, float]] = {}
         """The swarm of each offer, the peer that made it and the time, until somebody receives it."""
+        self.offered: dict[Key, tuple[float, set[str]]] = {}
+        """The makers whose offers a peer may have been given, and until when none may go back to them."""
         self.open: list[FakeConnection] = []
         self.next_offer = 0
 
@@ -63,7 +66,11 @@ class ClusterAgainstModel(RuleBasedStateMachine):
         others = {key[1] for key in self.model if key[0] == info_hash and key[1] != who}
         assert all(times <= sum(c in self.model[info_hash, one] for one in others) for c, times in own.items())
         if event != "completed" and count:
-            assert sum(own.values()) >= min(count, len(others)), "it can be less only if the receivers are not known"
+            until, makers = self.offered.get((info_hash, who), (0, set()))
+            crossing = makers & others if self.cluster.now < until else set()
+            assert sum(own.values()) >= min(count, len(others) - len(crossing))
+        for maker, receiving in received:
+            self.note_offered(info_hash, maker, receiving)
 
     def receive(self, connection: FakeConnection, message: Json) -> tuple[str, FakeConnection]:
         """Check an offer that a connection has received; return the maker."""
@@ -75,6 +82,17 @@ class ClusterAgainstModel(RuleBasedStateMachine):
             connection in on for (swarm, who), on in self.model.items() if swarm == info_hash and who != maker
         ), "its own offer, or that of another swarm"
         return maker, connection
+
+    def note_offered(self, info_hash: str, maker: str, connection: FakeConnection) -> None:
+        """Remember whose offers the peers on a connection may have been given, but for rooms."""
+        present = {key[1]: on for key, on in self.model.items() if key[0] == info_hash}
+        if len({any(on.values()) for on in present.values()}) == 1:
+            return
+        for who, on in present.items():
+            if connection in on and who != maker:
+                until, makers = self.offered.get((info_hash, who), (0, set()))
+                kept = makers if self.cluster.now < until else set()
+                self.offered[info_hash, who] = (self.cluster.now + WINDOW, kept | {maker})
 
     @rule(seconds=st.sampled_from([1, 20, 46]))
     def time_passes(self, seconds: int) -> None:
