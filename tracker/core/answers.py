@@ -3,6 +3,7 @@
 from tracker.core.bits import remote_bit
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
+from tracker.core.crossing import Crossings, note_answered
 from tracker.core.members import meet_answerer, meet_linked, meet_maker
 from tracker.core.observers import Nodes, Observer
 from tracker.core.outbox import Outbox
@@ -16,7 +17,12 @@ class AnswerRelay:
     """Finds the receivers of answers in the open swarms, at other nodes, or by way of the observer."""
 
     def __init__(
-        self, swarms: dict[str, Swarm], chooser: Chooser, counters: Counters, observer: Observer | None
+        self,
+        swarms: dict[str, Swarm],
+        chooser: Chooser,
+        counters: Counters,
+        observer: Observer | None,
+        crossings: Crossings,
     ) -> None:
         self.nodes: Nodes | None = None
         """The other nodes of the tracker."""
@@ -24,6 +30,7 @@ class AnswerRelay:
         self._chooser = chooser
         self._counters = counters
         self._observer = observer
+        self._crossings = crossings
 
     def relay(self, connection: Connection, answer: Answer, now: float, outbox: Outbox) -> None:
         """Relay the answer of a local peer."""
@@ -41,6 +48,7 @@ class AnswerRelay:
         if sender.connection is connection:
             # anacrolix/torrent does not announce again on a timer: its answers keep it fresh.
             sender.last_seen = now
+        note_answered(sender, answer.to_peer_id)
         receiver = swarm.peers.get(answer.to_peer_id)
         is_routed = False
         nodes = self.nodes
@@ -60,6 +68,7 @@ class AnswerRelay:
         elif self._observer and self._observer.answer_unplaced(answer):
             self._chooser.note_wanted(sender, 1)
             sender.meet(remote_bit(answer.to_peer_id), False)
+            self._crossings.note_answered(swarm, sender.peer_id, answer.to_peer_id, now)
             counters.answers_handed_over += 1
         else:
             counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
@@ -78,7 +87,10 @@ class AnswerRelay:
             return True
         if self._observer and self._observer.answer_unplaced(answer):
             self._counters.answers_handed_over += 1
-            self._note_linked(answer, answer.peer_id, answer.to_peer_id)
+            swarm = self._swarms.get(answer.info_hash)
+            if swarm is not None:
+                meet_linked(swarm, answer.peer_id, answer.to_peer_id)
+                self._crossings.note_answered(swarm, answer.peer_id, answer.to_peer_id, now)
             return True
         self._counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
         return False
@@ -92,15 +104,12 @@ class AnswerRelay:
             return True
         if self.nodes is not None and self.nodes.answer(answer, False):
             self._counters.answers_to_nodes += 1
-            self._note_linked(answer, answer.to_peer_id, answer.peer_id)
+            swarm = self._swarms.get(answer.info_hash)
+            if swarm is not None:
+                meet_linked(swarm, answer.to_peer_id, answer.peer_id)
             return True
         self._counters.dropped[DropReason.UNKNOWN_RECEIVER] += 1
         return False
-
-    def _note_linked(self, answer: Answer, peer_id: str, linked_id: str) -> None:
-        swarm = self._swarms.get(answer.info_hash)
-        if swarm is not None:
-            meet_linked(swarm, peer_id, linked_id)
 
     def _receiver(self, answer: Answer) -> Peer | None:
         swarm = self._swarms.get(answer.info_hash)

@@ -28,7 +28,8 @@ All times are seconds on any monotonic clock.
 from typing import Final, cast
 
 from tracker.core.bits import REMOTE, SEEDER
-from tracker.core.draws import ALL, HERE, OWN, Draw, NearDraw, SecondDraw, leave_out, leave_out_bits
+from tracker.core.crossing import awaited
+from tracker.core.draws import ALL, HERE, OWN, Draw, NearDraw, SecondDraw, leave_out
 from tracker.core.elsewhere import FROM_SEEDER, LEECHERS, SEEDERS
 from tracker.core.members import bit_of, numbered_elsewhere
 from tracker.core.nearby import OTHER, SwarmPlaces, nearness
@@ -82,9 +83,9 @@ class Chooser:
         draw.taken.add(leechers + peer.index if peer.complete else peer.index)
         if swarm.nodes is not None:
             leave_out(draw, swarm, peer.peer_id, leechers)
-        if peer.offered_until > now and total <= SMALL:
-            # Its answers to them are on their way (`tracker.core.crossing`).
-            leave_out_bits(draw, swarm, peer.offered, leechers)
+        if peer.unanswered is not None and total <= SMALL:
+            for maker in awaited(peer.unanswered, now):
+                leave_out(draw, swarm, maker, leechers)
         draw.bit = peer.bit
         draw.met = peer.met & ~REMOTE
         if count == 1 and now < peer.answered_at + self._damping:

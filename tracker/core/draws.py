@@ -239,19 +239,6 @@ def _own_at(swarm: Swarm, position: int) -> Member:
     raise IndexError(position)
 
 
-def leave_out_bits(draw: Draw, swarm: Swarm, bits: "i64", border: int) -> None:
-    """Do not draw the members with bits of their own that are among `bits`. Seeders have positions from `border`."""
-    for peer in swarm.peers.values():
-        if peer.bit & bits:
-            draw.taken.add(border + peer.index if peer.complete else peer.index)
-    nodes = swarm.nodes
-    if nodes is not None:
-        for start, pool in ((len(swarm.leechers), nodes.leechers), (border + len(swarm.seeders), nodes.seeders)):
-            for member in pool:
-                if member.bit & bits:
-                    draw.taken.add(start + member.index)
-
-
 def leave_out(draw: Draw, swarm: Swarm, peer_id: str, border: int) -> None:
     """Do not draw the members with a peer_id, here or at other nodes. The positions of seeders begin at `border`."""
     same = swarm.peers.get(peer_id)

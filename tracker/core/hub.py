@@ -74,7 +74,8 @@ class Hub:
         self.counters = Counters()
         self.offers = OfferPlacement(rules, random, self.counters, observer)
         self.several = SeveralConnections(self.offers.parked, self.counters, self._become_seeder)
-        self.answers = AnswerRelay(self.swarms, self.offers.chooser, self.counters, observer)
+        crossings = self.offers.linked.crossings
+        self.answers = AnswerRelay(self.swarms, self.offers.chooser, self.counters, observer, crossings)
         self.scrapes = Scrapes(self.swarms, rules, self.counters)
         self.pending = PendingJoins()
         self.nodes: Nodes | None = None

@@ -118,8 +118,8 @@ class OfferPlacement:
             if receivers:
                 outbox.offers(swarm.info_hash, peer.peer_id, receivers, relayed)
                 counters.offers_relayed += len(receivers)
-                if others < SMALL and may_cross(swarm):
-                    note_given(receivers, swarm, peer.peer_id, now)
+                if others < SMALL:
+                    note_given(receivers, peer.peer_id, peer.complete, now)
             # The other nodes note the offers that their peers receive.
             self.chooser.note_wanted(peer, placed - for_nodes)
         if placed < len(offers):
@@ -146,7 +146,7 @@ class OfferPlacement:
             self._counters.offers_relayed += len(offers)
             outbox.offers(peer.swarm.info_hash, parked.peer.peer_id, [peer], offers)
             if may_cross(peer.swarm):
-                note_given([peer], peer.swarm, parked.peer.peer_id, now)
+                note_given([peer], parked.peer.peer_id, parked.peer.complete, now)
 
     def deliver_from(
         self, swarm: Swarm, maker: str, offers: list[Offer], now: float, outbox: Outbox, kind: int, flags: int
@@ -183,7 +183,7 @@ class OfferPlacement:
                 note_maker(swarm, maker)
             self.chooser.note_wanted_by(swarm, is_seeder, len(receivers))
             if may_cross(swarm):
-                note_given(receivers, swarm, maker, now)
+                note_given(receivers, maker, is_seeder, now)
         outbox.offers(swarm.info_hash, maker, receivers, offers)
         self._counters.offers_relayed += len(receivers)
 

@@ -27,6 +27,9 @@ Random = Callable[[], float]
 SMALL: Final = 16
 """Members up to which a swarm is small: a peer of a small swarm may meet every other one."""
 
+Unanswered = dict[str, float]
+"""The makers of offers, and the times at which the first offer of each was given to a peer."""
+
 _MAX_SEARCHED: Final = 1000
 """Peers among which the one of a connection is searched."""
 
@@ -75,11 +78,10 @@ class Peer(Member):
         "connection",
         "index",
         "met_count",
-        "offered",
-        "offered_until",
         "offers_due",
         "peer_id",
         "presences",
+        "unanswered",
     )
 
     def __init__(
@@ -98,11 +100,10 @@ class Peer(Member):
         """The time of the last answer to one of its offers."""
         self.met_count: i64 = 0
         """The number of bits in `met`, without `SEEDER`."""
-        self.offered: i64 = 0
-        self.offered_until = -inf
-        """Bits of the makers of offers that it was given, and the time until which it is expected to answer."""
         self.offers_due = 0.0
         """The time until which the first offers of a peer that joined with `completed` are expected; otherwise 0."""
+        self.unanswered: Unanswered | None = None
+        """In a small swarm, the offers that it was given and has not answered; None if there are none."""
         self.index = -1
 
     @property
@@ -120,10 +121,11 @@ class Peer(Member):
             self.met |= SEEDER
 
     def forget_met(self) -> None:
-        """Forget which members it has met."""
+        """Forget which members it has met, and the offers that it has not answered."""
         self.met = 0
         self.met_count = 0
         self.answered_at = -inf
+        self.unanswered = None
 
 
 class RemoteMember(Member):

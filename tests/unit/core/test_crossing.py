@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush
-from itertools import combinations, permutations
+from itertools import permutations
 
 import pytest
 
@@ -49,14 +49,62 @@ def test_a_seeder_makes_no_offer_to_a_leecher_whose_offer_it_was_just_given() ->
     assert (makers(leecher), makers(late)) == ({A}, set()), "the offer of B was long ago"
 
 
-def test_offers_of_a_room_may_cross() -> None:
-    """Its clients settle this between them, by rules of their own."""
+@pytest.mark.parametrize("passive", [False, True])
+def test_offers_of_peers_of_one_role_may_cross(passive: bool) -> None:
+    """Trystero's clients settle this between them. A passive one is a seeder."""
     harness = HubHarness()
+    if passive:
+        harness.join(C, left=0)
     one = harness.join(A, left=1)
     other = harness.join(B, left=1, offers=offers(5), numwant=5)
     assert makers(one) == {B}
     harness.send(one, announce(A, left=1, offers=offers(5, start=5), numwant=5))
     assert makers(other) == {A}
+
+
+def test_a_peer_that_has_answered_may_make_offers_at_once() -> None:
+    harness = HubHarness()
+    seeder = harness.join(A, left=0)
+    leecher = harness.join(B, left=1, offers=offers(5), numwant=5)
+    ((_, offer_id),) = offered(seeder)
+    harness.send(seeder, answer(A, B, offer_id))
+    leecher.take()
+    harness.send(seeder, announce(A, left=0, offers=offers(5, start=5), numwant=5))
+    assert makers(leecher) == {A}
+    assert harness.hub.swarms[HASH].peers[A].unanswered is None
+
+
+def test_an_answer_is_expected_once() -> None:
+    """Trystero's client with the lesser peer_id ignores the offers of the other one, which come again and again."""
+    harness = HubHarness()
+    seeder = harness.join(A, left=0)
+    leecher = harness.join(B, left=1, offers=offers(5), numwant=5)
+    assert makers(seeder) == {B}
+    for seconds, expected in ((1, set()), (WINDOW, {A}), (1, {A})):
+        harness.now += seconds
+        harness.send(leecher, announce(B, left=1, offers=offers(5), numwant=5))
+        harness.send(seeder, announce(A, left=0, offers=offers(5, start=5), numwant=5))
+        assert makers(leecher) == expected
+
+
+def test_a_client_that_has_reconnected_has_nothing_to_answer() -> None:
+    harness = HubHarness()
+    harness.join(A, left=0)
+    leecher = harness.join(B, left=1, offers=offers(5), numwant=5)
+    harness.join(A, left=0, offers=offers(5, start=5), numwant=5)
+    assert makers(leecher) == {A}
+
+
+def test_few_makers_are_remembered() -> None:
+    harness = HubHarness()
+    harness.join(A, left=0)
+    for number in range(100):
+        who = f"-LEECH--{number:012}"
+        leecher = harness.join(who, left=1, offers=offers(1, start=number), numwant=1)
+        harness.send(leecher, announce(who, event="stopped"))
+    remembered = harness.hub.swarms[HASH].peers[A].unanswered
+    assert remembered is not None
+    assert list(remembered) == [f"-LEECH--{number:012}" for number in range(68, 100)]
 
 
 def test_in_a_large_swarm_no_offers_are_remembered() -> None:
@@ -65,7 +113,7 @@ def test_in_a_large_swarm_no_offers_are_remembered() -> None:
     leechers = [harness.join(f"-LEECH--{number:012}", left=1) for number in range(SMALL)]
     for number, leecher in enumerate(leechers):
         harness.send(leecher, announce(f"-LEECH--{number:012}", left=1, offers=offers(2, start=2 * number), numwant=2))
-    assert harness.hub.swarms[HASH].peers[A].offered == 0
+    assert harness.hub.swarms[HASH].peers[A].unanswered is None
     assert seeder.take()
 
 
@@ -93,16 +141,17 @@ def test_offers_of_peers_at_two_nodes_do_not_cross() -> None:
 class Linked(ParkingHarness):
     """The peer B here, with a number of peers behind a link."""
 
-    def __init__(self, there: int = 1) -> None:
+    def __init__(self, there: int = 1, left: int = 0) -> None:
         super().__init__()
-        self.here = self.join(B, left=0)
+        self.left = left
+        self.here = self.join(B, left=left)
         self.member = self.remote_member("link", there)
         self.next = 0
 
     def offer(self, count: int = 5) -> int:
         """Have B make offers; return the number of those that were placed behind the link."""
         self.recorder.take()
-        self.send(self.here, announce(B, left=0, offers=offers(count, start=self.next), numwant=count))
+        self.send(self.here, announce(B, left=self.left, offers=offers(count, start=self.next), numwant=count))
         self.next += count
         return sum(len(event[3]) for event in self.recorder.take() if event[0] == "placed")
 
@@ -149,6 +198,29 @@ def test_a_peer_makes_as_many_fewer_offers_as_it_was_given() -> None:
     assert linked.offer() == 2
 
 
+def test_an_answer_over_a_link_is_expected_until_it_comes_and_once_if_it_does_not() -> None:
+    linked = Linked()
+    assert linked.receive(C)
+    assert linked.offer() == 0
+    linked.send(linked.here, answer(B, C, f"{90:020}"))
+    assert linked.offer() == 1
+    linked.now += WINDOW
+    assert linked.receive(C)
+    assert linked.offer() == 0
+    linked.now += WINDOW
+    assert linked.receive(C), "it has ignored the last one"
+    assert linked.offer() == 1
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_offers_of_peers_of_one_role_may_cross_on_a_link(left: int) -> None:
+    linked = Linked(left=left)
+    linked.remote.set_remote(linked.member, int(left == 0), int(left > 0))
+    assert linked.offer() == 1
+    assert linked.receive(C)
+    assert linked.offer() == 1
+
+
 def test_offers_that_come_over_another_link_make_no_difference() -> None:
     linked = Linked()
     other = linked.remote_member("other link", 1)
@@ -175,7 +247,7 @@ def test_offers_go_first_to_the_peers_that_have_made_none() -> None:
 
 
 class Web:
-    """Linked trackers, each with one client; each message takes its time."""
+    """Linked trackers, each with one client. Each message takes its time, but none overtakes another on its way."""
 
     def __init__(self, seed: int, latency: float) -> None:
         self.random = random.Random(seed)
@@ -184,12 +256,14 @@ class Web:
         self.clients: list[Client] = []
         self.next = 0
         self._calls: list[tuple[float, int, Callable[[], object]]] = []
+        self._last: dict[object, float] = {}
 
-    def later(self, call: Callable[[], object], seconds: float | None = None) -> None:
-        """Call a function after some seconds, or when a message has arrived."""
+    def carry(self, way: object, call: Callable[[], object]) -> None:
+        """Call a function when a message has arrived."""
         self.next += 1
-        seconds = self.random.random() * self.latency if seconds is None else seconds
-        heappush(self._calls, (self.now + seconds, self.next, call))
+        arrival = max(self._last.get(way, 0.0), self.now + self.random.random() * self.latency)
+        self._last[way] = arrival
+        heappush(self._calls, (arrival, self.next, call))
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
@@ -232,19 +306,23 @@ class Client:
         made = offers(5, start=self.web.next)
         self.web.next += 5
         self.offers |= {offer["offer_id"] for offer in made}
-        self.web.later(partial(self.send, announce(self.peer_id, left=self.left, offers=made, numwant=5)))
+        self.send(announce(self.peer_id, left=self.left, offers=made, numwant=5))
 
     def send(self, message: Json) -> None:
+        """Send a message to the tracker."""
+        self.web.carry((self, "up"), partial(self.apply, message))
+
+    def apply(self, message: Json) -> None:
         """Have the tracker apply a message."""
         self.tracker.now = self.web.now
         self.tracker.send(self.connection, message)
         for event in self.tracker.recorder.take():
             if event[0] == "placed":
                 _, other, maker, offer_ids = event
-                self.web.later(partial(other.deliver, self, maker, some_offers_with(offer_ids)))
+                self.web.carry((self, other), partial(other.deliver, self, maker, some_offers_with(offer_ids)))
             elif event[0] == "answer":
                 (to,) = (client for client in self.web.clients if client.peer_id == message["to_peer_id"])
-                self.web.later(partial(to.receive, {**message, "action": "announce"}))
+                self.web.carry((self, to), partial(to.inbox, message))
         self.deliver_inbox()
 
     def deliver(self, other: "Client", maker: str, batch: list[Offer]) -> None:
@@ -252,23 +330,25 @@ class Client:
         left = self.tracker.remote.deliver_offers(HASH, maker, batch, self.web.now, other, self.members[other])
         if left:
             again = other.tracker.remote.place_again
-            self.web.later(lambda: again(HASH, maker, left, other.members[self], 0.0, self.web.now))
+            self.web.carry((self, other), lambda: again(HASH, maker, left, other.members[self], 0.0, self.web.now))
         self.deliver_inbox()
 
     def deliver_inbox(self) -> None:
-        """Have the client receive all messages that its tracker has sent."""
+        """Send the client all messages of its tracker."""
         for message in self.connection.take():
-            self.web.later(partial(self.receive, message))
+            self.inbox(message)
+
+    def inbox(self, message: Json) -> None:
+        """Send the client a message of its tracker."""
+        self.web.carry((self, "down"), partial(self.receive, message))
 
     def receive(self, message: Json) -> None:
         """Answer an offer, unless the peer is connected already, or take an answer."""
-        if "interval" in message:
-            self.web.later(self.announce, message["interval"])
-        elif "offer" in message:
+        if "offer" in message:
             if not self.kept[message["peer_id"]]:
                 self.kept[message["peer_id"]].add(message["offer_id"])
                 self.send(answer(self.peer_id, message["peer_id"], message["offer_id"]))
-        elif message["offer_id"] in self.offers and not self.kept[message["peer_id"]]:
+        elif message.get("offer_id") in self.offers and not self.kept[message["peer_id"]]:
             self.kept[message["peer_id"]].add(message["offer_id"])
 
 
@@ -278,7 +358,7 @@ def some_offers_with(offer_ids: list[str]) -> list[Offer]:
 
 
 def announce_at_once(ids: list[str], seed: int, latency: float) -> bool:
-    """Have clients, of which the first one is a seeder, announce at the same time; return whether all connect."""
+    """Have a seeder and leechers announce at the same time; return whether all leechers are connected with it."""
     web = Web(seed, latency)
     clients = [Client(web, peer_id, left) for left, peer_id in enumerate(ids)]
     for one, other in permutations(clients, 2):
@@ -286,7 +366,7 @@ def announce_at_once(ids: list[str], seed: int, latency: float) -> bool:
     for client in clients:
         client.announce()
     web.run(WINDOW)
-    return all(one.is_connected(other) for one, other in combinations(clients, 2))
+    return all(clients[0].is_connected(leecher) for leecher in clients[1:])
 
 
 @pytest.mark.parametrize("ids", [[A, B], [B, A], [A, B, C], [C, A, B]])

@@ -327,9 +327,17 @@ def test_offers_of_a_peer_at_another_node_do_not_cross_those_of_a_linked_peer() 
     assert offered(seeder) == [f"{1:020}"]
     cluster.send(seeder, announce(peer_id(1), left=0, offers=offers(5, start=10), numwant=5))
     assert cluster.links.take() == [], "its answer is on its way"
-    cluster.now += WINDOW
+    cluster.send(seeder, answer(peer_id(1), far_id(1), f"{1:020}"))
     cluster.send(seeder, announce(peer_id(1), left=0, offers=offers(1, start=20), numwant=1))
     assert cluster.links.take() == [("link", peer_id(1), f"{20:020}")]
+    cluster.now += WINDOW
+    assert cluster.deliver(far_id(1), some(4), member=member) == []
+    assert offered(seeder) == [f"{4:020}"]
+    cluster.send(seeder, announce(peer_id(1), left=0, offers=offers(5, start=30), numwant=5))
+    assert cluster.links.take() == [], "the next answer is awaited, too"
+    cluster.now += WINDOW
+    cluster.send(seeder, announce(peer_id(1), left=0, offers=offers(1, start=20), numwant=1))
+    assert len(cluster.links.take()) == 1
     assert cluster.deliver("~" * 20, some(2), member=member) != [], "its offer is on its way"
     cluster.remote.place_again(HASH, peer_id(1), some(20), member, 0.0, cluster.now)
     assert cluster.deliver("~" * 20, some(3), member=member) == []
