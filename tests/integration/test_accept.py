@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -225,12 +226,13 @@ async def stays_silent_in_the_middle(client: Tunnel) -> None:
 
 
 async def stays_silent_after_the_handshake(client: Tunnel) -> None:
-    await client.handshake()
-    await everything(client.wire)
+    with suppress(ConnectionResetError):  # On a busy machine, the time may be up.
+        await client.handshake()
+        await everything(client.wire)
 
 
 async def does_not_answer_the_closure_alert(client: Tunnel) -> None:
-    """The connection is refused, and counts until its socket is closed."""
+    """The connection is refused, and its socket is closed at once."""
     await client.handshake(b"\x00\x01\x02")
     await everything(client.wire)
 
@@ -263,8 +265,8 @@ ENDS: dict[End, CloseReason] = {
 async def test_each_end_has_a_reason_and_leaves_nothing_behind(
     start: StartTls, pair: Pair, end: End, proxied: bool
 ) -> None:
-    waits = ENDS[end] is CloseReason.HANDSHAKE_TIMEOUT or end is does_not_answer_the_closure_alert
-    server = await start(proxied, connections={"handshake_timeout": 0.3 if waits else 30})
+    waits = ENDS[end] is CloseReason.HANDSHAKE_TIMEOUT
+    server = await start(proxied, connections={"handshake_timeout": 1 if waits else 30})
     # Another connection of the same client stays open: to count the first one off twice would show.
     other = await tunnel(server, pair)
     other.wire.writer.write(proxy_header() if proxied else b"")
