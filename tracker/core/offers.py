@@ -92,13 +92,13 @@ class OfferPlacement:
             chosen = self.chooser.choose(swarm, peer, len(offers) + len(given), now)
         if chosen and not peer.met and len(swarm.remotes) > 1:
             spread(chosen, swarm.remotes)
+        if swarm.remotes:
+            chosen = self.linked.crossings.leave_out(peer.peer_id, chosen, now)
         if overlap is not None:
             overlap.show()
         if given:
             chosen = [member for member in chosen if _may_be_several(member) or member not in given]
             chosen = chosen[: len(offers)]
-        if swarm.remotes:
-            chosen = self.linked.crossings.leave_out(peer.peer_id, chosen, now)
         placed = len(chosen)
         if placed == others and placed > 1:
             # Every member gets an offer, the first one for the member that joined first. Trystero repeats its offers
