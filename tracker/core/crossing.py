@@ -26,9 +26,6 @@ _REMEMBERED: Final = 120.0
 _MAX_PAIRS: Final = 10_000
 """Seconds, and number of own peers with a remote member, for which offers that were not answered are remembered."""
 
-_MAX_MAKERS: Final = 32
-"""Makers of unanswered offers that are remembered for one peer."""
-
 
 def may_cross(swarm: Swarm) -> bool:
     """Return whether offers between seeders and leechers of a swarm should not cross."""
@@ -138,7 +135,8 @@ class Crossings:
 def _note(unanswered: Unanswered, maker: str, now: float) -> None:
     if maker not in unanswered:
         unanswered[maker] = now
-        if len(unanswered) > _MAX_MAKERS:
+        if len(unanswered) > SMALL:
+            # Members that have left are among them.
             del unanswered[next(iter(unanswered))]
 
 

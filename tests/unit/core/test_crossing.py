@@ -104,7 +104,7 @@ def test_few_makers_are_remembered() -> None:
         harness.send(leecher, announce(who, event="stopped"))
     remembered = harness.hub.swarms[HASH].peers[A].unanswered
     assert remembered is not None
-    assert list(remembered) == [f"-LEECH--{number:012}" for number in range(68, 100)]
+    assert list(remembered) == [f"-LEECH--{number:012}" for number in range(100 - SMALL, 100)]
 
 
 def test_in_a_large_swarm_no_offers_are_remembered() -> None:
