@@ -36,6 +36,13 @@ def test_what_the_tests_run_is_compiled() -> None:
     assert peerservers("--version").stdout.rstrip().endswith(" (compiled)")
 
 
+def test_the_core_is_compiled_but_for_modules_that_seldom_run() -> None:
+    """A module that is split off another one is compiled like it."""
+    core = {path.stem for path in (ROOT / "tracker" / "core").glob("*.py")}
+    compiled = {Path(module).stem for module in COMPILED_MODULES if module.startswith("tracker/core/")}
+    assert core - compiled == {"__init__", "observers", "overlap", "pending", "remote", "rules", "several"}
+
+
 @pytest.mark.parametrize("path", COMPILED_MODULES)
 def test_no_exception_is_compiled(path: str) -> None:
     """Their attributes would never be freed by mypyc before 2.4: of bad messages, anybody can send any number."""

@@ -27,11 +27,6 @@ _MAX_PAIRS: Final = 10_000
 """Seconds, and number of own peers with a remote member, for which offers that were not answered are remembered."""
 
 
-def may_cross(swarm: Swarm) -> bool:
-    """Return whether offers between seeders and leechers of a swarm should not cross."""
-    return swarm.complete + swarm.incomplete <= SMALL
-
-
 def note_given(receivers: list[Peer], maker: str, complete: bool, now: float) -> None:
     """Note that local peers of a small swarm are given offers of another own peer, which is a seeder if `complete`."""
     for peer in receivers:
@@ -64,12 +59,9 @@ class Crossings:
         self._given: ExpiringMap[tuple[str, RemoteMember], Unanswered] = ExpiringMap(_REMEMBERED, _MAX_PAIRS)
         """The offers of the peers behind a member that a peer was given and has not answered."""
 
-    def __len__(self) -> int:
-        return len(self._made) + len(self._given)
-
     def note_made(self, peer_id: str, member: RemoteMember, count: int, now: float) -> None:
         """Note that offers of an own peer were placed on a member, or, if `count` is negative, that they came back."""
-        if may_cross(member.swarm):
+        if member.swarm.is_small:
             key = (peer_id, member)
             self._made.put(key, (self._made.get(key, now) or 0) + count, now)
 

@@ -110,7 +110,7 @@ class LinkedOffers:
             return offers
         foreign = self.foreign
         met = [] if member is None or swarm.overlap is None else swarm.overlap.sharing(member, peer_id)
-        is_small = swarm.complete + swarm.incomplete <= SMALL
+        is_small = swarm.is_small
         wanted = SMALL if is_small else len(offers) + len(met)
         chosen: list[Member]
         if swarm.nodes is None:

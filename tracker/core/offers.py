@@ -7,7 +7,7 @@ from typing import Final, cast
 
 from tracker.core.choice import Chooser
 from tracker.core.counters import Counters
-from tracker.core.crossing import may_cross, note_given
+from tracker.core.crossing import note_given
 from tracker.core.elsewhere import FIRST, FOREIGN, FROM_SEEDER, LINKED, PEER
 from tracker.core.linked import MAX_RECEIVERS, NO_NODES, REFUSAL_WINDOW, LinkedOffers, spread
 from tracker.core.members import note_maker
@@ -145,7 +145,7 @@ class OfferPlacement:
             offers = self.parked.take(parked, 1, now)
             self._counters.offers_relayed += len(offers)
             outbox.offers(peer.swarm.info_hash, parked.peer.peer_id, [peer], offers)
-            if may_cross(peer.swarm):
+            if peer.swarm.is_small:
                 note_given([peer], parked.peer.peer_id, parked.peer.complete, now)
 
     def deliver_from(
@@ -182,7 +182,7 @@ class OfferPlacement:
             if is_seeder:
                 note_maker(swarm, maker)
             self.chooser.note_wanted_by(swarm, is_seeder, len(receivers))
-            if may_cross(swarm):
+            if swarm.is_small:
                 note_given(receivers, maker, is_seeder, now)
         outbox.offers(swarm.info_hash, maker, receivers, offers)
         self._counters.offers_relayed += len(receivers)

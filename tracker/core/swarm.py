@@ -252,6 +252,11 @@ class Swarm:
         return len(self.leechers) + self.remote_incomplete
 
     @property
+    def is_small(self) -> bool:
+        """Whether each peer may meet every other one."""
+        return self.complete + self.incomplete <= SMALL
+
+    @property
     def own_complete(self) -> int:
         """Number of seeders at all nodes of this tracker, without those of other trackers."""
         nodes = self.nodes
