@@ -84,10 +84,8 @@ class ClusterAgainstModel(RuleBasedStateMachine):
         return maker, connection
 
     def note_offered(self, info_hash: str, maker: str, connection: FakeConnection) -> None:
-        """Remember whose offers the peers on a connection may have been given, but for rooms."""
+        """Remember whose offers the peers on a connection may have been given: roles may differ between nodes."""
         present = {key[1]: on for key, on in self.model.items() if key[0] == info_hash}
-        if len({any(on.values()) for on in present.values()}) == 1:
-            return
         for who, on in present.items():
             if connection in on and who != maker:
                 until, makers = self.offered.get((info_hash, who), (0, set()))
