@@ -202,10 +202,18 @@ async def test_the_command_explains_which_hosts_are_named_and_what_they_gave(
         announced = announce_hash(RENDEZVOUS, day_of(time.time()))
         found = await client.get_peers(announced, Job(), lambda _node, _peers: None)
         await client.announce(found, announced, 9)
-    text = await explain(dht, RENDEZVOUS)
-    lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines: list[str] = []
+    named: list[str] = []
+
+    async def are_named() -> bool:
+        text = await explain(dht, RENDEZVOUS)
+        lines[:] = [" ".join(line.split()) for line in text.splitlines()]
+        named[:] = [line.partition(" nodes ")[2] for line in lines if line.startswith("by ")]
+        return len(named) > 1
+
+    # A tracker announces itself a moment after it has published.
+    await eventually(are_named, 60)
     assert "then not r1, because r0 can be read, and has room" in lines
     # The tracker announces the port of its public URL.
-    named = [line.partition(" nodes ")[2] for line in lines if line.startswith("by ")]
     assert sorted(line.partition(": ")[0] for line in named) == ["127.0.0.1 port 443", "127.0.0.1 port 9"]
     assert all("Connection refused" in line for line in named)
